@@ -1,0 +1,56 @@
+# The commands of Seki. `make` alone lists them.
+PORT_BASE ?=
+MODEL ?=
+ARGS ?=
+export PORT_BASE MODEL
+
+.PHONY: help run stop test test-full demo bench build install kubectl format clean
+
+help:
+	@printf '%s\n' \
+	  'make run            install what is needed, build, start Seki with a model, ask it something' \
+	  '                      ARGS=--detach  return when it has answered   PORT_BASE=20000  other ports' \
+	  '                      MODEL=FILE.gguf  serve another model' \
+	  'make stop           end what make run started' \
+	  'make demo           a told and checked story of what Seki does (ten minutes at most)' \
+	  'make test           install what tests need, build with sanitizers, run every suite' \
+	  'make test-full      the long suites: kills, chaos, soak, fuzzing' \
+	  'make bench          measure, and print tables' \
+	  'make build          the release build alone, in build/release' \
+	  'make install        install it (PREFIX, DESTDIR)' \
+	  'make kubectl        build kubectl when this machine has none that is new enough' \
+	  'make format         clang-format on what differs from HEAD' \
+	  'make clean          remove build/ (state in var/ stays)'
+
+run:
+	@scripts/run $(ARGS)
+
+stop:
+	@scripts/stop
+
+test:
+	@scripts/test
+
+test-full:
+	@scripts/test --full
+
+demo:
+	@scripts/demo
+
+bench:
+	@scripts/bench $(ARGS)
+
+build:
+	@scripts/build
+
+install: build
+	@meson install -C build/release --no-rebuild
+
+kubectl:
+	@scripts/kubectl
+
+format:
+	@git diff --name-only --diff-filter=d HEAD -- '*.c' '*.h' | xargs -r clang-format-19 -i
+
+clean:
+	@rm -rf build

@@ -1,0 +1,31 @@
+/* Clocks: durations and deadlines by the monotonic clock, records by wall clock; both can be set in tests.
+ *
+ * Threads: any. The test overrides apply to the whole process and are for single-threaded unit tests.
+ */
+#ifndef SEKI_BASE_CLOCK_H
+#define SEKI_BASE_CLOCK_H
+
+#include <stdint.h>
+
+#include "base/str.h"
+
+uint64_t clock_mono_ms(void);
+uint64_t clock_mono_ns(void);
+int64_t clock_wall_ms(void); /* since 1970-01-01 UTC */
+
+/* RFC 3339 in UTC: "2026-11-24T03:50:22Z" (seconds, as metav1.Time) and with microseconds (as metav1.MicroTime). */
+#define CLOCK_TEXT_MAX 32
+void clock_format(int64_t wall_ms, char text[CLOCK_TEXT_MAX]);
+void clock_format_micro(int64_t wall_us, char text[CLOCK_TEXT_MAX]);
+/* Accepts both forms and any offset. */
+int clock_parse(struct str text, int64_t *ret_wall_ms) NODISCARD;
+
+/* "90s", "1m30s", "250ms", "2h": Go's duration texts. */
+int clock_parse_duration(struct str text, int64_t *ret_ms) NODISCARD;
+
+/* Tests only: from here on the clocks stand still at these values; clock_test_advance moves both. */
+void clock_test_set(uint64_t mono_ms, int64_t wall_ms);
+void clock_test_advance(uint64_t ms);
+void clock_test_clear(void);
+
+#endif

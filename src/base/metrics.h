@@ -1,0 +1,44 @@
+/* Metrics: a process-wide registry with Prometheus' text exposition (version 0.0.4).
+ *
+ * A family (name, help, type, label names) is made once at start-up; a series is looked up by its label values and
+ * then kept by the caller, so that counting is one atomic add. A family holds at most max_series series (a cap on
+ * cardinality); beyond it all new ones share the series whose labels are all "other".
+ * Threads: any. Nothing is ever freed before exit.
+ */
+#ifndef SEKI_BASE_METRICS_H
+#define SEKI_BASE_METRICS_H
+
+#include <stdint.h>
+
+#include "base/str.h"
+
+enum metric_type { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+
+struct metric_family;
+struct metric; /* one series */
+
+/* label_names: up to 6, ends in NULL (NULL: no labels). buckets: ascending upper bounds, for histograms, copied. */
+struct metric_family *metric_family(const char *name, const char *help, enum metric_type type,
+                                    const char *const *label_names, size_t max_series,
+                                    const double *buckets, size_t bucket_count);
+struct metric *metric_series(struct metric_family *f, const struct str *label_values);
+/* A family without labels and its one series. */
+struct metric *metric_counter(const char *name, const char *help);
+struct metric *metric_gauge(const char *name, const char *help);
+/* A gauge whose value is read when scraped; fn must be quick and may run on any thread. */
+void metric_gauge_fn(const char *name, const char *help, double (*fn)(void *arg), void *arg);
+
+void metric_add(struct metric *m, uint64_t n);       /* counter */
+void metric_set(struct metric *m, int64_t value);    /* gauge */
+void metric_move(struct metric *m, int64_t delta);   /* gauge */
+void metric_observe(struct metric *m, double value); /* histogram */
+uint64_t metric_value(const struct metric *m);       /* tests and status pages */
+
+/* Seconds: 1 ms .. 60 s; for latencies. */
+extern const double metric_latency_buckets[];
+extern const size_t metric_latency_bucket_count;
+
+/* Appends the whole exposition, process_* metrics (CPU, resident memory, descriptors, start time) included. */
+void metrics_write(struct sbuf *out);
+
+#endif

@@ -1,0 +1,222 @@
+/* Logging and metrics: what they write is read by machines. */
+#include "unit.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/metrics.h"
+
+static int saved_stderr, capture[2];
+
+static int start_capture(void **state)
+{
+    (void)state;
+    saved_stderr = dup(STDERR_FILENO);
+    if (pipe(capture) < 0)
+        return -1;
+    dup2(capture[1], STDERR_FILENO);
+    close(capture[1]);
+    clock_test_set(5000, 1795492222123);
+    return 0;
+}
+
+static int stop_capture(void **state)
+{
+    (void)state;
+    dup2(saved_stderr, STDERR_FILENO);
+    close(saved_stderr);
+    close(capture[0]);
+    clock_test_clear();
+    return 0;
+}
+
+static char captured[65536];
+
+static const char *read_captured(void)
+{
+    ssize_t n = read(capture[0], captured, sizeof(captured) - 1);
+    captured[MAX(n, 0)] = '\0';
+    return captured;
+}
+
+static size_t lines_captured(void)
+{
+    size_t n = 0;
+    for (const char *p = read_captured(); *p; p++)
+        n += *p == '\n';
+    return n;
+}
+
+static void log_json(void **state)
+{
+    (void)state;
+    log_setup(LOG_INFO, LOG_JSON, "control");
+    log_debug("not this one");
+    log_info("replica \"started\"", KV("name", "a\nb\x1b[31m\xFF"), KVI("pid", -12),
+             KV("none", NULL));
+    assert_string_equal(
+        read_captured(),
+        "{\"ts\":\"2026-11-24T03:50:22.123000Z\",\"level\":\"info\",\"component\":\"control\","
+        "\"msg\":\"replica \\\"started\\\"\",\"name\":\"a\\nb\\u001b[31m\xEF\xBF\xBD\","
+        "\"pid\":-12,\"none\":\"\"}\n");
+    log_error("alone");
+    assert_non_null(strstr(read_captured(), "\"msg\":\"alone\"}\n"));
+}
+
+static void log_human(void **state)
+{
+    (void)state;
+    log_setup(LOG_DEBUG, LOG_HUMAN, "gateway");
+    log_warn("slow", KV("plain", "a/b"), KV("text", "a b\n"), KVI("ms", 7));
+    assert_string_equal(
+        read_captured(),
+        "2026-11-24T03:50:22.123Z WARN  gateway: slow plain=a/b text=\"a b\\n\" ms=7\n");
+}
+
+static void log_limits_a_site(void **state)
+{
+    (void)state;
+    log_setup(LOG_INFO, LOG_JSON, "x");
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 70; i++)
+            log_info("again");
+        assert_int_equal(lines_captured(), 50);
+        clock_test_advance(1000);
+    }
+    struct log_site site = {__FILE__, __LINE__, 0, 0, 0};
+    for (int i = 0; i < 57; i++)
+        log_write(&site, LOG_INFO, "m", NULL);
+    assert_int_equal(lines_captured(), 50);
+    clock_test_advance(1000);
+    log_write(&site, LOG_INFO, "m", NULL);
+    assert_non_null(strstr(read_captured(), "\"dropped\":7}"));
+}
+
+static void log_cuts_what_is_too_long(void **state)
+{
+    (void)state;
+    char *huge = xcalloc(1, 100001);
+    memset(huge, 'x', 100000);
+    struct log_kv kvs[21] = {0};
+    for (int i = 0; i < 20; i++)
+        kvs[i] = KV("k", huge);
+    log_setup(LOG_INFO, LOG_JSON, "x");
+    log_info("one", KV("k", huge));
+    assert_true(strlen(read_captured()) < 4096);
+    log_write(NULL, LOG_INFO, "twenty", kvs);
+    assert_non_null(strstr(read_captured(), "\"msg\":\"twenty\",\"cut\":1}\n"));
+    mem_free(huge);
+}
+
+static void log_levels(void **state)
+{
+    (void)state;
+    enum log_level level = LOG_INFO;
+    assert_int_equal(log_level_parse(STR("warn"), &level), 0);
+    assert_int_equal(level, LOG_WARN);
+    ASSERT_ERR(log_level_parse(STR("WARN"), &level), ERR_BAD_REQUEST);
+}
+
+static double seven(void *arg)
+{
+    return *(double *)arg;
+}
+
+static void exposition(void **state)
+{
+    (void)state;
+    static const char *const labels[] = {"model", "code", NULL};
+    static const double bounds[] = {0.1, 1};
+    static double value = 7.25;
+    struct metric_family *f = metric_family("t_requests_total", "Requests\nby \\ model.",
+                                            METRIC_COUNTER, labels, 2, NULL, 0);
+    struct metric *m = metric_series(f, (struct str[]){STR("a\"b\\\n"), STR("200")});
+    metric_add(m, 3);
+    assert_ptr_equal(metric_series(f, (struct str[]){STR("a\"b\\\n"), STR("200")}), m);
+    metric_add(metric_series(f, (struct str[]){STR("ab"), STR("c")}), 1);
+    struct metric *other = metric_series(f, (struct str[]){STR("a"), STR("bc")});
+    assert_ptr_equal(metric_series(f, (struct str[]){STR("x"), STR("y")}), other);
+    metric_add(other, 9);
+    metric_move(metric_gauge("t_gauge", "A gauge."), -4);
+    metric_gauge_fn("t_fn", "Read when scraped.", seven, &value);
+    struct metric *h = metric_series(
+        metric_family("t_seconds", "Time.", METRIC_HISTOGRAM, NULL, 1, bounds, 2), NULL);
+    metric_observe(h, 0.1);
+    metric_observe(h, 0.5);
+    metric_observe(h, 100);
+    assert_int_equal(metric_value(h), 3);
+
+    CLEANUP(sbuf_deinit) struct sbuf b;
+    sbuf_init(&b, 1 << 20);
+    metrics_write(&b);
+    assert_true(sbuf_ok(&b));
+    static const char want[] =
+        "# HELP t_requests_total Requests\\nby \\\\ model.\n# TYPE t_requests_total counter\n"
+        "t_requests_total{model=\"a\\\"b\\\\\\n\",code=\"200\"} 3\n"
+        "t_requests_total{model=\"ab\",code=\"c\"} 1\n"
+        "t_requests_total{model=\"other\",code=\"other\"} 9\n"
+        "# HELP t_gauge A gauge.\n# TYPE t_gauge gauge\nt_gauge -4\n"
+        "# HELP t_fn Read when scraped.\n# TYPE t_fn gauge\nt_fn 7.25\n"
+        "# HELP t_seconds Time.\n# TYPE t_seconds histogram\n"
+        "t_seconds_bucket{le=\"0.1\"} 1\nt_seconds_bucket{le=\"1\"} "
+        "2\nt_seconds_bucket{le=\"+Inf\"} 3\n"
+        "t_seconds_sum 100.6\nt_seconds_count 3\n";
+    assert_memory_equal(b.ptr, want, sizeof(want) - 1);
+    static const char *const process[] = {"process_cpu_seconds_total",
+                                          "process_resident_memory_bytes", "process_open_fds",
+                                          "process_max_fds", "process_start_time_seconds"};
+    for (size_t i = 0; i < ARRAY_LEN(process); i++)
+        assert_non_null(strstr(b.ptr, process[i]));
+    const char *started = strstr(b.ptr, "\nprocess_start_time_seconds ");
+    assert_non_null(started);
+    double at = strtod(started + strlen("\nprocess_start_time_seconds "), NULL);
+    assert_true(fabs(at - (double)clock_wall_ms() / 1000) < 120);
+}
+
+static void *count_and_observe(void *arg)
+{
+    struct metric **m = arg;
+    for (int i = 0; i < 10000; i++) {
+        metric_add(m[0], 1);
+        metric_observe(m[1], 0.5);
+    }
+    return NULL;
+}
+
+static void threads_lose_nothing(void **state)
+{
+    (void)state;
+    struct metric *m[2] = {
+        metric_counter("t_threads_total", "x"),
+        metric_series(metric_family("t_threads_seconds", "x", METRIC_HISTOGRAM, NULL, 1,
+                                    metric_latency_buckets, metric_latency_bucket_count),
+                      NULL)};
+    pthread_t t[4];
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, count_and_observe, m), 0);
+    for (size_t i = 0; i < 4; i++)
+        pthread_join(t[i], NULL);
+    assert_int_equal(metric_value(m[0]), 40000);
+    CLEANUP(sbuf_deinit) struct sbuf b;
+    sbuf_init(&b, 1 << 20);
+    metrics_write(&b);
+    assert_non_null(strstr(b.ptr, "t_threads_seconds_sum 20000\nt_threads_seconds_count 40000\n"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(log_json, start_capture, stop_capture),
+        cmocka_unit_test_setup_teardown(log_human, start_capture, stop_capture),
+        cmocka_unit_test_setup_teardown(log_limits_a_site, start_capture, stop_capture),
+        cmocka_unit_test_setup_teardown(log_cuts_what_is_too_long, start_capture, stop_capture),
+        cmocka_unit_test(log_levels),
+        cmocka_unit_test(exposition),
+        cmocka_unit_test(threads_lose_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
