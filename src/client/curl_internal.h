@@ -1,0 +1,11 @@
+/* libcurl, for the files of this folder. */
+#ifndef SEKI_CLIENT_CURL_INTERNAL_H
+#define SEKI_CLIENT_CURL_INTERNAL_H
+
+#include "base/err.h"
+
+void curl_once(void); /* before any other use; any thread */
+/* A CURLcode as an error. text: the handle's error buffer. */
+int curl_error(int code, const char *text, const char *url, struct err *err);
+
+#endif

@@ -1,0 +1,22 @@
+/* One blocking HTTP request with a deadline, by libcurl: for engine probes and other control-plane calls to foreign servers. TCP, TLS and unix sockets.
+ * Never on a loop's thread. Threads: any.
+ */
+#ifndef SEKI_CLIENT_FETCH_H
+#define SEKI_CLIENT_FETCH_H
+
+#include "base/str.h"
+
+struct fetch_options {
+    const char *method;      /* NULL: GET */
+    const char *address;     /* "http://127.0.0.1:9000" | "https://host" | "unix:/path" */
+    const char *path;        /* "/health" */
+    const char *bearer;      /* or NULL */
+    const char *body_json;   /* or NULL */
+    const char *ca_file;     /* or NULL */
+    uint64_t timeout_ms;     /* of the whole request; required */
+    size_t max_body_bytes;   /* default 1 MiB; ERR_TOO_LARGE */
+};
+/* ret_body: mem_free'd by the caller, NUL-terminated. Any HTTP status is success here. */
+int fetch(const struct fetch_options *o, int *ret_status, char **ret_body, size_t *ret_len, struct err *err) NODISCARD;
+
+#endif

@@ -1,0 +1,98 @@
+/* kubeconfig files: the current context's cluster and user, with files or inline data. */
+#include "base/file.h"
+#include "base/mem.h"
+#include "client/http_internal.h"
+#include "crypto/hash.h"
+#include "json/yaml.h"
+
+#define FILE_MAX (1024 * 1024)
+
+static const json_t *named(const json_t *config, const char *list, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach (json_object_get(config, list), i, item) {
+        const char *n = json_str(item, "name");
+        if (n && name && !strcmp(n, name))
+            return item;
+    }
+    return NULL;
+}
+
+/* KEY-data in base64, else the file that KEY names (relative to the kubeconfig's directory). */
+static int take_pem(const json_t *obj, const char *key, const char *dir, char **ret, struct err *err)
+{
+    CLEANUP(mem_freep) char *data_key = xasprintf("%s-data", key);
+    const char *data = json_string_value(json_object_get(obj, data_key));
+    const char *file = json_string_value(json_object_get(obj, key));
+    if (data) {
+        CLEANUP(sbuf_deinit) struct sbuf out;
+        sbuf_init(&out, FILE_MAX);
+        int rc = base64_decode(str_of(data), &out, err);
+        if (rc < 0)
+            return err_wrap(err, "%s", data_key);
+        *ret = sbuf_take(&out);
+        return 0;
+    }
+    if (!file || !*file)
+        return 0;
+    CLEANUP(mem_freep) char *path = *file == '/' ? xstrdup(file) : xasprintf("%s/%s", dir, file);
+    size_t len;
+    return file_read(path, FILE_MAX, ret, &len, err);
+}
+
+static int build(const json_t *config, const char *path, const char *dir, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
+{
+    const char *name = json_str(config, "current-context");
+    const json_t *context = json_at(named(config, "contexts", name), "context");
+    if (!context)
+        return err_set(err, ERR_INVALID, "%s: current-context %s is not among its contexts", path, name ? name : "(none)");
+    const json_t *cluster = json_at(named(config, "clusters", json_str(context, "cluster")), "cluster");
+    const json_t *user = json_at(named(config, "users", json_str(context, "user")), "user");
+    const char *server = json_str(cluster, "server"), *ns = json_str(context, "namespace"), *token = json_str(user, "token");
+    if (!server)
+        return err_set(err, ERR_INVALID, "%s: the context's cluster has no server", path);
+    struct client_credentials c = {0};
+    int rc = take_pem(cluster, "certificate-authority", dir, &c.ca_pem, err);
+    if (rc == 0)
+        rc = take_pem(user, "client-certificate", dir, &c.cert_pem, err);
+    if (rc == 0)
+        rc = take_pem(user, "client-key", dir, &c.key_pem, err);
+    if (rc == 0 && (c.cert_pem != NULL) != (c.key_pem != NULL))
+        rc = err_set(err, ERR_INVALID, "%s: the user has a client certificate or a key, not both", path);
+    if (rc < 0) {
+        client_credentials_deinit(&c);
+        return rc;
+    }
+    if (token)
+        c.token = xstrdup(token);
+    if (ret_namespace)
+        snprintf(ret_namespace, namespace_size, "%s", ns ? ns : "");
+    *ret = client_http_from(server, &c);
+    return 0;
+}
+
+int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = NULL;
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    const char *env = getenv("KUBECONFIG"), *home = getenv("HOME");
+    if (file)
+        path = xstrdup(file);
+    else if (env && *env)
+        path = xstrndup(env, strcspn(env, ":"));
+    else
+        path = xasprintf("%s/.kube/config", home ? home : "");
+    int rc = file_read(path, FILE_MAX, &text, &len, err);
+    if (rc < 0)
+        return rc;
+    JSON_AUTO config = NULL;
+    rc = yaml_parse(str_n(text, len), FILE_MAX, &config, err);
+    mem_wipe(text, len);
+    if (rc < 0)
+        return err_wrap(err, "%s", path);
+    const char *slash = strrchr(path, '/');
+    CLEANUP(mem_freep) char *dir = slash ? xstrndup(path, (size_t)(slash - path)) : xstrdup(".");
+    return build(config, path, dir, ret, ret_namespace, namespace_size, err);
+}

@@ -1,0 +1,128 @@
+#include "crypto/hash.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+
+#define PIECE_BYTES (1024 * 1024)
+
+void hash_sha256(struct str data, uint8_t ret[SHA256_BYTES])
+{
+    unsigned len = 0;
+    if (!EVP_Digest(data.ptr ? data.ptr : "", data.len, ret, &len, EVP_sha256(), NULL))
+        abort(); /* only without memory, or with a broken OpenSSL */
+}
+
+void hash_hmac_sha256(struct str key, struct str data, uint8_t ret[SHA256_BYTES])
+{
+    unsigned len = 0;
+    if (!HMAC(EVP_sha256(), key.ptr, (int)key.len, (const unsigned char *)(data.ptr ? data.ptr : ""), data.len, ret, &len))
+        abort();
+}
+
+void hash_hex(const uint8_t *bytes, size_t len, char *text)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < len; i++) {
+        text[2 * i] = digits[bytes[i] >> 4];
+        text[2 * i + 1] = digits[bytes[i] & 15];
+    }
+    text[2 * len] = 0;
+}
+
+static int digest_fd(int fd, const char *path, EVP_MD_CTX *md, bool (*progress)(void *arg, uint64_t done_bytes), void *arg,
+                     uint64_t *ret_size, struct err *err)
+{
+    CLEANUP(mem_freep) char *piece = mem_try(PIECE_BYTES);
+    if (!piece)
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    uint64_t total = 0;
+    for (;;) {
+        ssize_t n = read(fd, piece, PIECE_BYTES);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_sys(err, errno, "reading %s", path);
+        if (n == 0)
+            break;
+        EVP_DigestUpdate(md, piece, (size_t)n);
+        total += (uint64_t)n;
+        if (progress && !progress(arg, total))
+            return err_set(err, ERR_CANCELED, "hashing %s was cancelled", path);
+    }
+    *ret_size = total;
+    return 0;
+}
+
+int hash_file_sha256(const char *path, bool (*progress)(void *arg, uint64_t done_bytes), void *arg, char ret_hex[SHA256_HEX_MAX],
+                     uint64_t *ret_size, struct err *err)
+{
+    CLEANUP(file_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_sys(err, errno, "opening %s", path);
+    EVP_MD_CTX *md = EVP_MD_CTX_new();
+    if (!md || !EVP_DigestInit_ex(md, EVP_sha256(), NULL)) {
+        EVP_MD_CTX_free(md);
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    }
+    uint64_t size = 0;
+    int rc = digest_fd(fd, path, md, progress, arg, &size, err);
+    uint8_t bytes[SHA256_BYTES];
+    if (rc == 0) {
+        EVP_DigestFinal_ex(md, bytes, NULL);
+        hash_hex(bytes, sizeof(bytes), ret_hex);
+        if (ret_size)
+            *ret_size = size;
+    }
+    EVP_MD_CTX_free(md);
+    return rc;
+}
+
+void base64_encode(struct str in, struct sbuf *out)
+{
+    static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *p = (const uint8_t *)in.ptr;
+    for (size_t i = 0; i < in.len; i += 3) {
+        size_t left = in.len - i;
+        uint32_t v = (uint32_t)p[i] << 16 | (left > 1 ? (uint32_t)p[i + 1] << 8 : 0) | (left > 2 ? p[i + 2] : 0);
+        char quad[4] = {alphabet[v >> 18], alphabet[v >> 12 & 63], left > 1 ? alphabet[v >> 6 & 63] : '=',
+                        left > 2 ? alphabet[v & 63] : '='};
+        sbuf_add(out, str_n(quad, 4));
+    }
+}
+
+static int base64_digit(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+int base64_decode(struct str in, struct sbuf *out, struct err *err)
+{
+    if (in.len % 4)
+        return err_set(err, ERR_BAD_REQUEST, "base64: the length must be a multiple of 4");
+    for (size_t i = 0; i < in.len; i += 4) {
+        bool last = i + 4 == in.len;
+        size_t pad = last && in.ptr[i + 3] == '=' ? (in.ptr[i + 2] == '=' ? 2 : 1) : 0;
+        uint32_t v = 0;
+        for (size_t k = 0; k < 4; k++) {
+            int d = k >= 4 - pad ? 0 : base64_digit(in.ptr[i + k]);
+            if (d < 0)
+                return err_set(err, ERR_BAD_REQUEST, "base64: unexpected character at position %zu", i + k);
+            v = v << 6 | (uint32_t)d;
+        }
+        char bytes[3] = {(char)(v >> 16), (char)(v >> 8), (char)v};
+        sbuf_add(out, str_n(bytes, 3 - pad));
+    }
+    return sbuf_ok(out) ? 0 : err_set(err, ERR_TOO_LARGE, "base64: the value is too large");
+}

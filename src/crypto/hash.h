@@ -1,0 +1,21 @@
+/* Hashes on OpenSSL: SHA-256, HMAC-SHA-256, and streaming digests of files. Threads: any. */
+#ifndef SEKI_CRYPTO_HASH_H
+#define SEKI_CRYPTO_HASH_H
+
+#include <stdint.h>
+
+#include "base/str.h"
+
+#define SHA256_BYTES 32
+#define SHA256_HEX_MAX 65
+
+void hash_sha256(struct str data, uint8_t ret[SHA256_BYTES]);
+void hash_hmac_sha256(struct str key, struct str data, uint8_t ret[SHA256_BYTES]);
+void hash_hex(const uint8_t *bytes, size_t len, char *text); /* 2 * len + 1 bytes */
+/* Reads the file in 1 MiB pieces; progress (may be NULL) is told the bytes so far and returns false to cancel. */
+int hash_file_sha256(const char *path, bool (*progress)(void *arg, uint64_t done_bytes), void *arg,
+                     char ret_hex[SHA256_HEX_MAX], uint64_t *ret_size, struct err *err) NODISCARD;
+void base64_encode(struct str in, struct sbuf *out);
+int base64_decode(struct str in, struct sbuf *out, struct err *err) NODISCARD;
+
+#endif

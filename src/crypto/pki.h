@@ -1,0 +1,34 @@
+/* X.509 issuing: certificate authorities, server and client certificates, EC P-256, SHA-256, version 3.
+ *
+ * Made for Go's and OpenSSL's verifiers alike: random positive serials of 16 bytes, critical basicConstraints and keyUsage, EKU, SKI and
+ * AKI, SANs always on servers, a leaf ends no later than its CA. Keys are written 0600 as PKCS#8 PEM. Threads: any.
+ */
+#ifndef SEKI_CRYPTO_PKI_H
+#define SEKI_CRYPTO_PKI_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct pki_ca;
+
+/* Loads dir/NAME.crt and dir/NAME.key, or makes them (10 years). */
+int pki_ca_ensure(const char *dir, const char *name, const char *common_name, struct pki_ca **ret, struct err *err) NODISCARD;
+void pki_ca_free(struct pki_ca *ca);
+const char *pki_ca_pem(const struct pki_ca *ca); /* the certificate */
+
+enum pki_usage { PKI_SERVER = 1, PKI_CLIENT = 2 };
+struct pki_leaf {
+    const char *common_name;
+    const char *const *orgs;      /* Kubernetes groups; ends in NULL; may be NULL */
+    const char *const *dns_names; /* ends in NULL; may be NULL */
+    const char *const *ips;
+    int usage;                    /* pki_usage flags */
+    int days;
+};
+/* Loads dir/NAME.crt and .key when they are there, chain to ca, cover what `leaf` asks for, and have a third of their life left; else makes new
+ * ones (the key first, then the certificate, each atomically). ret_made may be NULL. */
+int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, const struct pki_leaf *leaf, bool *ret_made,
+                    struct err *err) NODISCARD;
+
+#endif

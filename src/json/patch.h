@@ -1,0 +1,13 @@
+/* Patches: RFC 7386 merge patch and RFC 6902 JSON patch, on a copy of the target.
+ *
+ * Work is bounded: at most 10,000 operations, and the result is refused over max_bytes (estimated) and depth 64. Fuzzed.
+ */
+#ifndef SEKI_JSON_PATCH_H
+#define SEKI_JSON_PATCH_H
+
+#include "json/json.h"
+
+int json_merge_patch(const json_t *target, const json_t *patch, json_t **ret, struct err *err) NODISCARD;
+int json_apply_patch(const json_t *target, const json_t *ops, size_t max_bytes, json_t **ret, struct err *err) NODISCARD;
+
+#endif

@@ -1,0 +1,28 @@
+/* Span scanner: finds a few members of a JSON text as byte ranges, in one pass, without building a document.
+ *
+ * For the gateway's hot path: a request body is forwarded byte for byte, so only positions are needed. The scanner accepts
+ * exactly what json_parse() accepts (that is fuzzed, with jansson as the judge), duplicate top-level keys included: they are refused.
+ * No allocation. Threads: any.
+ */
+#ifndef SEKI_JSON_SPAN_H
+#define SEKI_JSON_SPAN_H
+
+#include "base/str.h"
+
+enum span_type { SPAN_ABSENT, SPAN_STRING, SPAN_NUMBER, SPAN_TRUE, SPAN_FALSE, SPAN_NULL, SPAN_OBJECT, SPAN_ARRAY };
+
+struct span {
+    enum span_type type;
+    struct str text; /* the value's bytes; strings with their quotes */
+};
+
+/* paths: dotted, "model", "stream_options.include_usage", "usage.prompt_tokens"; at most 32, at most 4 deep.
+ * ret[i] belongs to paths[i]. The root must be an object. */
+int span_scan(struct str json, const char *const *paths, size_t path_count, struct span *ret, struct err *err) NODISCARD;
+
+/* The string's value, unescaped into a caller's array with NUL; false when it does not fit or is no string. */
+bool span_string(const struct span *s, char *array, size_t size);
+bool span_int(const struct span *s, int64_t *ret);
+bool span_bool(const struct span *s, bool def);
+
+#endif

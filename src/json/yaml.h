@@ -1,0 +1,17 @@
+/* YAML into JSON documents (libyaml): for manifests and kubeconfig files, which people write by hand.
+ *
+ * The JSON-compatible part of YAML 1.2's core schema: anchors and aliases, tags other than the core ones, merge keys and duplicate keys are refused (aliases
+ * can blow a small text up). Plain scalars become null, booleans (true, false), integers, floats or strings; quoted ones are strings. Depth at most 64.
+ * JSON is YAML, so JSON texts are accepted too. Errors name line and column.
+ */
+#ifndef SEKI_JSON_YAML_H
+#define SEKI_JSON_YAML_H
+
+#include "json/json.h"
+
+/* All documents of the text, as an array. */
+int yaml_parse_all(struct str text, size_t max_bytes, json_t **ret, struct err *err) NODISCARD;
+/* The one document of the text. */
+int yaml_parse(struct str text, size_t max_bytes, json_t **ret, struct err *err) NODISCARD;
+
+#endif

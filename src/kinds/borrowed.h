@@ -1,0 +1,13 @@
+/* Kinds borrowed from Kubernetes, served with its groups and names so that its clients work: Namespace, Secret, ConfigMap, Event, ServiceAccount
+ * (core/v1), Lease (coordination.k8s.io/v1), Role, RoleBinding, ClusterRole, ClusterRoleBinding (rbac.authorization.k8s.io/v1).
+ * Their tables cover the fields that clients send; structs exist only where C code reads them.
+ */
+#ifndef SEKI_KINDS_BORROWED_H
+#define SEKI_KINDS_BORROWED_H
+
+#include "kinds/kind.h"
+
+extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_event, kind_service_account;
+extern const struct kind kind_lease, kind_role, kind_role_binding, kind_cluster_role, kind_cluster_role_binding;
+
+#endif

@@ -1,0 +1,196 @@
+/* Namespace, Secret, ConfigMap, Event, ServiceAccount of core/v1, and Lease of coordination.k8s.io/v1. */
+#include "crypto/hash.h"
+#include "kinds/borrowed.h"
+
+/* ---- Namespace: a project ---- */
+
+static const struct field namespace_spec[] = {
+    {.name = "finalizers", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_ATOMIC, .help = "what must be done before it goes"},
+    {0},
+};
+static const struct field namespace_status[] = {
+    {.name = "phase", .type = FIELD_ENUM, .flags = FIELD_SELECTABLE, .values = "Active|Terminating", .help = "whether it is being deleted"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .help = "what deletion waits for"},
+    {0},
+};
+static const struct field namespace_fields[] = {
+    {.name = "spec", .type = FIELD_OBJECT, .sub = namespace_spec, .help = "the namespace as wanted"},
+    {.name = "status", .type = FIELD_OBJECT, .sub = namespace_status, .help = "the namespace as it is"},
+    {0},
+};
+static const struct kind_column namespace_columns[] = {
+    {"STATUS", "string", "", "status.phase", 0, "Active or Terminating"},
+    {0},
+};
+static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED,
+                           struct err *err)
+{
+    const char *tenant = obj_label(obj, LABEL_TENANT), *old_tenant = old_obj ? obj_label(old_obj, LABEL_TENANT) : NULL;
+    if (old_tenant && (!tenant || strcmp(tenant, old_tenant) != 0))
+        return err_field(err, ERR_INVALID, "metadata.labels[" LABEL_TENANT "]",
+                         "Invalid value: \"%s\": the tenant of a namespace cannot be changed", tenant ? tenant : "");
+    if (!old_obj)
+        json_put_str(obj, "status.phase", "Active");
+    return 0;
+}
+static const struct kind_ops namespace_ops = {.admit = namespace_admit};
+const struct kind kind_namespace = {
+    .group = "", .version = "v1", .name = "Namespace", .plural = "namespaces", .singular = "namespace", .short_names = "ns", .has_status = true,
+    .fields = namespace_fields, .columns = namespace_columns, .ops = &namespace_ops, .help = "Namespace is a project: a scope for names, limits and access.",
+};
+
+/* ---- Secret ---- */
+
+static const struct field secret_fields[] = {
+    {.name = "data", .type = FIELD_MAP, .flags = FIELD_SECRET | FIELD_BASE64, .max = 1000, .help = "values in base64"},
+    {.name = "stringData", .type = FIELD_MAP, .flags = FIELD_SECRET, .max = 1000, .help = "values as text; written into data"},
+    {.name = "type", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE | FIELD_SELECTABLE, .def = "\"Opaque\"", .help = "what the values mean"},
+    {.name = "immutable", .type = FIELD_BOOL, .help = "values may not change any more"},
+    {0},
+};
+static const struct kind_column secret_columns[] = {
+    {"TYPE", "string", "", "type", 0, "what the values mean"},
+    {"DATA", "integer", "", "count:data", 0, "number of values"},
+    {0},
+};
+static void keep_immutable(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
+{
+    if (!old_obj || !json_is_true(json_object_get(old_obj, "immutable")))
+        return;
+    if (!json_is_true(json_object_get(obj, "immutable")))
+        field_errors_add(errors, "immutable", "FieldValueForbidden", "Forbidden: field is immutable when `immutable` is set");
+    if (!json_equal(json_object_get(obj, "data"), json_object_get(old_obj, "data")))
+        field_errors_add(errors, "data", "FieldValueForbidden", "Forbidden: field is immutable when `immutable` is set");
+}
+static int secret_admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj UNUSED, json_t **ret_once UNUSED,
+                        struct err *err UNUSED)
+{
+    json_t *texts = json_object_get(obj, "stringData"), *text;
+    const char *key;
+    if (!json_is_object(texts))
+        return 0;
+    if (!json_is_object(json_object_get(obj, "data")))
+        json_object_set_new(obj, "data", json_object());
+    json_object_foreach (texts, key, text) {
+        CLEANUP(sbuf_deinit) struct sbuf encoded;
+        sbuf_init(&encoded, 2 * 1024 * 1024);
+        base64_encode(str_n(json_string_value(text), json_string_length(text)), &encoded);
+        json_object_set_new(json_object_get(obj, "data"), key, json_string(encoded.ptr ? encoded.ptr : ""));
+    }
+    json_object_del(obj, "stringData");
+    return 0;
+}
+static const struct kind_ops value_ops = {.validate = keep_immutable};
+static const struct kind_ops secret_ops = {.validate = keep_immutable, .admit = secret_admit};
+const struct kind kind_secret = {
+    .group = "", .version = "v1", .name = "Secret", .plural = "secrets", .singular = "secret", .namespaced = true,
+    .fields = secret_fields, .columns = secret_columns, .ops = &secret_ops, .help = "Secret holds values that only those may read who may get secrets.",
+};
+
+/* ---- ConfigMap ---- */
+
+static const struct field config_map_fields[] = {
+    {.name = "data", .type = FIELD_MAP, .max = 10000, .help = "values as text"},
+    {.name = "binaryData", .type = FIELD_MAP, .flags = FIELD_BASE64, .max = 10000, .help = "values in base64"},
+    {.name = "immutable", .type = FIELD_BOOL, .help = "values may not change any more"},
+    {0},
+};
+static const struct kind_column config_map_columns[] = {
+    {"DATA", "integer", "", "count:data", 0, "number of values"},
+    {0},
+};
+const struct kind kind_config_map = {
+    .group = "", .version = "v1", .name = "ConfigMap", .plural = "configmaps", .singular = "configmap", .short_names = "cm", .namespaced = true,
+    .fields = config_map_fields, .columns = config_map_columns, .ops = &value_ops, .help = "ConfigMap holds values that are no secrets.",
+};
+
+/* ---- Event ---- */
+
+static const struct field reference_fields[] = {
+    {.name = "apiVersion", .type = FIELD_STRING, .help = "of the object"},
+    {.name = "kind", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "namespace", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "name", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "uid", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "resourceVersion", .type = FIELD_STRING, .help = "of the object"},
+    {.name = "fieldPath", .type = FIELD_STRING, .help = "part of the object"},
+    {0},
+};
+static const struct field source_fields[] = {
+    {.name = "component", .type = FIELD_STRING, .help = "who reports"},
+    {.name = "host", .type = FIELD_STRING, .help = "where"},
+    {0},
+};
+static const struct field series_fields[] = {
+    {.name = "count", .type = FIELD_INT, .help = "how often"},
+    {.name = "lastObservedTime", .type = FIELD_TIME, .help = "when last"},
+    {0},
+};
+static const struct field event_fields[] = {
+    {.name = "involvedObject", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = reference_fields, .help = "what it is about"},
+    {.name = "related", .type = FIELD_OBJECT, .sub = reference_fields, .help = "another object that matters"},
+    {.name = "reason", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .max = 128, .help = "stable code"},
+    {.name = "message", .type = FIELD_STRING, .max = 1024, .help = "what happened"},
+    {.name = "type", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "Normal or Warning"},
+    {.name = "count", .type = FIELD_INT, .help = "how often"},
+    {.name = "firstTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when first"},
+    {.name = "lastTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when last"},
+    {.name = "eventTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when, precisely"},
+    {.name = "source", .type = FIELD_OBJECT, .sub = source_fields, .help = "who reports"},
+    {.name = "series", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = series_fields, .help = "repeats"},
+    {.name = "action", .type = FIELD_STRING, .help = "what was tried"},
+    {.name = "reportingComponent", .type = FIELD_STRING, .help = "who reports"},
+    {.name = "reportingInstance", .type = FIELD_STRING, .help = "which of them"},
+    {0},
+};
+static const struct kind_column event_columns[] = {
+    {"LAST SEEN", "date", "", "lastTimestamp", 0, "when last"},
+    {"TYPE", "string", "", "type", 0, "Normal or Warning"},
+    {"REASON", "string", "", "reason", 0, "stable code"},
+    {"OBJECT", "string", "", "involvedObject.name", 0, "what it is about"},
+    {"COUNT", "integer", "", "count", 1, "how often"},
+    {"MESSAGE", "string", "", "message", 0, "what happened"},
+    {0},
+};
+const struct kind kind_event = {
+    .group = "", .version = "v1", .name = "Event", .plural = "events", .singular = "event", .short_names = "ev", .namespaced = true,
+    .fields = event_fields, .columns = event_columns, .help = "Event tells what happened to an object.",
+};
+
+/* ---- ServiceAccount ---- */
+
+static const struct field service_account_fields[] = {
+    {.name = "secrets", .type = FIELD_ANY, .help = "kept for clients that send it"},
+    {.name = "imagePullSecrets", .type = FIELD_ANY, .help = "kept for clients that send it"},
+    {.name = "automountServiceAccountToken", .type = FIELD_BOOL, .help = "kept for clients that send it"},
+    {0},
+};
+const struct kind kind_service_account = {
+    .group = "", .version = "v1", .name = "ServiceAccount", .plural = "serviceaccounts", .singular = "serviceaccount", .short_names = "sa", .namespaced = true,
+    .fields = service_account_fields, .help = "ServiceAccount is an identity for programs.",
+};
+
+/* ---- Lease ---- */
+
+static const struct field lease_spec[] = {
+    {.name = "holderIdentity", .type = FIELD_STRING, .help = "who holds it"},
+    {.name = "leaseDurationSeconds", .type = FIELD_INT, .min = 1, .max = 86400, .help = "how long after renewTime it is held"},
+    {.name = "acquireTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when it was taken"},
+    {.name = "renewTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when it was renewed"},
+    {.name = "leaseTransitions", .type = FIELD_INT, .help = "how often it changed hands"},
+    {.name = "strategy", .type = FIELD_STRING, .help = "how a holder is chosen"},
+    {.name = "preferredHolder", .type = FIELD_STRING, .help = "who should hold it"},
+    {0},
+};
+static const struct field lease_fields[] = {
+    {.name = "spec", .type = FIELD_OBJECT, .sub = lease_spec, .help = "the lease"},
+    {0},
+};
+static const struct kind_column lease_columns[] = {
+    {"HOLDER", "string", "", "spec.holderIdentity", 0, "who holds it"},
+    {0},
+};
+const struct kind kind_lease = {
+    .group = "coordination.k8s.io", .version = "v1", .name = "Lease", .plural = "leases", .singular = "lease", .namespaced = true,
+    .fields = lease_fields, .columns = lease_columns, .help = "Lease is held by one of several at a time.",
+};

@@ -1,0 +1,108 @@
+/* Kinds: one `struct kind` a resource kind, made of tables; the apiserver, the client, the CLI and the documentation derive everything from it.
+ *
+ * A kind is one file: its C struct (in its header, when C code reads it), its field table, its printed columns and a small kind_ops. The
+ * registry (registry.c) is one line a kind. The generic machinery calls ops and tests no kind's name.
+ *
+ * Objects pass through as documents (json_t) of the form {apiVersion, kind, metadata, <fields>}. `fields` describes the members beside those three:
+ * "spec" and "status" for our kinds, "data", "rules" … for borrowed ones. kind_decode() fills the kind's struct from a document.
+ */
+#ifndef SEKI_KINDS_KIND_H
+#define SEKI_KINDS_KIND_H
+
+#include "client/client.h"
+#include "json/table.h"
+
+#define SEKI_GROUP "seki.cloud"
+#define SEKI_VERSION "v1alpha1"
+#define LABEL_TENANT "seki.cloud/tenant"
+
+struct kind_column {
+    const char *name;   /* "READY" is printed as given */
+    const char *type;   /* "string" | "integer" | "date" | "boolean" */
+    const char *format; /* "" or "name" */
+    const char *path;   /* dotted; or "condition:Ready" (its status), "reason:Ready", "count:spec.files", "ready:a/b" for "x/y" of two paths comma-separated */
+    int priority;       /* 0 always, 1 with -o wide */
+    const char *help;
+};
+
+enum kind_verb { VERB_GET, VERB_LIST, VERB_WATCH, VERB_CREATE, VERB_UPDATE, VERB_PATCH, VERB_DELETE, VERB_DELETE_COLLECTION, VERB_COUNT };
+
+/* What ops may look at and use. */
+struct kind_context {
+    const char *user;
+    const char *namespace;
+    int64_t now_ms;
+    struct arena *arena;
+    const struct kind_services *services;
+};
+/* Given by whoever wires the apiserver; ops of kinds that need none ignore it. */
+struct kind_services {
+    void *ctx;
+    /* Hash of a fresh bearer secret; text is written to ret_text. */
+    void (*make_key)(void *ctx, char *ret_text, size_t size, char *ret_hash_hex, size_t hash_size);
+};
+
+struct kind_ops {
+    /* Rules across fields, on a document that has passed its table. old_obj NULL: creation. May be NULL. */
+    void (*validate)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors);
+    /* Before validation of a creation (old_obj NULL) or update by a client: fills what the server decides (e.g. status of an APIKey). *ret_once may be
+     * set to members merged into this one answer and stored nowhere (a fresh secret). Must be idempotent; may be NULL. */
+    int (*admit)(const struct kind_context *c, json_t *obj, const json_t *old_obj, json_t **ret_once, struct err *err);
+};
+
+struct kind {
+    const char *group; /* "" is core */
+    const char *version;
+    const char *name; /* "ModelEndpoint" */
+    const char *plural;
+    const char *singular;
+    const char *short_names;  /* comma-separated, or NULL */
+    const char *categories;   /* comma-separated, or NULL; ours are in "seki" */
+    bool namespaced;
+    bool has_status; /* status subresource: main verbs ignore status, /status ignores the rest */
+    bool has_scale;  /* spec.replicas, status.replicas, status.selector */
+    const struct field *fields;
+    size_t size; /* of the C struct; 0: none */
+    const struct kind_column *columns; /* besides NAME (first) and AGE (last unless listed); ends with name NULL */
+    const struct kind_ops *ops;        /* may be NULL */
+    const char *help;
+};
+
+/* All kinds, in a fixed order. */
+const struct kind *const *kind_all(size_t *ret_count);
+const struct kind *kind_find(struct str group, struct str version, struct str plural);
+const struct kind *kind_by_name(const char *name);
+/* "v1" or "seki.cloud/v1alpha1" */
+void kind_api_version(const struct kind *k, char text[128]);
+/* "/apis/seki.cloud/v1alpha1/namespaces/NS/modelendpoints/NAME/SUB"; ns, name, sub may be NULL. */
+void kind_path(const struct kind *k, const char *ns, const char *name, const char *sub, struct sbuf *out);
+
+/* For client verbs: points into k. */
+struct client_resource kind_resource(const struct kind *k);
+
+int kind_decode(const struct kind *k, const json_t *obj, struct arena *a, void *out, struct err *err) NODISCARD;
+
+/* Metadata of a document. NULL when absent. */
+const char *obj_name(const json_t *obj);
+const char *obj_namespace(const json_t *obj); /* "" for cluster-scoped */
+const char *obj_uid(const json_t *obj);
+const char *obj_label(const json_t *obj, const char *key);
+const char *obj_annotation(const json_t *obj, const char *key);
+int64_t obj_generation(const json_t *obj);
+bool obj_deleting(const json_t *obj); /* has a deletionTimestamp */
+bool obj_has_finalizer(const json_t *obj, const char *name);
+/* A new document with apiVersion, kind, metadata.name, namespace. */
+json_t *obj_new(const struct kind *k, const char *ns, const char *name);
+/* Appends an owner reference (controller: true, blockOwnerDeletion: true). */
+void obj_add_owner(json_t *obj, const json_t *owner);
+bool obj_owned_by(const json_t *obj, const char *owner_uid);
+
+/* Conditions: status.conditions[] by type. Sets lastTransitionTime only when status changes; returns true when anything changed. */
+bool obj_set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *message, int64_t now_ms);
+/* "True" | "False" | "Unknown" | NULL */
+const char *obj_condition(const json_t *obj, const char *type);
+const char *obj_condition_reason(const json_t *obj, const char *type);
+/* The shared rows of a conditions list, for tables. */
+extern const struct field condition_fields[];
+
+#endif

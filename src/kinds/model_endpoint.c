@@ -1,0 +1,88 @@
+#include "kinds/engine_fields.h"
+
+#define ENGINE(member) offsetof(struct engine_spec, member)
+
+const struct field engine_fields[] = {
+    {.name = "driver", .type = FIELD_ENUM, .offset = ENGINE(driver), .values = "llamacpp|openai|fake", .def = "\"llamacpp\"",
+     .help = "what runs the model: llama.cpp on this machine, a remote OpenAI-compatible server, or a fake for tests"},
+    {.name = "contextLength", .type = FIELD_INT, .offset = ENGINE(context_length), .min = 64, .max = 1048576, .def = "2048", .help = "tokens of context for each request"},
+    {.name = "parallel", .type = FIELD_INT, .offset = ENGINE(parallel), .min = 1, .max = 256, .def = "4", .help = "requests worked on at a time"},
+    {.name = "embeddings", .type = FIELD_BOOL, .offset = ENGINE(embeddings), .def = "false", .help = "serve embeddings instead of text"},
+    {.name = "threads", .type = FIELD_INT, .offset = ENGINE(threads), .min = 0, .max = 1024, .def = "0", .help = "CPU threads; 0: the engine decides"},
+    {.name = "url", .type = FIELD_STRING, .offset = ENGINE(url), .max = 2048, .help = "driver openai: base URL of the server, for example http://192.0.2.7:8000/v1"},
+    {.name = "remoteModel", .type = FIELD_STRING, .offset = ENGINE(remote_model), .max = 256, .help = "driver openai: the model's name there; default: the served name"},
+    {.name = "secret", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = ENGINE(secret), .max = 253, .ref = "Secret", .help = "driver openai: Secret with the server's key under apiKey"},
+    {.name = "options", .type = FIELD_MAP, .offset = ENGINE(options), .max = 64, .help = "driver fake: its behaviour, for example tokensPerSecond: \"100\""},
+    {0},
+};
+
+void engine_validate(const json_t *spec, const char *path, struct field_errors *errors)
+{
+    const char *driver = json_str_or(spec, "engine.driver", "llamacpp"), *url = json_str(spec, "engine.url");
+    const char *model = json_str(spec, "model");
+    char field[160];
+    if (!strcmp(driver, "llamacpp") && (!model || !*model)) {
+        snprintf(field, sizeof(field), "%s.model", path);
+        field_errors_add(errors, field, "FieldValueRequired", "Required value: driver llamacpp runs a Model");
+    }
+    snprintf(field, sizeof(field), "%s.engine.url", path);
+    if (!strcmp(driver, "openai") && (!url || !*url))
+        field_errors_add(errors, field, "FieldValueRequired", "Required value: driver openai needs the server's base URL");
+    else if (url && *url && strncmp(url, "http://", 7) && strncmp(url, "https://", 8) && strncmp(url, "unix:/", 6))
+        field_errors_add(errors, field, "FieldValueInvalid", "Invalid value: \"%s\": must begin with http://, https:// or unix:/", url);
+}
+
+#define SPEC(member) offsetof(struct model_endpoint, spec.member) - offsetof(struct model_endpoint, spec)
+#define STATUS(member) offsetof(struct model_endpoint, status.member) - offsetof(struct model_endpoint, status)
+
+static const struct field spec_fields[] = {
+    {.name = "model", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = SPEC(model), .max = 253, .ref = "Model", .help = "the Model of this namespace that is served"},
+    {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .min = 1, .max = 256, .help = "the name in OpenAI requests; default: the object's name"},
+    {.name = "replicas", .type = FIELD_INT, .offset = SPEC(replicas), .min = 0, .max = 1000, .def = "1", .help = "engines that should run"},
+    {.name = "engine", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(engine), .sub = engine_fields, .sub_size = sizeof(struct engine_spec), .def = "{}", .help = "how each engine runs"},
+    {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project"},
+    {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
+    {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},
+    {0},
+};
+static const struct field status_fields[] = {
+    {.name = "replicas", .type = FIELD_INT, .offset = STATUS(replicas), .help = "replicas that exist"},
+    {.name = "readyReplicas", .type = FIELD_INT, .offset = STATUS(ready_replicas), .help = "replicas that serve"},
+    {.name = "observedGeneration", .type = FIELD_INT, .offset = STATUS(observed_generation), .help = "generation that the controller has acted on"},
+    {.name = "selector", .type = FIELD_STRING, .offset = STATUS(selector), .help = "labels of its replicas, for autoscalers"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = 0, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "ModelVerified, EngineStarted, Ready"},
+    {0},
+};
+static const struct field fields[] = {
+    {.name = "spec", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = offsetof(struct model_endpoint, spec), .sub = spec_fields, .help = "what is wanted"},
+    {.name = "status", .type = FIELD_OBJECT, .offset = offsetof(struct model_endpoint, status), .sub = status_fields, .help = "what is"},
+    {0},
+};
+static const struct kind_column columns[] = {
+    {"MODEL", "string", "", "spec.model", 0, "the Model"},
+    {"READY", "string", "", "ready:status.readyReplicas,spec.replicas", 0, "replicas that serve, of those wanted"},
+    {"STATUS", "string", "", "reason:Ready", 0, "why it is ready or not"},
+    {"DRIVER", "string", "", "spec.engine.driver", 1, "what runs it"},
+    {"VISIBILITY", "string", "", "spec.visibility", 1, "who may call it"},
+    {0},
+};
+
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+{
+    const json_t *spec = json_object_get(obj, "spec");
+    engine_validate(spec, "spec", errors);
+    bool named = json_array_size(json_object_get(spec, "tenants")) > 0;
+    bool wanted = !strcmp(json_str_or(spec, "visibility", "Project"), "Tenants");
+    if (wanted && !named)
+        field_errors_add(errors, "spec.tenants", "FieldValueRequired", "Required value: visibility Tenants needs at least one tenant");
+    if (!wanted && named)
+        field_errors_add(errors, "spec.tenants", "FieldValueForbidden", "Forbidden: only with visibility Tenants");
+}
+static const struct kind_ops ops = {.validate = validate};
+
+const struct kind kind_model_endpoint = {
+    .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "ModelEndpoint", .plural = "modelendpoints", .singular = "modelendpoint",
+    .short_names = "mep", .categories = "seki", .namespaced = true, .has_status = true, .has_scale = true,
+    .fields = fields, .size = sizeof(struct model_endpoint), .columns = columns, .ops = &ops,
+    .help = "ModelEndpoint serves a Model under a name of the OpenAI API, on as many engines as wanted.",
+};

@@ -1,0 +1,75 @@
+#include "kinds/borrowed.h"
+#include "kinds/inference.h"
+
+/* One line a kind; the order is the order of discovery. */
+static const struct kind *const kinds[] = {
+    &kind_namespace,
+    &kind_secret,
+    &kind_config_map,
+    &kind_event,
+    &kind_service_account,
+    &kind_lease,
+    &kind_role,
+    &kind_role_binding,
+    &kind_cluster_role,
+    &kind_cluster_role_binding,
+    &kind_model,
+    &kind_model_endpoint,
+    &kind_model_replica,
+    &kind_api_key,
+    &kind_usage_report,
+};
+
+const struct kind *const *kind_all(size_t *ret_count)
+{
+    *ret_count = ARRAY_LEN(kinds);
+    return kinds;
+}
+
+const struct kind *kind_find(struct str group, struct str version, struct str plural)
+{
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        if (str_eqc(plural, kinds[i]->plural) && str_eqc(group, kinds[i]->group) &&
+            str_eqc(version, kinds[i]->version))
+            return kinds[i];
+    return NULL;
+}
+
+const struct kind *kind_by_name(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        if (!strcmp(kinds[i]->name, name))
+            return kinds[i];
+    return NULL;
+}
+
+void kind_api_version(const struct kind *k, char text[128])
+{
+    snprintf(text, 128, "%s%s%s", k->group, *k->group ? "/" : "", k->version);
+}
+
+void kind_path(const struct kind *k, const char *ns, const char *name, const char *sub, struct sbuf *out)
+{
+    if (*k->group)
+        sbuf_addf(out, "/apis/%s/%s", k->group, k->version);
+    else
+        sbuf_addf(out, "/api/%s", k->version);
+    if (k->namespaced && ns && *ns)
+        sbuf_addf(out, "/namespaces/%s", ns);
+    sbuf_addf(out, "/%s", k->plural);
+    if (name)
+        sbuf_addf(out, "/%s", name);
+    if (sub)
+        sbuf_addf(out, "/%s", sub);
+}
+
+struct client_resource kind_resource(const struct kind *k)
+{
+    return (struct client_resource){k->group, k->version, k->plural, k->namespaced};
+}
+
+int kind_decode(const struct kind *k, const json_t *obj, struct arena *a, void *out, struct err *err)
+{
+    memset(out, 0, k->size);
+    return field_decode(k->fields, obj, a, out, err);
+}

@@ -1,0 +1,49 @@
+#include "kinds/inference.h"
+
+#define SPEC(member) offsetof(struct usage_report, spec.member) - offsetof(struct usage_report, spec)
+#define STATUS(member) offsetof(struct usage_report, status.member) - offsetof(struct usage_report, status)
+#define ITEM(member) offsetof(struct usage_item, member)
+
+static const struct field item_fields[] = {
+    {.name = "key", .type = FIELD_STRING, .offset = ITEM(key), .help = "the APIKey"},
+    {.name = "endpoint", .type = FIELD_STRING, .offset = ITEM(endpoint), .help = "the ModelEndpoint"},
+    {.name = "model", .type = FIELD_STRING, .offset = ITEM(model), .help = "the served name"},
+    {.name = "requests", .type = FIELD_INT, .offset = ITEM(requests), .help = "requests that were answered"},
+    {.name = "failedRequests", .type = FIELD_INT, .offset = ITEM(failed_requests), .help = "requests that failed on our side"},
+    {.name = "promptTokens", .type = FIELD_INT, .offset = ITEM(prompt_tokens), .help = "tokens read"},
+    {.name = "cachedTokens", .type = FIELD_INT, .offset = ITEM(cached_tokens), .help = "of those, found in the engine's cache"},
+    {.name = "completionTokens", .type = FIELD_INT, .offset = ITEM(completion_tokens), .help = "tokens written"},
+    {0},
+};
+static const struct field spec_fields[] = {
+    {.name = "date", .type = FIELD_STRING, .flags = FIELD_REQUIRED | FIELD_IMMUTABLE | FIELD_SELECTABLE, .offset = SPEC(date), .min = 10, .max = 10, .help = "the day, in UTC: 2026-11-24"},
+    {0},
+};
+static const struct field status_fields[] = {
+    {.name = "items", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = STATUS(items), .sub = item_fields, .sub_size = sizeof(struct usage_item), .max = 100000, .help = "by key and endpoint"},
+    {.name = "requests", .type = FIELD_INT, .offset = STATUS(requests), .help = "sum over the items"},
+    {.name = "failedRequests", .type = FIELD_INT, .offset = STATUS(failed_requests), .help = "sum over the items"},
+    {.name = "promptTokens", .type = FIELD_INT, .offset = STATUS(prompt_tokens), .help = "sum over the items"},
+    {.name = "cachedTokens", .type = FIELD_INT, .offset = STATUS(cached_tokens), .help = "sum over the items"},
+    {.name = "completionTokens", .type = FIELD_INT, .offset = STATUS(completion_tokens), .help = "sum over the items"},
+    {.name = "updatedAt", .type = FIELD_TIME, .offset = STATUS(updated_at), .help = "when it last changed"},
+    {0},
+};
+static const struct field fields[] = {
+    {.name = "spec", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = offsetof(struct usage_report, spec), .sub = spec_fields, .help = "which day"},
+    {.name = "status", .type = FIELD_OBJECT, .offset = offsetof(struct usage_report, status), .sub = status_fields, .help = "what was used"},
+    {0},
+};
+static const struct kind_column columns[] = {
+    {"REQUESTS", "integer", "", "status.requests", 0, "requests that were answered"},
+    {"FAILED", "integer", "", "status.failedRequests", 0, "requests that failed on our side"},
+    {"PROMPT", "integer", "", "status.promptTokens", 0, "tokens read"},
+    {"COMPLETION", "integer", "", "status.completionTokens", 0, "tokens written"},
+    {0},
+};
+
+const struct kind kind_usage_report = {
+    .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "UsageReport", .plural = "usagereports", .singular = "usagereport", .categories = "seki",
+    .namespaced = true, .has_status = true, .fields = fields, .size = sizeof(struct usage_report), .columns = columns,
+    .help = "UsageReport is what a project used on one day, derived from the usage ledger.",
+};

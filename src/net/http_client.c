@@ -1,0 +1,551 @@
+/* Upstream calls. A call owns a connection, new or from the pool, until its response is complete; then the connection goes back to the pool or is closed. */
+#include "net/http_client.h"
+
+#include <sys/queue.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+#define SCRATCH_BYTES (64 * 1024)
+#define READS_AT_ONCE 4
+#define IOV_AT_ONCE 16
+#define SKIPPED_HEADS_MAX 8 /* 1xx responses before the real one */
+
+#define DEFAULT(field, value) \
+    if (!p->o.field) \
+    p->o.field = (value)
+
+struct idle_conn {
+    LIST_ENTRY(idle_conn) link;
+    struct http_pool *pool;
+    struct conn *conn;
+    struct timer timer;
+};
+
+struct http_pool {
+    struct loop *loop;
+    struct http_pool_options o;
+    char *host;
+    struct tls_ctx *tls;
+    LIST_HEAD(, idle_conn) idle;
+    size_t idle_count, active;
+    bool closing;
+};
+
+enum call_state { CALL_CONNECTING, CALL_SENDING, CALL_HEAD, CALL_BODY };
+
+struct http_call {
+    struct http_pool *pool;
+    const struct http_call_ops *ops;
+    void *arg;
+    struct http_call_options o;
+    struct conn *conn;
+    enum call_state state;
+    struct sbuf head; /* of the request */
+    struct sbuf in;   /* of the response, while its head is incomplete, or paused */
+    size_t sent;      /* bytes of head and body that left */
+    size_t total;
+    struct http_body *body;
+    struct timer timer; /* connect, first byte, idle */
+    struct timer later; /* starts or fails from the loop, never inside http_call_start */
+    uint64_t progress_ms;
+    bool reused, got_any, keep_alive, is_head, paused, dead;
+    bool complete; /* the body's last byte was handed over, perhaps while paused */
+    int skipped, busy;
+    struct err err;
+};
+
+static void call_begin(struct http_call *c);
+
+/* ---- pools ---- */
+
+struct http_pool *http_pool_new(struct loop *l, const struct http_pool_options *o)
+{
+    struct http_pool *p = XNEW(struct http_pool);
+    p->loop = l;
+    p->o = *o;
+    DEFAULT(max_idle, 64);
+    DEFAULT(connect_timeout_ms, 5000);
+    DEFAULT(idle_timeout_ms, 60000);
+    DEFAULT(max_head_bytes, 64 * 1024);
+    p->host = xstrdup(o->host ? o->host : "localhost");
+    p->tls = tls_ctx_ref(o->tls);
+    LIST_INIT(&p->idle);
+    return p;
+}
+
+/* Takes the connection out and frees the holder. */
+static struct conn *idle_take(struct idle_conn *i)
+{
+    struct conn *c = i->conn;
+    LIST_REMOVE(i, link);
+    i->pool->idle_count--;
+    timer_stop(&i->timer);
+    mem_free(i);
+    return c;
+}
+
+static void pool_release(struct http_pool *p)
+{
+    if (!p->closing || p->active)
+        return;
+    tls_ctx_unref(p->tls);
+    mem_free(p->host);
+    mem_free(p);
+}
+
+void http_pool_free(struct http_pool *p)
+{
+    if (!p)
+        return;
+    while (!LIST_EMPTY(&p->idle))
+        conn_free(idle_take(LIST_FIRST(&p->idle)));
+    p->closing = true;
+    pool_release(p);
+}
+
+size_t http_pool_active(const struct http_pool *p)
+{
+    return p->active;
+}
+
+size_t http_pool_idle(const struct http_pool *p)
+{
+    return p->idle_count;
+}
+
+static void on_idle_timer(struct timer *t)
+{
+    conn_free(idle_take(t->arg));
+}
+
+/* Whatever a kept connection says, nobody asked: it is closed, or broken. */
+static void on_idle_ready(void *arg, int events UNUSED)
+{
+    conn_free(idle_take(arg));
+}
+
+static void idle_keep(struct http_pool *p, struct conn *conn)
+{
+    struct idle_conn *i = p->closing || p->idle_count >= p->o.max_idle ? NULL : mem_try(sizeof(*i));
+    if (!i) {
+        conn_free(conn);
+        return;
+    }
+    i->pool = p;
+    i->conn = conn;
+    timer_init(&i->timer, p->loop, on_idle_timer, i);
+    timer_start(&i->timer, p->o.idle_timeout_ms);
+    LIST_INSERT_HEAD(&p->idle, i, link);
+    p->idle_count++;
+    conn_set_handler(conn, on_idle_ready, i);
+    conn_want(conn, FD_READ);
+}
+
+/* ---- the end of a call ---- */
+
+static void call_really_free(struct http_call *c)
+{
+    struct http_pool *p = c->pool;
+    http_body_free(c->body);
+    sbuf_deinit(&c->head);
+    sbuf_deinit(&c->in);
+    mem_free(c);
+    p->active--;
+    pool_release(p);
+}
+
+/* Gives up the connection; frees once no call of ours is on the stack. */
+static void call_release(struct http_call *c)
+{
+    if (c->dead)
+        return;
+    c->dead = true;
+    timer_stop(&c->timer);
+    timer_stop(&c->later);
+    conn_free(c->conn);
+    c->conn = NULL;
+    if (!c->busy)
+        call_really_free(c);
+}
+
+static void enter(struct http_call *c)
+{
+    c->busy++;
+}
+
+static void leave(struct http_call *c)
+{
+    if (--c->busy == 0 && c->dead)
+        call_really_free(c);
+}
+
+static void call_failed(struct http_call *c, const struct err *err)
+{
+    if (c->dead)
+        return;
+    /* A kept connection that the peer closed before it answered anything: once more, on a fresh one. */
+    if (c->reused && !c->got_any && !c->o.no_retry && err->code != ERR_TIMEOUT) {
+        conn_free(c->conn);
+        c->conn = NULL;
+        c->reused = false;
+        c->sent = 0;
+        while (!LIST_EMPTY(&c->pool->idle)) /* its siblings are no younger */
+            conn_free(idle_take(LIST_FIRST(&c->pool->idle)));
+        call_begin(c);
+        return;
+    }
+    enter(c);
+    conn_free(c->conn);
+    c->conn = NULL;
+    c->ops->on_error(c->arg, err);
+    call_release(c);
+    leave(c);
+}
+
+static void call_done(struct http_call *c)
+{
+    enter(c);
+    struct conn *conn = c->conn;
+    c->conn = NULL;
+    timer_stop(&c->timer);
+    if (c->keep_alive && !c->in.len)
+        idle_keep(c->pool, conn);
+    else
+        conn_free(conn);
+    c->ops->on_end(c->arg);
+    call_release(c);
+    leave(c);
+}
+
+void http_call_cancel(struct http_call *c)
+{
+    call_release(c);
+}
+
+/* ---- time ---- */
+
+static uint64_t limit_ms(const struct http_call *c)
+{
+    if (c->state == CALL_CONNECTING)
+        return c->pool->o.connect_timeout_ms;
+    return c->state == CALL_BODY ? c->o.idle_timeout_ms : c->o.first_byte_timeout_ms;
+}
+
+static void restart_timer(struct http_call *c)
+{
+    c->progress_ms = clock_mono_ms();
+    uint64_t ms = limit_ms(c);
+    if (ms)
+        timer_start(&c->timer, ms);
+    else
+        timer_stop(&c->timer);
+}
+
+static void on_timer(struct timer *t)
+{
+    struct http_call *c = t->arg;
+    static const char *const what[] = {"connecting to the server took too long", "the server took too long to read the request",
+                                       "the server took too long to answer", "the server stopped in the middle of its answer"};
+    uint64_t quiet = clock_mono_ms() - c->progress_ms, ms = limit_ms(c);
+    if (!ms || c->paused) {
+        if (ms)
+            timer_start(&c->timer, ms);
+        c->progress_ms = clock_mono_ms();
+    } else if (quiet < ms) {
+        timer_start(&c->timer, ms - quiet); /* bytes came since: re-armed lazily, not a heap operation a chunk */
+    } else {
+        struct err err = ERR_INIT;
+        err_set(&err, ERR_TIMEOUT, "%s (%llu ms)", what[c->state], (unsigned long long)ms);
+        call_failed(c, &err);
+    }
+}
+
+/* ---- sending ---- */
+
+static int fill_iov(const struct http_call *c, struct iovec *iov)
+{
+    size_t skip = c->sent;
+    int n = 0;
+    for (int i = -1; i < c->o.body_count && n < IOV_AT_ONCE; i++) {
+        struct iovec v = i < 0 ? (struct iovec){c->head.ptr, c->head.len} : c->o.body[i];
+        if (skip >= v.iov_len) {
+            skip -= v.iov_len;
+            continue;
+        }
+        iov[n++] = (struct iovec){(char *)v.iov_base + skip, v.iov_len - skip};
+        skip = 0;
+    }
+    return n;
+}
+
+static void call_send(struct http_call *c)
+{
+    while (c->sent < c->total) {
+        struct iovec iov[IOV_AT_ONCE];
+        int n = fill_iov(c, iov);
+        ssize_t took = conn_writev(c->conn, iov, n);
+        if (took == CONN_AGAIN) {
+            conn_want(c->conn, FD_READ | FD_WRITE);
+            return;
+        }
+        if (took == CONN_FAILED) {
+            /* The peer may have answered before it closed (413, say): read that first. */
+            conn_want(c->conn, FD_READ);
+            c->state = CALL_HEAD;
+            return;
+        }
+        c->sent += (size_t)took;
+    }
+    c->state = CALL_HEAD;
+    restart_timer(c);
+    conn_want(c->conn, FD_READ);
+}
+
+/* ---- receiving ---- */
+
+static size_t take_head(struct http_call *c, struct str bytes, struct err *err)
+{
+    size_t end = http_head_end(bytes);
+    if (!end) {
+        if (bytes.len > c->pool->o.max_head_bytes)
+            err_set(err, ERR_PROTOCOL, "the response head is over %zu bytes", c->pool->o.max_head_bytes);
+        return 0;
+    }
+    struct http_head h;
+    if (end > c->pool->o.max_head_bytes) {
+        err_set(err, ERR_PROTOCOL, "the response head is over %zu bytes", c->pool->o.max_head_bytes);
+        return 0;
+    }
+    if (http_head_parse(str_n(bytes.ptr, end), false, &h, err) < 0) {
+        err->code = ERR_PROTOCOL;
+        return 0;
+    }
+    if (h.status < 200) {
+        if (h.status == 101 || ++c->skipped > SKIPPED_HEADS_MAX)
+            err_set(err, ERR_PROTOCOL, "unexpected status %d", h.status);
+        return end;
+    }
+    c->body = http_body_new(&h, true, c->is_head);
+    if (!c->body) {
+        err_set(err, ERR_NO_MEMORY, "out of memory");
+        return 0;
+    }
+    bool framed = h.chunked || h.content_length >= 0 || h.status == 204 || h.status == 304 || c->is_head;
+    c->keep_alive = h.keep_alive && framed && c->sent == c->total;
+    c->state = CALL_BODY;
+    restart_timer(c);
+    c->ops->on_head(c->arg, &h);
+    return end;
+}
+
+/* Consumes bytes; true when the response is complete. */
+static bool consume(struct http_call *c, struct str bytes, size_t *ret_used, struct err *err)
+{
+    size_t total = 0;
+    bool done = false;
+    while (!c->dead && !c->paused && !err->code && !done) {
+        size_t used = 0;
+        struct str rest = str_skip(bytes, total), payload = STR_NULL;
+        if (c->state != CALL_BODY) {
+            used = take_head(c, rest, err);
+            total += used;
+            if (!used)
+                break;
+            continue;
+        }
+        if (http_body_feed(c->body, rest, &payload, &used, &done, err) < 0)
+            break;
+        total += used;
+        if (payload.len)
+            c->ops->on_body(c->arg, payload);
+        if (!used && !done)
+            break;
+    }
+    *ret_used = total;
+    c->complete = c->complete || done;
+    return done && !c->dead;
+}
+
+static void arrive(struct http_call *c, struct str bytes)
+{
+    struct err err = ERR_INIT;
+    size_t used = 0;
+    bool done;
+    c->progress_ms = clock_mono_ms();
+    if (c->in.len) {
+        sbuf_add(&c->in, bytes);
+        done = consume(c, sbuf_str(&c->in), &used, &err);
+        if (!c->dead)
+            sbuf_consume(&c->in, used);
+    } else {
+        done = consume(c, bytes, &used, &err);
+        if (!c->dead && used < bytes.len)
+            sbuf_add(&c->in, str_skip(bytes, used));
+    }
+    if (c->dead)
+        return;
+    if (err.code || !sbuf_ok(&c->in)) {
+        c->got_any = true;
+        call_failed(c, err.code ? &err : &(struct err){.code = ERR_PROTOCOL, .msg = "the response head is too large"});
+    } else if (done && !c->paused) {
+        call_done(c);
+    }
+}
+
+static void on_eof(struct http_call *c, const struct err *why)
+{
+    struct err err = ERR_INIT;
+    if (why)
+        err = *why;
+    else if (c->state == CALL_BODY && http_body_eof(c->body, &err) == 0)
+        err.code = 0;
+    else if (c->state != CALL_BODY)
+        err_set(&err, ERR_CLOSED, c->got_any ? "the server closed in the middle of its answer" : "the server closed without an answer");
+    else
+        err.code = ERR_CLOSED;
+    if (err.code) {
+        call_failed(c, &err);
+    } else {
+        c->keep_alive = false;
+        call_done(c);
+    }
+}
+
+static void on_readable(struct http_call *c)
+{
+    static __thread char scratch[SCRATCH_BYTES];
+    for (int i = 0; i < READS_AT_ONCE && !c->dead && c->conn && !c->paused; i++) {
+        ssize_t n = conn_read(c->conn, scratch, sizeof(scratch));
+        if (n == CONN_AGAIN)
+            return;
+        if (n <= 0) {
+            on_eof(c, n == CONN_FAILED ? conn_error(c->conn) : NULL);
+            return;
+        }
+        c->got_any = true;
+        arrive(c, str_n(scratch, (size_t)n));
+        if ((size_t)n < sizeof(scratch))
+            return;
+    }
+}
+
+static void on_ready(void *arg, int events)
+{
+    struct http_call *c = arg;
+    enter(c);
+    if (c->state == CALL_CONNECTING) {
+        c->state = CALL_SENDING;
+        restart_timer(c);
+    }
+    if (c->state == CALL_SENDING && (events & FD_WRITE))
+        call_send(c);
+    if (!c->dead && c->conn && (events & FD_READ))
+        on_readable(c);
+    leave(c);
+}
+
+/* ---- starting ---- */
+
+static void on_later(struct timer *t)
+{
+    struct http_call *c = t->arg;
+    enter(c);
+    if (c->err.code)
+        call_failed(c, &c->err);
+    else if (c->paused)
+        ;
+    else if (c->state == CALL_SENDING)
+        call_send(c);
+    else if (c->complete)
+        call_done(c);
+    else if (c->in.len)
+        arrive(c, STR("")); /* what came while paused */
+    leave(c);
+}
+
+/* On a kept connection, else on a new one. Failures are told from the loop. */
+static void call_begin(struct http_call *c)
+{
+    struct http_pool *p = c->pool;
+    struct idle_conn *i = LIST_FIRST(&p->idle);
+    if (i) {
+        c->conn = idle_take(i);
+        c->reused = true;
+        c->state = CALL_SENDING;
+        conn_set_handler(c->conn, on_ready, c);
+        conn_want(c->conn, FD_READ);
+        restart_timer(c);
+        timer_start(&c->later, 0);
+        return;
+    }
+    int fd = -1;
+    c->state = CALL_CONNECTING;
+    int rc = net_connect(&p->o.addr, &fd, &c->err);
+    if (rc == 0)
+        rc = conn_new(p->loop, fd, p->tls, false, p->host, on_ready, c, &c->conn, &c->err);
+    if (rc < 0) {
+        timer_start(&c->later, 0);
+        return;
+    }
+    restart_timer(c);
+    conn_want(c->conn, FD_WRITE | FD_READ);
+}
+
+static void build_head(struct http_call *c)
+{
+    const struct http_call_options *o = &c->o;
+    size_t body = 0;
+    for (int i = 0; i < o->body_count; i++)
+        body += o->body[i].iov_len;
+    sbuf_addf(&c->head, "%s %s HTTP/1.1\r\nHost: %s\r\n", o->method, o->target, c->pool->host);
+    for (size_t i = 0; i < o->header_count; i++)
+        sbuf_addf(&c->head, "%.*s: %.*s\r\n", STR_ARG(o->headers[i].name), STR_ARG(o->headers[i].value));
+    if (o->body_count || str_eqc(str_of(o->method), "POST"))
+        sbuf_addf(&c->head, "Content-Length: %zu\r\n", body);
+    sbuf_addc(&c->head, "\r\n");
+    c->total = c->head.len + body;
+}
+
+struct http_call *http_call_start(struct http_pool *p, const struct http_call_options *o, const struct http_call_ops *ops, void *arg)
+{
+    struct http_call *c = mem_try(sizeof(*c));
+    if (!c)
+        return NULL;
+    *c = (struct http_call){.pool = p, .ops = ops, .arg = arg, .o = *o};
+    c->is_head = !strcmp(o->method, "HEAD");
+    sbuf_init(&c->head, 64 * 1024);
+    sbuf_init(&c->in, p->o.max_head_bytes + SCRATCH_BYTES);
+    timer_init(&c->timer, p->loop, on_timer, c);
+    timer_init(&c->later, p->loop, on_later, c);
+    build_head(c);
+    p->active++;
+    if (sbuf_ok(&c->head)) {
+        call_begin(c);
+    } else {
+        err_set(&c->err, ERR_TOO_LARGE, "the request head is too large");
+        timer_start(&c->later, 0);
+    }
+    return c;
+}
+
+void http_call_pause(struct http_call *c, bool paused)
+{
+    if (c->paused == paused || c->dead)
+        return;
+    c->paused = paused;
+    if (!c->conn || c->state != CALL_BODY)
+        return;
+    conn_want(c->conn, paused ? 0 : FD_READ);
+    if (!paused) {
+        c->progress_ms = clock_mono_ms();
+        if (c->in.len || c->complete)
+            timer_start(&c->later, 0);
+    }
+}
+
+bool http_call_sent_any(const struct http_call *c)
+{
+    return c->sent > 0;
+}

@@ -1,0 +1,93 @@
+/* HTTP/1.1 server: listens, reads requests under caps, hands them to a handler, writes answers with back-pressure.
+ *
+ * One server belongs to one loop; several share a port by reuse_port. A connection carries one request at a time
+ * (pipelined ones wait). Life of a request: head read and checked → ops->on_head (may answer at once, sets the body's
+ * cap) → body gathered → ops->on_request → http_respond*() … http_respond_end() → arena freed. If the client goes
+ * away before the end, ops->on_abort is called once and the request is gone when it returns; else ops->on_done, likewise the last
+ * call. Exactly one of on_abort and on_done is called for each request that reached on_head.
+ * Threads: the loop's, http_server_stats excepted.
+ *
+ * Answers the server makes itself, through ops->write_error: 400 bad head (and close), 408 slow head or body (slow-loris),
+ * 413, 414/431, 501, 505, 503 over max_connections.
+ */
+#ifndef SEKI_NET_HTTP_SERVER_H
+#define SEKI_NET_HTTP_SERVER_H
+
+#include "loop/loop.h"
+#include "net/conn.h"
+#include "net/http.h"
+
+struct http_server;
+struct http_server_conn;
+
+struct http_request {
+    struct http_head head; /* slices live as long as the request */
+    struct str body;       /* complete, set before on_request; NUL-terminated */
+    struct arena *arena;   /* dies with the request */
+    void *user;            /* the handler's */
+    struct http_server_conn *conn;
+    uint64_t started_ns;   /* first byte of the request */
+    const char *id;        /* "req-…", unique; X-Request-Id of the answer */
+};
+
+struct http_server_ops {
+    /* The head is here, the body not. Return 0 to go on (may lower or raise *body_max), or answer with http_respond()
+     * and return a negative code: the body is then skipped or the connection closed. May be NULL. */
+    int (*on_head)(void *ctx, struct http_request *r, size_t *body_max);
+    void (*on_request)(void *ctx, struct http_request *r);
+    /* Bytes queued fell under the low mark after http_write() had said false. May be NULL. */
+    void (*on_drain)(void *ctx, struct http_request *r);
+    void (*on_abort)(void *ctx, struct http_request *r);
+    void (*on_done)(void *ctx, struct http_request *r); /* the answer's last byte is with the kernel; may be NULL */
+    /* Body and content type of an answer that the server itself makes. NULL: text/plain. */
+    void (*write_error)(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
+};
+
+struct http_server_options {
+    struct net_addr listen;
+    bool reuse_port;
+    struct tls_ctx *tls;        /* NULL: plain; a reference is taken */
+    size_t max_connections;     /* default 10,000 */
+    size_t max_head_bytes;      /* default 32 KiB → 431 */
+    size_t max_body_bytes;      /* default 3 MiB → 413 */
+    uint64_t head_timeout_ms;   /* default 10 s from the first byte */
+    uint64_t body_timeout_ms;   /* default 30 s without a byte; at least 1 KiB/s on average after 30 s */
+    uint64_t idle_timeout_ms;   /* keep-alive; default 75 s */
+    uint64_t write_timeout_ms;  /* default 60 s without the client taking a byte, while bytes wait */
+    size_t high_water_bytes;    /* default 256 KiB queued → http_write says false */
+    const char *server_name;    /* Server header; NULL: none */
+};
+
+int http_server_start(struct loop *l, const struct http_server_options *o, const struct http_server_ops *ops,
+                      void *ctx, struct http_server **ret, struct err *err) NODISCARD;
+void http_server_addr(const struct http_server *s, struct net_addr *ret); /* really bound */
+/* No new connections, keep-alive off; running requests go on. done is called when the last has ended. */
+void http_server_drain(struct http_server *s, void (*done)(void *arg), void *arg);
+void http_server_free(struct http_server *s); /* aborts what runs (on_abort is called) */
+void http_server_set_tls(struct http_server *s, struct tls_ctx *tls); /* for new connections */
+size_t http_server_connections(const struct http_server *s);
+
+/* Answering. Content-Length and Connection are the server's; Date and X-Request-Id are added. */
+struct http_out_header {
+    const char *name;
+    struct str value;
+};
+/* A whole answer. Bytes are copied unless body_static. */
+void http_respond(struct http_request *r, int status, const char *content_type,
+                  const struct http_out_header *headers, size_t header_count, struct str body);
+/* A streamed answer: chunked (or until close for HTTP/1.0). The head leaves with the first body bytes, or with
+ * http_flush(), so that head and first chunk share one write. */
+void http_respond_start(struct http_request *r, int status, const char *content_type,
+                        const struct http_out_header *headers, size_t header_count);
+/* Queues bytes (copied when the kernel does not take them at once). False: over the high mark; wait for on_drain. */
+bool http_write(struct http_request *r, struct str bytes);
+void http_flush(struct http_request *r);
+void http_respond_end(struct http_request *r);
+/* Breaks the answer off: closes the connection without a proper end, so that the client sees the failure. on_abort is NOT called. */
+void http_respond_abort(struct http_request *r);
+size_t http_queued(const struct http_request *r);
+bool http_response_started(const struct http_request *r);
+/* The client's verified certificate, and address. */
+bool http_request_peer(struct http_request *r, struct conn_peer *ret);
+
+#endif

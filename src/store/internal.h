@@ -1,0 +1,129 @@
+/* Inside the store: the index (index.c), the front that all members share (store.c, watch.c), and what a member adds (sqlite.c, memory.c).
+ *
+ * One struct store_version a write, in lists by key, newest first. A version is visible when its revision is at most store.visible_rev; what is newer is accepted but
+ * not yet durable. Changes are the same versions in order of revision: the history that watches read.
+ */
+#ifndef SEKI_STORE_INTERNAL_H
+#define SEKI_STORE_INTERNAL_H
+
+#include <pthread.h>
+#include <sys/queue.h>
+
+#include "store/store.h"
+
+/* glibc's <sys/queue.h> has no forms that allow freeing the element. */
+#define STAILQ_FOREACH_SAFE(var, list, field, next) \
+    for ((var) = STAILQ_FIRST(list); (var) && ((next) = STAILQ_NEXT(var, field), 1); (var) = (next))
+#define LIST_FOREACH_SAFE(var, list, field, next) \
+    for ((var) = LIST_FIRST(list); (var) && ((next) = LIST_NEXT(var, field), 1); (var) = (next))
+
+#define INDEX_LEVELS 24
+
+struct store_version {
+    int64_t rev;
+    int64_t row_id; /* in the member's log */
+    struct store_value *value; /* NULL: deleted */
+    struct store_version *older;
+};
+
+struct index_node {
+    struct str key;
+    struct store_version *newest;
+    int levels;
+    struct index_node *next[]; /* levels of them */
+};
+
+struct index {
+    struct index_node *head; /* a sentinel with INDEX_LEVELS levels */
+    int levels;
+    size_t nodes;
+};
+
+void index_init(struct index *ix);
+void index_deinit(struct index *ix); /* frees nodes, versions, values */
+struct index_node *index_find(const struct index *ix, struct str key);
+/* The first node whose key is >= key. */
+struct index_node *index_seek(const struct index *ix, struct str key);
+struct index_node *index_ensure(struct index *ix, struct str key);
+void index_remove(struct index *ix, struct index_node *n); /* has no versions */
+
+struct store_value *store_value_new(struct str key, struct str value, int64_t created_rev, int64_t rev);
+struct store_version *version_new(struct index_node *n, int64_t rev, int64_t row_id, struct store_value *value);
+void version_free(struct store_version *v);
+
+/* One write that became visible. */
+struct store_change {
+    int64_t rev;
+    uint64_t mono_ms;
+    struct index_node *node;
+    struct store_value *prev, *now; /* references */
+    size_t bytes;
+};
+
+/* An accepted transaction on its way to being durable. */
+struct store_write {
+    int64_t row_id;
+    struct index_node *node;
+    struct store_version *version;
+};
+struct store_pending {
+    STAILQ_ENTRY(store_pending) link;
+    struct store *store;
+    int64_t rev;
+    int64_t wall_ms;
+    store_done *done;
+    void *arg;
+    size_t count;
+    struct store_write writes[];
+};
+STAILQ_HEAD(store_pending_list, store_pending);
+
+/* What a member adds. NULL ops: nothing is kept. */
+struct store_member {
+    /* Takes over p; later store_committed() or store_failed() is called on the loop's thread. */
+    void (*submit)(struct store *s, struct store_pending *p);
+    /* Rows that history needs no more; best effort. */
+    void (*forget)(struct store *s, const int64_t *row_ids, size_t count, int64_t compacted_rev);
+    /* Waits until all is written, ends threads. */
+    void (*close)(struct store *s);
+};
+
+struct store {
+    struct loop *loop;
+    const struct store_member *member;
+    void *member_state;
+    struct index index;
+    int64_t visible_rev, accepted_rev, first_rev, next_row_id;
+    uint64_t retain_ms;
+    size_t retain_bytes;
+
+    struct store_change *changes; /* ring */
+    size_t change_cap, change_first, change_count, change_bytes;
+    struct timer retention;
+
+    LIST_HEAD(, store_watch) watches;
+    struct timer pump; /* delivers events soon, from the loop */
+    bool pumping;
+    void (*on_revision)(void *arg, int64_t rev);
+    void *on_revision_arg;
+    int64_t announced_rev;
+
+    struct err health;
+    size_t live_objects, live_bytes, versions;
+    struct store_stats stats;
+};
+
+struct store *store_new(struct loop *l, const struct store_options *o, const struct store_member *m, void *member_state);
+void store_committed(struct store *s, struct store_pending_list *list);
+/* Rolls back everything that is accepted and not visible; fails the list's transactions in order. */
+void store_failed(struct store *s, struct store_pending_list *list, const struct err *why);
+/* Loading: a row of the log, in order. */
+void store_load(struct store *s, int64_t row_id, int64_t rev, struct str key, int64_t created_rev, bool deleted, struct str value,
+                uint64_t age_ms);
+void store_schedule_pump(struct store *s);
+void store_pump(struct timer *t);
+size_t store_watch_count(const struct store *s);
+struct store_change *store_change_at(struct store *s, size_t i);
+size_t store_first_change_after(struct store *s, int64_t rev);
+
+#endif
