@@ -1,0 +1,164 @@
+/* Inside the apiserver: one struct a request, and what its files offer each other.
+ *
+ * A request comes by HTTP (server.c) or from this process (local.c) and is answered exactly once by api_reply*(). It has an arena and a reference count: the transport holds one, a
+ * transaction on its way holds another; when the client goes away first, the answer is dropped. Everything runs on the loop's thread.
+ */
+#ifndef SEKI_APISERVER_API_H
+#define SEKI_APISERVER_API_H
+
+#include "apiserver/apiserver.h"
+#include "base/map.h"
+#include "base/metrics.h"
+#include "base/vec.h"
+#include "policy/rbac.h"
+
+#include <sys/queue.h>
+
+#define API_GROUPS_MAX 20
+#define API_HOOKS_MAX 16
+
+struct api_user {
+    const char *name; /* NULL: nobody */
+    const char *groups[API_GROUPS_MAX + 1];
+};
+
+struct apiserver {
+    struct loop *loop;
+    struct store *store;
+    struct apiserver_options o;
+    struct http_server *http;
+    struct map *tokens; /* hex hash → struct api_user * */
+    struct arena *arena; /* lives as long as the server */
+    struct rbac *rbac;
+    bool rbac_stale, draining;
+    VEC(struct store_watch *) own_watches;
+    struct gc *gc;
+    size_t writes_in_flight;
+    int64_t delivered_rev; /* all events up to here were handed to watchers */
+    struct {
+        const char *name;
+        int (*check)(void *arg, struct err *err);
+        void *arg;
+    } hooks[API_HOOKS_MAX];
+    size_t hook_count;
+    TAILQ_HEAD(, api_watch) watches;
+    struct metric_family *requests_total, *duration;
+    struct metric *watch_gauge;
+};
+
+struct api_request {
+    struct apiserver *server;
+    struct arena *arena;
+    int refs;
+    bool replied;
+    uint64_t started_ns;
+
+    /* what is asked */
+    const char *method, *path; /* path decoded by part, not here */
+    struct str query;
+    const char *content_type, *accept;
+    struct str text;  /* body as text (HTTP) … */
+    json_t *body;     /* … or as a document; parsed lazily from text */
+    const char *group, *version;
+    const struct kind *kind; /* NULL: no resource */
+    const char *ns, *name, *sub; /* "" when none */
+    const char *verb; /* as RBAC names it */
+    struct api_user user;
+    bool dry_run;
+
+    /* where the answer goes: one of both */
+    struct http_request *http;
+    void (*local_done)(void *arg, int status, json_t *body);
+    void *local_arg;
+};
+
+/* ---- request.c: life and answers ---- */
+struct api_request *api_request_new(struct apiserver *s);
+void api_request_unref(struct api_request *q);
+/* Steals body. */
+void api_reply(struct api_request *q, int status, json_t *body);
+/* A body that is text already. */
+void api_reply_text(struct api_request *q, int status, const char *type, struct str text);
+/* The object of a value, as it is stored, or as a table when the client asked for one. */
+void api_reply_value(struct api_request *q, int status, struct store_value *v);
+void api_fail(struct api_request *q, const struct err *err);
+void api_fail_code(struct api_request *q, int code, const char *fmt, ...) PRINTF(3, 4);
+void api_fail_invalid(struct api_request *q, const struct field_errors *e);
+/* "modelendpoints.seki.cloud" */
+const char *api_resource_text(const struct api_request *q);
+struct str api_query(struct api_request *q, const char *name); /* "" when absent or malformed */
+int api_parse_body(struct api_request *q, struct err *err) NODISCARD;
+json_t *api_status(int http_status, const char *status, const char *reason, const char *message, json_t *details);
+
+/* ---- route.c ---- */
+/* Fills kind, ns, name, sub, verb from method and path; ERR_NOT_FOUND, ERR_METHOD. A path of no resource leaves kind NULL. */
+int api_route(struct api_request *q, struct err *err) NODISCARD;
+void api_dispatch(struct api_request *q); /* authorised from here on */
+
+/* ---- authn.c, authz.c ---- */
+int authn_load_tokens(struct apiserver *s, struct err *err) NODISCARD;
+bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret);
+void authz_start(struct apiserver *s);
+bool authz_allows(struct apiserver *s, const struct api_request *q);
+bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+
+/* ---- object.c: values and documents ---- */
+void object_key(const struct kind *k, const char *ns, const char *name, struct sbuf *out);
+void object_prefix(const struct kind *k, const char *ns, struct sbuf *out);
+/* The document with its resourceVersion; new reference, shared and immutable; kept with the value. */
+json_t *object_of(struct store_value *v);
+/* Likewise, but not kept; rev: the resourceVersion to show. */
+json_t *object_decode(const struct store_value *v, int64_t rev);
+/* A private copy to change. */
+json_t *object_copy(struct store_value *v);
+/* The value's text with a resourceVersion put in. */
+void object_write(const struct store_value *v, int64_t rev, struct sbuf *out);
+/* A document as it is stored: metadata first, no resourceVersion. */
+void object_encode(const json_t *obj, struct sbuf *out);
+
+/* ---- selector.c ---- */
+struct selector;
+/* Both texts may be empty; the result NULL then. */
+int selector_parse(struct api_request *q, struct str labels, struct str fields, struct selector **ret, struct err *err) NODISCARD;
+bool selector_matches(const struct selector *s, const json_t *obj);
+
+/* ---- read.c, watch.c, write.c, remove.c, table.c, discovery.c, openapi.c ---- */
+void api_get(struct api_request *q);
+void api_list(struct api_request *q);
+struct api_watch;
+void api_watch_http(struct api_request *q);
+struct api_watch *api_watch_local(struct apiserver *s, const struct local_watch_call *c);
+void api_watch_stop(struct api_watch *w);
+void api_watch_aborted(struct http_request *r);
+void api_watch_drained(struct http_request *r);
+void api_watches_end(struct apiserver *s);
+void api_create(struct api_request *q);
+void api_update(struct api_request *q);
+void api_patch(struct api_request *q);
+void api_scale(struct api_request *q);
+void api_delete(struct api_request *q);
+void api_delete_collection(struct api_request *q);
+/* Writes obj over v (or deletes it, when it is to go and nothing holds it). done may be NULL. */
+struct write_done {
+    void (*fn)(void *arg, int code, struct store_value *v);
+    void *arg;
+};
+/* Deletes an object as a client would, for garbage collection: finalizers hold. 0, or why not. */
+int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *err);
+int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err);
+bool table_wanted(const struct api_request *q);
+json_t *table_start(const struct kind *k, int64_t rev, bool with_columns);
+void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whole_object);
+void api_discovery(struct api_request *q);
+void api_openapi(struct api_request *q);
+
+/* ---- gc.c, namespaces.c ---- */
+void gc_start(struct apiserver *s);
+void gc_stop(struct apiserver *s);
+/* 0 when objects may be created in ns. */
+int namespace_check(struct apiserver *s, const char *ns, struct err *err);
+
+/* Finds the kind that a store key belongs to; ns and name point into the key. */
+const struct kind *object_kind_of_key(struct str key, struct str *ret_ns, struct str *ret_name);
+
+#endif

@@ -1,0 +1,42 @@
+/* The resource API server: generic REST machinery for all kinds, under the Kubernetes API conventions.
+ *
+ * Owns the HTTPS listener, authentication, authorisation, and the mapping of verbs onto the store. Objects live in the store under
+ * "PLURAL.GROUP/NAMESPACE/NAME" as JSON without resourceVersion; the revision becomes metadata.resourceVersion when an object leaves. The decoded form is
+ * cached with the store's value, so that a get, a list and a watch event cost no parse. Everything runs on the loop's thread.
+ * Life of a write: route → authenticate → authorise → decode (strict) → defaults, read-only and immutable fields, admit → validate →
+ * store_txn → answer when durable. Reads answer from memory at once.
+ */
+#ifndef SEKI_APISERVER_APISERVER_H
+#define SEKI_APISERVER_APISERVER_H
+
+#include "client/local.h"
+#include "kinds/kind.h"
+#include "net/http_server.h"
+#include "store/store.h"
+
+struct apiserver;
+
+struct apiserver_options {
+    struct net_addr listen;
+    struct tls_ctx *tls;              /* required */
+    const char *token_file;           /* hashed static tokens, or NULL: lines "sha256hex user group,group" ('#' comments) */
+    struct kind_services services;
+    size_t max_object_bytes;          /* default 1 MiB */
+    uint64_t watch_timeout_ms;        /* a watch ends cleanly after 30..60 min at random by default; clients may ask for less */
+    size_t watch_buffer_bytes;        /* a watcher slower than this is ended; default 4 MiB */
+    size_t max_in_flight_writes;      /* default 1,000; then 429 */
+};
+
+int apiserver_start(struct loop *l, struct store *s, const struct apiserver_options *o, struct apiserver **ret, struct err *err) NODISCARD;
+void apiserver_addr(const struct apiserver *a, struct net_addr *ret);
+/* Ends watches, refuses new requests with 503, lets running ones end; then done. */
+void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg);
+void apiserver_free(struct apiserver *a);
+/* For client_local_new(). */
+struct client_local apiserver_local(struct apiserver *a);
+/* /readyz of the API itself also fails while this returns non-zero (err->msg says why). One hook, several calls add hooks. */
+void apiserver_add_ready_check(struct apiserver *a, const char *name, int (*check)(void *arg, struct err *err), void *arg);
+/* Creates what must exist: namespaces default and kube-system, cluster-admin, admin, edit, view, system roles. Idempotent; done is called on the loop. */
+void apiserver_bootstrap(struct apiserver *a, void (*done)(void *arg, int code, const struct err *err), void *arg);
+
+#endif

@@ -1,0 +1,156 @@
+/* Who asks, and whether they may: client certificates, hashed static tokens, RBAC. */
+#include "apiserver/api.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "crypto/hash.h"
+#include "kinds/borrowed.h"
+
+#define TOKEN_FILE_MAX (16 * 1024 * 1024)
+#define AUTHENTICATED "system:authenticated"
+
+/* ---- authentication ---- */
+
+static void add_group(struct api_user *u, const char *group)
+{
+    for (size_t i = 0; i < API_GROUPS_MAX; i++)
+        if (!u->groups[i]) {
+            u->groups[i] = group;
+            return;
+        }
+}
+
+int authn_load_tokens(struct apiserver *s, struct err *err)
+{
+    s->tokens = map_new(NULL);
+    if (!s->o.token_file)
+        return 0;
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    int rc = file_read(s->o.token_file, TOKEN_FILE_MAX, &text, &len, err), line_no = 0;
+    if (rc < 0)
+        return rc;
+    struct str rest = str_n(text, len), line;
+    while (str_cut(&rest, '\n', &line)) {
+        struct str fields = str_trim(line), hash, user, group;
+        line_no++;
+        if (!fields.len || fields.ptr[0] == '#')
+            continue;
+        if (!str_cut(&fields, ' ', &hash) || hash.len != 64 || !str_cut(&fields, ' ', &user) || !user.len)
+            return err_set(err, ERR_INVALID, "%s:%d: expected SHA-256 in hex, user, groups separated by commas", s->o.token_file, line_no);
+        struct api_user *u = ARENA_NEW(s->arena, struct api_user);
+        u->name = arena_strndup(s->arena, user);
+        struct str groups = str_trim(fields);
+        while (str_cut(&groups, ',', &group))
+            if (group.len)
+                add_group(u, arena_strndup(s->arena, group));
+        add_group(u, AUTHENTICATED);
+        map_set(s->tokens, hash, u);
+    }
+    return 0;
+}
+
+static bool by_token(struct apiserver *s, struct str header, struct api_user *ret)
+{
+    struct str scheme;
+    uint8_t digest[SHA256_BYTES];
+    char hex[SHA256_HEX_MAX];
+    if (!str_cut(&header, ' ', &scheme) || !str_ieq(scheme, STR("bearer")))
+        return false;
+    hash_sha256(str_trim(header), digest);
+    hash_hex(digest, sizeof(digest), hex);
+    const struct api_user *u = map_getc(s->tokens, hex);
+    if (u)
+        *ret = *u;
+    return u != NULL;
+}
+
+static bool by_certificate(struct http_request *r, struct arena *a, struct api_user *ret)
+{
+    struct conn_peer peer;
+    if (!http_request_peer(r, &peer))
+        return false;
+    ret->name = arena_strdup(a, peer.common_name);
+    for (int i = 0; i < peer.org_count; i++)
+        add_group(ret, arena_strdup(a, peer.orgs[i]));
+    add_group(ret, AUTHENTICATED);
+    return true;
+}
+
+bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    struct str header = http_header_get(&r->head, "authorization");
+    return header.ptr ? by_token(s, header, ret) : by_certificate(r, a, ret);
+}
+
+/* ---- authorisation ---- */
+
+static const struct kind *const rbac_kinds[] = {&kind_role, &kind_cluster_role, &kind_role_binding, &kind_cluster_role_binding};
+
+static void on_change(void *arg, const struct store_event *e UNUSED)
+{
+    ((struct apiserver *)arg)->rbac_stale = true;
+}
+
+void authz_start(struct apiserver *s)
+{
+    s->rbac_stale = true;
+    for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
+        CLEANUP(sbuf_deinit) struct sbuf prefix;
+        sbuf_init(&prefix, 256);
+        object_prefix(rbac_kinds[i], NULL, &prefix);
+        struct store_watch *w;
+        if (store_watch(s->store, sbuf_str(&prefix), store_rev(s->store), on_change, s, &w, NULL) == 0)
+            *VEC_PUSH(&s->own_watches) = w;
+    }
+}
+
+struct docs {
+    VEC(const json_t *) list;
+};
+
+static bool collect(void *arg, struct store_value *v)
+{
+    struct docs *d = arg;
+    *VEC_PUSH(&d->list) = object_of(v);
+    return true;
+}
+
+static void rebuild(struct apiserver *s)
+{
+    struct docs d = {.list = VEC_INIT};
+    for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
+        CLEANUP(sbuf_deinit) struct sbuf prefix;
+        sbuf_init(&prefix, 256);
+        object_prefix(rbac_kinds[i], NULL, &prefix);
+        (void)!store_range(s->store, sbuf_str(&prefix), STR_NULL, 0, 0, collect, &d, NULL);
+    }
+    rbac_free(s->rbac);
+    s->rbac = rbac_build(d.list.ptr, d.list.len);
+    VEC_FOREACH (&d.list, doc)
+        json_decref((json_t *)(uintptr_t)*doc);
+    VEC_DEINIT(&d.list);
+    s->rbac_stale = false;
+}
+
+bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
+{
+    if (s->rbac_stale)
+        rebuild(s);
+    return rbac_allows(s->rbac, r);
+}
+
+bool authz_allows(struct apiserver *s, const struct api_request *q)
+{
+    struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = q->verb, .path = q->path};
+    if (q->kind) {
+        bool whole_namespace = !strcmp(q->kind->plural, "namespaces") && !*q->kind->group; /* a namespace object lies in its own scope */
+        r.group = q->kind->group;
+        r.resource = q->kind->plural;
+        r.subresource = q->sub;
+        r.namespace = whole_namespace ? q->name : q->ns;
+        r.name = q->name;
+    }
+    return authz_allows_as(s, &r);
+}

@@ -1,0 +1,209 @@
+#include "apiserver/api.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#define REQUEST_ARENA_MAX (64 * 1024 * 1024)
+#define ANSWER_MAX (1024u * 1024 * 1024)
+
+struct api_request *api_request_new(struct apiserver *s)
+{
+    struct arena *a = arena_new(REQUEST_ARENA_MAX);
+    struct api_request *q = ARENA_NEW(a, struct api_request);
+    q->server = s;
+    q->arena = a;
+    q->refs = 1;
+    q->ns = q->name = q->sub = q->verb = q->group = q->version = q->content_type = q->accept = "";
+    q->started_ns = clock_mono_ns();
+    return q;
+}
+
+void api_request_unref(struct api_request *q)
+{
+    if (--q->refs > 0)
+        return;
+    json_decref(q->body);
+    arena_free(q->arena);
+}
+
+static void count(struct api_request *q, int status)
+{
+    char code[8];
+    snprintf(code, sizeof(code), "%d", status);
+    struct str resource = str_of(q->kind ? q->kind->plural : "");
+    struct metric *m = metric_series(q->server->requests_total, (const struct str[]){str_of(q->verb), resource, str_of(code)});
+    metric_add(m, 1);
+    m = metric_series(q->server->duration, (const struct str[]){str_of(q->verb)});
+    metric_observe(m, (double)(clock_mono_ns() - q->started_ns) / 1e9);
+    if (q->http && !str_eqc(q->http->head.method, "GET"))
+        log_debug("request", KV("user", q->user.name ? q->user.name : "-"), KV("verb", q->verb), KV("resource", q->kind ? q->kind->plural : ""),
+                  KV("namespace", q->ns), KV("name", q->name), KVI("status", status), KV("id", q->http->id));
+}
+
+void api_reply_text(struct api_request *q, int status, const char *type, struct str text)
+{
+    if (q->replied)
+        return;
+    q->replied = true;
+    count(q, status);
+    if (q->http) {
+        struct http_request *r = q->http;
+        struct http_out_header retry = {"Retry-After", STR("1")};
+        q->http = NULL;
+        r->user = NULL;
+        http_respond(r, status, type, &retry, status == 429 || status == 503 ? 1 : 0, text);
+        api_request_unref(q);
+    } else if (q->local_done) {
+        json_t *doc = NULL;
+        (void)!json_parse(text, ANSWER_MAX, &doc, NULL);
+        q->local_done(q->local_arg, status, doc);
+        q->local_done = NULL;
+        api_request_unref(q);
+    }
+}
+
+void api_reply(struct api_request *q, int status, json_t *body)
+{
+    if (!q->replied && q->local_done) {
+        q->replied = true;
+        count(q, status);
+        q->local_done(q->local_arg, status, body);
+        q->local_done = NULL;
+        api_request_unref(q);
+        return;
+    }
+    CLEANUP(sbuf_deinit) struct sbuf out;
+    sbuf_init(&out, ANSWER_MAX);
+    json_write(body, &out);
+    json_decref(body);
+    api_reply_text(q, status, "application/json", sbuf_str(&out));
+}
+
+void api_reply_value(struct api_request *q, int status, struct store_value *v)
+{
+    if (table_wanted(q)) {
+        json_t *table = table_start(q->kind, v->rev, true);
+        JSON_AUTO obj = object_of(v);
+        table_row(table, q->kind, obj, false);
+        api_reply(q, status, table);
+        return;
+    }
+    if (q->local_done) {
+        api_reply(q, status, object_of(v));
+        return;
+    }
+    CLEANUP(sbuf_deinit) struct sbuf out;
+    sbuf_init(&out, ANSWER_MAX);
+    object_write(v, v->rev, &out);
+    api_reply_text(q, status, "application/json", sbuf_str(&out));
+}
+
+/* ---- failures: metav1.Status ---- */
+
+json_t *api_status(int http_status, const char *status, const char *reason, const char *message, json_t *details)
+{
+    json_t *s = json_pack("{s:s, s:s, s:{}, s:s, s:s}", "kind", "Status", "apiVersion", "v1", "metadata", "status", status, "message", message);
+    if (!s) /* the message is not UTF-8: somebody's bytes came back in it */
+        s = json_pack("{s:s, s:s, s:{}, s:s, s:s}", "kind", "Status", "apiVersion", "v1", "metadata", "status", status, "message", "the request is malformed");
+    if (reason && *reason)
+        json_object_set_new(s, "reason", json_string(reason));
+    if (details)
+        json_object_set_new(s, "details", details);
+    json_object_set_new(s, "code", json_integer(http_status));
+    return s;
+}
+
+const char *api_resource_text(const struct api_request *q)
+{
+    if (!q->kind)
+        return "";
+    return arena_printf(q->arena, "%s%s%s", q->kind->plural, *q->kind->group ? "." : "", q->kind->group);
+}
+
+static json_t *details_of(const struct api_request *q)
+{
+    json_t *d = json_object();
+    if (*q->name)
+        json_object_set_new(d, "name", json_string(q->name));
+    if (q->kind) {
+        if (*q->kind->group)
+            json_object_set_new(d, "group", json_string(q->kind->group));
+        json_object_set_new(d, "kind", json_string(q->kind->plural));
+    }
+    return d;
+}
+
+void api_fail(struct api_request *q, const struct err *err)
+{
+    json_t *details = details_of(q);
+    int status = err_http_status(err->code);
+    if (err->field[0])
+        json_object_set_new(details, "causes", json_pack("[{s:s, s:s, s:s}]", "reason", "FieldValueInvalid", "message", err->msg, "field", err->field));
+    if (status == 429 || status == 503)
+        json_object_set_new(details, "retryAfterSeconds", json_integer(1));
+    api_reply(q, status, api_status(status, "Failure", err_reason(err->code), err->msg, details));
+}
+
+void api_fail_code(struct api_request *q, int code, const char *fmt, ...)
+{
+    struct err err = {.code = code};
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(err.msg, sizeof(err.msg), fmt, ap);
+    va_end(ap);
+    api_fail(q, &err);
+}
+
+/* 'ModelEndpoint.seki.cloud "x" is invalid: spec.replicas: Invalid value: …', as Kubernetes words it. */
+void api_fail_invalid(struct api_request *q, const struct field_errors *e)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text;
+    sbuf_init(&text, 64 * 1024);
+    json_t *causes = json_array(), *details = details_of(q);
+    sbuf_addf(&text, "%s%s%s \"%s\" is invalid: ", q->kind->name, *q->kind->group ? "." : "", q->kind->group, q->name);
+    if (e->count > 1)
+        sbuf_add_char(&text, '[');
+    for (size_t i = 0; i < e->count; i++) {
+        const struct field_error *f = &e->items[i];
+        sbuf_addf(&text, "%s%s: %s", i ? ", " : "", f->path, f->message);
+        json_array_append_new(causes, json_pack("{s:s, s:s, s:s}", "reason", f->reason, "message", f->message, "field", f->path));
+    }
+    if (e->count > 1)
+        sbuf_add_char(&text, ']');
+    json_object_set_new(details, "kind", json_string(q->kind->name));
+    json_object_set_new(details, "causes", causes);
+    api_reply(q, 422, api_status(422, "Failure", "Invalid", text.ptr ? text.ptr : "invalid", details));
+}
+
+/* ---- what was asked ---- */
+
+struct str api_query(struct api_request *q, const char *name)
+{
+    struct str v;
+    if (http_query_get(q->arena, q->query, name, &v, NULL) < 0 || !v.ptr)
+        return STR("");
+    return v;
+}
+
+static bool is_json_type(const char *type)
+{
+    struct str t = str_of(type);
+    ssize_t semi = str_find(t, ';');
+    if (semi >= 0)
+        t.len = (size_t)semi;
+    t = str_trim(t);
+    return !t.len || str_ieq(t, STR("application/json")) || str_ends(t, STR("+json")) || str_ieq(t, STR("application/x-www-form-urlencoded"));
+}
+
+int api_parse_body(struct api_request *q, struct err *err)
+{
+    if (q->body)
+        return 0;
+    if (!is_json_type(q->content_type))
+        return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json");
+    struct err inner = ERR_INIT;
+    int rc = json_parse(q->text, q->server->o.max_object_bytes * 3, &q->body, &inner);
+    if (rc < 0)
+        return err_set(err, rc == ERR_TOO_LARGE ? rc : ERR_BAD_REQUEST, "%s", inner.msg);
+    return 0;
+}

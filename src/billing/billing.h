@@ -1,0 +1,19 @@
+/* Billing, first cut: collects gateways' usage journals into the usage ledger, exactly once, and keeps UsageReports.
+ *
+ * A thread follows each journal (files journal_dir/usage-*.NNNNNN), appends to the ledger with where it came from, and every second writes changed reports:
+ * one UsageReport a project and UTC day. Reports are derived: on start they are rebuilt from the ledger.
+ */
+#ifndef SEKI_BILLING_BILLING_H
+#define SEKI_BILLING_BILLING_H
+
+#include "client/client.h"
+
+struct billing;
+struct billing_options {
+    const char *journal_dir;
+    const char *ledger_dir;
+};
+int billing_start(struct client *c, const struct billing_options *o, struct billing **ret, struct err *err) NODISCARD;
+void billing_stop(struct billing *b);
+
+#endif

@@ -1,0 +1,38 @@
+/* Informer: a cache of all objects of one kind, kept current by list and watch through a client; with handlers for changes.
+ *
+ * One thread an informer runs list → watch → (on end or error, with back-off 0.2 … 30 s) watch again, or list again on 410. The cache never goes back in time: an
+ * object older than the cached one (by resourceVersion of the same uid) is dropped. Handlers run on the informer's thread, one at a time, and only enqueue or copy.
+ * Documents are immutable and shared: json_incref to keep.
+ */
+#ifndef SEKI_CONTROLLER_INFORMER_H
+#define SEKI_CONTROLLER_INFORMER_H
+
+#include "client/client.h"
+#include "kinds/kind.h"
+
+struct informer;
+
+struct informer_handler {
+    /* now NULL: deleted; prev NULL: new to the cache. */
+    void (*changed)(void *arg, json_t *prev, json_t *now);
+    /* After the first complete list, and after each re-list. May be NULL. */
+    void (*synced)(void *arg);
+    void *arg;
+};
+
+struct informer *informer_new(struct client *c, const struct kind *k);
+void informer_add_handler(struct informer *i, const struct informer_handler *h); /* before informer_start; copied */
+int informer_start(struct informer *i, struct err *err) NODISCARD;
+void informer_stop(struct informer *i); /* joins its thread; idempotent */
+void informer_free(struct informer *i);
+bool informer_synced(struct informer *i);
+/* Waits for the first sync. */
+int informer_wait(struct informer *i, uint64_t timeout_ms, struct err *err) NODISCARD;
+json_t *informer_get(struct informer *i, const char *ns, const char *name); /* new reference or NULL */
+/* New array of all; ns NULL: every namespace. */
+json_t *informer_list(struct informer *i, const char *ns);
+/* Wall time of the last proof that the cache is current (event, bookmark or list). */
+int64_t informer_fresh_ms(struct informer *i);
+const struct kind *informer_kind(const struct informer *i);
+
+#endif

@@ -1,0 +1,65 @@
+/* Inference engines: how to start one, where it listens, whether it lives and makes progress, what it can do.
+ *
+ * One ops struct a driver: llamacpp (llama-server, or the xllamacpp wheel through tools/engine/llamacpp-launcher.py), openai (a remote OpenAI-compatible server), fake (tests/tools/fake_engine).
+ * Drivers are pure but for probe(). Threads: any; probe() blocks up to its deadline.
+ */
+#ifndef SEKI_ENGINE_ENGINE_H
+#define SEKI_ENGINE_ENGINE_H
+
+#include "base/arena.h"
+#include "kinds/inference.h"
+
+struct engine_paths {
+    const char *llama_server;   /* path or NULL: look on PATH */
+    const char *engine_venv;    /* directory of the private virtual environment, or NULL */
+    const char *launcher;       /* llamacpp-launcher.py */
+    const char *fake_engine;    /* path of the fake engine, or NULL */
+    const char *socket_dir;     /* 0700 */
+};
+
+/* What to run. */
+struct engine_plan {
+    const char **argv;  /* NULL: nothing runs here (openai) */
+    const char **env;
+    const char *address;   /* "unix:/…" | "http://host:port" | "https://…" */
+    const char *base_path; /* "/v1" */
+    const char *engine_model;
+};
+
+/* What a probe found. Counters grow over the life of one engine process. */
+struct engine_health {
+    bool serving;             /* loaded, answers */
+    int64_t requests_running; /* -1: unknown */
+    int64_t requests_waiting;
+    int64_t tokens_total;     /* prompt and generated, so far: progress; -1: unknown */
+};
+
+enum { ENGINE_CAN_CHAT = 1, ENGINE_CAN_EMBED = 2, ENGINE_CAN_CONTINUE = 4, ENGINE_HAS_CACHE_SALT = 8, ENGINE_REMOTE = 16 };
+
+struct engine_ops {
+    const char *name;
+    unsigned flags;
+    /* The command line for a replica; model_file is the first file's path (NULL for openai, fake). ERR_UNAVAILABLE with what to install when the engine is missing
+     * from the machine. Pure but for looking at the file system. */
+    int (*plan)(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file,
+                struct arena *a, struct engine_plan *ret, struct err *err);
+    /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
+    int (*probe)(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err);
+    /* One token of work, to prove liveness of an idle engine; never billed. Blocks. */
+    int (*poke)(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err);
+};
+
+const struct engine_ops *engine_find(const char *driver); /* NULL: no such driver */
+
+/* Liveness is token progress: feeds on probes and says when an engine is hung. Pure state machine; times are monotonic ms. */
+struct engine_liveness {
+    uint64_t last_progress_ms;
+    uint64_t last_poke_ms;
+    int64_t tokens_total;
+    int failed_probes;
+};
+enum engine_verdict { ENGINE_OK, ENGINE_NEEDS_POKE, ENGINE_HUNG };
+/* probe_code: 0 or the probe's error. HUNG: no answer to 3 probes in a row, or requests running for stall_ms without a token. NEEDS_POKE: idle for 60 s (at most once a minute). */
+enum engine_verdict engine_liveness_feed(struct engine_liveness *l, uint64_t now_ms, int probe_code, const struct engine_health *h, uint64_t stall_ms);
+
+#endif

@@ -1,0 +1,40 @@
+/* The inference gateway: OpenAI-compatible API in front of engines.
+ *
+ * One loop a core, sharing the port by SO_REUSEPORT. What may be called by whom comes from an immutable snapshot, built from informers (APIKey, ModelEndpoint, ModelReplica,
+ * Namespace) and swapped by reference count; it is saved to disk (0600) and loaded at start, so that a gateway serves with the API down. snapshot.c builds it, route.c picks,
+ * request.c carries one request through its life and settles it on every exit path, usage goes to the journal.
+ */
+#ifndef SEKI_GATEWAY_GATEWAY_H
+#define SEKI_GATEWAY_GATEWAY_H
+
+#include "client/client.h"
+#include "crypto/token.h"
+#include "net/addr.h"
+#include "net/tls.h"
+
+struct gateway;
+
+struct gateway_options {
+    struct net_addr listen;
+    struct tls_ctx *tls;          /* NULL: plain; refused for addresses that are not loopback */
+    int threads;                  /* 0: one a core */
+    struct client *client;        /* for informers; stays the caller's */
+    struct token_pepper pepper;
+    const char *snapshot_file;
+    const char *journal_dir;      /* usage-gateway.000001 … */
+    size_t max_body_bytes;        /* default 16 MiB */
+    size_t max_connections;       /* default 9,000 */
+    uint64_t connect_timeout_ms;  /* to an engine; default 2 s */
+    uint64_t first_byte_timeout_ms; /* default 600 s: long prefills are legal */
+    uint64_t idle_timeout_ms;     /* between bytes of a stream; default 300 s */
+};
+
+int gateway_start(const struct gateway_options *o, struct gateway **ret, struct err *err) NODISCARD;
+void gateway_addr(const struct gateway *g, struct net_addr *ret);
+/* 0 when it has a snapshot and listens; else why not. Any thread. */
+int gateway_ready(struct gateway *g, struct err *err);
+/* Stops accepting, lets running requests end up to timeout_ms. Blocks. */
+void gateway_drain(struct gateway *g, uint64_t timeout_ms);
+void gateway_free(struct gateway *g);
+
+#endif

@@ -1,0 +1,27 @@
+/* The inference product: controllers for Model, ModelEndpoint and ModelReplica.
+ *
+ * Model: verifies files against their digests (a file that differs is renamed NAME.rejected-DIGEST8 and never served). ModelEndpoint: makes ModelReplicas NAME-0 … NAME-(n-1), sums up their
+ * conditions. ModelReplica: model verified → workload in the runtime → probe → Ready; liveness by token progress; hung engines are restarted.
+ */
+#ifndef SEKI_INFERENCE_INFERENCE_H
+#define SEKI_INFERENCE_INFERENCE_H
+
+#include "controller/controller.h"
+#include "engine/engine.h"
+#include "runtime/runtime.h"
+
+struct inference;
+
+struct inference_options {
+    struct engine_paths paths;
+    uint64_t probe_interval_ms; /* default 2 s; 200 ms while loading */
+    uint64_t stall_ms;          /* running requests without a token for this long: hung; default 60 s */
+};
+
+/* Adds its controllers to m; the runtime stays the caller's. */
+struct inference *inference_new(struct manager *m, struct runtime *rt, const struct inference_options *o);
+/* For runtime_local_options.changed: maps a workload's name back to its replica and enqueues it. */
+void inference_workload_changed(struct inference *i, const char *workload);
+void inference_free(struct inference *i);
+
+#endif

@@ -1,0 +1,26 @@
+/* The body of a usage record: what one request used, counted once. Counts and names, never content.
+ *
+ * JSON members: id (request id, deterministic and unique), project, tenant, key (APIKey name), endpoint, model, replica, route
+ * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown"),
+ * prompt_tokens, cached_tokens, completion_tokens, exact (false: counted by the gateway because the engine gave no usage),
+ * start_ms, ttft_ms (-1: none), duration_ms.
+ */
+#ifndef SEKI_LEDGER_USAGE_H
+#define SEKI_LEDGER_USAGE_H
+
+#include "base/str.h"
+
+struct usage {
+    struct str id, project, tenant, key, endpoint, model, replica, route, outcome;
+    bool stream, exact;
+    int status;
+    int64_t prompt_tokens, cached_tokens, completion_tokens;
+    int64_t start_ms, ttft_ms, duration_ms;
+};
+
+void usage_encode(const struct usage *u, struct sbuf *out);
+/* Slices of *ret point into arena memory. */
+struct arena;
+int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err *err) NODISCARD;
+
+#endif

@@ -1,0 +1,28 @@
+/* Role-based access: Kubernetes' RBAC as a pure function over Role, ClusterRole, RoleBinding and ClusterRoleBinding documents.
+ *
+ * An rbac snapshot is built from all documents of the four kinds and is immutable. Deny is the default; there are no deny rules. Group
+ * system:masters may do everything. Threads: any.
+ */
+#ifndef SEKI_POLICY_RBAC_H
+#define SEKI_POLICY_RBAC_H
+
+#include "json/json.h"
+
+struct rbac;
+
+struct rbac_request {
+    const char *user;
+    const char *const *groups; /* ends in NULL */
+    const char *verb;          /* "get" … */
+    /* Either a resource … */
+    const char *group, *resource, *subresource, *namespace, *name; /* "" when none */
+    /* … or a path (resource NULL): "/metrics" */
+    const char *path;
+};
+
+/* The documents are read during the call only. */
+struct rbac *rbac_build(const json_t *const *docs, size_t count);
+void rbac_free(struct rbac *r);
+bool rbac_allows(const struct rbac *r, const struct rbac_request *q);
+
+#endif

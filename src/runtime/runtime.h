@@ -1,0 +1,72 @@
+/* Runtimes: where workloads run. local.c supervises processes on this machine; kubernetes.c (pods) comes with sites of many machines.
+ *
+ * A workload is wanted under a name by runtime_ensure() and stays until runtime_stop(). The runtime restarts it when it ends (back-off 0.5 s doubling to 30 s; reset after 60 s of
+ * running; five ends within 60 s of their starts show as crash_looping), writes its output to a log file with rotation, and survives its own restart: what runs is
+ * adopted by recorded identity (pid and start time), never by name or port. Threads: any; calls are quick, work happens on the runtime's own thread.
+ */
+#ifndef SEKI_RUNTIME_RUNTIME_H
+#define SEKI_RUNTIME_RUNTIME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+
+struct runtime;
+
+struct workload {
+    const char *name;        /* unique, [a-z0-9.-]{1,200} */
+    const char *const *argv; /* ends in NULL */
+    const char *const *env;  /* "K=V", ends in NULL */
+    const char *cwd;         /* may be NULL */
+    uint64_t stop_timeout_ms; /* SIGTERM, then SIGKILL of the whole session; default 10 s */
+};
+
+enum workload_state { WORKLOAD_ABSENT, WORKLOAD_STARTING, WORKLOAD_RUNNING, WORKLOAD_BACKOFF, WORKLOAD_STOPPING, WORKLOAD_FAILED_TO_START };
+
+struct workload_status {
+    enum workload_state state;
+    pid_t pid;
+    uint64_t generation;      /* of starts: changes whenever a new process runs */
+    int64_t started_wall_ms;
+    uint64_t running_ms;
+    uint64_t next_start_in_ms; /* WORKLOAD_BACKOFF */
+    int restarts;
+    int last_exit;            /* waitpid status, or -1 unknown */
+    bool crash_looping;
+    bool adopted;
+    char message[256];        /* why it could not start, or how it ended: "exit code 1", "killed by signal 9" */
+};
+
+struct runtime_ops {
+    const char *name;
+    /* Idempotent: the same workload again is a no-op; a changed argv or env restarts it. */
+    int (*ensure)(struct runtime *r, const struct workload *w, struct err *err);
+    /* Ends and forgets it; idempotent. Absent once runtime_get says WORKLOAD_ABSENT. */
+    int (*stop)(struct runtime *r, const char *name, struct err *err);
+    /* Kills the process (SIGKILL), which is then restarted without delay: for hung engines. */
+    int (*restart)(struct runtime *r, const char *name, const char *why, struct err *err);
+    void (*get)(struct runtime *r, const char *name, struct workload_status *ret);
+    /* Names of all workloads known, adopted ones included; fn on the calling thread. */
+    void (*each)(struct runtime *r, void (*fn)(void *arg, const char *name, const struct workload_status *s), void *arg);
+    /* Last bytes of the log. */
+    int (*log_tail)(struct runtime *r, const char *name, size_t max_bytes, char **ret, struct err *err);
+    /* stop_workloads: else they are left running, to be adopted by the next. */
+    void (*free)(struct runtime *r, bool stop_workloads);
+};
+struct runtime {
+    const struct runtime_ops *ops;
+};
+
+struct runtime_local_options {
+    const char *state_dir; /* records of what runs */
+    const char *log_dir;   /* NAME.log, NAME.log.1 */
+    size_t log_max_bytes;  /* default 16 MiB, then rotated */
+    /* A workload changed state; runtime's thread. May be NULL. */
+    void (*changed)(void *arg, const char *name);
+    void *arg;
+};
+int runtime_local_new(const struct runtime_local_options *o, struct runtime **ret, struct err *err) NODISCARD;
+
+#endif
