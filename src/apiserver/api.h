@@ -33,6 +33,7 @@ struct apiserver {
     bool rbac_stale, draining;
     VEC(struct store_watch *) own_watches;
     struct gc *gc;
+    struct namespaces *namespaces;
     size_t writes_in_flight;
     int64_t delivered_rev; /* all events up to here were handed to watchers */
     struct {
@@ -44,6 +45,12 @@ struct apiserver {
     TAILQ_HEAD(, api_watch) watches;
     struct metric_family *requests_total, *duration;
     struct metric *watch_gauge;
+    struct { /* the last change that was sent, encoded: watch.c */
+        const struct store_value *value;
+        int64_t rev;
+        int type;
+        struct sbuf text;
+    } line;
 };
 
 struct api_request {
@@ -65,6 +72,8 @@ struct api_request {
     const char *verb; /* as RBAC names it */
     struct api_user user;
     bool dry_run;
+    struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
+    struct api_watch *watch;       /* once a watch runs */
 
     /* where the answer goes: one of both */
     struct http_request *http;
@@ -75,6 +84,8 @@ struct api_request {
 /* ---- request.c: life and answers ---- */
 struct api_request *api_request_new(struct apiserver *s);
 void api_request_unref(struct api_request *q);
+/* Counts an answered request in the metrics; api_reply does it. */
+void api_count(struct api_request *q, int status);
 /* Steals body. */
 void api_reply(struct api_request *q, int status, json_t *body);
 /* A body that is text already. */
@@ -126,33 +137,52 @@ bool selector_matches(const struct selector *s, const json_t *obj);
 void api_get(struct api_request *q);
 void api_list(struct api_request *q);
 struct api_watch;
-void api_watch_http(struct api_request *q);
-struct api_watch *api_watch_local(struct apiserver *s, const struct local_watch_call *c);
+void api_watch_http(struct api_request *q); /* takes over q */
+struct api_watch *api_watch_local(struct api_request *q, const struct local_watch_call *c); /* takes over q; NULL: refused, c->ended was called */
 void api_watch_stop(struct api_watch *w);
-void api_watch_aborted(struct http_request *r);
-void api_watch_drained(struct http_request *r);
 void api_watches_end(struct apiserver *s);
 void api_create(struct api_request *q);
 void api_update(struct api_request *q);
 void api_patch(struct api_request *q);
 void api_scale(struct api_request *q);
+/* The autoscaling/v1 Scale of an object; new reference. */
+json_t *scale_of(const json_t *obj);
 void api_delete(struct api_request *q);
 void api_delete_collection(struct api_request *q);
-/* Writes obj over v (or deletes it, when it is to go and nothing holds it). done may be NULL. */
-struct write_done {
-    void (*fn)(void *arg, int code, struct store_value *v);
-    void *arg;
+/* For the server's own housekeeping, on the latest accepted version of an object. Deletes it as a client would: finalizers hold. */
+int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *err) NODISCARD;
+/* Writes obj over it (or deletes it, when it is to go and nothing holds it any more). */
+int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err) NODISCARD;
+/* Marks obj as being deleted. */
+void api_mark_deleted(json_t *obj);
+/* dryRun=All of the query; ERR_BAD_REQUEST for other values. */
+int api_read_dry_run(struct api_request *q, struct err *err) NODISCARD;
+
+/* One write on its way to the disk, answered when it is there. */
+enum write_answer { ANSWER_OBJECT, ANSWER_SCALE, ANSWER_STATUS };
+struct api_write {
+    struct api_request *q;
+    json_t *obj;  /* as it will be, or as it was last; owned */
+    json_t *once; /* merged into this answer, stored nowhere; owned, or NULL */
+    enum write_answer answer;
+    int http_status;
 };
-/* Deletes an object as a client would, for garbage collection: finalizers hold. 0, or why not. */
-int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *err);
-int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err);
+/* Puts w->obj under q's key (delete: removes it), when the object's version is expect_rev. Takes over w's documents. */
+void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev);
+/* The answer without a write: dry runs, and updates that change nothing. Takes over w's documents. */
+void api_write_answer(const struct api_write *w, int64_t rev);
 bool table_wanted(const struct api_request *q);
 json_t *table_start(const struct kind *k, int64_t rev, bool with_columns);
 void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whole_object);
 void api_discovery(struct api_request *q);
 void api_openapi(struct api_request *q);
 
+/* ---- local.c, server.c ---- */
+void api_serve_health(struct api_request *q, bool ready);
+
 /* ---- gc.c, namespaces.c ---- */
+void namespaces_start(struct apiserver *s);
+void namespaces_stop(struct apiserver *s);
 void gc_start(struct apiserver *s);
 void gc_stop(struct apiserver *s);
 /* 0 when objects may be created in ns. */

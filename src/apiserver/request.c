@@ -4,6 +4,7 @@
 #include "base/mem.h"
 
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
+#define WARNINGS_MAX 8
 #define ANSWER_MAX (1024u * 1024 * 1024)
 
 struct api_request *api_request_new(struct apiserver *s)
@@ -26,7 +27,7 @@ void api_request_unref(struct api_request *q)
     arena_free(q->arena);
 }
 
-static void count(struct api_request *q, int status)
+void api_count(struct api_request *q, int status)
 {
     char code[8];
     snprintf(code, sizeof(code), "%d", status);
@@ -40,18 +41,42 @@ static void count(struct api_request *q, int status)
                   KV("namespace", q->ns), KV("name", q->name), KVI("status", status), KV("id", q->http->id));
 }
 
+/* Warning: 299 - "unknown field \"spec.x\"", as RFC 7234 has it; bytes that a header may not carry are left out. */
+static size_t add_warnings(struct api_request *q, struct http_out_header *headers)
+{
+    size_t count = 0;
+    for (size_t i = 0; q->warnings && i < q->warnings->count && count < WARNINGS_MAX; i++) {
+        struct sbuf text;
+        sbuf_init(&text, 1024);
+        sbuf_addc(&text, "299 - \"");
+        for (const char *c = q->warnings->items[i].message; *c; c++) {
+            if (*c == '"' || *c == '\\')
+                sbuf_add_char(&text, '\\');
+            if (*c >= 0x20 && *c < 0x7f)
+                sbuf_add_char(&text, *c);
+        }
+        sbuf_add_char(&text, '"');
+        headers[count++] = (struct http_out_header){"Warning", arena_str(q->arena, sbuf_str(&text))};
+        sbuf_deinit(&text);
+    }
+    return count;
+}
+
 void api_reply_text(struct api_request *q, int status, const char *type, struct str text)
 {
     if (q->replied)
         return;
     q->replied = true;
-    count(q, status);
+    api_count(q, status);
     if (q->http) {
         struct http_request *r = q->http;
-        struct http_out_header retry = {"Retry-After", STR("1")};
+        struct http_out_header headers[WARNINGS_MAX + 1];
+        size_t count = add_warnings(q, headers);
+        if (status == 429 || status == 503)
+            headers[count++] = (struct http_out_header){"Retry-After", STR("1")};
         q->http = NULL;
         r->user = NULL;
-        http_respond(r, status, type, &retry, status == 429 || status == 503 ? 1 : 0, text);
+        http_respond(r, status, type, headers, count, text);
         api_request_unref(q);
     } else if (q->local_done) {
         json_t *doc = NULL;
@@ -66,7 +91,7 @@ void api_reply(struct api_request *q, int status, json_t *body)
 {
     if (!q->replied && q->local_done) {
         q->replied = true;
-        count(q, status);
+        api_count(q, status);
         q->local_done(q->local_arg, status, body);
         q->local_done = NULL;
         api_request_unref(q);

@@ -88,6 +88,8 @@ void field_errors_add(struct field_errors *e, const char *path, const char *reas
 void field_validate(const struct field *table, const json_t *obj, const char *path, struct field_errors *errors);
 /* Unknown members only, as Kubernetes' strict decoding reports them (a 400, before validation). */
 void field_unknown(const struct field *table, const json_t *obj, const char *path, struct field_errors *errors);
+/* Removes them. also: rows allowed at the top beside the table's (may be NULL). */
+void field_prune(const struct field *table, const struct field *also, json_t *obj);
 /* Immutable fields that differ. */
 void field_validate_update(const struct field *table, const json_t *old_obj, const json_t *new_obj, const char *path, struct field_errors *errors);
 /* Fills absent members that have defaults (objects of which a member has a default are made when required or already there). */

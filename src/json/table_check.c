@@ -403,6 +403,26 @@ void field_unknown(const struct field *table, const json_t *obj, const char *pat
     }
 }
 
+void field_prune(const struct field *table, const struct field *also, json_t *obj)
+{
+    const char *key;
+    json_t *v, *item;
+    void *next;
+    json_object_foreach_safe (obj, next, key, v) {
+        const struct field *f = find(table, key);
+        size_t i;
+        if (!f)
+            f = find(also, key);
+        if (!f)
+            json_object_del(obj, key);
+        else if (f->type == FIELD_OBJECT && f->sub && !(f->flags & FIELD_OPEN) && json_is_object(v))
+            field_prune(f->sub, NULL, v);
+        else if (f->type == FIELD_LIST && f->elem == FIELD_OBJECT && f->sub && json_is_array(v))
+            json_array_foreach (v, i, item)
+                field_prune(f->sub, NULL, item);
+    }
+}
+
 void field_validate_update(const struct field *table, const json_t *old_obj, const json_t *new_obj, const char *path,
                            struct field_errors *errors)
 {

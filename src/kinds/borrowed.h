@@ -7,6 +7,9 @@
 
 #include "kinds/kind.h"
 
+/* Holds a namespace until it is empty; the apiserver takes it off. */
+#define NAMESPACE_FINALIZER "seki.cloud/contents"
+
 extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_event, kind_service_account;
 extern const struct kind kind_lease, kind_role, kind_role_binding, kind_cluster_role, kind_cluster_role_binding;
 

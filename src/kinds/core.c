@@ -31,11 +31,20 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
                          "Invalid value: \"%s\": the tenant of a namespace cannot be changed", tenant ? tenant : "");
     if (!old_obj)
         json_put_str(obj, "status.phase", "Active");
+    /* What is inside goes first; a client that leaves the finalizer out does not mean to take it off. */
+    if (!obj_has_finalizer(obj, NAMESPACE_FINALIZER) && !(old_obj && obj_deleting(old_obj))) {
+        json_t *meta = json_object_get(obj, "metadata"), *list = json_object_get(meta, "finalizers");
+        if (!json_is_array(list)) {
+            list = json_array();
+            json_object_set_new(meta, "finalizers", list);
+        }
+        json_array_append_new(list, json_string(NAMESPACE_FINALIZER));
+    }
     return 0;
 }
 static const struct kind_ops namespace_ops = {.admit = namespace_admit};
 const struct kind kind_namespace = {
-    .group = "", .version = "v1", .name = "Namespace", .plural = "namespaces", .singular = "namespace", .short_names = "ns", .has_status = true,
+    .group = "", .version = "v1", .name = "Namespace", .plural = "namespaces", .singular = "namespace", .short_names = "ns", .has_status = true, .label_names = true,
     .fields = namespace_fields, .columns = namespace_columns, .ops = &namespace_ops, .help = "Namespace is a project: a scope for names, limits and access.",
 };
 

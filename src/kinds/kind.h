@@ -61,6 +61,8 @@ struct kind {
     bool namespaced;
     bool has_status; /* status subresource: main verbs ignore status, /status ignores the rest */
     bool has_scale;  /* spec.replicas, status.replicas, status.selector */
+    bool label_names; /* names are RFC 1123 labels (63 characters, no dots) … */
+    bool path_names;  /* … or any path segment ("system:discovery"); else RFC 1123 subdomains */
     const struct field *fields;
     size_t size; /* of the C struct; 0: none */
     const struct kind_column *columns; /* besides NAME (first) and AGE (last unless listed); ends with name NULL */

@@ -1,0 +1,149 @@
+/* The end of every write: into the store, and the answer once it is durable. */
+#include "apiserver/api.h"
+#include "apiserver/meta.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+static void free_documents(const struct api_write *w)
+{
+    json_decref(w->obj);
+    json_decref(w->once);
+}
+
+static json_t *deleted_status(struct api_request *q, const json_t *obj)
+{
+    json_t *details = json_pack("{s:s, s:s}", "name", q->name, "kind", q->kind->plural);
+    if (*q->kind->group)
+        json_object_set_new(details, "group", json_string(q->kind->group));
+    if (obj_uid(obj))
+        json_object_set_new(details, "uid", json_string(obj_uid(obj)));
+    json_t *s = json_pack("{s:s, s:s, s:{}, s:s, s:o}", "kind", "Status", "apiVersion", "v1", "metadata", "status", "Success", "details", details);
+    return s;
+}
+
+void api_write_answer(const struct api_write *w, int64_t rev)
+{
+    json_t *body;
+    if (rev > 0) {
+        char text[24];
+        snprintf(text, sizeof(text), "%lld", (long long)rev);
+        json_object_set_new(json_object_get(w->obj, "metadata"), "resourceVersion", json_string(text));
+    }
+    if (w->once)
+        json_object_update_recursive(w->obj, w->once);
+    if (w->answer == ANSWER_STATUS) {
+        body = deleted_status(w->q, w->obj);
+    } else if (w->answer == ANSWER_SCALE) {
+        body = scale_of(w->obj);
+    } else if (table_wanted(w->q)) {
+        body = table_start(w->q->kind, rev, true);
+        table_row(body, w->q->kind, w->obj, false);
+    } else {
+        body = json_incref(w->obj);
+    }
+    api_reply(w->q, w->http_status, body);
+    free_documents(w);
+}
+
+static void committed(void *arg, int code, int64_t rev)
+{
+    struct api_write *w = arg;
+    struct api_request *q = w->q;
+    q->server->writes_in_flight--;
+    if (code < 0) {
+        if (code == ERR_NO_SPACE)
+            api_fail_code(q, ERR_UNAVAILABLE, "the disk is full: nothing was written; free space and try again");
+        else
+            api_fail_code(q, ERR_UNAVAILABLE, "the write could not be made durable and was undone");
+        free_documents(w);
+    } else {
+        api_write_answer(w, rev);
+    }
+    mem_free(w);
+    api_request_unref(q);
+}
+
+static void conflict(struct api_request *q, int code, const struct err *err)
+{
+    const char *resource = api_resource_text(q);
+    if (code == ERR_EXISTS)
+        api_fail_code(q, code, "%s \"%s\" already exists", resource, q->name);
+    else if (code == ERR_NOT_FOUND)
+        api_fail_code(q, code, "%s \"%s\" not found", resource, q->name);
+    else if (code == ERR_CONFLICT)
+        api_fail_code(q, code, "Operation cannot be fulfilled on %s \"%s\": the object has been modified; please apply your changes to the latest version and try again", resource, q->name);
+    else
+        api_fail(q, err);
+}
+
+void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev)
+{
+    struct api_request *q = w->q;
+    struct apiserver *s = q->server;
+    struct err err = ERR_INIT;
+    CLEANUP(sbuf_deinit) struct sbuf key, text;
+    sbuf_init(&key, 1024);
+    sbuf_init(&text, s->o.max_object_bytes);
+    object_key(q->kind, q->ns, q->name, &key);
+    if (!delete)
+        object_encode(w->obj, &text);
+    if (!sbuf_ok(&text)) {
+        api_fail_code(q, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", s->o.max_object_bytes);
+        free_documents(w);
+        return;
+    }
+    struct store_op op = {.type = delete ? STORE_DELETE : STORE_PUT, .key = sbuf_str(&key), .value = sbuf_str(&text), .expect_rev = expect_rev};
+    struct api_write *kept = XNEW(struct api_write);
+    *kept = *w;
+    q->refs++;
+    s->writes_in_flight++;
+    int rc = store_txn(s->store, &op, 1, committed, kept, &err);
+    if (rc < 0) {
+        s->writes_in_flight--;
+        conflict(q, rc, &err);
+        free_documents(w);
+        mem_free(kept);
+        api_request_unref(q);
+    }
+}
+
+/* ---- the server's own writes ---- */
+
+void api_mark_deleted(json_t *obj)
+{
+    char now[CLOCK_TEXT_MAX];
+    if (obj_deleting(obj))
+        return;
+    clock_format(clock_wall_ms(), now);
+    json_put_str(obj, "metadata.deletionTimestamp", now);
+    json_put_int(obj, "metadata.deletionGracePeriodSeconds", 0);
+}
+
+static void quiet_done(void *arg UNUSED, int code, int64_t rev UNUSED)
+{
+    if (code < 0)
+        log_warn("a housekeeping write failed; it is tried again when the object is looked at again", KVI("code", code));
+}
+
+int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text;
+    sbuf_init(&text, s->o.max_object_bytes * 2);
+    bool gone = obj_deleting(obj) && !meta_has_finalizers(obj);
+    if (!gone)
+        object_encode(obj, &text);
+    if (!sbuf_ok(&text))
+        return err_set(err, ERR_TOO_LARGE, "object too large");
+    struct store_op op = {.type = gone ? STORE_DELETE : STORE_PUT, .key = v->key, .value = sbuf_str(&text), .expect_rev = v->rev};
+    return store_txn(s->store, &op, 1, quiet_done, s, err);
+}
+
+int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *err)
+{
+    JSON_AUTO obj = object_copy(v);
+    if (obj_deleting(obj))
+        return 0;
+    api_mark_deleted(obj);
+    return api_write_quietly(s, v, obj, err);
+}

@@ -1,0 +1,160 @@
+/* Namespaces as scopes: nothing is made in one that is not there or is going, and one that is going is emptied first. */
+#include "apiserver/api.h"
+#include "apiserver/meta.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kinds/borrowed.h"
+
+#define LOOK_AGAIN_MS 200
+
+struct namespaces {
+    struct apiserver *server;
+    struct store_watch *feed;
+    struct timer again;
+    struct map *going; /* names of namespaces that are being deleted */
+};
+
+int namespace_check(struct apiserver *s, const char *ns, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key;
+    sbuf_init(&key, 1024);
+    object_key(&kind_namespace, "", ns, &key);
+    struct store_value *v = store_get_pending(s->store, sbuf_str(&key));
+    if (!v)
+        return err_set(err, ERR_NOT_FOUND, "namespaces \"%.64s\" not found", ns);
+    JSON_AUTO obj = object_of(v);
+    if (obj_deleting(obj))
+        return err_set(err, ERR_FORBIDDEN, "unable to create new content in namespace %s because it is being terminated", ns);
+    return 0;
+}
+
+struct contents {
+    struct apiserver *server;
+    VEC(struct store_value *) values;
+};
+
+static bool gather(void *arg, struct store_value *v)
+{
+    *VEC_PUSH(&((struct contents *)arg)->values) = store_value_ref(v);
+    return true;
+}
+
+/* Asks for the deletion of everything inside; the number of objects that are still there. */
+static size_t empty(struct apiserver *s, const char *ns)
+{
+    size_t count, left = 0;
+    const struct kind *const *kinds = kind_all(&count);
+    struct contents c = {s, VEC_INIT};
+    for (size_t i = 0; i < count; i++) {
+        CLEANUP(sbuf_deinit) struct sbuf prefix;
+        sbuf_init(&prefix, 1024);
+        object_prefix(kinds[i], ns, &prefix);
+        if (kinds[i]->namespaced)
+            (void)!store_range(s->store, sbuf_str(&prefix), STR_NULL, 0, 0, gather, &c, NULL);
+    }
+    VEC_FOREACH (&c.values, v) {
+        struct err err = ERR_INIT;
+        struct store_value *latest = store_get_pending(s->store, (*v)->key);
+        left++;
+        if (latest && api_delete_quietly(s, latest, &err) < 0)
+            log_warn("an object of a namespace that is being deleted cannot be deleted yet", KV("namespace", ns), KVS("key", latest->key), KVE(&err));
+        store_value_unref(*v);
+    }
+    VEC_DEINIT(&c.values);
+    return left;
+}
+
+static void drop_finalizer(json_t *obj)
+{
+    json_t *list = json_at(obj, "metadata.finalizers"), *f;
+    size_t i;
+    json_array_foreach (list, i, f)
+        if (!strcmp(json_string_value(f), NAMESPACE_FINALIZER)) {
+            json_array_remove(list, i);
+            break;
+        }
+}
+
+/* One step; true when the namespace needs no more of them. */
+static bool step(struct apiserver *s, const char *ns)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key;
+    struct err err = ERR_INIT;
+    sbuf_init(&key, 1024);
+    object_key(&kind_namespace, "", ns, &key);
+    struct store_value *v = store_get_pending(s->store, sbuf_str(&key));
+    if (!v)
+        return true;
+    JSON_AUTO obj = object_copy(v);
+    if (!obj_deleting(obj) || !obj_has_finalizer(obj, NAMESPACE_FINALIZER))
+        return true;
+    size_t left = empty(s, ns);
+    if (left && !strcmp(json_str_or(obj, "status.phase", ""), "Terminating"))
+        return false;
+    json_put_str(obj, "status.phase", "Terminating");
+    if (!left)
+        drop_finalizer(obj);
+    if (api_write_quietly(s, v, obj, &err) < 0)
+        log_warn("a namespace that is being deleted cannot be written yet", KV("namespace", ns), KVE(&err));
+    return false;
+}
+
+static void look(struct timer *t)
+{
+    struct namespaces *n = t->arg;
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(n->going, &it)) {
+        char name[256];
+        if (str_to_array(it.key, name, sizeof(name)) && step(n->server, name))
+            map_del(n->going, it.key);
+    }
+    if (map_len(n->going))
+        timer_start(t, LOOK_AGAIN_MS);
+}
+
+static void consider(struct namespaces *n, struct store_value *v)
+{
+    JSON_AUTO obj = object_of(v);
+    if (!obj_deleting(obj) || map_getc(n->going, obj_name(obj)))
+        return;
+    map_set(n->going, str_of(obj_name(obj)), n);
+    timer_start(&n->again, 0);
+}
+
+static void on_change(void *arg, const struct store_event *e)
+{
+    if (e->now)
+        consider(arg, e->now);
+}
+
+static bool on_existing(void *arg, struct store_value *v)
+{
+    consider(arg, v);
+    return true;
+}
+
+void namespaces_start(struct apiserver *s)
+{
+    CLEANUP(sbuf_deinit) struct sbuf prefix;
+    struct namespaces *n = XNEW(struct namespaces);
+    *n = (struct namespaces){.server = s, .going = map_new(NULL)};
+    s->namespaces = n;
+    timer_init(&n->again, s->loop, look, n);
+    sbuf_init(&prefix, 256);
+    object_prefix(&kind_namespace, NULL, &prefix);
+    (void)!store_range(s->store, sbuf_str(&prefix), STR_NULL, 0, 0, on_existing, n, NULL);
+    (void)!store_watch(s->store, sbuf_str(&prefix), store_rev(s->store), on_change, n, &n->feed, NULL);
+}
+
+void namespaces_stop(struct apiserver *s)
+{
+    struct namespaces *n = s->namespaces;
+    if (!n)
+        return;
+    if (n->feed)
+        store_watch_stop(n->feed);
+    timer_stop(&n->again);
+    map_free(n->going);
+    mem_free(n);
+    s->namespaces = NULL;
+}

@@ -1,0 +1,239 @@
+/* delete and deletecollection. Finalizers hold an object until their owners take them off; what it owns is collected by gc.c. */
+#include "apiserver/api.h"
+#include "apiserver/meta.h"
+#include "base/mem.h"
+
+#define COLLECTION_MAX 10000 /* one transaction */
+
+struct delete_options {
+    const char *uid; /* or NULL */
+    int64_t rev;     /* or 0 */
+    const char *finalizer; /* to add: "orphan", "foregroundDeletion", or NULL */
+};
+
+static const struct field precondition_fields[] = {
+    {.name = "uid", .type = FIELD_STRING, .help = "the object must have it"},
+    {.name = "resourceVersion", .type = FIELD_STRING, .help = "the object must be of this version"},
+    {0},
+};
+static const struct field option_fields[] = {
+    {.name = "apiVersion", .type = FIELD_STRING},
+    {.name = "kind", .type = FIELD_STRING},
+    {.name = "preconditions", .type = FIELD_OBJECT, .sub = precondition_fields},
+    {.name = "propagationPolicy", .type = FIELD_ENUM, .values = "Background|Foreground|Orphan"},
+    {.name = "gracePeriodSeconds", .type = FIELD_INT, .min = 0, .max = 1000000},
+    {.name = "orphanDependents", .type = FIELD_BOOL},
+    {.name = "dryRun", .type = FIELD_LIST, .elem = FIELD_STRING},
+    {.name = "ignoreStoreReadErrorWithClusterBreakingPotential", .type = FIELD_BOOL},
+    {0},
+};
+
+static int read_options(struct api_request *q, struct delete_options *ret, struct err *err)
+{
+    int rc = api_read_dry_run(q, err);
+    if (rc < 0)
+        return rc;
+    if (!q->body && str_trim(q->text).len && (rc = api_parse_body(q, err)) < 0)
+        return rc;
+    struct field_errors e = {.arena = q->arena};
+    if (q->body) {
+        field_unknown(option_fields, q->body, "", &e);
+        field_validate(option_fields, q->body, "", &e);
+    }
+    if (e.count)
+        return err_field(err, ERR_BAD_REQUEST, e.items[0].path, "%s: %s", e.items[0].path, e.items[0].message);
+    struct str policy = api_query(q, "propagationPolicy");
+    const char *given = json_str(q->body, "propagationPolicy");
+    if (given)
+        policy = str_of(given);
+    if (policy.len && !str_eqc(policy, "Background") && !str_eqc(policy, "Foreground") && !str_eqc(policy, "Orphan"))
+        return err_field(err, ERR_BAD_REQUEST, "propagationPolicy", "Unsupported value: supported values: \"Background\", \"Foreground\", \"Orphan\"");
+    bool orphan = str_eqc(policy, "Orphan") || json_flag(q->body, "orphanDependents", false);
+    ret->finalizer = orphan ? "orphan" : str_eqc(policy, "Foreground") ? "foregroundDeletion" : NULL;
+    ret->uid = json_str(q->body, "preconditions.uid");
+    const char *rev = json_str(q->body, "preconditions.resourceVersion");
+    if (rev && str_to_i64(str_of(rev), 1, INT64_MAX, &ret->rev) < 0)
+        return err_field(err, ERR_BAD_REQUEST, "preconditions.resourceVersion", "must be a number");
+    const json_t *dry = json_object_get(q->body, "dryRun");
+    if (json_array_size(dry)) {
+        const char *text = json_string_value(json_array_get(dry, 0));
+        if (!text || strcmp(text, "All") != 0)
+            return err_field(err, ERR_BAD_REQUEST, "dryRun", "Unsupported value: supported values: \"All\"");
+        q->dry_run = true;
+    }
+    return 0;
+}
+
+static bool precondition_fails(struct api_request *q, const struct delete_options *o, const struct store_value *v, const json_t *obj)
+{
+    if (o->uid && strcmp(o->uid, obj_uid(obj)) != 0)
+        api_fail_code(q, ERR_CONFLICT, "Operation cannot be fulfilled on %s \"%s\": Precondition failed: UID in precondition: %.64s, UID in object meta: %s",
+                      api_resource_text(q), q->name, o->uid, obj_uid(obj));
+    else if (o->rev && o->rev != v->rev)
+        api_fail_code(q, ERR_CONFLICT, "Operation cannot be fulfilled on %s \"%s\": Precondition failed: ResourceVersion in precondition: %lld, ResourceVersion in object meta: %lld",
+                      api_resource_text(q), q->name, (long long)o->rev, (long long)v->rev);
+    else
+        return false;
+    return true;
+}
+
+static void add_finalizer(json_t *obj, const char *finalizer)
+{
+    json_t *meta = json_object_get(obj, "metadata"), *list = json_object_get(meta, "finalizers");
+    if (!finalizer || obj_has_finalizer(obj, finalizer))
+        return;
+    if (!json_is_array(list)) {
+        list = json_array();
+        json_object_set_new(meta, "finalizers", list);
+    }
+    json_array_append_new(list, json_string(finalizer));
+}
+
+void api_delete(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    struct delete_options o = {0};
+    CLEANUP(sbuf_deinit) struct sbuf key;
+    if (read_options(q, &o, &err) < 0) {
+        api_fail(q, &err);
+        return;
+    }
+    sbuf_init(&key, 1024);
+    object_key(q->kind, q->ns, q->name, &key);
+    struct store_value *v = store_get_pending(q->server->store, sbuf_str(&key));
+    if (!v) {
+        api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
+        return;
+    }
+    struct api_write w = {.q = q, .obj = object_copy(v), .http_status = 200};
+    if (precondition_fails(q, &o, v, w.obj)) {
+        json_decref(w.obj);
+        return;
+    }
+    bool was_deleting = obj_deleting(w.obj);
+    if (!was_deleting) {
+        api_mark_deleted(w.obj);
+        add_finalizer(w.obj, o.finalizer);
+    }
+    bool goes = !meta_has_finalizers(w.obj);
+    w.answer = goes ? ANSWER_STATUS : ANSWER_OBJECT;
+    if (q->dry_run || (was_deleting && !goes))
+        api_write_answer(&w, v->rev);
+    else
+        api_write_commit(&w, goes, v->rev);
+}
+
+/* ---- deletecollection ---- */
+
+struct collection {
+    struct api_request *q;
+    const struct selector *selector;
+    VEC(struct store_value *) values;
+};
+
+static bool collect(void *arg, struct store_value *v)
+{
+    struct collection *c = arg;
+    JSON_AUTO obj = object_of(v);
+    if (selector_matches(c->selector, obj))
+        *VEC_PUSH(&c->values) = store_value_ref(v);
+    return c->values.len < COLLECTION_MAX;
+}
+
+struct collection_done {
+    struct api_request *q;
+    json_t *items;
+};
+
+static void reply_collection(struct api_request *q, json_t *items)
+{
+    char version[128], kind[160];
+    kind_api_version(q->kind, version);
+    snprintf(kind, sizeof(kind), "%sList", q->kind->name);
+    api_reply(q, 200, json_pack("{s:s, s:s, s:{}, s:o}", "kind", kind, "apiVersion", version, "metadata", "items", items));
+}
+
+static void collection_committed(void *arg, int code, int64_t rev UNUSED)
+{
+    struct collection_done *d = arg;
+    struct api_request *q = d->q;
+    q->server->writes_in_flight--;
+    if (code < 0) {
+        json_decref(d->items);
+        api_fail_code(q, ERR_UNAVAILABLE, "the deletions could not be made durable and were undone");
+    } else {
+        reply_collection(q, d->items);
+    }
+    mem_free(d);
+    api_request_unref(q);
+}
+
+/* All in one transaction. */
+static int delete_all(struct collection *c, const char *finalizer, json_t *items, struct err *err)
+{
+    struct api_request *q = c->q;
+    struct store_op *ops = xcalloc(c->values.len + 1, sizeof(*ops));
+    struct sbuf *texts = xcalloc(c->values.len + 1, sizeof(*texts));
+    size_t count = 0;
+    VEC_FOREACH (&c->values, v) {
+        struct store_value *latest = store_get_pending(q->server->store, (*v)->key);
+        JSON_AUTO obj = latest ? object_copy(latest) : NULL;
+        if (!obj || obj_deleting(obj))
+            continue;
+        api_mark_deleted(obj);
+        add_finalizer(obj, finalizer);
+        bool goes = !meta_has_finalizers(obj);
+        sbuf_init(&texts[count], q->server->o.max_object_bytes * 2);
+        if (!goes)
+            object_encode(obj, &texts[count]);
+        ops[count] = (struct store_op){.type = goes ? STORE_DELETE : STORE_PUT, .key = (*v)->key, .value = sbuf_str(&texts[count]), .expect_rev = latest->rev};
+        count++;
+        json_array_append(items, obj);
+    }
+    int rc = 0;
+    if (q->dry_run || !count) {
+        reply_collection(q, json_incref(items));
+    } else {
+        struct collection_done *d = XNEW(struct collection_done);
+        *d = (struct collection_done){q, json_incref(items)};
+        q->refs++;
+        q->server->writes_in_flight++;
+        rc = store_txn(q->server->store, ops, count, collection_committed, d, err);
+        if (rc < 0) {
+            q->server->writes_in_flight--;
+            json_decref(d->items);
+            mem_free(d);
+            api_request_unref(q);
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        sbuf_deinit(&texts[i]);
+    mem_free(texts);
+    mem_free(ops);
+    return rc;
+}
+
+void api_delete_collection(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    struct delete_options o = {0};
+    struct selector *selector = NULL;
+    struct collection c = {.q = q, .values = VEC_INIT};
+    CLEANUP(sbuf_deinit) struct sbuf prefix;
+    JSON_AUTO items = json_array();
+    sbuf_init(&prefix, 1024);
+    object_prefix(q->kind, q->ns, &prefix);
+    if (q->kind->namespaced && !*q->ns)
+        err_set(&err, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
+    if (err.code || read_options(q, &o, &err) < 0 || selector_parse(q, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, &err) < 0) {
+        api_fail(q, &err);
+        return;
+    }
+    c.selector = selector;
+    (void)!store_range(q->server->store, sbuf_str(&prefix), STR_NULL, 0, 0, collect, &c, NULL);
+    if (delete_all(&c, o.finalizer, items, &err) < 0)
+        api_fail(q, &err);
+    VEC_FOREACH (&c.values, v)
+        store_value_unref(*v);
+    VEC_DEINIT(&c.values);
+}

@@ -1,0 +1,328 @@
+/* The apiserver as a whole, and its HTTPS side: authenticate at the head, route and authorise when the body is there. */
+#include "apiserver/api.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#define DEFAULT_OBJECT_BYTES (1024 * 1024)
+#define DEFAULT_WATCH_MS (30 * 60 * 1000u)
+#define DEFAULT_WATCH_BUFFER (4u * 1024 * 1024)
+#define DEFAULT_WRITES 1000
+#define METRICS_MAX (16u * 1024 * 1024)
+
+/* ---- health and version: no resources ---- */
+
+void api_serve_health(struct api_request *q, bool ready)
+{
+    struct apiserver *s = q->server;
+    CLEANUP(sbuf_deinit) struct sbuf text;
+    int failed = 0;
+    bool verbose = str_starts(q->query, STR("verbose"));
+    sbuf_init(&text, 64 * 1024);
+    for (size_t i = 0; ready && i < s->hook_count; i++) {
+        struct err err = ERR_INIT;
+        int rc = s->hooks[i].check(s->hooks[i].arg, &err);
+        failed += rc != 0;
+        if (rc != 0)
+            sbuf_addf(&text, "[-]%s failed: %s\n", s->hooks[i].name, err.msg);
+        else
+            sbuf_addf(&text, "[+]%s ok\n", s->hooks[i].name);
+    }
+    if (failed)
+        sbuf_addc(&text, "readyz check failed\n");
+    else if (verbose)
+        sbuf_addf(&text, "%s check passed\n", ready ? "readyz" : "livez");
+    else
+        sbuf_reset(&text), sbuf_addc(&text, "ok");
+    api_reply_text(q, failed ? 503 : 200, "text/plain; charset=utf-8", sbuf_str(&text));
+}
+
+static int store_check(void *arg, struct err *err)
+{
+    return store_health(((struct apiserver *)arg)->store, err);
+}
+
+static int drain_check(void *arg, struct err *err)
+{
+    return ((struct apiserver *)arg)->draining ? err_set(err, ERR_UNAVAILABLE, "shutting down") : 0;
+}
+
+static void serve_version(struct api_request *q)
+{
+    api_reply(q, 200, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "major", "1", "minor", "34", "gitVersion", "v1.34.0+seki." SEKI_RELEASE, "gitCommit", "",
+                                "gitTreeState", "clean", "buildDate", "", "goVersion", "", "compiler", "", "platform", "linux"));
+}
+
+static void serve_metrics(struct api_request *q)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text;
+    sbuf_init(&text, METRICS_MAX);
+    metrics_write(&text);
+    api_reply_text(q, 200, "text/plain; version=0.0.4; charset=utf-8", sbuf_str(&text));
+}
+
+static bool is_health(struct str path)
+{
+    return str_eqc(path, "/livez") || str_eqc(path, "/readyz") || str_eqc(path, "/healthz");
+}
+
+static void serve_path(struct api_request *q)
+{
+    struct str path = str_of(q->path);
+    if (!str_eqc(str_of(q->method), "GET") && !str_eqc(str_of(q->method), "HEAD"))
+        api_fail_code(q, ERR_METHOD, "the server does not allow this method on the requested resource");
+    else if (is_health(path))
+        api_serve_health(q, !str_eqc(path, "/livez"));
+    else if (str_eqc(path, "/version") || str_eqc(path, "/version/"))
+        serve_version(q);
+    else if (str_eqc(path, "/metrics"))
+        serve_metrics(q);
+    else if (str_starts(path, STR("/openapi/")))
+        api_openapi(q);
+    else
+        api_discovery(q);
+}
+
+/* ---- requests over HTTP ---- */
+
+static const char *header(struct api_request *q, const char *name)
+{
+    struct str v = http_header_get(&q->http->head, name);
+    return v.ptr ? arena_strndup(q->arena, v) : "";
+}
+
+static int on_head(void *ctx, struct http_request *r, size_t *body_max UNUSED)
+{
+    struct apiserver *s = ctx;
+    struct api_request *q = api_request_new(s);
+    q->http = r;
+    r->user = q;
+    q->method = arena_strndup(q->arena, r->head.method);
+    q->path = arena_strndup(q->arena, r->head.path);
+    q->query = arena_str(q->arena, r->head.query);
+    q->content_type = header(q, "content-type");
+    q->accept = header(q, "accept");
+    if (is_health(r->head.path) || authn_http(s, r, q->arena, &q->user))
+        return 0;
+    api_fail_code(q, ERR_UNAUTHENTICATED, "Unauthorized");
+    return ERR_UNAUTHENTICATED;
+}
+
+static void forbid(struct api_request *q)
+{
+    if (!q->kind) {
+        api_fail_code(q, ERR_FORBIDDEN, "forbidden: User \"%s\" cannot %s path \"%.200s\"", q->user.name, q->verb, q->path);
+        return;
+    }
+    const char *what = arena_printf(q->arena, "%s%s%s", q->kind->plural, *q->sub ? "/" : "", q->sub);
+    const char *named = *q->name ? arena_printf(q->arena, " \"%s\"", q->name) : "";
+    const char *where = *q->ns ? arena_printf(q->arena, " in the namespace \"%s\"", q->ns) : " at the cluster scope";
+    api_fail_code(q, ERR_FORBIDDEN, "%s%s is forbidden: User \"%s\" cannot %s resource \"%s\" in API group \"%s\"%s", api_resource_text(q), named, q->user.name, q->verb, what,
+                  q->kind->group, where);
+}
+
+static void on_request(void *ctx, struct http_request *r)
+{
+    struct apiserver *s = ctx;
+    struct api_request *q = r->user;
+    struct err err = ERR_INIT;
+    q->text = r->body;
+    if (is_health(str_of(q->path))) {
+        serve_path(q);
+    } else if (api_route(q, &err) < 0) {
+        api_fail(q, &err);
+    } else if (!authz_allows(s, q)) {
+        forbid(q);
+    } else if (!q->kind) {
+        serve_path(q);
+    } else if (!strcmp(q->verb, "watch")) {
+        api_watch_http(q);
+    } else if (!str_eqc(str_of(q->method), "GET") && s->writes_in_flight >= s->o.max_in_flight_writes) {
+        api_fail_code(q, ERR_TOO_MANY, "too many writes at once; try again in a second");
+    } else {
+        api_dispatch(q);
+    }
+}
+
+static void on_abort(void *ctx UNUSED, struct http_request *r)
+{
+    struct api_request *q = r->user;
+    if (!q)
+        return;
+    r->user = NULL;
+    q->http = NULL;
+    if (q->watch) {
+        api_watch_stop(q->watch);
+        return;
+    }
+    q->replied = true; /* what is on its way to the disk still gets there */
+    api_request_unref(q);
+}
+
+static void write_error(void *ctx UNUSED, int status, const char *msg, const char *request_id UNUSED, struct sbuf *out, const char **ret_type)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } reasons[] = {{400, "BadRequest"}, {408, "Timeout"}, {413, "RequestEntityTooLarge"}, {503, "ServiceUnavailable"}};
+    const char *reason = "";
+    for (size_t i = 0; i < ARRAY_LEN(reasons); i++)
+        if (reasons[i].status == status)
+            reason = reasons[i].reason;
+    JSON_AUTO body = api_status(status, "Failure", reason, msg, NULL);
+    json_write(body, out);
+    *ret_type = "application/json";
+}
+
+/* ---- requests of this process ---- */
+
+static struct api_request *local_request(struct apiserver *s, const char *method, const char *target, const char *user, const char *const *groups)
+{
+    struct api_request *q = api_request_new(s);
+    const char *query = strchr(target, '?');
+    q->method = arena_strdup(q->arena, method);
+    q->path = query ? arena_strndup(q->arena, str_n(target, (size_t)(query - target))) : arena_strdup(q->arena, target);
+    q->query = query ? arena_str(q->arena, str_of(query + 1)) : STR("");
+    q->user.name = arena_strdup(q->arena, user);
+    for (size_t i = 0; groups && groups[i] && i < API_GROUPS_MAX; i++)
+        q->user.groups[i] = arena_strdup(q->arena, groups[i]);
+    return q;
+}
+
+static void local_call(void *ctx, const struct local_call *c)
+{
+    struct apiserver *s = ctx;
+    struct err err = ERR_INIT;
+    struct api_request *q = local_request(s, c->method, c->target, c->user, c->groups);
+    q->content_type = c->content_type ? arena_strdup(q->arena, c->content_type) : "";
+    q->body = json_incref(c->body);
+    q->local_done = c->done;
+    q->local_arg = c->arg;
+    if (api_route(q, &err) < 0)
+        api_fail(q, &err);
+    else if (!authz_allows(s, q))
+        forbid(q);
+    else if (!q->kind)
+        serve_path(q);
+    else
+        api_dispatch(q);
+}
+
+static void *local_watch(void *ctx, const struct local_watch_call *c)
+{
+    struct apiserver *s = ctx;
+    struct err err = ERR_INIT;
+    struct api_request *q = local_request(s, "GET", c->target, c->user, c->groups);
+    if (api_route(q, &err) == 0 && (!q->kind || strcmp(q->verb, "watch") != 0))
+        err_set(&err, ERR_NOT_FOUND, "the server could not find the requested resource");
+    if (!err.code && !authz_allows(s, q))
+        err_set(&err, ERR_FORBIDDEN, "%s is forbidden: User \"%s\" cannot watch it", api_resource_text(q), q->user.name);
+    if (!err.code)
+        return api_watch_local(q, c);
+    int status = err_http_status(err.code);
+    api_request_unref(q);
+    c->ended(c->arg, status, api_status(status, "Failure", err_reason(err.code), err.msg, NULL));
+    return NULL;
+}
+
+static void local_watch_stop(void *ctx UNUSED, void *watch)
+{
+    api_watch_stop(watch);
+}
+
+struct client_local apiserver_local(struct apiserver *a)
+{
+    return (struct client_local){.loop = a->loop, .ctx = a, .call = local_call, .watch = local_watch, .watch_stop = local_watch_stop};
+}
+
+/* ---- life ---- */
+
+static void on_revision(void *arg, int64_t rev)
+{
+    ((struct apiserver *)arg)->delivered_rev = rev;
+}
+
+static void set_defaults(struct apiserver_options *o)
+{
+    o->max_object_bytes = o->max_object_bytes ? o->max_object_bytes : DEFAULT_OBJECT_BYTES;
+    o->watch_timeout_ms = o->watch_timeout_ms ? o->watch_timeout_ms : DEFAULT_WATCH_MS;
+    o->watch_buffer_bytes = o->watch_buffer_bytes ? o->watch_buffer_bytes : DEFAULT_WATCH_BUFFER;
+    o->max_in_flight_writes = o->max_in_flight_writes ? o->max_in_flight_writes : DEFAULT_WRITES;
+}
+
+static void make_metrics(struct apiserver *s)
+{
+    static const char *const request_labels[] = {"verb", "resource", "code", NULL}, *const duration_labels[] = {"verb", NULL};
+    s->requests_total = metric_family("seki_apiserver_requests_total", "Requests answered, by verb, resource and HTTP status.", METRIC_COUNTER, request_labels, 4000, NULL, 0);
+    s->duration = metric_family("seki_apiserver_request_duration_seconds", "Time from head to answer, without watches.", METRIC_HISTOGRAM, duration_labels, 32,
+                                metric_latency_buckets, metric_latency_bucket_count);
+    s->watch_gauge = metric_gauge("seki_apiserver_watches", "Watches that run.");
+}
+
+int apiserver_start(struct loop *l, struct store *st, const struct apiserver_options *o, struct apiserver **ret, struct err *err)
+{
+    static const struct http_server_ops ops = {.on_head = on_head, .on_request = on_request, .on_abort = on_abort, .write_error = write_error};
+    struct apiserver *s = XNEW(struct apiserver);
+    *s = (struct apiserver){.loop = l, .store = st, .o = *o, .arena = arena_new(64 * 1024 * 1024), .own_watches = VEC_INIT, .delivered_rev = store_rev(st)};
+    TAILQ_INIT(&s->watches);
+    set_defaults(&s->o);
+    make_metrics(s);
+    sbuf_init(&s->line.text, 16u * 1024 * 1024);
+    struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes};
+    int rc = authn_load_tokens(s, err);
+    if (rc == 0)
+        rc = http_server_start(l, &ho, &ops, s, &s->http, err);
+    if (rc < 0) {
+        apiserver_free(s);
+        return rc;
+    }
+    apiserver_add_ready_check(s, "store", store_check, s);
+    apiserver_add_ready_check(s, "serving", drain_check, s);
+    authz_start(s);
+    gc_start(s);
+    namespaces_start(s);
+    store_on_revision(st, on_revision, s);
+    *ret = s;
+    return 0;
+}
+
+void apiserver_addr(const struct apiserver *a, struct net_addr *ret)
+{
+    http_server_addr(a->http, ret);
+}
+
+void apiserver_add_ready_check(struct apiserver *a, const char *name, int (*check)(void *arg, struct err *err), void *arg)
+{
+    if (a->hook_count == API_HOOKS_MAX)
+        return;
+    a->hooks[a->hook_count].name = name;
+    a->hooks[a->hook_count].check = check;
+    a->hooks[a->hook_count++].arg = arg;
+}
+
+void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg)
+{
+    a->draining = true;
+    api_watches_end(a);
+    http_server_drain(a->http, done, arg);
+}
+
+void apiserver_free(struct apiserver *a)
+{
+    if (!a)
+        return;
+    store_on_revision(a->store, NULL, NULL);
+    if (a->http)
+        http_server_free(a->http);
+    api_watches_end(a);
+    gc_stop(a);
+    namespaces_stop(a);
+    VEC_FOREACH (&a->own_watches, w)
+        store_watch_stop(*w);
+    VEC_DEINIT(&a->own_watches);
+    rbac_free(a->rbac);
+    map_free(a->tokens);
+    sbuf_deinit(&a->line.text);
+    arena_free(a->arena);
+    mem_free(a);
+}

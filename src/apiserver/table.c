@@ -1,0 +1,115 @@
+/* meta.k8s.io/v1 Tables: what kubectl prints. */
+#include "apiserver/api.h"
+
+bool table_wanted(const struct api_request *q)
+{
+    struct str rest = str_of(q->accept), item;
+    while (str_cut(&rest, ',', &item)) {
+        struct str part;
+        bool as_table = false, group = false;
+        item = str_trim(item);
+        if (!str_starts(item, STR("application/json")))
+            continue;
+        while (str_cut(&item, ';', &part)) {
+            part = str_trim(part);
+            as_table |= str_eqc(part, "as=Table");
+            group |= str_eqc(part, "g=meta.k8s.io");
+        }
+        return as_table && group; /* the first JSON form is what is liked best */
+    }
+    return false;
+}
+
+static json_t *definition(const char *name, const char *type, const char *format, int priority, const char *help)
+{
+    return json_pack("{s:s, s:s, s:s, s:s, s:i}", "name", name, "type", type, "format", format, "description", help ? help : "", "priority", priority);
+}
+
+static bool lists_age(const struct kind *k)
+{
+    for (const struct kind_column *c = k->columns; c && c->name; c++)
+        if (!strcmp(c->name, "AGE"))
+            return true;
+    return false;
+}
+
+/* kubectl upper-cases names; the API conventions have them in title case ("Created At"). */
+static json_t *column_definition(const struct kind_column *c)
+{
+    char title[64];
+    bool first = true;
+    snprintf(title, sizeof(title), "%s", c->name);
+    for (char *p = title; *p; p++) {
+        if (*p >= 'A' && *p <= 'Z' && !first)
+            *p = (char)(*p + ('a' - 'A'));
+        first = *p == ' ';
+    }
+    return definition(title, c->type, c->format, c->priority, c->help);
+}
+
+json_t *table_start(const struct kind *k, int64_t rev, bool with_columns)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%lld", (long long)rev);
+    json_t *table = json_pack("{s:s, s:s, s:{s:s}, s:[], s:[]}", "kind", "Table", "apiVersion", "meta.k8s.io/v1", "metadata", "resourceVersion", text,
+                              "columnDefinitions", "rows");
+    json_t *columns = json_object_get(table, "columnDefinitions");
+    if (!with_columns)
+        return table;
+    json_array_append_new(columns, definition("Name", "string", "name", 0, "name of the object"));
+    for (const struct kind_column *c = k->columns; c && c->name; c++)
+        json_array_append_new(columns, column_definition(c));
+    if (!lists_age(k))
+        json_array_append_new(columns, definition("Age", "date", "", 0, "time since it was made"));
+    return table;
+}
+
+static json_t *count_of(const json_t *v)
+{
+    return json_integer((json_int_t)(json_is_array(v) ? json_array_size(v) : json_object_size(v)));
+}
+
+static json_t *ready_of(const json_t *obj, const char *paths)
+{
+    char first[128], text[64];
+    const char *comma = strchr(paths, ',');
+    snprintf(first, sizeof(first), "%.*s", comma ? (int)(comma - paths) : 0, paths);
+    snprintf(text, sizeof(text), "%lld/%lld", (long long)json_int(obj, first, 0), (long long)json_int(obj, comma ? comma + 1 : paths, 0));
+    return json_string(text);
+}
+
+static json_t *cell(const struct kind_column *c, const json_t *obj)
+{
+    const char *colon = strchr(c->path, ':'), *text = NULL;
+    if (colon && !strncmp(c->path, "condition:", 10))
+        text = obj_condition(obj, colon + 1);
+    else if (colon && !strncmp(c->path, "reason:", 7))
+        text = obj_condition_reason(obj, colon + 1);
+    else if (colon && !strncmp(c->path, "count:", 6))
+        return count_of(json_at(obj, colon + 1));
+    else if (colon && !strncmp(c->path, "ready:", 6))
+        return ready_of(obj, colon + 1);
+    else {
+        json_t *v = json_at(obj, c->path);
+        return v ? json_incref(v) : !strcmp(c->type, "string") ? json_string("") : json_null();
+    }
+    return json_string(text ? text : "");
+}
+
+void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whole_object)
+{
+    const json_t *meta = json_object_get(obj, "metadata");
+    json_t *cells = json_array(), *row = json_pack("{s:o}", "cells", cells);
+    json_array_append(cells, json_object_get(meta, "name"));
+    for (const struct kind_column *c = k->columns; c && c->name; c++)
+        json_array_append_new(cells, cell(c, obj));
+    if (!lists_age(k)) {
+        json_t *created = json_object_get(meta, "creationTimestamp");
+        json_array_append_new(cells, created ? json_incref(created) : json_null());
+    }
+    if (whole_object)
+        json_object_set(row, "object", (json_t *)(uintptr_t)obj);
+    else
+        json_object_set_new(row, "object", json_pack("{s:s, s:s, s:O}", "kind", "PartialObjectMetadata", "apiVersion", "meta.k8s.io/v1", "metadata", meta));
+    json_array_append_new(json_object_get(table, "rows"), row);
+}

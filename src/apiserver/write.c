@@ -1,0 +1,316 @@
+/* create, update, patch, and the subresources status and scale. */
+#include "apiserver/api.h"
+#include "apiserver/meta.h"
+#include "base/clock.h"
+#include "json/patch.h"
+
+int api_read_dry_run(struct api_request *q, struct err *err)
+{
+    struct str v = api_query(q, "dryRun");
+    if (v.len && !str_eqc(v, "All"))
+        return err_field(err, ERR_BAD_REQUEST, "dryRun", "Invalid value: \"%.*s\": supported values: \"All\"", (int)(v.len > 64 ? 64 : v.len), v.ptr);
+    q->dry_run = v.len > 0;
+    return 0;
+}
+
+static int read_field_validation(struct api_request *q, enum meta_unknown *ret, struct err *err)
+{
+    struct str v = api_query(q, "fieldValidation");
+    if (!v.len || str_eqc(v, "Strict"))
+        *ret = META_STRICT;
+    else if (str_eqc(v, "Warn"))
+        *ret = META_WARN;
+    else if (str_eqc(v, "Ignore"))
+        *ret = META_IGNORE;
+    else
+        return err_field(err, ERR_BAD_REQUEST, "fieldValidation", "Invalid value: \"%.*s\": supported values: \"Ignore\", \"Warn\", \"Strict\"", (int)(v.len > 64 ? 64 : v.len), v.ptr);
+    return 0;
+}
+
+/* Types and unknown members, by the query's fieldValidation. */
+static int check_shape(struct api_request *q, json_t *obj, struct err *err)
+{
+    enum meta_unknown how;
+    int rc = read_field_validation(q, &how, err);
+    if (rc < 0)
+        return rc;
+    struct field_errors *unknown = ARENA_NEW(q->arena, struct field_errors);
+    unknown->arena = q->arena;
+    rc = meta_check_shape(q->kind, obj, how, unknown, err);
+    if (rc == 0 && how == META_WARN && unknown->count)
+        q->warnings = unknown;
+    return rc;
+}
+
+static struct kind_context context_of(struct api_request *q)
+{
+    return (struct kind_context){.user = q->user.name, .namespace = q->ns, .now_ms = clock_wall_ms(), .arena = q->arena, .services = &q->server->o.services};
+}
+
+/* What the kind decides, then all rules. False: the answer is given. */
+static bool admit_and_validate(struct api_request *q, struct api_write *w, const json_t *old_obj)
+{
+    const struct kind *k = q->kind;
+    struct kind_context c = context_of(q);
+    struct err err = ERR_INIT;
+    if (k->ops && k->ops->admit && k->ops->admit(&c, w->obj, old_obj, &w->once, &err) < 0) {
+        api_fail(q, &err);
+        return false;
+    }
+    struct field_errors errors = {.arena = q->arena};
+    meta_validate(k, w->obj, old_obj, &errors);
+    field_validate(k->fields, w->obj, "", &errors);
+    if (old_obj)
+        field_validate_update(k->fields, old_obj, w->obj, "", &errors);
+    if (!errors.count && k->ops && k->ops->validate)
+        k->ops->validate(&c, w->obj, old_obj, &errors);
+    if (errors.count)
+        api_fail_invalid(q, &errors);
+    return errors.count == 0;
+}
+
+static void drop_write(struct api_write *w)
+{
+    json_decref(w->obj);
+    json_decref(w->once);
+}
+
+/* The body as a private document. Local callers' documents are shared. */
+static json_t *take_body(struct api_request *q, struct err *err)
+{
+    if (api_parse_body(q, err) < 0)
+        return NULL;
+    return q->local_done ? json_deep_copy(q->body) : json_incref(q->body);
+}
+
+/* ---- create ---- */
+
+static int prepare_create(struct api_request *q, json_t *obj, struct err *err)
+{
+    int rc;
+    if ((rc = check_shape(q, obj, err)) < 0 || (rc = meta_prepare_create(q->kind, obj, q->ns, err)) < 0)
+        return rc;
+    q->name = arena_strdup(q->arena, obj_name(obj));
+    if (q->kind->has_status)
+        json_object_del(obj, "status");
+    field_defaults(q->kind->fields, obj);
+    field_keep_read_only(q->kind->fields, NULL, obj);
+    return q->kind->namespaced ? namespace_check(q->server, q->ns, err) : 0;
+}
+
+void api_create(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    if (q->kind->namespaced && !*q->ns) {
+        api_fail_code(q, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
+        return;
+    }
+    struct api_write w = {.q = q, .http_status = 201};
+    if (api_read_dry_run(q, &err) < 0 || !(w.obj = take_body(q, &err)) || prepare_create(q, w.obj, &err) < 0) {
+        if (err.code == ERR_INVALID) {
+            struct field_errors e = {.arena = q->arena};
+            field_errors_add(&e, err.field, "FieldValueRequired", "%s", err.msg);
+            api_fail_invalid(q, &e);
+        } else {
+            api_fail(q, &err);
+        }
+        drop_write(&w);
+        return;
+    }
+    if (!admit_and_validate(q, &w, NULL)) {
+        drop_write(&w);
+        return;
+    }
+    if (q->dry_run)
+        api_write_answer(&w, 0);
+    else
+        api_write_commit(&w, false, 0);
+}
+
+/* ---- update ---- */
+
+static struct store_value *find_pending(struct api_request *q)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key;
+    sbuf_init(&key, 1024);
+    object_key(q->kind, q->ns, q->name, &key);
+    struct store_value *v = store_get_pending(q->server->store, sbuf_str(&key));
+    if (!v)
+        api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
+    return v;
+}
+
+static int check_version(struct api_request *q, const json_t *obj, const struct store_value *v, struct err *err)
+{
+    const json_t *rv = json_object_get(json_object_get(obj, "metadata"), "resourceVersion");
+    int64_t n;
+    if (!rv || json_is_null(rv) || (json_is_string(rv) && !json_string_length(rv)) || (json_is_string(rv) && !strcmp(json_string_value(rv), "0")))
+        return 0;
+    if (!json_is_string(rv) || str_to_i64(str_of(json_string_value(rv)), 1, INT64_MAX, &n) < 0)
+        return err_field(err, ERR_BAD_REQUEST, "metadata.resourceVersion", "resourceVersion is a number in a string, as the server gave it");
+    if (n != v->rev)
+        return err_set(err, ERR_CONFLICT, "Operation cannot be fulfilled on %s \"%s\": the object has been modified; please apply your changes to the latest version and try again",
+                       api_resource_text(q), q->name);
+    return 0;
+}
+
+/* What the client sent, made into what shall be: members that this verb does not write are those of old_obj. */
+static int prepare_update(struct api_request *q, json_t *obj, const json_t *old_obj, const struct store_value *v, struct err *err)
+{
+    int rc;
+    if ((rc = check_shape(q, obj, err)) < 0 || (rc = check_version(q, obj, v, err)) < 0 || (rc = meta_prepare_update(q->kind, obj, old_obj, err)) < 0)
+        return rc;
+    json_t *old_status = json_object_get(old_obj, "status");
+    if (!strcmp(q->sub, "status")) {
+        JSON_AUTO status = json_incref(json_object_get(obj, "status"));
+        json_object_clear(obj);
+        json_object_update(obj, (json_t *)(uintptr_t)old_obj);
+        json_object_set_new(obj, "metadata", json_copy(json_object_get(old_obj, "metadata")));
+        if (status)
+            json_object_set(obj, "status", status);
+        return 0;
+    }
+    field_defaults(q->kind->fields, obj);
+    field_keep_read_only(q->kind->fields, old_obj, obj);
+    if (q->kind->has_status && old_status)
+        json_object_set(obj, "status", old_status);
+    else if (q->kind->has_status)
+        json_object_del(obj, "status");
+    return 0;
+}
+
+/* Takes over w->obj, the object as the client wants it. */
+static void update_to(struct api_write *w, struct store_value *v)
+{
+    struct api_request *q = w->q;
+    struct err err = ERR_INIT;
+    JSON_AUTO old_obj = object_of(v);
+    if (prepare_update(q, w->obj, old_obj, v, &err) < 0) {
+        api_fail(q, &err);
+        drop_write(w);
+        return;
+    }
+    if (!admit_and_validate(q, w, old_obj)) {
+        drop_write(w);
+        return;
+    }
+    bool durable = v->rev <= store_rev(q->server->store);
+    if (q->dry_run || (durable && meta_same_object(w->obj, old_obj)))
+        api_write_answer(w, v->rev);
+    else
+        api_write_commit(w, obj_deleting(w->obj) && !meta_has_finalizers(w->obj), v->rev);
+}
+
+void api_update(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    struct api_write w = {.q = q, .http_status = 200};
+    if (api_read_dry_run(q, &err) < 0 || !(w.obj = take_body(q, &err))) {
+        api_fail(q, &err);
+        return;
+    }
+    struct store_value *v = find_pending(q);
+    if (v)
+        update_to(&w, v);
+    else
+        drop_write(&w);
+}
+
+/* ---- patch ---- */
+
+/* target with the request's patch on it; NULL: err says why. */
+static json_t *patched(struct api_request *q, const json_t *target, struct err *err)
+{
+    struct str type = str_of(q->content_type);
+    ssize_t semi = str_find(type, ';');
+    json_t *ret = NULL;
+    if (semi >= 0)
+        type.len = (size_t)semi;
+    type = str_trim(type);
+    bool merge = str_eqc(type, "application/merge-patch+json"), json = str_eqc(type, "application/json-patch+json");
+    if (!merge && !json) {
+        err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json");
+        return NULL;
+    }
+    if (api_parse_body(q, err) < 0)
+        return NULL;
+    int rc = merge ? json_merge_patch(target, q->body, &ret, err) : json_apply_patch(target, q->body, q->server->o.max_object_bytes * 2, &ret, err);
+    if (rc == 0 && merge && q->local_done) { /* its parts belong to the caller */
+        json_t *own = json_deep_copy(ret);
+        json_decref(ret);
+        ret = own;
+    }
+    return rc < 0 ? NULL : ret;
+}
+
+void api_patch(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    struct api_write w = {.q = q, .http_status = 200};
+    if (api_read_dry_run(q, &err) < 0) {
+        api_fail(q, &err);
+        return;
+    }
+    struct store_value *v = find_pending(q);
+    if (!v)
+        return;
+    JSON_AUTO old_obj = object_copy(v);
+    w.obj = patched(q, old_obj, &err);
+    if (!w.obj) {
+        api_fail(q, &err);
+        return;
+    }
+    update_to(&w, v);
+}
+
+/* ---- scale ---- */
+
+json_t *scale_of(const json_t *obj)
+{
+    const char *selector = json_str(obj, "status.selector");
+    json_t *s = json_pack("{s:s, s:s, s:{s:s}, s:{s:I}, s:{s:I}}", "apiVersion", "autoscaling/v1", "kind", "Scale", "metadata", "name", obj_name(obj),
+                          "spec", "replicas", (json_int_t)json_int(obj, "spec.replicas", 0), "status", "replicas", (json_int_t)json_int(obj, "status.replicas", 0));
+    static const char *const kept[] = {"namespace", "uid", "resourceVersion", "creationTimestamp"};
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
+        json_t *v = json_object_get(json_object_get(obj, "metadata"), kept[i]);
+        if (v)
+            json_object_set(json_object_get(s, "metadata"), kept[i], v);
+    }
+    if (selector)
+        json_put_str(s, "status.selector", selector);
+    return s;
+}
+
+void api_scale(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    struct api_write w = {.q = q, .http_status = 200, .answer = ANSWER_SCALE};
+    struct store_value *v = find_pending(q);
+    if (!v)
+        return;
+    JSON_AUTO old_obj = object_of(v);
+    if (!strcmp(q->verb, "get")) {
+        api_reply(q, 200, scale_of(old_obj));
+        return;
+    }
+    JSON_AUTO old_scale = scale_of(old_obj);
+    JSON_AUTO scale = !strcmp(q->verb, "patch") ? patched(q, old_scale, &err) : take_body(q, &err);
+    if (scale && api_read_dry_run(q, &err) == 0) {
+        const json_t *replicas = json_at(scale, "spec.replicas"), *rv = json_at(scale, "metadata.resourceVersion");
+        if (!json_is_integer(replicas))
+            err_field(&err, ERR_BAD_REQUEST, "spec.replicas", "a Scale has spec.replicas, a number");
+        w.obj = object_copy(v);
+        json_put_int(w.obj, "spec.replicas", json_integer_value(replicas));
+        if (rv)
+            json_put(w.obj, "metadata.resourceVersion", json_incref((json_t *)(uintptr_t)rv));
+        else
+            json_remove(w.obj, "metadata.resourceVersion");
+    }
+    if (err.code) {
+        api_fail(q, &err);
+        drop_write(&w);
+        return;
+    }
+    q->sub = "";
+    update_to(&w, v);
+}

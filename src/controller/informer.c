@@ -1,0 +1,322 @@
+#include "controller/informer.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/rnd.h"
+#include "base/vec.h"
+
+#define BACKOFF_MIN_MS 200u
+#define BACKOFF_MAX_MS 30000u
+
+struct informer {
+    struct client *client;
+    const struct kind *kind;
+    VEC(struct informer_handler) handlers;
+    pthread_t thread;
+    bool started;
+    atomic_bool stop;
+    pthread_mutex_t lock; /* of all below */
+    pthread_cond_t wake;
+    struct map *cache; /* "NS/NAME" → json_t * */
+    bool synced;
+    int64_t fresh_ms;
+    char rv[32];
+    struct err last_error;
+};
+
+static void decref(void *value)
+{
+    json_decref(value);
+}
+
+struct informer *informer_new(struct client *c, const struct kind *k)
+{
+    struct informer *i = XNEW(struct informer);
+    pthread_condattr_t attr;
+    *i = (struct informer){.client = c, .kind = k, .handlers = VEC_INIT, .cache = map_new(decref)};
+    pthread_mutex_init(&i->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&i->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    return i;
+}
+
+void informer_add_handler(struct informer *i, const struct informer_handler *h)
+{
+    *VEC_PUSH(&i->handlers) = *h;
+}
+
+static bool key_of(const json_t *obj, char *key, size_t size)
+{
+    const char *name = obj_name(obj);
+    return name && snprintf(key, size, "%s/%s", obj_namespace(obj), name) < (int)size;
+}
+
+static int64_t rev_of(const json_t *obj)
+{
+    const char *rv = json_str(obj, "metadata.resourceVersion");
+    int64_t n = 0;
+    return rv && str_to_i64(str_of(rv), 0, INT64_MAX, &n) == 0 ? n : 0;
+}
+
+static void tell(struct informer *i, json_t *prev, json_t *now)
+{
+    VEC_FOREACH (&i->handlers, h)
+        if (h->changed)
+            h->changed(h->arg, prev, now);
+}
+
+static bool same_uid(const json_t *a, const json_t *b)
+{
+    const char *x = obj_uid(a), *y = obj_uid(b);
+    return x && y && !strcmp(x, y);
+}
+
+/* Puts obj in the cache, or takes it out; the handlers hear of it. A version older than the cached one of the same object is an echo from the past. */
+static void apply(struct informer *i, json_t *obj, bool deleted)
+{
+    char key[600];
+    if (!key_of(obj, key, sizeof(key)))
+        return;
+    pthread_mutex_lock(&i->lock);
+    json_t *prev = map_getc(i->cache, key);
+    bool stale = prev && same_uid(prev, obj) && (rev_of(obj) < rev_of(prev) || (!deleted && rev_of(obj) == rev_of(prev)));
+    if (stale || (deleted && !prev)) {
+        pthread_mutex_unlock(&i->lock);
+        return;
+    }
+    prev = json_incref(prev);
+    if (deleted)
+        map_del(i->cache, str_of(key));
+    else
+        map_set(i->cache, str_of(key), json_incref(obj));
+    pthread_mutex_unlock(&i->lock);
+    tell(i, prev, deleted ? NULL : obj);
+    json_decref(prev);
+}
+
+static void note_rv(struct informer *i, const char *rv)
+{
+    if (!rv || !*rv)
+        return;
+    pthread_mutex_lock(&i->lock);
+    snprintf(i->rv, sizeof(i->rv), "%s", rv);
+    i->fresh_ms = clock_wall_ms();
+    pthread_mutex_unlock(&i->lock);
+}
+
+/* What is cached and not in the list is gone. */
+static void drop_missing(struct informer *i, const json_t *items)
+{
+    struct map *there = map_new(NULL);
+    VEC(json_t *) gone = VEC_INIT;
+    char key[600];
+    size_t n;
+    json_t *obj;
+    json_array_foreach (items, n, obj)
+        if (key_of(obj, key, sizeof(key)))
+            map_set(there, str_of(key), obj);
+    pthread_mutex_lock(&i->lock);
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(i->cache, &it))
+        if (!map_get(there, it.key)) {
+            *VEC_PUSH(&gone) = json_incref(it.value);
+            map_del(i->cache, it.key);
+        }
+    pthread_mutex_unlock(&i->lock);
+    VEC_FOREACH (&gone, o) {
+        tell(i, *o, NULL);
+        json_decref(*o);
+    }
+    VEC_DEINIT(&gone);
+    map_free(there);
+}
+
+static int list(struct informer *i, struct err *err)
+{
+    struct client_resource r = kind_resource(i->kind);
+    JSON_AUTO items = NULL;
+    char rv[32] = "";
+    size_t n;
+    json_t *obj;
+    int rc = client_list(i->client, &r, NULL, NULL, &items, rv, err);
+    if (rc < 0)
+        return rc;
+    drop_missing(i, items);
+    json_array_foreach (items, n, obj)
+        apply(i, obj, false);
+    note_rv(i, rv);
+    pthread_mutex_lock(&i->lock);
+    i->synced = true;
+    i->last_error = (struct err){0};
+    pthread_cond_broadcast(&i->wake);
+    pthread_mutex_unlock(&i->lock);
+    VEC_FOREACH (&i->handlers, h)
+        if (h->synced)
+            h->synced(h->arg);
+    return 0;
+}
+
+static bool on_event(void *arg, const char *type, json_t *object)
+{
+    struct informer *i = arg;
+    if (strcmp(type, "BOOKMARK") != 0)
+        apply(i, object, !strcmp(type, "DELETED"));
+    note_rv(i, json_str(object, "metadata.resourceVersion"));
+    return !atomic_load(&i->stop);
+}
+
+static void wait_ms(struct informer *i, uint64_t ms)
+{
+    uint64_t until = clock_mono_ms() + ms;
+    struct timespec t = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
+    pthread_mutex_lock(&i->lock);
+    while (!atomic_load(&i->stop) && pthread_cond_timedwait(&i->wake, &i->lock, &t) == 0)
+        ;
+    pthread_mutex_unlock(&i->lock);
+}
+
+/* One round: list when there is nothing to go on from, else watch until it ends. */
+static int follow(struct informer *i, bool *list_needed, struct err *err)
+{
+    struct client_resource r = kind_resource(i->kind);
+    int rc = 0;
+    if (*list_needed) {
+        rc = list(i, err);
+        if (rc < 0)
+            return rc;
+        *list_needed = false;
+    }
+    rc = client_watch(i->client, &r, NULL, i->rv, &i->stop, on_event, i, err);
+    if (rc == ERR_GONE) {
+        *list_needed = true;
+        rc = 0;
+    }
+    return rc;
+}
+
+static void *run(void *arg)
+{
+    struct informer *i = arg;
+    uint64_t backoff = BACKOFF_MIN_MS;
+    bool list_needed = true;
+    while (!atomic_load(&i->stop)) {
+        struct err err = ERR_INIT;
+        uint64_t began = clock_mono_ms();
+        int rc = follow(i, &list_needed, &err);
+        if (atomic_load(&i->stop))
+            break;
+        if (rc == 0 || clock_mono_ms() - began > BACKOFF_MAX_MS)
+            backoff = BACKOFF_MIN_MS;
+        if (rc < 0) {
+            pthread_mutex_lock(&i->lock);
+            i->last_error = err;
+            pthread_mutex_unlock(&i->lock);
+            log_warn("watching objects failed; trying again", KV("resource", i->kind->plural), KVI("in_ms", backoff), KVE(&err));
+        }
+        if (rc < 0 || clock_mono_ms() - began < 100) { /* a watch that ends at once must not make us spin */
+            wait_ms(i, backoff / 2 + rnd_below(backoff / 2 + 1));
+            backoff = backoff * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : backoff * 2;
+        }
+    }
+    return NULL;
+}
+
+int informer_start(struct informer *i, struct err *err)
+{
+    if (i->started)
+        return 0;
+    int eno = pthread_create(&i->thread, NULL, run, i);
+    if (eno)
+        return err_sys(err, eno, "cannot start a thread");
+    i->started = true;
+    return 0;
+}
+
+void informer_stop(struct informer *i)
+{
+    if (!i->started)
+        return;
+    pthread_mutex_lock(&i->lock);
+    atomic_store(&i->stop, true);
+    pthread_cond_broadcast(&i->wake);
+    pthread_mutex_unlock(&i->lock);
+    pthread_join(i->thread, NULL);
+    i->started = false;
+}
+
+void informer_free(struct informer *i)
+{
+    if (!i)
+        return;
+    informer_stop(i);
+    map_free(i->cache);
+    VEC_DEINIT(&i->handlers);
+    pthread_cond_destroy(&i->wake);
+    pthread_mutex_destroy(&i->lock);
+    mem_free(i);
+}
+
+bool informer_synced(struct informer *i)
+{
+    pthread_mutex_lock(&i->lock);
+    bool synced = i->synced;
+    pthread_mutex_unlock(&i->lock);
+    return synced;
+}
+
+int informer_wait(struct informer *i, uint64_t timeout_ms, struct err *err)
+{
+    uint64_t until = clock_mono_ms() + timeout_ms;
+    struct timespec t = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
+    int rc = 0;
+    pthread_mutex_lock(&i->lock);
+    while (!i->synced && !atomic_load(&i->stop) && pthread_cond_timedwait(&i->wake, &i->lock, &t) == 0)
+        ;
+    if (!i->synced)
+        rc = err_set(err, ERR_TIMEOUT, "%s could not be listed within %llu ms: %s", i->kind->plural, (unsigned long long)timeout_ms,
+                     i->last_error.code ? i->last_error.msg : "no answer yet");
+    pthread_mutex_unlock(&i->lock);
+    return rc;
+}
+
+json_t *informer_get(struct informer *i, const char *ns, const char *name)
+{
+    char key[600];
+    snprintf(key, sizeof(key), "%s/%s", i->kind->namespaced && ns ? ns : "", name);
+    pthread_mutex_lock(&i->lock);
+    json_t *obj = json_incref(map_getc(i->cache, key));
+    pthread_mutex_unlock(&i->lock);
+    return obj;
+}
+
+json_t *informer_list(struct informer *i, const char *ns)
+{
+    json_t *all = json_array();
+    pthread_mutex_lock(&i->lock);
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(i->cache, &it))
+        if (!ns || !strcmp(obj_namespace(it.value), ns))
+            json_array_append(all, it.value);
+    pthread_mutex_unlock(&i->lock);
+    return all;
+}
+
+int64_t informer_fresh_ms(struct informer *i)
+{
+    pthread_mutex_lock(&i->lock);
+    int64_t ms = i->fresh_ms;
+    pthread_mutex_unlock(&i->lock);
+    return ms;
+}
+
+const struct kind *informer_kind(const struct informer *i)
+{
+    return i->kind;
+}

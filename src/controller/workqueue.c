@@ -1,0 +1,223 @@
+/* The queue: a map of keys, a FIFO of those that are due, and a list of those that wait, sorted by their time. */
+#include <pthread.h>
+#include <sys/queue.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/rnd.h"
+#include "controller/controller.h"
+
+#define BACKOFF_MIN_MS 50u
+#define BACKOFF_MAX_MS 60000u
+
+enum item_state { IDLE, READY, DELAYED, PROCESSING };
+
+struct item {
+    TAILQ_ENTRY(item) link; /* in ready or delayed, by state */
+    char *key;
+    enum item_state state;
+    uint64_t due_ms;
+    uint64_t again_ms; /* PROCESSING: asked for once more, then; 0: not */
+    unsigned failures;
+};
+TAILQ_HEAD(item_list, item);
+
+struct workqueue {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct map *items;
+    struct item_list ready, delayed;
+    size_t ready_count;
+    bool down;
+};
+
+static void item_free(void *value)
+{
+    struct item *i = value;
+    mem_free(i->key);
+    mem_free(i);
+}
+
+struct workqueue *workqueue_new(void)
+{
+    struct workqueue *q = XNEW(struct workqueue);
+    pthread_condattr_t attr;
+    q->items = map_new(item_free);
+    TAILQ_INIT(&q->ready);
+    TAILQ_INIT(&q->delayed);
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&q->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    return q;
+}
+
+void workqueue_free(struct workqueue *q)
+{
+    if (!q)
+        return;
+    map_free(q->items);
+    pthread_mutex_destroy(&q->lock);
+    pthread_cond_destroy(&q->wake);
+    mem_free(q);
+}
+
+static struct item *find(struct workqueue *q, const char *key)
+{
+    struct item *i = map_getc(q->items, key);
+    if (i)
+        return i;
+    i = XNEW(struct item);
+    i->key = xstrdup(key);
+    map_set(q->items, str_of(key), i);
+    return i;
+}
+
+static void insert(struct workqueue *q, struct item *i, uint64_t now_ms)
+{
+    if (i->due_ms <= now_ms) {
+        i->state = READY;
+        TAILQ_INSERT_TAIL(&q->ready, i, link);
+        q->ready_count++;
+        return;
+    }
+    i->state = DELAYED;
+    struct item *before = TAILQ_LAST(&q->delayed, item_list);
+    while (before && before->due_ms > i->due_ms)
+        before = TAILQ_PREV(before, item_list, link);
+    if (before)
+        TAILQ_INSERT_AFTER(&q->delayed, before, i, link);
+    else
+        TAILQ_INSERT_HEAD(&q->delayed, i, link);
+}
+
+static void add_at(struct workqueue *q, struct item *i, uint64_t due_ms, uint64_t now_ms)
+{
+    if (i->state == PROCESSING) {
+        if (!i->again_ms || due_ms < i->again_ms)
+            i->again_ms = due_ms;
+        return;
+    }
+    if (i->state == READY || (i->state == DELAYED && i->due_ms <= due_ms))
+        return;
+    if (i->state == DELAYED)
+        TAILQ_REMOVE(&q->delayed, i, link);
+    i->due_ms = due_ms;
+    insert(q, i, now_ms);
+}
+
+void workqueue_add(struct workqueue *q, const char *key, uint64_t delay_ms)
+{
+    uint64_t now = clock_mono_ms();
+    pthread_mutex_lock(&q->lock);
+    if (!q->down) {
+        add_at(q, find(q, key), now + delay_ms, now);
+        pthread_cond_signal(&q->wake);
+    }
+    pthread_mutex_unlock(&q->lock);
+}
+
+static void move_due(struct workqueue *q, uint64_t now_ms)
+{
+    struct item *i;
+    while ((i = TAILQ_FIRST(&q->delayed)) && i->due_ms <= now_ms) {
+        TAILQ_REMOVE(&q->delayed, i, link);
+        insert(q, i, now_ms);
+    }
+}
+
+static void wait_until(struct workqueue *q, uint64_t until_ms)
+{
+    struct timespec t = {.tv_sec = (time_t)(until_ms / 1000), .tv_nsec = (long)(until_ms % 1000) * 1000000};
+    pthread_cond_timedwait(&q->wake, &q->lock, &t);
+}
+
+char *workqueue_take(struct workqueue *q, uint64_t timeout_ms)
+{
+    uint64_t deadline = clock_mono_ms() + timeout_ms;
+    char *key = NULL;
+    pthread_mutex_lock(&q->lock);
+    while (!q->down) {
+        uint64_t now = clock_mono_ms();
+        move_due(q, now);
+        struct item *i = TAILQ_FIRST(&q->ready);
+        if (i) {
+            TAILQ_REMOVE(&q->ready, i, link);
+            q->ready_count--;
+            i->state = PROCESSING;
+            i->again_ms = 0;
+            key = xstrdup(i->key);
+            break;
+        }
+        if (now >= deadline)
+            break;
+        i = TAILQ_FIRST(&q->delayed);
+        wait_until(q, i && i->due_ms < deadline ? i->due_ms : deadline);
+    }
+    if (!q->down && (TAILQ_FIRST(&q->ready) || TAILQ_FIRST(&q->delayed)))
+        pthread_cond_signal(&q->wake); /* another taker watches the time from here on */
+    pthread_mutex_unlock(&q->lock);
+    return key;
+}
+
+void workqueue_done(struct workqueue *q, const char *key)
+{
+    uint64_t now = clock_mono_ms();
+    pthread_mutex_lock(&q->lock);
+    struct item *i = map_getc(q->items, key);
+    if (i && i->state == PROCESSING) {
+        i->state = IDLE;
+        if (i->again_ms) {
+            add_at(q, i, i->again_ms, now);
+            pthread_cond_signal(&q->wake);
+        } else if (!i->failures) {
+            map_del(q->items, str_of(key));
+        }
+    }
+    pthread_mutex_unlock(&q->lock);
+}
+
+uint64_t workqueue_retry(struct workqueue *q, const char *key)
+{
+    uint64_t now = clock_mono_ms(), delay = BACKOFF_MIN_MS;
+    pthread_mutex_lock(&q->lock);
+    struct item *i = find(q, key);
+    delay = i->failures < 11 ? (uint64_t)BACKOFF_MIN_MS << i->failures : BACKOFF_MAX_MS;
+    delay = delay > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : delay;
+    i->failures++;
+    delay = delay / 2 + rnd_below(delay / 2 + 1); /* spread, so that many do not come back at once */
+    add_at(q, i, now + delay, now);
+    pthread_cond_signal(&q->wake);
+    pthread_mutex_unlock(&q->lock);
+    return delay;
+}
+
+void workqueue_forget(struct workqueue *q, const char *key)
+{
+    pthread_mutex_lock(&q->lock);
+    struct item *i = map_getc(q->items, key);
+    if (i)
+        i->failures = 0;
+    if (i && i->state == IDLE)
+        map_del(q->items, str_of(key));
+    pthread_mutex_unlock(&q->lock);
+}
+
+void workqueue_shutdown(struct workqueue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->down = true;
+    pthread_cond_broadcast(&q->wake);
+    pthread_mutex_unlock(&q->lock);
+}
+
+size_t workqueue_len(struct workqueue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    size_t len = q->ready_count;
+    pthread_mutex_unlock(&q->lock);
+    return len;
+}

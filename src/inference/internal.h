@@ -1,0 +1,48 @@
+/* Between the files of this folder. */
+#ifndef SEKI_INFERENCE_INTERNAL_H
+#define SEKI_INFERENCE_INTERNAL_H
+
+#include <pthread.h>
+
+#include "base/map.h"
+#include "inference/inference.h"
+
+#define WORKLOAD_FINALIZER "seki.cloud/workload"
+#define LABEL_ENDPOINT "seki.cloud/endpoint"
+#define WORKLOAD_PREFIX "mr-"
+
+#define CONTROLLER_MODEL "model"
+#define CONTROLLER_ENDPOINT "modelendpoint"
+#define CONTROLLER_REPLICA "modelreplica"
+
+/* What a replica's controller remembers between passes; lost at a restart and found again by probing. */
+struct replica_memory {
+    struct engine_liveness liveness;
+    uint64_t generation;    /* of the workload that it is about */
+    uint64_t begun_ms;      /* when the wait for the first answer began */
+    bool was_ready;
+};
+
+struct inference {
+    struct manager *manager;
+    struct runtime *runtime;
+    struct inference_options o;
+    struct informer *models, *endpoints, *replicas;
+    pthread_mutex_t lock;
+    struct map *workloads; /* name → char *: "NS/NAME" of the replica */
+    struct map *memory;    /* replica uid → struct replica_memory * */
+};
+
+int model_reconcile(void *ctx, struct reconcile *r, struct err *err);
+int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err);
+int replica_reconcile(void *ctx, struct reconcile *r, struct err *err);
+
+/* "mr-NS-NAME-UID8": a replica that is made anew under the same name is another workload. */
+#define WORKLOAD_NAME_MAX 384
+void replica_workload_name(const json_t *replica, char name[WORKLOAD_NAME_MAX]);
+
+/* Writes the status when it differs from what it was before the pass. */
+int save_status(struct reconcile *r, const struct kind *k, const json_t *before, struct err *err) NODISCARD;
+bool set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...) PRINTF(5, 6);
+
+#endif

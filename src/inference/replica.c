@@ -1,0 +1,386 @@
+/* ModelReplica: a verified model → a workload in the runtime → an engine that answers → Ready, and it stays so while tokens come. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "crypto/hash.h"
+#include "inference/internal.h"
+#include "kinds/borrowed.h"
+
+#define LOADING_LOOK_MS 200u
+#define STOPPING_LOOK_MS 100u
+#define WAIT_LOOK_MS 2000u
+#define PROBE_TIMEOUT_MS 2000u
+#define POKE_TIMEOUT_MS 20000u
+#define STOP_TIMEOUT_MS 10000u
+#define LOG_TAIL_BYTES 2048
+#define LAST_LINE_MAX 200
+#define STEP_S 5 /* "waiting 10 s": in steps, so that a status is not written every second */
+
+struct pass {
+    struct inference *i;
+    struct reconcile *r;
+    struct model_replica mr;
+    const struct engine_ops *engine;
+    struct engine_plan plan;
+    struct workload_status w;
+    struct replica_memory memory;
+    char workload[WORKLOAD_NAME_MAX];
+};
+
+void replica_workload_name(const json_t *replica, char name[WORKLOAD_NAME_MAX])
+{
+    const char *uid = obj_uid(replica);
+    /* Long names are cut: the uid keeps them apart. */
+    snprintf(name, WORKLOAD_NAME_MAX, WORKLOAD_PREFIX "%.63s-%.100s-%.8s", obj_namespace(replica), obj_name(replica), uid ? uid : "");
+}
+
+/* ---- memory between passes ---- */
+
+static void load_memory(struct pass *p)
+{
+    const char *uid = obj_uid(p->r->obj);
+    pthread_mutex_lock(&p->i->lock);
+    const struct replica_memory *m = map_getc(p->i->memory, uid);
+    if (m)
+        p->memory = *m;
+    if (!map_getc(p->i->workloads, p->workload))
+        map_set(p->i->workloads, str_of(p->workload), xasprintf("%s/%s", p->r->ns, p->r->name));
+    pthread_mutex_unlock(&p->i->lock);
+}
+
+static void save_memory(struct pass *p)
+{
+    struct replica_memory *m = XNEW(struct replica_memory);
+    *m = p->memory;
+    pthread_mutex_lock(&p->i->lock);
+    map_set(p->i->memory, str_of(obj_uid(p->r->obj)), m);
+    pthread_mutex_unlock(&p->i->lock);
+}
+
+static void forget(struct pass *p)
+{
+    pthread_mutex_lock(&p->i->lock);
+    map_del(p->i->memory, str_of(obj_uid(p->r->obj)));
+    map_del(p->i->workloads, str_of(p->workload));
+    pthread_mutex_unlock(&p->i->lock);
+}
+
+/* ---- the end ---- */
+
+static int finish(struct pass *p, struct err *err)
+{
+    struct reconcile *r = p->r;
+    struct runtime *rt = p->i->runtime;
+    struct client_resource resource = kind_resource(&kind_model_replica);
+    json_t *list = json_at(r->obj, "metadata.finalizers"), *f;
+    size_t i;
+    if (!obj_has_finalizer(r->obj, WORKLOAD_FINALIZER))
+        return 0;
+    int rc = rt->ops->stop(rt, p->workload, err);
+    if (rc < 0)
+        return rc;
+    rt->ops->get(rt, p->workload, &p->w);
+    if (p->w.state != WORKLOAD_ABSENT) {
+        r->requeue_ms = STOPPING_LOOK_MS;
+        return 0;
+    }
+    forget(p);
+    json_array_foreach (list, i, f)
+        if (!strcmp(json_string_value(f), WORKLOAD_FINALIZER)) {
+            json_array_remove(list, i);
+            break;
+        }
+    rc = client_update(r->client, &resource, r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+/* ---- what it needs ---- */
+
+/* Sets ModelVerified; true when an engine may start. *ret_refused: the files are known to be wrong, nothing may go on serving them. */
+static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused)
+{
+    json_t *obj = p->r->obj;
+    const char *name = p->mr.spec.model;
+    *ret_file = NULL;
+    *ret_refused = false;
+    if (!name || !*name) {
+        set_condition(obj, "ModelVerified", "True", "NotNeeded", "this driver serves a model of its own");
+        return true;
+    }
+    JSON_AUTO model = informer_get(p->i->models, p->r->ns, name);
+    const char *status = model ? obj_condition(model, "Verified") : NULL;
+    if (!model) {
+        set_condition(obj, "ModelVerified", "False", "ModelNotFound", "there is no Model \"%s\" in namespace %s", name, p->r->ns);
+        return false;
+    }
+    const char *reason = obj_condition_reason(model, "Verified");
+    set_condition(obj, "ModelVerified", status ? status : "Unknown", reason ? reason : "Verifying", "Model %s", name);
+    *ret_file = arena_printf(p->r->arena, "%s/%s", json_str_or(model, "spec.source", "file://") + strlen("file://"),
+                             json_str_or(json_array_get(json_at(model, "spec.files"), 0), "name", ""));
+    *ret_refused = status && !strcmp(status, "False");
+    return status && !strcmp(status, "True");
+}
+
+/* A remote engine's key, from the Secret into a file that only this user reads. */
+static int write_token(struct pass *p, struct err *err)
+{
+    struct reconcile *r = p->r;
+    const char *name = p->mr.spec.engine.secret;
+    struct client_resource resource = kind_resource(&kind_secret);
+    CLEANUP(sbuf_deinit) struct sbuf key;
+    JSON_AUTO secret = NULL;
+    if (!name || !*name)
+        return 0;
+    int rc = client_get(r->client, &resource, r->ns, name, &secret, err);
+    if (rc < 0)
+        return err_wrap(err, "spec.engine.secret");
+    sbuf_init(&key, 16 * 1024);
+    const char *value = json_string_value(json_object_get(json_object_get(secret, "data"), "apiKey"));
+    if (!value || base64_decode(str_of(value), &key, err) < 0)
+        return err_field(err, ERR_INVALID, "spec.engine.secret", "Secret %s has no data.apiKey", name);
+    const char *file = arena_printf(r->arena, "%s/%s.token", p->i->o.paths.socket_dir, obj_uid(r->obj));
+    rc = file_write(file, sbuf_str(&key), 0600, err);
+    mem_wipe(key.ptr, key.len);
+    if (rc == 0)
+        json_put_str(r->obj, "status.tokenFile", file);
+    return rc;
+}
+
+static void not_started(struct pass *p, const char *reason, const char *message)
+{
+    set_condition(p->r->obj, "EngineStarted", "False", reason, "%s", message);
+    set_condition(p->r->obj, "Ready", "False", reason, "%s", message);
+}
+
+/* ---- the engine's process ---- */
+
+static const char *last_log_line(struct pass *p)
+{
+    char *text = NULL;
+    if (p->i->runtime->ops->log_tail(p->i->runtime, p->workload, LOG_TAIL_BYTES, &text, NULL) < 0 || !text)
+        return "";
+    struct str rest = str_of(text), line, last = STR("");
+    while (str_cut(&rest, '\n', &line))
+        if (str_trim(line).len)
+            last = str_trim(line);
+    if (last.len > LAST_LINE_MAX)
+        last.len = LAST_LINE_MAX;
+    while (last.len && !str_utf8_valid(last))
+        last.len--;
+    const char *ret = arena_strndup(p->r->arena, last);
+    mem_free(text);
+    return ret;
+}
+
+static const char *after_colon(struct arena *a, const char *line)
+{
+    return *line ? arena_printf(a, "; it last said: %s", line) : "";
+}
+
+static void note_restarts(struct pass *p)
+{
+    json_t *obj = p->r->obj;
+    int64_t before = json_int(obj, "status.restarts", 0);
+    if (p->w.restarts > before && *p->w.message)
+        manager_event(p->i->manager, obj, "Warning", "EngineRestarted", arena_printf(p->r->arena, "the engine ended (%s) and is started again", p->w.message));
+    json_put_int(obj, "status.restarts", p->w.restarts > before ? p->w.restarts : before);
+    if (p->w.pid > 0)
+        json_put_int(obj, "status.pid", p->w.pid);
+    else
+        json_remove(obj, "status.pid");
+}
+
+/* True when there is a process to talk to. */
+static bool process_runs(struct pass *p)
+{
+    struct arena *a = p->r->arena;
+    if (p->w.state == WORKLOAD_FAILED_TO_START)
+        not_started(p, "StartFailed", p->w.message);
+    else if (p->w.crash_looping)
+        not_started(p, "CrashLoopBackOff", arena_printf(a, "%s; %d restarts so far%s", p->w.message, p->w.restarts, after_colon(a, last_log_line(p))));
+    else if (p->w.state == WORKLOAD_BACKOFF)
+        not_started(p, "EngineExited", arena_printf(a, "%s; it is started again%s", p->w.message, after_colon(a, last_log_line(p))));
+    else if (p->w.state == WORKLOAD_STOPPING || p->w.state == WORKLOAD_ABSENT)
+        not_started(p, "Starting", "the engine is being started");
+    else
+        return true;
+    p->r->requeue_ms = LOADING_LOOK_MS;
+    return false;
+}
+
+static int ensure_workload(struct pass *p, struct err *err)
+{
+    const struct workload w = {.name = p->workload, .argv = p->plan.argv, .env = p->plan.env, .stop_timeout_ms = STOP_TIMEOUT_MS};
+    int rc = p->i->runtime->ops->ensure(p->i->runtime, &w, err);
+    if (rc == 0)
+        p->i->runtime->ops->get(p->i->runtime, p->workload, &p->w);
+    return rc;
+}
+
+/* ---- does it answer ---- */
+
+static void publish(struct pass *p)
+{
+    json_t *obj = p->r->obj;
+    char now[CLOCK_TEXT_MAX];
+    json_put_str(obj, "status.address", p->plan.address);
+    json_put_str(obj, "status.basePath", p->plan.base_path);
+    json_put_str(obj, "status.engineModel", p->plan.engine_model ? p->plan.engine_model : "");
+    json_put_int(obj, "status.slots", p->mr.spec.engine.parallel);
+    if (p->w.started_wall_ms > 0) {
+        clock_format(p->w.started_wall_ms, now);
+        json_put_str(obj, "status.startedAt", now);
+    }
+    set_condition(obj, "EngineStarted", "True", "Started", p->plan.argv ? "process %d" : "a server elsewhere", (int)p->w.pid);
+    set_condition(obj, "Ready", "True", "Serving", "the engine answers");
+    p->memory.was_ready = true;
+}
+
+static void restart(struct pass *p, const char *reason, const char *why)
+{
+    struct err err = ERR_INIT;
+    struct runtime *rt = p->i->runtime;
+    set_condition(p->r->obj, "Ready", "False", reason, "%s", why);
+    manager_event(p->i->manager, p->r->obj, "Warning", reason, why);
+    log_warn("engine is restarted", KV("replica", p->r->name), KV("namespace", p->r->ns), KV("reason", reason), KV("why", why));
+    if (p->plan.argv && rt->ops->restart(rt, p->workload, why, &err) < 0)
+        log_warn("it could not be restarted", KV("replica", p->r->name), KVE(&err));
+    p->memory = (struct replica_memory){0};
+}
+
+static void wait_for_answer(struct pass *p, const char *what)
+{
+    uint64_t waited_s = (clock_mono_ms() - p->memory.begun_ms) / 1000, limit_s = (uint64_t)p->mr.spec.start_timeout_seconds;
+    json_t *obj = p->r->obj;
+    p->r->requeue_ms = LOADING_LOOK_MS;
+    set_condition(obj, "EngineStarted", "True", "Started", p->plan.argv ? "process %d" : "a server elsewhere", (int)p->w.pid);
+    if (waited_s >= limit_s) {
+        const char *why = arena_printf(p->r->arena, "not ready within %llu s: %s", (unsigned long long)limit_s, what);
+        restart(p, "DeadlineExceeded", why);
+        return;
+    }
+    const char *reason = obj_condition_reason(obj, "Ready");
+    if (reason && !strcmp(reason, "DeadlineExceeded") && waited_s < limit_s / 2)
+        return; /* a second try: until it works, the first one's failure is what matters */
+    set_condition(obj, "Ready", "False", "Loading", "waiting %llu s of at most %llu s: %s", (unsigned long long)(waited_s / STEP_S * STEP_S), (unsigned long long)limit_s, what);
+}
+
+static void judge(struct pass *p, int probe_rc, const struct engine_health *h, const char *probe_error)
+{
+    uint64_t now = clock_mono_ms();
+    enum engine_verdict v = engine_liveness_feed(&p->memory.liveness, now, probe_rc, h, p->i->o.stall_ms);
+    p->r->requeue_ms = p->i->o.probe_interval_ms;
+    if (v == ENGINE_NEEDS_POKE && probe_rc == 0) {
+        struct err err = ERR_INIT;
+        int rc = p->engine->poke ? p->engine->poke(&p->plan, p->mr.spec.engine.embeddings, POKE_TIMEOUT_MS, &err) : 0;
+        if (rc == ERR_TIMEOUT)
+            v = ENGINE_HUNG;
+        if (rc == ERR_TIMEOUT)
+            probe_error = "an idle engine did not make one token";
+    }
+    if (v == ENGINE_HUNG)
+        restart(p, "EngineHung", arena_printf(p->r->arena, "no progress: %s", *probe_error ? probe_error : "requests run and no token comes"));
+    else if (probe_rc == 0)
+        publish(p);
+}
+
+static void look_at_engine(struct pass *p)
+{
+    struct engine_health h = {.requests_running = -1, .requests_waiting = -1, .tokens_total = -1};
+    struct err err = ERR_INIT;
+    if (p->memory.generation != p->w.generation || !p->memory.begun_ms) {
+        p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms};
+        p->memory.liveness.last_progress_ms = p->memory.liveness.last_poke_ms = clock_mono_ms();
+    }
+    int rc = p->engine->probe(&p->plan, PROBE_TIMEOUT_MS, &h, &err);
+    if (rc == 0 && !h.serving)
+        rc = err_set(&err, ERR_UNAVAILABLE, "loading the model");
+    if (p->memory.was_ready || rc == 0)
+        judge(p, rc, &h, err.msg);
+    else
+        wait_for_answer(p, rc == ERR_UNAVAILABLE ? err.msg : "the engine does not listen yet");
+}
+
+/* ---- one pass ---- */
+
+static int bring_up(struct pass *p, struct err *err)
+{
+    const char *file = NULL;
+    bool refused = false;
+    struct err why = ERR_INIT;
+    struct runtime *rt = p->i->runtime;
+    rt->ops->get(rt, p->workload, &p->w);
+    bool may_start = model_ready(p, &file, &refused);
+    if (!may_start && (refused || p->w.state == WORKLOAD_ABSENT)) {
+        p->r->requeue_ms = WAIT_LOOK_MS;
+        not_started(p, obj_condition_reason(p->r->obj, "ModelVerified"), "waiting for the model to be verified");
+        return p->w.state == WORKLOAD_ABSENT ? 0 : rt->ops->stop(rt, p->workload, err);
+    }
+    p->engine = engine_find(p->mr.spec.engine.driver);
+    if (!p->engine) {
+        not_started(p, "UnknownDriver", "there is no such engine driver");
+        return 0;
+    }
+    if (write_token(p, &why) < 0) {
+        p->r->requeue_ms = WAIT_LOOK_MS;
+        not_started(p, "SecretMissing", why.msg);
+        return 0;
+    }
+    if (p->engine->plan(&p->i->o.paths, &p->mr, obj_uid(p->r->obj), file, p->r->arena, &p->plan, &why) < 0) {
+        p->r->requeue_ms = WAIT_LOOK_MS;
+        not_started(p, "EngineMissing", why.msg);
+        return 0;
+    }
+    if (p->plan.argv) {
+        int rc = ensure_workload(p, err);
+        if (rc < 0)
+            return rc;
+        note_restarts(p);
+        if (!process_runs(p)) {
+            p->memory.was_ready = false;
+            return 0;
+        }
+    }
+    look_at_engine(p);
+    return 0;
+}
+
+static int add_finalizer(struct pass *p, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_model_replica);
+    json_t *meta = json_object_get(p->r->obj, "metadata"), *list = json_object_get(meta, "finalizers"), *fresh = NULL;
+    if (!json_is_array(list)) {
+        list = json_array();
+        json_object_set_new(meta, "finalizers", list);
+    }
+    json_array_append_new(list, json_string(WORKLOAD_FINALIZER));
+    int rc = client_update(p->r->client, &resource, p->r->obj, &fresh, err);
+    if (rc < 0)
+        return rc;
+    json_decref(p->r->obj);
+    p->r->obj = json_deep_copy(fresh);
+    json_decref(fresh);
+    return 0;
+}
+
+int replica_reconcile(void *ctx, struct reconcile *r, struct err *err)
+{
+    struct pass p = {.i = ctx, .r = r};
+    int rc;
+    if (!r->obj)
+        return 0;
+    replica_workload_name(r->obj, p.workload);
+    if (obj_deleting(r->obj))
+        return finish(&p, err);
+    if (!obj_has_finalizer(r->obj, WORKLOAD_FINALIZER) && (rc = add_finalizer(&p, err)) < 0)
+        return rc;
+    if ((rc = kind_decode(&kind_model_replica, r->obj, r->arena, &p.mr, err)) < 0)
+        return rc;
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    load_memory(&p);
+    rc = bring_up(&p, err);
+    save_memory(&p);
+    int status_rc = save_status(r, &kind_model_replica, before, rc < 0 ? NULL : err);
+    return rc < 0 ? rc : status_rc;
+}
