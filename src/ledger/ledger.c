@@ -1,0 +1,207 @@
+#include "ledger/ledger.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rnd.h"
+#include "ledger/files.h"
+
+#define DEFAULT_FILE_BYTES (64u * 1024 * 1024)
+
+struct ledger {
+    char *dir, *name;
+    enum ledger_kind kind;
+    size_t max_file_bytes;
+    int fd, lock_fd;
+    unsigned number; /* of the last file; 0: none yet */
+    off_t size;
+    struct ledger_position pos;
+    struct sbuf buf;
+    bool dirty, broken;
+};
+
+static int open_new_file(struct ledger *l, struct err *err)
+{
+    char path[LEDGER_PATH_MAX];
+    uint8_t head[LEDGER_FILE_HEAD_BYTES];
+    struct ledger_file_head h = {.kind = l->kind};
+    rnd_bytes(h.id, sizeof(h.id));
+    ledger_write_head(&h, head);
+    ledger_path(l->dir, l->name, l->number + 1, path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_sys(err, errno, "%s", path);
+    int rc = file_write_all(fd, str_n(head, sizeof(head)), err);
+    if (rc == 0 && fsync(fd) < 0)
+        rc = err_sys(err, errno, "%s", path);
+    if (rc == 0)
+        rc = file_sync_dir(l->dir, err);
+    if (rc < 0) {
+        close(fd);
+        unlink(path);
+        return rc;
+    }
+    if (l->fd >= 0)
+        close(l->fd);
+    l->fd = fd;
+    l->number++;
+    l->size = sizeof(head);
+    return 0;
+}
+
+/* Only the last record can be torn, by power loss: behind the first bad byte of the last file nothing good may follow, or somebody has changed it. */
+static int cut_tail(const char *path, int fd, off_t good, off_t size, struct err *err)
+{
+    log_warn("a torn tail of a ledger is cut off", KV("file", path), KVI("from", good), KVI("bytes", size - good));
+    if (ftruncate(fd, good) < 0 || fsync(fd) < 0)
+        return err_sys(err, errno, "%s", path);
+    return 0;
+}
+
+/* The bad record is the last one: by its length it ends at the end of the file or behind it. Then it was being written when the power went. */
+static bool is_last(int fd, off_t good, off_t size)
+{
+    uint8_t p[4];
+    if (pread(fd, p, sizeof(p), good) != (ssize_t)sizeof(p))
+        return true;
+    uint32_t len = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    bool blank = !len; /* the size reached the disk, the bytes did not */
+    return (blank && size - good <= LEDGER_HEAD_BYTES + LEDGER_BODY_MAX) || (len <= LEDGER_BODY_MAX && good + LEDGER_HEAD_BYTES + (off_t)len >= size);
+}
+
+static int scan_last(struct ledger *l, const char *path, off_t size, off_t *ret_good, struct err *err)
+{
+    int rc = ledger_scan(path, LEDGER_FILE_HEAD_BYTES, &l->pos, NULL, NULL, ret_good, NULL, err);
+    return rc == ERR_CORRUPT && is_last(l->fd, *ret_good, size) ? 0 : rc;
+}
+
+static int open_last_file(struct ledger *l, unsigned first, unsigned last, struct err *err)
+{
+    char path[LEDGER_PATH_MAX], head[LEDGER_FILE_HEAD_BYTES];
+    struct ledger_file_head h;
+    struct stat st;
+    off_t good = 0;
+    int rc = 0;
+    for (unsigned n = first; n < last && rc == 0; n++) {
+        ledger_path(l->dir, l->name, n, path);
+        rc = ledger_scan(path, LEDGER_FILE_HEAD_BYTES, &l->pos, NULL, NULL, &good, NULL, err);
+    }
+    if (rc < 0)
+        return rc;
+    ledger_path(l->dir, l->name, last, path);
+    l->fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC);
+    if (l->fd < 0 || fstat(l->fd, &st) < 0)
+        return err_sys(err, errno, "%s", path);
+    ssize_t n = pread(l->fd, head, sizeof(head), 0);
+    l->number = last;
+    if (n >= 0 && n < (ssize_t)sizeof(head)) { /* died while it was made: it holds nothing */
+        l->number = last - 1;
+        close(l->fd);
+        l->fd = -1;
+        return unlink(path) < 0 ? err_sys(err, errno, "%s", path) : open_new_file(l, err);
+    }
+    if ((rc = ledger_read_head(str_n(head, sizeof(head)), &h, err)) < 0 || (rc = scan_last(l, path, st.st_size, &good, err)) < 0)
+        return err_wrap(err, "%s", path);
+    if (h.kind != l->kind)
+        return err_set(err, ERR_INVALID, "%s is a ledger of another kind (%d, not %d)", path, h.kind, l->kind);
+    l->size = good;
+    return good < st.st_size ? cut_tail(path, l->fd, good, st.st_size, err) : 0;
+}
+
+int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err *err)
+{
+    char lock[LEDGER_PATH_MAX];
+    unsigned first, last;
+    struct ledger *l = XNEW(struct ledger);
+    *l = (struct ledger){.dir = xstrdup(o->dir), .name = xstrdup(o->name), .kind = o->kind, .fd = -1, .lock_fd = -1,
+                         .max_file_bytes = o->max_file_bytes ? o->max_file_bytes : DEFAULT_FILE_BYTES};
+    sbuf_init(&l->buf, LEDGER_HEAD_BYTES + LEDGER_BODY_MAX);
+    snprintf(lock, sizeof(lock), "%s/%s.lock", o->dir, o->name);
+    int rc = file_mkdirs(o->dir, 0700, err);
+    if (rc == 0)
+        rc = file_lock(lock, &l->lock_fd, err);
+    if (rc == 0)
+        rc = ledger_find_files(o->dir, o->name, &first, &last, err);
+    if (rc == 0)
+        rc = last ? open_last_file(l, first, last, err) : open_new_file(l, err);
+    if (rc < 0) {
+        ledger_close(l);
+        return rc;
+    }
+    *ret = l;
+    return 0;
+}
+
+void ledger_close(struct ledger *l)
+{
+    if (!l)
+        return;
+    if (l->fd >= 0) {
+        (void)!ledger_sync(l, NULL);
+        close(l->fd);
+    }
+    file_closep(&l->lock_fd);
+    sbuf_deinit(&l->buf);
+    mem_free(l->dir);
+    mem_free(l->name);
+    mem_free(l);
+}
+
+int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err)
+{
+    struct ledger_record rec = {.sequence = l->pos.sequence + 1, .time_ms = time_ms, .version = version, .body = body};
+    uint8_t hash[32];
+    if (body.len > LEDGER_BODY_MAX)
+        return err_set(err, ERR_TOO_LARGE, "a record of %zu bytes; at most %d", body.len, LEDGER_BODY_MAX);
+    if (l->broken)
+        return err_set(err, ERR_IO, "the ledger %s could not be repaired after a failed write; open it anew", l->name);
+    if ((size_t)l->size + LEDGER_HEAD_BYTES + body.len > l->max_file_bytes && l->size > LEDGER_FILE_HEAD_BYTES) {
+        int rc = ledger_sync(l, err);
+        if (rc == 0)
+            rc = open_new_file(l, err);
+        if (rc < 0)
+            return rc;
+    }
+    memcpy(rec.prev_hash, l->pos.hash, 32);
+    sbuf_reset(&l->buf);
+    ledger_encode(&rec, &l->buf, hash);
+    int rc = file_write_all(l->fd, sbuf_str(&l->buf), err);
+    if (rc < 0) { /* a part of it may be there: a full disk */
+        l->broken = ftruncate(l->fd, l->size) < 0;
+        return rc;
+    }
+    l->size += (off_t)l->buf.len;
+    l->pos.sequence = rec.sequence;
+    memcpy(l->pos.hash, hash, 32);
+    l->dirty = true;
+    if (ret_sequence)
+        *ret_sequence = rec.sequence;
+    return 0;
+}
+
+int ledger_sync(struct ledger *l, struct err *err)
+{
+    if (!l->dirty)
+        return 0;
+    if (fdatasync(l->fd) < 0)
+        return err_sys(err, errno, "%s", l->name);
+    l->dirty = false;
+    return 0;
+}
+
+bool ledger_dirty(const struct ledger *l)
+{
+    return l->dirty;
+}
+
+uint64_t ledger_last_sequence(const struct ledger *l)
+{
+    return l->pos.sequence;
+}

@@ -1,0 +1,52 @@
+#include "ledger/usage.h"
+
+#include <string.h>
+
+#include "json/json.h"
+
+#define USAGE_BODY_MAX (16 * 1024)
+
+void usage_encode(const struct usage *u, struct sbuf *out)
+{
+    const struct {
+        const char *name;
+        struct str value;
+    } texts[] = {{"id", u->id}, {"project", u->project}, {"tenant", u->tenant}, {"key", u->key}, {"endpoint", u->endpoint}, {"model", u->model},
+                 {"replica", u->replica}, {"route", u->route}, {"outcome", u->outcome}};
+    const struct {
+        const char *name;
+        int64_t value;
+    } numbers[] = {{"status", u->status}, {"prompt_tokens", u->prompt_tokens}, {"cached_tokens", u->cached_tokens}, {"completion_tokens", u->completion_tokens},
+                   {"start_ms", u->start_ms}, {"ttft_ms", u->ttft_ms}, {"duration_ms", u->duration_ms}};
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        sbuf_addf(out, "%s\"%s\":", i ? "," : "{", texts[i].name);
+        sbuf_add_json(out, texts[i].value);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+        sbuf_addf(out, ",\"%s\":%lld", numbers[i].name, (long long)numbers[i].value);
+    sbuf_addf(out, ",\"stream\":%s,\"exact\":%s}", u->stream ? "true" : "false", u->exact ? "true" : "false");
+}
+
+static struct str text_of(const json_t *doc, struct arena *a, const char *name)
+{
+    const json_t *v = json_object_get(doc, name);
+    return json_is_string(v) ? arena_str(a, str_n(json_string_value(v), json_string_length(v))) : STR("");
+}
+
+int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err *err)
+{
+    JSON_AUTO doc = NULL;
+    int rc = json_parse(body, USAGE_BODY_MAX, &doc, err);
+    if (rc < 0)
+        return rc;
+    *ret = (struct usage){
+        .id = text_of(doc, a, "id"), .project = text_of(doc, a, "project"), .tenant = text_of(doc, a, "tenant"), .key = text_of(doc, a, "key"),
+        .endpoint = text_of(doc, a, "endpoint"), .model = text_of(doc, a, "model"), .replica = text_of(doc, a, "replica"), .route = text_of(doc, a, "route"),
+        .outcome = text_of(doc, a, "outcome"), .stream = json_flag(doc, "stream", false), .exact = json_flag(doc, "exact", false),
+        .status = (int)json_int(doc, "status", 0), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
+        .completion_tokens = json_int(doc, "completion_tokens", 0), .start_ms = json_int(doc, "start_ms", 0), .ttft_ms = json_int(doc, "ttft_ms", -1),
+        .duration_ms = json_int(doc, "duration_ms", 0)};
+    if (!ret->id.len || !ret->project.len || ret->prompt_tokens < 0 || ret->completion_tokens < 0)
+        return err_set(err, ERR_INVALID, "a usage record without id, project or with negative counts");
+    return 0;
+}
