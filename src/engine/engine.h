@@ -26,6 +26,9 @@ struct engine_plan {
     const char *engine_model;
 };
 
+/* Token counts and running requests of a Prometheus text, by their names; false when a name is not there. Parsed under a cap; fuzzed. */
+bool engine_metric(struct str text, const char *name, double *ret);
+
 /* What a probe found. Counters grow over the life of one engine process. */
 struct engine_health {
     bool serving;             /* loaded, answers */
@@ -55,6 +58,7 @@ const struct engine_ops *engine_find(const char *driver); /* NULL: no such drive
 struct engine_liveness {
     uint64_t last_progress_ms;
     uint64_t last_poke_ms;
+    uint64_t busy_since_ms; /* requests run since then, as far as we saw; 0: none */
     int64_t tokens_total;
     int failed_probes;
 };

@@ -1,0 +1,25 @@
+/* Shared by the drivers of servers that speak as llama.cpp's does. */
+#ifndef SEKI_ENGINE_INTERNAL_H
+#define SEKI_ENGINE_INTERNAL_H
+
+#include "engine/engine.h"
+
+extern const struct engine_ops engine_llamacpp, engine_openai, engine_fake;
+
+/* "unix:DIR/UID.sock", short enough for a socket's address. */
+int engine_socket(const struct engine_paths *p, const char *replica_uid, struct arena *a, const char **ret, struct err *err) NODISCARD;
+/* /health and /metrics. */
+int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;
+int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err) NODISCARD;
+
+struct argv {
+    const char **items;
+    size_t count;
+    struct arena *arena;
+};
+#define ARGV_MAX 192
+void argv_init(struct argv *v, struct arena *a);
+void argv_add(struct argv *v, const char *text);
+void argv_addf(struct argv *v, const char *fmt, ...) PRINTF(2, 3);
+
+#endif

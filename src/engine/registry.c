@@ -1,0 +1,132 @@
+/* The drivers by name, and what they share. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "client/fetch.h"
+#include "engine/internal.h"
+
+#define METRICS_MAX (1024 * 1024)
+#define SOCKET_PATH_MAX 107
+
+const struct engine_ops *engine_find(const char *driver)
+{
+    static const struct engine_ops *const all[] = {&engine_llamacpp, &engine_openai, &engine_fake};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        if (driver && !strcmp(driver, all[i]->name))
+            return all[i];
+    return NULL;
+}
+
+void argv_init(struct argv *v, struct arena *a)
+{
+    *v = (struct argv){ARENA_ARRAY(a, const char *, ARGV_MAX + 1), 0, a};
+}
+
+void argv_add(struct argv *v, const char *text)
+{
+    if (v->count < ARGV_MAX)
+        v->items[v->count++] = arena_strdup(v->arena, text);
+}
+
+void argv_addf(struct argv *v, const char *fmt, ...)
+{
+    char text[4096];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    argv_add(v, text);
+}
+
+int engine_socket(const struct engine_paths *p, const char *replica_uid, struct arena *a, const char **ret, struct err *err)
+{
+    *ret = arena_printf(a, "unix:%s/%.18s.sock", p->socket_dir, replica_uid);
+    if (strlen(*ret) - strlen("unix:") > SOCKET_PATH_MAX)
+        return err_set(err, ERR_INVALID, "%s is too long for a socket's path (%d bytes); choose a shorter data directory", *ret + strlen("unix:"), SOCKET_PATH_MAX);
+    return 0;
+}
+
+/* ---- Prometheus text ---- */
+
+bool engine_metric(struct str text, const char *name, double *ret)
+{
+    size_t len = strlen(name);
+    struct str line;
+    while (str_cut(&text, '\n', &line)) {
+        if (!str_starts(line, str_n(name, len)) || line.len == len)
+            continue;
+        struct str rest = str_skip(line, len);
+        char number[64], *end;
+        if (rest.ptr[0] == '{') { /* labels: which do not matter here */
+            ssize_t close = str_find(rest, '}');
+            if (close < 0)
+                continue;
+            rest = str_skip(rest, (size_t)close + 1);
+        }
+        if (!rest.len || (rest.ptr[0] != ' ' && rest.ptr[0] != '\t') || !str_to_array(str_trim(rest), number, sizeof(number)))
+            continue;
+        double v = strtod(number, &end);
+        if (end == number || !(v > -9e18 && v < 9e18)) /* NaN and infinity too */
+            continue;
+        *ret = v;
+        return true;
+    }
+    return false;
+}
+
+/* ---- probes ---- */
+
+static int get(const struct engine_plan *plan, const char *path, uint64_t timeout_ms, int *ret_status, char **ret_body, size_t *ret_len, struct err *err)
+{
+    const struct fetch_options o = {.address = plan->address, .path = path, .timeout_ms = timeout_ms, .max_body_bytes = METRICS_MAX};
+    return fetch(&o, ret_status, ret_body, ret_len, err);
+}
+
+int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err)
+{
+    CLEANUP(mem_freep) char *health = NULL;
+    CLEANUP(mem_freep) char *metrics = NULL;
+    size_t len = 0;
+    int status = 0;
+    double running, waiting, prompt, predicted;
+    *ret = (struct engine_health){.requests_running = -1, .requests_waiting = -1, .tokens_total = -1};
+    int rc = get(plan, "/health", timeout_ms, &status, &health, &len, err);
+    if (rc < 0)
+        return rc;
+    if (status == 503)
+        return err_set(err, ERR_UNAVAILABLE, "the engine loads the model");
+    if (status != 200)
+        return err_set(err, ERR_PROTOCOL, "the engine's /health says %d", status);
+    ret->serving = true;
+    if (get(plan, "/metrics", timeout_ms, &status, &metrics, &len, NULL) < 0 || status != 200)
+        return 0; /* health is what counts; progress is then unknown */
+    struct str text = str_n(metrics, len);
+    if (engine_metric(text, "llamacpp:requests_processing", &running))
+        ret->requests_running = (int64_t)running;
+    if (engine_metric(text, "llamacpp:requests_deferred", &waiting))
+        ret->requests_waiting = (int64_t)waiting;
+    if (engine_metric(text, "llamacpp:prompt_tokens_total", &prompt) && engine_metric(text, "llamacpp:tokens_predicted_total", &predicted))
+        ret->tokens_total = (int64_t)(prompt + predicted);
+    return 0;
+}
+
+int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err)
+{
+    CLEANUP(mem_freep) char *body = NULL;
+    CLEANUP(sbuf_deinit) struct sbuf question;
+    char path[256];
+    size_t len = 0;
+    int status = 0;
+    sbuf_init(&question, 4096);
+    sbuf_addc(&question, "{\"model\":");
+    sbuf_add_json(&question, str_of(plan->engine_model ? plan->engine_model : ""));
+    sbuf_addc(&question, embeddings ? ",\"input\":\"a\"}" : ",\"prompt\":\"a\",\"max_tokens\":1}");
+    snprintf(path, sizeof(path), "%s/%s", plan->base_path, embeddings ? "embeddings" : "completions");
+    const struct fetch_options o = {.method = "POST", .address = plan->address, .path = path, .body_json = question.ptr, .timeout_ms = timeout_ms, .max_body_bytes = METRICS_MAX};
+    int rc = fetch(&o, &status, &body, &len, err);
+    if (rc < 0)
+        return rc;
+    return status == 200 ? 0 : err_set(err, ERR_PROTOCOL, "the engine answers %d to one token's work", status);
+}

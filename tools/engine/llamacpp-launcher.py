@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Runs llama.cpp's HTTP server from the xllamacpp wheel, with the flags that Seki's driver gives.
+
+It serves until SIGTERM or SIGINT, with /health and /metrics on and nothing of what users send in its log. Errors are one line on stderr and a non-zero exit.
+"""
+import argparse
+import os
+import signal
+import socket
+import stat
+import sys
+
+# Gemma's own format, for models that come without a chat template: base models.
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def fail(message, status=1):
+    print(f"llamacpp-launcher: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+def arguments():
+    p = argparse.ArgumentParser(prog="llamacpp-launcher", description=__doc__)
+    p.add_argument("--model", required=True, metavar="FILE", help="GGUF file")
+    p.add_argument("--listen", required=True, metavar="ADDRESS", help="unix:/PATH.sock or HOST:PORT")
+    p.add_argument("--ctx-size", type=int, default=2048, metavar="N", help="tokens of context for each slot")
+    p.add_argument("--parallel", type=int, default=1, metavar="N", help="slots: requests worked on at a time")
+    p.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: as many as there are cores")
+    p.add_argument("--alias", default="model", metavar="NAME", help="the model's name in answers")
+    p.add_argument("--embeddings", action="store_true", help="serve embeddings instead of text")
+    a = p.parse_args()
+    if a.ctx_size < 1 or a.parallel < 1 or a.threads < 0:
+        p.error("--ctx-size and --parallel must be at least 1, --threads at least 0")
+    return a
+
+
+def place(listen):
+    """Host and port as llama.cpp wants them: a host that ends in .sock is a unix socket."""
+    if not listen.startswith("unix:"):
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdigit():
+            fail(f"--listen {listen}: expected unix:/PATH.sock or HOST:PORT", 2)
+        return host.strip("[]"), int(port)
+    path = listen.removeprefix("unix:")
+    if not path.startswith("/") or not path.endswith(".sock"):
+        fail(f"--listen {listen}: expected unix:/PATH.sock", 2)
+    if len(path.encode()) > 107:
+        fail(f"--listen {listen}: a socket's path has at most 107 bytes", 2)
+    remove_stale(path)
+    return path, 0
+
+
+def remove_stale(path):
+    """A socket left by a killed server; one that answers is somebody's."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            fail(f"{path} is there and is no socket")
+    except FileNotFoundError:
+        return
+    probe = socket.socket(socket.AF_UNIX)
+    probe.settimeout(1)
+    try:
+        probe.connect(path)
+        fail(f"{path}: another server listens there")
+    except OSError:
+        os.unlink(path)
+    finally:
+        probe.close()
+
+
+def parameters(xllamacpp, a, host, port):
+    p = xllamacpp.CommonParams()
+    p.model.path = a.model
+    p.model_alias = [a.alias] if isinstance(p.model_alias, (list, set)) else a.alias
+    p.hostnames = [host]
+    p.port = port
+    p.n_parallel = a.parallel
+    p.n_ctx = a.ctx_size * a.parallel  # llama.cpp counts the whole
+    threads = a.threads or os.cpu_count() or 1
+    p.cpuparams.n_threads = threads
+    p.cpuparams_batch.n_threads = threads
+    p.n_threads_http = max(4, a.parallel + 3)  # streams hold one each; /health and /metrics must still be answered
+    p.endpoint_metrics = True
+    p.endpoint_slots = False
+    p.endpoint_props = False
+    p.ui = False
+    p.verbosity = 1  # errors: more would show prompts
+    p.warmup = True
+    p.kv_unified = False
+    if a.embeddings:
+        p.embedding = True
+        p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        # An embedding needs its whole text in one batch.
+        p.n_batch = p.n_ubatch = a.ctx_size
+    return p
+
+
+def has_template(path):
+    """Whether the GGUF file's head names a chat template."""
+    with open(path, "rb") as f:
+        return b"tokenizer.chat_template" in f.read(32 << 20)
+
+
+def main():
+    a = arguments()
+    if not os.path.isfile(a.model):
+        fail(f"--model {a.model}: no such file")
+    with open(a.model, "rb") as f:
+        if f.read(4) != b"GGUF":
+            fail(f"--model {a.model}: not a GGUF file")
+    host, port = place(a.listen)
+    try:
+        import xllamacpp
+    except ImportError as e:
+        fail(f"the xllamacpp package cannot be loaded: {e}")
+    p = parameters(xllamacpp, a, host, port)
+    if not a.embeddings and not has_template(a.model):
+        p.chat_template = PLAIN_TEMPLATE
+        p.use_jinja = True
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # requests end with it; the gateway says so to its clients
+    os.umask(0o077)
+    try:
+        server = xllamacpp.Server(p)
+    except Exception as e:  # noqa: BLE001 - whatever the library throws ends this program
+        fail(f"llama.cpp did not start: {e}")
+    print(f"serving {a.alias} on {server.listening_address}", flush=True)
+    while True:
+        signal.pause()
+
+
+main()
