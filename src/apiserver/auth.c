@@ -97,7 +97,7 @@ void authz_start(struct apiserver *s)
 {
     s->rbac_stale = true;
     for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
-        CLEANUP(sbuf_deinit) struct sbuf prefix;
+        CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
         sbuf_init(&prefix, 256);
         object_prefix(rbac_kinds[i], NULL, &prefix);
         struct store_watch *w;
@@ -121,7 +121,7 @@ static void rebuild(struct apiserver *s)
 {
     struct docs d = {.list = VEC_INIT};
     for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
-        CLEANUP(sbuf_deinit) struct sbuf prefix;
+        CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
         sbuf_init(&prefix, 256);
         object_prefix(rbac_kinds[i], NULL, &prefix);
         (void)!store_range(s->store, sbuf_str(&prefix), STR_NULL, 0, 0, collect, &d, NULL);

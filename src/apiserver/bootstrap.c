@@ -66,7 +66,7 @@ static void create_next(void *arg)
         return;
     }
     JSON_AUTO obj = json_loads(objects[b->next], 0, NULL);
-    CLEANUP(sbuf_deinit) struct sbuf path;
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
     sbuf_init(&path, 1024);
     kind_path(kind_by_name(json_str_or(obj, "kind", "")), NULL, NULL, NULL, &path);
     struct client_local local = apiserver_local(b->server);

@@ -82,7 +82,7 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
     struct api_request *q = w->q;
     struct apiserver *s = q->server;
     struct err err = ERR_INIT;
-    CLEANUP(sbuf_deinit) struct sbuf key, text;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0}, text = {0};
     sbuf_init(&key, 1024);
     sbuf_init(&text, s->o.max_object_bytes);
     object_key(q->kind, q->ns, q->name, &key);
@@ -128,7 +128,7 @@ static void quiet_done(void *arg UNUSED, int code, int64_t rev UNUSED)
 
 int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err)
 {
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, s->o.max_object_bytes * 2);
     bool gone = obj_deleting(obj) && !meta_has_finalizers(obj);
     if (!gone)

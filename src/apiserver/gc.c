@@ -106,7 +106,7 @@ static void on_change(void *arg, const struct store_event *e)
     size_t i;
     json_t *ref;
     json_array_foreach (json_at(obj, "metadata.ownerReferences"), i, ref) {
-        CLEANUP(sbuf_deinit) struct sbuf key;
+        CLEANUP(sbuf_deinit) struct sbuf key = {0};
         const struct kind *k = kind_by_name(json_str_or(ref, "kind", ""));
         sbuf_init(&key, 1024);
         if (k) {
@@ -119,7 +119,7 @@ static void on_change(void *arg, const struct store_event *e)
 /* The owner, when it is there and is the same one; borrowed. */
 static struct store_value *find_owner(struct apiserver *s, const json_t *obj, const json_t *ref)
 {
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     const struct kind *k = kind_by_name(json_str_or(ref, "kind", ""));
     sbuf_init(&key, 1024);
     if (!k)

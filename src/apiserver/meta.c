@@ -79,7 +79,7 @@ int meta_check_shape(const struct kind *k, json_t *obj, enum meta_unknown how, s
         return err_field(err, ERR_BAD_REQUEST, "metadata", "metadata must be an object");
     find_unknown(k, obj, warnings);
     if (warnings->count && how == META_STRICT) {
-        CLEANUP(sbuf_deinit) struct sbuf text;
+        CLEANUP(sbuf_deinit) struct sbuf text = {0};
         sbuf_init(&text, ERR_MSG_MAX - 64);
         for (size_t i = 0; i < warnings->count; i++)
             sbuf_addf(&text, "%s%s", i ? ", " : "", warnings->items[i].message);

@@ -16,7 +16,7 @@ struct namespaces {
 
 int namespace_check(struct apiserver *s, const char *ns, struct err *err)
 {
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     sbuf_init(&key, 1024);
     object_key(&kind_namespace, "", ns, &key);
     struct store_value *v = store_get_pending(s->store, sbuf_str(&key));
@@ -46,7 +46,7 @@ static size_t empty(struct apiserver *s, const char *ns)
     const struct kind *const *kinds = kind_all(&count);
     struct contents c = {s, VEC_INIT};
     for (size_t i = 0; i < count; i++) {
-        CLEANUP(sbuf_deinit) struct sbuf prefix;
+        CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
         sbuf_init(&prefix, 1024);
         object_prefix(kinds[i], ns, &prefix);
         if (kinds[i]->namespaced)
@@ -78,7 +78,7 @@ static void drop_finalizer(json_t *obj)
 /* One step; true when the namespace needs no more of them. */
 static bool step(struct apiserver *s, const char *ns)
 {
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     struct err err = ERR_INIT;
     sbuf_init(&key, 1024);
     object_key(&kind_namespace, "", ns, &key);
@@ -135,7 +135,7 @@ static bool on_existing(void *arg, struct store_value *v)
 
 void namespaces_start(struct apiserver *s)
 {
-    CLEANUP(sbuf_deinit) struct sbuf prefix;
+    CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
     struct namespaces *n = XNEW(struct namespaces);
     *n = (struct namespaces){.server = s, .going = map_new(NULL)};
     s->namespaces = n;

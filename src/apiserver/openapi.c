@@ -69,7 +69,7 @@ static json_t *operation(const struct kind *k, const char *schema, const char *m
 
 static void add_paths(json_t *paths, const struct kind *k, const char *schema)
 {
-    CLEANUP(sbuf_deinit) struct sbuf collection, one;
+    CLEANUP(sbuf_deinit) struct sbuf collection = {0}, one = {0};
     sbuf_init(&collection, 1024);
     sbuf_init(&one, 1024);
     kind_path(k, "{namespace}", NULL, NULL, &collection);

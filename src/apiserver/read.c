@@ -8,7 +8,7 @@
 
 void api_get(struct api_request *q)
 {
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     sbuf_init(&key, 1024);
     object_key(q->kind, q->ns, q->name, &key);
     struct store_value *v = store_get(q->server->store, sbuf_str(&key));
@@ -64,7 +64,7 @@ static bool add(void *arg, struct store_value *v)
 /* Continue tokens: base64 of "REVISION KEY". Clients treat them as opaque; a made-up one can only start elsewhere in what its sender may list. */
 static int read_token(struct api_request *q, struct str token, struct list *l, struct err *err)
 {
-    CLEANUP(sbuf_deinit) struct sbuf plain, prefix;
+    CLEANUP(sbuf_deinit) struct sbuf plain = {0}, prefix = {0};
     sbuf_init(&plain, TOKEN_MAX);
     sbuf_init(&prefix, 1024);
     struct str rest, rev;
@@ -80,7 +80,7 @@ static int read_token(struct api_request *q, struct str token, struct list *l, s
 
 static const char *write_token(struct list *l)
 {
-    CLEANUP(sbuf_deinit) struct sbuf plain, text;
+    CLEANUP(sbuf_deinit) struct sbuf plain = {0}, text = {0};
     if (!l->next.len)
         return "";
     sbuf_init(&plain, TOKEN_MAX);
@@ -130,7 +130,7 @@ static void reply_list(struct list *l)
     struct api_request *q = l->q;
     const char *token = write_token(l);
     if (l->text) {
-        CLEANUP(sbuf_deinit) struct sbuf out;
+        CLEANUP(sbuf_deinit) struct sbuf out = {0};
         sbuf_init(&out, LIST_BYTES_MAX);
         finish_text(l, token, &out);
         api_reply_text(q, 200, "application/json", sbuf_str(&out));
@@ -153,7 +153,7 @@ void api_list(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct list l = {.q = q};
-    CLEANUP(sbuf_deinit) struct sbuf prefix, text;
+    CLEANUP(sbuf_deinit) struct sbuf prefix = {0}, text = {0};
     sbuf_init(&prefix, 1024);
     sbuf_init(&text, LIST_BYTES_MAX);
     if (read_options(q, &l, &err) < 0) {

@@ -93,7 +93,7 @@ void api_delete(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct delete_options o = {0};
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     if (read_options(q, &o, &err) < 0) {
         api_fail(q, &err);
         return;
@@ -219,7 +219,7 @@ void api_delete_collection(struct api_request *q)
     struct delete_options o = {0};
     struct selector *selector = NULL;
     struct collection c = {.q = q, .values = VEC_INIT};
-    CLEANUP(sbuf_deinit) struct sbuf prefix;
+    CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
     JSON_AUTO items = json_array();
     sbuf_init(&prefix, 1024);
     object_prefix(q->kind, q->ns, &prefix);

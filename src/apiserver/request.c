@@ -97,7 +97,7 @@ void api_reply(struct api_request *q, int status, json_t *body)
         api_request_unref(q);
         return;
     }
-    CLEANUP(sbuf_deinit) struct sbuf out;
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, ANSWER_MAX);
     json_write(body, &out);
     json_decref(body);
@@ -117,7 +117,7 @@ void api_reply_value(struct api_request *q, int status, struct store_value *v)
         api_reply(q, status, object_of(v));
         return;
     }
-    CLEANUP(sbuf_deinit) struct sbuf out;
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, ANSWER_MAX);
     object_write(v, v->rev, &out);
     api_reply_text(q, status, "application/json", sbuf_str(&out));
@@ -182,7 +182,7 @@ void api_fail_code(struct api_request *q, int code, const char *fmt, ...)
 /* 'ModelEndpoint.seki.cloud "x" is invalid: spec.replicas: Invalid value: …', as Kubernetes words it. */
 void api_fail_invalid(struct api_request *q, const struct field_errors *e)
 {
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, 64 * 1024);
     json_t *causes = json_array(), *details = details_of(q);
     sbuf_addf(&text, "%s%s%s \"%s\" is invalid: ", q->kind->name, *q->kind->group ? "." : "", q->kind->group, q->name);

@@ -15,7 +15,7 @@
 void api_serve_health(struct api_request *q, bool ready)
 {
     struct apiserver *s = q->server;
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     int failed = 0;
     bool verbose = str_starts(q->query, STR("verbose"));
     sbuf_init(&text, 64 * 1024);
@@ -55,7 +55,7 @@ static void serve_version(struct api_request *q)
 
 static void serve_metrics(struct api_request *q)
 {
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, METRICS_MAX);
     metrics_write(&text);
     api_reply_text(q, 200, "text/plain; version=0.0.4; charset=utf-8", sbuf_str(&text));

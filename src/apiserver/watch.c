@@ -97,7 +97,7 @@ static bool send_document(struct api_watch *w, enum event_type type, json_t *obj
     if (w->local.event) {
         w->local.event(w->local.arg, event);
     } else {
-        CLEANUP(sbuf_deinit) struct sbuf line;
+        CLEANUP(sbuf_deinit) struct sbuf line = {0};
         sbuf_init(&line, EVENT_BYTES_MAX);
         json_write(event, &line);
         sbuf_add_char(&line, '\n');
@@ -276,7 +276,7 @@ void api_watch_http(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct wanted o = {0};
-    CLEANUP(sbuf_deinit) struct sbuf prefix;
+    CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
     struct api_watch *w = watch_new(q);
     if (read_options(w, &o, &err) < 0) {
         q->refs++; /* the watch's hold goes with it */
@@ -296,7 +296,7 @@ struct api_watch *api_watch_local(struct api_request *q, const struct local_watc
 {
     struct err err = ERR_INIT;
     struct wanted o = {0};
-    CLEANUP(sbuf_deinit) struct sbuf prefix;
+    CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
     struct api_watch *w = watch_new(q);
     w->local = *c;
     if (read_options(w, &o, &err) < 0) {

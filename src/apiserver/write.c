@@ -30,7 +30,7 @@ static int read_field_validation(struct api_request *q, enum meta_unknown *ret, 
 /* Types and unknown members, by the query's fieldValidation. */
 static int check_shape(struct api_request *q, json_t *obj, struct err *err)
 {
-    enum meta_unknown how;
+    enum meta_unknown how = META_STRICT;
     int rc = read_field_validation(q, &how, err);
     if (rc < 0)
         return rc;
@@ -131,7 +131,7 @@ void api_create(struct api_request *q)
 
 static struct store_value *find_pending(struct api_request *q)
 {
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     sbuf_init(&key, 1024);
     object_key(q->kind, q->ns, q->name, &key);
     struct store_value *v = store_get_pending(q->server->store, sbuf_str(&key));

@@ -128,7 +128,7 @@ static int set_value(struct loader *l, const struct conf_option *o, struct str t
     struct value *v = &l->values[o - l->schema];
     int64_t number = 0;
     if (!parse_value(o, text, &number)) {
-        CLEANUP(sbuf_deinit) struct sbuf expected;
+        CLEANUP(sbuf_deinit) struct sbuf expected = {0};
         sbuf_init(&expected, 1024);
         describe(o, &expected);
         bool cut = text.len > SHOWN_VALUE_MAX;

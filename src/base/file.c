@@ -26,7 +26,7 @@ int file_read(const char *path, size_t max_bytes, char **ret, size_t *ret_len, s
     if (fd < 0)
         return err_sys(err, errno, "%s", path);
     /* Sizes in /proc and of growing files lie: read until the end, under the cap. */
-    CLEANUP(sbuf_deinit) struct sbuf b;
+    CLEANUP(sbuf_deinit) struct sbuf b = {0};
     sbuf_init(&b, max_bytes < SIZE_MAX ? max_bytes + 1 : max_bytes);
     struct stat st;
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {

@@ -136,7 +136,7 @@ void log_write(struct log_site *site, enum log_level level, const char *msg,
     if (!log_enabled(level) || (site && !admit(site, &dropped)))
         return;
     int eno = errno;
-    CLEANUP(sbuf_deinit) struct sbuf line;
+    CLEANUP(sbuf_deinit) struct sbuf line = {0};
     sbuf_init(&line, LINE_MAX_BYTES);
     bool human = __atomic_load_n(&line_format, __ATOMIC_RELAXED) == LOG_HUMAN;
     void (*write_line)(struct sbuf *, enum log_level, const char *, const struct log_kv *,

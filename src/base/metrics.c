@@ -119,7 +119,7 @@ struct metric *metric_series(struct metric_family *f, const struct str *label_va
 {
     /* Each value is cut and carries its length, so that no two sets of values make one key. */
     struct str values[LABELS_MAX];
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     sbuf_init(&key, LABELS_MAX * (LABEL_VALUE_MAX_BYTES + 8));
     for (size_t i = 0; i < f->label_count; i++) {
         values[i] =

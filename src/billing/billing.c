@@ -73,7 +73,7 @@ static void day_free(void *value)
 static struct day *day_of(struct billing *b, const struct usage *u)
 {
     char text[CLOCK_TEXT_MAX], date[12];
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     clock_format(u->start_ms, text);
     snprintf(date, sizeof(date), "%.10s", text);
     sbuf_init(&key, 1024);
@@ -132,7 +132,7 @@ static bool on_ledger_record(void *arg, const struct ledger_record *rec)
     struct usage u;
     if (json_parse(rec->body, BODY_MAX, &doc, NULL) < 0)
         return true;
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, BODY_MAX);
     json_write(json_object_get(doc, "usage"), &text);
     arena_reset(b->arena);
@@ -162,7 +162,7 @@ struct collecting {
 static bool on_journal_record(void *arg, const struct ledger_record *rec)
 {
     struct collecting *c = arg;
-    CLEANUP(sbuf_deinit) struct sbuf body;
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
     struct usage u;
     sbuf_init(&body, BODY_MAX);
     arena_reset(c->b->arena);

@@ -107,7 +107,7 @@ static int call(struct client *c, const char *method, const struct sbuf *path, c
 static int call_object(struct client *c, const char *method, const struct client_resource *r, const char *ns, const char *name, const char *sub,
                        const char *type, json_t *body, json_t **ret, struct err *err)
 {
-    CLEANUP(sbuf_deinit) struct sbuf path;
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
     sbuf_init(&path, PATH_BYTES_MAX);
     path_of(r, ns, name, sub, &path);
     return call(c, method, &path, type, body, ret, err);
@@ -154,7 +154,7 @@ int client_delete(struct client *c, const struct client_resource *r, const char 
 
 int client_raw(struct client *c, const char *method, const char *path, json_t *body, json_t **ret, struct err *err)
 {
-    CLEANUP(sbuf_deinit) struct sbuf p;
+    CLEANUP(sbuf_deinit) struct sbuf p = {0};
     sbuf_init(&p, PATH_BYTES_MAX);
     sbuf_addc(&p, path);
     return call(c, method, &p, "application/json", body, ret, err);
@@ -182,7 +182,7 @@ int client_list(struct client *c, const struct client_resource *r, const char *n
     JSON_AUTO items = json_array();
     CLEANUP(mem_freep) char *next = NULL;
     do {
-        CLEANUP(sbuf_deinit) struct sbuf path;
+        CLEANUP(sbuf_deinit) struct sbuf path = {0};
         sbuf_init(&path, PATH_BYTES_MAX);
         path_of(r, ns, NULL, NULL, &path);
         sbuf_addf(&path, "?limit=%d", PAGE_OBJECTS);
@@ -237,7 +237,7 @@ static bool on_line(void *arg, json_t *line)
 int client_watch(struct client *c, const struct client_resource *r, const char *ns, const char *rv, atomic_bool *stop,
                  bool (*on_event)(void *arg, const char *type, json_t *object), void *arg, struct err *err)
 {
-    CLEANUP(sbuf_deinit) struct sbuf path;
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
     sbuf_init(&path, PATH_BYTES_MAX);
     path_of(r, ns, NULL, NULL, &path);
     sbuf_addf(&path, "?watch=1&allowWatchBookmarks=true&timeoutSeconds=%d&resourceVersion=", WATCH_SECONDS);

@@ -53,8 +53,8 @@ int fetch(const struct fetch_options *o, int *ret_status, char **ret_body, size_
     if (!h)
         return err_set(err, ERR_NO_MEMORY, "out of memory");
     char text[CURL_ERROR_SIZE] = "";
-    CLEANUP(sbuf_deinit) struct sbuf url;
-    CLEANUP(sbuf_deinit) struct sbuf body;
+    CLEANUP(sbuf_deinit) struct sbuf url = {0};
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
     sbuf_init(&url, 8192);
     sbuf_init(&body, o->max_body_bytes ? o->max_body_bytes : BODY_MAX_DEFAULT);
     set_address(h, o->address, &url, o->path);

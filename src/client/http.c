@@ -104,8 +104,8 @@ static size_t collect(char *data, size_t size, size_t count, void *arg)
 static int http_roundtrip(void *transport, const struct client_call *k, int *ret_status, json_t **ret_body, struct err *err)
 {
     struct http *t = transport;
-    CLEANUP(sbuf_deinit) struct sbuf body;
-    CLEANUP(sbuf_deinit) struct sbuf answer;
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    CLEANUP(sbuf_deinit) struct sbuf answer = {0};
     CLEANUP(mem_freep) char *url = xasprintf("%s%s", t->server, k->path);
     char text[CURL_ERROR_SIZE] = "";
     sbuf_init(&body, ANSWER_MAX);

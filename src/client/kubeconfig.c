@@ -26,7 +26,7 @@ static int take_pem(const json_t *obj, const char *key, const char *dir, char **
     const char *data = json_string_value(json_object_get(obj, data_key));
     const char *file = json_string_value(json_object_get(obj, key));
     if (data) {
-        CLEANUP(sbuf_deinit) struct sbuf out;
+        CLEANUP(sbuf_deinit) struct sbuf out = {0};
         sbuf_init(&out, FILE_MAX);
         int rc = base64_decode(str_of(data), &out, err);
         if (rc < 0)

@@ -11,7 +11,7 @@
 /* The same happening always has the same name, so that repeats find it, also after a restart. */
 static void event_name(const json_t *obj, const char *reason, const char *message, char *name, size_t size)
 {
-    CLEANUP(sbuf_deinit) struct sbuf what;
+    CLEANUP(sbuf_deinit) struct sbuf what = {0};
     uint8_t digest[SHA256_BYTES];
     char hex[SHA256_HEX_MAX];
     sbuf_init(&what, 16 * 1024);

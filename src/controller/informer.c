@@ -11,7 +11,7 @@
 #include "base/vec.h"
 
 #define BACKOFF_MIN_MS 200u
-#define BACKOFF_MAX_MS 30000u
+#define BACKOFF_MAX_MS 5000
 
 struct informer {
     struct client *client;

@@ -1,6 +1,6 @@
 /* Informer: a cache of all objects of one kind, kept current by list and watch through a client; with handlers for changes.
  *
- * One thread an informer runs list → watch → (on end or error, with back-off 0.2 … 30 s) watch again, or list again on 410. The cache never goes back in time: an
+ * One thread an informer runs list → watch → (on end or error, with back-off 0.2 … 5 s) watch again, or list again on 410. The cache never goes back in time: an
  * object older than the cached one (by resourceVersion of the same uid) is dropped. Handlers run on the informer's thread, one at a time, and only enqueue or copy.
  * Documents are immutable and shared: json_incref to keep.
  */

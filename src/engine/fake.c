@@ -6,7 +6,7 @@
 
 static const char *flag_of(const char *option, struct arena *a)
 {
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, 256);
     sbuf_addc(&text, "--");
     for (const char *c = option; *c; c++) {

@@ -115,7 +115,7 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
 int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err)
 {
     CLEANUP(mem_freep) char *body = NULL;
-    CLEANUP(sbuf_deinit) struct sbuf question;
+    CLEANUP(sbuf_deinit) struct sbuf question = {0};
     char path[256];
     size_t len = 0;
     int status = 0;

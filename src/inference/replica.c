@@ -128,7 +128,7 @@ static int write_token(struct pass *p, struct err *err)
     struct reconcile *r = p->r;
     const char *name = p->mr.spec.engine.secret;
     struct client_resource resource = kind_resource(&kind_secret);
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     JSON_AUTO secret = NULL;
     if (!name || !*name)
         return 0;

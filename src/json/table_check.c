@@ -29,7 +29,7 @@ static void join(char out[PATH_MAX_BYTES], const char *path, const char *name)
 /* A value as Kubernetes quotes it in messages: strings in quotes, the rest as JSON; long ones cut. */
 static const char *quoted(struct field_errors *e, const json_t *v)
 {
-    CLEANUP(sbuf_deinit) struct sbuf b;
+    CLEANUP(sbuf_deinit) struct sbuf b = {0};
     sbuf_init(&b, 1024 * 1024);
     json_write(v, &b);
     if (b.len > 200) {
@@ -209,7 +209,7 @@ static bool in_enum(const char *values, const char *text)
 
 static const char *supported(struct field_errors *e, const char *values)
 {
-    CLEANUP(sbuf_deinit) struct sbuf b;
+    CLEANUP(sbuf_deinit) struct sbuf b = {0};
     sbuf_init(&b, 4096);
     struct str rest = str_of(values), item;
     while (str_cut(&rest, '|', &item))
@@ -264,7 +264,7 @@ static void check_duplicates(const struct field *f, const json_t *list, const ch
     size_t i;
     json_t *item;
     json_array_foreach (list, i, item) {
-        CLEANUP(sbuf_deinit) struct sbuf key;
+        CLEANUP(sbuf_deinit) struct sbuf key = {0};
         sbuf_init(&key, 65536);
         if (f->list_type == LIST_SET) {
             json_write(item, &key);

@@ -81,7 +81,7 @@ static int secret_admit(const struct kind_context *c UNUSED, json_t *obj, const 
     if (!json_is_object(json_object_get(obj, "data")))
         json_object_set_new(obj, "data", json_object());
     json_object_foreach (texts, key, text) {
-        CLEANUP(sbuf_deinit) struct sbuf encoded;
+        CLEANUP(sbuf_deinit) struct sbuf encoded = {0};
         sbuf_init(&encoded, 2 * 1024 * 1024);
         base64_encode(str_n(json_string_value(text), json_string_length(text)), &encoded);
         json_object_set_new(json_object_get(obj, "data"), key, json_string(encoded.ptr ? encoded.ptr : ""));

@@ -102,7 +102,7 @@ int ledger_scan(const char *path, off_t from, struct ledger_position *pos, bool 
 {
     struct scan s = {.path = path, .pos = pos, .fn = fn, .arg = arg, .offset = from};
     CLEANUP(file_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    CLEANUP(sbuf_deinit) struct sbuf buf;
+    CLEANUP(sbuf_deinit) struct sbuf buf = {0};
     off_t at = from;
     int rc = 0;
     sbuf_init(&buf, CHUNK + LEDGER_HEAD_BYTES + LEDGER_BODY_MAX);

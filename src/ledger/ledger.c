@@ -196,6 +196,14 @@ int ledger_sync(struct ledger *l, struct err *err)
     return 0;
 }
 
+int ledger_take_unsynced(struct ledger *l)
+{
+    int fd = l->dirty ? fcntl(l->fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (fd >= 0)
+        l->dirty = false;
+    return fd;
+}
+
 bool ledger_dirty(const struct ledger *l)
 {
     return l->dirty;

@@ -255,7 +255,7 @@ bool http_request_peer(struct http_request *r, struct conn_peer *ret)
 /* An answer of the server's own; the handler never sees the request, or sees it end by on_abort. */
 void server_conn_error(struct http_server_conn *c, int status, const char *msg)
 {
-    CLEANUP(sbuf_deinit) struct sbuf body;
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
     const char *type = "text/plain; charset=utf-8";
     sbuf_init(&body, 16 * 1024);
     if (!c->req) { /* the head timed out half-way */

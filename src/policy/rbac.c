@@ -67,7 +67,7 @@ static const json_t *rules_of(struct rbac *r, const json_t *role)
 struct rbac *rbac_build(const json_t *const *docs, size_t count)
 {
     struct rbac *r = XNEW(struct rbac);
-    CLEANUP(sbuf_deinit) struct sbuf key;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
     sbuf_init(&key, 4096);
     struct map *roles = map_new(NULL);
     for (size_t i = 0; i < count; i++) {

@@ -98,7 +98,7 @@ static struct local *local_of(struct runtime *r)
 
 static void hash_workload(const struct workload *w, char hex[65])
 {
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     uint8_t digest[SHA256_BYTES];
     sbuf_init(&text, 4 * 1024 * 1024);
     for (const char *const *p = w->argv; p && *p; p++)

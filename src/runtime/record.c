@@ -24,7 +24,7 @@ static void path_of(const char *dir, const char *name, char *path, size_t size)
 int record_write(const char *dir, const struct run_record *r, struct err *err)
 {
     char path[4096];
-    CLEANUP(sbuf_deinit) struct sbuf text;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     JSON_AUTO doc = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:i}", "name", r->name, "marker", r->marker, "hash", r->hash, "pid", (json_int_t)r->pid, "startTicks",
                               (json_int_t)r->start_ticks, "startedMs", (json_int_t)r->started_ms, "restarts", r->restarts);
     path_of(dir, r->name, path, sizeof(path));

@@ -1,0 +1,147 @@
+#include "base/clock.h"
+#include "cmd/cli.h"
+#include "kinds/inference.h"
+
+static void print_json(const json_t *j)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, 64 * 1024 * 1024);
+    json_write_pretty(j, &out);
+    puts(out.ptr ? out.ptr : "");
+}
+
+int cli_key_create(struct cli *c)
+{
+    const char *expires = cli_flag(c, "--expires"), *endpoint;
+    bool quiet = cli_switch(c, "--quiet");
+    JSON_AUTO endpoints = json_array();
+    while ((endpoint = cli_flag(c, "--endpoint")))
+        json_array_append_new(endpoints, json_string(endpoint));
+    const char *name = cli_word(c);
+    if (!name)
+        return cli_usage_error("expected the key's NAME");
+    if (cli_no_more(c) || cli_connect(c))
+        return 1;
+    JSON_AUTO obj = obj_new(&kind_api_key, c->ns, name);
+    JSON_AUTO ret = NULL;
+    if (json_array_size(endpoints))
+        json_put(obj, "spec.endpoints", json_incref(endpoints));
+    if (expires) {
+        int64_t ms;
+        char text[CLOCK_TEXT_MAX];
+        if (clock_parse_duration(str_of(expires), &ms) < 0 || ms <= 0)
+            return cli_usage_error("--expires=%s: expected a duration such as 24h", expires);
+        clock_format(clock_wall_ms() + ms, text);
+        json_put_str(obj, "spec.expiresAt", text);
+    }
+    struct client_resource r = kind_resource(&kind_api_key);
+    struct err err = ERR_INIT;
+    if (client_create(c->client, &r, c->ns, obj, &ret, &err) < 0)
+        return cli_fail(&err);
+    const char *key = json_str(ret, "status.key");
+    if (!strcmp(c->output, "json"))
+        print_json(ret);
+    else if (quiet)
+        puts(key ? key : "");
+    else
+        printf("%s\n\nThis key of project %s is shown this once: keep it now.\n", key ? key : "", c->ns);
+    return 0;
+}
+
+static const char *key_state(const json_t *key)
+{
+    int64_t at;
+    const char *expires = json_str(key, "spec.expiresAt");
+    if (json_flag(key, "spec.disabled", false))
+        return "Disabled";
+    if (expires && clock_parse(str_of(expires), &at) == 0 && at <= clock_wall_ms())
+        return "Expired";
+    return "Active";
+}
+
+int cli_key_list(struct cli *c)
+{
+    bool all = cli_switch(c, "--all-namespaces");
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c))
+        return 1;
+    struct client_resource r = kind_resource(&kind_api_key);
+    struct err err = ERR_INIT;
+    JSON_AUTO items = NULL;
+    if (client_list(c->client, &r, all ? NULL : c->ns, NULL, &items, NULL, &err) < 0)
+        return cli_fail(&err);
+    if (!strcmp(c->output, "json")) {
+        print_json(items);
+        return 0;
+    }
+    static const char *const heads[] = {"PROJECT", "NAME", "KEY", "STATE", "EXPIRES", "AGE", NULL};
+    struct cli_table *t = cli_table_new(c->arena, heads);
+    size_t i;
+    json_t *key;
+    json_array_foreach (items, i, key) {
+        const char *prefix = json_str(key, "status.prefix");
+        cli_table_row(t, (const char *const[]){obj_namespace(key), obj_name(key),
+                                               prefix ? arena_printf(c->arena, "%s…", prefix) : NULL,
+                                               key_state(key), json_str_or(key, "spec.expiresAt", "never"),
+                                               cli_age(c->arena, json_str(key, "metadata.creationTimestamp"))});
+    }
+    cli_table_print(t, c->terminal);
+    return 0;
+}
+
+int cli_key_revoke(struct cli *c)
+{
+    const char *name = cli_word(c);
+    if (!name)
+        return cli_usage_error("expected the key's NAME");
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c))
+        return 1;
+    struct client_resource r = kind_resource(&kind_api_key);
+    struct err err = ERR_INIT;
+    if (client_delete(c->client, &r, c->ns, name, NULL, &err) < 0)
+        return cli_fail(&err);
+    printf("key %s of project %s is revoked\n", name, c->ns);
+    return 0;
+}
+
+int cli_usage(struct cli *c)
+{
+    const char *day = cli_flag(c, "--day");
+    bool all = cli_switch(c, "--all-namespaces");
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c))
+        return 1;
+    struct client_resource r = kind_resource(&kind_usage_report);
+    struct err err = ERR_INIT;
+    JSON_AUTO items = NULL;
+    if (client_list(c->client, &r, all ? NULL : c->ns, NULL, &items, NULL, &err) < 0)
+        return cli_fail(&err);
+    if (!strcmp(c->output, "json")) {
+        print_json(items);
+        return 0;
+    }
+    static const char *const heads[] = {"DAY", "PROJECT", "KEY", "MODEL", "REQUESTS", "FAILED",
+                                        "PROMPT", "CACHED", "COMPLETION", NULL};
+    static const char *const numbers[] = {"requests", "failedRequests", "promptTokens", "cachedTokens",
+                                          "completionTokens"};
+    struct cli_table *t = cli_table_new(c->arena, heads);
+    size_t i, k;
+    json_t *report, *item;
+    json_array_foreach (items, i, report) {
+        const char *date = json_str(report, "spec.date");
+        if (day && (!date || strcmp(day, date) != 0))
+            continue;
+        json_array_foreach (json_at(report, "status.items"), k, item) {
+            const char *cells[9] = {date, obj_namespace(report), json_str(item, "key"), json_str(item, "model")};
+            for (size_t n = 0; n < ARRAY_LEN(numbers); n++)
+                cells[4 + n] = arena_printf(c->arena, "%lld", (long long)json_int(item, numbers[n], 0));
+            cli_table_row(t, cells);
+        }
+    }
+    cli_table_print(t, c->terminal);
+    return 0;
+}

@@ -1,0 +1,211 @@
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "cmd/cli.h"
+#include "kinds/inference.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static json_t *condition(const json_t *obj, const char *type)
+{
+    size_t i;
+    json_t *c;
+    json_array_foreach (json_at(obj, "status.conditions"), i, c)
+        if (!strcmp(json_str_or(c, "type", ""), type))
+            return c;
+    return NULL;
+}
+
+static void add_rows(struct cli *c, struct cli_table *t, json_t *items, const char *kind, const char *path)
+{
+    size_t i;
+    json_t *obj;
+    json_array_foreach (items, i, obj) {
+        json_t *ready = condition(obj, "Ready");
+        const char *state = json_str_or(ready, "status", "Unknown");
+        const char *shown = !strcmp(state, "True") ? "Ready" : json_str_or(ready, "reason", "Pending");
+        const char *message = !strcmp(state, "True") ? json_str_or(obj, path, "") : json_str_or(ready, "message", "");
+        cli_table_row(t, (const char *const[]){obj_namespace(obj), arena_printf(c->arena, "%s/%s", kind, obj_name(obj)),
+                                               shown, cli_age(c->arena, json_str(ready, "lastTransitionTime")), message});
+    }
+}
+
+int cli_status(struct cli *c)
+{
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c))
+        return 1;
+    static const struct {
+        const struct kind *kind;
+        const char *path;
+    } shown[] = {{&kind_model_endpoint, "spec.model"}, {&kind_model_replica, "status.address"}};
+    static const char *const heads[] = {"PROJECT", "OBJECT", "STATE", "SINCE", "DETAIL", NULL};
+    struct cli_table *t = cli_table_new(c->arena, heads);
+    JSON_AUTO all = json_array();
+    for (size_t i = 0; i < ARRAY_LEN(shown); i++) {
+        struct client_resource r = kind_resource(shown[i].kind);
+        struct err err = ERR_INIT;
+        JSON_AUTO items = NULL;
+        if (client_list(c->client, &r, NULL, NULL, &items, NULL, &err) < 0)
+            return cli_fail(&err);
+        add_rows(c, t, items, shown[i].kind->singular, shown[i].path);
+        json_array_extend(all, items);
+    }
+    if (!strcmp(c->output, "json")) {
+        CLEANUP(sbuf_deinit) struct sbuf out = {0};
+        sbuf_init(&out, 64 * 1024 * 1024);
+        json_write_pretty(all, &out);
+        puts(out.ptr ? out.ptr : "");
+        return 0;
+    }
+    cli_table_print(t, c->terminal);
+    return 0;
+}
+
+static const struct kind *kind_by_any_name(const char *text, size_t len)
+{
+    size_t count;
+    const struct kind *const *kinds = kind_all(&count);
+    struct str wanted = str_n(text, len);
+    for (size_t i = 0; i < count; i++) {
+        struct str rest = str_of(kinds[i]->short_names ? kinds[i]->short_names : ""), name;
+        if (str_ieq(wanted, str_of(kinds[i]->singular)) || str_ieq(wanted, str_of(kinds[i]->plural)))
+            return kinds[i];
+        while (str_cut(&rest, ',', &name))
+            if (str_ieq(wanted, name))
+                return kinds[i];
+    }
+    return NULL;
+}
+
+struct awaited {
+    const struct kind *kind;
+    const char *name, *condition;
+    uint64_t deadline_ms;
+    char last[512];
+};
+
+/* One look: 1 when the condition holds, 0 when not yet, negative on error. New messages are printed. */
+static int look(struct cli *c, struct awaited *w, struct err *err)
+{
+    struct client_resource r = kind_resource(w->kind);
+    JSON_AUTO obj = NULL;
+    int rc = client_get(c->client, &r, w->kind->namespaced ? c->ns : NULL, w->name, &obj, err);
+    if (rc < 0)
+        return rc == ERR_NOT_FOUND || err_retryable(rc) ? 0 : rc;
+    json_t *cond = condition(obj, w->condition);
+    if (!strcmp(json_str_or(cond, "status", ""), "True"))
+        return 1;
+    char line[sizeof(w->last)];
+    snprintf(line, sizeof(line), "%s: %s", json_str_or(cond, "reason", "Pending"), json_str_or(cond, "message", "not yet looked at"));
+    if (strcmp(line, w->last) != 0) {
+        fprintf(stderr, "    %s\n", line);
+        memcpy(w->last, line, sizeof(line));
+    }
+    return 0;
+}
+
+int cli_wait(struct cli *c)
+{
+    const char *condition_name = cli_flag(c, "--for"), *timeout = cli_flag(c, "--timeout");
+    const char *target = cli_word(c), *slash = target ? strchr(target, '/') : NULL;
+    int64_t timeout_ms = 300000;
+    if (!slash || !slash[1])
+        return cli_usage_error("expected KIND/NAME, for example modelendpoint/chat");
+    if (timeout && clock_parse_duration(str_of(timeout), &timeout_ms) < 0)
+        return cli_usage_error("--timeout=%s: expected a duration such as 5m", timeout);
+    if (cli_no_more(c))
+        return 2;
+    struct awaited w = {.kind = kind_by_any_name(target, (size_t)(slash - target)),
+                        .name = slash + 1,
+                        .condition = condition_name ? condition_name : "Ready",
+                        .deadline_ms = clock_mono_ms() + (uint64_t)timeout_ms};
+    if (!w.kind)
+        return cli_usage_error("no such kind: %.*s", (int)(slash - target), target);
+    if (cli_connect(c))
+        return 1;
+    for (;;) {
+        struct err err = ERR_INIT;
+        int rc = look(c, &w, &err);
+        if (rc > 0)
+            return 0;
+        if (rc < 0)
+            return cli_fail(&err);
+        if (clock_mono_ms() > w.deadline_ms) {
+            fprintf(stderr, "seki: %s is not %s after %lld s\n", target, w.condition, (long long)timeout_ms / 1000);
+            return 1;
+        }
+        usleep(100000);
+    }
+}
+
+/* ---- logs ---- */
+
+static int copy_tail(int fd, int64_t lines)
+{
+    char buf[65536];
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -1;
+    off_t start = MAX(st.st_size - (off_t)sizeof(buf), (off_t)0);
+    ssize_t n = pread(fd, buf, sizeof(buf), start);
+    if (n < 0)
+        return -1;
+    ssize_t from = n;
+    for (int64_t seen = 0; from > 0; from--)
+        if (buf[from - 1] == '\n' && from < n && ++seen >= lines)
+            break;
+    fwrite(buf + from, 1, (size_t)(n - from), stdout);
+    return lseek(fd, start + n, SEEK_SET) < 0 ? -1 : 0;
+}
+
+static void follow(int fd)
+{
+    char buf[65536];
+    for (;;) {
+        ssize_t n = read(fd, buf, sizeof(buf));
+        if (n < 0)
+            return;
+        if (n > 0) {
+            fwrite(buf, 1, (size_t)n, stdout);
+            fflush(stdout);
+        } else {
+            usleep(200000);
+        }
+    }
+}
+
+int cli_logs(struct cli *c)
+{
+    const char *lines_text = cli_flag(c, "--lines"), *dir = cli_flag(c, "--log-dir");
+    bool keep = cli_switch(c, "--follow");
+    const char *name = cli_word(c);
+    int64_t lines = 20;
+    if (!name)
+        return cli_usage_error("expected the REPLICA's name");
+    if (lines_text && str_to_i64(str_of(lines_text), 1, 100000, &lines) < 0)
+        return cli_usage_error("--lines=%s: expected a number of lines", lines_text);
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c))
+        return 1;
+    struct client_resource r = kind_resource(&kind_model_replica);
+    struct err err = ERR_INIT;
+    JSON_AUTO obj = NULL;
+    if (client_get(c->client, &r, c->ns, name, &obj, &err) < 0)
+        return cli_fail(&err);
+    if (!dir)
+        dir = getenv("SEKI_LOG_DIR") ? getenv("SEKI_LOG_DIR") : "/var/lib/seki/log";
+    char *path = arena_printf(c->arena, "%s/mr-%s-%s-%.8s.log", dir, c->ns, name, obj_uid(obj));
+    CLEANUP(file_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || copy_tail(fd, lines) < 0) {
+        fprintf(stderr, "seki: cannot read %s; logs are on the machine where the engine runs (--log-dir)\n", path);
+        return 1;
+    }
+    if (keep)
+        follow(fd);
+    return 0;
+}

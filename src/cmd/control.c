@@ -1,0 +1,342 @@
+/* The control process: store, API server, controllers, billing, monitoring.
+ *
+ * Two threads are wired here. The loop's thread owns store, API and monitoring listener. The services thread starts everything that uses the API through a
+ * blocking client, sleeps, and stops it again in the opposite order; the loop outlives it, because its calls end in the loop.
+ */
+#include "apiserver/apiserver.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "billing/billing.h"
+#include "cmd/credentials.h"
+#include "cmd/manifests.h"
+#include "cmd/monitor.h"
+#include "cmd/roles.h"
+#include "inference/inference.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+struct control {
+    const struct options *options;
+    struct arena *arena; /* the loop thread's, until services run; then nobody's */
+    struct arena *services_arena;
+    struct loop *loop;
+    struct store *store;
+    struct apiserver *api;
+    struct monitor *monitor;
+    struct tls_ctx *tls;
+    struct token_pepper pepper;
+    struct client_local local;
+
+    pthread_t services;
+    bool services_running;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool stop_asked, stop_workloads; /* under lock */
+    atomic_bool ready;
+    pthread_mutex_t inference_lock; /* guards inference: the runtime's thread tells it of changes */
+    struct inference *inference;
+    bool failed; /* services could not start */
+};
+
+/* What the gateway may do: read what it routes by, nothing else. */
+static const char builtin_manifests[] =
+    "apiVersion: rbac.authorization.k8s.io/v1\n"
+    "kind: ClusterRole\n"
+    "metadata: {name: 'system:seki:gateway'}\n"
+    "rules:\n"
+    "- apiGroups: ['seki.cloud']\n"
+    "  resources: [apikeys, modelendpoints, modelreplicas]\n"
+    "  verbs: [get, list, watch]\n"
+    "- apiGroups: ['']\n"
+    "  resources: [namespaces]\n"
+    "  verbs: [get, list, watch]\n"
+    "---\n"
+    "apiVersion: rbac.authorization.k8s.io/v1\n"
+    "kind: ClusterRoleBinding\n"
+    "metadata: {name: 'system:seki:gateway'}\n"
+    "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: 'system:seki:gateway'}\n"
+    "subjects:\n"
+    "- {apiGroup: rbac.authorization.k8s.io, kind: Group, name: 'system:seki:gateways'}\n";
+
+static void make_key(void *ctx, char *ret_text, size_t size, char *ret_hash_hex, size_t hash_size)
+{
+    struct control *c = ctx;
+    char token[TOKEN_TEXT_MAX], hash[SHA256_HEX_MAX];
+    token_make(token);
+    token_hash(&c->pepper, str_of(token), hash);
+    snprintf(ret_text, size, "%s", token);
+    snprintf(ret_hash_hex, hash_size, "%s", hash);
+    mem_wipe(token, sizeof(token));
+}
+
+/* ---- services thread ---- */
+
+static void workload_changed(void *arg, const char *name)
+{
+    struct control *c = arg;
+    pthread_mutex_lock(&c->inference_lock);
+    if (c->inference)
+        inference_workload_changed(c->inference, name);
+    pthread_mutex_unlock(&c->inference_lock);
+}
+
+/* Once this has returned, the runtime's thread is not inside the old one. */
+static void set_inference(struct control *c, struct inference *i)
+{
+    pthread_mutex_lock(&c->inference_lock);
+    c->inference = i;
+    pthread_mutex_unlock(&c->inference_lock);
+}
+
+struct services {
+    struct client *client;
+    struct runtime *runtime;
+    struct manager *manager;
+    struct inference *inference;
+    struct billing *billing;
+};
+
+static int start_inference(struct control *c, struct services *s, struct err *err)
+{
+    const struct options *o = c->options;
+    struct arena *a = c->services_arena;
+    struct runtime_local_options ro = {.state_dir = options_path(o, a, "run/workloads"),
+                                       .log_dir = options_path(o, a, "log"),
+                                       .changed = workload_changed,
+                                       .arg = c};
+    struct inference_options io = {
+        .paths = {.llama_server = *o->engine_llama_server ? o->engine_llama_server : NULL,
+                  .engine_venv = *o->engine_venv ? o->engine_venv : NULL,
+                  .launcher = *o->engine_launcher ? o->engine_launcher : NULL,
+                  .fake_engine = *o->engine_fake ? o->engine_fake : NULL,
+                  .socket_dir = options_path(o, a, "run/engines")},
+        .probe_interval_ms = (uint64_t)o->engine_probe_ms,
+        .stall_ms = (uint64_t)o->engine_stall_ms};
+    int rc;
+    if ((rc = file_mkdirs(io.paths.socket_dir, 0700, err)) < 0 ||
+        (rc = runtime_local_new(&ro, &s->runtime, err)) < 0)
+        return rc;
+    s->manager = manager_new(s->client, "sekid");
+    s->inference = inference_new(s->manager, s->runtime, &io);
+    set_inference(c, s->inference);
+    return manager_start(s->manager, err);
+}
+
+static int start_services(struct control *c, struct services *s, struct err *err)
+{
+    const struct options *o = c->options;
+    struct arena *a = c->services_arena;
+    s->client = client_local_new(&c->local, "system:seki:control", (const char *const[]){"system:masters", NULL});
+    int rc = manifests_apply_text(s->client, "built-in manifests", str_of(builtin_manifests), NULL, err);
+    if (rc == 0)
+        rc = start_inference(c, s, err);
+    struct billing_options bo = {.journal_dir = options_path(o, a, "ledger"),
+                                 .ledger_dir = options_path(o, a, "ledger")};
+    if (rc == 0)
+        rc = billing_start(s->client, &bo, &s->billing, err);
+    size_t applied = 0;
+    if (rc == 0 && *o->manifests) {
+        rc = manifests_apply_dir(s->client, o->manifests, &applied, err);
+        if (rc == 0)
+            log_info("manifests applied", KV("directory", o->manifests), KVI("objects", applied));
+    }
+    return rc;
+}
+
+static void stop_services(struct control *c, struct services *s, bool stop_workloads)
+{
+    set_inference(c, NULL);
+    if (s->manager)
+        manager_stop(s->manager);
+    if (s->billing)
+        billing_stop(s->billing);
+    if (s->runtime)
+        s->runtime->ops->free(s->runtime, stop_workloads);
+    if (s->inference)
+        inference_free(s->inference);
+    if (s->client)
+        client_free(s->client);
+}
+
+static void leave(void *arg)
+{
+    struct control *c = arg;
+    loop_stop(c->loop);
+}
+
+static void services_gone(void *arg)
+{
+    struct control *c = arg;
+    apiserver_drain(c->api, leave, c);
+}
+
+static void *services_main(void *arg)
+{
+    struct control *c = arg;
+    struct services s = {0};
+    struct err err = ERR_INIT;
+    bool stop_workloads = false;
+    if (start_services(c, &s, &err) < 0) {
+        log_error("control cannot start", KVE(&err));
+        c->failed = true;
+    } else {
+        atomic_store(&c->ready, true);
+        log_info("control is ready");
+        pthread_mutex_lock(&c->lock);
+        while (!c->stop_asked)
+            pthread_cond_wait(&c->wake, &c->lock);
+        stop_workloads = c->stop_workloads;
+        pthread_mutex_unlock(&c->lock);
+    }
+    atomic_store(&c->ready, false);
+    stop_services(c, &s, stop_workloads);
+    loop_post(c->loop, services_gone, c);
+    return NULL;
+}
+
+/* ---- loop thread ---- */
+
+static int ready(void *arg, struct err *err)
+{
+    struct control *c = arg;
+    if (!atomic_load(&c->ready))
+        return err_set(err, ERR_UNAVAILABLE, "controllers are not running");
+    return store_health(c->store, err);
+}
+
+static int services_ready(void *arg, struct err *err)
+{
+    struct control *c = arg;
+    return atomic_load(&c->ready) ? 0 : err_set(err, ERR_UNAVAILABLE, "controllers are not running");
+}
+
+static void on_signal(void *arg, int signo)
+{
+    struct control *c = arg;
+    if (signo == SIGHUP)
+        return;
+    log_info("stopping", KV("workloads", signo == SIGINT ? "stopped too" : "left running"));
+    if (!c->services_running) {
+        loop_stop(c->loop);
+        return;
+    }
+    pthread_mutex_lock(&c->lock);
+    c->stop_asked = true;
+    c->stop_workloads = c->stop_workloads || signo == SIGINT;
+    pthread_cond_broadcast(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void on_bootstrapped(void *arg, int code, const struct err *err)
+{
+    struct control *c = arg;
+    if (code < 0) {
+        log_error("the API's own objects could not be made", KVE(err));
+        c->failed = true;
+        loop_stop(c->loop);
+        return;
+    }
+    if (pthread_create(&c->services, NULL, services_main, c) != 0) {
+        log_error("cannot start a thread");
+        c->failed = true;
+        loop_stop(c->loop);
+        return;
+    }
+    c->services_running = true;
+}
+
+static int open_store(struct control *c, struct err *err)
+{
+    struct store_options so = {.path = options_path(c->options, c->arena, "seki.db"),
+                               .retain_ms = (uint64_t)c->options->store_retain_ms};
+    return store_open_sqlite(c->loop, &so, &c->store, err);
+}
+
+static int start_api(struct control *c, struct err *err)
+{
+    const struct options *o = c->options;
+    struct arena *a = c->arena;
+    struct apiserver_options ao = {.token_file = *o->api_token_file ? o->api_token_file : NULL,
+                                   .services = {.ctx = c, .make_key = make_key}};
+    struct net_addr monitor_listen, addr;
+    int rc;
+    if ((rc = tls_server_ctx(options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"),
+                             options_path(o, a, "pki/ca.crt"), &c->tls, err)) < 0 ||
+        (rc = role_listen_addr(o, a, "api", o->api_listen, &ao.listen, err)) < 0 ||
+        (rc = role_listen_addr(o, a, "metrics", o->metrics_listen, &monitor_listen, err)) < 0)
+        return rc;
+    ao.tls = c->tls;
+    if ((rc = apiserver_start(c->loop, c->store, &ao, &c->api, err)) < 0)
+        return rc;
+    apiserver_add_ready_check(c->api, "controllers", services_ready, c);
+    c->local = apiserver_local(c->api);
+    if ((rc = monitor_start(c->loop, &monitor_listen, ready, c, &c->monitor, err)) < 0)
+        return rc;
+    monitor_addr(c->monitor, &addr);
+    if ((rc = role_write_addr(o, a, "metrics", &addr, err)) < 0)
+        return rc;
+    apiserver_addr(c->api, &addr);
+    if ((rc = credentials_write_kubeconfig(o, a, &addr, err)) < 0 ||
+        (rc = role_write_addr(o, a, "api", &addr, err)) < 0)
+        return rc;
+    char text[NET_ADDR_TEXT_MAX];
+    net_addr_format(&addr, text);
+    log_info("API listens", KV("address", text));
+    return 0;
+}
+
+static int start(struct control *c, struct err *err)
+{
+    static const char *const dirs[] = {"", "run", "pki", "ledger", "models", "log"};
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(dirs); i++)
+        rc = file_mkdirs(options_path(c->options, c->arena, dirs[i]), 0700, err);
+    if (rc == 0)
+        rc = loop_new(&c->loop, err);
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(signals); i++)
+        rc = loop_signal(c->loop, signals[i], on_signal, c, err);
+    if (rc == 0)
+        rc = open_store(c, err);
+    if (rc == 0)
+        rc = credentials_ensure(c->options, c->arena, &c->pepper, err);
+    if (rc == 0)
+        rc = start_api(c, err);
+    return rc;
+}
+
+int control_run(const struct options *o, struct arena *a)
+{
+    struct control c = {.options = o, .arena = a, .services_arena = arena_new(1024 * 1024)};
+    struct err err = ERR_INIT;
+    pthread_mutex_init(&c.lock, NULL);
+    pthread_mutex_init(&c.inference_lock, NULL);
+    pthread_cond_init(&c.wake, NULL);
+    int rc = start(&c, &err);
+    if (rc == 0) {
+        apiserver_bootstrap(c.api, on_bootstrapped, &c);
+        loop_run(c.loop);
+    } else {
+        log_error("control cannot start", KVE(&err));
+    }
+    if (c.services_running)
+        pthread_join(c.services, NULL);
+    monitor_free(c.monitor);
+    if (c.api)
+        apiserver_free(c.api);
+    tls_ctx_unref(c.tls);
+    if (c.store)
+        store_close(c.store);
+    if (c.loop)
+        loop_free(c.loop);
+    arena_free(c.services_arena);
+    pthread_mutex_destroy(&c.inference_lock);
+    pthread_mutex_destroy(&c.lock);
+    pthread_cond_destroy(&c.wake);
+    mem_wipe(&c.pepper, sizeof(c.pepper));
+    return rc == 0 && !c.failed ? 0 : 1;
+}

@@ -1,0 +1,167 @@
+/* The gateway process: client for its informers, the gateway, its monitoring listener. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cmd/monitor.h"
+#include "cmd/roles.h"
+#include "gateway/gateway.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+struct gateway_role {
+    const struct options *options;
+    struct arena *arena;
+    struct loop *loop;
+    struct client *client;
+    struct gateway *gateway;
+    struct monitor *monitor;
+    struct tls_ctx *tls;
+    bool stopping;
+};
+
+static int ready(void *arg, struct err *err)
+{
+    struct gateway_role *g = arg;
+    if (!g->gateway)
+        return err_set(err, ERR_UNAVAILABLE, "starting");
+    if (g->stopping)
+        return err_set(err, ERR_UNAVAILABLE, "draining");
+    return gateway_ready(g->gateway, err);
+}
+
+static void drain_work(void *arg)
+{
+    struct gateway_role *g = arg;
+    gateway_drain(g->gateway, (uint64_t)g->options->gateway_drain_ms);
+}
+
+static void drain_done(void *arg)
+{
+    struct gateway_role *g = arg;
+    loop_stop(g->loop);
+}
+
+static void on_signal(void *arg, int signo)
+{
+    struct gateway_role *g = arg;
+    if (signo == SIGHUP)
+        return;
+    if (g->stopping) { /* asked twice: no more patience */
+        loop_stop(g->loop);
+        return;
+    }
+    g->stopping = true;
+    log_info("draining", KVI("timeout_ms", g->options->gateway_drain_ms));
+    if (g->gateway && signo == SIGTERM)
+        loop_work(g->loop, drain_work, drain_done, g);
+    else
+        loop_stop(g->loop);
+}
+
+/* The credentials that control makes at its first start; a gateway that comes first waits for them. */
+static int wait_for_credentials(const struct options *o, struct arena *a)
+{
+    const char *needed[] = {options_path(o, a, "pki/gateway.crt"), options_path(o, a, "pki/gateway.key"),
+                            options_path(o, a, "pki/ca.crt"), options_path(o, a, "pki/pepper"),
+                            options_path(o, a, "run/api.addr")};
+    uint64_t deadline = clock_mono_ms() + 60000;
+    for (size_t i = 0; i < ARRAY_LEN(needed);) {
+        if (file_exists(needed[i])) {
+            i++;
+            continue;
+        }
+        if (clock_mono_ms() > deadline) {
+            log_error("control has not made the gateway's credentials", KV("missing", needed[i]));
+            return ERR_TIMEOUT;
+        }
+        usleep(20000);
+    }
+    return 0;
+}
+
+static int connect_api(struct gateway_role *g, struct err *err)
+{
+    const struct options *o = g->options;
+    struct arena *a = g->arena;
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    int rc = file_read(options_path(o, a, "run/api.addr"), NET_ADDR_TEXT_MAX + 1, &text, &len, err);
+    if (rc < 0)
+        return rc;
+    struct str addr = str_trim(str_n(text, len));
+    struct client_http_options c = {.server = arena_printf(a, "https://%.*s", STR_ARG(addr)),
+                                    .ca_file = options_path(o, a, "pki/ca.crt"),
+                                    .cert_file = options_path(o, a, "pki/gateway.crt"),
+                                    .key_file = options_path(o, a, "pki/gateway.key")};
+    return client_http(&c, &g->client, err);
+}
+
+static int start(struct gateway_role *g, struct err *err)
+{
+    const struct options *o = g->options;
+    struct arena *a = g->arena;
+    struct gateway_options go = {.threads = (int)o->gateway_threads,
+                                 .snapshot_file = options_path(o, a, "run/gateway.snapshot"),
+                                 .journal_dir = options_path(o, a, "ledger"),
+                                 .max_body_bytes = (size_t)o->gateway_max_body,
+                                 .max_connections = (size_t)o->gateway_max_connections,
+                                 .connect_timeout_ms = 2000,
+                                 .first_byte_timeout_ms = (uint64_t)o->gateway_first_byte_ms,
+                                 .idle_timeout_ms = (uint64_t)o->gateway_idle_ms};
+    struct net_addr addr, monitor_listen;
+    int rc;
+    if ((rc = file_mkdirs(go.journal_dir, 0700, err)) < 0 ||
+        (rc = connect_api(g, err)) < 0 ||
+        (rc = token_pepper_ensure(options_path(o, a, "pki/pepper"), &go.pepper, err)) < 0 ||
+        (rc = role_listen_addr(o, a, "gateway", o->gateway_listen, &go.listen, err)) < 0 ||
+        (rc = role_listen_addr(o, a, "metrics-gateway", o->metrics_gateway_listen, &monitor_listen,
+                               err)) < 0)
+        return rc;
+    if (*o->gateway_tls_cert &&
+        (rc = tls_server_ctx(o->gateway_tls_cert, o->gateway_tls_key, NULL, &g->tls, err)) < 0)
+        return rc;
+    go.client = g->client;
+    go.tls = g->tls;
+    if ((rc = gateway_start(&go, &g->gateway, err)) < 0 ||
+        (rc = monitor_start(g->loop, &monitor_listen, ready, g, &g->monitor, err)) < 0)
+        return rc;
+    monitor_addr(g->monitor, &addr);
+    if ((rc = role_write_addr(o, a, "metrics-gateway", &addr, err)) < 0)
+        return rc;
+    gateway_addr(g->gateway, &addr);
+    if ((rc = role_write_addr(o, a, "gateway", &addr, err)) < 0)
+        return rc;
+    char text[NET_ADDR_TEXT_MAX];
+    net_addr_format(&addr, text);
+    log_info("gateway listens", KV("address", text), KV("tls", g->tls ? "on" : "off"));
+    return 0;
+}
+
+int gateway_run(const struct options *o, struct arena *a)
+{
+    struct gateway_role g = {.options = o, .arena = a};
+    struct err err = ERR_INIT;
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    int rc = wait_for_credentials(o, a);
+    if (rc == 0)
+        rc = loop_new(&g.loop, &err);
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(signals); i++)
+        rc = loop_signal(g.loop, signals[i], on_signal, &g, &err);
+    if (rc == 0)
+        rc = start(&g, &err);
+    if (rc == 0)
+        loop_run(g.loop);
+    else if (err.code)
+        log_error("the gateway cannot start", KVE(&err));
+    monitor_free(g.monitor);
+    if (g.gateway)
+        gateway_free(g.gateway);
+    if (g.client)
+        client_free(g.client);
+    tls_ctx_unref(g.tls);
+    if (g.loop)
+        loop_free(g.loop);
+    return rc == 0 ? 0 : 1;
+}

@@ -1,0 +1,112 @@
+#include "cmd/options.h"
+
+#include <unistd.h>
+
+#define OPT(member) offsetof(struct options, member)
+
+static const struct conf_option schema[] = {
+    {"", "data", CONF_PATH, OPT(data), "/var/lib/seki", 0, 0, NULL, NULL, false,
+     "data directory: database, certificates, ledgers, logs"},
+    {"", "manifests", CONF_PATH, OPT(manifests), "", 0, 0, NULL, NULL, false,
+     "directory of .yaml and .json manifests applied at start"},
+    {"", "log-level", CONF_ENUM, OPT(log_level), "info", 0, 0, "debug|info|warn|error", NULL, true,
+     "least severity that is logged"},
+    {"", "log-format", CONF_ENUM, OPT(log_format), "auto", 0, 0, "auto|human|json", NULL, false,
+     "auto: human on a terminal, else JSON"},
+    {"api", "listen", CONF_STR, OPT(api_listen), "127.0.0.1:6440", 0, 0, NULL, NULL, false,
+     "address of the resource API (TLS always); port 0 takes a free one"},
+    {"api", "names", CONF_STR, OPT(api_names), "", 0, 0, NULL, NULL, false,
+     "further DNS names and addresses for the API's certificate, comma-separated"},
+    {"api", "token-file", CONF_PATH, OPT(api_token_file), "", 0, 0, NULL, NULL, false,
+     "hashed bearer tokens: lines of SHA-256, user, groups"},
+    {"gateway", "listen", CONF_STR, OPT(gateway_listen), "127.0.0.1:8000", 0, 0, NULL, NULL, false,
+     "address of the inference gateway; other than loopback needs tls-cert"},
+    {"gateway", "tls-cert", CONF_PATH, OPT(gateway_tls_cert), "", 0, 0, NULL, NULL, false,
+     "PEM certificate chain of the gateway"},
+    {"gateway", "tls-key", CONF_PATH, OPT(gateway_tls_key), "", 0, 0, NULL, NULL, false,
+     "PEM key of that certificate"},
+    {"gateway", "threads", CONF_INT, OPT(gateway_threads), "0", 0, 256, NULL, NULL, false,
+     "event loops; 0: one a core"},
+    {"gateway", "max-connections", CONF_INT, OPT(gateway_max_connections), "9000", 1, 1000000, NULL,
+     NULL, false, "client connections; more are answered 503"},
+    {"gateway", "max-body", CONF_SIZE, OPT(gateway_max_body), "16M", 1024, 1 << 30, NULL, "bytes",
+     false, "largest request body; larger ones are answered 413"},
+    {"gateway", "drain", CONF_DURATION, OPT(gateway_drain_ms), "10m", 0, 86400000, NULL, NULL, false,
+     "how long running requests may go on after SIGTERM"},
+    {"gateway", "first-byte-timeout", CONF_DURATION, OPT(gateway_first_byte_ms), "10m", 100, 86400000,
+     NULL, NULL, false, "longest wait for an engine's first byte"},
+    {"gateway", "idle-timeout", CONF_DURATION, OPT(gateway_idle_ms), "5m", 100, 86400000, NULL, NULL,
+     false, "longest gap between two pieces of an engine's answer"},
+    {"metrics", "listen", CONF_STR, OPT(metrics_listen), "127.0.0.1:9440", 0, 0, NULL, NULL, false,
+     "metrics, /livez and /readyz of the control process"},
+    {"metrics", "gateway-listen", CONF_STR, OPT(metrics_gateway_listen), "127.0.0.1:9441", 0, 0, NULL,
+     NULL, false, "metrics, /livez and /readyz of the gateway process"},
+    {"store", "retain", CONF_DURATION, OPT(store_retain_ms), "5m", 300000, 86400000, NULL, NULL, false,
+     "history kept for watches and paged lists"},
+    {"engine", "llama-server", CONF_PATH, OPT(engine_llama_server), "", 0, 0, NULL, NULL, false,
+     "llama.cpp's server; empty: look on PATH, then use engine-venv"},
+    {"engine", "venv", CONF_PATH, OPT(engine_venv), "", 0, 0, NULL, NULL, false,
+     "virtual environment with the xllamacpp wheel"},
+    {"engine", "launcher", CONF_PATH, OPT(engine_launcher), "", 0, 0, NULL, NULL, false,
+     "llamacpp-launcher.py; empty: beside the program"},
+    {"engine", "fake", CONF_PATH, OPT(engine_fake), "", 0, 0, NULL, NULL, false,
+     "the fake engine, for tests; empty: driver fake is refused"},
+    {"engine", "probe-interval", CONF_DURATION, OPT(engine_probe_ms), "2s", 20, 60000, NULL, NULL, false,
+     "how often a running engine's counters are read"},
+    {"engine", "stall-timeout", CONF_DURATION, OPT(engine_stall_ms), "60s", 100, 3600000, NULL, NULL,
+     false, "requests running without a token for this long: the engine is restarted"},
+};
+
+const struct conf_option *options_schema(size_t *ret_len)
+{
+    *ret_len = ARRAY_LEN(schema);
+    return schema;
+}
+
+static int check_listen(const char *option, const char *text, bool plain, struct err *err)
+{
+    struct net_addr a;
+    struct err inner = ERR_INIT;
+    if (net_addr_parse(str_of(text), &a, &inner) < 0)
+        return err_field(err, ERR_INVALID, option, "%s: %s", option, inner.msg);
+    if (plain && !net_addr_is_loopback(&a))
+        return err_field(err, ERR_INVALID, option,
+                         "%s: %s is not a loopback address, and plain text is served on loopback only",
+                         option, text);
+    return 0;
+}
+
+static int check_readable(const char *option, const char *path, struct err *err)
+{
+    if (*path && access(path, R_OK) < 0)
+        return err_field(err, ERR_INVALID, option, "%s: cannot read %s", option, path);
+    return 0;
+}
+
+int options_load(const struct command_line *cl, struct arena *a, struct options *ret, struct err *err)
+{
+    struct options o = {0};
+    int rc = conf_load(schema, ARRAY_LEN(schema), cl->config_file, cl->flags, cl->flag_count, a, &o, err);
+    if (rc < 0)
+        return rc;
+    bool has_tls = *o.gateway_tls_cert != 0;
+    if (has_tls != (*o.gateway_tls_key != 0))
+        return err_field(err, ERR_INVALID, "gateway-tls-key",
+                         "gateway-tls-cert and gateway-tls-key must be given together");
+    if (check_listen("api-listen", o.api_listen, false, err) < 0 ||
+        check_listen("gateway-listen", o.gateway_listen, !has_tls, err) < 0 ||
+        check_listen("metrics-listen", o.metrics_listen, true, err) < 0 ||
+        check_listen("metrics-gateway-listen", o.metrics_gateway_listen, true, err) < 0 ||
+        check_readable("gateway-tls-cert", o.gateway_tls_cert, err) < 0 ||
+        check_readable("gateway-tls-key", o.gateway_tls_key, err) < 0 ||
+        check_readable("api-token-file", o.api_token_file, err) < 0 ||
+        check_readable("manifests", o.manifests, err) < 0)
+        return ERR_INVALID;
+    *ret = o;
+    return 0;
+}
+
+char *options_path(const struct options *o, struct arena *a, const char *sub)
+{
+    return arena_printf(a, "%s/%s", o->data, sub);
+}

@@ -1,0 +1,43 @@
+/* The options of sekid: one schema table (options.c) for seki.conf, flags, `--help` and the reference. */
+#ifndef SEKI_CMD_OPTIONS_H
+#define SEKI_CMD_OPTIONS_H
+
+#include "base/config.h"
+#include "net/addr.h"
+
+struct options {
+    /* [] */
+    char *data;       /* data directory */
+    char *manifests;  /* directory applied at start, or empty */
+    int64_t log_level, log_format;
+    /* [api] */
+    char *api_listen, *api_token_file, *api_names;
+    /* [gateway] */
+    char *gateway_listen, *gateway_tls_cert, *gateway_tls_key;
+    int64_t gateway_threads, gateway_max_connections, gateway_max_body, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms;
+    /* [metrics] */
+    char *metrics_listen, *metrics_gateway_listen;
+    /* [store] */
+    int64_t store_retain_ms;
+    /* [engine] */
+    char *engine_llama_server, *engine_venv, *engine_launcher, *engine_fake;
+    int64_t engine_probe_ms, engine_stall_ms;
+};
+
+/* What main() read from the command line besides options. */
+struct command_line {
+    const char *config_file;
+    const char *role; /* "all" | "control" | "gateway" */
+    bool check_config, print_reference;
+    struct conf_flag flags[64];
+    size_t flag_count;
+};
+
+const struct conf_option *options_schema(size_t *ret_len);
+/* Loads defaults, file and flags, then checks what the table cannot say (plain text only on loopback …). */
+int options_load(const struct command_line *cl, struct arena *a, struct options *ret, struct err *err) NODISCARD;
+
+/* DATA/sub/…, in the arena. */
+char *options_path(const struct options *o, struct arena *a, const char *sub);
+
+#endif

@@ -1,0 +1,22 @@
+/* The processes of sekid: a supervisor that keeps two roles running, and the roles.
+ *
+ * `sekid` alone is the supervisor: it starts itself again as --role=control and --role=gateway, restarts a role that ends, and passes signals on. Units of
+ * systemd may run the roles themselves. Signals: SIGTERM drains and leaves workloads running; SIGINT also stops workloads; SIGHUP reloads.
+ * Each role function returns the process's exit status.
+ */
+#ifndef SEKI_CMD_ROLES_H
+#define SEKI_CMD_ROLES_H
+
+#include "cmd/options.h"
+
+int supervisor_run(const struct options *o, char **argv, struct arena *a);
+int control_run(const struct options *o, struct arena *a);
+int gateway_run(const struct options *o, struct arena *a);
+
+/* DATA/run/NAME.addr: the address that a listener has really bound, for those who start or follow it. */
+int role_write_addr(const struct options *o, struct arena *a, const char *name, const struct net_addr *addr, struct err *err) NODISCARD;
+/* Parses `listen`; with port 0, the port that NAME.addr recorded last is tried first, so that a restart keeps its address. */
+int role_listen_addr(const struct options *o, struct arena *a, const char *name, const char *listen, struct net_addr *ret,
+                     struct err *err) NODISCARD;
+
+#endif

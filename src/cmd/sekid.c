@@ -1,0 +1,192 @@
+/* sekid: the daemon. main() reads the command line, loads the configuration and runs a role. */
+#include "base/log.h"
+#include "base/mem.h"
+#include "cmd/roles.h"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char usage[] =
+    "Usage: sekid [OPTION]...\n"
+    "\n"
+    "Runs a Seki cloud on this machine: the resource API, its controllers and the inference gateway.\n"
+    "\n"
+    "  -c, --config=FILE        read options from FILE (flags win)\n"
+    "      --role=ROLE          all (default), control or gateway\n"
+    "      --check-config       check the configuration, say what is wrong, and leave\n"
+    "      --config-reference   print a commented seki.conf with every option, and leave\n"
+    "  -V, --version            print the version, and leave\n"
+    "  -h, --help               print this help, and leave\n"
+    "\n"
+    "Options of seki.conf as flags:\n";
+
+static void print_usage(void)
+{
+    size_t count;
+    const struct conf_option *schema = options_schema(&count);
+    fputs(usage, stdout);
+    for (size_t i = 0; i < count; i++) {
+        const struct conf_option *o = &schema[i];
+        char flag[96];
+        snprintf(flag, sizeof(flag), "--%s%s%s=VALUE", o->section, *o->section ? "-" : "", o->name);
+        printf("      %-36s %s", flag, o->help);
+        if (o->def && *o->def)
+            printf(" (%s)", o->def);
+        putchar('\n');
+    }
+    fputs("\nSIGTERM drains and leaves engines running, SIGINT stops them too. See sekid(8).\n", stdout);
+}
+
+static int print_reference(void)
+{
+    size_t count;
+    const struct conf_option *schema = options_schema(&count);
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, 256 * 1024);
+    conf_write_reference(schema, count, &out);
+    fputs(out.ptr ? out.ptr : "", stdout);
+    return 0;
+}
+
+/* --name=VALUE or --name VALUE of the schema; *index moves past a separate value. */
+static int take_flag(struct command_line *cl, char **argv, int *index)
+{
+    size_t count;
+    const struct conf_option *schema = options_schema(&count);
+    struct str name = str_of(argv[*index] + 2);
+    const char *value = NULL;
+    ssize_t eq = str_find(name, '=');
+    if (eq >= 0) {
+        value = name.ptr + eq + 1;
+        name.len = (size_t)eq;
+    }
+    if (!conf_find_flag(schema, count, name)) {
+        fprintf(stderr, "sekid: unknown option --%.*s; see sekid --help\n", STR_ARG(name));
+        return -1;
+    }
+    if (!value)
+        value = argv[*index + 1] ? argv[++*index] : NULL;
+    if (!value) {
+        fprintf(stderr, "sekid: --%.*s needs a value\n", STR_ARG(name));
+        return -1;
+    }
+    if (cl->flag_count == ARRAY_LEN(cl->flags)) {
+        fputs("sekid: too many options\n", stderr);
+        return -1;
+    }
+    cl->flags[cl->flag_count++] = (struct conf_flag){xstrndup(name.ptr, name.len), value};
+    return 0;
+}
+
+/* An option of the command line itself: the text after "--name=" or the next word. */
+static const char *own_value(char **argv, int *index, const char *name)
+{
+    size_t len = strlen(name);
+    if (strncmp(argv[*index], name, len) != 0)
+        return NULL;
+    if (argv[*index][len] == '=')
+        return argv[*index] + len + 1;
+    if (argv[*index][len] == 0 && argv[*index + 1])
+        return argv[++*index];
+    return NULL;
+}
+
+/* 0: go on; 1: done, leave with success; -1: refused. */
+static int parse_command_line(char **argv, struct command_line *cl)
+{
+    cl->role = "all";
+    for (int i = 1; argv[i]; i++) {
+        const char *value;
+        if (!strcmp(argv[i], "-h") || !strcmp(argv[i], "--help")) {
+            print_usage();
+            return 1;
+        } else if (!strcmp(argv[i], "-V") || !strcmp(argv[i], "--version")) {
+            puts("sekid " SEKI_RELEASE);
+            return 1;
+        } else if (!strcmp(argv[i], "--check-config")) {
+            cl->check_config = true;
+        } else if (!strcmp(argv[i], "--config-reference")) {
+            print_reference();
+            return 1;
+        } else if ((value = own_value(argv, &i, "--config")) || (value = own_value(argv, &i, "-c"))) {
+            cl->config_file = value;
+        } else if ((value = own_value(argv, &i, "--role"))) {
+            cl->role = value;
+        } else if (!strncmp(argv[i], "--", 2)) {
+            if (take_flag(cl, argv, &i) < 0)
+                return -1;
+        } else {
+            fprintf(stderr, "sekid: unexpected argument %s; see sekid --help\n", argv[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void harden(void)
+{
+    /* Keys and prompts live in this process: no core files. */
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    umask(077);
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+static int run(const struct command_line *cl, const struct options *o, char **argv, struct arena *a)
+{
+    if (!strcmp(cl->role, "all"))
+        return supervisor_run(o, argv, a);
+    if (!strcmp(cl->role, "control"))
+        return control_run(o, a);
+    return gateway_run(o, a);
+}
+
+/* A role that the supervisor started goes when the supervisor goes. */
+static void follow_parent(void)
+{
+    const char *text = getenv("SEKI_SUPERVISOR");
+    int64_t pid;
+    if (!text || str_to_i64(str_of(text), 1, INT32_MAX, &pid) < 0)
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != (pid_t)pid)
+        raise(SIGTERM);
+}
+
+int main(int argc UNUSED, char **argv)
+{
+    struct command_line cl = {0};
+    int rc = parse_command_line(argv, &cl);
+    if (rc != 0)
+        return rc > 0 ? 0 : 2;
+    if (strcmp(cl.role, "all") && strcmp(cl.role, "control") && strcmp(cl.role, "gateway")) {
+        fprintf(stderr, "sekid: --role=%s: expected all, control or gateway\n", cl.role);
+        return 2;
+    }
+    CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
+    struct options o;
+    struct err err = ERR_INIT;
+    if (options_load(&cl, a, &o, &err) < 0) {
+        fprintf(stderr, "sekid: %s\n", err.msg);
+        return 2;
+    }
+    if (cl.check_config) {
+        puts("configuration is valid");
+        return 0;
+    }
+    log_setup((enum log_level)o.log_level, (enum log_format)o.log_format,
+              strcmp(cl.role, "all") ? cl.role : "supervisor");
+    harden();
+    if (strcmp(cl.role, "all") != 0)
+        follow_parent();
+    rc = run(&cl, &o, argv, a);
+    for (size_t i = 0; i < cl.flag_count; i++)
+        mem_free((void *)cl.flags[i].name);
+    return rc;
+}

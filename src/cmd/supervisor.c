@@ -1,0 +1,173 @@
+/* The parent of the roles: starts them, restarts them with back-off, passes signals on, leaves when both have left. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cmd/roles.h"
+#include "loop/spawn.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define RESTART_MIN_MS 100
+#define RESTART_MAX_MS 5000
+#define STEADY_MS 10000 /* a role that ran this long starts again without delay */
+#define STOP_MS 660000  /* beyond the gateway's drain; then SIGKILL */
+
+enum { ROLE_CONTROL, ROLE_GATEWAY, ROLE_COUNT };
+static const char *const role_names[ROLE_COUNT] = {"control", "gateway"};
+
+struct role {
+    struct supervisor *sup;
+    const char *name;
+    const char **argv;
+    pid_t pid; /* 0: not running */
+    struct spawn_watch *watch;
+    struct timer restart;
+    uint64_t started_ms;
+    uint64_t delay_ms;
+};
+
+struct supervisor {
+    struct loop *loop;
+    struct role roles[ROLE_COUNT];
+    struct timer kill_timer;
+    bool stopping;
+};
+
+static void role_start(struct role *r);
+
+static void leave_if_done(struct supervisor *s)
+{
+    for (int i = 0; i < ROLE_COUNT; i++)
+        if (s->roles[i].pid)
+            return;
+    if (s->stopping)
+        loop_stop(s->loop);
+}
+
+static void on_exit_of_role(void *arg, int status)
+{
+    struct role *r = arg;
+    spawn_watch_free(r->watch);
+    r->watch = NULL;
+    r->pid = 0;
+    if (r->sup->stopping) {
+        leave_if_done(r->sup);
+        return;
+    }
+    bool steady = clock_mono_ms() - r->started_ms >= STEADY_MS;
+    r->delay_ms = steady ? RESTART_MIN_MS : MIN(r->delay_ms * 2, (uint64_t)RESTART_MAX_MS);
+    log_error("role ended; it is started again", KV("role", r->name),
+              KVI("exit_code", WIFEXITED(status) ? WEXITSTATUS(status) : -1),
+              KVI("signal", WIFSIGNALED(status) ? WTERMSIG(status) : 0), KVI("delay_ms", r->delay_ms));
+    timer_start(&r->restart, r->delay_ms);
+}
+
+static void on_restart(struct timer *t)
+{
+    role_start(t->arg);
+}
+
+static void role_start(struct role *r)
+{
+    struct spawn_options o = {.argv = r->argv,
+                              .env = (const char *const *)environ,
+                              .stdin_fd = -1,
+                              .stdout_fd = STDOUT_FILENO,
+                              .stderr_fd = STDERR_FILENO};
+    struct err err = ERR_INIT;
+    r->started_ms = clock_mono_ms();
+    if (spawn_start(&o, &r->pid, &err) == 0 &&
+        spawn_watch_new(r->sup->loop, r->pid, on_exit_of_role, r, &r->watch, &err) == 0)
+        return;
+    if (r->pid)
+        kill(r->pid, SIGKILL);
+    r->pid = 0;
+    log_error("role could not be started; trying again", KV("role", r->name), KVE(&err));
+    timer_start(&r->restart, RESTART_MAX_MS);
+}
+
+static void signal_roles(struct supervisor *s, int signo)
+{
+    for (int i = 0; i < ROLE_COUNT; i++)
+        if (s->roles[i].pid)
+            kill(s->roles[i].pid, signo);
+}
+
+static void on_kill_timer(struct timer *t)
+{
+    log_error("roles did not stop in time and are killed");
+    signal_roles(t->arg, SIGKILL);
+}
+
+static void on_signal(void *arg, int signo)
+{
+    struct supervisor *s = arg;
+    if (signo == SIGHUP) {
+        signal_roles(s, SIGHUP);
+        return;
+    }
+    if (!s->stopping)
+        timer_start(&s->kill_timer, STOP_MS);
+    s->stopping = true;
+    for (int i = 0; i < ROLE_COUNT; i++)
+        timer_stop(&s->roles[i].restart);
+    signal_roles(s, signo);
+    leave_if_done(s);
+}
+
+/* The role's command line: ours, with --role added. */
+static const char **role_argv(char **argv, const char *role, struct arena *a)
+{
+    size_t count = 0;
+    while (argv[count])
+        count++;
+    const char **out = ARENA_ARRAY(a, const char *, count + 2);
+    out[0] = "/proc/self/exe";
+    for (size_t i = 1; i < count; i++)
+        out[i] = argv[i];
+    out[count] = arena_printf(a, "--role=%s", role);
+    return out;
+}
+
+int supervisor_run(const struct options *o, char **argv, struct arena *a)
+{
+    struct err err = ERR_INIT;
+    struct supervisor s = {0};
+    CLEANUP(file_closep) int lock_fd = -1;
+    if (file_mkdirs(options_path(o, a, "run"), 0700, &err) < 0 ||
+        file_lock(options_path(o, a, "run/sekid.lock"), &lock_fd, &err) < 0) {
+        if (err.code == ERR_BUSY)
+            log_error("another sekid already runs on this data directory", KV("data", o->data));
+        else
+            log_error("cannot use the data directory", KV("data", o->data), KVE(&err));
+        return 1;
+    }
+    if (loop_new(&s.loop, &err) < 0) {
+        log_error("cannot make an event loop", KVE(&err));
+        return 1;
+    }
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++)
+        if (loop_signal(s.loop, signals[i], on_signal, &s, &err) < 0) {
+            log_error("cannot handle signals", KVE(&err));
+            return 1;
+        }
+    /* Roles follow this process when it is killed: see follow_parent(). */
+    setenv("SEKI_SUPERVISOR", arena_printf(a, "%d", (int)getpid()), 1);
+    timer_init(&s.kill_timer, s.loop, on_kill_timer, &s);
+    for (int i = 0; i < ROLE_COUNT; i++) {
+        struct role *r = &s.roles[i];
+        *r = (struct role){.sup = &s, .name = role_names[i], .delay_ms = RESTART_MIN_MS};
+        r->argv = role_argv(argv, role_names[i], a);
+        timer_init(&r->restart, s.loop, on_restart, r);
+        role_start(r);
+    }
+    loop_run(s.loop);
+    timer_stop(&s.kill_timer);
+    loop_free(s.loop);
+    return 0;
+}

@@ -1,0 +1,32 @@
+/* A request's body: what the gateway must know of it, and the few bytes that it changes on the way to the engine.
+ *
+ * One span scan finds model, stream, stream_options and the prompt; the body is never parsed into a document. Two things may be changed: the model's name, where the engine
+ * knows it by another, and "stream_options.include_usage", which is asked for in every stream so that it can be counted. Everything else is forwarded byte for byte, in
+ * pieces that point into the body as it came. Pure functions; threads: any.
+ */
+#ifndef SEKI_GATEWAY_BODY_H
+#define SEKI_GATEWAY_BODY_H
+
+#include <sys/uio.h>
+
+#include "base/arena.h"
+#include "json/span.h"
+
+#define MODEL_NAME_MAX 256
+#define BODY_PIECES_MAX 5
+
+struct request_body {
+    char model[MODEL_NAME_MAX];
+    bool stream;
+    bool usage_wanted;   /* the client asked for usage in its stream */
+    size_t prompt_bytes; /* of the prompt's JSON: an estimate where the engine gives no count */
+    struct str text;
+    struct span at_model, at_options, at_usage;
+};
+
+/* prompt: the member that this route must have ("messages"). ERR_BAD_REQUEST; the field names the member. The body must outlive *ret. */
+int request_body_read(struct str text, const char *prompt, struct request_body *ret, struct err *err) NODISCARD;
+/* The pieces to send. engine_model NULL: the name stays. */
+int request_body_pieces(const struct request_body *b, const char *engine_model, struct arena *a, struct iovec pieces[BODY_PIECES_MAX]);
+
+#endif

@@ -1,0 +1,23 @@
+/* Keeps the routing snapshot current: from the file at start, then from informers on the four kinds, rebuilt when one of them changes.
+ *
+ * A thread of its own builds; loops compare feed_version() with the version they hold, one atomic load a request, and take the new snapshot when it differs.
+ */
+#ifndef SEKI_GATEWAY_FEED_H
+#define SEKI_GATEWAY_FEED_H
+
+#include "client/client.h"
+#include "gateway/snapshot.h"
+
+struct feed;
+
+/* A file that cannot be read is not an error: the gateway then waits for the API. */
+int feed_start(struct client *c, const char *snapshot_file, struct feed **ret, struct err *err) NODISCARD;
+void feed_stop(struct feed *f); /* frees */
+/* Changes with each new snapshot; 0 while there is none. */
+unsigned long long feed_version(const struct feed *f);
+/* The newest snapshot, a reference for the caller, or NULL. */
+struct snapshot *feed_take(struct feed *f, unsigned long long *ret_version);
+/* Seconds since the snapshot was last known to be what the API has; -1: there is none. */
+double feed_age_seconds(struct feed *f);
+
+#endif

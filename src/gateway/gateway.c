@@ -1,0 +1,224 @@
+/* The process's gateway: one loop a core on one port, the journal, the feed of snapshots; starting, draining, ending. */
+#include "gateway/gateway.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "gateway/internal.h"
+
+#define SERIES_MAX 2000
+#define MODEL_SERIES_MAX 500
+#define THREADS_MAX 256
+
+static void make_metrics(struct gateway *g)
+{
+    struct gateway_metrics *m = &g->metrics;
+    static const char *const request_labels[] = {"route", "status", "outcome", NULL};
+    static const char *const token_labels[] = {"project", "endpoint", "type", NULL};
+    static const char *const model_labels[] = {"gen_ai_operation_name", "gen_ai_request_model", NULL};
+    static const char *const reason_labels[] = {"reason", NULL};
+    m->active = metric_gauge("seki_gateway_requests_active", "Inference requests between their complete body and their last byte.");
+    m->requests = metric_family("seki_gateway_requests_total", "Inference requests that have ended.", METRIC_COUNTER, request_labels, SERIES_MAX, NULL, 0);
+    m->tokens = metric_family("seki_gateway_tokens_total", "Tokens used; cached ones are among the input.", METRIC_COUNTER, token_labels, SERIES_MAX, NULL, 0);
+    m->duration = metric_family("gen_ai_server_request_duration_seconds", "From the first byte of a request to the last of its answer.", METRIC_HISTOGRAM, model_labels,
+                                MODEL_SERIES_MAX, metric_latency_buckets, metric_latency_bucket_count);
+    m->first = metric_family("gen_ai_server_time_to_first_token_seconds", "From the first byte of a request to the first of the engine's answer.", METRIC_HISTOGRAM,
+                             model_labels, MODEL_SERIES_MAX, metric_latency_buckets, metric_latency_bucket_count);
+    m->upstream_errors = metric_family("seki_gateway_upstream_errors_total", "Attempts that an engine failed.", METRIC_COUNTER, reason_labels, 16, NULL, 0);
+}
+
+static double snapshot_age(void *arg)
+{
+    struct gateway *g = arg;
+    return feed_age_seconds(g->feed);
+}
+
+/* ---- loops ---- */
+
+static void release_pool(void *value)
+{
+    http_pool_free(value);
+}
+
+struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_replica *replica)
+{
+    struct gateway *g = l->gateway;
+    struct http_pool *p = map_getc(l->pools, replica->target->address);
+    if (p)
+        return p;
+    struct http_pool_options o = {.addr = replica->addr, .tls = replica->tls ? g->upstream_tls : NULL, .host = replica->host, .connect_timeout_ms = g->o.connect_timeout_ms};
+    p = http_pool_new(l->loop, &o);
+    map_set(l->pools, str_of(replica->target->address), p);
+    return p;
+}
+
+static int loop_init(struct loop *loop, void *arg, struct err *err)
+{
+    struct gateway_loop *l = arg;
+    const struct gateway_options *o = &l->gateway->o;
+    struct http_server_options s = {.listen = l->gateway->bound,
+                                    .reuse_port = true,
+                                    .tls = o->tls,
+                                    .max_connections = MAX(o->max_connections / (size_t)l->gateway->loop_count, (size_t)1),
+                                    .max_body_bytes = o->max_body_bytes,
+                                    .server_name = "seki"};
+    l->loop = loop;
+    l->pools = map_new(release_pool);
+    int rc = http_server_start(loop, &s, &gateway_server_ops, l, &l->server, err);
+    if (rc < 0) {
+        map_free(l->pools);
+        return rc;
+    }
+    http_server_addr(l->server, &l->gateway->bound); /* the first one's port is everybody's */
+    return 0;
+}
+
+static void loop_deinit(struct loop *loop UNUSED, void *arg)
+{
+    struct gateway_loop *l = arg;
+    l->stopping = true;
+    http_server_free(l->server);
+    map_free(l->pools);
+    snapshot_unref(l->snapshot);
+}
+
+/* SO_REUSEPORT would share the port with a stranger of the same user without a word. */
+static int check_port_is_free(const struct net_addr *addr, struct err *err)
+{
+    int fd = -1;
+    int rc = net_addr_port(addr) ? net_listen(addr, false, &fd, NULL, err) : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+static int start_loops(struct gateway *g, struct err *err)
+{
+    static const struct loop_thread_ops ops = {loop_init, loop_deinit};
+    int rc = check_port_is_free(&g->o.listen, err), count = g->loop_count;
+    g->bound = g->o.listen;
+    g->loops = xcalloc((size_t)count, sizeof(*g->loops));
+    for (int i = 0; i < count && rc == 0; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "gateway-%d", i);
+        g->loops[i].gateway = g;
+        rc = loop_thread_start(name, &ops, &g->loops[i], &g->loops[i].thread, err);
+    }
+    return rc;
+}
+
+/* ---- the whole ---- */
+
+static void fill_defaults(struct gateway_options *o)
+{
+    if (!o->max_body_bytes)
+        o->max_body_bytes = 16u << 20;
+    if (!o->max_connections)
+        o->max_connections = 9000;
+    if (!o->connect_timeout_ms)
+        o->connect_timeout_ms = 2000;
+    if (!o->first_byte_timeout_ms)
+        o->first_byte_timeout_ms = 600000;
+    if (!o->idle_timeout_ms)
+        o->idle_timeout_ms = 300000;
+}
+
+static int thread_count(const struct gateway_options *o)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int n = o->threads > 0 ? o->threads : (int)MAX(cores, 1L);
+    return o->listen.sa.sa_family == AF_UNIX ? 1 : MIN(n, THREADS_MAX);
+}
+
+int gateway_start(const struct gateway_options *o, struct gateway **ret, struct err *err)
+{
+    if (!o->tls && !net_addr_is_loopback(&o->listen))
+        return err_field(err, ERR_INVALID, "gateway-listen", "plain text is served on loopback only; give a certificate");
+    struct gateway *g = XNEW(struct gateway);
+    pthread_condattr_t attr;
+    g->o = *o;
+    g->o.tls = tls_ctx_ref(o->tls);
+    fill_defaults(&g->o);
+    g->loop_count = thread_count(o);
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&g->drained, &attr);
+    pthread_condattr_destroy(&attr);
+    make_metrics(g);
+    int rc = tls_client_ctx(NULL, NULL, NULL, &g->upstream_tls, err);
+    if (rc == 0)
+        rc = journal_open(o->journal_dir, &g->journal, err);
+    if (rc == 0)
+        rc = feed_start(o->client, o->snapshot_file, &g->feed, err);
+    if (rc == 0)
+        rc = start_loops(g, err);
+    if (rc < 0) {
+        gateway_free(g);
+        return rc;
+    }
+    metric_gauge_fn("seki_gateway_snapshot_age_seconds", "Since the routing snapshot was last known to be what the API has; -1: there is none.", snapshot_age, g);
+    *ret = g;
+    return 0;
+}
+
+void gateway_addr(const struct gateway *g, struct net_addr *ret)
+{
+    *ret = g->bound;
+}
+
+int gateway_ready(struct gateway *g, struct err *err)
+{
+    if (!feed_version(g->feed))
+        return err_set(err, ERR_UNAVAILABLE, "no routing snapshot yet: the API has not answered");
+    return journal_ready(g->journal, err);
+}
+
+static void on_drained(void *arg)
+{
+    struct gateway *g = arg;
+    pthread_mutex_lock(&g->lock);
+    g->draining--;
+    pthread_cond_signal(&g->drained);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void drain_loop(void *arg)
+{
+    struct gateway_loop *l = arg;
+    http_server_drain(l->server, on_drained, l->gateway);
+}
+
+void gateway_drain(struct gateway *g, uint64_t timeout_ms)
+{
+    uint64_t until_ms = clock_mono_ms() + timeout_ms;
+    struct timespec until = {.tv_sec = (time_t)(until_ms / 1000), .tv_nsec = (long)(until_ms % 1000) * 1000000L};
+    pthread_mutex_lock(&g->lock);
+    g->draining = g->loop_count;
+    for (int i = 0; i < g->loop_count; i++)
+        loop_post(g->loops[i].loop, drain_loop, &g->loops[i]);
+    while (g->draining && pthread_cond_timedwait(&g->drained, &g->lock, &until) != ETIMEDOUT)
+        ;
+    pthread_mutex_unlock(&g->lock);
+}
+
+void gateway_free(struct gateway *g)
+{
+    if (!g)
+        return;
+    for (int i = 0; g->loops && i < g->loop_count; i++)
+        loop_thread_stop(g->loops[i].thread);
+    feed_stop(g->feed);
+    journal_close(g->journal);
+    tls_ctx_unref(g->upstream_tls);
+    tls_ctx_unref(g->o.tls);
+    mem_wipe(&g->o.pepper, sizeof(g->o.pepper));
+    pthread_cond_destroy(&g->drained);
+    pthread_mutex_destroy(&g->lock);
+    mem_free(g->loops);
+    mem_free(g);
+}

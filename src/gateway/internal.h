@@ -1,0 +1,81 @@
+/* Inside the gateway: the process (gateway.c), its loops, routes (route.c), one request's life (request.c), answers of its own (answer.c). */
+#ifndef SEKI_GATEWAY_INTERNAL_H
+#define SEKI_GATEWAY_INTERNAL_H
+
+#include "base/metrics.h"
+#include "gateway/body.h"
+#include "gateway/feed.h"
+#include "gateway/gateway.h"
+#include "gateway/journal.h"
+#include "gateway/usage_scan.h"
+#include "loop/thread.h"
+#include "net/http_client.h"
+#include "net/http_server.h"
+
+struct gateway_metrics {
+    struct metric *active;
+    struct metric_family *requests;   /* route, status, outcome */
+    struct metric_family *tokens;     /* project, endpoint, type */
+    struct metric_family *duration;   /* operation, model */
+    struct metric_family *first;      /* operation, model */
+    struct metric_family *upstream_errors; /* reason */
+};
+
+/* One thread with a listening socket of its own. All members belong to it, but for connections. */
+struct gateway_loop {
+    struct gateway *gateway;
+    struct loop_thread *thread;
+    struct loop *loop;
+    struct http_server *server;
+    struct snapshot *snapshot;
+    unsigned long long version; /* of snapshot */
+    struct map *pools;          /* target address → struct http_pool * */
+    bool stopping;
+};
+
+struct gateway {
+    struct gateway_options o;
+    struct net_addr bound;
+    struct tls_ctx *upstream_tls; /* for engines behind https:// */
+    struct feed *feed;
+    struct journal *journal;
+    struct gateway_metrics metrics;
+    struct gateway_loop *loops;
+    int loop_count;
+    pthread_mutex_t lock; /* guards draining */
+    pthread_cond_t drained;
+    int draining;
+};
+
+/* What a path does. */
+struct gateway_route {
+    const char *method, *path;
+    const char *name;      /* in usage records: "chat.completions" */
+    const char *operation; /* OpenTelemetry's gen_ai.operation.name; NULL: no inference */
+    const char *prompt;    /* the member that must be there */
+    bool embeddings;       /* served by endpoints with engine.embeddings, and only by them */
+    void (*handle)(struct gateway_loop *l, struct http_request *r, const struct snap_key *k); /* routes without inference */
+};
+extern const struct http_server_ops gateway_server_ops;
+
+/* ---- request.c: from the complete body to the last line ---- */
+struct request;
+/* On the head, once the key is known; r->user is then the request. */
+void request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key);
+void request_begin(struct request *q); /* the body is here */
+void request_drain(struct request *q); /* the client takes bytes again */
+void request_abort(struct request *q); /* the client is gone, or the gateway stops */
+bool request_has_begun(const struct request *q);
+
+/* ---- answer.c: OpenAI's error object ---- */
+/* type and code are OpenAI's words; code and param may be NULL. */
+void answer_error_body(struct sbuf *out, const char *type, const char *code, const char *param, struct str message, const char *request_id);
+void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *message);
+void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
+void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
+void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
+
+/* The connection pool of a replica on this loop. */
+struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_replica *replica);
+
+#endif

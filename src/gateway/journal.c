@@ -1,0 +1,178 @@
+#include "gateway/journal.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/metrics.h"
+#include "base/vec.h"
+#include "ledger/ledger.h"
+
+#define JOURNAL_NAME "usage-gateway"
+#define RECORD_VERSION 1
+#define SYNC_EVERY_MS 100
+#define BACKLOG_MAX 10000
+
+struct waiting {
+    int64_t time_ms;
+    char *body;
+    size_t len;
+};
+
+struct journal {
+    struct ledger *ledger;
+    VEC(struct waiting) backlog; /* refused by the disk, oldest first */
+    struct metric *records, *failures, *waiting;
+    pthread_mutex_t lock; /* guards ledger and backlog */
+    pthread_cond_t wake;
+    pthread_t thread;
+    bool started, stop;
+};
+
+/* Under the lock. Records that the disk refused before, in their order. */
+static void retry_backlog(struct journal *j)
+{
+    size_t done = 0;
+    while (done < j->backlog.len) {
+        struct waiting *w = &j->backlog.ptr[done];
+        if (ledger_append(j->ledger, w->time_ms, RECORD_VERSION, str_n(w->body, w->len), NULL, NULL) < 0)
+            break;
+        mem_free(w->body);
+        done++;
+    }
+    if (!done)
+        return;
+    memmove(j->backlog.ptr, j->backlog.ptr + done, (j->backlog.len - done) * sizeof(*j->backlog.ptr));
+    j->backlog.len -= done;
+    metric_set(j->waiting, (int64_t)j->backlog.len);
+    metric_add(j->records, done);
+    log_warn("usage records that waited for the disk are written", KVI("records", done), KVI("waiting", j->backlog.len));
+}
+
+static void sync_unlocked(struct journal *j, int fd)
+{
+    pthread_mutex_unlock(&j->lock);
+    if (fdatasync(fd) < 0) {
+        struct err err = ERR_INIT;
+        err_sys(&err, errno, "fdatasync");
+        log_error("the usage journal could not be made durable", KVE(&err));
+    }
+    close(fd);
+    pthread_mutex_lock(&j->lock);
+}
+
+static void *run(void *arg)
+{
+    struct journal *j = arg;
+    pthread_mutex_lock(&j->lock);
+    while (!j->stop) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += SYNC_EVERY_MS * 1000000L;
+        if (until.tv_nsec >= 1000000000L) {
+            until.tv_sec++;
+            until.tv_nsec -= 1000000000L;
+        }
+        pthread_cond_timedwait(&j->wake, &j->lock, &until);
+        retry_backlog(j);
+        int fd = ledger_take_unsynced(j->ledger);
+        if (fd >= 0)
+            sync_unlocked(j, fd);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return NULL;
+}
+
+int journal_open(const char *dir, struct journal **ret, struct err *err)
+{
+    struct journal *j = XNEW(struct journal);
+    struct ledger_options o = {.dir = dir, .name = JOURNAL_NAME, .kind = LEDGER_USAGE_JOURNAL};
+    pthread_condattr_t attr;
+    pthread_mutex_init(&j->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&j->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    j->records = metric_counter("seki_gateway_usage_records_total", "Usage records written to the journal.");
+    j->failures = metric_counter("seki_gateway_usage_failures_total", "Usage records that the disk refused at first; they wait and are tried again.");
+    j->waiting = metric_gauge("seki_gateway_usage_records_waiting", "Usage records in memory that the disk has not taken yet.");
+    int rc = ledger_open(&o, &j->ledger, err);
+    if (rc == 0) {
+        int eno = pthread_create(&j->thread, NULL, run, j);
+        j->started = eno == 0;
+        if (eno)
+            rc = err_sys(err, eno, "start the journal's thread");
+    }
+    if (rc < 0) {
+        journal_close(j);
+        return rc;
+    }
+    *ret = j;
+    return 0;
+}
+
+void journal_close(struct journal *j)
+{
+    if (!j)
+        return;
+    if (j->started) {
+        pthread_mutex_lock(&j->lock);
+        j->stop = true;
+        pthread_cond_signal(&j->wake);
+        pthread_mutex_unlock(&j->lock);
+        pthread_join(j->thread, NULL);
+        retry_backlog(j);
+        if (j->backlog.len)
+            log_error("usage records are lost: the disk did not take them", KVI("records", j->backlog.len));
+    }
+    VEC_FOREACH (&j->backlog, w)
+        mem_free(w->body);
+    VEC_DEINIT(&j->backlog);
+    ledger_close(j->ledger);
+    pthread_cond_destroy(&j->wake);
+    pthread_mutex_destroy(&j->lock);
+    mem_free(j);
+}
+
+/* Under the lock. */
+static void keep(struct journal *j, int64_t now, struct str body, const struct err *why)
+{
+    metric_add(j->failures, 1);
+    log_error("a usage record could not be written; it waits in memory", KVE(why), KVI("waiting", j->backlog.len + 1));
+    if (j->backlog.len >= BACKLOG_MAX * 2) { /* requests that ran when new ones were refused; there are fewer than that */
+        log_error("a usage record is lost: too many wait for the disk");
+        return;
+    }
+    struct waiting *w = VEC_PUSH(&j->backlog);
+    *w = (struct waiting){.time_ms = now, .body = xstrndup(body.ptr, body.len), .len = body.len};
+    metric_set(j->waiting, (int64_t)j->backlog.len);
+}
+
+void journal_add(struct journal *j, const struct usage *u)
+{
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    struct err err = ERR_INIT;
+    int64_t now = clock_wall_ms();
+    sbuf_init(&body, LEDGER_BODY_MAX);
+    usage_encode(u, &body);
+    pthread_mutex_lock(&j->lock);
+    if (!j->backlog.len && ledger_append(j->ledger, now, RECORD_VERSION, sbuf_str(&body), NULL, &err) == 0)
+        metric_add(j->records, 1);
+    else
+        keep(j, now, sbuf_str(&body), &err);
+    pthread_mutex_unlock(&j->lock);
+}
+
+int journal_ready(struct journal *j, struct err *err)
+{
+    pthread_mutex_lock(&j->lock);
+    size_t waiting = j->backlog.len;
+    pthread_mutex_unlock(&j->lock);
+    if (waiting >= BACKLOG_MAX)
+        return err_set(err, ERR_NO_SPACE, "usage cannot be written: %zu records wait for the disk", waiting);
+    return 0;
+}

@@ -1,0 +1,21 @@
+/* The usage journal of this gateway process: one record a request, in the kernel's hands before the client sees the end of its answer.
+ *
+ * journal_add() costs one write(2) under a lock that all loops share; a thread makes records survive power loss every 100 ms without holding that lock. When the disk
+ * refuses a record it waits in memory and is tried again; with BACKLOG_MAX of them waiting journal_ready() fails, and the gateway refuses new requests rather than serve
+ * what it cannot count. Threads: any.
+ */
+#ifndef SEKI_GATEWAY_JOURNAL_H
+#define SEKI_GATEWAY_JOURNAL_H
+
+#include "ledger/usage.h"
+
+struct journal;
+
+/* dir/usage-gateway.NNNNNN. ERR_BUSY: another gateway writes there. */
+int journal_open(const char *dir, struct journal **ret, struct err *err) NODISCARD;
+void journal_close(struct journal *j); /* tries the backlog once more, syncs */
+void journal_add(struct journal *j, const struct usage *u);
+/* Why requests cannot be counted, or 0. */
+int journal_ready(struct journal *j, struct err *err) NODISCARD;
+
+#endif

@@ -1,0 +1,153 @@
+/* From a request's head to what handles it: the route, the key, the current snapshot. */
+#include "base/clock.h"
+#include "gateway/internal.h"
+
+static void answer_health(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
+
+static const struct gateway_route routes[] = {
+    {"POST", "/v1/chat/completions", "chat.completions", "chat", "messages", false, NULL},
+    {"POST", "/v1/completions", "completions", "text_completion", "prompt", false, NULL},
+    {"POST", "/v1/embeddings", "embeddings", "embeddings", "input", true, NULL},
+    {"GET", "/v1/models", "models", NULL, NULL, false, answer_models},
+    {"GET", "/v1/models/", "models", NULL, NULL, false, answer_model}, /* and what follows: a name */
+    {"GET", "/livez", NULL, NULL, NULL, false, answer_health},         /* no name: no key is needed */
+    {"GET", "/readyz", NULL, NULL, NULL, false, answer_health},
+};
+
+static bool path_is(const struct gateway_route *route, struct str path)
+{
+    struct str p = str_of(route->path);
+    return p.ptr[p.len - 1] == '/' ? str_starts(path, p) && path.len > p.len : str_eq(path, p);
+}
+
+/* NULL: answered. */
+static const struct gateway_route *find_route(struct http_request *r)
+{
+    const struct gateway_route *found = NULL;
+    struct str path = r->head.path;
+    char text[256];
+    if (path.len > 1 && path.ptr[path.len - 1] == '/')
+        path.len--;
+    for (size_t i = 0; i < ARRAY_LEN(routes); i++)
+        if (path_is(&routes[i], path)) {
+            found = &routes[i];
+            if (str_eqc(r->head.method, found->method) || (str_eqc(r->head.method, "HEAD") && found->handle))
+                return found;
+        }
+    if (found) {
+        snprintf(text, sizeof(text), "%s takes %s, not %.*s", found->path, found->method, (int)MIN(r->head.method.len, (size_t)32), r->head.method.ptr);
+        answer_error(r, 405, "invalid_request_error", "method_not_allowed", NULL, text);
+    } else {
+        snprintf(text, sizeof(text), "Unknown path %.*s; there are /v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings", (int)MIN(path.len, (size_t)100), path.ptr);
+        answer_error(r, 404, "invalid_request_error", "unknown_url", NULL, text);
+    }
+    return NULL;
+}
+
+static void answer_health(struct gateway_loop *l, struct http_request *r, const struct snap_key *k UNUSED)
+{
+    struct err err = ERR_INIT;
+    if (str_eqc(r->head.path, "/livez") || gateway_ready(l->gateway, &err) == 0)
+        http_respond(r, 200, "text/plain; charset=utf-8", NULL, 0, STR("ok\n"));
+    else
+        answer_error(r, 503, "server_error", "not_ready", NULL, err.msg);
+}
+
+/* The newest snapshot, and no pools of replicas that are gone. */
+static void refresh(struct gateway_loop *l)
+{
+    if (feed_version(l->gateway->feed) == l->version)
+        return;
+    struct snapshot *old = l->snapshot;
+    struct map_iter it = MAP_ITER_INIT;
+    l->snapshot = feed_take(l->gateway->feed, &l->version);
+    snapshot_unref(old);
+    while (map_next(l->pools, &it)) {
+        char address[512];
+        if (str_to_array(it.key, address, sizeof(address)) && !snapshot_has_target(l->snapshot, address))
+            map_del(l->pools, it.key);
+    }
+}
+
+static struct str bearer(const struct http_head *h)
+{
+    struct str v = http_header_get(h, "Authorization");
+    if (v.len > 7 && str_ieq(str_n(v.ptr, 7), STR("Bearer ")))
+        return str_trim(str_skip(v, 7));
+    return STR_NULL;
+}
+
+/* NULL: answered. */
+static const struct snap_key *authenticate(struct gateway_loop *l, struct http_request *r)
+{
+    char hash[SHA256_HEX_MAX];
+    struct str secret = bearer(&r->head);
+    if (!secret.len) {
+        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
+        return NULL;
+    }
+    token_hash(&l->gateway->o.pepper, secret, hash);
+    const struct snap_key *k = snapshot_key(l->snapshot, hash);
+    if (!k)
+        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "Incorrect API key provided.");
+    else if (k->disabled)
+        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "This API key is disabled.");
+    else if (k->expires_ms && k->expires_ms <= clock_wall_ms())
+        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "This API key has expired.");
+    else
+        return k;
+    return NULL;
+}
+
+static int on_head(void *ctx, struct http_request *r, size_t *body_max)
+{
+    struct gateway_loop *l = ctx;
+    struct err err = ERR_INIT;
+    const struct gateway_route *route = find_route(r);
+    if (!route)
+        return ERR_NOT_FOUND;
+    refresh(l);
+    if (route->handle)
+        *body_max = 0;
+    if (!route->name) {
+        route->handle(l, r, NULL);
+        return ERR_CANCELED;
+    }
+    if (!l->snapshot) {
+        answer_error(r, 503, "server_error", "not_ready", NULL, "The gateway is starting; try again.");
+        return ERR_UNAVAILABLE;
+    }
+    const struct snap_key *k = authenticate(l, r);
+    if (!k)
+        return ERR_UNAUTHENTICATED;
+    if (route->handle) {
+        route->handle(l, r, k);
+        return ERR_CANCELED;
+    }
+    if (journal_ready(l->gateway->journal, &err) < 0) {
+        answer_error(r, 503, "server_error", "not_ready", NULL, err.msg);
+        return ERR_UNAVAILABLE;
+    }
+    request_new(l, r, route, k);
+    return 0;
+}
+
+static void on_request(void *ctx UNUSED, struct http_request *r)
+{
+    request_begin(r->user);
+}
+
+static void on_drain(void *ctx UNUSED, struct http_request *r)
+{
+    if (r->user)
+        request_drain(r->user);
+}
+
+static void on_abort(void *ctx UNUSED, struct http_request *r)
+{
+    if (r->user && request_has_begun(r->user))
+        request_abort(r->user);
+}
+
+const struct http_server_ops gateway_server_ops = {
+    .on_head = on_head, .on_request = on_request, .on_drain = on_drain, .on_abort = on_abort, .write_error = answer_server_error};

@@ -1,0 +1,383 @@
+#include "gateway/snapshot.h"
+
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rnd.h"
+#include "base/vec.h"
+#include "kinds/inference.h"
+
+#define SNAPSHOT_MAX (256u * 1024 * 1024)
+#define SNAPSHOT_VERSION 1
+#define TOKEN_MAX (16 * 1024)
+#define REPLICAS_MAX 64 /* of one endpoint that are looked at: a bit each */
+
+struct snapshot {
+    atomic_uint refs;
+    struct arena *arena;
+    struct map *keys;      /* hash → snap_key */
+    struct map *own;       /* "PROJECT/SERVED" → snap_endpoint */
+    VEC(struct snap_endpoint *) endpoints; /* oldest first */
+    VEC(struct target *) targets;
+};
+
+/* ---- targets ---- */
+
+struct target_set {
+    struct map *by_address;
+};
+
+static void target_unref(struct target *t)
+{
+    if (atomic_fetch_sub(&t->refs, 1) == 1) {
+        mem_free(t->address);
+        mem_free(t);
+    }
+}
+
+static void target_release(void *value)
+{
+    target_unref(value);
+}
+
+struct target_set *target_set_new(void)
+{
+    struct target_set *t = XNEW(struct target_set);
+    t->by_address = map_new(target_release);
+    return t;
+}
+
+void target_set_free(struct target_set *t)
+{
+    if (!t)
+        return;
+    map_free(t->by_address);
+    mem_free(t);
+}
+
+static struct target *take_target(struct target_set *set, struct snapshot *s, const char *address)
+{
+    struct target *t = map_getc(set->by_address, address);
+    if (!t) {
+        t = XNEW(struct target);
+        t->address = xstrdup(address);
+        atomic_store(&t->refs, 1);
+        map_set(set->by_address, str_of(address), t);
+    }
+    atomic_fetch_add(&t->refs, 1);
+    *VEC_PUSH(&s->targets) = t;
+    return t;
+}
+
+/* Those that only the set still knows are forgotten. */
+static void prune(struct target_set *set)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(set->by_address, &it))
+        if (atomic_load(&((struct target *)it.value)->refs) == 1)
+            map_del(set->by_address, it.key);
+}
+
+/* ---- building ---- */
+
+static const char *const *copy_list(struct arena *a, const struct field_list *l)
+{
+    const char **copy = ARENA_ARRAY(a, const char *, l->count + 1);
+    for (size_t i = 0; i < l->count; i++)
+        copy[i] = arena_strdup(a, ((const char *const *)l->items)[i]);
+    return copy;
+}
+
+static const char *tenant_of(const struct snapshot_source *src, struct arena *a, const char *project)
+{
+    size_t i;
+    json_t *ns;
+    json_array_foreach (src->namespaces, i, ns)
+        if (obj_name(ns) && !strcmp(obj_name(ns), project)) {
+            const char *tenant = obj_label(ns, LABEL_TENANT);
+            return arena_strdup(a, tenant ? tenant : project);
+        }
+    return arena_strdup(a, project);
+}
+
+static void add_key(struct snapshot *s, const struct snapshot_source *src, struct map *tenants, const json_t *obj)
+{
+    struct api_key k;
+    struct arena *a = s->arena;
+    const char *project = obj_namespace(obj);
+    if (obj_deleting(obj) || kind_decode(&kind_api_key, obj, a, &k, NULL) < 0 || !k.status.hash || !obj_name(obj))
+        return;
+    struct snap_key *key = ARENA_NEW(a, struct snap_key);
+    key->name = arena_strdup(a, obj_name(obj));
+    key->project = arena_strdup(a, project);
+    key->tenant = map_getc(tenants, project);
+    if (!key->tenant) {
+        key->tenant = tenant_of(src, a, project);
+        map_set(tenants, str_of(project), (void *)(uintptr_t)key->tenant);
+    }
+    key->disabled = k.spec.disabled;
+    key->endpoints = k.spec.endpoints.count ? copy_list(a, &k.spec.endpoints) : NULL;
+    if (k.spec.expires_at && clock_parse(str_of(k.spec.expires_at), &key->expires_ms) < 0)
+        key->expires_ms = 1; /* unreadable: expired, to be on the safe side */
+    map_set(s->keys, str_of(k.status.hash), key);
+}
+
+/* Host names are looked up here, on the builder's thread. */
+static bool resolve(const char *host_port, bool tls, struct net_addr *ret)
+{
+    char host[256], port[8];
+    const char *colon = strrchr(host_port, ':');
+    bool has_port = colon && !strchr(colon, ']');
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
+    snprintf(host, sizeof(host), "%.*s", has_port ? (int)(colon - host_port) : (int)strlen(host_port), host_port);
+    snprintf(port, sizeof(port), "%s", has_port ? colon + 1 : tls ? "443" : "80");
+    if (host[0] == '[' && strlen(host) > 2) {
+        memmove(host, host + 1, strlen(host));
+        host[strlen(host) - 1] = 0;
+    }
+    if (getaddrinfo(host, port, &hints, &found) != 0)
+        return false;
+    memcpy(&ret->sa, found->ai_addr, found->ai_addrlen);
+    ret->len = found->ai_addrlen;
+    freeaddrinfo(found);
+    return true;
+}
+
+static bool read_address(struct arena *a, const char *text, struct snap_replica *r)
+{
+    if (!strncmp(text, "unix:", 5)) {
+        r->host = "localhost";
+        return net_addr_parse(str_of(text), &r->addr, NULL) == 0;
+    }
+    r->tls = !strncmp(text, "https://", 8);
+    const char *host = strstr(text, "://");
+    r->host = arena_strdup(a, host ? host + 3 : text);
+    return host && resolve(host + 3, r->tls, &r->addr);
+}
+
+static void add_replica(struct snapshot *s, struct target_set *targets, struct snap_endpoint *e, const json_t *obj)
+{
+    struct model_replica mr;
+    struct arena *a = s->arena;
+    struct snap_replica *r = &e->replicas[e->replica_count];
+    if (e->replica_count == REPLICAS_MAX || kind_decode(&kind_model_replica, obj, a, &mr, NULL) < 0 || !mr.status.address || !read_address(a, mr.status.address, r))
+        return;
+    r->name = arena_strdup(a, obj_name(obj));
+    r->base_path = mr.status.base_path && *mr.status.base_path ? mr.status.base_path : "/v1";
+    r->engine_model = mr.status.engine_model && *mr.status.engine_model && strcmp(mr.status.engine_model, e->served) != 0 ? mr.status.engine_model : NULL;
+    if (mr.status.token_file && *mr.status.token_file) {
+        CLEANUP(mem_freep) char *token = NULL;
+        size_t len = 0;
+        if (file_read(mr.status.token_file, TOKEN_MAX, &token, &len, NULL) == 0)
+            r->token = arena_strndup(a, str_trim(str_n(token, len)));
+    }
+    r->target = take_target(targets, s, mr.status.address);
+    e->replica_count++;
+}
+
+static bool serves(const json_t *replica)
+{
+    const char *ready = obj_condition(replica, "Ready");
+    return ready && !strcmp(ready, "True") && !obj_deleting(replica);
+}
+
+static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, struct target_set *targets, const json_t *obj)
+{
+    struct model_endpoint mep;
+    struct arena *a = s->arena;
+    size_t i;
+    json_t *replica;
+    if (obj_deleting(obj) || !obj_name(obj) || kind_decode(&kind_model_endpoint, obj, a, &mep, NULL) < 0)
+        return;
+    struct snap_endpoint *e = ARENA_NEW(a, struct snap_endpoint);
+    const char *visibility = mep.spec.visibility ? mep.spec.visibility : "Project", *created = json_str(obj, "metadata.creationTimestamp");
+    e->project = arena_strdup(a, obj_namespace(obj));
+    e->name = arena_strdup(a, obj_name(obj));
+    e->served = mep.spec.served_name && *mep.spec.served_name ? mep.spec.served_name : e->name;
+    e->embeddings = mep.spec.engine.embeddings;
+    e->visibility = !strcmp(visibility, "Everyone") ? VISIBLE_EVERYONE : !strcmp(visibility, "Tenants") ? VISIBLE_TENANTS : VISIBLE_PROJECT;
+    e->tenants = copy_list(a, &mep.spec.tenants);
+    (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);
+    const char *reason = obj_condition_reason(obj, "Ready");
+    e->not_ready = arena_strdup(a, reason ? reason : "Starting");
+    e->replicas = ARENA_ARRAY(a, struct snap_replica, REPLICAS_MAX + 1);
+    json_array_foreach (src->replicas, i, replica)
+        if (!strcmp(obj_namespace(replica), e->project) && !strcmp(json_str_or(replica, "spec.endpoint", ""), e->name) && serves(replica))
+            add_replica(s, targets, e, replica);
+    size_t at = s->endpoints.len;
+    *VEC_PUSH(&s->endpoints) = e;
+    while (at > 0 && s->endpoints.ptr[at - 1]->created_ms > e->created_ms) {
+        s->endpoints.ptr[at] = s->endpoints.ptr[at - 1];
+        at--;
+    }
+    s->endpoints.ptr[at] = e;
+}
+
+struct snapshot *snapshot_build(const struct snapshot_source *src, struct target_set *targets)
+{
+    struct snapshot *s = XNEW(struct snapshot);
+    struct map *tenants = map_new(NULL);
+    size_t i;
+    json_t *obj;
+    atomic_store(&s->refs, 1);
+    s->arena = arena_new(1024u * 1024 * 1024);
+    s->keys = map_new(NULL);
+    s->own = map_new(NULL);
+    json_array_foreach (src->keys, i, obj)
+        add_key(s, src, tenants, obj);
+    json_array_foreach (src->endpoints, i, obj)
+        add_endpoint(s, src, targets, obj);
+    for (size_t n = s->endpoints.len; n > 0; n--) { /* the oldest is set last and wins */
+        struct snap_endpoint *e = s->endpoints.ptr[n - 1];
+        map_set(s->own, str_of(arena_printf(s->arena, "%s/%s", e->project, e->served)), e);
+    }
+    map_free(tenants);
+    prune(targets);
+    return s;
+}
+
+struct snapshot *snapshot_ref(struct snapshot *s)
+{
+    if (s)
+        atomic_fetch_add(&s->refs, 1);
+    return s;
+}
+
+void snapshot_unref(struct snapshot *s)
+{
+    if (!s || atomic_fetch_sub(&s->refs, 1) != 1)
+        return;
+    VEC_FOREACH (&s->targets, t)
+        target_unref(*t);
+    VEC_DEINIT(&s->targets);
+    VEC_DEINIT(&s->endpoints);
+    map_free(s->keys);
+    map_free(s->own);
+    arena_free(s->arena);
+    mem_free(s);
+}
+
+/* ---- the file ---- */
+
+int snapshot_save(const char *path, const struct snapshot_source *s, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
+                              s->namespaces);
+    sbuf_init(&text, SNAPSHOT_MAX);
+    json_write(doc, &text);
+    if (!sbuf_ok(&text))
+        return err_set(err, ERR_TOO_LARGE, "the snapshot has more than %u MiB", SNAPSHOT_MAX >> 20);
+    return file_write(path, sbuf_str(&text), 0600, err);
+}
+
+int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err)
+{
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    JSON_AUTO doc = NULL;
+    int rc = file_read(path, SNAPSHOT_MAX, &text, &len, err);
+    if (rc == 0)
+        rc = json_parse(str_n(text, len), SNAPSHOT_MAX, &doc, err);
+    if (rc < 0)
+        return rc;
+    if (json_int(doc, "version", 0) != SNAPSHOT_VERSION)
+        return err_set(err, ERR_INVALID, "%s is of another version", path);
+    *ret = (struct snapshot_source){json_incref(json_object_get(doc, "keys")), json_incref(json_object_get(doc, "endpoints")), json_incref(json_object_get(doc, "replicas")),
+                                    json_incref(json_object_get(doc, "namespaces"))};
+    return 0;
+}
+
+void snapshot_source_deinit(struct snapshot_source *s)
+{
+    json_decref(s->keys);
+    json_decref(s->endpoints);
+    json_decref(s->replicas);
+    json_decref(s->namespaces);
+    *s = (struct snapshot_source){NULL, NULL, NULL, NULL};
+}
+
+/* ---- questions ---- */
+
+const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_hex)
+{
+    return map_getc(s->keys, hash_hex);
+}
+
+static bool in_list(const char *const *list, const char *name)
+{
+    for (; list && *list; list++)
+        if (!strcmp(*list, name))
+            return true;
+    return false;
+}
+
+static bool may_call(const struct snap_key *k, const struct snap_endpoint *e)
+{
+    bool visible = !strcmp(e->project, k->project) || e->visibility == VISIBLE_EVERYONE || (e->visibility == VISIBLE_TENANTS && in_list(e->tenants, k->tenant));
+    return visible && (!k->endpoints || in_list(k->endpoints, e->name));
+}
+
+const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served)
+{
+    CLEANUP(sbuf_deinit) struct sbuf own = {0};
+    sbuf_init(&own, 1024);
+    sbuf_addf(&own, "%s/%s", k->project, served);
+    const struct snap_endpoint *e = map_get(s->own, sbuf_str(&own));
+    if (e)
+        return may_call(k, e) ? e : NULL;
+    for (size_t i = 0; i < s->endpoints.len; i++) {
+        e = s->endpoints.ptr[i];
+        if (e->visibility != VISIBLE_PROJECT && !strcmp(e->served, served) && may_call(k, e))
+            return e;
+    }
+    return NULL;
+}
+
+void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg)
+{
+    for (size_t i = 0; i < s->endpoints.len; i++) {
+        const struct snap_endpoint *e = s->endpoints.ptr[i];
+        if (may_call(k, e) && snapshot_find(s, k, e->served) == e)
+            fn(arg, e);
+    }
+}
+
+const struct snap_replica *snapshot_pick(const struct snap_endpoint *e, uint64_t tried, uint64_t now_ms, size_t *ret_index)
+{
+    int best = 0;
+    size_t ties = 0, chosen = 0;
+    for (int pass = 0; pass < 2 && !ties; pass++)
+        for (size_t i = 0; i < e->replica_count; i++) {
+            struct target *t = e->replicas[i].target;
+            if (tried & (1ull << i) || (pass == 0 && atomic_load(&t->cool_until_ms) > now_ms))
+                continue;
+            int load = atomic_load(&t->in_flight);
+            if (ties && load > best)
+                continue;
+            ties = ties && load == best ? ties + 1 : 1;
+            best = load;
+            if (ties == 1 || rnd_below(ties) == 0)
+                chosen = i;
+        }
+    *ret_index = chosen;
+    return ties ? &e->replicas[chosen] : NULL;
+}
+
+bool snapshot_has_target(const struct snapshot *s, const char *address)
+{
+    for (size_t i = 0; s && i < s->targets.len; i++)
+        if (!strcmp(s->targets.ptr[i]->address, address))
+            return true;
+    return false;
+}
+
+size_t snapshot_key_count(const struct snapshot *s)
+{
+    return map_len(s->keys);
+}

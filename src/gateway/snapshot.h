@@ -1,0 +1,81 @@
+/* What may be called by whom: an immutable picture of keys, endpoints and replicas, shared by reference count.
+ *
+ * Built from documents (informers give them, a file keeps them), read by all loops without locks. Targets, the places that requests are sent to, outlive snapshots: they
+ * hold what must not be forgotten when a new one comes, the number of requests in flight and a cool-down after a failed connect. Threads: build on one, read on any.
+ */
+#ifndef SEKI_GATEWAY_SNAPSHOT_H
+#define SEKI_GATEWAY_SNAPSHOT_H
+
+#include <stdatomic.h>
+
+#include "base/map.h"
+#include "json/json.h"
+#include "net/addr.h"
+
+struct target {
+    atomic_uint refs;
+    char *address; /* "unix:/…", "http://…" */
+    atomic_int in_flight;
+    atomic_ullong cool_until_ms;
+};
+
+struct snap_replica {
+    const char *name;
+    struct target *target;
+    struct net_addr addr;
+    bool tls;
+    const char *host;         /* Host header */
+    const char *base_path;    /* "/v1" */
+    const char *engine_model; /* the name to send, or NULL: as the client wrote it */
+    const char *token;        /* bearer token of the engine, or NULL */
+};
+
+struct snap_endpoint {
+    const char *project, *name, *served;
+    bool embeddings;
+    int64_t created_ms;
+    enum { VISIBLE_PROJECT, VISIBLE_TENANTS, VISIBLE_EVERYONE } visibility;
+    const char *const *tenants; /* ends in NULL */
+    struct snap_replica *replicas;
+    size_t replica_count;
+    const char *not_ready; /* why nothing serves, for people */
+};
+
+struct snap_key {
+    const char *name, *project, *tenant;
+    const char *const *endpoints; /* NULL: all that the project sees */
+    int64_t expires_ms;           /* 0: never */
+    bool disabled;
+};
+
+struct snapshot;
+
+/* Documents of the four kinds, as the API gives them. */
+struct snapshot_source {
+    json_t *keys, *endpoints, *replicas, *namespaces;
+};
+/* Targets by address, kept from one build to the next. */
+struct target_set;
+struct target_set *target_set_new(void);
+void target_set_free(struct target_set *t);
+
+struct snapshot *snapshot_build(const struct snapshot_source *s, struct target_set *targets);
+struct snapshot *snapshot_ref(struct snapshot *s);
+void snapshot_unref(struct snapshot *s);
+
+/* Owner-only file with the documents: an atomic replacement, and what it gives back. */
+int snapshot_save(const char *path, const struct snapshot_source *s, struct err *err) NODISCARD;
+int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err) NODISCARD;
+void snapshot_source_deinit(struct snapshot_source *s);
+
+const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_hex);
+/* The endpoint that a key means by a served name; its own project's first, then the oldest one shared with it. NULL: none that it may call. */
+const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
+/* All that a key may call, each name once. */
+void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
+/* The replica with the fewest requests in flight, ties at random; skips `tried` (a bit a replica) and those that cool down while others do not. NULL: none left. */
+const struct snap_replica *snapshot_pick(const struct snap_endpoint *e, uint64_t tried, uint64_t now_ms, size_t *ret_index);
+bool snapshot_has_target(const struct snapshot *s, const char *address);
+size_t snapshot_key_count(const struct snapshot *s);
+
+#endif

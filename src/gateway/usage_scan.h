@@ -1,0 +1,33 @@
+/* What a request used, read from the answer in passing: from a stream's events, or from a whole body.
+ *
+ * To count a stream exactly the engine is asked for its usage even when the client did not ask; then the event that carries only the usage is taken out again. All other
+ * bytes reach the client as they came. An event is held back only until it is whole, and only when something may have to be taken out. Threads: the loop's.
+ */
+#ifndef SEKI_GATEWAY_USAGE_SCAN_H
+#define SEKI_GATEWAY_USAGE_SCAN_H
+
+#include "base/str.h"
+
+struct usage_scan {
+    bool take_out;              /* the client did not ask for usage: drop the event that holds only that */
+    void (*out)(void *arg, struct str bytes);
+    void *arg;
+    /* found */
+    bool exact;                 /* the engine said it */
+    bool done;                  /* the stream's [DONE] was seen */
+    int64_t prompt_tokens, completion_tokens, cached_tokens;
+    int64_t content_events;     /* events with content: the count when the engine gives none */
+    /* its own */
+    struct sbuf carry;          /* the event that has begun */
+    bool skipping;              /* in an event too large to hold: passed on unread */
+};
+
+void usage_scan_init(struct usage_scan *u, bool take_out, void (*out)(void *arg, struct str bytes), void *arg);
+void usage_scan_deinit(struct usage_scan *u);
+void usage_scan_feed(struct usage_scan *u, struct str bytes);
+/* The stream has ended: what is held back goes out. */
+void usage_scan_end(struct usage_scan *u);
+/* A whole JSON body. */
+void usage_scan_body(struct usage_scan *u, struct str body);
+
+#endif

@@ -1,0 +1,42 @@
+"""Fixtures for the end-to-end tests. `cloud` is shared by a module's tests; a test that kills or fills things starts its own with `own_cloud`."""
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "lib"))
+
+from cloud import Cloud  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: long; runs in make test-full only")
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    with Cloud() as c:
+        yield c
+
+
+@pytest.fixture
+def own_cloud():
+    """A function that makes clouds of the test's own; they are stopped at its end."""
+    made = []
+
+    def make(**kwargs):
+        c = Cloud(**kwargs)
+        made.append(c)
+        return c.start()
+    yield make
+    for c in made:
+        c.__exit__(None, None, None)
+
+
+_counter = iter(range(1, 1 << 30))
+
+
+@pytest.fixture
+def project(cloud):
+    """A fresh project in the shared cloud."""
+    return cloud.project(f"p{next(_counter)}")
