@@ -151,7 +151,7 @@ void http_server_free(struct http_server *s)
     while ((c = LIST_FIRST(&s->conns)))
         server_conn_abort(c);
     timer_stop(&s->drained_timer);
-    if (s->o.listen.sa.sa_family == AF_UNIX)
+    if (s->bound.len && s->o.listen.sa.sa_family == AF_UNIX) /* ours, not that of a server that was there before */
         unlink(s->o.listen.un.sun_path);
     tls_ctx_unref(s->tls);
     mem_free(s);

@@ -23,6 +23,11 @@ static const char *date_text(void)
     return text;
 }
 
+static bool has_no_body(int status)
+{
+    return status < 200 || status == 204 || status == 304;
+}
+
 static void build_head(struct http_server_conn *c, int status, const char *type, const struct http_out_header *headers, size_t count, int64_t length)
 {
     struct sbuf *h = &c->head;
@@ -33,7 +38,7 @@ static void build_head(struct http_server_conn *c, int status, const char *type,
         sbuf_addf(h, "Server: %s\r\n", c->server->o.server_name);
     if (type)
         sbuf_addf(h, "Content-Type: %s\r\n", type);
-    if (c->req->id)
+    if (c->req->id[0])
         sbuf_addf(h, "X-Request-Id: %s\r\n", c->req->id);
     for (size_t i = 0; i < count; i++) {
         /* A value that would break out of its line is not sent. */
@@ -41,7 +46,7 @@ static void build_head(struct http_server_conn *c, int status, const char *type,
             continue;
         sbuf_addf(h, "%s: %.*s\r\n", headers[i].name, STR_ARG(headers[i].value));
     }
-    if (length >= 0 && status != 204 && status != 304)
+    if (length >= 0 && !has_no_body(status))
         sbuf_addf(h, "Content-Length: %lld\r\n", (long long)length);
     else if (c->chunked)
         sbuf_addc(h, "Transfer-Encoding: chunked\r\n");
@@ -57,14 +62,12 @@ static size_t queued(const struct http_server_conn *c)
     return c->out.len - c->out_off;
 }
 
-static void want(struct http_server_conn *c)
-{
-    conn_want(c->conn, FD_READ | (queued(c) ? FD_WRITE : 0));
-}
-
-/* Sends iov, behind what is queued; what the kernel does not take is queued. False: the connection has failed. */
+/* Sends iov, behind what is queued; what the kernel does not take is queued. False: the connection has failed, or the
+ * answer cannot be sent. */
 static bool send_iov(struct http_server_conn *c, struct iovec *iov, int count)
 {
+    if (!sbuf_ok(&c->head))
+        return false; /* without its end the head would swallow the body */
     if (!queued(c)) {
         ssize_t n = conn_writev(c->conn, iov, count);
         if (n == CONN_FAILED)
@@ -85,7 +88,7 @@ static bool send_iov(struct http_server_conn *c, struct iovec *iov, int count)
         return false;
     if (was_empty && queued(c)) {
         server_conn_watch_progress(c);
-        want(c);
+        server_conn_want(c);
     }
     return true;
 }
@@ -128,7 +131,7 @@ void server_conn_flush(struct http_server_conn *c)
             server_conn_finish(c);
             return;
         }
-        want(c);
+        server_conn_want(c);
     }
     if (c->over_high && queued(c) <= c->server->o.high_water_bytes / LOW_WATER_DIVISOR && c->state == CONN_HANDLING) {
         c->over_high = false;
@@ -159,6 +162,7 @@ void http_respond(struct http_request *r, int status, const char *content_type, 
     if (!may_answer(r) || c->started)
         return;
     c->started = true;
+    c->no_body = c->no_body || has_no_body(status);
     build_head(c, status, content_type, headers, header_count, (int64_t)body.len);
     struct iovec iov[2] = {{c->head.ptr, c->head.len}, {(char *)(uintptr_t)body.ptr, body.len}};
     bool ok = send_iov(c, iov, c->no_body || !body.len ? 1 : 2);
@@ -174,6 +178,7 @@ void http_respond_start(struct http_request *r, int status, const char *content_
     if (!may_answer(r) || c->started)
         return;
     c->started = true;
+    c->no_body = c->no_body || has_no_body(status);
     c->chunked = r->head.minor_version == 1 && !c->no_body;
     if (!c->chunked && !c->no_body)
         c->close_after = true;
@@ -272,15 +277,14 @@ void server_conn_error(struct http_server_conn *c, int status, const char *msg)
     else
         sbuf_addf(&body, "%s\n", msg);
     if (handler_knows) {
-        c->busy++;
+        c->state = CONN_LINGER; /* the handler may answer in on_abort: it is not heard */
         if (c->server->ops->on_abort)
             c->server->ops->on_abort(c->server->ctx, c->req);
-        c->busy--;
     }
     c->unheard = c->started = true;
     build_head(c, status, type, NULL, 0, (int64_t)body.len);
     struct iovec iov[2] = {{c->head.ptr, c->head.len}, {body.ptr, body.len}};
-    bool ok = send_iov(c, iov, 2);
+    bool ok = send_iov(c, iov, c->no_body ? 1 : 2);
     sbuf_reset(&c->head);
     c->ended = true;
     if (!ok) {

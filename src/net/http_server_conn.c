@@ -5,11 +5,11 @@
 
 #define SCRATCH_BYTES (64 * 1024)
 #define READS_AT_ONCE 4
-#define PIPELINED_MAX (64 * 1024) /* bytes of later requests that are kept while one is handled */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 #define LINGER_MS 2000
 #define LINGER_BYTES_MAX (8 * 1024 * 1024)
 #define KEEP_BUFFER_BYTES 8192 /* a waiting connection holds no more than this */
+#define RESPONSE_HEAD_MAX (128 * 1024) /* more than a whole head of an upstream */
 #define RATE_GRACE_MS 30000
 #define RATE_MIN_BYTES_S 1024
 
@@ -89,6 +89,17 @@ void server_conn_watch_progress(struct http_server_conn *c)
     c->progress_ms = clock_mono_ms();
     if (!timer_armed(&c->timer))
         timer_start(&c->timer, c->server->o.write_timeout_ms);
+}
+
+/* A client that sends far ahead of its answers is not read until they are out. */
+static bool is_far_ahead(const struct http_server_conn *c)
+{
+    return (c->state == CONN_HANDLING || c->state == CONN_SENDING) && c->in.len > PIPELINED_MAX;
+}
+
+void server_conn_want(struct http_server_conn *c)
+{
+    conn_want(c->conn, (is_far_ahead(c) ? 0 : FD_READ) | (c->out.len > c->out_off ? FD_WRITE : 0));
 }
 
 static void on_body_timer(struct http_server_conn *c, uint64_t now)
@@ -173,9 +184,8 @@ void server_conn_finish(struct http_server_conn *c)
         } else {
             request_free(c);
             c->state = CONN_HEAD;
-            set_timer(c, c->in.len ? c->server->o.head_timeout_ms : c->server->o.idle_timeout_ms);
-            conn_want(c->conn, FD_READ);
-            if (c->in.len && !c->processing)
+            c->between = true;
+            if (!c->processing)
                 process(c);
         }
     }
@@ -225,7 +235,7 @@ static void begin_request(struct http_server_conn *c, struct str bytes)
     c->state = CONN_BODY;
     if (c->server->ops->on_head && c->server->ops->on_head(c->server->ctx, r, &c->body_max) < 0)
         return; /* answered; what is left of the body is not read */
-    if (r->head.content_length > (int64_t)c->body_max) {
+    if (r->head.content_length > 0 && (uint64_t)r->head.content_length > c->body_max) {
         server_conn_error(c, 413, "the body is larger than this server accepts");
         return;
     }
@@ -238,9 +248,9 @@ static void begin_request(struct http_server_conn *c, struct str bytes)
         server_conn_error(c, 503, "out of memory");
         return;
     }
-    c->body_bytes.max = c->body_max;
+    c->body_bytes.max = MIN(c->body_max, SIZE_MAX / 4);
     c->body_taken = 0;
-    if (r->head.expect_continue) {
+    if (r->head.expect_continue && r->head.minor_version == 1) {
         struct iovec go = {(char *)(uintptr_t) "HTTP/1.1 100 Continue\r\n\r\n", 25};
         if (conn_writev(c->conn, &go, 1) != 25)
             c->close_after = true; /* the kernel's buffer is full before the first answer: not worth queueing */
@@ -330,6 +340,16 @@ static size_t consume(struct http_server_conn *c, struct str bytes)
     return total;
 }
 
+/* After bytes were consumed: what is left decides which time runs, and whether more is read. */
+static void settle(struct http_server_conn *c)
+{
+    if (c->state == CONN_HEAD && c->between) {
+        c->between = false;
+        set_timer(c, c->in.len ? c->server->o.head_timeout_ms : c->server->o.idle_timeout_ms);
+    }
+    server_conn_want(c);
+}
+
 static void process(struct http_server_conn *c)
 {
     if (c->processing)
@@ -338,8 +358,10 @@ static void process(struct http_server_conn *c)
     c->processing = true;
     size_t used = consume(c, sbuf_str(&c->in));
     c->processing = false;
-    if (!c->dead)
+    if (!c->dead) {
         sbuf_consume(&c->in, used);
+        settle(c);
+    }
     leave(c);
 }
 
@@ -361,8 +383,11 @@ static void arrive(struct http_server_conn *c, struct str bytes)
         c->processing = true;
         size_t used = consume(c, bytes);
         c->processing = false;
-        if (!c->dead && used < bytes.len && c->state != CONN_LINGER)
+        if (c->dead)
+            return;
+        if (used < bytes.len && c->state != CONN_LINGER)
             sbuf_add(&c->in, str_skip(bytes, used));
+        settle(c);
     }
     if (!c->dead && !sbuf_ok(&c->in))
         server_conn_abort(c);
@@ -371,7 +396,7 @@ static void arrive(struct http_server_conn *c, struct str bytes)
 static void on_readable(struct http_server_conn *c)
 {
     static __thread char scratch[SCRATCH_BYTES];
-    for (int i = 0; i < READS_AT_ONCE && !c->dead; i++) {
+    for (int i = 0; i < READS_AT_ONCE && !c->dead && !is_far_ahead(c); i++) {
         ssize_t n = conn_read(c->conn, scratch, sizeof(scratch));
         if (n == CONN_AGAIN)
             return;
@@ -380,10 +405,6 @@ static void on_readable(struct http_server_conn *c)
             return;
         }
         arrive(c, str_n(scratch, (size_t)n));
-        if (!c->dead && (c->state == CONN_HANDLING || c->state == CONN_SENDING) && c->in.len > PIPELINED_MAX) {
-            conn_want(c->conn, c->out.len > c->out_off ? FD_WRITE : 0);
-            return;
-        }
         if ((size_t)n < sizeof(scratch))
             return; /* level-triggered: no read only to hear EAGAIN */
     }
@@ -406,7 +427,7 @@ void server_conn_accept(struct http_server *s, int fd)
     c->server = s;
     sbuf_init(&c->in, s->o.max_head_bytes + PIPELINED_MAX + SCRATCH_BYTES);
     sbuf_init(&c->body_bytes, s->o.max_body_bytes);
-    sbuf_init(&c->head, 64 * 1024);
+    sbuf_init(&c->head, RESPONSE_HEAD_MAX);
     sbuf_init(&c->out, SIZE_MAX / 4);
     timer_init(&c->timer, s->loop, on_timer, c);
     if (conn_new(s->loop, fd, s->tls, true, NULL, on_ready, c, &c->conn, NULL) < 0) {

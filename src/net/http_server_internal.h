@@ -58,13 +58,17 @@ struct http_server_conn {
 
     int busy;   /* inside our own call chain: freeing waits */
     bool dead, processing;
+    bool between; /* an answer has ended: the timer of the next head is to be set */
 };
+
+#define PIPELINED_MAX (64 * 1024) /* bytes of later requests that are kept while one is handled */
 
 void server_conn_accept(struct http_server *s, int fd);
 void server_conn_abort(struct http_server_conn *c);   /* on_abort if a request runs, then free */
 void server_conn_finish(struct http_server_conn *c);  /* the answer is with the kernel */
 void server_conn_flush(struct http_server_conn *c);   /* writes what is queued */
 void server_conn_error(struct http_server_conn *c, int status, const char *msg);
+void server_conn_want(struct http_server_conn *c);    /* asks for the readiness that the state calls for */
 void server_conn_watch_progress(struct http_server_conn *c);
 void server_conn_gone(struct http_server *s);         /* a connection was freed */
 
