@@ -26,7 +26,8 @@ struct engine_plan {
     const char *engine_model;
 };
 
-/* Token counts and running requests of a Prometheus text, by their names; false when a name is not there. Parsed under a cap; fuzzed. */
+/* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. Parsed under a cap;
+ * fuzzed. */
 bool engine_metric(struct str text, const char *name, double *ret);
 
 /* What a probe found. Counters grow over the life of one engine process. */
@@ -34,7 +35,7 @@ struct engine_health {
     bool serving;             /* loaded, answers */
     int64_t requests_running; /* -1: unknown */
     int64_t requests_waiting;
-    int64_t tokens_total;     /* prompt and generated, so far: progress; -1: unknown */
+    int64_t tokens_total;     /* progress: tokens read and generated so far, and batches worked on, which shows a long prompt's progress; -1: unknown */
 };
 
 enum { ENGINE_CAN_CHAT = 1, ENGINE_CAN_EMBED = 2, ENGINE_CAN_CONTINUE = 4, ENGINE_HAS_CACHE_SALT = 8, ENGINE_REMOTE = 16 };

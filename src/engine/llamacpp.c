@@ -6,6 +6,8 @@
 #include "base/file.h"
 #include "engine/internal.h"
 
+#define BATCH_TOKENS 512LL
+
 static const char *on_path(const char *name, struct arena *a)
 {
     struct str rest = str_of(getenv("PATH")), dir;
@@ -52,6 +54,9 @@ static void plan_server(const char *server, const struct model_replica *mr, cons
         argv_add(v, "--ubatch-size");
         argv_addf(v, "%lld", (long long)mr->spec.engine.context_length);
     }
+    /* A batch is the step in which progress shows: a long prompt in one step would look like an engine that hangs. An embedding needs its whole text in one. */
+    argv_add(v, "--batch-size");
+    argv_addf(v, "%lld", mr->spec.engine.embeddings ? (long long)mr->spec.engine.context_length : BATCH_TOKENS);
 }
 
 static void plan_launcher(const struct engine_paths *p, const char *python, const struct model_replica *mr, const char *model_file, const char *address, struct argv *v)

@@ -9,6 +9,7 @@
 
 #define METRICS_MAX (1024 * 1024)
 #define SOCKET_PATH_MAX 107
+#define METRIC_MAX 1e18 /* a few of them can be added up in an int64_t */
 
 const struct engine_ops *engine_find(const char *driver)
 {
@@ -68,7 +69,7 @@ bool engine_metric(struct str text, const char *name, double *ret)
         if (!rest.len || (rest.ptr[0] != ' ' && rest.ptr[0] != '\t') || !str_to_array(str_trim(rest), number, sizeof(number)))
             continue;
         double v = strtod(number, &end);
-        if (end == number || !(v > -9e18 && v < 9e18)) /* NaN and infinity too */
+        if (end == number || !(v >= 0 && v < METRIC_MAX)) /* NaN and infinity too; what we read never falls below 0 */
             continue;
         *ret = v;
         return true;
@@ -90,7 +91,7 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     CLEANUP(mem_freep) char *metrics = NULL;
     size_t len = 0;
     int status = 0;
-    double running, waiting, prompt, predicted;
+    double running, waiting, prompt, predicted, decodes = 0;
     *ret = (struct engine_health){.requests_running = -1, .requests_waiting = -1, .tokens_total = -1};
     int rc = get(plan, "/health", timeout_ms, &status, &health, &len, err);
     if (rc < 0)
@@ -107,8 +108,11 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
         ret->requests_running = (int64_t)running;
     if (engine_metric(text, "llamacpp:requests_deferred", &waiting))
         ret->requests_waiting = (int64_t)waiting;
-    if (engine_metric(text, "llamacpp:prompt_tokens_total", &prompt) && engine_metric(text, "llamacpp:tokens_predicted_total", &predicted))
-        ret->tokens_total = (int64_t)(prompt + predicted);
+    if (engine_metric(text, "llamacpp:prompt_tokens_total", &prompt) && engine_metric(text, "llamacpp:tokens_predicted_total", &predicted)) {
+        /* A prompt's tokens are counted when all of them are done, an embedding's perhaps never; the calls that work on them are counted as they end. */
+        (void)engine_metric(text, "llamacpp:n_decode_total", &decodes);
+        ret->tokens_total = (int64_t)prompt + (int64_t)predicted + (int64_t)decodes;
+    }
     return 0;
 }
 

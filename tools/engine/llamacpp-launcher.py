@@ -10,7 +10,9 @@ import socket
 import stat
 import sys
 
-# Gemma's own format, for models that come without a chat template: base models.
+BATCH_TOKENS = 512
+
+# A plain format, for models that come without a chat template: base models.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
@@ -81,7 +83,8 @@ def parameters(xllamacpp, a, host, port):
     threads = a.threads or os.cpu_count() or 1
     p.cpuparams.n_threads = threads
     p.cpuparams_batch.n_threads = threads
-    p.n_threads_http = max(4, a.parallel + 3)  # streams hold one each; /health and /metrics must still be answered
+    # Each request holds a thread, waiting ones too; /health and /metrics must still be answered, or a busy server looks like a dead one.
+    p.n_threads_http = 2 * a.parallel + 16
     p.endpoint_metrics = True
     p.endpoint_slots = False
     p.endpoint_props = False
@@ -94,7 +97,20 @@ def parameters(xllamacpp, a, host, port):
         p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         # An embedding needs its whole text in one batch.
         p.n_batch = p.n_ubatch = a.ctx_size
+    else:
+        # A batch is the step in which progress shows in /metrics: a long prompt in one step would look like a server that hangs.
+        p.n_batch = p.n_ubatch = BATCH_TOKENS
     return p
+
+
+def end(host):
+    """Requests end with us; the gateway says so to its clients."""
+    if host.startswith("/"):
+        try:
+            os.unlink(host)
+        except OSError:
+            pass
+    os._exit(0)
 
 
 def has_template(path):
@@ -119,13 +135,16 @@ def main():
     if not a.embeddings and not has_template(a.model):
         p.chat_template = PLAIN_TEMPLATE
         p.use_jinja = True
+    # While the model loads, Python runs no handlers: a signal must end the program by itself.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))  # requests end with it; the gateway says so to its clients
+        signal.signal(number, signal.SIG_DFL)
     os.umask(0o077)
     try:
         server = xllamacpp.Server(p)
     except Exception as e:  # noqa: BLE001 - whatever the library throws ends this program
         fail(f"llama.cpp did not start: {e}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end(host))
     print(f"serving {a.alias} on {server.listening_address}", flush=True)
     while True:
         signal.pause()
