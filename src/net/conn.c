@@ -21,6 +21,7 @@ struct conn {
     int want;          /* what the owner asked for */
     int armed;         /* what the loop watches */
     bool handshaking;
+    bool spoken;       /* the handshake has begun: OpenSSL knows which way it goes */
     bool read_needs_write, write_needs_read; /* TLS: the other direction must be ready first */
     bool abort_on_free;
     struct timer kick; /* TLS holds bytes that were read already: the socket will not tell */
@@ -31,7 +32,8 @@ static void rearm(struct conn *c)
 {
     int events = c->want;
     if (c->handshaking)
-        events = SSL_want_write(c->ssl) ? FD_WRITE : FD_READ;
+        /* A client speaks first, once connected; a server listens. */
+        events = (c->spoken ? SSL_want_write(c->ssl) : !SSL_is_server(c->ssl)) ? FD_WRITE : FD_READ;
     else {
         if ((c->want & FD_READ) && c->read_needs_write)
             events |= FD_WRITE;
@@ -65,6 +67,7 @@ static int tls_failed(struct conn *c, int result, const char *what)
 static int handshake(struct conn *c)
 {
     ERR_clear_error();
+    c->spoken = true;
     int rc = SSL_do_handshake(c->ssl);
     if (rc == 1) {
         c->handshaking = false;
@@ -148,11 +151,7 @@ int conn_new(struct loop *l, int fd, struct tls_ctx *tls, bool server, const cha
         conn_free(c);
         return rc;
     }
-    if (c->ssl) {
-        /* A client speaks first, once connected; a server listens. */
-        c->armed = server ? FD_READ : FD_WRITE;
-        fd_watch_set(c->watch, c->armed);
-    }
+    rearm(c);
     *ret = c;
     return 0;
 }
@@ -196,13 +195,11 @@ static ssize_t tls_result(struct conn *c, int n, bool reading)
     }
     switch (SSL_get_error(c->ssl, n)) {
     case SSL_ERROR_WANT_READ:
-        if (!reading)
-            c->write_needs_read = true;
+        *(reading ? &c->read_needs_write : &c->write_needs_read) = !reading;
         rearm(c);
         return CONN_AGAIN;
     case SSL_ERROR_WANT_WRITE:
-        if (reading)
-            c->read_needs_write = true;
+        *(reading ? &c->read_needs_write : &c->write_needs_read) = reading;
         rearm(c);
         return CONN_AGAIN;
     case SSL_ERROR_ZERO_RETURN:
@@ -212,9 +209,10 @@ static ssize_t tls_result(struct conn *c, int n, bool reading)
     }
 }
 
+/* After a write has failed, what the peer said before may still be read; its end is then the failure. */
 ssize_t conn_read(struct conn *c, void *buf, size_t len)
 {
-    if (c->err.code)
+    if (c->ssl && c->err.code)
         return CONN_FAILED;
     if (c->handshaking)
         return CONN_AGAIN;
@@ -226,11 +224,12 @@ ssize_t conn_read(struct conn *c, void *buf, size_t len)
     do
         n = recv(c->fd, buf, len, 0);
     while (n < 0 && errno == EINTR);
-    if (n >= 0)
+    if (n > 0 || (n == 0 && !c->err.code))
         return n;
-    if (errno == EAGAIN || errno == EWOULDBLOCK)
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
         return CONN_AGAIN;
-    err_sys(&c->err, errno, "read");
+    if (!c->err.code)
+        err_sys(&c->err, errno, "read");
     return CONN_FAILED;
 }
 

@@ -51,6 +51,7 @@ struct http_call {
     struct timer later; /* starts or fails from the loop, never inside http_call_start */
     uint64_t progress_ms;
     bool reused, got_any, keep_alive, is_head, paused, dead;
+    bool send_failed; /* the peer takes no more; what it has said may still be read */
     bool complete; /* the body's last byte was handed over, perhaps while paused */
     int skipped, busy;
     struct err err;
@@ -189,7 +190,7 @@ static void call_failed(struct http_call *c, const struct err *err)
     if (c->reused && !c->got_any && !c->o.no_retry && err->code != ERR_TIMEOUT) {
         conn_free(c->conn);
         c->conn = NULL;
-        c->reused = false;
+        c->reused = c->send_failed = false;
         c->sent = 0;
         while (!LIST_EMPTY(&c->pool->idle)) /* its siblings are no younger */
             conn_free(idle_take(LIST_FIRST(&c->pool->idle)));
@@ -210,7 +211,7 @@ static void call_done(struct http_call *c)
     struct conn *conn = c->conn;
     c->conn = NULL;
     timer_stop(&c->timer);
-    if (c->keep_alive && !c->in.len)
+    if (c->keep_alive && !c->in.len && c->sent == c->total)
         idle_keep(c->pool, conn);
     else
         conn_free(conn);
@@ -280,6 +281,13 @@ static int fill_iov(const struct http_call *c, struct iovec *iov)
     return n;
 }
 
+/* Asks for the readiness that the state calls for. */
+static void call_want(struct http_call *c)
+{
+    bool sends = c->state == CALL_CONNECTING || (c->sent < c->total && !c->send_failed);
+    conn_want(c->conn, (c->paused ? 0 : FD_READ) | (sends ? FD_WRITE : 0));
+}
+
 static void call_send(struct http_call *c)
 {
     while (c->sent < c->total) {
@@ -287,20 +295,22 @@ static void call_send(struct http_call *c)
         int n = fill_iov(c, iov);
         ssize_t took = conn_writev(c->conn, iov, n);
         if (took == CONN_AGAIN) {
-            conn_want(c->conn, FD_READ | FD_WRITE);
+            call_want(c);
             return;
         }
         if (took == CONN_FAILED) {
             /* The peer may have answered before it closed (413, say): read that first. */
-            conn_want(c->conn, FD_READ);
-            c->state = CALL_HEAD;
-            return;
+            c->send_failed = true;
+            break;
         }
         c->sent += (size_t)took;
+        c->progress_ms = clock_mono_ms();
     }
-    c->state = CALL_HEAD;
-    restart_timer(c);
-    conn_want(c->conn, FD_READ);
+    if (c->state == CALL_SENDING) {
+        c->state = CALL_HEAD;
+        restart_timer(c);
+    }
+    call_want(c);
 }
 
 /* ---- receiving ---- */
@@ -333,7 +343,7 @@ static size_t take_head(struct http_call *c, struct str bytes, struct err *err)
         return 0;
     }
     bool framed = h.chunked || h.content_length >= 0 || h.status == 204 || h.status == 304 || c->is_head;
-    c->keep_alive = h.keep_alive && framed && c->sent == c->total;
+    c->keep_alive = h.keep_alive && framed;
     c->state = CALL_BODY;
     restart_timer(c);
     c->ops->on_head(c->arg, &h);
@@ -373,7 +383,8 @@ static void arrive(struct http_call *c, struct str bytes)
     struct err err = ERR_INIT;
     size_t used = 0;
     bool done;
-    c->progress_ms = clock_mono_ms();
+    if (c->state == CALL_BODY)
+        c->progress_ms = clock_mono_ms(); /* a piece of a head is no head */
     if (c->in.len) {
         sbuf_add(&c->in, bytes);
         done = consume(c, sbuf_str(&c->in), &used, &err);
@@ -413,9 +424,20 @@ static void on_eof(struct http_call *c, const struct err *why)
     }
 }
 
+/* Goes on after a pause. */
+static void resume(struct http_call *c)
+{
+    if (c->complete)
+        call_done(c);
+    else
+        arrive(c, STR(""));
+}
+
 static void on_readable(struct http_call *c)
 {
     static __thread char scratch[SCRATCH_BYTES];
+    if (!c->paused && c->state == CALL_BODY && (c->in.len || c->complete))
+        resume(c); /* what came while paused comes before what the socket has, its end above all */
     for (int i = 0; i < READS_AT_ONCE && !c->dead && c->conn && !c->paused; i++) {
         ssize_t n = conn_read(c->conn, scratch, sizeof(scratch));
         if (n == CONN_AGAIN)
@@ -439,7 +461,7 @@ static void on_ready(void *arg, int events)
         c->state = CALL_SENDING;
         restart_timer(c);
     }
-    if (c->state == CALL_SENDING && (events & FD_WRITE))
+    if (c->sent < c->total && !c->send_failed && (events & FD_WRITE))
         call_send(c);
     if (!c->dead && c->conn && (events & FD_READ))
         on_readable(c);
@@ -454,14 +476,12 @@ static void on_later(struct timer *t)
     enter(c);
     if (c->err.code)
         call_failed(c, &c->err);
-    else if (c->paused)
-        ;
     else if (c->state == CALL_SENDING)
         call_send(c);
-    else if (c->complete)
-        call_done(c);
-    else if (c->in.len)
-        arrive(c, STR("")); /* what came while paused */
+    else if (c->paused)
+        ;
+    else if (c->state == CALL_BODY)
+        resume(c); /* even without bytes: a body may have none */
     leave(c);
 }
 
@@ -475,7 +495,7 @@ static void call_begin(struct http_call *c)
         c->reused = true;
         c->state = CALL_SENDING;
         conn_set_handler(c->conn, on_ready, c);
-        conn_want(c->conn, FD_READ);
+        conn_want(c->conn, c->paused ? 0 : FD_READ);
         restart_timer(c);
         timer_start(&c->later, 0);
         return;
@@ -490,7 +510,7 @@ static void call_begin(struct http_call *c)
         return;
     }
     restart_timer(c);
-    conn_want(c->conn, FD_WRITE | FD_READ);
+    call_want(c);
 }
 
 static void build_head(struct http_call *c)
@@ -535,13 +555,12 @@ void http_call_pause(struct http_call *c, bool paused)
     if (c->paused == paused || c->dead)
         return;
     c->paused = paused;
-    if (!c->conn || c->state != CALL_BODY)
+    if (!c->conn)
         return;
-    conn_want(c->conn, paused ? 0 : FD_READ);
-    if (!paused) {
+    call_want(c);
+    if (!paused && c->state == CALL_BODY) {
         c->progress_ms = clock_mono_ms();
-        if (c->in.len || c->complete)
-            timer_start(&c->later, 0);
+        timer_start(&c->later, 0);
     }
 }
 

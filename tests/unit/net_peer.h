@@ -19,7 +19,7 @@
 #include "loop/loop.h"
 #include "net/addr.h"
 
-#define PEER_WAIT_MS 20000
+#define PEER_WAIT_MS 10000
 #define PEER_BYTES_MAX ((size_t)64 << 20)
 
 static struct loop *loop;
