@@ -115,7 +115,7 @@ void json_put(json_t *j, const char *path, json_t *value)
 {
     char part[PATH_PART_MAX];
     json_t *at = j;
-    while (next_part(&path, part)) {
+    while (json_is_object(at) && next_part(&path, part)) {
         if (!path) {
             json_object_set_new(at, part, value);
             return;

@@ -24,7 +24,7 @@ const char *json_str(const json_t *j, const char *path);              /* NULL wh
 const char *json_str_or(const json_t *j, const char *path, const char *def);
 int64_t json_int(const json_t *j, const char *path, int64_t def);
 bool json_flag(const json_t *j, const char *path, bool def);
-/* Sets along a dotted path, making objects on the way; steals value. */
+/* Sets along a dotted path, making objects on the way; steals value. Nothing happens where j is no object. */
 void json_put(json_t *j, const char *path, json_t *value);
 void json_put_str(json_t *j, const char *path, const char *value);
 void json_put_int(json_t *j, const char *path, int64_t value);

@@ -1,6 +1,7 @@
-/* Patches: RFC 7386 merge patch and RFC 6902 JSON patch, on a copy of the target.
+/* Patches: RFC 7396 merge patch and RFC 6902 JSON patch, on a copy of the target.
  *
- * Work is bounded: at most 10,000 operations, and the result is refused over max_bytes (estimated) and depth 64. Fuzzed.
+ * Work is bounded: at most 10,000 operations, which together copy, move and compare at most 16 * max_bytes; the result is refused
+ * over max_bytes (estimated) and over depth 64 (ERR_TOO_LARGE). What cannot be applied is ERR_INVALID. Fuzzed.
  */
 #ifndef SEKI_JSON_PATCH_H
 #define SEKI_JSON_PATCH_H

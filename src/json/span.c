@@ -312,7 +312,7 @@ static int scan_value(struct scanner *s, int depth, path_set here, struct span *
     int rc;
     if (s->p >= s->end)
         return fail(s, "it ends too early");
-    if (depth > DEPTH_MAX)
+    if (depth >= DEPTH_MAX && (*s->p == '{' || *s->p == '['))
         return fail(s, "nested too deeply");
     switch (*s->p) {
     case '{':
@@ -356,7 +356,8 @@ int span_scan(struct str json, const char *const *paths, size_t path_count, stru
     struct scanner s = {.p = json.ptr, .end = json.ptr + json.len, .paths = paths, .path_count = path_count, .ret = ret, .err = err};
     if (path_count > PATHS_MAX)
         return err_set(err, ERR_INTERNAL, "more than %d paths", PATHS_MAX);
-    memset(ret, 0, path_count * sizeof(*ret));
+    if (path_count)
+        memset(ret, 0, path_count * sizeof(*ret));
     skip_space(&s);
     if (s.p >= s.end || *s.p != '{')
         return fail(&s, "it is no object");

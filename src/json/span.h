@@ -1,8 +1,9 @@
 /* Span scanner: finds a few members of a JSON text as byte ranges, in one pass, without building a document.
  *
  * For the gateway's hot path: a request body is forwarded byte for byte, so only positions are needed. The scanner accepts
- * what json_parse() accepts (that is fuzzed, with jansson as the judge), with these differences. At the top and in objects that a path leads through, duplicate members, names
- * with escapes and more than 128 members are refused; elsewhere, where nothing is read, duplicates pass.
+ * what json_parse() accepts (that is fuzzed, with jansson as the judge), with these differences. The root must be an object.
+ * At the top and in objects that a path leads through, duplicate members, names with escapes and more than 128 members are
+ * refused; elsewhere, where nothing is read, duplicates pass. Numbers of 512 characters and more are refused.
  * No allocation. Threads: any.
  */
 #ifndef SEKI_JSON_SPAN_H

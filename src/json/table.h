@@ -73,7 +73,7 @@ struct field_map {
 /* Validation reports every problem, up to a bound, each with its path: Kubernetes' details.causes. */
 struct field_error {
     const char *path;   /* "spec.replicas", "spec.files[0].name" */
-    const char *reason; /* "FieldValueRequired" | "FieldValueInvalid" | "FieldValueNotSupported" | "FieldValueForbidden" | "FieldValueDuplicate" | "FieldValueTooLong" | "FieldValueTypeInvalid" | "FieldUnknown" */
+    const char *reason; /* "FieldValueRequired" | "FieldValueInvalid" | "FieldValueNotSupported" | "FieldValueForbidden" | "FieldValueDuplicate" | "FieldValueTooLong" | "FieldValueTooMany" | "FieldValueTypeInvalid" | "FieldUnknown" */
     const char *message;/* as Kubernetes phrases it: "Required value", "Invalid value: 0: must be greater than or equal to 1", "Unsupported value: \"x\": supported values: \"A\", \"B\"", "unknown field \"spec.foo\"" */
 };
 #define FIELD_ERRORS_MAX 32
@@ -92,7 +92,7 @@ void field_unknown(const struct field *table, const json_t *obj, const char *pat
 void field_prune(const struct field *table, const struct field *also, json_t *obj);
 /* Immutable fields that differ. */
 void field_validate_update(const struct field *table, const json_t *old_obj, const json_t *new_obj, const char *path, struct field_errors *errors);
-/* Fills absent members that have defaults (objects of which a member has a default are made when required or already there). */
+/* Fills absent members that have defaults, at every depth; an absent object is made only when its own row has a default ("{}"). */
 void field_defaults(const struct field *table, json_t *obj);
 /* Makes read-only members those of old_obj (NULL: absent). */
 void field_keep_read_only(const struct field *table, const json_t *old_obj, json_t *new_obj);

@@ -8,6 +8,25 @@
 
 #define PATH_MAX_BYTES 512
 
+/* Texts quote what clients sent and are cut to size: what is no UTF-8 (any more) becomes '?', or no JSON could carry it. */
+static char *utf8_copy(struct arena *a, const char *text)
+{
+    char *copy = arena_strdup(a, text);
+    if (str_utf8_valid(str_of(copy)))
+        return copy;
+    for (char *p = copy; *p;) {
+        size_t n = 1;
+        while (n <= 4 && !(strnlen(p, n) == n && str_utf8_valid(str_n(p, n))))
+            n++;
+        if (n <= 4) {
+            p += n;
+        } else {
+            *p++ = '?';
+        }
+    }
+    return copy;
+}
+
 void field_errors_add(struct field_errors *e, const char *path, const char *reason, const char *fmt, ...)
 {
     if (e->count == FIELD_ERRORS_MAX)
@@ -18,7 +37,7 @@ void field_errors_add(struct field_errors *e, const char *path, const char *reas
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     e->items[e->count++] =
-        (struct field_error){arena_strdup(e->arena, path), arena_strdup(e->arena, reason), arena_strdup(e->arena, text)};
+        (struct field_error){utf8_copy(e->arena, path), arena_strdup(e->arena, reason), utf8_copy(e->arena, text)};
 }
 
 static void join(char out[PATH_MAX_BYTES], const char *path, const char *name)
@@ -26,9 +45,12 @@ static void join(char out[PATH_MAX_BYTES], const char *path, const char *name)
     snprintf(out, PATH_MAX_BYTES, "%s%s%s", path, *path ? "." : "", name);
 }
 
-/* A value as Kubernetes quotes it in messages: strings in quotes, the rest as JSON; long ones cut. */
+/* A value as Kubernetes quotes it in messages: strings in quotes, the rest as JSON; long ones cut. Memory is spent on errors
+ * that are kept only: a document can hold as many as it has values. */
 static const char *quoted(struct field_errors *e, const json_t *v)
 {
+    if (e->count == FIELD_ERRORS_MAX)
+        return "";
     CLEANUP(sbuf_deinit) struct sbuf b = {0};
     sbuf_init(&b, 1024 * 1024);
     json_write(v, &b);
@@ -171,7 +193,7 @@ static bool is_quantity(const char *s)
     }
     if (!digits || digits > 30)
         return false;
-    if ((*s == 'e' || *s == 'E') && s[1]) {
+    if ((*s == 'e' || *s == 'E') && s[1] && s[1] != 'i') {
         s += s[1] == '+' || s[1] == '-' ? 2 : 1;
         return strlen(s) >= 1 && strlen(s) <= 3 && strspn(s, "0123456789") == strlen(s);
     }
@@ -209,6 +231,8 @@ static bool in_enum(const char *values, const char *text)
 
 static const char *supported(struct field_errors *e, const char *values)
 {
+    if (e->count == FIELD_ERRORS_MAX)
+        return "";
     CLEANUP(sbuf_deinit) struct sbuf b = {0};
     sbuf_init(&b, 4096);
     struct str rest = str_of(values), item;
@@ -265,7 +289,7 @@ static void check_duplicates(const struct field *f, const json_t *list, const ch
     json_t *item;
     json_array_foreach (list, i, item) {
         CLEANUP(sbuf_deinit) struct sbuf key = {0};
-        sbuf_init(&key, 65536);
+        sbuf_init(&key, (size_t)8 << 20);
         if (f->list_type == LIST_SET) {
             json_write(item, &key);
         } else {
@@ -434,7 +458,8 @@ void field_validate_update(const struct field *table, const json_t *old_obj, con
             /* A field that was never set may be filled in later. */
             if (a && !json_is_null(a) && !(b && json_equal(a, b)))
                 field_errors_add(errors, at, "FieldValueInvalid", "Invalid value: %s: field is immutable", b ? quoted(errors, b) : "null");
-        } else if (f->type == FIELD_OBJECT && f->sub && json_is_object(a) && json_is_object(b)) {
+        } else if (f->type == FIELD_OBJECT && f->sub && json_is_object(a) && (json_is_object(b) || !(f->flags & FIELD_REQUIRED))) {
+            /* Leaving the whole object out would take its immutable members away too; a required one is missed already. */
             field_validate_update(f->sub, a, b, at, errors);
         }
     }

@@ -1,6 +1,5 @@
 #include "json/yaml.h"
 
-#include <errno.h>
 #include <math.h>
 #include <yaml.h>
 
@@ -30,9 +29,10 @@ static int next(struct reader *r)
     return 0;
 }
 
-static bool is_core_tag(const yaml_char_t *tag)
+/* Without a tag, or with the one that says what the node is anyway. */
+static bool is_tag(const yaml_char_t *tag, const char *wanted)
 {
-    return !tag || strncmp((const char *)tag, "tag:yaml.org,2002:", 18) == 0;
+    return !tag || !strcmp((const char *)tag, wanted);
 }
 
 /* Digits with an optional sign: what the core schema calls an integer. */
@@ -63,25 +63,39 @@ static json_t *plain_scalar(const char *s)
         return json_integer(i);
     if (looks_float(s)) {
         char *end;
-        errno = 0;
         double d = strtod(s, &end);
-        if (!*end && !errno && isfinite(d))
+        if (!*end && isfinite(d))
             return json_real(d);
     }
     return json_string(s);
 }
 
+/* A scalar with a tag: the text must be of the type that the tag names. */
+static int read_tagged(struct reader *r, const char *tag, const char *s, json_t **ret)
+{
+    static const char *const tags[] = {YAML_NULL_TAG, YAML_BOOL_TAG, YAML_INT_TAG, YAML_FLOAT_TAG};
+    size_t which = 0;
+    while (which < ARRAY_LEN(tags) && strcmp(tag, tags[which]) != 0)
+        which++;
+    if (which == ARRAY_LEN(tags))
+        return fail(r, "this tag is not accepted");
+    JSON_AUTO v = plain_scalar(s);
+    const bool fits[] = {json_is_null(v), json_is_boolean(v), json_is_integer(v), json_is_number(v)};
+    if (!fits[which])
+        return fail(r, "the value is not what its tag says");
+    *ret = which == 3 ? json_real(json_number_value(v)) : TAKE(v);
+    return 0;
+}
+
 static int read_scalar(struct reader *r, json_t **ret)
 {
-    const char *s = (const char *)r->event.data.scalar.value;
+    const char *s = (const char *)r->event.data.scalar.value, *tag = (const char *)r->event.data.scalar.tag;
     size_t len = r->event.data.scalar.length;
-    if (!is_core_tag(r->event.data.scalar.tag))
-        return fail(r, "tags are not accepted");
     if (strlen(s) != len)
         return fail(r, "a NUL character is not accepted");
-    bool is_str = r->event.data.scalar.style != YAML_PLAIN_SCALAR_STYLE ||
-                  (r->event.data.scalar.tag && !strcmp((const char *)r->event.data.scalar.tag, YAML_STR_TAG));
-    *ret = is_str ? json_stringn(s, len) : plain_scalar(s);
+    if (tag && strcmp(tag, YAML_STR_TAG) != 0)
+        return read_tagged(r, tag, s, ret);
+    *ret = tag || r->event.data.scalar.style != YAML_PLAIN_SCALAR_STYLE ? json_stringn(s, len) : plain_scalar(s);
     return *ret ? 0 : fail(r, "invalid text");
 }
 
@@ -110,6 +124,8 @@ static int read_mapping(struct reader *r, int depth, json_t **ret)
     while ((rc = next(r)) == 0 && r->event.type != YAML_MAPPING_END_EVENT) {
         if (r->event.type != YAML_SCALAR_EVENT)
             return fail(r, "a key must be a string");
+        if (r->event.data.scalar.anchor || !is_tag(r->event.data.scalar.tag, YAML_STR_TAG))
+            return fail(r, "a key has no anchor and no tag");
         const char *text = (const char *)r->event.data.scalar.value;
         if (strlen(text) != r->event.data.scalar.length || !strcmp(text, "<<"))
             return fail(r, "this key is not accepted");
@@ -132,17 +148,23 @@ static int read_mapping(struct reader *r, int depth, json_t **ret)
 /* The node whose first event is the current one. */
 static int read_node(struct reader *r, int depth, json_t **ret)
 {
-    if (depth > DEPTH_MAX)
+    if (depth >= DEPTH_MAX && r->event.type != YAML_SCALAR_EVENT)
         return fail(r, "nested too deeply");
     switch (r->event.type) {
     case YAML_SCALAR_EVENT:
         return r->event.data.scalar.anchor ? fail(r, "anchors are not accepted") : read_scalar(r, ret);
     case YAML_SEQUENCE_START_EVENT:
-        return r->event.data.sequence_start.anchor ? fail(r, "anchors are not accepted")
-                                                   : read_sequence(r, depth, ret);
+        if (r->event.data.sequence_start.anchor)
+            return fail(r, "anchors are not accepted");
+        if (!is_tag(r->event.data.sequence_start.tag, YAML_SEQ_TAG))
+            return fail(r, "this tag is not accepted");
+        return read_sequence(r, depth, ret);
     case YAML_MAPPING_START_EVENT:
-        return r->event.data.mapping_start.anchor ? fail(r, "anchors are not accepted")
-                                                  : read_mapping(r, depth, ret);
+        if (r->event.data.mapping_start.anchor)
+            return fail(r, "anchors are not accepted");
+        if (!is_tag(r->event.data.mapping_start.tag, YAML_MAP_TAG))
+            return fail(r, "this tag is not accepted");
+        return read_mapping(r, depth, ret);
     case YAML_ALIAS_EVENT:
         return fail(r, "aliases are not accepted");
     default:
@@ -170,6 +192,13 @@ int yaml_parse_all(struct str text, size_t max_bytes, json_t **ret, struct err *
         return err_set(err, ERR_TOO_LARGE, "%zu bytes, at most %zu are accepted", text.len, max_bytes);
     if (!str_utf8_valid(text))
         return err_set(err, ERR_BAD_REQUEST, "not UTF-8");
+    /* YAML has no pairs of surrogates and no long keys, so what may be JSON is tried as that first. */
+    struct str start = str_trim(text);
+    json_t *whole;
+    if (start.len && start.ptr[0] == '{' && json_parse(text, max_bytes, &whole, NULL) == 0) {
+        *ret = json_pack("[o]", whole);
+        return 0;
+    }
     struct reader r = {.err = err};
     if (!yaml_parser_initialize(&r.parser))
         return err_set(err, ERR_NO_MEMORY, "out of memory");

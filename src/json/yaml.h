@@ -1,8 +1,8 @@
 /* YAML into JSON documents (libyaml): for manifests and kubeconfig files, which people write by hand.
  *
  * The JSON-compatible part of YAML 1.2's core schema: anchors and aliases, tags other than the core ones, merge keys and duplicate keys are refused (aliases
- * can blow a small text up). Plain scalars become null, booleans (true, false), integers, floats or strings; quoted ones are strings. Depth at most 64.
- * JSON is YAML, so JSON texts are accepted too. Errors name line and column.
+ * can blow a small text up). Plain scalars become null, booleans (true, false), decimal integers (floats where 64 bits are too few), floats or strings; quoted
+ * ones are strings; a core tag must agree with the text. Depth at most 64. JSON objects are accepted too. Errors name line and column.
  */
 #ifndef SEKI_JSON_YAML_H
 #define SEKI_JSON_YAML_H
