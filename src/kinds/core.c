@@ -68,17 +68,25 @@ static void keep_immutable(const struct kind_context *c UNUSED, const json_t *ob
         return;
     if (!json_is_true(json_object_get(obj, "immutable")))
         field_errors_add(errors, "immutable", "FieldValueForbidden", "Forbidden: field is immutable when `immutable` is set");
-    if (!json_equal(json_object_get(obj, "data"), json_object_get(old_obj, "data")))
-        field_errors_add(errors, "data", "FieldValueForbidden", "Forbidden: field is immutable when `immutable` is set");
+    static const char *const values[] = {"data", "binaryData"};
+    for (size_t i = 0; i < ARRAY_LEN(values); i++) {
+        const json_t *now = json_object_get(obj, values[i]), *old = json_object_get(old_obj, values[i]);
+        if (json_object_size(now) + json_object_size(old) && !json_equal(now, old))
+            field_errors_add(errors, values[i], "FieldValueForbidden", "Forbidden: field is immutable when `immutable` is set");
+    }
 }
 static int secret_admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj UNUSED, json_t **ret_once UNUSED,
                         struct err *err UNUSED)
 {
-    json_t *texts = json_object_get(obj, "stringData"), *text;
+    json_t *texts = json_object_get(obj, "stringData"), *data = json_object_get(obj, "data"), *text;
     const char *key;
-    if (!json_is_object(texts))
+    /* What is of the wrong type stays for validation to find. */
+    if (!json_is_object(texts) || (data && !json_is_null(data) && !json_is_object(data)))
         return 0;
-    if (!json_is_object(json_object_get(obj, "data")))
+    json_object_foreach (texts, key, text)
+        if (!json_is_string(text))
+            return 0;
+    if (!json_is_object(data))
         json_object_set_new(obj, "data", json_object());
     json_object_foreach (texts, key, text) {
         CLEANUP(sbuf_deinit) struct sbuf encoded = {0};

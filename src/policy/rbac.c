@@ -79,7 +79,8 @@ struct rbac *rbac_build(const json_t *const *docs, size_t count)
     for (size_t i = 0; i < count; i++) {
         const char *kind = str_at(docs[i], "kind"), *ns = str_at(docs[i], "metadata.namespace");
         bool wide = !strcmp(kind, "ClusterRoleBinding");
-        if (!wide && strcmp(kind, "RoleBinding") != 0)
+        /* A RoleBinding without a namespace would reach cluster-scoped resources. */
+        if (!wide && (strcmp(kind, "RoleBinding") != 0 || !*ns))
             continue;
         role_key(&key, str_at(docs[i], "roleRef.kind"), ns, str_at(docs[i], "roleRef.name"));
         const json_t *role = map_get(roles, sbuf_str(&key));
@@ -123,24 +124,29 @@ static bool is_subject(const json_t *subjects, const struct rbac_request *q)
             return true;
         if (!strcmp(kind, "ServiceAccount")) {
             char user[600];
-            snprintf(user, sizeof(user), "system:serviceaccount:%s:%s", str_at(s, "namespace"), name);
-            if (!strcmp(user, q->user))
+            int len = snprintf(user, sizeof(user), "system:serviceaccount:%s:%s", str_at(s, "namespace"), name);
+            if (len < (int)sizeof(user) && !strcmp(user, q->user))
                 return true;
         }
     }
     return false;
 }
 
-static bool list_has(const json_t *list, const char *wanted)
+static bool list_names(const json_t *list, const char *wanted)
 {
     size_t i;
     json_t *v;
     json_array_foreach (list, i, v) {
         const char *s = json_string_value(v);
-        if (s && (!strcmp(s, "*") || !strcmp(s, wanted)))
+        if (s && !strcmp(s, wanted))
             return true;
     }
     return false;
+}
+
+static bool list_has(const json_t *list, const char *wanted)
+{
+    return list_names(list, "*") || list_names(list, wanted);
 }
 
 /* "plural", "plural/sub", "* /sub" and "*". */
@@ -173,7 +179,7 @@ static bool rule_allows(const json_t *rule, const struct rbac_request *q)
         return has_path(json_object_get(rule, "nonResourceURLs"), q->path);
     const json_t *names = json_object_get(rule, "resourceNames");
     return list_has(json_object_get(rule, "apiGroups"), q->group) && has_resource(json_object_get(rule, "resources"), q->resource, q->subresource) &&
-           (!json_array_size(names) || (*q->name && list_has(names, q->name)));
+           (!json_array_size(names) || (*q->name && list_names(names, q->name)));
 }
 
 bool rbac_allows(const struct rbac *r, const struct rbac_request *q)

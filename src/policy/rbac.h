@@ -20,7 +20,7 @@ struct rbac_request {
     const char *path;
 };
 
-/* The documents are read during the call only. */
+/* Keeps references to the documents: nobody may change them any more. */
 struct rbac *rbac_build(const json_t *const *docs, size_t count);
 void rbac_free(struct rbac *r);
 bool rbac_allows(const struct rbac *r, const struct rbac_request *q);
