@@ -161,7 +161,7 @@ static bool qualified_part(struct str s)
     if (!s.len || s.len > 63 || !isalnum((unsigned char)s.ptr[0]) || !isalnum((unsigned char)s.ptr[s.len - 1]))
         return false;
     for (size_t i = 0; i < s.len; i++)
-        if (!isalnum((unsigned char)s.ptr[i]) && !strchr("-_.", s.ptr[i]))
+        if (!isalnum((unsigned char)s.ptr[i]) && !memchr("-_.", s.ptr[i], 3))
             return false;
     return true;
 }
