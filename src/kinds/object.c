@@ -114,12 +114,24 @@ static json_t *find_condition(const json_t *obj, const char *type)
     return NULL;
 }
 
+/* Messages quote programs, whose words may be no UTF-8: those bytes become U+FFFD. */
+static json_t *text_of(const char *value)
+{
+    if (str_utf8_valid(str_of(value)))
+        return json_string(value);
+    CLEANUP(sbuf_deinit) struct sbuf b = {0};
+    sbuf_init(&b, 65536);
+    sbuf_add_json(&b, str_of(value));
+    json_t *text = sbuf_ok(&b) ? json_loadb(b.ptr, b.len, JSON_DECODE_ANY, NULL) : NULL;
+    return text ? text : json_string("");
+}
+
 static bool set_text(json_t *c, const char *key, const char *value)
 {
-    const char *old = json_string_value(json_object_get(c, key));
-    if (old && !strcmp(old, value))
+    JSON_AUTO text = text_of(value);
+    if (json_equal(json_object_get(c, key), text))
         return false;
-    json_object_set_new(c, key, json_string(value));
+    json_object_set(c, key, text);
     return true;
 }
 
