@@ -32,6 +32,9 @@ int json_parse(struct str text, size_t max_bytes, json_t **ret, struct err *err)
 {
     if (text.len > max_bytes)
         return err_set(err, ERR_TOO_LARGE, "JSON of %zu bytes, at most %zu are accepted", text.len, max_bytes);
+    /* jansson drops a NUL byte that follows a number or a word. */
+    if (text.len && memchr(text.ptr, 0, text.len))
+        return err_set(err, ERR_BAD_REQUEST, "invalid JSON: a NUL byte");
     int rc = check_depth(text, err);
     if (rc < 0)
         return rc;

@@ -41,13 +41,17 @@ static void read_again(const json_t *j, void (*write)(const json_t *j, struct sb
 static void use_path(json_t *j, const uint8_t *data, size_t size)
 {
     char path[300];
-    if (!str_to_array(str_n(data, size), path, sizeof(path)))
+    if (!str_utf8_valid(str_n(data, size)) || !str_to_array(str_n(data, size), path, sizeof(path)))
         return;
     (void)json_at(j, path);
     (void)json_int(j, path, 0);
     JSON_AUTO obj = json_object();
     json_put_int(obj, path, 7);
-    if (json_int(obj, path, 7) != 7 || (json_object_size(obj) && !json_at(obj, path)))
+    bool fits = true; /* a part of 128 bytes and more leads nowhere */
+    struct str rest = str_of(path), part;
+    while (str_cut(&rest, '.', &part))
+        fits = fits && part.len < 128;
+    if (json_int(obj, path, fits ? 0 : 7) != 7)
         abort();
     json_remove(obj, path);
     if (json_at(obj, path))

@@ -84,6 +84,9 @@ static void malformed_texts_are_refused(void **state UNUSED)
     refused(STR("\"a\0b\""), ERR_BAD_REQUEST);
     refused(STR("{}\0"), ERR_BAD_REQUEST);
     refused(STR("{\0}"), ERR_BAD_REQUEST);
+    refused(STR("{\"a\":1\0}"), ERR_BAD_REQUEST);
+    refused(STR("[true\0]"), ERR_BAD_REQUEST);
+    refused(STR("1\0"), ERR_BAD_REQUEST);
 }
 
 static void errors_name_the_place(void **state UNUSED)
