@@ -168,7 +168,7 @@ def test_killed_engine_comes_back_and_conditions_tell(own_cloud):
 def test_hung_engine_is_found_and_restarted(own_cloud):
     cloud = own_cloud(options={"engine-stall-timeout": "2s"})
     cloud.project("demo")
-    cloud.fake_endpoint("demo", "fake", mode="hang", hang_after=3)
+    cloud.fake_endpoint("demo", "fake", mode="hang", hang_after=0)
     secret = cloud.key("demo")
     pid = cloud.get("modelreplicas", "demo", "fake-0")["status"]["pid"]
     wait_for(lambda: cloud.gateway_status("/models/fake", secret) == 200, what="the model")
