@@ -10,6 +10,7 @@ struct sse_scanner {
     struct sbuf data;  /* data lines so far, joined by LF */
     struct sbuf event;
     bool has_data, oversized, after_cr, started;
+    bool cut; /* the unfinished line was longer than its buffer */
 };
 
 struct sse_scanner *sse_new(size_t max_event_bytes, void (*on_event)(void *arg, const struct sse_event *e), void *arg)
@@ -36,15 +37,12 @@ void sse_free(struct sse_scanner *s)
     mem_free(s);
 }
 
-/* A buffer that was too small keeps what it has; the rest of the event is only counted. */
-static void keep(struct sse_scanner *s, struct sbuf *b, struct str bytes)
+/* A buffer that is too small keeps what it has. False: something was cut. */
+static bool keep(struct sbuf *b, struct str bytes)
 {
     size_t room = b->max - b->len;
-    if (bytes.len > room) {
-        s->oversized = true;
-        bytes.len = room;
-    }
-    sbuf_add(b, bytes);
+    sbuf_add(b, str_n(bytes.ptr, MIN(bytes.len, room)));
+    return bytes.len <= room;
 }
 
 static void dispatch(struct sse_scanner *s, struct str only_data)
@@ -58,8 +56,13 @@ static void dispatch(struct sse_scanner *s, struct str only_data)
     s->has_data = s->oversized = false;
 }
 
-static void take_line(struct sse_scanner *s, struct str line)
+/* A line is cut at the same length whether it came at once or in pieces. */
+static void take_line(struct sse_scanner *s, struct str line, bool cut)
 {
+    if (line.len > s->line.max) {
+        line.len = s->line.max;
+        cut = true;
+    }
     s->started = line.len > 0;
     if (!line.len) {
         dispatch(s, STR(""));
@@ -73,13 +76,13 @@ static void take_line(struct sse_scanner *s, struct str line)
     if (value.len && value.ptr[0] == ' ')
         value = str_skip(value, 1);
     if (str_eqc(name, "data")) {
-        if (s->has_data)
-            keep(s, &s->data, STR("\n"));
-        keep(s, &s->data, value);
+        bool whole = !cut && (!s->has_data || keep(&s->data, STR("\n")));
+        whole = keep(&s->data, value) && whole;
+        s->oversized = s->oversized || !whole;
         s->has_data = true;
     } else if (str_eqc(name, "event")) {
         sbuf_reset(&s->event);
-        keep(s, &s->event, value);
+        s->oversized = !keep(&s->event, value) || cut || s->oversized;
     }
 }
 
@@ -99,15 +102,16 @@ void sse_feed(struct sse_scanner *s, struct str bytes)
         size_t end = cr ? (size_t)(cr - bytes.ptr) : span;
         struct str piece = str_n(bytes.ptr, end);
         if (!cr && !lf) {
-            keep(s, &s->line, piece);
+            s->cut = !keep(&s->line, piece) || s->cut;
             return;
         }
         if (s->line.len) {
-            keep(s, &s->line, piece);
-            take_line(s, sbuf_str(&s->line));
+            s->cut = !keep(&s->line, piece) || s->cut;
+            take_line(s, sbuf_str(&s->line), s->cut);
             sbuf_reset(&s->line);
+            s->cut = false;
         } else {
-            take_line(s, piece);
+            take_line(s, piece, false);
         }
         s->after_cr = cr != NULL;
         bytes = str_skip(bytes, end + 1);
