@@ -1,6 +1,8 @@
 /* meta.k8s.io/v1 Tables: what kubectl prints. */
 #include "apiserver/api.h"
 
+#include "base/clock.h"
+
 bool table_wanted(const struct api_request *q)
 {
     struct str rest = str_of(q->accept), item;
@@ -78,6 +80,17 @@ static json_t *ready_of(const json_t *obj, const char *paths)
     return json_string(text);
 }
 
+/* Columns of type date are ages: clients print cells as they come. */
+static json_t *age_of(const char *time_text)
+{
+    char text[CLOCK_AGE_MAX];
+    int64_t then;
+    if (!time_text || clock_parse(str_of(time_text), &then) < 0)
+        return json_string("<unknown>");
+    clock_format_age(clock_wall_ms() - then, text);
+    return json_string(text);
+}
+
 static json_t *cell(const struct kind_column *c, const json_t *obj)
 {
     const char *colon = strchr(c->path, ':'), *text = NULL;
@@ -89,6 +102,8 @@ static json_t *cell(const struct kind_column *c, const json_t *obj)
         return count_of(json_at(obj, colon + 1));
     else if (colon && !strncmp(c->path, "ready:", 6))
         return ready_of(obj, colon + 1);
+    else if (!strcmp(c->type, "date"))
+        return age_of(json_str(obj, c->path));
     else {
         json_t *v = json_at(obj, c->path);
         return v ? json_incref(v) : !strcmp(c->type, "string") ? json_string("") : json_null();
@@ -103,10 +118,8 @@ void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whol
     json_array_append(cells, json_object_get(meta, "name"));
     for (const struct kind_column *c = k->columns; c && c->name; c++)
         json_array_append_new(cells, cell(c, obj));
-    if (!lists_age(k)) {
-        json_t *created = json_object_get(meta, "creationTimestamp");
-        json_array_append_new(cells, created ? json_incref(created) : json_null());
-    }
+    if (!lists_age(k))
+        json_array_append_new(cells, age_of(json_str(meta, "creationTimestamp")));
     if (whole_object)
         json_object_set(row, "object", (json_t *)(uintptr_t)obj);
     else

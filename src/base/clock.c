@@ -256,3 +256,23 @@ int clock_parse_duration(struct str text, int64_t *ret_ms)
     *ret_ms = (negative ? -ns : ns) / NS_PER_MS;
     return 0;
 }
+
+/* Two units while the first is small, else one: the steps of apimachinery's HumanDuration, which kubectl's users know. */
+void clock_format_age(int64_t age_ms, char text[CLOCK_AGE_MAX])
+{
+    static const struct {
+        int64_t below_s, unit_s, rest_s; /* rest_s 0: one unit only */
+        char unit, rest;
+    } steps[] = {{120, 1, 0, 's', 0},           {600, 60, 1, 'm', 's'},         {3 * 3600, 60, 0, 'm', 0},          {8 * 3600, 3600, 60, 'h', 'm'},
+                 {48 * 3600, 3600, 0, 'h', 0},  {8 * 86400, 86400, 3600, 'd', 'h'}, {730 * 86400LL, 86400, 0, 'd', 0}, {2920 * 86400LL, 365 * 86400LL, 86400, 'y', 'd'},
+                 {INT64_MAX, 365 * 86400LL, 0, 'y', 0}};
+    int64_t s = age_ms > 0 ? age_ms / 1000 : 0;
+    size_t i = 0;
+    while (s >= steps[i].below_s && i + 1 < ARRAY_LEN(steps))
+        i++;
+    long long first = s / steps[i].unit_s, rest = steps[i].rest_s ? s % steps[i].unit_s / steps[i].rest_s : 0;
+    if (rest)
+        snprintf(text, CLOCK_AGE_MAX, "%lld%c%lld%c", first, steps[i].unit, rest, steps[i].rest);
+    else
+        snprintf(text, CLOCK_AGE_MAX, "%lld%c", first, steps[i].unit);
+}

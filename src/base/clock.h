@@ -20,6 +20,10 @@ void clock_format_micro(int64_t wall_us, char text[CLOCK_TEXT_MAX]);
 /* Accepts both forms and any offset. */
 int clock_parse(struct str text, int64_t *ret_wall_ms) NODISCARD;
 
+/* How long ago, as kubectl prints ages: "45s", "3m20s", "5h12m", "3d4h", "2y8d". */
+#define CLOCK_AGE_MAX 32
+void clock_format_age(int64_t age_ms, char text[CLOCK_AGE_MAX]);
+
 /* "90s", "1m30s", "250ms", "2h": Go's duration texts. */
 int clock_parse_duration(struct str text, int64_t *ret_ms) NODISCARD;
 

@@ -192,12 +192,7 @@ const char *cli_age(struct arena *a, const char *time_text)
     int64_t then;
     if (!time_text || clock_parse(str_of(time_text), &then) < 0)
         return "-";
-    int64_t s = MAX((clock_wall_ms() - then) / 1000, (int64_t)0);
-    if (s < 120)
-        return arena_printf(a, "%llds", (long long)s);
-    if (s < 2 * 3600)
-        return arena_printf(a, "%lldm", (long long)s / 60);
-    if (s < 48 * 3600)
-        return arena_printf(a, "%lldh", (long long)s / 3600);
-    return arena_printf(a, "%lldd", (long long)s / 86400);
+    char text[CLOCK_AGE_MAX];
+    clock_format_age(clock_wall_ms() - then, text);
+    return arena_strdup(a, text);
 }

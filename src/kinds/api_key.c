@@ -28,7 +28,7 @@ static const struct field fields[] = {
 };
 static const struct kind_column columns[] = {
     {"KEY", "string", "", "status.prefix", 0, "its first characters"},
-    {"EXPIRES", "date", "", "spec.expiresAt", 0, "until when it is accepted"},
+    {"EXPIRES", "string", "", "spec.expiresAt", 0, "until when it is accepted"},
     {"DISABLED", "boolean", "", "spec.disabled", 0, "whether it is refused for now"},
     {0},
 };

@@ -18,7 +18,7 @@
 
 struct kind_column {
     const char *name;   /* "READY" is printed as given */
-    const char *type;   /* "string" | "integer" | "date" | "boolean" */
+    const char *type;   /* "string" | "integer" | "boolean" | "date": shown as the time since then */
     const char *format; /* "" or "name" */
     const char *path;   /* dotted; or "condition:Ready" (its status), "reason:Ready", "count:spec.files", "ready:a/b" for "x/y" of two paths comma-separated */
     int priority;       /* 0 always, 1 with -o wide */

@@ -48,7 +48,7 @@ static const struct field binding_fields[] = {
     {0},
 };
 static const struct kind_column role_columns[] = {
-    {"CREATED AT", "date", "", "metadata.creationTimestamp", 0, "when it was made"},
+    {"CREATED AT", "string", "", "metadata.creationTimestamp", 0, "when it was made"},
     {0},
 };
 static const struct kind_column binding_columns[] = {

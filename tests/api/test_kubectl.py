@@ -1,5 +1,6 @@
 """The resource API by the real kubectl."""
 import json
+import re
 import subprocess
 import threading
 
@@ -226,3 +227,10 @@ def test_secret_key_is_shown_once(cloud, project):
     stored = cloud.get("apikeys", project, "once")
     assert "key" not in stored["status"] and stored["status"]["hash"] not in made["status"]["key"]
     assert made["status"]["key"] not in cloud.log.read_text()
+
+
+def test_ages_are_ages(cloud):
+    """The server fills the cells of a table: an age is a duration there, not a date."""
+    cloud.project("aged")
+    head, row = cloud.kubectl("get", "namespace", "aged").stdout.splitlines()
+    assert head.split()[-1] == "AGE" and re.fullmatch(r"\d+s", row.split()[-1]), row

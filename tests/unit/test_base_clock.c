@@ -116,6 +116,21 @@ static void durations(void **state)
         ASSERT_ERR(clock_parse_duration(str_of(bad[i]), &ms), ERR_BAD_REQUEST);
 }
 
+static void ages(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t seconds;
+        const char *text;
+    } cases[] = {{-5, "0s"}, {0, "0s"}, {119, "119s"}, {120, "2m"}, {200, "3m20s"}, {600, "10m"}, {10799, "179m"}, {10800, "3h"}, {18720, "5h12m"}, {28800, "8h"},
+                 {172799, "47h"}, {172800, "2d"}, {273600, "3d4h"}, {691200, "8d"}, {63072000, "2y"}, {63763200, "2y8d"}, {252288000, "8y"}, {315360000, "10y"}};
+    char text[CLOCK_AGE_MAX];
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        clock_format_age(cases[i].seconds * 1000, text);
+        assert_string_equal(text, cases[i].text);
+    }
+}
+
 static void test_clock(void **state)
 {
     (void)state;
@@ -136,7 +151,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(format_and_parse), cmocka_unit_test(every_day_survives),
         cmocka_unit_test(refuses),          cmocka_unit_test(durations),
-        cmocka_unit_test(test_clock),
+        cmocka_unit_test(ages),             cmocka_unit_test(test_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
