@@ -2,6 +2,7 @@
 PORT_BASE ?=
 MODEL ?=
 ARGS ?=
+PREFIX ?= /usr/local
 export PORT_BASE MODEL
 
 .PHONY: help run stop test test-full demo bench build install kubectl format clean
@@ -44,7 +45,9 @@ build:
 	@scripts/build
 
 install: build
-	@meson install -C build/release --no-rebuild
+	@meson setup --reconfigure build/release -Dprefix=$(PREFIX) >/dev/null
+	@ninja -C build/release --quiet
+	@meson install -C build/release --no-rebuild --quiet
 
 kubectl:
 	@scripts/kubectl

@@ -100,6 +100,24 @@ struct services {
     struct billing *billing;
 };
 
+/* The launcher of an installed Seki lies below the same prefix as the program: PREFIX/bin/sekid, PREFIX/share/seki/. */
+static const char *installed_launcher(struct arena *a)
+{
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    if (n <= 0)
+        return NULL;
+    self[n] = 0;
+    for (int up = 0; up < 2; up++) {
+        char *slash = strrchr(self, '/');
+        if (!slash)
+            return NULL;
+        *slash = 0;
+    }
+    const char *path = arena_printf(a, "%s/share/seki/llamacpp-launcher.py", self);
+    return file_exists(path) ? path : NULL;
+}
+
 static int start_inference(struct control *c, struct services *s, struct err *err)
 {
     const struct options *o = c->options;
@@ -111,7 +129,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
     struct inference_options io = {
         .paths = {.llama_server = *o->engine_llama_server ? o->engine_llama_server : NULL,
                   .engine_venv = *o->engine_venv ? o->engine_venv : NULL,
-                  .launcher = *o->engine_launcher ? o->engine_launcher : NULL,
+                  .launcher = *o->engine_launcher ? o->engine_launcher : installed_launcher(a),
                   .fake_engine = *o->engine_fake ? o->engine_fake : NULL,
                   .socket_dir = options_path(o, a, "run/engines")},
         .probe_interval_ms = (uint64_t)o->engine_probe_ms,

@@ -48,7 +48,7 @@ static const struct conf_option schema[] = {
     {"engine", "venv", CONF_PATH, OPT(engine_venv), "", 0, 0, NULL, NULL, false,
      "virtual environment with the xllamacpp wheel"},
     {"engine", "launcher", CONF_PATH, OPT(engine_launcher), "", 0, 0, NULL, NULL, false,
-     "llamacpp-launcher.py; empty: beside the program"},
+     "llamacpp-launcher.py; empty: ../share/seki beside the program's directory"},
     {"engine", "fake", CONF_PATH, OPT(engine_fake), "", 0, 0, NULL, NULL, false,
      "the fake engine, for tests; empty: driver fake is refused"},
     {"engine", "probe-interval", CONF_DURATION, OPT(engine_probe_ms), "2s", 20, 60000, NULL, NULL, false,

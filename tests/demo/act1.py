@@ -81,8 +81,9 @@ def main():
 
         def used():
             text = cloud.seki("-n", "demo", "usage").stdout
-            return text if "program" in text else None
-        show(wait_for(used, what="the usage report"))
+            row = next((line.split() for line in text.splitlines() if " program " in line), None)
+            return text if row and row[4] == "2" else None
+        show(wait_for(used, what="both runs in the usage report"))
     say(f"Act 1 held, in {time.monotonic() - begun:.0f} s.")
 
 
