@@ -196,8 +196,7 @@ static int charge(struct patcher *p, size_t weight)
 /* The value is charged for before it is put where the pointer says. */
 static int charge_value(struct patcher *p, const json_t *value, const char *pointer)
 {
-    int depth = pointer_depth(pointer);
-    return depth > DEPTH_MAX ? APPLY_TOO_LARGE : charge(p, weigh(value, p->work_left, depth));
+    return charge(p, weigh(value, p->work_left, pointer_depth(pointer)));
 }
 
 static int set_root(struct patcher *p, json_t *value)

@@ -69,7 +69,7 @@ static bool may(const char *user, const char *verb, const char *group, const cha
 
 static bool may_path(const char *user, const char *verb, const char *path)
 {
-    return rbac_allows(rbac, &(struct rbac_request){.user = user, .verb = verb, .path = path, .group = "", .subresource = "", .namespace = "", .name = ""});
+    return rbac_allows(rbac, &(struct rbac_request){.user = user, .verb = verb, .path = path});
 }
 
 #define ALICE "[{\"kind\":\"User\",\"name\":\"alice\"}]"
@@ -235,7 +235,7 @@ static void wildcards_and_subresources(void **state UNUSED)
 
 static void names_narrow_a_rule(void **state UNUSED)
 {
-    role("p", "r", "[{\"verbs\":[\"get\",\"list\",\"create\"],\"apiGroups\":[\"\"],\"resources\":[\"secrets\"],\"resourceNames\":[\"one\",\"two\"]}]");
+    role("p", "r", "[{\"verbs\":[\"get\",\"list\",\"create\"],\"apiGroups\":[\"\"],\"resources\":[\"secrets\"],\"resourceNames\":[\"one\",\"\",\"two\"]}]");
     role("star", "r", "[{\"verbs\":[\"get\"],\"apiGroups\":[\"\"],\"resources\":[\"secrets\"],\"resourceNames\":[\"*\"]}]");
     role("empty", "r", "[{\"verbs\":[\"get\"],\"apiGroups\":[\"\"],\"resources\":[\"secrets\"],\"resourceNames\":[]}]");
     bind("p", "Role", "r", ALICE);
