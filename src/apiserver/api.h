@@ -63,7 +63,7 @@ struct api_request {
     /* what is asked */
     const char *method, *path; /* path decoded by part, not here */
     struct str query;
-    const char *content_type, *accept;
+    const char *content_type, *accept, *user_agent;
     struct str text;  /* body as text (HTTP) … */
     json_t *body;     /* … or as a document; parsed lazily from text */
     const char *group, *version;
@@ -158,15 +158,30 @@ void api_mark_deleted(json_t *obj);
 /* dryRun=All of the query; ERR_BAD_REQUEST for other values. */
 int api_read_dry_run(struct api_request *q, struct err *err) NODISCARD;
 
+/* Types and unknown members of a document, by the query's fieldValidation. */
+int api_check_shape(struct api_request *q, json_t *obj, struct err *err) NODISCARD;
+/* Who writes: the query's fieldManager, else the client's name. */
+int api_read_manager(struct api_request *q, const char **ret, struct err *err) NODISCARD;
+void api_apply(struct api_request *q);
+bool api_is_apply(const struct api_request *q);
+/* 403, as Kubernetes words it. */
+void api_forbid(struct api_request *q);
+
 /* One write on its way to the disk, answered when it is there. */
 enum write_answer { ANSWER_OBJECT, ANSWER_SCALE, ANSWER_STATUS };
 struct api_write {
     struct api_request *q;
     json_t *obj;  /* as it will be, or as it was last; owned */
     json_t *once; /* merged into this answer, stored nowhere; owned, or NULL */
+    json_t *applied; /* by server-side apply: the set of fields; owned, or NULL */
+    const char *manager; /* who writes, for managedFields */
     enum write_answer answer;
     int http_status;
 };
+/* What all creations and updates go through: the object as the client wants it is prepared, admitted, validated, written and answered. They take over w's documents. */
+void api_write_create(struct api_write *w);
+void api_write_update(struct api_write *w, struct store_value *v);
+void api_write_drop(const struct api_write *w);
 /* Puts w->obj under q's key (delete: removes it), when the object's version is expect_rev. Takes over w's documents. */
 void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev);
 /* The answer without a write: dry runs, and updates that change nothing. Takes over w's documents. */

@@ -5,10 +5,11 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-static void free_documents(const struct api_write *w)
+void api_write_drop(const struct api_write *w)
 {
     json_decref(w->obj);
     json_decref(w->once);
+    json_decref(w->applied);
 }
 
 static json_t *deleted_status(struct api_request *q, const json_t *obj)
@@ -43,7 +44,7 @@ void api_write_answer(const struct api_write *w, int64_t rev)
         body = json_incref(w->obj);
     }
     api_reply(w->q, w->http_status, body);
-    free_documents(w);
+    api_write_drop(w);
 }
 
 static void committed(void *arg, int code, int64_t rev)
@@ -56,7 +57,7 @@ static void committed(void *arg, int code, int64_t rev)
             api_fail_code(q, ERR_UNAVAILABLE, "the disk is full: nothing was written; free space and try again");
         else
             api_fail_code(q, ERR_UNAVAILABLE, "the write could not be made durable and was undone");
-        free_documents(w);
+        api_write_drop(w);
     } else {
         api_write_answer(w, rev);
     }
@@ -90,7 +91,7 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
         object_encode(w->obj, &text);
     if (!sbuf_ok(&text)) {
         api_fail_code(q, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", s->o.max_object_bytes);
-        free_documents(w);
+        api_write_drop(w);
         return;
     }
     struct store_op op = {.type = delete ? STORE_DELETE : STORE_PUT, .key = sbuf_str(&key), .value = sbuf_str(&text), .expect_rev = expect_rev};
@@ -102,7 +103,7 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
     if (rc < 0) {
         s->writes_in_flight--;
         conflict(q, rc, &err);
-        free_documents(w);
+        api_write_drop(w);
         mem_free(kept);
         api_request_unref(q);
     }

@@ -30,7 +30,7 @@ const struct field meta_fields[] = {
     {.name = "annotations", .type = FIELD_MAP, .flags = FIELD_NULLABLE, .max = 10000, .help = "for tools"},
     {.name = "finalizers", .type = FIELD_LIST, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .list_type = LIST_SET, .max = 100, .help = "who must act before the object goes"},
     {.name = "ownerReferences", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = owner_fields, .list_type = LIST_MAP, .list_key = "uid", .max = 100, .help = "when all owners are gone, the object goes too"},
-    {.name = "managedFields", .type = FIELD_ANY, .flags = FIELD_NULLABLE, .help = "not kept yet"},
+    {.name = "managedFields", .type = FIELD_ANY, .flags = FIELD_NULLABLE, .help = "who set which field; kept by the server"},
     {.name = "selfLink", .type = FIELD_STRING, .help = "not used any more"},
     {0},
 };

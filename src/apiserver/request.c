@@ -14,7 +14,7 @@ struct api_request *api_request_new(struct apiserver *s)
     q->server = s;
     q->arena = a;
     q->refs = 1;
-    q->ns = q->name = q->sub = q->verb = q->group = q->version = q->content_type = q->accept = "";
+    q->ns = q->name = q->sub = q->verb = q->group = q->version = q->content_type = q->accept = q->user_agent = "";
     q->started_ns = clock_mono_ns();
     return q;
 }

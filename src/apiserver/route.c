@@ -92,6 +92,10 @@ void api_dispatch(struct api_request *q)
         void (*run)(struct api_request *q);
     } verbs[] = {{"get", api_get}, {"list", api_list}, {"create", api_create}, {"update", api_update}, {"patch", api_patch},
                  {"delete", api_delete}, {"deletecollection", api_delete_collection}};
+    if (q->kind && api_is_apply(q)) {
+        api_apply(q);
+        return;
+    }
     if (q->kind && !strcmp(q->sub, "scale")) {
         api_scale(q);
         return;

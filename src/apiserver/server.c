@@ -102,13 +102,14 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max UNUSED)
     q->query = arena_str(q->arena, r->head.query);
     q->content_type = header(q, "content-type");
     q->accept = header(q, "accept");
+    q->user_agent = header(q, "user-agent");
     if (is_health(r->head.path) || authn_http(s, r, q->arena, &q->user))
         return 0;
     api_fail_code(q, ERR_UNAUTHENTICATED, "Unauthorized");
     return ERR_UNAUTHENTICATED;
 }
 
-static void forbid(struct api_request *q)
+void api_forbid(struct api_request *q)
 {
     if (!q->kind) {
         api_fail_code(q, ERR_FORBIDDEN, "forbidden: User \"%s\" cannot %s path \"%.200s\"", q->user.name, q->verb, q->path);
@@ -132,7 +133,7 @@ static void on_request(void *ctx, struct http_request *r)
     } else if (api_route(q, &err) < 0) {
         api_fail(q, &err);
     } else if (!authz_allows(s, q)) {
-        forbid(q);
+        api_forbid(q);
     } else if (!q->kind) {
         serve_path(q);
     } else if (!strcmp(q->verb, "watch")) {
@@ -201,7 +202,7 @@ static void local_call(void *ctx, const struct local_call *c)
     if (api_route(q, &err) < 0)
         api_fail(q, &err);
     else if (!authz_allows(s, q))
-        forbid(q);
+        api_forbid(q);
     else if (!q->kind)
         serve_path(q);
     else

@@ -1,8 +1,10 @@
 /* create, update, patch, and the subresources status and scale. */
 #include "apiserver/api.h"
+#include "apiserver/managed.h"
 #include "apiserver/meta.h"
 #include "base/clock.h"
 #include "json/patch.h"
+#include "json/strategic.h"
 
 int api_read_dry_run(struct api_request *q, struct err *err)
 {
@@ -27,8 +29,7 @@ static int read_field_validation(struct api_request *q, enum meta_unknown *ret, 
     return 0;
 }
 
-/* Types and unknown members, by the query's fieldValidation. */
-static int check_shape(struct api_request *q, json_t *obj, struct err *err)
+int api_check_shape(struct api_request *q, json_t *obj, struct err *err)
 {
     enum meta_unknown how = META_STRICT;
     int rc = read_field_validation(q, &how, err);
@@ -69,10 +70,17 @@ static bool admit_and_validate(struct api_request *q, struct api_write *w, const
     return errors.count == 0;
 }
 
-static void drop_write(struct api_write *w)
+/* managedFields as the client sent them; a new reference, or NULL. */
+static json_t *sent_managers(const json_t *obj)
 {
-    json_decref(w->obj);
-    json_decref(w->once);
+    return json_incref(json_object_get(json_object_get(obj, "metadata"), "managedFields"));
+}
+
+static void record(struct api_write *w, const json_t *live, const json_t *sent)
+{
+    struct api_request *q = w->q;
+    const struct managed_by by = {w->manager, q->sub, w->applied != NULL};
+    managed_record(q->kind, q->arena, live, w->obj, &by, w->applied, sent, clock_wall_ms());
 }
 
 /* The body as a private document. Local callers' documents are shared. */
@@ -88,7 +96,7 @@ static json_t *take_body(struct api_request *q, struct err *err)
 static int prepare_create(struct api_request *q, json_t *obj, struct err *err)
 {
     int rc;
-    if ((rc = check_shape(q, obj, err)) < 0 || (rc = meta_prepare_create(q->kind, obj, q->ns, err)) < 0)
+    if ((rc = api_check_shape(q, obj, err)) < 0 || (rc = meta_prepare_create(q->kind, obj, q->ns, err)) < 0)
         return rc;
     q->name = arena_strdup(q->arena, obj_name(obj));
     if (q->kind->has_status)
@@ -98,33 +106,49 @@ static int prepare_create(struct api_request *q, json_t *obj, struct err *err)
     return q->kind->namespaced ? namespace_check(q->server, q->ns, err) : 0;
 }
 
+/* An error of the metadata as one of the object's fields. */
+static void fail_create(struct api_request *q, const struct err *err)
+{
+    if (err->code != ERR_INVALID) {
+        api_fail(q, err);
+        return;
+    }
+    struct field_errors e = {.arena = q->arena};
+    field_errors_add(&e, err->field, "FieldValueRequired", "%s", err->msg);
+    api_fail_invalid(q, &e);
+}
+
+void api_write_create(struct api_write *w)
+{
+    struct api_request *q = w->q;
+    struct err err = ERR_INIT;
+    JSON_AUTO sent = sent_managers(w->obj);
+    if (prepare_create(q, w->obj, &err) < 0) {
+        fail_create(q, &err);
+        api_write_drop(w);
+        return;
+    }
+    if (!admit_and_validate(q, w, NULL)) {
+        api_write_drop(w);
+        return;
+    }
+    record(w, NULL, sent);
+    if (q->dry_run)
+        api_write_answer(w, 0);
+    else
+        api_write_commit(w, false, 0);
+}
+
 void api_create(struct api_request *q)
 {
     struct err err = ERR_INIT;
-    if (q->kind->namespaced && !*q->ns) {
-        api_fail_code(q, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
-        return;
-    }
     struct api_write w = {.q = q, .http_status = 201};
-    if (api_read_dry_run(q, &err) < 0 || !(w.obj = take_body(q, &err)) || prepare_create(q, w.obj, &err) < 0) {
-        if (err.code == ERR_INVALID) {
-            struct field_errors e = {.arena = q->arena};
-            field_errors_add(&e, err.field, "FieldValueRequired", "%s", err.msg);
-            api_fail_invalid(q, &e);
-        } else {
-            api_fail(q, &err);
-        }
-        drop_write(&w);
-        return;
-    }
-    if (!admit_and_validate(q, &w, NULL)) {
-        drop_write(&w);
-        return;
-    }
-    if (q->dry_run)
-        api_write_answer(&w, 0);
+    if (q->kind->namespaced && !*q->ns)
+        err_set(&err, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
+    if (err.code || api_read_dry_run(q, &err) < 0 || api_read_manager(q, &w.manager, &err) < 0 || !(w.obj = take_body(q, &err)))
+        api_fail(q, &err);
     else
-        api_write_commit(&w, false, 0);
+        api_write_create(&w);
 }
 
 /* ---- update ---- */
@@ -158,7 +182,7 @@ static int check_version(struct api_request *q, const json_t *obj, const struct 
 static int prepare_update(struct api_request *q, json_t *obj, const json_t *old_obj, const struct store_value *v, struct err *err)
 {
     int rc;
-    if ((rc = check_shape(q, obj, err)) < 0 || (rc = check_version(q, obj, v, err)) < 0 || (rc = meta_prepare_update(q->kind, obj, old_obj, err)) < 0)
+    if ((rc = api_check_shape(q, obj, err)) < 0 || (rc = check_version(q, obj, v, err)) < 0 || (rc = meta_prepare_update(q->kind, obj, old_obj, err)) < 0)
         return rc;
     json_t *old_status = json_object_get(old_obj, "status");
     if (!strcmp(q->sub, "status")) {
@@ -179,21 +203,22 @@ static int prepare_update(struct api_request *q, json_t *obj, const json_t *old_
     return 0;
 }
 
-/* Takes over w->obj, the object as the client wants it. */
-static void update_to(struct api_write *w, struct store_value *v)
+void api_write_update(struct api_write *w, struct store_value *v)
 {
     struct api_request *q = w->q;
     struct err err = ERR_INIT;
     JSON_AUTO old_obj = object_of(v);
+    JSON_AUTO sent = sent_managers(w->obj);
     if (prepare_update(q, w->obj, old_obj, v, &err) < 0) {
         api_fail(q, &err);
-        drop_write(w);
+        api_write_drop(w);
         return;
     }
     if (!admit_and_validate(q, w, old_obj)) {
-        drop_write(w);
+        api_write_drop(w);
         return;
     }
+    record(w, old_obj, sent);
     bool durable = v->rev <= store_rev(q->server->store);
     if (q->dry_run || (durable && meta_same_object(w->obj, old_obj)))
         api_write_answer(w, v->rev);
@@ -205,41 +230,65 @@ void api_update(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct api_write w = {.q = q, .http_status = 200};
-    if (api_read_dry_run(q, &err) < 0 || !(w.obj = take_body(q, &err))) {
+    if (api_read_dry_run(q, &err) < 0 || api_read_manager(q, &w.manager, &err) < 0 || !(w.obj = take_body(q, &err))) {
         api_fail(q, &err);
         return;
     }
     struct store_value *v = find_pending(q);
     if (v)
-        update_to(&w, v);
+        api_write_update(&w, v);
     else
-        drop_write(&w);
+        api_write_drop(&w);
 }
 
 /* ---- patch ---- */
 
-/* target with the request's patch on it; NULL: err says why. */
+enum patch_type { PATCH_NONE, PATCH_MERGE, PATCH_JSON, PATCH_STRATEGIC, PATCH_APPLY };
+
+static enum patch_type patch_type(const struct api_request *q)
+{
+    static const struct {
+        const char *media_type;
+        enum patch_type type;
+    } types[] = {{"application/merge-patch+json", PATCH_MERGE}, {"application/json-patch+json", PATCH_JSON},
+                 {"application/strategic-merge-patch+json", PATCH_STRATEGIC}, {"application/apply-patch+yaml", PATCH_APPLY}};
+    struct str type = str_of(q->content_type), name = STR_NULL;
+    if (str_cut(&type, ';', &name))
+        for (size_t i = 0; i < ARRAY_LEN(types); i++)
+            if (str_ieq(str_trim(name), str_of(types[i].media_type)))
+                return types[i].type == PATCH_STRATEGIC && !q->kind->strategic_merge ? PATCH_NONE : types[i].type;
+    return PATCH_NONE;
+}
+
+static int media_type_error(const struct api_request *q, struct err *err)
+{
+    return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, %sapplication/apply-patch+yaml",
+                   q->kind->strategic_merge ? "application/strategic-merge-patch+json, " : "");
+}
+
+bool api_is_apply(const struct api_request *q)
+{
+    return !strcmp(q->verb, "patch") && patch_type(q) == PATCH_APPLY;
+}
+
+/* target with the request's patch on it, a private document; NULL: err says why. */
 static json_t *patched(struct api_request *q, const json_t *target, struct err *err)
 {
-    struct str type = str_of(q->content_type);
-    ssize_t semi = str_find(type, ';');
+    enum patch_type type = patch_type(q);
     json_t *ret = NULL;
-    if (semi >= 0)
-        type.len = (size_t)semi;
-    type = str_trim(type);
-    bool merge = str_eqc(type, "application/merge-patch+json"), json = str_eqc(type, "application/json-patch+json");
-    if (!merge && !json) {
-        err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json");
+    if (type == PATCH_NONE) {
+        (void)!media_type_error(q, err);
+        return NULL;
+    }
+    if (api_query(q, "force").len) {
+        err_field(err, ERR_INVALID, "force", "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch");
         return NULL;
     }
     if (api_parse_body(q, err) < 0)
         return NULL;
-    int rc = merge ? json_merge_patch(target, q->body, &ret, err) : json_apply_patch(target, q->body, q->server->o.max_object_bytes * 2, &ret, err);
-    if (rc == 0 && merge && q->local_done) { /* its parts belong to the caller */
-        json_t *own = json_deep_copy(ret);
-        json_decref(ret);
-        ret = own;
-    }
+    int rc = type == PATCH_MERGE  ? json_merge_patch(target, q->body, &ret, err)
+             : type == PATCH_JSON ? json_apply_patch(target, q->body, q->server->o.max_object_bytes * 2, &ret, err)
+                                  : json_strategic_patch(managed_all_rows(q->kind, q->arena), target, q->body, &ret, err);
     return rc < 0 ? NULL : ret;
 }
 
@@ -247,7 +296,7 @@ void api_patch(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct api_write w = {.q = q, .http_status = 200};
-    if (api_read_dry_run(q, &err) < 0) {
+    if (api_read_dry_run(q, &err) < 0 || api_read_manager(q, &w.manager, &err) < 0) {
         api_fail(q, &err);
         return;
     }
@@ -260,7 +309,7 @@ void api_patch(struct api_request *q)
         api_fail(q, &err);
         return;
     }
-    update_to(&w, v);
+    api_write_update(&w, v);
 }
 
 /* ---- scale ---- */
@@ -295,7 +344,7 @@ void api_scale(struct api_request *q)
     }
     JSON_AUTO old_scale = scale_of(old_obj);
     JSON_AUTO scale = !strcmp(q->verb, "patch") ? patched(q, old_scale, &err) : take_body(q, &err);
-    if (scale && api_read_dry_run(q, &err) == 0) {
+    if (scale && api_read_dry_run(q, &err) == 0 && api_read_manager(q, &w.manager, &err) == 0) {
         const json_t *replicas = json_at(scale, "spec.replicas"), *rv = json_at(scale, "metadata.resourceVersion");
         if (!json_is_integer(replicas))
             err_field(&err, ERR_BAD_REQUEST, "spec.replicas", "a Scale has spec.replicas, a number");
@@ -308,9 +357,8 @@ void api_scale(struct api_request *q)
     }
     if (err.code) {
         api_fail(q, &err);
-        drop_write(&w);
+        api_write_drop(&w);
         return;
     }
-    q->sub = "";
-    update_to(&w, v);
+    api_write_update(&w, v);
 }

@@ -35,6 +35,7 @@ enum field_flags {
     FIELD_DNS_LABEL = 1 << 8,  /* strings: RFC 1123 label */
     FIELD_DNS_NAME = 1 << 9,   /* strings: RFC 1123 subdomain */
     FIELD_NULLABLE = 1 << 10,
+    FIELD_ATOMIC = 1 << 11,    /* FIELD_OBJECT, FIELD_MAP: applied as one value */
 };
 
 /* How a list merges under apply; also in OpenAPI (x-kubernetes-list-type). */
@@ -106,6 +107,13 @@ json_t *field_encode(const struct field *table, const void *in);
 
 /* OpenAPI v3 schema of a table. */
 json_t *field_openapi(const struct field *table);
+
+/* The row of that name; NULL when there is none. */
+const struct field *field_find(const struct field *table, const char *name);
+/* Whether a value has the JSON type of a row, and the names of both. */
+bool field_has_type(enum field_type t, const json_t *v);
+const char *field_type_name(enum field_type t);
+const char *field_json_type_name(const json_t *v);
 
 bool field_dns_label(struct str s);
 bool field_dns_name(struct str s);

@@ -63,7 +63,7 @@ static const char *quoted(struct field_errors *e, const json_t *v)
     return arena_strndup(e->arena, sbuf_str(&b));
 }
 
-static const char *type_name(enum field_type t)
+const char *field_type_name(enum field_type t)
 {
     switch (t) {
     case FIELD_INT:
@@ -82,7 +82,7 @@ static const char *type_name(enum field_type t)
     }
 }
 
-static const char *json_type_name(const json_t *v)
+const char *field_json_type_name(const json_t *v)
 {
     switch (json_typeof(v)) {
     case JSON_OBJECT:
@@ -102,7 +102,7 @@ static const char *json_type_name(const json_t *v)
     }
 }
 
-static bool has_type(enum field_type t, const json_t *v)
+bool field_has_type(enum field_type t, const json_t *v)
 {
     switch (t) {
     case FIELD_ANY:
@@ -327,8 +327,8 @@ static void check_list(const struct field *f, const json_t *v, const char *path,
     json_array_foreach (v, i, item) {
         char at[PATH_MAX_BYTES];
         snprintf(at, sizeof(at), "%s[%zu]", path, i);
-        if (!has_type(f->elem, item))
-            field_errors_add(e, at, "FieldValueTypeInvalid", "Invalid value: \"%s\": must be of type %s", json_type_name(item), type_name(f->elem));
+        if (!field_has_type(f->elem, item))
+            field_errors_add(e, at, "FieldValueTypeInvalid", "Invalid value: \"%s\": must be of type %s", field_json_type_name(item), field_type_name(f->elem));
         else
             check_value(&element, item, at, e);
     }
@@ -345,7 +345,7 @@ static void check_map(const struct field *f, const json_t *v, const char *path, 
         char at[PATH_MAX_BYTES];
         snprintf(at, sizeof(at), "%s[%.200s]", path, key);
         if (!json_is_string(value))
-            field_errors_add(e, at, "FieldValueTypeInvalid", "Invalid value: \"%s\": must be of type string", json_type_name(value));
+            field_errors_add(e, at, "FieldValueTypeInvalid", "Invalid value: \"%s\": must be of type string", field_json_type_name(value));
         else if ((f->flags & FIELD_BASE64) && !is_base64(str_n(json_string_value(value), json_string_length(value))))
             field_errors_add(e, at, "FieldValueInvalid", "Invalid value: must be base64");
     }
@@ -387,14 +387,14 @@ void field_validate(const struct field *table, const json_t *obj, const char *pa
                 field_errors_add(errors, at, "FieldValueRequired", "Required value");
             continue;
         }
-        if (!has_type(f->type, v))
-            field_errors_add(errors, at, "FieldValueTypeInvalid", "Invalid value: \"%s\": must be of type %s", json_type_name(v), type_name(f->type));
+        if (!field_has_type(f->type, v))
+            field_errors_add(errors, at, "FieldValueTypeInvalid", "Invalid value: \"%s\": must be of type %s", field_json_type_name(v), field_type_name(f->type));
         else
             check_value(f, v, at, errors);
     }
 }
 
-static const struct field *find(const struct field *table, const char *name)
+const struct field *field_find(const struct field *table, const char *name)
 {
     for (const struct field *f = table; f && f->name; f++)
         if (!strcmp(f->name, name))
@@ -409,7 +409,7 @@ void field_unknown(const struct field *table, const json_t *obj, const char *pat
     json_object_foreach ((json_t *)(uintptr_t)obj, key, v) {
         char at[PATH_MAX_BYTES];
         join(at, path, key);
-        const struct field *f = find(table, key);
+        const struct field *f = field_find(table, key);
         if (!f) {
             field_errors_add(errors, at, "FieldUnknown", "unknown field \"%s\"", at);
         } else if (f->type == FIELD_OBJECT && f->sub && !(f->flags & FIELD_OPEN) && json_is_object(v)) {
@@ -433,10 +433,10 @@ void field_prune(const struct field *table, const struct field *also, json_t *ob
     json_t *v, *item;
     void *next;
     json_object_foreach_safe (obj, next, key, v) {
-        const struct field *f = find(table, key);
+        const struct field *f = field_find(table, key);
         size_t i;
         if (!f)
-            f = find(also, key);
+            f = field_find(also, key);
         if (!f)
             json_object_del(obj, key);
         else if (f->type == FIELD_OBJECT && f->sub && !(f->flags & FIELD_OPEN) && json_is_object(v))
