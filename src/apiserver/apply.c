@@ -113,7 +113,7 @@ static bool was_applied_by_kubectl(struct api_request *q, const struct managed_b
     JSON_AUTO last = NULL;
     if (strcmp(by->manager, "kubectl") != 0 || !text || json_parse(str_of(text), q->server->o.max_object_bytes, &last, NULL) < 0)
         return false;
-    JSON_AUTO named = fieldset_of(managed_rows(q->kind, by->subresource, q->arena), last);
+    JSON_AUTO named = managed_applied(q->kind, by->subresource, q->arena, last);
     JSON_AUTO conflicts = managed_conflicting(q->kind, q->arena, live, obj, by);
     JSON_AUTO others = fieldset_minus(conflicts, named);
     return fieldset_is_empty(others);
@@ -179,7 +179,7 @@ void api_apply(struct api_request *q)
     }
     if (!doc || check_document(q, doc, &err) < 0)
         goto fail;
-    w.applied = fieldset_of(managed_rows(q->kind, q->sub, q->arena), doc);
+    w.applied = managed_applied(q->kind, q->sub, q->arena, doc);
     struct store_value *v = store_get_pending(q->server->store, sbuf_str(&key));
     if (v) {
         apply_over(&w, v, doc, force);

@@ -58,6 +58,13 @@ static struct fieldset_diff diff_of(const struct kind *k, const char *subresourc
     return fieldset_compare(managed_rows(k, subresource, a), live ? live : nothing, obj);
 }
 
+json_t *managed_applied(const struct kind *k, const char *subresource, struct arena *a, const json_t *doc)
+{
+    JSON_AUTO metadata = json_pack("{s:{s:{}}}", "f:metadata", ".");
+    JSON_AUTO all = fieldset_of(managed_rows(k, subresource, a), doc);
+    return fieldset_minus(all, metadata);
+}
+
 /* ---- entries ---- */
 
 struct manager {

@@ -21,6 +21,8 @@ const struct field *managed_rows(const struct kind *k, const char *subresource, 
 /* All rows of an object, metadata's too, as apply lays one document over another. */
 const struct field *managed_all_rows(const struct kind *k, struct arena *a);
 
+/* What an applied document sets; new reference. */
+json_t *managed_applied(const struct kind *k, const char *subresource, struct arena *a, const json_t *doc);
 /* What `by` owns in obj; new reference. */
 json_t *managed_owned(const json_t *obj, const struct managed_by *by);
 /* What all others own; new reference. */
