@@ -320,6 +320,15 @@ bool conn_peer_cert(struct conn *c, struct conn_peer *ret)
     return true;
 }
 
+bool conn_chose(struct conn *c, const char *protocol)
+{
+    const unsigned char *name = NULL;
+    unsigned len = 0;
+    if (c->ssl && !c->handshaking && !c->err.code)
+        SSL_get0_alpn_selected(c->ssl, &name, &len);
+    return str_eqc(str_n(name, len), protocol);
+}
+
 void conn_peer_addr(struct conn *c, struct net_addr *ret)
 {
     *ret = (struct net_addr){.len = sizeof(ret->un)};

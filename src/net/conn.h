@@ -46,6 +46,8 @@ struct conn_peer {
     int org_count;
 };
 bool conn_peer_cert(struct conn *c, struct conn_peer *ret);
+/* Whether the TLS handshake is over and its ALPN chose this protocol. */
+bool conn_chose(struct conn *c, const char *protocol);
 void conn_peer_addr(struct conn *c, struct net_addr *ret);
 
 #endif

@@ -5,7 +5,7 @@
 #include <ctype.h>
 #include <llhttp.h>
 
-#include "net/http.h"
+#include "net/http_server_internal.h"
 
 size_t http_head_end(struct str bytes)
 {
@@ -66,12 +66,17 @@ static int parse_request_line(struct str line, struct http_head *h, struct err *
     struct str rest = line;
     if (!str_cut(&rest, ' ', &h->method) || !str_cut(&rest, ' ', &h->target) || !is_token(h->method) || !h->target.len)
         return err_set(err, ERR_BAD_REQUEST, "the request line is malformed");
+    int rc = parse_version(rest, &h->minor_version, err);
+    return rc < 0 ? rc : http_target_split(h, err);
+}
+
+int http_target_split(struct http_head *h, struct err *err)
+{
+    if (!h->target.len)
+        return err_set(err, ERR_BAD_REQUEST, "the request has no target");
     for (size_t i = 0; i < h->target.len; i++)
         if ((unsigned char)h->target.ptr[i] <= 0x20 || (unsigned char)h->target.ptr[i] >= 0x7f)
             return err_set(err, ERR_BAD_REQUEST, "the request target must be printable ASCII");
-    int rc = parse_version(rest, &h->minor_version, err);
-    if (rc < 0)
-        return rc;
     struct str target = h->target;
     if (target.ptr[0] != '/') {
         /* absolute-form: only its path matters; Host is checked apart. "*" and authority-form are not for us. */

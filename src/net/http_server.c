@@ -2,13 +2,16 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/rnd.h"
 
 #define ACCEPTS_AT_ONCE 64
 #define ACCEPT_PAUSE_MS 100
+#define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 
 #define DEFAULT(field, value) \
     if (!o->field) \
@@ -78,6 +81,7 @@ int http_server_start(struct loop *l, const struct http_server_options *o, const
     *s = (struct http_server){.loop = l, .o = *o, .ops = ops, .ctx = ctx, .fd = -1};
     fill_defaults(&s->o);
     LIST_INIT(&s->conns);
+    LIST_INIT(&s->conns2);
     timer_init(&s->accept_again, l, on_accept_again, s);
     timer_init(&s->drained_timer, l, on_drained, s);
     rnd_bytes(&s->id_prefix, sizeof(s->id_prefix));
@@ -138,6 +142,7 @@ void http_server_drain(struct http_server *s, void (*done)(void *arg), void *arg
         if (c->state == CONN_HEAD && !c->in.len)
             server_conn_abort(c);
     }
+    http2_drain_all(s);
     server_conn_gone(s);
 }
 
@@ -150,9 +155,95 @@ void http_server_free(struct http_server *s)
     struct http_server_conn *c;
     while ((c = LIST_FIRST(&s->conns)))
         server_conn_abort(c);
+    http2_abort_all(s);
     timer_stop(&s->drained_timer);
     if (s->bound.len && s->o.listen.sa.sa_family == AF_UNIX) /* ours, not that of a server that was there before */
         unlink(s->o.listen.un.sun_path);
     tls_ctx_unref(s->tls);
     mem_free(s);
+}
+
+/* ---- what both protocols use ---- */
+
+struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn)
+{
+    struct arena *a = arena_new(REQUEST_ARENA_MAX);
+    struct http_request *r = ARENA_NEW(a, struct http_request);
+    char *id = ARENA_ARRAY(a, char, 32);
+    snprintf(id, 32, "req-%08x%012llx", s->id_prefix, (unsigned long long)++s->id_counter);
+    r->arena = a;
+    r->carrier = carrier;
+    r->conn = conn;
+    r->id = id;
+    r->started_ns = clock_mono_ns();
+    r->body = STR("");
+    return r;
+}
+
+/* "Tue, 24 Nov 2026 04:00:00 GMT", made once a second a thread. */
+const char *http_date_text(void)
+{
+    static __thread int64_t second;
+    static __thread char text[40];
+    int64_t now = clock_wall_ms() / 1000;
+    if (now != second) {
+        time_t t = (time_t)now;
+        struct tm tm;
+        gmtime_r(&t, &tm);
+        strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        second = now;
+    }
+    return text;
+}
+
+bool http_status_has_no_body(int status)
+{
+    return status < 200 || status == 204 || status == 304;
+}
+
+/* ---- answering ---- */
+
+void http_respond(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count, struct str body)
+{
+    r->carrier->respond(r, status, content_type, headers, header_count, body);
+}
+
+void http_respond_start(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count)
+{
+    r->carrier->respond_start(r, status, content_type, headers, header_count);
+}
+
+bool http_write(struct http_request *r, struct str bytes)
+{
+    return r->carrier->write(r, bytes);
+}
+
+void http_flush(struct http_request *r)
+{
+    r->carrier->write(r, STR_NULL);
+}
+
+void http_respond_end(struct http_request *r)
+{
+    r->carrier->respond_end(r);
+}
+
+void http_respond_abort(struct http_request *r)
+{
+    r->carrier->respond_abort(r);
+}
+
+size_t http_queued(const struct http_request *r)
+{
+    return r->carrier->queued(r);
+}
+
+bool http_response_started(const struct http_request *r)
+{
+    return r->carrier->started(r);
+}
+
+bool http_request_peer(struct http_request *r, struct conn_peer *ret)
+{
+    return r->carrier->peer(r, ret);
 }

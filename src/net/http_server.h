@@ -1,7 +1,7 @@
-/* HTTP/1.1 server: listens, reads requests under caps, hands them to a handler, writes answers with back-pressure.
+/* HTTP server: listens, reads requests under caps, hands them to a handler, writes answers with back-pressure.
  *
- * One server belongs to one loop; several share a port by reuse_port. A connection carries one request at a time
- * (pipelined ones wait). Life of a request: head read and checked → ops->on_head (may answer at once, sets the body's
+ * One server belongs to one loop; several share a port by reuse_port. Connections speak HTTP/1.1, or HTTP/2 where TLS's ALPN chose it; handlers see no difference.
+ * On HTTP/1.1 a connection carries one request at a time (pipelined ones wait), on HTTP/2 many. Life of a request: head read and checked → ops->on_head (may answer at once, sets the body's
  * cap) → body gathered → ops->on_request → http_respond*() … http_respond_end() → arena freed. If the client goes
  * away before the end, ops->on_abort is called once and the request is gone when it returns; else ops->on_done, likewise the last
  * call. Exactly one of on_abort and on_done is called for each request that reached on_head.
@@ -18,14 +18,15 @@
 #include "net/http.h"
 
 struct http_server;
-struct http_server_conn;
+struct http_carrier;
 
 struct http_request {
     struct http_head head; /* slices live as long as the request */
     struct str body;       /* complete, set before on_request; NUL-terminated */
     struct arena *arena;   /* dies with the request */
     void *user;            /* the handler's */
-    struct http_server_conn *conn;
+    const struct http_carrier *carrier; /* how the answer travels */
+    void *conn;                         /* the carrier's */
     uint64_t started_ns;   /* first byte of the request */
     const char *id;        /* "req-…", unique; X-Request-Id of the answer */
 };

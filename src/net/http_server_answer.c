@@ -1,39 +1,16 @@
 /* Answers: heads, whole bodies, streams; queueing what the kernel does not take. */
-#include <time.h>
-
 #include "base/clock.h"
 #include "base/mem.h"
 #include "net/http_server_internal.h"
 
 #define LOW_WATER_DIVISOR 4
 
-/* "Tue, 24 Nov 2026 04:00:00 GMT", made once a second a thread. */
-static const char *date_text(void)
-{
-    static __thread int64_t second;
-    static __thread char text[40];
-    int64_t now = clock_wall_ms() / 1000;
-    if (now != second) {
-        time_t t = (time_t)now;
-        struct tm tm;
-        gmtime_r(&t, &tm);
-        strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &tm);
-        second = now;
-    }
-    return text;
-}
-
-static bool has_no_body(int status)
-{
-    return status < 200 || status == 204 || status == 304;
-}
-
 static void build_head(struct http_server_conn *c, int status, const char *type, const struct http_out_header *headers, size_t count, int64_t length)
 {
     struct sbuf *h = &c->head;
     if (c->server->draining)
         c->close_after = true;
-    sbuf_addf(h, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, http_status_text(status), date_text());
+    sbuf_addf(h, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, http_status_text(status), http_date_text());
     if (c->server->o.server_name)
         sbuf_addf(h, "Server: %s\r\n", c->server->o.server_name);
     if (type)
@@ -46,7 +23,7 @@ static void build_head(struct http_server_conn *c, int status, const char *type,
             continue;
         sbuf_addf(h, "%s: %.*s\r\n", headers[i].name, STR_ARG(headers[i].value));
     }
-    if (length >= 0 && !has_no_body(status))
+    if (length >= 0 && !http_status_has_no_body(status))
         sbuf_addf(h, "Content-Length: %lld\r\n", (long long)length);
     else if (c->chunked)
         sbuf_addc(h, "Transfer-Encoding: chunked\r\n");
@@ -155,14 +132,14 @@ static void complete(struct http_server_conn *c)
         server_conn_finish(c);
 }
 
-void http_respond(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count,
+static void respond(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count,
                   struct str body)
 {
     struct http_server_conn *c = r->conn;
     if (!may_answer(r) || c->started)
         return;
     c->started = true;
-    c->no_body = c->no_body || has_no_body(status);
+    c->no_body = c->no_body || http_status_has_no_body(status);
     build_head(c, status, content_type, headers, header_count, (int64_t)body.len);
     struct iovec iov[2] = {{c->head.ptr, c->head.len}, {(char *)(uintptr_t)body.ptr, body.len}};
     bool ok = send_iov(c, iov, c->no_body || !body.len ? 1 : 2);
@@ -172,20 +149,20 @@ void http_respond(struct http_request *r, int status, const char *content_type, 
     complete(c);
 }
 
-void http_respond_start(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count)
+static void respond_start(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count)
 {
     struct http_server_conn *c = r->conn;
     if (!may_answer(r) || c->started)
         return;
     c->started = true;
-    c->no_body = c->no_body || has_no_body(status);
+    c->no_body = c->no_body || http_status_has_no_body(status);
     c->chunked = r->head.minor_version == 1 && !c->no_body;
     if (!c->chunked && !c->no_body)
         c->close_after = true;
     build_head(c, status, content_type, headers, header_count, -1);
 }
 
-bool http_write(struct http_request *r, struct str bytes)
+static bool write_bytes(struct http_request *r, struct str bytes)
 {
     struct http_server_conn *c = r->conn;
     if (!may_answer(r) || !c->started)
@@ -209,12 +186,7 @@ bool http_write(struct http_request *r, struct str bytes)
     return !c->over_high;
 }
 
-void http_flush(struct http_request *r)
-{
-    http_write(r, STR_NULL);
-}
-
-void http_respond_end(struct http_request *r)
+static void respond_end(struct http_request *r)
 {
     struct http_server_conn *c = r->conn;
     if (!may_answer(r) || !c->started)
@@ -231,7 +203,7 @@ void http_respond_end(struct http_request *r)
     complete(c);
 }
 
-void http_respond_abort(struct http_request *r)
+static void respond_abort(struct http_request *r)
 {
     struct http_server_conn *c = r->conn;
     if (c->dead || c->state == CONN_LINGER)
@@ -242,20 +214,22 @@ void http_respond_abort(struct http_request *r)
     server_conn_abort(c);
 }
 
-size_t http_queued(const struct http_request *r)
+static size_t queued_bytes(const struct http_request *r)
 {
-    return queued(r->conn);
+    return queued((const struct http_server_conn *)r->conn);
 }
 
-bool http_response_started(const struct http_request *r)
+static bool is_started(const struct http_request *r)
 {
-    return r->conn->started;
+    return ((const struct http_server_conn *)r->conn)->started;
 }
 
-bool http_request_peer(struct http_request *r, struct conn_peer *ret)
+static bool peer_of(struct http_request *r, struct conn_peer *ret)
 {
-    return conn_peer_cert(r->conn->conn, ret);
+    return conn_peer_cert(((struct http_server_conn *)r->conn)->conn, ret);
 }
+
+const struct http_carrier http1_carrier = {respond, respond_start, write_bytes, respond_end, respond_abort, queued_bytes, is_started, peer_of};
 
 /* An answer of the server's own; the handler never sees the request, or sees it end by on_abort. */
 void server_conn_error(struct http_server_conn *c, int status, const char *msg)
@@ -264,10 +238,7 @@ void server_conn_error(struct http_server_conn *c, int status, const char *msg)
     const char *type = "text/plain; charset=utf-8";
     sbuf_init(&body, 16 * 1024);
     if (!c->req) { /* the head timed out half-way */
-        struct arena *a = arena_new(64 * 1024);
-        c->req = ARENA_NEW(a, struct http_request);
-        c->req->arena = a;
-        c->req->conn = c;
+        c->req = server_request_new(c->server, &http1_carrier, c);
         c->req->id = "";
     }
     bool handler_knows = c->state == CONN_BODY && c->server->ops->on_head;

@@ -5,7 +5,6 @@
 
 #define SCRATCH_BYTES (64 * 1024)
 #define READS_AT_ONCE 4
-#define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 #define LINGER_MS 2000
 #define LINGER_BYTES_MAX (8 * 1024 * 1024)
 #define KEEP_BUFFER_BYTES 8192 /* a waiting connection holds no more than this */
@@ -192,20 +191,6 @@ void server_conn_finish(struct http_server_conn *c)
     leave(c);
 }
 
-static struct http_request *request_new(struct http_server_conn *c)
-{
-    struct arena *a = arena_new(REQUEST_ARENA_MAX);
-    struct http_request *r = ARENA_NEW(a, struct http_request);
-    char *id = ARENA_ARRAY(a, char, 32);
-    snprintf(id, 32, "req-%08x%012llx", c->server->id_prefix, (unsigned long long)++c->server->id_counter);
-    r->arena = a;
-    r->conn = c;
-    r->id = id;
-    r->started_ns = clock_mono_ns();
-    r->body = STR("");
-    return r;
-}
-
 static void call_handler(struct http_server_conn *c)
 {
     c->state = CONN_HANDLING;
@@ -220,7 +205,7 @@ static void call_handler(struct http_server_conn *c)
 static void begin_request(struct http_server_conn *c, struct str bytes)
 {
     struct err err = ERR_INIT;
-    struct http_request *r = request_new(c);
+    struct http_request *r = server_request_new(c->server, &http1_carrier, c);
     c->req = r;
     c->close_after = true;
     int rc = http_head_parse(arena_str(r->arena, bytes), true, &r->head, &err);
@@ -311,7 +296,7 @@ static size_t take_head(struct http_server_conn *c, struct str bytes)
     struct str rest = str_skip(bytes, blank);
     size_t end = rest.len ? http_head_end(rest) : 0;
     if (end > c->server->o.max_head_bytes || (!end && rest.len > c->server->o.max_head_bytes)) {
-        c->req = request_new(c);
+        c->req = server_request_new(c->server, &http1_carrier, c);
         c->close_after = true;
         server_conn_error(c, 431, "the head is larger than this server accepts");
         return bytes.len;
@@ -410,9 +395,32 @@ static void on_readable(struct http_server_conn *c)
     }
 }
 
+/* The handshake is over, and chose HTTP/2: nothing was read yet. */
+static void hand_over(struct http_server_conn *c)
+{
+    struct http_server *s = c->server;
+    struct conn *conn = c->conn;
+    timer_stop(&c->timer);
+    LIST_REMOVE(c, link);
+    s->conn_count--;
+    sbuf_deinit(&c->in);
+    sbuf_deinit(&c->body_bytes);
+    sbuf_deinit(&c->head);
+    sbuf_deinit(&c->out);
+    mem_free(c);
+    http2_accept(s, conn);
+}
+
 static void on_ready(void *arg, int events)
 {
     struct http_server_conn *c = arg;
+    if (!c->known) {
+        c->known = true;
+        if (conn_chose(c->conn, "h2")) {
+            hand_over(c);
+            return;
+        }
+    }
     enter(c);
     if (events & FD_WRITE)
         server_conn_flush(c);

@@ -1,10 +1,24 @@
-/* Inside the HTTP server: the listener (http_server.c), connections (http_server_conn.c), answers (http_server_answer.c). */
+/* Inside the HTTP server: the listener (http_server.c), connections of HTTP/1.1 (http_server_conn.c) and their answers (http_server_answer.c), connections of
+ * HTTP/2 with theirs (http2_server.c). */
 #ifndef SEKI_NET_HTTP_SERVER_INTERNAL_H
 #define SEKI_NET_HTTP_SERVER_INTERNAL_H
 
 #include <sys/queue.h>
 
 #include "net/http_server.h"
+
+/* The answering half of http_server.h, for one protocol; each does what the function of that name promises there. */
+struct http_carrier {
+    void (*respond)(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count, struct str body);
+    void (*respond_start)(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count);
+    bool (*write)(struct http_request *r, struct str bytes);
+    void (*respond_end)(struct http_request *r);
+    void (*respond_abort)(struct http_request *r);
+    size_t (*queued)(const struct http_request *r);
+    bool (*started)(const struct http_request *r);
+    bool (*peer)(struct http_request *r, struct conn_peer *ret);
+};
+extern const struct http_carrier http1_carrier;
 
 enum conn_state {
     CONN_HEAD,     /* waiting for, or reading, a head */
@@ -25,7 +39,8 @@ struct http_server {
     struct net_addr bound;
     struct timer accept_again; /* out of descriptors: try later, never spin */
     LIST_HEAD(, http_server_conn) conns;
-    size_t conn_count;
+    LIST_HEAD(, http2_conn) conns2;
+    size_t conn_count; /* of both */
     bool draining;
     void (*drained)(void *arg);
     void *drained_arg;
@@ -57,6 +72,7 @@ struct http_server_conn {
     bool unheard;           /* the handler does not know of this request, or no more */
 
     int busy;   /* inside our own call chain: freeing waits */
+    bool known; /* the protocol was asked for */
     bool dead, processing;
     bool between; /* an answer has ended: the timer of the next head is to be set */
 };
@@ -71,5 +87,17 @@ void server_conn_error(struct http_server_conn *c, int status, const char *msg);
 void server_conn_want(struct http_server_conn *c);    /* asks for the readiness that the state calls for */
 void server_conn_watch_progress(struct http_server_conn *c);
 void server_conn_gone(struct http_server *s);         /* a connection was freed */
+
+/* A request with its id, for either protocol. */
+struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn);
+bool http_status_has_no_body(int status);
+const char *http_date_text(void); /* "Tue, 24 Nov 2026 04:00:00 GMT", made once a second a thread */
+/* Splits h->target into path and query. */
+int http_target_split(struct http_head *h, struct err *err) NODISCARD;
+
+/* HTTP/2: takes over a connection whose handshake chose it. */
+void http2_accept(struct http_server *s, struct conn *conn);
+void http2_drain_all(struct http_server *s);
+void http2_abort_all(struct http_server *s);
 
 #endif

@@ -17,11 +17,11 @@ static int ssl_fail(struct err *err, int code, const char *what)
     return err_set(err, code, "%s%s%s", what, e ? ": " : "", text);
 }
 
-static const unsigned char alpn_http11[] = "\x08http/1.1";
+static const unsigned char alpn_http11[] = "\x08http/1.1", alpn_server[] = "\x02h2\x08http/1.1";
 
 static int select_alpn(SSL *ssl UNUSED, const unsigned char **out, unsigned char *out_len, const unsigned char *in, unsigned in_len, void *arg UNUSED)
 {
-    if (SSL_select_next_proto((unsigned char **)(uintptr_t)out, out_len, alpn_http11, sizeof(alpn_http11) - 1, in, in_len) == OPENSSL_NPN_NEGOTIATED)
+    if (SSL_select_next_proto((unsigned char **)(uintptr_t)out, out_len, alpn_server, sizeof(alpn_server) - 1, in, in_len) == OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_OK;
     return SSL_TLSEXT_ERR_NOACK;
 }

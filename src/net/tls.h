@@ -1,4 +1,4 @@
-/* TLS contexts on OpenSSL 3: TLS 1.2 and 1.3, AEAD suites, ALPN http/1.1, session tickets on the server.
+/* TLS contexts on OpenSSL 3: TLS 1.2 and 1.3, AEAD suites, ALPN (servers: h2 before http/1.1; clients: http/1.1), session tickets on the server.
  *
  * A context is immutable and shared by reference count; reloading certificates makes a new one (DESIGN: config swaps
  * snapshots). Private keys must not be readable by others. Threads: any.

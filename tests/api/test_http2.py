@@ -1,0 +1,252 @@
+"""HTTP/2 beside HTTP/1.1: one connection with many requests, flow control, and what hostile peers try. The peer is python-h2, which lets a test choose each frame."""
+import json
+import socket
+import ssl
+import subprocess
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+import h2.settings
+import pytest
+
+from cloud import ApiError, wait_for
+
+
+class Peer:
+    """A client of HTTP/2 with the admin's certificate."""
+
+    def __init__(self, cloud, validate=True, window=None):
+        context = ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+        context.load_cert_chain(str(cloud.data / "pki" / "admin.crt"), str(cloud.data / "pki" / "admin.key"))
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        host, port = cloud.address("api").rsplit(":", 1)
+        self.host = f"{host}:{port}"
+        self.sock = context.wrap_socket(socket.create_connection((host, int(port)), timeout=20), server_hostname=host)
+        assert self.sock.selected_alpn_protocol() == "h2"
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, validate_outbound_headers=validate, normalize_outbound_headers=validate))
+        self.h2.initiate_connection()
+        self.streams, self.goaway, self.closed, self.agreed = {}, None, False, 0
+        self.flush()
+        if window is not None:
+            self.until(lambda: self.agreed)
+            self.agreed = 0
+            self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+            self.flush()
+            self.until(lambda: self.agreed)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+    def flush(self):
+        data = self.h2.data_to_send()
+        if data:
+            self.sock.sendall(data)
+
+    def request(self, method, path, body=None, headers=(), end=True):
+        stream = self.h2.get_next_available_stream_id()
+        head = [(":method", method), (":scheme", "https"), (":authority", self.host), (":path", path), *headers]
+        self.h2.send_headers(stream, head, end_stream=end and body is None)
+        self.streams[stream] = {"status": None, "headers": {}, "body": b"", "ended": False, "reset": None}
+        rest = body or b""
+        while rest and not self.streams[stream]["ended"]:
+            n = min(len(rest), self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
+            if n == 0:
+                self.flush()
+                self.receive()
+                continue
+            self.h2.send_data(stream, rest[:n], end_stream=end and n == len(rest))
+            rest = rest[n:]
+        self.flush()
+        return stream
+
+    def receive(self, acknowledge=True):
+        data = self.sock.recv(65536)
+        if not data:
+            self.closed = True
+            return
+        for e in self.h2.receive_data(data):
+            s = self.streams.get(getattr(e, "stream_id", None), {})
+            if isinstance(e, h2.events.ResponseReceived):
+                s["headers"] = {k.decode() if isinstance(k, bytes) else k: v.decode() if isinstance(v, bytes) else v for k, v in e.headers}
+                s["status"] = int(s["headers"][":status"])
+            elif isinstance(e, h2.events.DataReceived):
+                s["body"] += e.data
+                if acknowledge:
+                    self.h2.acknowledge_received_data(e.flow_controlled_length, e.stream_id)
+            elif isinstance(e, h2.events.StreamEnded):
+                s["ended"] = True
+            elif isinstance(e, h2.events.StreamReset):
+                s["reset"] = e.error_code
+            elif isinstance(e, h2.events.SettingsAcknowledged):
+                self.agreed += 1
+            elif isinstance(e, h2.events.ConnectionTerminated):
+                self.goaway = e.error_code
+        self.flush()
+
+    def until(self, condition):
+        while not condition():
+            assert not self.closed and self.goaway is None, f"the connection ended: {self.goaway}"
+            self.receive()
+
+    def answer(self, stream):
+        s = self.streams[stream]
+        self.until(lambda: s["ended"] or s["reset"] is not None)
+        return s
+
+
+def configmap(name, size=10):
+    return json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v" * size}}).encode()
+
+
+JSON = [("content-type", "application/json")]
+
+
+def test_many_requests_share_a_connection(cloud, project):
+    with Peer(cloud) as p:
+        made = [p.request("POST", f"/api/v1/namespaces/{project}/configmaps", configmap(f"c{i}"), JSON) for i in range(100)]
+        assert [p.answer(s)["status"] for s in made] == [201] * 100
+        gets = [p.request("GET", f"/api/v1/namespaces/{project}/configmaps/c{i}") for i in range(100)]
+        for i, s in enumerate(gets):
+            answer = p.answer(s)
+            assert answer["status"] == 200 and json.loads(answer["body"])["metadata"]["name"] == f"c{i}"
+            assert answer["headers"]["content-type"] == "application/json" and int(answer["headers"]["content-length"]) == len(answer["body"])
+            assert answer["headers"]["x-request-id"].startswith("req-")
+
+
+def test_a_watch_runs_beside_other_requests(cloud, project):
+    with Peer(cloud) as p:
+        base = f"/api/v1/namespaces/{project}/configmaps"
+        watch = p.request("GET", f"{base}?watch=1&resourceVersion=0")
+        for i in range(20):
+            assert p.answer(p.request("POST", base, configmap(f"w{i}"), JSON))["status"] == 201
+        p.until(lambda: p.streams[watch]["body"].count(b"\n") >= 20)
+        names = [json.loads(line)["object"]["metadata"]["name"] for line in p.streams[watch]["body"].splitlines()]
+        assert names == [f"w{i}" for i in range(20)]
+        p.h2.reset_stream(watch)
+        p.flush()
+        assert p.answer(p.request("GET", base))["status"] == 200
+
+
+def test_head_and_errors(cloud, project):
+    with Peer(cloud) as p:
+        head = p.answer(p.request("HEAD", f"/api/v1/namespaces/{project}"))
+        assert head["status"] == 200 and head["body"] == b""
+        missing = p.answer(p.request("GET", f"/api/v1/namespaces/{project}/configmaps/none"))
+        assert missing["status"] == 404 and json.loads(missing["body"])["reason"] == "NotFound"
+        bad = p.answer(p.request("POST", f"/api/v1/namespaces/{project}/configmaps", b"{", JSON))
+        assert bad["status"] == 400
+
+
+def test_large_bodies_both_ways(cloud, project):
+    with Peer(cloud) as p:
+        base = f"/api/v1/namespaces/{project}/configmaps"
+        assert p.answer(p.request("POST", base, configmap("big", 900_000), JSON))["status"] == 201
+        answer = p.answer(p.request("GET", f"{base}/big"))
+        assert len(json.loads(answer["body"])["data"]["k"]) == 900_000
+        too_large = p.request("POST", base, configmap("huge", 4_000_000), JSON, end=False)
+        assert p.answer(too_large)["status"] == 413
+        assert p.answer(p.request("GET", base))["status"] == 200, "the connection lives"
+
+
+def test_a_client_that_opens_no_window_gets_nothing_and_others_go_on(cloud, project):
+    cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", configmap("big", 500_000))
+    with Peer(cloud, window=0) as p:
+        s = p.request("GET", f"/api/v1/namespaces/{project}/configmaps/big")
+        p.until(lambda: p.streams[s]["status"] == 200)
+        assert p.streams[s]["body"] == b""
+        p.h2.increment_flow_control_window(10, stream_id=s)
+        p.flush()
+        p.until(lambda: len(p.streams[s]["body"]) == 10)
+        assert cloud.api("GET", f"/api/v1/namespaces/{project}/configmaps/big")["metadata"]["name"] == "big"
+
+
+def test_headers_over_the_limit(cloud):
+    with Peer(cloud) as p:
+        answer = p.answer(p.request("GET", "/version", headers=[(f"x-{i}", "v" * 1000) for i in range(40)]))
+        assert answer["status"] == 431
+        answer = p.answer(p.request("GET", "/version", headers=[(f"x-{i}", "v") for i in range(150)]))
+        assert answer["status"] == 431
+        assert p.answer(p.request("GET", "/version"))["status"] == 200
+
+
+@pytest.mark.parametrize("headers", [
+    [("Upper-Case", "x")], [("connection", "keep-alive")], [("transfer-encoding", "chunked")], [("bad name", "x")], [("x", "a\r\nb: c")], [("x", "a\0b")],
+    [(":path", "/again")], [("content-length", "5")], [("content-length", "-1")], [("te", "gzip")],
+])
+def test_malformed_requests_reach_nobody(cloud, project, headers):
+    before = cloud.metrics()
+    with Peer(cloud, validate=False) as p:
+        s = p.request("POST", f"/api/v1/namespaces/{project}/configmaps", b"{}", [*JSON, *headers])
+        try:
+            answer = p.answer(s)
+            assert answer["reset"] is not None or answer["status"] == 400, answer
+        except AssertionError:
+            assert p.goaway is not None or p.closed
+    for line in before.splitlines():
+        if line.startswith("seki_apiserver_requests_total") and 'code="201"' in line and "configmaps" in line:
+            assert line in cloud.metrics()
+
+
+def test_rapid_resets_end_the_connection(cloud, project):
+    with Peer(cloud) as p:
+        for _ in range(400):
+            try:
+                s = p.request("GET", f"/api/v1/namespaces/{project}/configmaps?watch=1")
+                p.h2.reset_stream(s)
+                p.flush()
+            except OSError:
+                break
+        try:
+            while p.goaway is None and not p.closed:
+                p.receive()
+        except (OSError, h2.exceptions.ProtocolError):
+            p.closed = True
+        assert p.closed or p.goaway == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+    assert cloud.api("GET", "/version")["major"]
+
+
+def test_garbage_instead_of_frames(cloud):
+    for garbage in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 200, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 1000):
+        context = ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+        context.set_alpn_protocols(["h2"])
+        host, port = cloud.address("api").rsplit(":", 1)
+        with context.wrap_socket(socket.create_connection((host, int(port)), timeout=20), server_hostname=host) as s:
+            s.sendall(garbage)
+            try:
+                while s.recv(65536):
+                    pass
+            except OSError:
+                pass
+
+
+def test_draining_lets_requests_end(own_cloud):
+    cloud = own_cloud()
+    cloud.project("drain")
+    with Peer(cloud) as p:
+        watch = p.request("GET", "/api/v1/namespaces/drain/configmaps?watch=1")
+        p.until(lambda: p.streams[watch]["status"] == 200)
+        cloud.stop()
+        try:
+            while p.goaway is None and not p.closed:
+                p.receive()
+        except OSError:
+            p.closed = True
+        assert p.goaway == h2.errors.ErrorCodes.NO_ERROR or p.closed
+
+
+def test_curl_speaks_both(cloud):
+    for flag, version in (("--http1.1", "1.1"), ("--http2", "2")):
+        out = subprocess.run(["curl", "-s", flag, "--cacert", str(cloud.data / "pki" / "ca.crt"), "--cert", str(cloud.data / "pki" / "admin.crt"), "--key", str(cloud.data / "pki" / "admin.key"),
+                              "-o", "/dev/null", "-w", "%{http_version} %{http_code}", cloud.api_url + "/version"], capture_output=True, text=True, timeout=60)
+        assert out.stdout == f"{version} 200", out
+
+
+def test_without_a_certificate_nobody_gets_in(cloud):
+    out = subprocess.run(["curl", "-s", "--http2", "--cacert", str(cloud.data / "pki" / "ca.crt"), cloud.api_url + "/api/v1/namespaces"], capture_output=True, text=True, timeout=60)
+    assert json.loads(out.stdout)["code"] == 401
