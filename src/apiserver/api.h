@@ -34,7 +34,7 @@ struct apiserver {
     VEC(struct store_watch *) own_watches;
     struct gc *gc;
     struct namespaces *namespaces;
-    size_t writes_in_flight;
+    struct flow_control *flow;
     int64_t delivered_rev; /* all events up to here were handed to watchers */
     struct {
         const char *name;
@@ -74,6 +74,11 @@ struct api_request {
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
     struct api_watch *watch;       /* once a watch runs */
+
+    struct flow *flow; /* whose share of the server it uses; NULL: this process's own */
+    TAILQ_ENTRY(api_request) waiting;
+    bool waits;
+    uint64_t waits_since_ms;
 
     /* where the answer goes: one of both */
     struct http_request *http;
@@ -191,6 +196,17 @@ json_t *table_start(const struct kind *k, int64_t rev, bool with_columns);
 void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whole_object);
 void api_discovery(struct api_request *q);
 void api_openapi(struct api_request *q);
+
+/* ---- flow.c: which request is served next ---- */
+struct flow_control *flow_new(struct apiserver *s, void (*serve_request)(struct api_request *q));
+void flow_free_all(struct flow_control *fc);
+/* Serves q now, or when its turn comes, or answers 429. */
+void flow_admit(struct flow_control *fc, struct api_request *q);
+void flow_leave(struct flow_control *fc, struct api_request *q); /* its client went away */
+/* Writes between acceptance and durability. ERR_TOO_MANY when there are enough. */
+int flow_check_write(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
+void flow_write_begins(struct flow_control *fc, struct api_request *q);
+void flow_write_ends(struct flow_control *fc, struct api_request *q);
 
 /* ---- local.c, server.c ---- */
 void api_serve_health(struct api_request *q, bool ready);

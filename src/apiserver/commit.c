@@ -51,7 +51,7 @@ static void committed(void *arg, int code, int64_t rev)
 {
     struct api_write *w = arg;
     struct api_request *q = w->q;
-    q->server->writes_in_flight--;
+    flow_write_ends(q->server->flow, q);
     if (code < 0) {
         if (code == ERR_NO_SPACE)
             api_fail_code(q, ERR_UNAVAILABLE, "the disk is full: nothing was written; free space and try again");
@@ -98,10 +98,10 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
     struct api_write *kept = XNEW(struct api_write);
     *kept = *w;
     q->refs++;
-    s->writes_in_flight++;
+    flow_write_begins(s->flow, q);
     int rc = store_txn(s->store, &op, 1, committed, kept, &err);
     if (rc < 0) {
-        s->writes_in_flight--;
+        flow_write_ends(s->flow, q);
         conflict(q, rc, &err);
         api_write_drop(w);
         mem_free(kept);

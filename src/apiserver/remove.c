@@ -157,7 +157,7 @@ static void collection_committed(void *arg, int code, int64_t rev UNUSED)
 {
     struct collection_done *d = arg;
     struct api_request *q = d->q;
-    q->server->writes_in_flight--;
+    flow_write_ends(q->server->flow, q);
     if (code < 0) {
         json_decref(d->items);
         api_fail_code(q, ERR_UNAVAILABLE, "the deletions could not be made durable and were undone");
@@ -197,10 +197,10 @@ static int delete_all(struct collection *c, const char *finalizer, json_t *items
         struct collection_done *d = XNEW(struct collection_done);
         *d = (struct collection_done){q, json_incref(items)};
         q->refs++;
-        q->server->writes_in_flight++;
+        flow_write_begins(q->server->flow, q);
         rc = store_txn(q->server->store, ops, count, collection_committed, d, err);
         if (rc < 0) {
-            q->server->writes_in_flight--;
+            flow_write_ends(q->server->flow, q);
             json_decref(d->items);
             mem_free(d);
             api_request_unref(q);

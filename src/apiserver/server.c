@@ -122,27 +122,35 @@ void api_forbid(struct api_request *q)
                   q->kind->group, where);
 }
 
+/* Its turn has come. */
+static void serve(struct api_request *q)
+{
+    struct apiserver *s = q->server;
+    struct err err = ERR_INIT;
+    bool reads = str_eqc(str_of(q->method), "GET") || str_eqc(str_of(q->method), "HEAD");
+    if (api_route(q, &err) < 0)
+        api_fail(q, &err);
+    else if (!authz_allows(s, q))
+        api_forbid(q);
+    else if (!q->kind)
+        serve_path(q);
+    else if (!strcmp(q->verb, "watch"))
+        api_watch_http(q);
+    else if (!reads && flow_check_write(s->flow, q, &err) < 0)
+        api_fail(q, &err);
+    else
+        api_dispatch(q);
+}
+
 static void on_request(void *ctx, struct http_request *r)
 {
     struct apiserver *s = ctx;
     struct api_request *q = r->user;
-    struct err err = ERR_INIT;
     q->text = r->body;
-    if (is_health(str_of(q->path))) {
+    if (is_health(str_of(q->path)))
         serve_path(q);
-    } else if (api_route(q, &err) < 0) {
-        api_fail(q, &err);
-    } else if (!authz_allows(s, q)) {
-        api_forbid(q);
-    } else if (!q->kind) {
-        serve_path(q);
-    } else if (!strcmp(q->verb, "watch")) {
-        api_watch_http(q);
-    } else if (!str_eqc(str_of(q->method), "GET") && s->writes_in_flight >= s->o.max_in_flight_writes) {
-        api_fail_code(q, ERR_TOO_MANY, "too many writes at once; try again in a second");
-    } else {
-        api_dispatch(q);
-    }
+    else
+        flow_admit(s->flow, q);
 }
 
 static void on_abort(void *ctx UNUSED, struct http_request *r)
@@ -152,6 +160,7 @@ static void on_abort(void *ctx UNUSED, struct http_request *r)
         return;
     r->user = NULL;
     q->http = NULL;
+    flow_leave(q->server->flow, q);
     if (q->watch) {
         api_watch_stop(q->watch);
         return;
@@ -270,6 +279,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     make_metrics(s);
     sbuf_init(&s->line.text, 16u * 1024 * 1024);
     struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes};
+    s->flow = flow_new(s, serve);
     int rc = authn_load_tokens(s, err);
     if (rc == 0)
         rc = http_server_start(l, &ho, &ops, s, &s->http, err);
@@ -321,6 +331,7 @@ void apiserver_free(struct apiserver *a)
     VEC_FOREACH (&a->own_watches, w)
         store_watch_stop(*w);
     VEC_DEINIT(&a->own_watches);
+    flow_free_all(a->flow);
     rbac_free(a->rbac);
     map_free(a->tokens);
     sbuf_deinit(&a->line.text);

@@ -56,9 +56,20 @@ def test_watch_while_another_client_writes(cloud, project):
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(iter(watch.stdout.readline, "")))
     reader.start()
+    def make(name):
+        cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v"}})
+
+    def begun():  # what exists before the watch begins is listed, by name
+        make(f"first{len(made)}")
+        made.append(1)
+        return lines
+    made = []
     try:
+        wait_for(begun, what="kubectl to watch")
+        wait_for(lambda: len(lines) == len(made), what="all that was made so far")
+        del lines[:]
         for i in range(20):
-            cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"c{i}"}, "data": {"k": "v"}})
+            make(f"c{i}")
         wait_for(lambda: len(lines) >= 20, what=f"20 lines of kubectl get -w, have {len(lines)}")
         assert [line.strip() for line in lines] == [f"configmap/c{i}" for i in range(20)]
     finally:
@@ -144,11 +155,10 @@ def test_invalid_json_and_too_large(cloud, project):
 
 
 def test_optimistic_concurrency(cloud, project):
-    apply(cloud, MANIFEST.format(name="c", ns=project))
-    path = f"{GROUP}/namespaces/{project}/modelendpoints/c"
+    path = f"/api/v1/namespaces/{project}/configmaps/c"
+    cloud.api("POST", path[:-2], {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}})
     first = cloud.api("GET", path)
     second = json.loads(json.dumps(first))
-    first["spec"]["replicas"] = 0
     first["metadata"]["labels"] = {"x": "1"}
     cloud.api("PUT", path, first)
     second["metadata"]["labels"] = {"x": "2"}
