@@ -2,7 +2,8 @@
  *
  * A client is a transport and an identity: http.c talks HTTPS (libcurl) with a client certificate or bearer token; local.c calls the apiserver in the same
  * process. Callers cannot tell which. Calls block up to a deadline (default 30 s): never call them on a loop's thread.
- * Errors carry the server's answer: code by reason (ERR_NOT_FOUND, ERR_CONFLICT …), field of the first cause, message. Threads: any; a client may be shared.
+ * Errors carry the server's answer: code by reason (ERR_NOT_FOUND, ERR_CONFLICT …), field of the first cause, message. A call that the server had no room for (429) is
+ * made again when it said to, within the deadline. Threads: any; a client may be shared.
  */
 #ifndef SEKI_CLIENT_CLIENT_H
 #define SEKI_CLIENT_CLIENT_H
@@ -31,12 +32,19 @@ struct client_http_options {
 int client_http(const struct client_http_options *o, struct client **ret, struct err *err) NODISCARD;
 /* From a kubeconfig file (YAML as we and kubectl write it, or JSON); ERR_INVALID names what is missing. NULL: $KUBECONFIG, then ~/.kube/config. */
 int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err) NODISCARD;
+/* A client that goes through another's transport (which must outlive it), and asks allow() before each call: it refuses with an error, or shortens *timeout_ms, which
+ * comes with the longest time that the call may take. Watches are not for fenced clients: allow() is asked once, at their start. */
+struct client *client_fenced(struct client *through, int (*allow)(void *arg, uint64_t *timeout_ms, struct err *err), void *arg);
 void client_free(struct client *c);
 
 int client_get(struct client *c, const struct client_resource *r, const char *ns, const char *name, json_t **ret, struct err *err) NODISCARD;
-/* One page after the other; items is an array, ret_rv the list's resourceVersion (may be NULL). ns NULL: all namespaces. selector: label selector or NULL. */
+/* One page after the other; items is an array, ret_rv the list's resourceVersion (may be NULL). ns NULL: all namespaces. selector: label selector or NULL. Objects so large that
+ * a page would pass the cap of an answer come in smaller pages. */
 int client_list(struct client *c, const struct client_resource *r, const char *ns, const char *selector, json_t **ret_items,
                 char ret_rv[32], struct err *err) NODISCARD;
+/* Likewise, but ERR_CANCELED within 1 s after *stop became true. */
+int client_list_until(struct client *c, const struct client_resource *r, const char *ns, const char *selector, atomic_bool *stop, json_t **ret_items,
+                      char ret_rv[32], struct err *err) NODISCARD;
 /* ret (may be NULL in all of these): the object as stored. */
 int client_create(struct client *c, const struct client_resource *r, const char *ns, json_t *obj, json_t **ret, struct err *err) NODISCARD;
 int client_update(struct client *c, const struct client_resource *r, json_t *obj, json_t **ret, struct err *err) NODISCARD;
@@ -63,14 +71,19 @@ struct client_call {
     const char *content_type;
     json_t *body; /* or NULL */
     uint64_t timeout_ms;
+    atomic_bool *stop; /* NULL, or: ERR_CANCELED within 1 s after it became true (streams: a clean end) */
+};
+struct client_answer {
+    int status;
+    int64_t retry_after_s; /* what the server asked for; 0: nothing */
+    json_t *body;          /* NULL when the answer has none; the caller's */
 };
 struct client_transport {
     const char *name;
-    /* Blocks. *ret_status and *ret_body (NULL when the answer has none) on any HTTP answer; an error only when there was none. */
-    int (*roundtrip)(void *t, const struct client_call *call, int *ret_status, json_t **ret_body, struct err *err);
-    /* Blocks; calls on_line with each document of the stream. Returns when it ends, on_line returns false, or *stop. *ret_status: of the answer. */
-    int (*stream)(void *t, const struct client_call *call, atomic_bool *stop, bool (*on_line)(void *arg, json_t *line), void *arg,
-                  int *ret_status, json_t **ret_error_body, struct err *err);
+    /* Blocks. Success on any HTTP answer; an error only when there was none. ERR_TOO_LARGE: the answer is over the transport's cap. */
+    int (*roundtrip)(void *t, const struct client_call *call, struct client_answer *ret, struct err *err);
+    /* Blocks; calls on_line with each document of the stream. Returns when it ends, on_line returns false, or *call->stop. ret: with a body when the status is not 200. */
+    int (*stream)(void *t, const struct client_call *call, bool (*on_line)(void *arg, json_t *line), void *arg, struct client_answer *ret, struct err *err);
     void (*free)(void *t);
 };
 /* Takes over t. */

@@ -5,8 +5,10 @@
 
 #include "base/mem.h"
 #include "client/curl_internal.h"
+#include "client/http_internal.h"
 
 #define BODY_MAX_DEFAULT (1024 * 1024)
+#define URL_MAX 8192
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void init(void)
@@ -18,14 +20,33 @@ void curl_once(void)
     pthread_once(&once, init);
 }
 
-int curl_error(int code, const char *text, const char *url, struct err *err)
+int curl_error(int code, const char *text, const char *url, size_t over_bytes, struct err *err)
 {
-    int mine = code == CURLE_OPERATION_TIMEDOUT                                                        ? ERR_TIMEOUT
-               : code == CURLE_WRITE_ERROR                                                             ? ERR_TOO_LARGE
-               : code == CURLE_COULDNT_CONNECT || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR ? ERR_CLOSED
-               : code == CURLE_ABORTED_BY_CALLBACK                                                     ? ERR_CANCELED
-                                                                                                       : ERR_IO;
-    return err_set(err, mine, "%s: %s", url, *text ? text : curl_easy_strerror((CURLcode)code));
+    static const struct {
+        CURLcode curl;
+        int code;
+        const char *what; /* put before curl's own words */
+    } codes[] = {{CURLE_OPERATION_TIMEDOUT, ERR_TIMEOUT, ""},
+                 {CURLE_COULDNT_CONNECT, ERR_CLOSED, ""},
+                 {CURLE_GOT_NOTHING, ERR_CLOSED, ""},
+                 {CURLE_SEND_ERROR, ERR_CLOSED, ""},
+                 {CURLE_RECV_ERROR, ERR_CLOSED, ""},
+                 {CURLE_PARTIAL_FILE, ERR_CLOSED, ""},
+                 {CURLE_WEIRD_SERVER_REPLY, ERR_PROTOCOL, ""},
+                 {CURLE_UNSUPPORTED_PROTOCOL, ERR_PROTOCOL, ""},
+                 {CURLE_PEER_FAILED_VERIFICATION, ERR_UNAUTHENTICATED, "the server's certificate is not accepted: "},
+                 {CURLE_SSL_CACERT_BADFILE, ERR_INVALID, "the certificate authority cannot be read: "},
+                 {CURLE_SSL_CERTPROBLEM, ERR_INVALID, "the client certificate or its key cannot be used: "},
+                 {CURLE_SSL_CONNECT_ERROR, ERR_PROTOCOL, "no TLS with the server: "}};
+    if (over_bytes)
+        return err_set(err, ERR_TOO_LARGE, "%s: the answer is larger than %zu KiB", url, over_bytes >> 10);
+    if (code == CURLE_ABORTED_BY_CALLBACK)
+        return err_set(err, ERR_CANCELED, "%s: canceled", url);
+    const char *words = *text ? text : curl_easy_strerror((CURLcode)code);
+    for (size_t i = 0; i < ARRAY_LEN(codes); i++)
+        if ((int)codes[i].curl == code)
+            return err_set(err, codes[i].code, "%s: %s%s", url, codes[i].what, words);
+    return err_set(err, ERR_IO, "%s: %s", url, words);
 }
 
 static size_t on_data(char *data, size_t size, size_t count, void *arg)
@@ -35,59 +56,74 @@ static size_t on_data(char *data, size_t size, size_t count, void *arg)
     return sbuf_ok(b) ? size * count : 0;
 }
 
-static void set_address(CURL *h, const char *address, struct sbuf *url, const char *path)
+static void set_url(CURL *h, const char *address, const struct sbuf *url)
 {
-    if (!strncmp(address, "unix:", 5)) {
+    if (!strncmp(address, "unix:", 5))
         curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, address + 5);
-        sbuf_addf(url, "http://localhost%s", path);
-    } else {
-        sbuf_addf(url, "%s%s", address, path);
-    }
     curl_easy_setopt(h, CURLOPT_URL, url->ptr);
-}
-
-int fetch(const struct fetch_options *o, int *ret_status, char **ret_body, size_t *ret_len, struct err *err)
-{
-    curl_once();
-    CURL *h = curl_easy_init();
-    if (!h)
-        return err_set(err, ERR_NO_MEMORY, "out of memory");
-    char text[CURL_ERROR_SIZE] = "";
-    CLEANUP(sbuf_deinit) struct sbuf url = {0};
-    CLEANUP(sbuf_deinit) struct sbuf body = {0};
-    sbuf_init(&url, 8192);
-    sbuf_init(&body, o->max_body_bytes ? o->max_body_bytes : BODY_MAX_DEFAULT);
-    set_address(h, o->address, &url, o->path);
-    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, text);
+    curl_easy_setopt(h, CURLOPT_PATH_AS_IS, 1L);
     curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(h, CURLOPT_PROXY, "");
-    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)o->timeout_ms);
-    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_data);
-    curl_easy_setopt(h, CURLOPT_WRITEDATA, &body);
-    if (o->method)
-        curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, o->method);
-    if (o->ca_file)
-        curl_easy_setopt(h, CURLOPT_CAINFO, o->ca_file);
-    struct curl_slist *headers = NULL;
+}
+
+static struct curl_slist *set_request(CURL *h, const struct fetch_options *o)
+{
+    struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
     if (o->body_json) {
         curl_easy_setopt(h, CURLOPT_POSTFIELDS, o->body_json);
         headers = curl_slist_append(headers, "Content-Type: application/json");
     }
-    headers = curl_slist_append(headers, "Expect:");
     if (o->bearer) {
         CLEANUP(mem_freep) char *line = xasprintf("Authorization: Bearer %s", o->bearer);
         headers = curl_slist_append(headers, line);
         mem_wipe(line, strlen(line));
     }
     curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
+    if (o->method)
+        curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, o->method);
+    if (o->ca_file)
+        curl_easy_setopt(h, CURLOPT_CAINFO, o->ca_file);
+    return headers;
+}
+
+static int check(const struct fetch_options *o, const struct sbuf *url, struct err *err)
+{
+    if (!sbuf_ok(url) || strpbrk(url->ptr, " \r\n\t"))
+        return err_field(err, ERR_INVALID, "url", "expected an address and a path without spaces, at most %d bytes", URL_MAX);
+    if (!o->timeout_ms)
+        return err_field(err, ERR_INVALID, "timeout_ms", "every request has a deadline");
+    return o->bearer ? client_check_token(o->bearer, err) : 0;
+}
+
+int fetch(const struct fetch_options *o, int *ret_status, char **ret_body, size_t *ret_len, struct err *err)
+{
+    char text[CURL_ERROR_SIZE] = "";
+    CLEANUP(sbuf_deinit) struct sbuf url = {0};
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    sbuf_init(&url, URL_MAX);
+    sbuf_init(&body, o->max_body_bytes ? o->max_body_bytes : BODY_MAX_DEFAULT);
+    sbuf_addf(&url, "%s%s", strncmp(o->address, "unix:", 5) ? o->address : "http://localhost", o->path);
+    int rc = check(o, &url, err);
+    if (rc < 0)
+        return rc;
+    curl_once();
+    CURL *h = curl_easy_init();
+    if (!h)
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    set_url(h, o->address, &url);
+    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, text);
+    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)o->timeout_ms);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_data);
+    curl_easy_setopt(h, CURLOPT_WRITEDATA, &body);
+    struct curl_slist *headers = set_request(h, o);
     CURLcode code = curl_easy_perform(h);
     long status = 0;
     curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &status);
     curl_slist_free_all(headers);
     curl_easy_cleanup(h);
     if (code != CURLE_OK)
-        return curl_error(code, text, url.ptr, err);
+        return curl_error(code, text, url.ptr, body.failed ? body.max : 0, err);
     if (ret_status)
         *ret_status = (int)status;
     if (ret_len)

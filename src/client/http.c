@@ -1,8 +1,8 @@
 /* HTTPS to the API by libcurl: handles are kept in a small stack, so that calls reuse connections; a watch has one of its own. */
 #include <curl/curl.h>
 #include <pthread.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "client/curl_internal.h"
@@ -10,10 +10,14 @@
 
 #define HANDLES_KEPT 8
 #define ANSWER_MAX (64u * 1024 * 1024)
+#define BODY_MAX (16u * 1024 * 1024) /* what the API takes is less */
 #define WATCH_LINE_MAX (4u * 1024 * 1024)
 #define CONNECT_TIMEOUT_MS 5000L
 /* A watch that says nothing for so long is dead: the server sends bookmarks. */
-#define WATCH_QUIET_S 180
+#define WATCH_QUIET_MS 180000u
+#define CREDENTIAL_MAX (1024u * 1024)
+#define TOKEN_MAX (64u * 1024)
+#define RETRY_AFTER_MAX_S 86400
 
 struct http {
     char *server;
@@ -45,8 +49,9 @@ static CURL *handle_new(struct http *t)
     if (!h)
         return NULL;
     curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "https,http");
+    curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "https");
     curl_easy_setopt(h, CURLOPT_PROXY, "");
+    curl_easy_setopt(h, CURLOPT_PATH_AS_IS, 1L); /* a name is a name, also ".." */
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_TIMEOUT_MS);
     curl_easy_setopt(h, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(h, CURLOPT_TCP_NODELAY, 1L);
@@ -101,64 +106,93 @@ static size_t collect(char *data, size_t size, size_t count, void *arg)
     return sbuf_ok(b) ? size * count : 0;
 }
 
-static int http_roundtrip(void *transport, const struct client_call *k, int *ret_status, json_t **ret_body, struct err *err)
+static int on_call_progress(void *arg, curl_off_t a UNUSED, curl_off_t b UNUSED, curl_off_t c UNUSED, curl_off_t d UNUSED)
+{
+    const struct client_call *k = arg;
+    return k->stop && atomic_load(k->stop);
+}
+
+static void set_body(CURL *h, const struct sbuf *body)
+{
+    if (body) {
+        curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->len);
+        curl_easy_setopt(h, CURLOPT_POSTFIELDS, body->ptr);
+    } else {
+        curl_easy_setopt(h, CURLOPT_HTTPGET, 1L);
+    }
+}
+
+/* One exchange on h, which keeps nothing of it. */
+static int exchange(struct http *t, CURL *h, const char *url, const struct client_call *k, const struct sbuf *body, struct sbuf *answer,
+                    struct client_answer *ret, struct err *err)
+{
+    char text[CURL_ERROR_SIZE] = "";
+    struct curl_slist *headers = headers_of(t, k);
+    long status = 0;
+    curl_off_t retry_after_s = 0;
+    curl_easy_setopt(h, CURLOPT_URL, url);
+    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, text);
+    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)k->timeout_ms);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, collect);
+    curl_easy_setopt(h, CURLOPT_WRITEDATA, answer);
+    curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_call_progress);
+    curl_easy_setopt(h, CURLOPT_XFERINFODATA, k);
+    curl_easy_setopt(h, CURLOPT_NOPROGRESS, k->stop ? 0L : 1L);
+    set_body(h, body);
+    curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, k->method);
+    curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
+    CURLcode code = curl_easy_perform(h);
+    curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_getinfo(h, CURLINFO_RETRY_AFTER, &retry_after_s);
+    curl_easy_setopt(h, CURLOPT_HTTPHEADER, NULL);
+    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, NULL);
+    curl_easy_setopt(h, CURLOPT_POSTFIELDS, NULL);
+    curl_slist_free_all(headers);
+    ret->status = (int)status;
+    ret->retry_after_s = retry_after_s > 0 ? MIN(retry_after_s, RETRY_AFTER_MAX_S) : 0;
+    return code == CURLE_OK ? 0 : curl_error(code, text, url, answer->failed ? answer->max : 0, err);
+}
+
+static int http_roundtrip(void *transport, const struct client_call *k, struct client_answer *ret, struct err *err)
 {
     struct http *t = transport;
     CLEANUP(sbuf_deinit) struct sbuf body = {0};
     CLEANUP(sbuf_deinit) struct sbuf answer = {0};
     CLEANUP(mem_freep) char *url = xasprintf("%s%s", t->server, k->path);
-    char text[CURL_ERROR_SIZE] = "";
-    sbuf_init(&body, ANSWER_MAX);
+    struct client_answer got = {0};
+    sbuf_init(&body, BODY_MAX);
     sbuf_init(&answer, ANSWER_MAX);
     if (k->body)
         json_write(k->body, &body);
+    if (!sbuf_ok(&body))
+        return err_set(err, ERR_TOO_LARGE, "%s: the object is larger than %u MiB", url, BODY_MAX >> 20);
     CURL *h = handle_take(t);
     if (!h)
         return err_set(err, ERR_NO_MEMORY, "out of memory");
-    struct curl_slist *headers = headers_of(t, k);
-    curl_easy_setopt(h, CURLOPT_URL, url);
-    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, text);
-    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)k->timeout_ms);
-    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, collect);
-    curl_easy_setopt(h, CURLOPT_WRITEDATA, &answer);
-    if (k->body) {
-        curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body.len);
-        curl_easy_setopt(h, CURLOPT_POSTFIELDS, body.ptr);
-    } else {
-        curl_easy_setopt(h, CURLOPT_HTTPGET, 1L);
-    }
-    curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, k->method);
-    curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
-    CURLcode code = curl_easy_perform(h);
-    long status = 0;
-    curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &status);
-    curl_easy_setopt(h, CURLOPT_HTTPHEADER, NULL);
-    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, NULL);
-    curl_easy_setopt(h, CURLOPT_POSTFIELDS, NULL);
-    curl_slist_free_all(headers);
-    int rc = code == CURLE_OK ? 0 : curl_error(code, text, url, err);
-    handle_give(t, h, code == CURLE_OK);
+    int rc = exchange(t, h, url, k, k->body ? &body : NULL, &answer, &got, err);
+    handle_give(t, h, rc == 0);
     if (rc < 0)
         return rc;
-    json_t *doc = NULL;
-    if (answer.len && json_parse(sbuf_str(&answer), ANSWER_MAX, &doc, err) < 0 && status < 300)
-        return err_wrap(err, "%s", url);
-    *ret_status = (int)status;
-    *ret_body = doc;
+    bool good = got.status >= 200 && got.status < 300;
+    if (answer.len && json_parse(sbuf_str(&answer), ANSWER_MAX, &got.body, good ? err : NULL) < 0 && good) {
+        err_wrap(err, "%s", url);
+        return err ? err->code = ERR_PROTOCOL : ERR_PROTOCOL;
+    }
+    *ret = got;
     return 0;
 }
 
 /* ---- streams ---- */
 
 struct stream {
-    atomic_bool *stop;
+    const struct client_call *call;
     bool (*on_line)(void *arg, json_t *line);
     void *arg;
     CURL *handle;
     struct sbuf rest;
     struct err err;
     bool enough;
-    time_t last_byte;
+    uint64_t last_byte_ms;
     int status;
 };
 
@@ -177,7 +211,7 @@ static size_t on_stream(char *data, size_t size, size_t count, void *arg)
 {
     struct stream *s = arg;
     struct str bytes = str_n(data, size * count);
-    s->last_byte = time(NULL);
+    s->last_byte_ms = clock_mono_ms();
     if (!s->status) {
         long status = 0;
         curl_easy_getinfo(s->handle, CURLINFO_RESPONSE_CODE, &status);
@@ -207,11 +241,10 @@ static size_t on_stream(char *data, size_t size, size_t count, void *arg)
 static int on_progress(void *arg, curl_off_t a UNUSED, curl_off_t b UNUSED, curl_off_t c UNUSED, curl_off_t d UNUSED)
 {
     struct stream *s = arg;
-    return atomic_load(s->stop) || time(NULL) - s->last_byte > WATCH_QUIET_S;
+    return atomic_load(s->call->stop) || clock_mono_ms() - s->last_byte_ms > WATCH_QUIET_MS;
 }
 
-static int http_stream(void *transport, const struct client_call *k, atomic_bool *stop, bool (*on_line)(void *arg, json_t *line), void *arg,
-                       int *ret_status, json_t **ret_error_body, struct err *err)
+static int http_stream(void *transport, const struct client_call *k, bool (*on_line)(void *arg, json_t *line), void *arg, struct client_answer *ret, struct err *err)
 {
     struct http *t = transport;
     CLEANUP(mem_freep) char *url = xasprintf("%s%s", t->server, k->path);
@@ -219,7 +252,7 @@ static int http_stream(void *transport, const struct client_call *k, atomic_bool
     CURL *h = handle_new(t);
     if (!h)
         return err_set(err, ERR_NO_MEMORY, "out of memory");
-    struct stream s = {.stop = stop, .on_line = on_line, .arg = arg, .handle = h, .last_byte = time(NULL)};
+    struct stream s = {.call = k, .on_line = on_line, .arg = arg, .handle = h, .last_byte_ms = clock_mono_ms()};
     sbuf_init(&s.rest, WATCH_LINE_MAX);
     struct curl_slist *headers = headers_of(t, k);
     curl_easy_setopt(h, CURLOPT_URL, url);
@@ -241,12 +274,12 @@ static int http_stream(void *transport, const struct client_call *k, atomic_bool
         if (err)
             *err = s.err;
         rc = s.err.code;
-    } else if (code != CURLE_OK && !s.enough && !atomic_load(stop)) {
-        rc = curl_error(code, text, url, err);
+    } else if (code != CURLE_OK && !s.enough && !atomic_load(k->stop)) {
+        rc = curl_error(code, text, url, s.rest.failed ? s.rest.max : 0, err);
     }
-    *ret_status = (int)status;
+    *ret = (struct client_answer){.status = (int)status};
     if (rc == 0 && status != 200 && s.rest.len)
-        (void)!json_parse(sbuf_str(&s.rest), WATCH_LINE_MAX, ret_error_body, NULL);
+        (void)!json_parse(sbuf_str(&s.rest), WATCH_LINE_MAX, &ret->body, NULL);
     sbuf_deinit(&s.rest);
     return rc;
 }
@@ -262,6 +295,24 @@ static void http_free(void *transport)
     mem_free(t);
 }
 
+int client_check_server(const char *server, struct err *err)
+{
+    const char *host = server + strlen("https://");
+    if (!strncmp(server, "https://", strlen("https://")) && *host && *host != '/' && !strpbrk(server, " \t\r\n?#@\\"))
+        return 0;
+    return err_field(err, ERR_INVALID, "server", "the API's address must be https://HOST:PORT");
+}
+
+int client_check_token(const char *token, struct err *err)
+{
+    const char *c = token;
+    while (*c > ' ' && *c < 0x7f)
+        c++;
+    if (*c)
+        return err_field(err, ERR_INVALID, "token", "a bearer token is one word of printable ASCII");
+    return *token ? 0 : err_field(err, ERR_INVALID, "token", "the bearer token is empty");
+}
+
 struct client *client_http_from(const char *server, const struct client_credentials *cred)
 {
     static const struct client_transport ops = {"http", http_roundtrip, http_stream, http_free};
@@ -275,29 +326,35 @@ struct client *client_http_from(const char *server, const struct client_credenti
     return client_new(&ops, t);
 }
 
-static int read_pem(const char *path, char **ret, struct err *err)
+static int read_pem(const char *path, size_t max_bytes, char **ret, struct err *err)
 {
     size_t len;
-    return path ? file_read(path, 1024 * 1024, ret, &len, err) : 0;
+    return path ? file_read(path, max_bytes, ret, &len, err) : 0;
 }
 
 int client_http(const struct client_http_options *o, struct client **ret, struct err *err)
 {
     struct client_credentials c = {0};
-    int rc = read_pem(o->ca_file, &c.ca_pem, err);
+    int rc = client_check_server(o->server, err);
     if (rc == 0)
-        rc = read_pem(o->cert_file, &c.cert_pem, err);
+        rc = read_pem(o->ca_file, CREDENTIAL_MAX, &c.ca_pem, err);
     if (rc == 0)
-        rc = read_pem(o->key_file, &c.key_pem, err);
+        rc = read_pem(o->cert_file, CREDENTIAL_MAX, &c.cert_pem, err);
     if (rc == 0)
-        rc = read_pem(o->token_file, &c.token, err);
+        rc = read_pem(o->key_file, CREDENTIAL_MAX, &c.key_pem, err);
+    if (rc == 0)
+        rc = read_pem(o->token_file, TOKEN_MAX, &c.token, err);
+    if (rc == 0 && (c.cert_pem != NULL) != (c.key_pem != NULL))
+        rc = err_set(err, ERR_INVALID, "a client certificate or a key, not both");
+    if (rc == 0 && c.token) {
+        for (size_t len = strlen(c.token); len && strchr(" \t\r\n", c.token[len - 1]); len--)
+            c.token[len - 1] = 0;
+        rc = client_check_token(c.token, err);
+    }
     if (rc < 0) {
         client_credentials_deinit(&c);
         return rc;
     }
-    if (c.token)
-        for (size_t len = strlen(c.token); len && strchr(" \t\r\n", c.token[len - 1]); len--)
-            c.token[len - 1] = 0;
     *ret = client_http_from(o->server, &c);
     return 0;
 }

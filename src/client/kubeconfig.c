@@ -31,6 +31,10 @@ static int take_pem(const json_t *obj, const char *key, const char *dir, char **
         int rc = base64_decode(str_of(data), &out, err);
         if (rc < 0)
             return err_wrap(err, "%s", data_key);
+        if (!out.len || memchr(out.ptr, 0, out.len)) {
+            mem_wipe(out.ptr, out.len);
+            return err_field(err, ERR_INVALID, data_key, "expected PEM text in base64");
+        }
         *ret = sbuf_take(&out);
         return 0;
     }
@@ -41,6 +45,16 @@ static int take_pem(const json_t *obj, const char *key, const char *dir, char **
     return file_read(path, FILE_MAX, ret, &len, err);
 }
 
+/* *ret: the text, or NULL when there is none. */
+static int text_at(const json_t *obj, const char *key, const char **ret, struct err *err)
+{
+    const json_t *value = json_object_get(obj, key);
+    if (value && !json_is_string(value) && !json_is_null(value))
+        return err_field(err, ERR_INVALID, key, "%s must be a text", key);
+    *ret = json_string_value(value);
+    return 0;
+}
+
 static int build(const json_t *config, const char *path, const char *dir, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
 {
     const char *name = json_str(config, "current-context");
@@ -49,9 +63,15 @@ static int build(const json_t *config, const char *path, const char *dir, struct
         return err_set(err, ERR_INVALID, "%s: current-context %s is not among its contexts", path, name ? name : "(none)");
     const json_t *cluster = json_at(named(config, "clusters", json_str(context, "cluster")), "cluster");
     const json_t *user = json_at(named(config, "users", json_str(context, "user")), "user");
-    const char *server = json_str(cluster, "server"), *ns = json_str(context, "namespace"), *token = json_str(user, "token");
+    const char *server = NULL, *ns = NULL, *token = NULL;
+    if (text_at(cluster, "server", &server, err) < 0 || text_at(context, "namespace", &ns, err) < 0 || text_at(user, "token", &token, err) < 0)
+        return err_wrap(err, "%s", path);
     if (!server)
         return err_set(err, ERR_INVALID, "%s: the context's cluster has no server", path);
+    if (client_check_server(server, err) < 0 || (token && client_check_token(token, err) < 0))
+        return err_wrap(err, "%s", path);
+    if (ret_namespace && ns && strlen(ns) >= namespace_size)
+        return err_field(err, ERR_INVALID, "namespace", "%s: the context's namespace is longer than a name may be", path);
     struct client_credentials c = {0};
     int rc = take_pem(cluster, "certificate-authority", dir, &c.ca_pem, err);
     if (rc == 0)
@@ -62,7 +82,7 @@ static int build(const json_t *config, const char *path, const char *dir, struct
         rc = err_set(err, ERR_INVALID, "%s: the user has a client certificate or a key, not both", path);
     if (rc < 0) {
         client_credentials_deinit(&c);
-        return rc;
+        return err_wrap(err, "%s", path);
     }
     if (token)
         c.token = xstrdup(token);
@@ -70,6 +90,15 @@ static int build(const json_t *config, const char *path, const char *dir, struct
         snprintf(ret_namespace, namespace_size, "%s", ns ? ns : "");
     *ret = client_http_from(server, &c);
     return 0;
+}
+
+int client_kubeconfig_parse(struct str text, const char *path, const char *dir, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
+{
+    JSON_AUTO config = NULL;
+    int rc = yaml_parse(text, FILE_MAX, &config, err);
+    if (rc < 0)
+        return err_wrap(err, "%s", path);
+    return build(config, path, dir, ret, ret_namespace, namespace_size, err);
 }
 
 int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
@@ -87,12 +116,9 @@ int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace
     int rc = file_read(path, FILE_MAX, &text, &len, err);
     if (rc < 0)
         return rc;
-    JSON_AUTO config = NULL;
-    rc = yaml_parse(str_n(text, len), FILE_MAX, &config, err);
-    mem_wipe(text, len);
-    if (rc < 0)
-        return err_wrap(err, "%s", path);
     const char *slash = strrchr(path, '/');
     CLEANUP(mem_freep) char *dir = slash ? xstrndup(path, (size_t)(slash - path)) : xstrdup(".");
-    return build(config, path, dir, ret, ret_namespace, namespace_size, err);
+    rc = client_kubeconfig_parse(str_n(text, len), path, dir, ret, ret_namespace, namespace_size, err);
+    mem_wipe(text, len);
+    return rc;
 }

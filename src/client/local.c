@@ -85,7 +85,24 @@ static void cond_init(pthread_cond_t *c)
     pthread_condattr_destroy(&attr);
 }
 
-static int local_roundtrip(void *transport, const struct client_call *k, int *ret_status, json_t **ret_body, struct err *err)
+/* False: not in time, or stopped. Once it is done nobody else touches it. */
+static bool trip_wait(struct trip *t, const struct client_call *k)
+{
+    struct timespec until, look;
+    deadline_after(k->timeout_ms, &until);
+    pthread_mutex_lock(&t->lock);
+    while (!t->done && !(k->stop && atomic_load(k->stop))) {
+        deadline_after(STOP_POLL_MS, &look);
+        bool last = !k->stop || look.tv_sec > until.tv_sec || (look.tv_sec == until.tv_sec && look.tv_nsec >= until.tv_nsec);
+        if (pthread_cond_timedwait(&t->done_cond, &t->lock, last ? &until : &look) != 0 && last)
+            break;
+    }
+    bool done = t->done;
+    pthread_mutex_unlock(&t->lock);
+    return done;
+}
+
+static int local_roundtrip(void *transport, const struct client_call *k, struct client_answer *ret, struct err *err)
 {
     struct local *l = transport;
     struct trip *t = XNEW(struct trip);
@@ -98,20 +115,13 @@ static int local_roundtrip(void *transport, const struct client_call *k, int *re
     t->content_type = k->content_type ? xstrdup(k->content_type) : NULL;
     /* The caller may go on changing its document after a timeout: the server gets a copy of its own. */
     t->call = (struct local_call){t->method, t->target, t->content_type, k->body ? json_deep_copy(k->body) : NULL, l->user, l->groups, t, on_done};
-    struct timespec until;
-    deadline_after(k->timeout_ms, &until);
     loop_post(l->server.loop, run_call, t);
-    pthread_mutex_lock(&t->lock);
-    while (!t->done)
-        if (pthread_cond_timedwait(&t->done_cond, &t->lock, &until) != 0)
-            break;
-    bool done = t->done;
-    if (done) {
-        *ret_status = t->status;
-        *ret_body = TAKE(t->body);
-    }
-    pthread_mutex_unlock(&t->lock);
+    bool done = trip_wait(t, k);
+    if (done)
+        *ret = (struct client_answer){.status = t->status, .body = TAKE(t->body)};
     trip_unref(t);
+    if (!done && k->stop && atomic_load(k->stop))
+        return err_set(err, ERR_CANCELED, "%s %s: canceled", k->method, k->path);
     return done ? 0 : err_set(err, ERR_TIMEOUT, "%s %s: no answer in %llu ms", k->method, k->path, (unsigned long long)k->timeout_ms);
 }
 
@@ -205,8 +215,8 @@ static bool drain(struct stream *s, bool (*on_line)(void *arg, json_t *line), vo
     return more;
 }
 
-static int local_stream(void *transport, const struct client_call *k, atomic_bool *stop, bool (*on_line)(void *arg, json_t *line), void *arg,
-                        int *ret_status, json_t **ret_error_body, struct err *err)
+static int local_stream(void *transport, const struct client_call *k, bool (*on_line)(void *arg, json_t *line), void *arg, struct client_answer *ret,
+                        struct err *err)
 {
     struct local *l = transport;
     struct stream *s = XNEW(struct stream);
@@ -218,7 +228,7 @@ static int local_stream(void *transport, const struct client_call *k, atomic_boo
     loop_post(l->server.loop, start_watch, s);
     pthread_mutex_lock(&s->lock);
     bool more = true;
-    while (more && !s->ended && !s->overflow && !atomic_load(stop)) {
+    while (more && !s->ended && !s->overflow && !atomic_load(k->stop)) {
         struct timespec until;
         deadline_after(STOP_POLL_MS, &until);
         if (!s->events.len)
@@ -227,8 +237,7 @@ static int local_stream(void *transport, const struct client_call *k, atomic_boo
     }
     if (more && !s->overflow)
         drain(s, on_line, arg);
-    *ret_status = s->ended ? s->status : 200;
-    *ret_error_body = TAKE(s->body);
+    *ret = (struct client_answer){.status = s->ended ? s->status : 200, .body = TAKE(s->body)};
     bool overflow = s->overflow;
     pthread_mutex_unlock(&s->lock);
     /* The server's side must have let go before the holder is freed; its loop outlives all clients. */
