@@ -25,8 +25,10 @@ struct informer {
     struct map *cache; /* "NS/NAME" → json_t * */
     bool synced;
     int64_t fresh_ms;
-    char rv[32];
     struct err last_error;
+    /* The thread's own: */
+    int64_t rev;    /* everything up to this revision was seen. One revision may change several objects, so the last event's own is complete only when a later one came */
+    struct err bad; /* why the last event could not be used */
 };
 
 static void decref(void *value)
@@ -75,7 +77,7 @@ static void tell(struct informer *i, json_t *prev, json_t *now)
 static bool same_uid(const json_t *a, const json_t *b)
 {
     const char *x = obj_uid(a), *y = obj_uid(b);
-    return x && y && !strcmp(x, y);
+    return !strcmp(x ? x : "", y ? y : "");
 }
 
 /* Puts obj in the cache, or takes it out; the handlers hear of it. A version older than the cached one of the same object is an echo from the past. */
@@ -86,8 +88,9 @@ static void apply(struct informer *i, json_t *obj, bool deleted)
         return;
     pthread_mutex_lock(&i->lock);
     json_t *prev = map_getc(i->cache, key);
-    bool stale = prev && same_uid(prev, obj) && (rev_of(obj) < rev_of(prev) || (!deleted && rev_of(obj) == rev_of(prev)));
-    if (stale || (deleted && !prev)) {
+    bool same = prev && same_uid(prev, obj);
+    bool stale = prev && (rev_of(obj) < rev_of(prev) || (!deleted && same && rev_of(obj) == rev_of(prev)));
+    if (stale || (deleted && !same)) {
         pthread_mutex_unlock(&i->lock);
         return;
     }
@@ -97,16 +100,19 @@ static void apply(struct informer *i, json_t *obj, bool deleted)
     else
         map_set(i->cache, str_of(key), json_incref(obj));
     pthread_mutex_unlock(&i->lock);
-    tell(i, prev, deleted ? NULL : obj);
+    if (prev && !same) {
+        tell(i, prev, NULL);
+        tell(i, NULL, obj);
+    } else {
+        tell(i, prev, deleted ? NULL : obj);
+    }
     json_decref(prev);
 }
 
-static void note_rv(struct informer *i, const char *rv)
+static void seen(struct informer *i, int64_t rev)
 {
-    if (!rv || !*rv)
-        return;
+    i->rev = MAX(i->rev, rev);
     pthread_mutex_lock(&i->lock);
-    snprintf(i->rv, sizeof(i->rv), "%s", rv);
     i->fresh_ms = clock_wall_ms();
     pthread_mutex_unlock(&i->lock);
 }
@@ -143,15 +149,21 @@ static int list(struct informer *i, struct err *err)
     struct client_resource r = kind_resource(i->kind);
     JSON_AUTO items = NULL;
     char rv[32] = "";
+    int64_t rev;
     size_t n;
     json_t *obj;
-    int rc = client_list(i->client, &r, NULL, NULL, &items, rv, err);
+    int rc = client_list_until(i->client, &r, NULL, NULL, &i->stop, &items, rv, err);
     if (rc < 0)
         return rc;
+    if (str_to_i64(str_of(rv), 1, INT64_MAX, &rev) < 0)
+        return err_field(err, ERR_PROTOCOL, "metadata.resourceVersion", "the list of %s has no usable resourceVersion", r.plural);
+    if (rev < i->rev)
+        return err_set(err, ERR_UNAVAILABLE, "the API is at revision %lld, behind %lld which was seen already; if a backup was restored, restart this program", (long long)rev,
+                       (long long)i->rev);
     drop_missing(i, items);
     json_array_foreach (items, n, obj)
         apply(i, obj, false);
-    note_rv(i, rv);
+    seen(i, rev);
     pthread_mutex_lock(&i->lock);
     i->synced = true;
     i->last_error = (struct err){0};
@@ -166,9 +178,15 @@ static int list(struct informer *i, struct err *err)
 static bool on_event(void *arg, const char *type, json_t *object)
 {
     struct informer *i = arg;
-    if (strcmp(type, "BOOKMARK") != 0)
-        apply(i, object, !strcmp(type, "DELETED"));
-    note_rv(i, json_str(object, "metadata.resourceVersion"));
+    int64_t rev = rev_of(object);
+    bool bookmark = !strcmp(type, "BOOKMARK"), deleted = !strcmp(type, "DELETED");
+    if (!rev || (!bookmark && !obj_name(object)) || (!bookmark && !deleted && strcmp(type, "ADDED") != 0 && strcmp(type, "MODIFIED") != 0)) {
+        err_set(&i->bad, ERR_PROTOCOL, "an event of %s without a known type, a name and a resourceVersion", i->kind->plural);
+        return false;
+    }
+    if (!bookmark && rev > i->rev)
+        apply(i, object, deleted);
+    seen(i, bookmark ? rev : rev - 1);
     return !atomic_load(&i->stop);
 }
 
@@ -193,12 +211,17 @@ static int follow(struct informer *i, bool *list_needed, struct err *err)
             return rc;
         *list_needed = false;
     }
-    rc = client_watch(i->client, &r, NULL, i->rv, &i->stop, on_event, i, err);
-    if (rc == ERR_GONE) {
-        *list_needed = true;
-        rc = 0;
+    char rv[32];
+    snprintf(rv, sizeof(rv), "%lld", (long long)i->rev);
+    i->bad = (struct err){0};
+    rc = client_watch(i->client, &r, NULL, rv, &i->stop, on_event, i, err);
+    if (rc == 0 && i->bad.code) {
+        *err = i->bad;
+        rc = err->code;
     }
-    return rc;
+    /* What cannot be read once cannot be read again: a list goes around it. */
+    *list_needed = rc == ERR_GONE || rc == ERR_PROTOCOL || rc == ERR_BAD_REQUEST || rc == ERR_TOO_LARGE;
+    return rc == ERR_GONE ? 0 : rc;
 }
 
 static void *run(void *arg)
@@ -212,7 +235,7 @@ static void *run(void *arg)
         int rc = follow(i, &list_needed, &err);
         if (atomic_load(&i->stop))
             break;
-        if (rc == 0 || clock_mono_ms() - began > BACKOFF_MAX_MS)
+        if (clock_mono_ms() - began > BACKOFF_MAX_MS)
             backoff = BACKOFF_MIN_MS;
         if (rc < 0) {
             pthread_mutex_lock(&i->lock);

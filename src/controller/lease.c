@@ -1,3 +1,7 @@
+/* A lease that is safe whatever the network does: the holder counts from before it asked to renew, and stops early; others count from when they have seen the renewal, and wait
+ * long. What lies between (10 s and 15 s) is room for clocks that run at different rates. */
+#include "controller/lease.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -5,25 +9,45 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "controller/internal.h"
 #include "kinds/borrowed.h"
 
 #define DURATION_S 15
-#define RENEW_MS 5000u
+#define DURATION_MAX_S 150 /* of another's lease: nobody is locked out for a day by a typing error */
+#define HOLD_MS 10000u
+#define RENEW_MS 4000u
 #define RETRY_MS 1000u
+#define CALL_MS 3000u /* a slow call must not eat the time in which another would renew */
 
 struct lease {
-    struct client *client;
+    struct client *client; /* fenced: CALL_MS */
     char *identity;
+    uint64_t (*now_ms)(void *arg);
+    void *now_arg;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    bool stop;
-    atomic_bool held;
-    uint64_t renewed_ms; /* when we last succeeded */
-    char seen_rv[32];    /* another's lease as last seen, and since when */
+    bool started, stop;            /* stop: under lock */
+    _Atomic uint64_t valid_until_ms; /* 0: not held */
+    bool held;                     /* as the last round saw it, for the log */
+    char seen_rv[32];              /* another's lease as last seen, and since when */
     uint64_t seen_ms;
 };
+
+static uint64_t real_now(void *arg UNUSED)
+{
+    return clock_mono_ms();
+}
+
+static int allow(void *arg UNUSED, uint64_t *timeout_ms, struct err *err UNUSED)
+{
+    *timeout_ms = MIN(*timeout_ms, CALL_MS);
+    return 0;
+}
+
+static uint64_t now_ms(struct lease *l)
+{
+    return l->now_ms(l->now_arg);
+}
 
 static void stamp(json_t *obj, const char *path)
 {
@@ -47,12 +71,14 @@ static int create(struct lease *l, struct client_resource *r, struct err *err)
 static bool expired(struct lease *l, const json_t *obj)
 {
     const char *rv = json_str_or(obj, "metadata.resourceVersion", "");
+    int64_t said_s = json_int(obj, "spec.leaseDurationSeconds", DURATION_S);
+    uint64_t duration_s = said_s < DURATION_S ? DURATION_S : (uint64_t)MIN(said_s, DURATION_MAX_S);
     if (strcmp(rv, l->seen_rv) != 0) {
         snprintf(l->seen_rv, sizeof(l->seen_rv), "%s", rv);
-        l->seen_ms = clock_mono_ms();
+        l->seen_ms = now_ms(l);
         return false;
     }
-    return clock_mono_ms() - l->seen_ms > (uint64_t)json_int(obj, "spec.leaseDurationSeconds", DURATION_S) * 1000;
+    return now_ms(l) - l->seen_ms > duration_s * 1000;
 }
 
 static int try_once(struct lease *l, bool give_back, struct err *err)
@@ -81,18 +107,21 @@ static int try_once(struct lease *l, bool give_back, struct err *err)
     return client_update(l->client, &r, obj, NULL, err);
 }
 
-static void round_of(struct lease *l)
+uint64_t lease_round(struct lease *l)
 {
     struct err err = ERR_INIT;
-    bool was = atomic_load(&l->held);
+    /* Others may see the renewal from this instant on, however late we hear of it. */
+    uint64_t began = now_ms(l);
     int rc = try_once(l, false, &err);
-    uint64_t now = clock_mono_ms();
     if (rc == 0)
-        l->renewed_ms = now;
-    bool held = rc == 0 || (was && rc != ERR_BUSY && now - l->renewed_ms < DURATION_S * 1000u * 2 / 3);
-    if (held != was)
+        atomic_store(&l->valid_until_ms, began + HOLD_MS);
+    else if (rc == ERR_BUSY)
+        atomic_store(&l->valid_until_ms, 0);
+    bool held = lease_held(l);
+    if (held != l->held)
         log_info(held ? "lease taken: controllers work" : "lease lost: controllers pause", KV("identity", l->identity), KV("reason", rc < 0 ? err.msg : ""));
-    atomic_store(&l->held, held);
+    l->held = held;
+    return rc == 0 ? RENEW_MS : RETRY_MS;
 }
 
 static void *run(void *arg)
@@ -101,8 +130,7 @@ static void *run(void *arg)
     pthread_mutex_lock(&l->lock);
     while (!l->stop) {
         pthread_mutex_unlock(&l->lock);
-        round_of(l);
-        uint64_t until = clock_mono_ms() + (atomic_load(&l->held) ? RENEW_MS : RETRY_MS);
+        uint64_t until = clock_mono_ms() + lease_round(l);
         struct timespec t = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
         pthread_mutex_lock(&l->lock);
         while (!l->stop && pthread_cond_timedwait(&l->wake, &l->lock, &t) == 0)
@@ -112,42 +140,49 @@ static void *run(void *arg)
     return NULL;
 }
 
-struct lease *lease_start(struct client *c, const char *identity, struct err *err)
+struct lease *lease_new(const struct lease_options *o)
 {
     struct lease *l = XNEW(struct lease);
     pthread_condattr_t attr;
-    *l = (struct lease){.client = c, .identity = xstrdup(identity)};
+    *l = (struct lease){.identity = xstrdup(o->identity), .now_ms = o->now_ms ? o->now_ms : real_now, .now_arg = o->now_arg};
+    l->client = client_fenced(o->client, allow, NULL);
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&l->wake, &attr);
     pthread_condattr_destroy(&attr);
+    return l;
+}
+
+int lease_start(struct lease *l, struct err *err)
+{
     int eno = pthread_create(&l->thread, NULL, run, l);
-    if (!eno)
-        return l;
-    err_sys(err, eno, "cannot start a thread");
-    mem_free(l->identity);
-    mem_free(l);
-    return NULL;
+    l->started = !eno;
+    return eno ? err_sys(err, eno, "cannot start a thread") : 0;
 }
 
 bool lease_held(struct lease *l)
 {
-    return atomic_load(&l->held);
+    return now_ms(l) < atomic_load(&l->valid_until_ms);
 }
 
-void lease_stop(struct lease *l)
+void lease_free(struct lease *l)
 {
     struct err err = ERR_INIT;
     if (!l)
         return;
-    pthread_mutex_lock(&l->lock);
-    l->stop = true;
-    pthread_cond_signal(&l->wake);
-    pthread_mutex_unlock(&l->lock);
-    pthread_join(l->thread, NULL);
-    if (atomic_load(&l->held) && try_once(l, true, &err) < 0)
+    if (l->started) {
+        pthread_mutex_lock(&l->lock);
+        l->stop = true;
+        pthread_cond_signal(&l->wake);
+        pthread_mutex_unlock(&l->lock);
+        pthread_join(l->thread, NULL);
+    }
+    bool held = lease_held(l);
+    atomic_store(&l->valid_until_ms, 0);
+    if (held && try_once(l, true, &err) < 0)
         log_debug("lease not given back", KVE(&err));
+    client_free(l->client);
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->lock);
     mem_free(l->identity);

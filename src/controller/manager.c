@@ -1,5 +1,6 @@
 /* The manager: shared informers, one queue and some workers a controller, and the lease. */
 #include <pthread.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -7,11 +8,15 @@
 #include "base/metrics.h"
 #include "base/vec.h"
 #include "controller/internal.h"
+#include "controller/lease.h"
 
 #define SYNC_TIMEOUT_MS 60000u
 #define PASS_ARENA_MAX (64u * 1024 * 1024)
 #define TAKE_MS 500u
-#define PAUSE_MS 200u
+#define PAUSE_MS 100u
+#define DEADLINE_MS 60000u
+#define FAILURES_SHOWN 5 /* so many in a row, and the object says so: shorter troubles pass by themselves */
+#define CONDITION "Reconciled"
 
 struct controller {
     struct manager *manager;
@@ -30,13 +35,20 @@ struct manager {
     VEC(struct controller *) controllers;
     VEC(struct informer *) informers;
     struct lease *lease;
+    struct recorder *recorder;
     atomic_bool stop;
+};
+
+struct pass {
+    struct controller *controller;
+    uint64_t deadline_ms;
+    bool late; /* a call was refused for it */
 };
 
 struct manager *manager_new(struct client *c, const char *identity)
 {
     struct manager *m = XNEW(struct manager);
-    *m = (struct manager){.client = c, .identity = xstrdup(identity), .controllers = VEC_INIT, .informers = VEC_INIT};
+    *m = (struct manager){.client = c, .identity = xstrdup(identity), .controllers = VEC_INIT, .informers = VEC_INIT, .recorder = recorder_new(c)};
     return m;
 }
 
@@ -53,7 +65,10 @@ struct informer *manager_informer(struct manager *m, const struct kind *k)
 static void enqueue(struct controller *c, const char *ns, const char *name, uint64_t delay_ms)
 {
     char key[600];
-    if (snprintf(key, sizeof(key), "%s/%s", ns, name) < (int)sizeof(key))
+    if (!*name)
+        return;
+    /* Who owns things in namespaces need not lie in one: an object has one key. */
+    if (snprintf(key, sizeof(key), "%s/%s", c->ops.primary->namespaced ? ns : "", name) < (int)sizeof(key))
         workqueue_add(c->queue, key, delay_ms);
 }
 
@@ -63,14 +78,20 @@ static void on_primary(void *arg, json_t *prev, json_t *now)
     enqueue(arg, obj_namespace(obj), obj_name(obj), 0);
 }
 
-static void on_owned(void *arg, json_t *prev, json_t *now)
+static void enqueue_owners(struct controller *c, const json_t *obj)
 {
-    struct controller *c = arg;
-    json_t *obj = now ? now : prev, *ref;
+    json_t *ref;
     size_t i;
     json_array_foreach (json_at(obj, "metadata.ownerReferences"), i, ref)
         if (!strcmp(json_str_or(ref, "kind", ""), c->ops.primary->name))
             enqueue(c, obj_namespace(obj), json_str_or(ref, "name", ""), 0);
+}
+
+/* An owner that is one no more wants to know that, too. */
+static void on_owned(void *arg, json_t *prev, json_t *now)
+{
+    enqueue_owners(arg, prev);
+    enqueue_owners(arg, now);
 }
 
 static void make_metrics(struct controller *c)
@@ -88,6 +109,7 @@ void manager_add(struct manager *m, const struct controller_ops *ops, void *ctx)
 {
     struct controller *c = XNEW(struct controller);
     *c = (struct controller){.manager = m, .ops = *ops, .ctx = ctx, .queue = workqueue_new(), .workers = VEC_INIT};
+    c->ops.deadline_ms = ops->deadline_ms ? ops->deadline_ms : DEADLINE_MS;
     c->primary = manager_informer(m, ops->primary);
     informer_add_handler(c->primary, &(struct informer_handler){.changed = on_primary, .arg = c});
     for (const struct kind *const *k = ops->owned; k && *k; k++)
@@ -103,12 +125,67 @@ void manager_enqueue(struct manager *m, const char *controller, const char *ns, 
             enqueue(*c, ns, name, 0);
 }
 
+/* ---- one pass ---- */
+
+static int allow(void *arg, uint64_t *timeout_ms, struct err *err)
+{
+    struct pass *p = arg;
+    uint64_t now = clock_mono_ms();
+    if (!lease_held(p->controller->manager->lease))
+        return err_set(err, ERR_CANCELED, "the lease is lost: another may be leading");
+    if (now >= p->deadline_ms) {
+        p->late = true;
+        return err_set(err, ERR_TIMEOUT, "the pass has taken longer than %llu ms", (unsigned long long)p->controller->ops.deadline_ms);
+    }
+    *timeout_ms = MIN(*timeout_ms, p->deadline_ms - now);
+    return 0;
+}
+
+bool reconcile_must_end(const struct reconcile *r)
+{
+    return atomic_load(&r->manager->stop) || !lease_held(r->manager->lease) || clock_mono_ms() >= r->pass->deadline_ms;
+}
+
+/* Says on the object that its controller fails, or no longer does. Only a change of status or reason is written: a message that is never the same twice must not turn the
+ * back-off into a busy loop. */
+static void show(struct controller *c, const struct reconcile *r, const char *status, const char *reason, const char *message)
+{
+    struct client_resource resource = kind_resource(c->ops.primary);
+    struct pass p = {.controller = c, .deadline_ms = clock_mono_ms() + c->ops.deadline_ms};
+    struct err err = ERR_INIT;
+    JSON_AUTO now = c->ops.primary->has_status ? informer_get(c->primary, r->ns, r->name) : NULL;
+    const char *had = obj_condition(now, CONDITION), *why = obj_condition_reason(now, CONDITION);
+    if (!now || (!had && !strcmp(status, "True")) || (had && !strcmp(had, status) && why && !strcmp(why, reason)))
+        return;
+    JSON_AUTO obj = json_deep_copy(now);
+    obj_set_condition(obj, CONDITION, status, reason, message, clock_wall_ms());
+    struct client *fenced = client_fenced(c->manager->client, allow, &p);
+    if (client_update_status(fenced, &resource, obj, NULL, &err) < 0) /* the next pass tries again */
+        log_debug("the condition " CONDITION " was not written", KV("object", r->name), KVE(&err));
+    client_free(fenced);
+}
+
+static void failed(struct controller *c, const struct reconcile *r, const struct pass *p, const char *key, const struct err *err)
+{
+    uint64_t delay = workqueue_retry(c->queue, key);
+    /* A conflict means that the cache was behind: the next look has the newer version. */
+    if (err->code == ERR_CONFLICT)
+        log_debug("reconcile again: the object has changed", KV("controller", c->ops.name), KV("object", key));
+    else
+        log_warn("reconcile failed", KV("controller", c->ops.name), KV("object", key), KVI("again_in_ms", delay), KVE(err));
+    if (p->late)
+        show(c, r, "False", "DeadlineExceeded", err->msg);
+    else if (err->code != ERR_CANCELED && workqueue_failures(c->queue, key) >= FAILURES_SHOWN)
+        show(c, r, "False", err_reason(err->code), err->msg);
+}
+
 static void pass(struct controller *c, const char *key)
 {
     struct err err = ERR_INIT;
     struct arena *arena = arena_new(PASS_ARENA_MAX);
     const char *slash = strchr(key, '/');
-    struct reconcile r = {.client = c->manager->client, .manager = c->manager, .arena = arena};
+    struct pass p = {.controller = c, .deadline_ms = clock_mono_ms() + c->ops.deadline_ms};
+    struct reconcile r = {.client = client_fenced(c->manager->client, allow, &p), .manager = c->manager, .arena = arena, .pass = &p};
     r.ns = arena_strndup(arena, str_n(key, (size_t)(slash - key)));
     r.name = arena_strdup(arena, slash + 1);
     uint64_t began = clock_mono_ns();
@@ -119,17 +196,15 @@ static void pass(struct controller *c, const char *key)
     metric_observe(c->duration, (double)(clock_mono_ns() - began) / 1e9);
     metric_add(rc < 0 ? c->failures : c->passes, 1);
     if (rc < 0) {
-        uint64_t delay = workqueue_retry(c->queue, key);
-        /* A conflict means that the cache was behind: the next look has the newer version. */
-        if (rc == ERR_CONFLICT)
-            log_debug("reconcile again: the object has changed", KV("controller", c->ops.name), KV("object", key));
-        else
-            log_warn("reconcile failed", KV("controller", c->ops.name), KV("object", key), KVI("again_in_ms", delay), KVE(&err));
+        err.code = rc;
+        failed(c, &r, &p, key, &err);
     } else {
         workqueue_forget(c->queue, key);
         if (r.requeue_ms)
             workqueue_add(c->queue, key, r.requeue_ms);
+        show(c, &r, "True", "Reconciled", "its controller works on it again");
     }
+    client_free(r.client);
     arena_free(arena);
 }
 
@@ -138,16 +213,18 @@ static void *work(void *arg)
     struct controller *c = arg;
     struct manager *m = c->manager;
     while (!atomic_load(&m->stop)) {
+        if (!lease_held(m->lease)) {
+            nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000}, NULL);
+            continue;
+        }
         char *key = workqueue_take(c->queue, TAKE_MS);
         if (!key)
             continue;
-        if (lease_held(m->lease)) {
+        if (lease_held(m->lease))
             pass(c, key);
-            workqueue_done(c->queue, key);
-        } else {
-            workqueue_done(c->queue, key);
-            workqueue_add(c->queue, key, PAUSE_MS);
-        }
+        else
+            workqueue_add(c->queue, key, 0); /* for when it is held again */
+        workqueue_done(c->queue, key);
         mem_free(key);
     }
     return NULL;
@@ -168,9 +245,8 @@ static int start_workers(struct controller *c, struct err *err)
 int manager_start(struct manager *m, struct err *err)
 {
     int rc = 0;
-    m->lease = lease_start(m->client, m->identity, err);
-    if (!m->lease)
-        return ERR_INTERNAL;
+    m->lease = lease_new(&(struct lease_options){.client = m->client, .identity = m->identity});
+    rc = lease_start(m->lease, err);
     VEC_FOREACH (&m->informers, i)
         if (rc == 0)
             rc = informer_start(*i, err);
@@ -197,7 +273,7 @@ void manager_stop(struct manager *m)
             pthread_join(*t, NULL);
         VEC_DEINIT(&(*c)->workers);
     }
-    lease_stop(m->lease);
+    lease_free(m->lease);
     VEC_FOREACH (&m->controllers, c) {
         workqueue_free((*c)->queue);
         mem_free(*c);
@@ -206,11 +282,12 @@ void manager_stop(struct manager *m)
         informer_free(*i);
     VEC_DEINIT(&m->controllers);
     VEC_DEINIT(&m->informers);
+    recorder_free(m->recorder);
     mem_free(m->identity);
     mem_free(m);
 }
 
 void manager_event(struct manager *m, const json_t *obj, const char *type, const char *reason, const char *message)
 {
-    controller_event(m->client, obj, type, reason, message);
+    recorder_event(m->recorder, obj, type, reason, message);
 }

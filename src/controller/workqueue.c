@@ -19,7 +19,8 @@ struct item {
     char *key;
     enum item_state state;
     uint64_t due_ms;
-    uint64_t again_ms; /* PROCESSING: asked for once more, then; 0: not */
+    bool again; /* PROCESSING: asked for once more, at again_ms */
+    uint64_t again_ms;
     unsigned failures;
 };
 TAILQ_HEAD(item_list, item);
@@ -97,8 +98,9 @@ static void insert(struct workqueue *q, struct item *i, uint64_t now_ms)
 static void add_at(struct workqueue *q, struct item *i, uint64_t due_ms, uint64_t now_ms)
 {
     if (i->state == PROCESSING) {
-        if (!i->again_ms || due_ms < i->again_ms)
+        if (!i->again || due_ms < i->again_ms)
             i->again_ms = due_ms;
+        i->again = true;
         return;
     }
     if (i->state == READY || (i->state == DELAYED && i->due_ms <= due_ms))
@@ -148,7 +150,7 @@ char *workqueue_take(struct workqueue *q, uint64_t timeout_ms)
             TAILQ_REMOVE(&q->ready, i, link);
             q->ready_count--;
             i->state = PROCESSING;
-            i->again_ms = 0;
+            i->again = false;
             key = xstrdup(i->key);
             break;
         }
@@ -170,7 +172,7 @@ void workqueue_done(struct workqueue *q, const char *key)
     struct item *i = map_getc(q->items, key);
     if (i && i->state == PROCESSING) {
         i->state = IDLE;
-        if (i->again_ms) {
+        if (i->again) {
             add_at(q, i, i->again_ms, now);
             pthread_cond_signal(&q->wake);
         } else if (!i->failures) {
@@ -212,6 +214,15 @@ void workqueue_shutdown(struct workqueue *q)
     q->down = true;
     pthread_cond_broadcast(&q->wake);
     pthread_mutex_unlock(&q->lock);
+}
+
+unsigned workqueue_failures(struct workqueue *q, const char *key)
+{
+    pthread_mutex_lock(&q->lock);
+    const struct item *i = map_getc(q->items, key);
+    unsigned failures = i ? i->failures : 0;
+    pthread_mutex_unlock(&q->lock);
+    return failures;
 }
 
 size_t workqueue_len(struct workqueue *q)

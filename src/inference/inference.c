@@ -9,6 +9,7 @@
 #define DEFAULT_STALL_MS 60000u
 #define REPLICA_WORKERS 4
 #define MODEL_WORKERS 2
+#define MODEL_DEADLINE_MS (6u * 3600 * 1000) /* hashes files of hundreds of gigabytes */
 
 bool set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...)
 {
@@ -93,7 +94,7 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
 {
     static const struct kind *const endpoint_owns[] = {&kind_model_replica, NULL};
     static const struct controller_ops controllers[] = {
-        {.name = CONTROLLER_MODEL, .primary = &kind_model, .workers = MODEL_WORKERS, .reconcile = model_reconcile},
+        {.name = CONTROLLER_MODEL, .primary = &kind_model, .workers = MODEL_WORKERS, .deadline_ms = MODEL_DEADLINE_MS, .reconcile = model_reconcile},
         {.name = CONTROLLER_ENDPOINT, .primary = &kind_model_endpoint, .owned = endpoint_owns, .workers = 1, .reconcile = endpoint_reconcile},
         {.name = CONTROLLER_REPLICA, .primary = &kind_model_replica, .workers = REPLICA_WORKERS, .reconcile = replica_reconcile},
     };
