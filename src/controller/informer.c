@@ -12,6 +12,7 @@
 
 #define BACKOFF_MIN_MS 200u
 #define BACKOFF_MAX_MS 5000
+#define STUCK_MAX 3
 
 struct informer {
     struct client *client;
@@ -29,6 +30,9 @@ struct informer {
     /* The thread's own: */
     int64_t rev;    /* everything up to this revision was seen. One revision may change several objects, so the last event's own is complete only when a later one came */
     struct err bad; /* why the last event could not be used */
+    int64_t last_rev; /* of the last event */
+    bool moved;       /* the watch brought something new */
+    unsigned stuck;   /* watches in a row that broke and did not */
 };
 
 static void decref(void *value)
@@ -160,6 +164,8 @@ static int list(struct informer *i, struct err *err)
     if (rev < i->rev)
         return err_set(err, ERR_UNAVAILABLE, "the API is at revision %lld, behind %lld which was seen already; if a backup was restored, restart this program", (long long)rev,
                        (long long)i->rev);
+    i->stuck = 0;
+    i->last_rev = rev;
     drop_missing(i, items);
     json_array_foreach (items, n, obj)
         apply(i, obj, false);
@@ -186,6 +192,8 @@ static bool on_event(void *arg, const char *type, json_t *object)
     }
     if (!bookmark && rev > i->rev)
         apply(i, object, deleted);
+    i->moved |= rev > i->last_rev;
+    i->last_rev = MAX(i->last_rev, rev);
     seen(i, bookmark ? rev : rev - 1);
     return !atomic_load(&i->stop);
 }
@@ -205,6 +213,7 @@ static int follow(struct informer *i, bool *list_needed, struct err *err)
 {
     struct client_resource r = kind_resource(i->kind);
     int rc = 0;
+    i->moved = false;
     if (*list_needed) {
         rc = list(i, err);
         if (rc < 0)
@@ -219,8 +228,10 @@ static int follow(struct informer *i, bool *list_needed, struct err *err)
         *err = i->bad;
         rc = err->code;
     }
+    /* A server may break off each time before anything has arrived, when there is too much to catch up with. */
+    i->stuck = rc == ERR_CLOSED && !i->moved ? i->stuck + 1 : 0;
     /* What cannot be read once cannot be read again: a list goes around it. */
-    *list_needed = rc == ERR_GONE || rc == ERR_PROTOCOL || rc == ERR_BAD_REQUEST || rc == ERR_TOO_LARGE;
+    *list_needed = i->stuck >= STUCK_MAX || rc == ERR_GONE || rc == ERR_PROTOCOL || rc == ERR_BAD_REQUEST || rc == ERR_TOO_LARGE;
     return rc == ERR_GONE ? 0 : rc;
 }
 
@@ -235,7 +246,7 @@ static void *run(void *arg)
         int rc = follow(i, &list_needed, &err);
         if (atomic_load(&i->stop))
             break;
-        if (clock_mono_ms() - began > BACKOFF_MAX_MS)
+        if (i->moved || clock_mono_ms() - began > BACKOFF_MAX_MS)
             backoff = BACKOFF_MIN_MS;
         if (rc < 0) {
             pthread_mutex_lock(&i->lock);

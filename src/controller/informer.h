@@ -1,6 +1,7 @@
 /* Informer: a cache of all objects of one kind, kept current by list and watch through a client; with handlers for changes.
  *
- * One thread an informer runs list → watch → (on end or error, with back-off 0.2 … 5 s) watch again from where it was, or list again on 410 and after an event that cannot be read. A re-list
+ * One thread an informer runs list → watch → (on end or error, with back-off 0.2 … 5 s) watch again from where it was, or list again on 410, after an event that
+ * cannot be read, and when watches break off again and again without bringing anything. A re-list
  * tells the handlers what went meanwhile. The cache never goes back in time: what was seen before is dropped when it comes again, and a list that is older than what was seen is refused
  * (a server whose data were restored from a backup is followed after a restart only). An object with another uid under the same name is another object: the handlers hear of
  * the end of the first, then of the second. Handlers run on the informer's thread, one at a time, and only enqueue or copy.
