@@ -55,7 +55,8 @@ static const json_t *rules_of(struct rbac *r, const json_t *role)
         if (strcmp(str_at(*other, "kind"), "ClusterRole") || *other == role)
             continue;
         json_array_foreach (selectors, i, s)
-            if (labels_match(json_at(*other, "metadata.labels"), json_object_get(s, "matchLabels"))) {
+            /* Expressions would narrow the selection; they are not evaluated, so such a selector selects nothing. */
+            if (!json_array_size(json_object_get(s, "matchExpressions")) && labels_match(json_at(*other, "metadata.labels"), json_object_get(s, "matchLabels"))) {
                 json_array_extend(rules, json_object_get(*other, "rules"));
                 break;
             }

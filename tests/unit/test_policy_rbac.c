@@ -297,6 +297,17 @@ static void rules_are_joined_by_labels(void **state UNUSED)
     assert_false(may("bob", "get", "", "secrets", "", "q", "s"));
 }
 
+/* A selector narrows with each part; one with a part that is not understood here gives nothing, not more. */
+static void expressions_in_a_selector_select_nothing(void **state UNUSED)
+{
+    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"admin\"},\"aggregationRule\":{\"clusterRoleSelectors\":[{\"matchLabels\":{\"to\":\"admin\"},"
+        "\"matchExpressions\":[{\"key\":\"danger\",\"operator\":\"DoesNotExist\"}]}]}}");
+    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"a\",\"labels\":{\"to\":\"admin\",\"danger\":\"yes\"}},\"rules\":" READ_SECRETS "}");
+    bind(NULL, "ClusterRole", "admin", ALICE);
+    build();
+    assert_false(may("alice", "get", "", "secrets", "", "p", "s"));
+}
+
 static void odd_documents_give_nothing(void **state UNUSED)
 {
     static const char *const rules[] = {"null", "{}", "7", "[null,1,\"x\",[]]", "[{}]", "[{\"verbs\":\"*\",\"apiGroups\":\"*\",\"resources\":\"*\"}]", "[{\"verbs\":[\"*\"]}]", "[{\"verbs\":[\"*\"],\"apiGroups\":[\"*\"]}]",
@@ -330,6 +341,7 @@ int main(void)
         TEST(names_narrow_a_rule),
         TEST(paths),
         TEST(rules_are_joined_by_labels),
+        TEST(expressions_in_a_selector_select_nothing),
         TEST(odd_documents_give_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
