@@ -8,6 +8,7 @@
 #define DEFAULT_WATCH_MS (30 * 60 * 1000u)
 #define DEFAULT_WATCH_BUFFER (4u * 1024 * 1024)
 #define DEFAULT_WRITES 1000
+#define CONNECTIONS_MAX 20000
 #define METRICS_MAX (16u * 1024 * 1024)
 
 /* ---- health and version: no resources ---- */
@@ -278,7 +279,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     set_defaults(&s->o);
     make_metrics(s);
     sbuf_init(&s->line.text, 16u * 1024 * 1024);
-    struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes};
+    struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_connections = CONNECTIONS_MAX, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes};
     s->flow = flow_new(s, serve);
     int rc = authn_load_tokens(s, err);
     if (rc == 0)
