@@ -51,11 +51,20 @@ static void find_unknown(const struct kind *k, json_t *obj, struct field_errors 
     field_unknown(meta_fields, META(obj), "metadata", e);
 }
 
-static int check_type(const struct kind *k, const json_t *obj, struct err *err)
+static bool is_blank(const json_t *v)
+{
+    return !v || json_is_null(v) || (json_is_string(v) && !json_string_length(v));
+}
+
+static int check_type(const struct kind *k, json_t *obj, struct err *err)
 {
     char version[128];
-    const char *got_version = json_string_value(json_object_get(obj, "apiVersion")), *got_kind = json_string_value(json_object_get(obj, "kind"));
     kind_api_version(k, version);
+    if (k->native && is_blank(json_object_get(obj, "apiVersion")) && is_blank(json_object_get(obj, "kind"))) {
+        json_object_set_new(obj, "apiVersion", json_string(version));
+        json_object_set_new(obj, "kind", json_string(k->name));
+    }
+    const char *got_version = json_string_value(json_object_get(obj, "apiVersion")), *got_kind = json_string_value(json_object_get(obj, "kind"));
     if (!got_kind)
         return err_field(err, ERR_BAD_REQUEST, "kind", "Object 'Kind' is missing: expected \"%s\"", k->name);
     if (!got_version)

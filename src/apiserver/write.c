@@ -256,14 +256,14 @@ static enum patch_type patch_type(const struct api_request *q)
     if (str_cut(&type, ';', &name))
         for (size_t i = 0; i < ARRAY_LEN(types); i++)
             if (str_ieq(str_trim(name), str_of(types[i].media_type)))
-                return types[i].type == PATCH_STRATEGIC && !q->kind->strategic_merge ? PATCH_NONE : types[i].type;
+                return types[i].type == PATCH_STRATEGIC && !q->kind->native ? PATCH_NONE : types[i].type;
     return PATCH_NONE;
 }
 
 static int media_type_error(const struct api_request *q, struct err *err)
 {
     return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, %sapplication/apply-patch+yaml",
-                   q->kind->strategic_merge ? "application/strategic-merge-patch+json, " : "");
+                   q->kind->native ? "application/strategic-merge-patch+json, " : "");
 }
 
 bool api_is_apply(const struct api_request *q)

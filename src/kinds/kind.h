@@ -61,7 +61,7 @@ struct kind {
     bool namespaced;
     bool has_status; /* status subresource: main verbs ignore status, /status ignores the rest */
     bool has_scale;  /* spec.replicas, status.replicas, status.selector */
-    bool strategic_merge; /* accepts strategic merge patches: the borrowed kinds, as in Kubernetes */
+    bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */
     bool label_names; /* names are RFC 1123 labels (63 characters, no dots) … */
     bool path_names;  /* … or any path segment ("system:discovery"); else RFC 1123 subdomains */
     const struct field *fields;

@@ -59,17 +59,17 @@ static const struct kind_column binding_columns[] = {
 
 const struct kind kind_role = {
     .group = RBAC, .version = "v1", .name = "Role", .plural = "roles", .singular = "role", .namespaced = true,
-    .path_names = true, .strategic_merge = true, .fields = role_fields, .columns = role_columns, .help = "Role allows verbs on resources of one namespace.",
+    .path_names = true, .native = true, .fields = role_fields, .columns = role_columns, .help = "Role allows verbs on resources of one namespace.",
 };
 const struct kind kind_cluster_role = {
     .group = RBAC, .version = "v1", .name = "ClusterRole", .plural = "clusterroles", .singular = "clusterrole",
-    .path_names = true, .strategic_merge = true, .fields = cluster_role_fields, .columns = role_columns, .help = "ClusterRole allows verbs on resources everywhere, or where a RoleBinding binds it.",
+    .path_names = true, .native = true, .fields = cluster_role_fields, .columns = role_columns, .help = "ClusterRole allows verbs on resources everywhere, or where a RoleBinding binds it.",
 };
 const struct kind kind_role_binding = {
     .group = RBAC, .version = "v1", .name = "RoleBinding", .plural = "rolebindings", .singular = "rolebinding", .namespaced = true,
-    .path_names = true, .strategic_merge = true, .fields = binding_fields, .columns = binding_columns, .help = "RoleBinding gives a role to subjects in its namespace.",
+    .path_names = true, .native = true, .fields = binding_fields, .columns = binding_columns, .help = "RoleBinding gives a role to subjects in its namespace.",
 };
 const struct kind kind_cluster_role_binding = {
     .group = RBAC, .version = "v1", .name = "ClusterRoleBinding", .plural = "clusterrolebindings", .singular = "clusterrolebinding",
-    .path_names = true, .strategic_merge = true, .fields = binding_fields, .columns = binding_columns, .help = "ClusterRoleBinding gives a ClusterRole to subjects everywhere.",
+    .path_names = true, .native = true, .fields = binding_fields, .columns = binding_columns, .help = "ClusterRoleBinding gives a ClusterRole to subjects everywhere.",
 };
