@@ -36,11 +36,8 @@ void api_write_answer(const struct api_write *w, int64_t rev)
         body = deleted_status(w->q, w->obj);
     } else if (w->answer == ANSWER_SCALE) {
         body = scale_of(w->obj);
-    } else if (table_wanted(w->q)) {
-        body = table_start(w->q->kind, rev, true);
-        table_row(body, w->q->kind, w->obj, false);
     } else {
-        body = json_incref(w->obj);
+        body = shape_object(w->q, w->obj, rev, true);
     }
     api_reply(w->q, w->http_status, body);
     free_documents(w);

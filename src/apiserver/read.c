@@ -27,7 +27,6 @@ struct list {
     /* one of the three */
     struct sbuf *text;
     json_t *items, *table;
-    bool whole_objects;
     struct str next; /* key of the first object that did not fit; arena */
 };
 
@@ -48,9 +47,9 @@ static bool add(void *arg, struct store_value *v)
         return false;
     }
     if (l->table) {
-        table_row(l->table, l->q->kind, obj, l->whole_objects);
+        table_row(l->table, l->q, obj);
     } else if (l->items) {
-        json_array_append(l->items, obj);
+        json_array_append_new(l->items, l->q->wants.as == AS_METADATA_LIST ? shape_metadata(l->q->wants.version, obj) : json_incref(obj));
     } else {
         if (l->count)
             sbuf_add_char(l->text, ',');
@@ -133,15 +132,18 @@ static void reply_list(struct list *l)
         CLEANUP(sbuf_deinit) struct sbuf out = {0};
         sbuf_init(&out, LIST_BYTES_MAX);
         finish_text(l, token, &out);
-        api_reply_text(q, 200, "application/json", sbuf_str(&out));
+        api_reply_json(q, 200, sbuf_str(&out));
         return;
     }
     json_t *list = l->table;
     if (!list) {
         char version[128], rev[24], kind[160];
+        bool metadata = q->wants.as == AS_METADATA_LIST;
         kind_api_version(q->kind, version);
+        if (metadata)
+            snprintf(version, sizeof(version), "meta.k8s.io/%s", q->wants.version);
         snprintf(rev, sizeof(rev), "%lld", (long long)l->rev);
-        snprintf(kind, sizeof(kind), "%sList", q->kind->name);
+        snprintf(kind, sizeof(kind), "%sList", metadata ? "PartialObjectMetadata" : q->kind->name);
         list = json_pack("{s:s, s:s, s:{s:s}, s:o}", "kind", kind, "apiVersion", version, "metadata", "resourceVersion", rev, "items", l->items);
     }
     if (*token)
@@ -160,10 +162,9 @@ void api_list(struct api_request *q)
         api_fail(q, &err);
         return;
     }
-    if (table_wanted(q)) {
-        l.table = table_start(q->kind, l.rev, true);
-        l.whole_objects = str_eqc(api_query(q, "includeObject"), "Object");
-    } else if (q->local_done) {
+    if (q->wants.as == AS_TABLE) {
+        l.table = table_start(q, l.rev, true);
+    } else if (q->local_done || q->wants.as == AS_METADATA_LIST) {
         l.items = json_array();
     } else {
         l.text = &text;

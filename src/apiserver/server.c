@@ -101,7 +101,6 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max UNUSED)
     q->path = arena_strndup(q->arena, r->head.path);
     q->query = arena_str(q->arena, r->head.query);
     q->content_type = header(q, "content-type");
-    q->accept = header(q, "accept");
     if (is_health(r->head.path) || authn_http(s, r, q->arena, &q->user))
         return 0;
     api_fail_code(q, ERR_UNAUTHENTICATED, "Unauthorized");
@@ -121,6 +120,14 @@ static void forbid(struct api_request *q)
                   q->kind->group, where);
 }
 
+/* Watches are streams of JSON; whatever else is asked for. */
+static int negotiate_objects(struct api_request *q, struct err *err)
+{
+    bool watch = !strcmp(q->verb, "watch");
+    int rc = api_negotiate(q, OFFER_META | (watch ? 0 : OFFER_YAML), err);
+    return rc < 0 ? rc : shape_check(q, !strcmp(q->verb, "list"), err);
+}
+
 static void on_request(void *ctx, struct http_request *r)
 {
     struct apiserver *s = ctx;
@@ -135,6 +142,8 @@ static void on_request(void *ctx, struct http_request *r)
         forbid(q);
     } else if (!q->kind) {
         serve_path(q);
+    } else if (negotiate_objects(q, &err) < 0) {
+        api_fail(q, &err);
     } else if (!strcmp(q->verb, "watch")) {
         api_watch_http(q);
     } else if (!str_eqc(str_of(q->method), "GET") && s->writes_in_flight >= s->o.max_in_flight_writes) {
@@ -322,6 +331,7 @@ void apiserver_free(struct apiserver *a)
     VEC_DEINIT(&a->own_watches);
     rbac_free(a->rbac);
     map_free(a->tokens);
+    map_free(a->documents);
     sbuf_deinit(&a->line.text);
     arena_free(a->arena);
     mem_free(a);

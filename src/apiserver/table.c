@@ -3,25 +3,6 @@
 
 #include "base/clock.h"
 
-bool table_wanted(const struct api_request *q)
-{
-    struct str rest = str_of(q->accept), item;
-    while (str_cut(&rest, ',', &item)) {
-        struct str part;
-        bool as_table = false, group = false;
-        item = str_trim(item);
-        if (!str_starts(item, STR("application/json")))
-            continue;
-        while (str_cut(&item, ';', &part)) {
-            part = str_trim(part);
-            as_table |= str_eqc(part, "as=Table");
-            group |= str_eqc(part, "g=meta.k8s.io");
-        }
-        return as_table && group; /* the first JSON form is what is liked best */
-    }
-    return false;
-}
-
 static json_t *definition(const char *name, const char *type, const char *format, int priority, const char *help)
 {
     return json_pack("{s:s, s:s, s:s, s:s, s:i}", "name", name, "type", type, "format", format, "description", help ? help : "", "priority", priority);
@@ -49,12 +30,13 @@ static json_t *column_definition(const struct kind_column *c)
     return definition(title, c->type, c->format, c->priority, c->help);
 }
 
-json_t *table_start(const struct kind *k, int64_t rev, bool with_columns)
+json_t *table_start(const struct api_request *q, int64_t rev, bool with_columns)
 {
-    char text[24];
+    const struct kind *k = q->kind;
+    char text[24], version[64];
     snprintf(text, sizeof(text), "%lld", (long long)rev);
-    json_t *table = json_pack("{s:s, s:s, s:{s:s}, s:[], s:[]}", "kind", "Table", "apiVersion", "meta.k8s.io/v1", "metadata", "resourceVersion", text,
-                              "columnDefinitions", "rows");
+    snprintf(version, sizeof(version), "meta.k8s.io/%s", q->wants.version);
+    json_t *table = json_pack("{s:s, s:s, s:{s:s}, s:[], s:[]}", "kind", "Table", "apiVersion", version, "metadata", "resourceVersion", text, "columnDefinitions", "rows");
     json_t *columns = json_object_get(table, "columnDefinitions");
     if (!with_columns)
         return table;
@@ -111,8 +93,10 @@ static json_t *cell(const struct kind_column *c, const json_t *obj)
     return json_string(text ? text : "");
 }
 
-void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whole_object)
+void table_row(json_t *table, const struct api_request *q, const json_t *obj)
 {
+    const struct kind *k = q->kind;
+    struct str include = api_query((struct api_request *)(uintptr_t)q, "includeObject");
     const json_t *meta = json_object_get(obj, "metadata");
     json_t *cells = json_array(), *row = json_pack("{s:o}", "cells", cells);
     json_array_append(cells, json_object_get(meta, "name"));
@@ -120,9 +104,9 @@ void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whol
         json_array_append_new(cells, cell(c, obj));
     if (!lists_age(k))
         json_array_append_new(cells, age_of(json_str(meta, "creationTimestamp")));
-    if (whole_object)
+    if (str_eqc(include, "Object"))
         json_object_set(row, "object", (json_t *)(uintptr_t)obj);
     else
-        json_object_set_new(row, "object", json_pack("{s:s, s:s, s:O}", "kind", "PartialObjectMetadata", "apiVersion", "meta.k8s.io/v1", "metadata", meta));
+        json_object_set_new(row, "object", str_eqc(include, "None") ? json_null() : shape_metadata(q->wants.version, obj));
     json_array_append_new(json_object_get(table, "rows"), row);
 }

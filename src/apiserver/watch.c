@@ -20,7 +20,7 @@ struct api_watch {
     struct api_request *q; /* HTTP: held until the end. Local: holds the arena */
     const struct selector *selector;
     struct str only_key; /* one object's key, or empty */
-    bool bookmarks, table, columns_sent;
+    bool bookmarks, columns_sent;
     struct timer bookmark, timeout;
     struct local_watch_call local; /* event NULL: HTTP */
 };
@@ -125,15 +125,12 @@ static struct str change_line(struct apiserver *s, enum event_type type, const s
 
 static bool send_value(struct api_watch *w, enum event_type type, struct store_value *v, int64_t rev)
 {
-    if (w->table) {
-        json_t *table = table_start(w->q->kind, rev, !w->columns_sent);
+    if (w->local.event || w->q->wants.as != AS_ITSELF) {
         JSON_AUTO obj = rev == v->rev ? object_of(v) : object_decode(v, rev);
+        json_t *shown = shape_object(w->q, obj, rev, !w->columns_sent);
         w->columns_sent = true;
-        table_row(table, w->q->kind, obj, str_eqc(api_query(w->q, "includeObject"), "Object"));
-        return send_document(w, type, table);
+        return send_document(w, type, shown);
     }
-    if (w->local.event)
-        return send_document(w, type, rev == v->rev ? object_of(v) : object_decode(v, rev));
     return write_line(w, change_line(w->server, type, v, rev));
 }
 
@@ -142,11 +139,12 @@ static bool send_bookmark(struct api_watch *w, int64_t rev, bool initial_end)
     char version[128], text[24];
     kind_api_version(w->q->kind, version);
     snprintf(text, sizeof(text), "%lld", (long long)rev);
-    json_t *obj = w->table ? table_start(w->q->kind, rev, false)
-                           : json_pack("{s:s, s:s, s:{s:s, s:n}}", "kind", w->q->kind->name, "apiVersion", version, "metadata", "resourceVersion", text, "creationTimestamp");
+    JSON_AUTO obj = w->q->wants.as == AS_TABLE
+                        ? table_start(w->q, rev, false)
+                        : json_pack("{s:s, s:s, s:{s:s, s:n}}", "kind", w->q->kind->name, "apiVersion", version, "metadata", "resourceVersion", text, "creationTimestamp");
     if (initial_end)
         json_object_set_new(json_object_get(obj, "metadata"), "annotations", json_pack("{s:s}", INITIAL_END, "true"));
-    return send_document(w, BOOKMARK, obj);
+    return send_document(w, BOOKMARK, w->q->wants.as == AS_METADATA ? shape_metadata(w->q->wants.version, obj) : json_incref(obj));
 }
 
 static void on_bookmark(struct timer *t)
@@ -196,7 +194,6 @@ static int read_options(struct api_watch *w, struct wanted *ret, struct err *err
     if (rc < 0)
         return rc;
     w->selector = selector;
-    w->table = table_wanted(q);
     w->bookmarks = str_eqc(api_query(q, "allowWatchBookmarks"), "true") || str_eqc(api_query(q, "allowWatchBookmarks"), "1");
     if (rv.len && str_to_i64(rv, 0, INT64_MAX, &ret->rev) < 0)
         return err_field(err, ERR_BAD_REQUEST, "resourceVersion", "Invalid value: \"%.*s\": must be a number", (int)(rv.len > 32 ? 32 : rv.len), rv.ptr);
