@@ -206,8 +206,8 @@ const struct document *document_put(struct apiserver *s, const char *key, struct
 const struct document *document_put_json(struct apiserver *s, const char *key, json_t *doc); /* steals doc */
 const char *document_hash(const struct document *d);
 struct str document_text(const struct document *d);
-/* Answers 200, or 304 when the client says that it has it. */
-void document_reply(struct api_request *q, const struct document *d, const char *type);
+/* Answers 200, or 304 when the client says that it has it. keep: the Cache-Control. */
+void document_reply(struct api_request *q, const struct document *d, const char *type, const char *keep);
 
 /* ---- discovery.c ---- */
 struct api_subresource {

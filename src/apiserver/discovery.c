@@ -241,7 +241,7 @@ void api_discovery(struct api_request *q)
     const struct document *d = all ? document_find(q->server, key) : NULL;
     json_t *body = d ? NULL : make(q, part, count);
     if (all)
-        document_reply(q, d ? d : document_put_json(q->server, key, body), type);
+        document_reply(q, d ? d : document_put_json(q->server, key, body), type, "public");
     else if (body)
         api_reply(q, 200, body);
     else

@@ -73,7 +73,7 @@ static bool has_tag(struct str header, const char *etag)
     return false;
 }
 
-void document_reply(struct api_request *q, const struct document *d, const char *type)
+void document_reply(struct api_request *q, const struct document *d, const char *type, const char *keep)
 {
     bool as_is = q->wants.form == ACCEPT_JSON && !q->pretty;
     if (!as_is || !q->http) {
@@ -82,7 +82,7 @@ void document_reply(struct api_request *q, const struct document *d, const char 
     }
     struct str known = http_header_get(&q->http->head, "if-none-match");
     api_header(q, "ETag", str_of(d->etag));
-    api_header(q, "Cache-Control", STR("public"));
+    api_header(q, "Cache-Control", str_of(keep));
     api_header(q, "Vary", STR("Accept"));
     if (known.ptr && has_tag(known, d->etag))
         api_reply_text(q, 304, NULL, STR_NULL);

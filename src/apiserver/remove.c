@@ -1,6 +1,7 @@
 /* delete and deletecollection. Finalizers hold an object until their owners take them off; what it owns is collected by gc.c. */
 #include "apiserver/api.h"
 #include "apiserver/meta.h"
+#include "apiserver/types.h"
 #include "base/mem.h"
 
 #define COLLECTION_MAX 10000 /* one transaction */
@@ -9,23 +10,6 @@ struct delete_options {
     const char *uid; /* or NULL */
     int64_t rev;     /* or 0 */
     const char *finalizer; /* to add: "orphan", "foregroundDeletion", or NULL */
-};
-
-static const struct field precondition_fields[] = {
-    {.name = "uid", .type = FIELD_STRING, .help = "the object must have it"},
-    {.name = "resourceVersion", .type = FIELD_STRING, .help = "the object must be of this version"},
-    {0},
-};
-static const struct field option_fields[] = {
-    {.name = "apiVersion", .type = FIELD_STRING},
-    {.name = "kind", .type = FIELD_STRING},
-    {.name = "preconditions", .type = FIELD_OBJECT, .sub = precondition_fields},
-    {.name = "propagationPolicy", .type = FIELD_ENUM, .values = "Background|Foreground|Orphan"},
-    {.name = "gracePeriodSeconds", .type = FIELD_INT, .min = 0, .max = 1000000},
-    {.name = "orphanDependents", .type = FIELD_BOOL},
-    {.name = "dryRun", .type = FIELD_LIST, .elem = FIELD_STRING},
-    {.name = "ignoreStoreReadErrorWithClusterBreakingPotential", .type = FIELD_BOOL},
-    {0},
 };
 
 static int read_options(struct api_request *q, struct delete_options *ret, struct err *err)
@@ -37,8 +21,8 @@ static int read_options(struct api_request *q, struct delete_options *ret, struc
         return rc;
     struct field_errors e = {.arena = q->arena};
     if (q->body) {
-        field_unknown(option_fields, q->body, "", &e);
-        field_validate(option_fields, q->body, "", &e);
+        field_unknown(delete_option_fields, q->body, "", &e);
+        field_validate(delete_option_fields, q->body, "", &e);
     }
     if (e.count)
         return err_field(err, ERR_BAD_REQUEST, e.items[0].path, "%s: %s", e.items[0].path, e.items[0].message);
