@@ -9,24 +9,25 @@ enum parameters { P_WRITE = 1 << 0, P_FORCE = 1 << 1, P_LIST = 1 << 2, P_DELETE 
 static const struct parameter {
     enum parameters where;
     const char *name, *type, *help;
+    const char *values; /* "A|B"; NULL: any */
 } parameters[] = {
-    {P_WRITE | P_DELETE, "dryRun", "string", "All: check everything and write nothing"},
-    {P_WRITE, "fieldManager", "string", "name of the writer"},
-    {P_WRITE, "fieldValidation", "string", "what is done about unknown fields: Ignore, Warn or Strict, which is the default"},
-    {P_FORCE, "force", "boolean", "apply: take fields over from other managers"},
-    {P_LIST, "allowWatchBookmarks", "boolean", "watch: send bookmarks"},
-    {P_LIST, "continue", "string", "the next page of a list"},
-    {P_LIST, "fieldSelector", "string", "fields that the objects must have"},
-    {P_LIST, "labelSelector", "string", "labels that the objects must have"},
-    {P_LIST, "limit", "integer", "objects on a page"},
-    {P_LIST, "resourceVersion", "string", "from which version on"},
-    {P_LIST, "resourceVersionMatch", "string", "how resourceVersion is meant: Exact or NotOlderThan"},
-    {P_LIST, "sendInitialEvents", "boolean", "watch: begin with what exists"},
-    {P_LIST, "timeoutSeconds", "integer", "watch: end after so long"},
-    {P_LIST, "watch", "boolean", "a stream of changes instead of a list"},
-    {P_DELETE, "gracePeriodSeconds", "integer", "kept for clients that send it"},
-    {P_DELETE, "orphanDependents", "boolean", "older form of propagationPolicy"},
-    {P_DELETE, "propagationPolicy", "string", "what becomes of what the object owns: Background, Foreground or Orphan"},
+    {P_WRITE | P_DELETE, "dryRun", "string", "All: check everything and write nothing", "All"},
+    {P_WRITE, "fieldManager", "string", "name of the writer", NULL},
+    {P_WRITE, "fieldValidation", "string", "what is done about unknown fields: Ignore, Warn or Strict, which is the default", "Ignore|Warn|Strict"},
+    {P_FORCE, "force", "boolean", "apply: take fields over from other managers", NULL},
+    {P_LIST, "allowWatchBookmarks", "boolean", "watch: send bookmarks", NULL},
+    {P_LIST, "continue", "string", "the next page of a list", NULL},
+    {P_LIST, "fieldSelector", "string", "fields that the objects must have", NULL},
+    {P_LIST, "labelSelector", "string", "labels that the objects must have", NULL},
+    {P_LIST, "limit", "integer", "objects on a page", NULL},
+    {P_LIST, "resourceVersion", "string", "from which version on", NULL},
+    {P_LIST, "resourceVersionMatch", "string", "how resourceVersion is meant: Exact or NotOlderThan", "Exact|NotOlderThan"},
+    {P_LIST, "sendInitialEvents", "boolean", "watch: begin with what exists", NULL},
+    {P_LIST, "timeoutSeconds", "integer", "watch: end after so long", NULL},
+    {P_LIST, "watch", "boolean", "a stream of changes instead of a list", NULL},
+    {P_DELETE, "gracePeriodSeconds", "integer", "kept for clients that send it", NULL},
+    {P_DELETE, "orphanDependents", "boolean", "older form of propagationPolicy", NULL},
+    {P_DELETE, "propagationPolicy", "string", "what becomes of what the object owns: Background, Foreground or Orphan", "Background|Foreground|Orphan"},
 };
 
 /* What a method does at a path. */
@@ -44,6 +45,18 @@ static json_t *parameter(const char *name, const char *in, const char *type, con
     if (!strcmp(in, "path"))
         json_object_set_new(p, "required", json_true());
     return p;
+}
+
+static json_t *query_parameter(const struct parameter *p)
+{
+    json_t *ret = parameter(p->name, "query", p->type, p->help), *values = json_array();
+    struct str rest = str_of(p->values), item;
+    while (str_cut(&rest, '|', &item))
+        json_array_append_new(values, json_stringn(item.ptr, item.len));
+    if (json_array_size(values))
+        json_object_set(json_object_get(ret, "schema"), "enum", values);
+    json_decref(values);
+    return ret;
 }
 
 static json_t *ref_to(const char *schema)
@@ -122,7 +135,7 @@ static json_t *operation(const struct place *p, const struct verb *v)
     json_t *list = json_array();
     for (size_t i = 0; i < ARRAY_LEN(parameters); i++)
         if (parameters[i].where & v->parameters)
-            json_array_append_new(list, parameter(parameters[i].name, "query", parameters[i].type, parameters[i].help));
+            json_array_append_new(list, query_parameter(&parameters[i]));
     json_t *op = json_pack("{s:s, s:s, s:[s], s:o, s:o, s:s, s:o}", "operationId", id, "description", help, "tags", title_of(p->a, k), "parameters", list, "responses", responses(v),
                            "x-kubernetes-action", v->action, "x-kubernetes-group-version-kind", openapi_gvk(p->group, p->version, p->kind));
     bool patch = !strcmp(v->method, "patch"), optional = !strcmp(v->method, "delete");

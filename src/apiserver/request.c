@@ -260,13 +260,23 @@ int api_negotiate(struct api_request *q, unsigned offers, struct err *err)
     return accept_parse(http_header_get(&q->http->head, "accept"), offers, &q->wants, err);
 }
 
-static bool is_json_type(const char *type)
+/* A media type without its parameters. */
+static struct str bare_type(const char *type)
 {
     struct str t = str_of(type);
     ssize_t semi = str_find(t, ';');
     if (semi >= 0)
         t.len = (size_t)semi;
-    t = str_trim(t);
+    return str_trim(t);
+}
+
+static bool is_yaml_type(struct str t)
+{
+    return str_ieq(t, STR("application/yaml")) || str_ends(t, STR("+yaml"));
+}
+
+static bool is_json_type(struct str t)
+{
     return !t.len || str_ieq(t, STR("application/json")) || str_ends(t, STR("+json")) || str_ieq(t, STR("application/x-www-form-urlencoded"));
 }
 
@@ -274,10 +284,13 @@ int api_parse_body(struct api_request *q, struct err *err)
 {
     if (q->body)
         return 0;
-    if (!is_json_type(q->content_type))
-        return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json");
+    struct str type = bare_type(q->content_type);
     struct err inner = ERR_INIT;
-    int rc = json_parse(q->text, q->server->o.max_object_bytes * 3, &q->body, &inner);
+    size_t max = q->server->o.max_object_bytes * 3;
+    bool yaml = is_yaml_type(type);
+    if (!yaml && !is_json_type(type))
+        return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml");
+    int rc = yaml ? yaml_parse(q->text, max, &q->body, &inner) : json_parse(q->text, max, &q->body, &inner);
     if (rc < 0)
         return err_set(err, rc == ERR_TOO_LARGE ? rc : ERR_BAD_REQUEST, "%s", inner.msg);
     return 0;

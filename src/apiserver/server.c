@@ -8,6 +8,7 @@
 #define DEFAULT_WATCH_MS (30 * 60 * 1000u)
 #define DEFAULT_WATCH_BUFFER (4u * 1024 * 1024)
 #define DEFAULT_WRITES 1000
+#define COMPRESS_MIN_BYTES (128 * 1024) /* as kube-apiserver has it: below, the time costs more than the bytes */
 #define METRICS_MAX (16u * 1024 * 1024)
 
 /* ---- health and version: no resources ---- */
@@ -277,7 +278,8 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     set_defaults(&s->o);
     make_metrics(s);
     sbuf_init(&s->line.text, 16u * 1024 * 1024);
-    struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes};
+    struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes,
+                                     .compress_min_bytes = COMPRESS_MIN_BYTES};
     int rc = authn_load_tokens(s, err);
     if (rc == 0)
         rc = http_server_start(l, &ho, &ops, s, &s->http, err);

@@ -46,6 +46,8 @@ static void build_head(struct http_server_conn *c, int status, const char *type,
             continue;
         sbuf_addf(h, "%s: %.*s\r\n", headers[i].name, STR_ARG(headers[i].value));
     }
+    if (c->gzip)
+        sbuf_addc(h, "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n");
     if (length >= 0 && !has_no_body(status))
         sbuf_addf(h, "Content-Length: %lld\r\n", (long long)length);
     else if (c->chunked)
@@ -155,15 +157,31 @@ static void complete(struct http_server_conn *c)
         server_conn_finish(c);
 }
 
+/* body in the coding that the client takes; body itself when that is none, or too little to gain by. */
+static struct str code_body(struct http_server_conn *c, const struct http_request *r, struct str body, struct sbuf *coded)
+{
+    size_t min = c->server->o.compress_min_bytes;
+    if (!min || body.len < min || c->no_body || !http_accepts_coding(&r->head, "gzip"))
+        return body;
+    sbuf_init(coded, body.len);
+    if (http_gzip(body, coded, NULL) < 0)
+        return body;
+    c->gzip = true;
+    return sbuf_str(coded);
+}
+
 void http_respond(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count,
                   struct str body)
 {
     struct http_server_conn *c = r->conn;
+    CLEANUP(sbuf_deinit) struct sbuf coded = {0};
     if (!may_answer(r) || c->started)
         return;
     c->started = true;
     c->no_body = c->no_body || has_no_body(status);
+    body = code_body(c, r, body, &coded);
     build_head(c, status, content_type, headers, header_count, (int64_t)body.len);
+    c->gzip = false;
     struct iovec iov[2] = {{c->head.ptr, c->head.len}, {(char *)(uintptr_t)body.ptr, body.len}};
     bool ok = send_iov(c, iov, c->no_body || !body.len ? 1 : 2);
     sbuf_reset(&c->head);

@@ -53,7 +53,7 @@ struct http_server_conn {
     struct sbuf head;       /* built, not sent */
     struct sbuf out;        /* queued bytes, from out_off on */
     size_t out_off;
-    bool started, ended, chunked, no_body, close_after, over_high, body_unread;
+    bool started, ended, chunked, no_body, gzip, close_after, over_high, body_unread;
     bool unheard;           /* the handler does not know of this request, or no more */
 
     int busy;   /* inside our own call chain: freeing waits */

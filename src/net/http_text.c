@@ -18,6 +18,27 @@ const char *http_status_text(int status)
     return "Status";
 }
 
+bool http_accepts_coding(const struct http_head *h, const char *coding)
+{
+    struct str rest = http_header_get(h, "accept-encoding"), item;
+    bool any = false, named = false, named_ok = false;
+    while (str_cut(&rest, ',', &item)) {
+        struct str name, q;
+        if (!str_cut(&item, ';', &name))
+            continue;
+        name = str_trim(name);
+        q = str_trim(item);
+        bool refused = str_starts(q, STR("q=0")) && strspn(q.ptr + 2, "0.") >= q.len - 2;
+        if (str_ieq(name, str_of(coding))) {
+            named = true;
+            named_ok = !refused;
+        } else if (str_eqc(name, "*")) {
+            any = !refused;
+        }
+    }
+    return named ? named_ok : any;
+}
+
 static int hex(char c)
 {
     if (c >= '0' && c <= '9')
