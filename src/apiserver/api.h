@@ -136,6 +136,9 @@ json_t *object_of(struct store_value *v);
 json_t *object_decode(const struct store_value *v, int64_t rev);
 /* A private copy to change. */
 json_t *object_copy(struct store_value *v);
+/* The same two as a kind shows them, which may be a view of what is stored. */
+json_t *object_of_as(const struct kind *k, struct store_value *v);
+json_t *object_copy_as(const struct kind *k, struct store_value *v);
 /* The value's text with a resourceVersion put in. */
 void object_write(const struct store_value *v, int64_t rev, struct sbuf *out);
 /* A document as it is stored: metadata first, no resourceVersion. */

@@ -83,8 +83,9 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
     sbuf_init(&key, 1024);
     sbuf_init(&text, s->o.max_object_bytes);
     object_key(q->kind, q->ns, q->name, &key);
+    JSON_AUTO stored = kind_unshow(q->kind, w->obj);
     if (!delete)
-        object_encode(w->obj, &text);
+        object_encode(stored, &text);
     if (!sbuf_ok(&text)) {
         api_fail_code(q, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", s->o.max_object_bytes);
         free_documents(w);

@@ -51,6 +51,7 @@ static json_t *storage_hash(const struct kind *k)
     uint8_t digest[SHA256_BYTES];
     sbuf_init(&what, 1024);
     sbuf_init(&text, 64);
+    k = kind_stored(k);
     sbuf_addf(&what, "%s/%s/%s", k->group, k->version, k->name);
     hash_sha256(sbuf_str(&what), digest);
     base64_encode(str_n(digest, HASH_BYTES), &text);

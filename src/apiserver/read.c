@@ -35,7 +35,7 @@ static bool add(void *arg, struct store_value *v)
     struct list *l = arg;
     json_t *obj = NULL;
     if (l->selector || l->items || l->table) {
-        obj = object_of(v);
+        obj = object_of_as(l->q->kind, v);
         if (!selector_matches(l->selector, obj)) {
             json_decref(obj);
             return true;
@@ -164,7 +164,7 @@ void api_list(struct api_request *q)
     }
     if (q->wants.as == AS_TABLE) {
         l.table = table_start(q, l.rev, true);
-    } else if (q->local_done || q->wants.as == AS_METADATA_LIST) {
+    } else if (q->local_done || q->wants.as == AS_METADATA_LIST || q->kind->view_of) {
         l.items = json_array();
     } else {
         l.text = &text;

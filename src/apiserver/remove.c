@@ -89,7 +89,7 @@ void api_delete(struct api_request *q)
         api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
         return;
     }
-    struct api_write w = {.q = q, .obj = object_copy(v), .http_status = 200};
+    struct api_write w = {.q = q, .obj = object_copy_as(q->kind, v), .http_status = 200};
     if (precondition_fails(q, &o, v, w.obj)) {
         json_decref(w.obj);
         return;
@@ -118,7 +118,7 @@ struct collection {
 static bool collect(void *arg, struct store_value *v)
 {
     struct collection *c = arg;
-    JSON_AUTO obj = object_of(v);
+    JSON_AUTO obj = object_of_as(c->q->kind, v);
     if (selector_matches(c->selector, obj))
         *VEC_PUSH(&c->values) = store_value_ref(v);
     return c->values.len < COLLECTION_MAX;
@@ -172,7 +172,7 @@ static int delete_all(struct collection *c, const char *finalizer, json_t *items
             object_encode(obj, &texts[count]);
         ops[count] = (struct store_op){.type = goes ? STORE_DELETE : STORE_PUT, .key = (*v)->key, .value = sbuf_str(&texts[count]), .expect_rev = latest->rev};
         count++;
-        json_array_append(items, obj);
+        json_array_append_new(items, kind_show(q->kind, obj));
     }
     int rc = 0;
     if (q->dry_run || !count) {

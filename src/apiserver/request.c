@@ -141,8 +141,8 @@ void api_reply_json(struct api_request *q, int status, struct str text)
 
 void api_reply_value(struct api_request *q, int status, struct store_value *v)
 {
-    if (q->wants.as != AS_ITSELF || q->local_done) {
-        JSON_AUTO obj = object_of(v);
+    if (q->wants.as != AS_ITSELF || q->local_done || q->kind->view_of) {
+        JSON_AUTO obj = object_of_as(q->kind, v);
         api_reply(q, status, shape_object(q, obj, v->rev, true));
         return;
     }

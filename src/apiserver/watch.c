@@ -125,8 +125,10 @@ static struct str change_line(struct apiserver *s, enum event_type type, const s
 
 static bool send_value(struct api_watch *w, enum event_type type, struct store_value *v, int64_t rev)
 {
-    if (w->local.event || w->q->wants.as != AS_ITSELF) {
-        JSON_AUTO obj = rev == v->rev ? object_of(v) : object_decode(v, rev);
+    const struct kind *k = w->q->kind;
+    if (w->local.event || w->q->wants.as != AS_ITSELF || k->view_of) {
+        JSON_AUTO stored = rev == v->rev ? object_of(v) : object_decode(v, rev);
+        JSON_AUTO obj = kind_show(k, stored);
         json_t *shown = shape_object(w->q, obj, rev, !w->columns_sent);
         w->columns_sent = true;
         return send_document(w, type, shown);
@@ -159,7 +161,7 @@ static bool matches(const struct api_watch *w, struct store_value *v)
 {
     if (!v || !w->selector)
         return v != NULL;
-    JSON_AUTO obj = object_of(v);
+    JSON_AUTO obj = object_of_as(w->q->kind, v);
     return selector_matches(w->selector, obj);
 }
 
