@@ -8,6 +8,7 @@
 
 #include "apiserver/accept.h"
 #include "apiserver/apiserver.h"
+#include "apiserver/selector.h"
 #include "base/map.h"
 #include "base/metrics.h"
 #include "base/vec.h"
@@ -109,9 +110,12 @@ void api_reply_value(struct api_request *q, int status, struct store_value *v);
 void api_fail(struct api_request *q, const struct err *err);
 void api_fail_code(struct api_request *q, int code, const char *fmt, ...) PRINTF(3, 4);
 void api_fail_invalid(struct api_request *q, const struct field_errors *e);
+/* Likewise, of something that is not the object of the request. */
+void api_fail_invalid_as(struct api_request *q, const char *kind, const char *group, const char *name, const struct field_errors *e);
 /* "modelendpoints.seki.cloud" */
 const char *api_resource_text(const struct api_request *q);
 struct str api_query(struct api_request *q, const char *name); /* "" when absent or malformed */
+bool api_query_flag(struct api_request *q, const char *name);  /* anything but "", "0" and "false" */
 int api_parse_body(struct api_request *q, struct err *err) NODISCARD;
 json_t *api_status(int http_status, const char *status, const char *reason, const char *message, json_t *details);
 
@@ -143,12 +147,6 @@ json_t *object_copy_as(const struct kind *k, struct store_value *v);
 void object_write(const struct store_value *v, int64_t rev, struct sbuf *out);
 /* A document as it is stored: metadata first, no resourceVersion. */
 void object_encode(const json_t *obj, struct sbuf *out);
-
-/* ---- selector.c ---- */
-struct selector;
-/* Both texts may be empty; the result NULL then. */
-int selector_parse(struct api_request *q, struct str labels, struct str fields, struct selector **ret, struct err *err) NODISCARD;
-bool selector_matches(const struct selector *s, const json_t *obj);
 
 /* ---- read.c, watch.c, write.c, remove.c, discovery.c, openapi.c ---- */
 void api_get(struct api_request *q);

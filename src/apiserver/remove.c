@@ -209,7 +209,7 @@ void api_delete_collection(struct api_request *q)
     object_prefix(q->kind, q->ns, &prefix);
     if (q->kind->namespaced && !*q->ns)
         err_set(&err, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
-    if (err.code || read_options(q, &o, &err) < 0 || selector_parse(q, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, &err) < 0) {
+    if (err.code || read_options(q, &o, &err) < 0 || selector_parse(q->arena, q->kind, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, &err) < 0) {
         api_fail(q, &err);
         return;
     }

@@ -209,12 +209,12 @@ void api_fail_code(struct api_request *q, int code, const char *fmt, ...)
 }
 
 /* 'ModelEndpoint.seki.cloud "x" is invalid: spec.replicas: Invalid value: …', as Kubernetes words it. */
-void api_fail_invalid(struct api_request *q, const struct field_errors *e)
+void api_fail_invalid_as(struct api_request *q, const char *kind, const char *group, const char *name, const struct field_errors *e)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, 64 * 1024);
-    json_t *causes = json_array(), *details = details_of(q);
-    sbuf_addf(&text, "%s%s%s \"%s\" is invalid: ", q->kind->name, *q->kind->group ? "." : "", q->kind->group, q->name);
+    json_t *causes = json_array(), *details = json_pack("{s:s*, s:s*, s:s}", "name", *name ? name : NULL, "group", *group ? group : NULL, "kind", kind);
+    sbuf_addf(&text, "%s%s%s \"%s\" is invalid: ", kind, *group ? "." : "", group, name);
     if (e->count > 1)
         sbuf_add_char(&text, '[');
     for (size_t i = 0; i < e->count; i++) {
@@ -224,9 +224,13 @@ void api_fail_invalid(struct api_request *q, const struct field_errors *e)
     }
     if (e->count > 1)
         sbuf_add_char(&text, ']');
-    json_object_set_new(details, "kind", json_string(q->kind->name));
     json_object_set_new(details, "causes", causes);
     api_reply(q, 422, api_status(422, "Failure", "Invalid", text.ptr ? text.ptr : "invalid", details));
+}
+
+void api_fail_invalid(struct api_request *q, const struct field_errors *e)
+{
+    api_fail_invalid_as(q, q->kind->name, q->kind->group, q->name, e);
 }
 
 /* ---- what was asked ---- */
@@ -258,6 +262,12 @@ int api_negotiate(struct api_request *q, unsigned offers, struct err *err)
         return 0;
     q->pretty = is_for_eyes(q);
     return accept_parse(http_header_get(&q->http->head, "accept"), offers, &q->wants, err);
+}
+
+bool api_query_flag(struct api_request *q, const char *name)
+{
+    struct str v = api_query(q, name);
+    return v.len && !str_eqc(v, "0") && !str_ieq(v, STR("false"));
 }
 
 /* A media type without its parameters. */

@@ -3,7 +3,7 @@
  * A watch sends what exists first (when asked to), then every change once and in order, and bookmarks so that a client knows how far it is. A client that does not keep
  * up is ended; it resumes from the last revision it saw. What leaves is encoded once a change, however many watch it.
  */
-#include "apiserver/api.h"
+#include "apiserver/options.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -186,31 +186,16 @@ struct wanted {
     uint64_t timeout_ms;
 };
 
-static int read_options(struct api_watch *w, struct wanted *ret, struct err *err)
+static void choose_start(struct api_watch *w, const struct list_options *o, struct wanted *ret)
 {
-    struct api_request *q = w->q;
-    struct str rv = api_query(q, "resourceVersion"), initial = api_query(q, "sendInitialEvents"), timeout = api_query(q, "timeoutSeconds");
-    struct selector *selector = NULL;
-    int64_t seconds = 0, now = store_rev(w->server->store);
-    int rc = selector_parse(q, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, err);
-    if (rc < 0)
-        return rc;
-    w->selector = selector;
-    w->bookmarks = str_eqc(api_query(q, "allowWatchBookmarks"), "true") || str_eqc(api_query(q, "allowWatchBookmarks"), "1");
-    if (rv.len && str_to_i64(rv, 0, INT64_MAX, &ret->rev) < 0)
-        return err_field(err, ERR_BAD_REQUEST, "resourceVersion", "Invalid value: \"%.*s\": must be a number", (int)(rv.len > 32 ? 32 : rv.len), rv.ptr);
-    if (timeout.len && str_to_i64(timeout, 0, 1000000, &seconds) < 0)
-        return err_field(err, ERR_BAD_REQUEST, "timeoutSeconds", "must be a number of seconds");
-    if (ret->rev > now)
-        return err_set(err, ERR_TIMEOUT, "Too large resource version: %lld, current: %lld", (long long)ret->rev, (long long)now);
-    ret->initial_end = str_eqc(initial, "true") || str_eqc(initial, "1");
-    if (ret->initial_end && !str_eqc(api_query(q, "resourceVersionMatch"), "NotOlderThan"))
-        return err_field(err, ERR_INVALID, "resourceVersionMatch", "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-    ret->initial = initial.len ? ret->initial_end : ret->rev == 0;
-    if (ret->initial || ret->rev == 0)
-        ret->rev = now;
-    ret->timeout_ms = seconds ? (uint64_t)seconds * 1000 : w->server->o.watch_timeout_ms + rnd_below(w->server->o.watch_timeout_ms);
-    return 0;
+    bool anew = o->match == MATCH_LATEST || o->match == MATCH_ANY; /* no version to go on from: what exists comes first */
+    uint64_t timeout_ms = w->server->o.watch_timeout_ms;
+    w->selector = o->selector;
+    w->bookmarks = o->bookmarks;
+    ret->initial_end = o->initial;
+    ret->initial = o->initial_set ? o->initial : anew;
+    ret->rev = ret->initial || anew ? store_rev(w->server->store) : o->rev;
+    ret->timeout_ms = o->timeout_s ? (uint64_t)o->timeout_s * 1000 : timeout_ms + rnd_below(timeout_ms);
 }
 
 struct initial {
@@ -275,14 +260,20 @@ void api_watch_http(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct wanted o = {0};
+    struct list_options options;
+    struct field_errors errors = {0};
+    int64_t now = store_rev(q->server->store);
     CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
-    struct api_watch *w = watch_new(q);
-    if (read_options(w, &o, &err) < 0) {
-        q->refs++; /* the watch's hold goes with it */
-        watch_free(w);
-        api_fail(q, &err);
+    if (list_options_read(q, true, &options, &errors, &err) < 0) {
+        list_options_fail(q, &errors, &err);
         return;
     }
+    if (options.rev > now) {
+        api_reply(q, 504, list_too_large(options.rev, now));
+        return;
+    }
+    struct api_watch *w = watch_new(q);
+    choose_start(w, &options, &o);
     sbuf_init(&prefix, 1024);
     prefix_of(w, &prefix);
     api_count(q, 200);
@@ -295,14 +286,21 @@ struct api_watch *api_watch_local(struct api_request *q, const struct local_watc
 {
     struct err err = ERR_INIT;
     struct wanted o = {0};
+    struct list_options options;
+    struct field_errors errors = {0};
     CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
-    struct api_watch *w = watch_new(q);
-    w->local = *c;
-    if (read_options(w, &o, &err) < 0) {
-        watch_free(w);
-        c->ended(c->arg, err_http_status(err.code), api_status(err_http_status(err.code), "Failure", err_reason(err.code), err.msg, NULL));
+    int rc = list_options_read(q, true, &options, &errors, &err);
+    int64_t now = store_rev(q->server->store);
+    if (rc < 0 || options.rev > now) {
+        int status = rc < 0 ? err_http_status(err.code) : 504;
+        json_t *body = rc < 0 ? api_status(status, "Failure", err_reason(err.code), err.msg, NULL) : list_too_large(options.rev, now);
+        api_request_unref(q);
+        c->ended(c->arg, status, body);
         return NULL;
     }
+    struct api_watch *w = watch_new(q);
+    w->local = *c;
+    choose_start(w, &options, &o);
     sbuf_init(&prefix, 1024);
     prefix_of(w, &prefix);
     return begin(w, &o, sbuf_str(&prefix)) ? w : NULL;

@@ -1,14 +1,12 @@
 """What goes over the wire: metadata alone, tables, YAML, compression, indentation, and what is refused."""
 import gzip
-import http.client
 import json
 import subprocess
-import urllib.parse
 
 import pytest
 
 from cloud import GROUP
-from raw import call, context, get
+from raw import call, connection_to, get
 
 AS = "application/json;as={};g=meta.k8s.io;v={}"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
@@ -166,8 +164,7 @@ def test_small_answers_are_not_compressed(cloud, big):
 
 
 def test_compressed_answers_leave_the_connection_in_step(cloud, big):
-    address = urllib.parse.urlsplit(cloud.api_url)
-    connection = http.client.HTTPSConnection(address.hostname, address.port, timeout=60, context=context(cloud))
+    connection = connection_to(cloud)
     seen = []
     for name in ("large", "small", "large"):
         connection.request("GET", f"{big}/{name}", headers={"Accept-Encoding": "gzip"})

@@ -21,8 +21,7 @@ def context(cloud):
 
 def call(cloud, method, path, body=None, timeout=60, **headers):
     """headers: accept="application/json", if_none_match='"x"' …"""
-    address = urllib.parse.urlsplit(cloud.api_url)
-    connection = http.client.HTTPSConnection(address.hostname, address.port, timeout=timeout, context=context(cloud))
+    connection = connection_to(cloud, timeout)
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
     try:
@@ -30,6 +29,12 @@ def call(cloud, method, path, body=None, timeout=60, **headers):
         return Answer(connection.getresponse())
     finally:
         connection.close()
+
+
+def connection_to(cloud, timeout=60):
+    """One connection, for many requests."""
+    address = urllib.parse.urlsplit(cloud.api_url)
+    return http.client.HTTPSConnection(address.hostname, address.port, timeout=timeout, context=context(cloud))
 
 
 def get(cloud, path, **headers):
