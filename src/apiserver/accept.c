@@ -20,6 +20,8 @@ static bool take_form(struct str type, unsigned offers, enum accept_form *ret)
         *ret = ACCEPT_JSON;
     else if ((offers & OFFER_YAML) && str_ieq(type, STR("application/yaml")))
         *ret = ACCEPT_YAML;
+    else if ((offers & OFFER_OPENAPI_V2) && (str_ieq(type, STR(ACCEPT_OPENAPI_V2)) || str_ieq(type, STR(ACCEPT_OPENAPI_V2_OLD))))
+        *ret = ACCEPT_PROTOBUF;
     else
         return false;
     return true;

@@ -8,7 +8,7 @@
 
 #include "base/str.h"
 
-enum accept_form { ACCEPT_JSON, ACCEPT_YAML };
+enum accept_form { ACCEPT_JSON, ACCEPT_YAML, ACCEPT_PROTOBUF };
 /* "as=" of a clause: something else than the object itself. */
 enum accept_as { AS_ITSELF, AS_TABLE, AS_METADATA, AS_METADATA_LIST, AS_DISCOVERY };
 
@@ -17,7 +17,11 @@ enum accept_offer {
     OFFER_YAML = 1 << 0,
     OFFER_META = 1 << 1,      /* … tables and metadata */
     OFFER_DISCOVERY = 1 << 2, /* … aggregated discovery */
+    OFFER_OPENAPI_V2 = 1 << 3, /* that document as protobuf */
 };
+
+#define ACCEPT_OPENAPI_V2 "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+#define ACCEPT_OPENAPI_V2_OLD "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" /* no valid media type, but what clients sent first */
 
 struct accept {
     enum accept_form form;

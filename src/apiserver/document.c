@@ -75,7 +75,7 @@ static bool has_tag(struct str header, const char *etag)
 
 void document_reply(struct api_request *q, const struct document *d, const char *type, const char *keep)
 {
-    bool as_is = q->wants.form == ACCEPT_JSON && !q->pretty;
+    bool as_is = (q->wants.form == ACCEPT_JSON && !q->pretty) || q->wants.form == ACCEPT_PROTOBUF;
     if (!as_is || !q->http) {
         api_reply_json(q, 200, d->text);
         return;

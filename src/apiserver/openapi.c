@@ -4,6 +4,7 @@
 #include "apiserver/api.h"
 #include "apiserver/types.h"
 
+#define PROTOBUF_MAX (16u * 1024 * 1024)
 #define YEAR_AHEAD "public, immutable, max-age=31536000"
 
 /* ---- schemas ---- */
@@ -157,8 +158,21 @@ static const struct document *v2_document(struct api_request *q)
     return document_put_json(q->server, "openapi/v2", all);
 }
 
+static const struct document *v2_as_protobuf(struct api_request *q)
+{
+    const struct document *d = document_find(q->server, "openapi/v2.pb");
+    CLEANUP(sbuf_deinit) struct sbuf bytes = {0};
+    JSON_AUTO doc = NULL;
+    if (d)
+        return d;
+    sbuf_init(&bytes, PROTOBUF_MAX);
+    if (json_parse(document_text(v2_document(q)), PROTOBUF_MAX, &doc, NULL) == 0)
+        openapi_v2_proto(doc, &bytes);
+    return document_put(q->server, "openapi/v2.pb", sbuf_str(&bytes));
+}
+
 /* The index names documents with their hash: those never change, so that clients may keep them for good. */
-static void reply_v3(struct api_request *q, const struct document *d)
+static void reply(struct api_request *q, const struct document *d)
 {
     struct str hash = api_query(q, "hash");
     if (hash.len && !str_eqc(hash, document_hash(d))) {
@@ -166,7 +180,7 @@ static void reply_v3(struct api_request *q, const struct document *d)
         api_reply_text(q, 301, NULL, STR_NULL);
         return;
     }
-    document_reply(q, d, "application/json", hash.len ? YEAR_AHEAD : "public");
+    document_reply(q, d, q->wants.form == ACCEPT_PROTOBUF ? ACCEPT_OPENAPI_V2 : "application/json", hash.len ? YEAR_AHEAD : "public");
 }
 
 void api_openapi(struct api_request *q)
@@ -179,12 +193,13 @@ void api_openapi(struct api_request *q)
     while (str_cut(&rest, '/', &item))
         if (item.len && count < ARRAY_LEN(part))
             part[count++] = arena_strndup(q->arena, item);
-    if (api_negotiate(q, 0, &err) < 0) {
+    bool v2 = count == 2 && !strcmp(part[1], "v2");
+    if (api_negotiate(q, v2 ? OFFER_OPENAPI_V2 : 0, &err) < 0) {
         api_fail(q, &err);
         return;
     }
-    if (count == 2 && !strcmp(part[1], "v2"))
-        d = v2_document(q);
+    if (v2)
+        d = q->wants.form == ACCEPT_PROTOBUF ? v2_as_protobuf(q) : v2_document(q);
     else if (count == 2 && !strcmp(part[1], "v3"))
         d = v3_index(q);
     else if (count == 4 && !strcmp(part[1], "v3") && !strcmp(part[2], "api"))
@@ -192,7 +207,7 @@ void api_openapi(struct api_request *q)
     else if (count == 5 && !strcmp(part[1], "v3") && !strcmp(part[2], "apis"))
         d = v3_document(q, part[3], part[4]);
     if (d)
-        reply_v3(q, d);
+        reply(q, d);
     else
         api_fail_code(q, ERR_NOT_FOUND, "the server could not find the requested resource");
 }

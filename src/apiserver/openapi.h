@@ -18,5 +18,7 @@ json_t *openapi_gvk(const char *group, const char *version, const char *kind);
 /* A v3 document joined into the v2 document `all`: openapi_v2.c */
 json_t *openapi_v2_new(void);
 void openapi_v2_join(json_t *all, const json_t *v3);
+/* The v2 document as protobuf: openapi_proto.c */
+void openapi_v2_proto(const json_t *v2, struct sbuf *out);
 
 #endif

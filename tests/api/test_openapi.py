@@ -110,6 +110,56 @@ def test_v2_is_one_document_of_all(cloud, documents, kinds):
     assert "#/components/" not in text and "anyOf" not in text and "nullable" not in text
 
 
+V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+
+
+def fields(data):
+    """The top level of a protobuf message: (number, value) pairs."""
+    at, found = 0, []
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+    while at < len(data):
+        key = varint()
+        if key & 7 == 0:
+            found.append((key >> 3, varint()))
+        else:
+            size = {1: lambda: 8, 2: varint}[key & 7]()
+            found.append((key >> 3, data[at:at + size]))
+            at += size
+    assert at == len(data)
+    return found
+
+
+def test_v2_as_protobuf_has_the_same_definitions(cloud):
+    answer = get(cloud, "/openapi/v2", accept=V2_PROTOBUF)
+    assert answer.status == 200 and answer.headers["Content-Type"] == V2_PROTOBUF.replace("@", ".") and answer.headers["ETag"]
+    document = fields(answer.body)
+    assert document[0] == (1, b"2.0") and [n for n, _ in document] == [1, 2, 8, 9]
+    names = [dict(fields(pair))[1].decode() for _, pair in fields(document[3][1])]
+    paths = [dict(fields(pair))[1].decode() for _, pair in fields(document[2][1])]
+    v2 = get(cloud, "/openapi/v2", accept=f"application/json, {V2_PROTOBUF};q=0.5").json()
+    assert names == list(v2["definitions"]) and paths == list(v2["paths"])
+    assert get(cloud, "/openapi/v2", accept=V2_PROTOBUF, if_none_match=answer.headers["ETag"]).status == 304
+    assert get(cloud, "/openapi/v3/api/v1", accept=V2_PROTOBUF.replace("v2", "v3")).status == 406  # kubectl reads v3 as JSON
+
+
+def test_client_go_reads_v2(cloud, kinds):
+    for group, version, kind, plural, _ in kinds:
+        text = cloud.kubectl("explain", plural, f"--api-version={group + '/' if group else ''}{version}", "--recursive", "--output=plaintext-openapiv2").stdout
+        assert re.search(rf"KIND: +{kind}\n", text) and "ownerReferences" in text
+    text = cloud.kubectl("explain", "mep.spec.replicas", "--output=plaintext-openapiv2").stdout
+    assert "FIELD:    replicas <integer>" in text and "engines that should run" in text
+
+
 def test_kubectl_explains_every_kind(cloud, kinds):
     for group, version, kind, plural, _ in kinds:
         args = ["explain", plural, f"--api-version={group + '/' if group else ''}{version}"]

@@ -8,7 +8,7 @@
 
 static void check_accept(struct str header)
 {
-    for (unsigned offers = 0; offers < 8; offers++) {
+    for (unsigned offers = 0; offers < 16; offers++) {
         struct accept a;
         struct err err = ERR_INIT;
         int rc = accept_parse(header, offers, &a, &err);
