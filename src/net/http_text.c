@@ -18,6 +18,17 @@ const char *http_status_text(int status)
     return "Status";
 }
 
+/* "q=0", "q=0.000" */
+static bool is_zero_quality(struct str q)
+{
+    if (!str_starts(q, STR("q=0")))
+        return false;
+    for (size_t i = 2; i < q.len; i++)
+        if (q.ptr[i] != '0' && q.ptr[i] != '.')
+            return false;
+    return true;
+}
+
 bool http_accepts_coding(const struct http_head *h, const char *coding)
 {
     struct str rest = http_header_get(h, "accept-encoding"), item;
@@ -28,7 +39,7 @@ bool http_accepts_coding(const struct http_head *h, const char *coding)
             continue;
         name = str_trim(name);
         q = str_trim(item);
-        bool refused = str_starts(q, STR("q=0")) && strspn(q.ptr + 2, "0.") >= q.len - 2;
+        bool refused = is_zero_quality(q);
         if (str_ieq(name, str_of(coding))) {
             named = true;
             named_ok = !refused;
