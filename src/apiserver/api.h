@@ -6,7 +6,9 @@
 #ifndef SEKI_APISERVER_API_H
 #define SEKI_APISERVER_API_H
 
+#include "apiserver/accept.h"
 #include "apiserver/apiserver.h"
+#include "apiserver/selector.h"
 #include "base/map.h"
 #include "base/metrics.h"
 #include "base/vec.h"
@@ -16,6 +18,8 @@
 
 #define API_GROUPS_MAX 20
 #define API_HOOKS_MAX 16
+#define API_HEADERS_MAX 6
+#define API_SUBRESOURCES_MAX 4
 
 struct api_user {
     const char *name; /* NULL: nobody */
@@ -28,6 +32,7 @@ struct apiserver {
     struct apiserver_options o;
     struct http_server *http;
     struct map *tokens; /* hex hash → struct api_user * */
+    struct map *documents; /* document.c; NULL until the first */
     struct arena *arena; /* lives as long as the server */
     struct rbac *rbac;
     bool rbac_stale, draining;
@@ -63,7 +68,9 @@ struct api_request {
     /* what is asked */
     const char *method, *path; /* path decoded by part, not here */
     struct str query;
-    const char *content_type, *accept, *user_agent;
+    const char *content_type, *user_agent;
+    struct accept wants; /* filled by api_negotiate */
+    bool pretty;
     struct str text;  /* body as text (HTTP) … */
     json_t *body;     /* … or as a document; parsed lazily from text */
     const char *group, *version;
@@ -74,6 +81,8 @@ struct api_request {
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
     struct api_watch *watch;       /* once a watch runs */
+    struct http_out_header headers[API_HEADERS_MAX]; /* of the answer */
+    size_t header_count;
 
     struct flow *flow; /* whose share of the server it uses; NULL: this process's own */
     TAILQ_ENTRY(api_request) waiting;
@@ -93,16 +102,25 @@ void api_request_unref(struct api_request *q);
 void api_count(struct api_request *q, int status);
 /* Steals body. */
 void api_reply(struct api_request *q, int status, json_t *body);
-/* A body that is text already. */
+/* A body that is text of another type already. */
 void api_reply_text(struct api_request *q, int status, const char *type, struct str text);
-/* The object of a value, as it is stored, or as a table when the client asked for one. */
+/* JSON as text, in the form that the client asked for. */
+void api_reply_json(struct api_request *q, int status, struct str text);
+/* One more header of the answer; value is borrowed until then, and left out when there are too many. */
+void api_header(struct api_request *q, const char *name, struct str value);
+/* Reads Accept and `pretty`; offers: enum accept_offer. ERR_NOT_ACCEPTABLE. */
+int api_negotiate(struct api_request *q, unsigned offers, struct err *err) NODISCARD;
+/* The object of a value, as it is stored, or as a table or metadata when the client asked for that. */
 void api_reply_value(struct api_request *q, int status, struct store_value *v);
 void api_fail(struct api_request *q, const struct err *err);
 void api_fail_code(struct api_request *q, int code, const char *fmt, ...) PRINTF(3, 4);
 void api_fail_invalid(struct api_request *q, const struct field_errors *e);
+/* Likewise, of something that is not the object of the request. */
+void api_fail_invalid_as(struct api_request *q, const char *kind, const char *group, const char *name, const struct field_errors *e);
 /* "modelendpoints.seki.cloud" */
 const char *api_resource_text(const struct api_request *q);
 struct str api_query(struct api_request *q, const char *name); /* "" when absent or malformed */
+bool api_query_flag(struct api_request *q, const char *name);  /* anything but "", "0" and "false" */
 int api_parse_body(struct api_request *q, struct err *err) NODISCARD;
 json_t *api_status(int http_status, const char *status, const char *reason, const char *message, json_t *details);
 
@@ -127,18 +145,15 @@ json_t *object_of(struct store_value *v);
 json_t *object_decode(const struct store_value *v, int64_t rev);
 /* A private copy to change. */
 json_t *object_copy(struct store_value *v);
+/* The same two as a kind shows them, which may be a view of what is stored. */
+json_t *object_of_as(const struct kind *k, struct store_value *v);
+json_t *object_copy_as(const struct kind *k, struct store_value *v);
 /* The value's text with a resourceVersion put in. */
 void object_write(const struct store_value *v, int64_t rev, struct sbuf *out);
 /* A document as it is stored: metadata first, no resourceVersion. */
 void object_encode(const json_t *obj, struct sbuf *out);
 
-/* ---- selector.c ---- */
-struct selector;
-/* Both texts may be empty; the result NULL then. */
-int selector_parse(struct api_request *q, struct str labels, struct str fields, struct selector **ret, struct err *err) NODISCARD;
-bool selector_matches(const struct selector *s, const json_t *obj);
-
-/* ---- read.c, watch.c, write.c, remove.c, table.c, discovery.c, openapi.c ---- */
+/* ---- read.c, watch.c, write.c, remove.c, discovery.c, openapi.c ---- */
 void api_get(struct api_request *q);
 void api_list(struct api_request *q);
 struct api_watch;
@@ -191,9 +206,6 @@ void api_write_drop(const struct api_write *w);
 void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev);
 /* The answer without a write: dry runs, and updates that change nothing. Takes over w's documents. */
 void api_write_answer(const struct api_write *w, int64_t rev);
-bool table_wanted(const struct api_request *q);
-json_t *table_start(const struct kind *k, int64_t rev, bool with_columns);
-void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whole_object);
 void api_discovery(struct api_request *q);
 void api_openapi(struct api_request *q);
 
@@ -207,6 +219,36 @@ void flow_leave(struct flow_control *fc, struct api_request *q); /* its client w
 int flow_check_write(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
 void flow_write_begins(struct flow_control *fc, struct api_request *q);
 void flow_write_ends(struct flow_control *fc, struct api_request *q);
+
+/* ---- shape.c: objects as a client asked to see them ---- */
+/* What q asks for fits a list (is_list) or a single object; ERR_NOT_ACCEPTABLE, and ERR_BAD_REQUEST for a bad includeObject. */
+int shape_check(struct api_request *q, bool is_list, struct err *err) NODISCARD;
+/* The object itself, a table with it as its only row, or its metadata; new reference. */
+json_t *shape_object(const struct api_request *q, const json_t *obj, int64_t rev, bool with_columns);
+json_t *shape_metadata(const char *version, const json_t *obj);
+
+/* ---- table.c ---- */
+json_t *table_start(const struct api_request *q, int64_t rev, bool with_columns);
+void table_row(json_t *table, const struct api_request *q, const json_t *obj);
+
+/* ---- document.c: documents that depend on the program alone ---- */
+struct document;
+const struct document *document_find(struct apiserver *s, const char *key); /* NULL: not made yet */
+const struct document *document_put(struct apiserver *s, const char *key, struct str text);
+const struct document *document_put_json(struct apiserver *s, const char *key, json_t *doc); /* steals doc */
+const char *document_hash(const struct document *d);
+struct str document_text(const struct document *d);
+/* Answers 200, or 304 when the client says that it has it. keep: the Cache-Control. */
+void document_reply(struct api_request *q, const struct document *d, const char *type, const char *keep);
+
+/* ---- discovery.c ---- */
+struct api_subresource {
+    const char *name; /* "status" */
+    const char *group, *version, *kind; /* of what it answers */
+    const char *const *verbs; /* ends in NULL */
+};
+/* What a kind has beside its objects: for discovery and OpenAPI. */
+size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUBRESOURCES_MAX]);
 
 /* ---- local.c, server.c ---- */
 void api_serve_health(struct api_request *q, bool ready);

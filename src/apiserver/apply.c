@@ -126,7 +126,7 @@ static void apply_over(struct api_write *w, struct store_value *v, const json_t 
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     const struct field *rows = managed_all_rows(q->kind, q->arena);
     const struct managed_by by = {w->manager, q->sub, true};
-    JSON_AUTO live = object_of(v);
+    JSON_AUTO live = object_of_as(q->kind, v);
     JSON_AUTO last = managed_owned(live, &by);
     JSON_AUTO others = managed_owned_by_others(live, &by);
     JSON_AUTO keep = fieldset_union(others, w->applied);

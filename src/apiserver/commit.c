@@ -37,11 +37,8 @@ void api_write_answer(const struct api_write *w, int64_t rev)
         body = deleted_status(w->q, w->obj);
     } else if (w->answer == ANSWER_SCALE) {
         body = scale_of(w->obj);
-    } else if (table_wanted(w->q)) {
-        body = table_start(w->q->kind, rev, true);
-        table_row(body, w->q->kind, w->obj, false);
     } else {
-        body = json_incref(w->obj);
+        body = shape_object(w->q, w->obj, rev, true);
     }
     api_reply(w->q, w->http_status, body);
     api_write_drop(w);
@@ -87,8 +84,9 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
     sbuf_init(&key, 1024);
     sbuf_init(&text, s->o.max_object_bytes);
     object_key(q->kind, q->ns, q->name, &key);
+    JSON_AUTO stored = kind_unshow(q->kind, w->obj);
     if (!delete)
-        object_encode(w->obj, &text);
+        object_encode(stored, &text);
     if (!sbuf_ok(&text)) {
         api_fail_code(q, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", s->o.max_object_bytes);
         api_write_drop(w);

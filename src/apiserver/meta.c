@@ -1,4 +1,5 @@
 #include "apiserver/meta.h"
+#include "apiserver/types.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rnd.h"
@@ -7,7 +8,7 @@
 #define GENERATE_NAME_MAX 58
 #define ANNOTATIONS_MAX_BYTES (256 * 1024)
 
-static const struct field owner_fields[] = {
+const struct field owner_fields[] = {
     {.name = "apiVersion", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .min = 1, .max = 512, .help = "of the owner"},
     {.name = "kind", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .min = 1, .max = 253, .help = "of the owner"},
     {.name = "name", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .min = 1, .max = 253, .help = "of the owner"},
@@ -30,7 +31,7 @@ const struct field meta_fields[] = {
     {.name = "annotations", .type = FIELD_MAP, .flags = FIELD_NULLABLE, .max = 10000, .help = "for tools"},
     {.name = "finalizers", .type = FIELD_LIST, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .list_type = LIST_SET, .max = 100, .help = "who must act before the object goes"},
     {.name = "ownerReferences", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = owner_fields, .list_type = LIST_MAP, .list_key = "uid", .max = 100, .help = "when all owners are gone, the object goes too"},
-    {.name = "managedFields", .type = FIELD_ANY, .flags = FIELD_NULLABLE, .help = "who set which field; kept by the server"},
+    {.name = "managedFields", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = managed_field_fields, .help = "who manages which fields"},
     {.name = "selfLink", .type = FIELD_STRING, .help = "not used any more"},
     {0},
 };

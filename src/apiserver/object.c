@@ -11,6 +11,7 @@ void object_key(const struct kind *k, const char *ns, const char *name, struct s
 
 void object_prefix(const struct kind *k, const char *ns, struct sbuf *out)
 {
+    k = kind_stored(k);
     sbuf_addf(out, "%s%s%s/", k->plural, *k->group ? "." : "", k->group);
     if (ns && *ns)
         sbuf_addf(out, "%s/", ns);
@@ -65,6 +66,18 @@ json_t *object_of(struct store_value *v)
 json_t *object_copy(struct store_value *v)
 {
     return v->cache ? json_deep_copy(v->cache) : object_decode(v, v->rev);
+}
+
+json_t *object_of_as(const struct kind *k, struct store_value *v)
+{
+    JSON_AUTO obj = object_of(v);
+    return kind_show(k, obj);
+}
+
+json_t *object_copy_as(const struct kind *k, struct store_value *v)
+{
+    JSON_AUTO obj = object_copy(v);
+    return kind_show(k, obj);
 }
 
 void object_write(const struct store_value *v, int64_t rev, struct sbuf *out)

@@ -1,9 +1,10 @@
 /* get and list. Reads answer from memory, at the last durable revision or at the one that a page belongs to. */
-#include "apiserver/api.h"
+#include "apiserver/options.h"
 #include "base/mem.h"
 #include "crypto/hash.h"
 
 #define TOKEN_MAX 2048
+#define ANY_REVISION (-1)
 #define LIST_BYTES_MAX (1024u * 1024 * 1024)
 
 void api_get(struct api_request *q)
@@ -27,16 +28,20 @@ struct list {
     /* one of the three */
     struct sbuf *text;
     json_t *items, *table;
-    bool whole_objects;
     struct str next; /* key of the first object that did not fit; arena */
+    size_t remaining; /* objects that did not fit; 0 when selectors make it unknown */
 };
 
 static bool add(void *arg, struct store_value *v)
 {
     struct list *l = arg;
     json_t *obj = NULL;
+    if (l->remaining) {
+        l->remaining++;
+        return true;
+    }
     if (l->selector || l->items || l->table) {
-        obj = object_of(v);
+        obj = object_of_as(l->q->kind, v);
         if (!selector_matches(l->selector, obj)) {
             json_decref(obj);
             return true;
@@ -44,13 +49,14 @@ static bool add(void *arg, struct store_value *v)
     }
     if (l->limit && l->count == (size_t)l->limit) {
         l->next = arena_str(l->q->arena, v->key);
+        l->remaining = l->selector ? 0 : 1;
         json_decref(obj);
-        return false;
+        return l->remaining > 0;
     }
     if (l->table) {
-        table_row(l->table, l->q->kind, obj, l->whole_objects);
+        table_row(l->table, l->q, obj);
     } else if (l->items) {
-        json_array_append(l->items, obj);
+        json_array_append_new(l->items, l->q->wants.as == AS_METADATA_LIST ? shape_metadata(l->q->wants.version, obj) : json_incref(obj));
     } else {
         if (l->count)
             sbuf_add_char(l->text, ',');
@@ -61,7 +67,8 @@ static bool add(void *arg, struct store_value *v)
     return true;
 }
 
-/* Continue tokens: base64 of "REVISION KEY". Clients treat them as opaque; a made-up one can only start elsewhere in what its sender may list. */
+/* Continue tokens: base64 of "REVISION KEY"; revision -1 goes on in whatever is there now. Clients treat them as opaque; a made-up one can only start elsewhere in what its
+ * sender may list. */
 static int read_token(struct api_request *q, struct str token, struct list *l, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf plain = {0}, prefix = {0};
@@ -72,44 +79,37 @@ static int read_token(struct api_request *q, struct str token, struct list *l, s
     if (token.len > TOKEN_MAX || base64_decode(token, &plain, NULL) < 0)
         return err_field(err, ERR_BAD_REQUEST, "continue", "continue key is not valid: not a token of this server");
     rest = sbuf_str(&plain);
-    if (!str_cut(&rest, ' ', &rev) || str_to_i64(rev, 1, INT64_MAX, &l->rev) < 0 || !str_starts(rest, sbuf_str(&prefix)))
+    int64_t at, now = store_rev(q->server->store);
+    if (!str_cut(&rest, ' ', &rev) || str_to_i64(rev, ANY_REVISION, now, &at) < 0 || !at || !str_starts(rest, sbuf_str(&prefix)))
         return err_field(err, ERR_BAD_REQUEST, "continue", "continue key is not valid: not a token for this list");
     l->start = arena_str(q->arena, rest);
+    l->rev = at == ANY_REVISION ? now : at;
     return 0;
 }
 
-static const char *write_token(struct list *l)
+static const char *write_token(struct api_request *q, int64_t rev, struct str next)
 {
     CLEANUP(sbuf_deinit) struct sbuf plain = {0}, text = {0};
-    if (!l->next.len)
+    if (!next.len)
         return "";
     sbuf_init(&plain, TOKEN_MAX);
     sbuf_init(&text, TOKEN_MAX * 2);
-    sbuf_addf(&plain, "%lld %.*s", (long long)l->rev, STR_ARG(l->next));
+    sbuf_addf(&plain, "%lld %.*s", (long long)rev, STR_ARG(next));
     base64_encode(sbuf_str(&plain), &text);
-    return arena_strndup(l->q->arena, sbuf_str(&text));
+    return arena_strndup(q->arena, sbuf_str(&text));
 }
 
-static int read_options(struct api_request *q, struct list *l, struct err *err)
+/* The revision that the list shows. */
+static int choose_revision(struct list *l, const struct list_options *o, struct err *err)
 {
-    struct str limit = api_query(q, "limit"), token = api_query(q, "continue"), rv = api_query(q, "resourceVersion"), match = api_query(q, "resourceVersionMatch");
-    struct selector *selector;
-    int rc = selector_parse(q, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, err);
-    if (rc < 0)
-        return rc;
-    l->selector = selector;
-    if (limit.len && str_to_i64(limit, 0, INT64_MAX, &l->limit) < 0)
-        return err_field(err, ERR_BAD_REQUEST, "limit", "limit must be a number, 0 or more");
-    l->rev = store_rev(q->server->store);
-    if (token.len)
-        return read_token(q, token, l, err);
-    int64_t wanted = 0;
-    if (rv.len && str_to_i64(rv, 0, INT64_MAX, &wanted) < 0)
-        return err_field(err, ERR_BAD_REQUEST, "resourceVersion", "Invalid value: \"%.*s\": must be a number", (int)(rv.len > 32 ? 32 : rv.len), rv.ptr);
-    if (wanted > l->rev)
-        return err_set(err, ERR_TIMEOUT, "Too large resource version: %lld, current: %lld", (long long)wanted, (long long)l->rev);
-    if (str_eqc(match, "Exact") && wanted > 0)
-        l->rev = wanted;
+    int64_t now = store_rev(l->q->server->store);
+    l->rev = now;
+    l->selector = o->selector;
+    l->limit = o->limit;
+    if (o->token.len)
+        return read_token(l->q, o->token, l, err);
+    if (o->match == MATCH_EXACT)
+        l->rev = o->rev;
     return 0;
 }
 
@@ -120,6 +120,8 @@ static void finish_text(struct list *l, const char *token, struct sbuf *out)
     sbuf_addf(out, "{\"kind\":\"%sList\",\"apiVersion\":\"%s\",\"metadata\":{\"resourceVersion\":\"%lld\"", l->q->kind->name, version, (long long)l->rev);
     if (*token)
         sbuf_addf(out, ",\"continue\":\"%s\"", token);
+    if (l->remaining)
+        sbuf_addf(out, ",\"remainingItemCount\":%zu", l->remaining);
     sbuf_addc(out, "},\"items\":[");
     sbuf_add(out, sbuf_str(l->text));
     sbuf_addc(out, "]}");
@@ -128,55 +130,86 @@ static void finish_text(struct list *l, const char *token, struct sbuf *out)
 static void reply_list(struct list *l)
 {
     struct api_request *q = l->q;
-    const char *token = write_token(l);
+    const char *token = write_token(q, l->rev, l->next);
     if (l->text) {
         CLEANUP(sbuf_deinit) struct sbuf out = {0};
         sbuf_init(&out, LIST_BYTES_MAX);
         finish_text(l, token, &out);
-        api_reply_text(q, 200, "application/json", sbuf_str(&out));
+        api_reply_json(q, 200, sbuf_str(&out));
         return;
     }
     json_t *list = l->table;
     if (!list) {
         char version[128], rev[24], kind[160];
+        bool metadata = q->wants.as == AS_METADATA_LIST;
         kind_api_version(q->kind, version);
+        if (metadata)
+            snprintf(version, sizeof(version), "meta.k8s.io/%s", q->wants.version);
         snprintf(rev, sizeof(rev), "%lld", (long long)l->rev);
-        snprintf(kind, sizeof(kind), "%sList", q->kind->name);
+        snprintf(kind, sizeof(kind), "%sList", metadata ? "PartialObjectMetadata" : q->kind->name);
         list = json_pack("{s:s, s:s, s:{s:s}, s:o}", "kind", kind, "apiVersion", version, "metadata", "resourceVersion", rev, "items", l->items);
     }
     if (*token)
         json_put_str(list, "metadata.continue", token);
+    if (l->remaining)
+        json_put_int(list, "metadata.remainingItemCount", (int64_t)l->remaining);
     api_reply(q, 200, list);
+}
+
+/* The revision is compacted. Who was in the middle of a list may go on in what is there now, if that is good enough. */
+static void fail_gone(struct list *l)
+{
+    if (!l->start.len) {
+        api_fail_code(l->q, ERR_GONE, "The resourceVersion for the provided list is too old.");
+        return;
+    }
+    json_t *status = api_status(410, "Failure", err_reason(ERR_GONE),
+                                "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the "
+                                "continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects "
+                                "that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.", NULL);
+    json_put_str(status, "metadata.continue", write_token(l->q, ANY_REVISION, l->start));
+    l->q->wants.as = AS_ITSELF;
+    api_reply(l->q, 410, status);
+}
+
+static void choose_form(struct list *l, struct sbuf *text)
+{
+    struct api_request *q = l->q;
+    if (q->wants.as == AS_TABLE)
+        l->table = table_start(q, l->rev, true);
+    else if (q->local_done || q->wants.as == AS_METADATA_LIST || q->kind->view_of)
+        l->items = json_array();
+    else
+        l->text = text;
 }
 
 void api_list(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct list l = {.q = q};
+    struct list_options o;
+    struct field_errors errors = {0};
     CLEANUP(sbuf_deinit) struct sbuf prefix = {0}, text = {0};
     sbuf_init(&prefix, 1024);
     sbuf_init(&text, LIST_BYTES_MAX);
-    if (read_options(q, &l, &err) < 0) {
-        api_fail(q, &err);
+    if (list_options_read(q, false, &o, &errors, &err) < 0 || choose_revision(&l, &o, &err) < 0) {
+        list_options_fail(q, &errors, &err);
         return;
     }
-    if (table_wanted(q)) {
-        l.table = table_start(q->kind, l.rev, true);
-        l.whole_objects = str_eqc(api_query(q, "includeObject"), "Object");
-    } else if (q->local_done) {
-        l.items = json_array();
-    } else {
-        l.text = &text;
+    if (o.rev > store_rev(q->server->store)) {
+        api_reply(q, 504, list_too_large(o.rev, store_rev(q->server->store)));
+        return;
     }
+    choose_form(&l, &text);
     object_prefix(q->kind, q->ns, &prefix);
-    if (store_range(q->server->store, sbuf_str(&prefix), l.start, l.rev, 0, add, &l, &err) < 0) {
-        if (err.code == ERR_GONE)
-            err_set(&err, ERR_GONE, "%s", l.start.len ? "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter."
-                                                      : "The resourceVersion for the provided list is too old.");
-        json_decref(l.table);
-        json_decref(l.items);
-        api_fail(q, &err);
+    if (store_range(q->server->store, sbuf_str(&prefix), l.start, l.rev, 0, add, &l, &err) == 0) {
+        reply_list(&l);
         return;
     }
-    reply_list(&l);
+    json_decref(l.table);
+    json_decref(l.items);
+    if (err.code == ERR_GONE)
+        fail_gone(&l);
+    else
+        api_fail(q, &err);
 }

@@ -1,6 +1,7 @@
 /* delete and deletecollection. Finalizers hold an object until their owners take them off; what it owns is collected by gc.c. */
 #include "apiserver/api.h"
 #include "apiserver/meta.h"
+#include "apiserver/types.h"
 #include "base/mem.h"
 
 #define COLLECTION_MAX 10000 /* one transaction */
@@ -9,23 +10,6 @@ struct delete_options {
     const char *uid; /* or NULL */
     int64_t rev;     /* or 0 */
     const char *finalizer; /* to add: "orphan", "foregroundDeletion", or NULL */
-};
-
-static const struct field precondition_fields[] = {
-    {.name = "uid", .type = FIELD_STRING, .help = "the object must have it"},
-    {.name = "resourceVersion", .type = FIELD_STRING, .help = "the object must be of this version"},
-    {0},
-};
-static const struct field option_fields[] = {
-    {.name = "apiVersion", .type = FIELD_STRING},
-    {.name = "kind", .type = FIELD_STRING},
-    {.name = "preconditions", .type = FIELD_OBJECT, .sub = precondition_fields},
-    {.name = "propagationPolicy", .type = FIELD_ENUM, .values = "Background|Foreground|Orphan"},
-    {.name = "gracePeriodSeconds", .type = FIELD_INT, .min = 0, .max = 1000000},
-    {.name = "orphanDependents", .type = FIELD_BOOL},
-    {.name = "dryRun", .type = FIELD_LIST, .elem = FIELD_STRING},
-    {.name = "ignoreStoreReadErrorWithClusterBreakingPotential", .type = FIELD_BOOL},
-    {0},
 };
 
 static int read_options(struct api_request *q, struct delete_options *ret, struct err *err)
@@ -37,8 +21,8 @@ static int read_options(struct api_request *q, struct delete_options *ret, struc
         return rc;
     struct field_errors e = {.arena = q->arena};
     if (q->body) {
-        field_unknown(option_fields, q->body, "", &e);
-        field_validate(option_fields, q->body, "", &e);
+        field_unknown(delete_option_fields, q->body, "", &e);
+        field_validate(delete_option_fields, q->body, "", &e);
     }
     if (e.count)
         return err_field(err, ERR_BAD_REQUEST, e.items[0].path, "%s: %s", e.items[0].path, e.items[0].message);
@@ -105,7 +89,7 @@ void api_delete(struct api_request *q)
         api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
         return;
     }
-    struct api_write w = {.q = q, .obj = object_copy(v), .http_status = 200};
+    struct api_write w = {.q = q, .obj = object_copy_as(q->kind, v), .http_status = 200};
     if (precondition_fails(q, &o, v, w.obj)) {
         json_decref(w.obj);
         return;
@@ -134,7 +118,7 @@ struct collection {
 static bool collect(void *arg, struct store_value *v)
 {
     struct collection *c = arg;
-    JSON_AUTO obj = object_of(v);
+    JSON_AUTO obj = object_of_as(c->q->kind, v);
     if (selector_matches(c->selector, obj))
         *VEC_PUSH(&c->values) = store_value_ref(v);
     return c->values.len < COLLECTION_MAX;
@@ -188,7 +172,7 @@ static int delete_all(struct collection *c, const char *finalizer, json_t *items
             object_encode(obj, &texts[count]);
         ops[count] = (struct store_op){.type = goes ? STORE_DELETE : STORE_PUT, .key = (*v)->key, .value = sbuf_str(&texts[count]), .expect_rev = latest->rev};
         count++;
-        json_array_append(items, obj);
+        json_array_append_new(items, kind_show(q->kind, obj));
     }
     int rc = 0;
     if (q->dry_run || !count) {
@@ -225,7 +209,7 @@ void api_delete_collection(struct api_request *q)
     object_prefix(q->kind, q->ns, &prefix);
     if (q->kind->namespaced && !*q->ns)
         err_set(&err, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
-    if (err.code || read_options(q, &o, &err) < 0 || selector_parse(q, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, &err) < 0) {
+    if (err.code || read_options(q, &o, &err) < 0 || selector_parse(q->arena, q->kind, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, &err) < 0) {
         api_fail(q, &err);
         return;
     }

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "json/yaml.h"
 
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 #define WARNINGS_MAX 8
@@ -14,7 +15,8 @@ struct api_request *api_request_new(struct apiserver *s)
     q->server = s;
     q->arena = a;
     q->refs = 1;
-    q->ns = q->name = q->sub = q->verb = q->group = q->version = q->content_type = q->accept = q->user_agent = "";
+    q->ns = q->name = q->sub = q->verb = q->group = q->version = q->content_type = q->user_agent = "";
+    q->wants.version = "";
     q->started_ns = clock_mono_ns();
     return q;
 }
@@ -62,6 +64,26 @@ static size_t add_warnings(struct api_request *q, struct http_out_header *header
     return count;
 }
 
+void api_header(struct api_request *q, const char *name, struct str value)
+{
+    if (q->header_count < API_HEADERS_MAX)
+        q->headers[q->header_count++] = (struct http_out_header){name, value};
+}
+
+static void answer_http(struct api_request *q, int status, const char *type, struct str text)
+{
+    struct http_request *r = q->http;
+    struct http_out_header headers[WARNINGS_MAX + API_HEADERS_MAX + 1];
+    size_t count = add_warnings(q, headers);
+    for (size_t i = 0; i < q->header_count; i++)
+        headers[count++] = q->headers[i];
+    if (status == 429 || status == 503)
+        headers[count++] = (struct http_out_header){"Retry-After", STR("1")};
+    q->http = NULL;
+    r->user = NULL;
+    http_respond(r, status, type, headers, count, text);
+}
+
 void api_reply_text(struct api_request *q, int status, const char *type, struct str text)
 {
     if (q->replied)
@@ -69,14 +91,7 @@ void api_reply_text(struct api_request *q, int status, const char *type, struct 
     q->replied = true;
     api_count(q, status);
     if (q->http) {
-        struct http_request *r = q->http;
-        struct http_out_header headers[WARNINGS_MAX + 1];
-        size_t count = add_warnings(q, headers);
-        if (status == 429 || status == 503)
-            headers[count++] = (struct http_out_header){"Retry-After", STR("1")};
-        q->http = NULL;
-        r->user = NULL;
-        http_respond(r, status, type, headers, count, text);
+        answer_http(q, status, type, text);
         api_request_unref(q);
     } else if (q->local_done) {
         json_t *doc = NULL;
@@ -85,6 +100,11 @@ void api_reply_text(struct api_request *q, int status, const char *type, struct 
         q->local_done = NULL;
         api_request_unref(q);
     }
+}
+
+static bool is_plain(const struct api_request *q)
+{
+    return q->wants.form == ACCEPT_JSON && !q->pretty;
 }
 
 void api_reply(struct api_request *q, int status, json_t *body)
@@ -98,29 +118,38 @@ void api_reply(struct api_request *q, int status, json_t *body)
         return;
     }
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    const char *type = q->wants.form == ACCEPT_YAML ? "application/yaml" : "application/json";
     sbuf_init(&out, ANSWER_MAX);
-    json_write(body, &out);
+    if (is_plain(q))
+        json_write(body, &out);
+    else if (q->wants.form == ACCEPT_YAML)
+        yaml_write(body, &out);
+    else
+        json_write_pretty(body, &out);
     json_decref(body);
-    api_reply_text(q, status, "application/json", sbuf_str(&out));
+    api_reply_text(q, status, type, sbuf_str(&out));
+}
+
+void api_reply_json(struct api_request *q, int status, struct str text)
+{
+    json_t *doc = NULL;
+    if (is_plain(q) || q->local_done || json_parse(text, ANSWER_MAX, &doc, NULL) < 0)
+        api_reply_text(q, status, "application/json", text);
+    else
+        api_reply(q, status, doc);
 }
 
 void api_reply_value(struct api_request *q, int status, struct store_value *v)
 {
-    if (table_wanted(q)) {
-        json_t *table = table_start(q->kind, v->rev, true);
-        JSON_AUTO obj = object_of(v);
-        table_row(table, q->kind, obj, false);
-        api_reply(q, status, table);
-        return;
-    }
-    if (q->local_done) {
-        api_reply(q, status, object_of(v));
+    if (q->wants.as != AS_ITSELF || q->local_done || q->kind->view_of) {
+        JSON_AUTO obj = object_of_as(q->kind, v);
+        api_reply(q, status, shape_object(q, obj, v->rev, true));
         return;
     }
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, ANSWER_MAX);
     object_write(v, v->rev, &out);
-    api_reply_text(q, status, "application/json", sbuf_str(&out));
+    api_reply_json(q, status, sbuf_str(&out));
 }
 
 /* ---- failures: metav1.Status ---- */
@@ -180,12 +209,12 @@ void api_fail_code(struct api_request *q, int code, const char *fmt, ...)
 }
 
 /* 'ModelEndpoint.seki.cloud "x" is invalid: spec.replicas: Invalid value: …', as Kubernetes words it. */
-void api_fail_invalid(struct api_request *q, const struct field_errors *e)
+void api_fail_invalid_as(struct api_request *q, const char *kind, const char *group, const char *name, const struct field_errors *e)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, 64 * 1024);
-    json_t *causes = json_array(), *details = details_of(q);
-    sbuf_addf(&text, "%s%s%s \"%s\" is invalid: ", q->kind->name, *q->kind->group ? "." : "", q->kind->group, q->name);
+    json_t *causes = json_array(), *details = json_pack("{s:s*, s:s*, s:s}", "name", *name ? name : NULL, "group", *group ? group : NULL, "kind", kind);
+    sbuf_addf(&text, "%s%s%s \"%s\" is invalid: ", kind, *group ? "." : "", group, name);
     if (e->count > 1)
         sbuf_add_char(&text, '[');
     for (size_t i = 0; i < e->count; i++) {
@@ -195,9 +224,13 @@ void api_fail_invalid(struct api_request *q, const struct field_errors *e)
     }
     if (e->count > 1)
         sbuf_add_char(&text, ']');
-    json_object_set_new(details, "kind", json_string(q->kind->name));
     json_object_set_new(details, "causes", causes);
     api_reply(q, 422, api_status(422, "Failure", "Invalid", text.ptr ? text.ptr : "invalid", details));
+}
+
+void api_fail_invalid(struct api_request *q, const struct field_errors *e)
+{
+    api_fail_invalid_as(q, q->kind->name, q->kind->group, q->name, e);
 }
 
 /* ---- what was asked ---- */
@@ -210,13 +243,50 @@ struct str api_query(struct api_request *q, const char *name)
     return v;
 }
 
-static bool is_json_type(const char *type)
+/* What people's tools send is answered in lines. */
+static bool is_for_eyes(struct api_request *q)
+{
+    static const char *const agents[] = {"curl", "Wget", "Mozilla/5.0"};
+    struct str asked = api_query(q, "pretty"), agent = q->http ? http_header_get(&q->http->head, "user-agent") : STR_NULL;
+    if (asked.len)
+        return str_eqc(asked, "1") || str_ieq(asked, STR("true")) || str_ieq(asked, STR("t"));
+    for (size_t i = 0; i < ARRAY_LEN(agents); i++)
+        if (str_starts(agent, str_of(agents[i])))
+            return true;
+    return false;
+}
+
+int api_negotiate(struct api_request *q, unsigned offers, struct err *err)
+{
+    if (!q->http)
+        return 0;
+    q->pretty = is_for_eyes(q);
+    return accept_parse(http_header_get(&q->http->head, "accept"), offers, &q->wants, err);
+}
+
+bool api_query_flag(struct api_request *q, const char *name)
+{
+    struct str v = api_query(q, name);
+    return v.len && !str_eqc(v, "0") && !str_ieq(v, STR("false"));
+}
+
+/* A media type without its parameters. */
+static struct str bare_type(const char *type)
 {
     struct str t = str_of(type);
     ssize_t semi = str_find(t, ';');
     if (semi >= 0)
         t.len = (size_t)semi;
-    t = str_trim(t);
+    return str_trim(t);
+}
+
+static bool is_yaml_type(struct str t)
+{
+    return str_ieq(t, STR("application/yaml")) || str_ends(t, STR("+yaml"));
+}
+
+static bool is_json_type(struct str t)
+{
     return !t.len || str_ieq(t, STR("application/json")) || str_ends(t, STR("+json")) || str_ieq(t, STR("application/x-www-form-urlencoded"));
 }
 
@@ -224,10 +294,13 @@ int api_parse_body(struct api_request *q, struct err *err)
 {
     if (q->body)
         return 0;
-    if (!is_json_type(q->content_type))
-        return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json");
+    struct str type = bare_type(q->content_type);
     struct err inner = ERR_INIT;
-    int rc = json_parse(q->text, q->server->o.max_object_bytes * 3, &q->body, &inner);
+    size_t max = q->server->o.max_object_bytes * 3;
+    bool yaml = is_yaml_type(type);
+    if (!yaml && !is_json_type(type))
+        return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml");
+    int rc = yaml ? yaml_parse(q->text, max, &q->body, &inner) : json_parse(q->text, max, &q->body, &inner);
     if (rc < 0)
         return err_set(err, rc == ERR_TOO_LARGE ? rc : ERR_BAD_REQUEST, "%s", inner.msg);
     return 0;

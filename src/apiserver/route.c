@@ -3,18 +3,12 @@
 
 #define PARTS_MAX 9
 
-static bool is_watch(struct api_request *q)
-{
-    struct str w = api_query(q, "watch");
-    return str_eqc(w, "1") || str_eqc(w, "true");
-}
-
 static int verb_of(struct api_request *q, struct err *err)
 {
     struct str m = str_of(q->method);
     bool one = *q->name != 0;
     if (str_eqc(m, "GET") || str_eqc(m, "HEAD"))
-        q->verb = is_watch(q) ? "watch" : one ? "get" : "list";
+        q->verb = api_query_flag(q, "watch") ? "watch" : one ? "get" : "list";
     else if (str_eqc(m, "POST") && !one)
         q->verb = "create";
     else if (str_eqc(m, "PUT") && one)

@@ -9,6 +9,7 @@
 #define DEFAULT_WATCH_BUFFER (4u * 1024 * 1024)
 #define DEFAULT_WRITES 1000
 #define CONNECTIONS_MAX 20000
+#define COMPRESS_MIN_BYTES (128 * 1024) /* as kube-apiserver has it: below, the time costs more than the bytes */
 #define METRICS_MAX (16u * 1024 * 1024)
 
 /* ---- health and version: no resources ---- */
@@ -102,7 +103,6 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max UNUSED)
     q->path = arena_strndup(q->arena, r->head.path);
     q->query = arena_str(q->arena, r->head.query);
     q->content_type = header(q, "content-type");
-    q->accept = header(q, "accept");
     q->user_agent = header(q, "user-agent");
     if (is_health(r->head.path) || authn_http(s, r, q->arena, &q->user))
         return 0;
@@ -123,6 +123,14 @@ void api_forbid(struct api_request *q)
                   q->kind->group, where);
 }
 
+/* Watches are streams of JSON; whatever else is asked for. */
+static int negotiate_objects(struct api_request *q, struct err *err)
+{
+    bool watch = !strcmp(q->verb, "watch");
+    int rc = api_negotiate(q, OFFER_META | (watch ? 0 : OFFER_YAML), err);
+    return rc < 0 ? rc : shape_check(q, !strcmp(q->verb, "list"), err);
+}
+
 /* Its turn has come. */
 static void serve(struct api_request *q)
 {
@@ -135,6 +143,8 @@ static void serve(struct api_request *q)
         api_forbid(q);
     else if (!q->kind)
         serve_path(q);
+    else if (negotiate_objects(q, &err) < 0)
+        api_fail(q, &err);
     else if (!strcmp(q->verb, "watch"))
         api_watch_http(q);
     else if (!reads && flow_check_write(s->flow, q, &err) < 0)
@@ -279,7 +289,8 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     set_defaults(&s->o);
     make_metrics(s);
     sbuf_init(&s->line.text, 16u * 1024 * 1024);
-    struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_connections = CONNECTIONS_MAX, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes};
+    struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_connections = CONNECTIONS_MAX, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes,
+                                     .compress_min_bytes = COMPRESS_MIN_BYTES};
     s->flow = flow_new(s, serve);
     int rc = authn_load_tokens(s, err);
     if (rc == 0)
@@ -335,6 +346,7 @@ void apiserver_free(struct apiserver *a)
     flow_free_all(a->flow);
     rbac_free(a->rbac);
     map_free(a->tokens);
+    map_free(a->documents);
     sbuf_deinit(&a->line.text);
     arena_free(a->arena);
     mem_free(a);

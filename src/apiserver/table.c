@@ -3,36 +3,28 @@
 
 #include "base/clock.h"
 
-bool table_wanted(const struct api_request *q)
-{
-    struct str rest = str_of(q->accept), item;
-    while (str_cut(&rest, ',', &item)) {
-        struct str part;
-        bool as_table = false, group = false;
-        item = str_trim(item);
-        if (!str_starts(item, STR("application/json")))
-            continue;
-        while (str_cut(&item, ';', &part)) {
-            part = str_trim(part);
-            as_table |= str_eqc(part, "as=Table");
-            group |= str_eqc(part, "g=meta.k8s.io");
-        }
-        return as_table && group; /* the first JSON form is what is liked best */
-    }
-    return false;
-}
-
 static json_t *definition(const char *name, const char *type, const char *format, int priority, const char *help)
 {
     return json_pack("{s:s, s:s, s:s, s:s, s:i}", "name", name, "type", type, "format", format, "description", help ? help : "", "priority", priority);
 }
 
-static bool lists_age(const struct kind *k)
+static bool lists(const struct kind *k, const char *name)
 {
     for (const struct kind_column *c = k->columns; c && c->name; c++)
-        if (!strcmp(c->name, "AGE"))
+        if (!strcmp(c->name, name))
             return true;
     return false;
+}
+
+/* Columns that name NAME are all there are. */
+static bool is_complete(const struct kind *k)
+{
+    return lists(k, "NAME");
+}
+
+static bool adds_age(const struct kind *k)
+{
+    return !is_complete(k) && !lists(k, "AGE");
 }
 
 /* kubectl upper-cases names; the API conventions have them in title case ("Created At"). */
@@ -49,19 +41,21 @@ static json_t *column_definition(const struct kind_column *c)
     return definition(title, c->type, c->format, c->priority, c->help);
 }
 
-json_t *table_start(const struct kind *k, int64_t rev, bool with_columns)
+json_t *table_start(const struct api_request *q, int64_t rev, bool with_columns)
 {
-    char text[24];
+    const struct kind *k = q->kind;
+    char text[24], version[64];
     snprintf(text, sizeof(text), "%lld", (long long)rev);
-    json_t *table = json_pack("{s:s, s:s, s:{s:s}, s:[], s:[]}", "kind", "Table", "apiVersion", "meta.k8s.io/v1", "metadata", "resourceVersion", text,
-                              "columnDefinitions", "rows");
+    snprintf(version, sizeof(version), "meta.k8s.io/%s", q->wants.version);
+    json_t *table = json_pack("{s:s, s:s, s:{s:s}, s:[], s:[]}", "kind", "Table", "apiVersion", version, "metadata", "resourceVersion", text, "columnDefinitions", "rows");
     json_t *columns = json_object_get(table, "columnDefinitions");
     if (!with_columns)
         return table;
-    json_array_append_new(columns, definition("Name", "string", "name", 0, "name of the object"));
+    if (!is_complete(k))
+        json_array_append_new(columns, definition("Name", "string", "name", 0, "name of the object"));
     for (const struct kind_column *c = k->columns; c && c->name; c++)
         json_array_append_new(columns, column_definition(c));
-    if (!lists_age(k))
+    if (adds_age(k))
         json_array_append_new(columns, definition("Age", "date", "", 0, "time since it was made"));
     return table;
 }
@@ -91,6 +85,30 @@ static json_t *age_of(const char *time_text)
     return json_string(text);
 }
 
+/* The first of several paths that leads to something. */
+static json_t *first_of(const json_t *obj, const char *paths)
+{
+    struct str rest = str_of(paths), path;
+    char text[128];
+    while (str_cut(&rest, '|', &path)) {
+        json_t *v = str_to_array(path, text, sizeof(text)) ? json_at(obj, text) : NULL;
+        if (v && !(json_is_string(v) && !json_string_length(v)))
+            return v;
+    }
+    return NULL;
+}
+
+/* "modelendpoint/chat" */
+static json_t *reference_of(const json_t *ref)
+{
+    char text[512];
+    snprintf(text, sizeof(text), "%.200s/%.253s", json_str_or(ref, "kind", ""), json_str_or(ref, "name", ""));
+    for (char *p = text; *p && *p != '/'; p++)
+        if (*p >= 'A' && *p <= 'Z')
+            *p = (char)(*p + ('a' - 'A'));
+    return json_string(text);
+}
+
 static json_t *cell(const struct kind_column *c, const json_t *obj)
 {
     const char *colon = strchr(c->path, ':'), *text = NULL;
@@ -102,27 +120,32 @@ static json_t *cell(const struct kind_column *c, const json_t *obj)
         return count_of(json_at(obj, colon + 1));
     else if (colon && !strncmp(c->path, "ready:", 6))
         return ready_of(obj, colon + 1);
+    else if (colon && !strncmp(c->path, "ref:", 4))
+        return reference_of(json_at(obj, colon + 1));
     else if (!strcmp(c->type, "date"))
-        return age_of(json_str(obj, c->path));
+        return age_of(json_string_value(first_of(obj, c->path)));
     else {
-        json_t *v = json_at(obj, c->path);
+        json_t *v = first_of(obj, c->path);
         return v ? json_incref(v) : !strcmp(c->type, "string") ? json_string("") : json_null();
     }
     return json_string(text ? text : "");
 }
 
-void table_row(json_t *table, const struct kind *k, const json_t *obj, bool whole_object)
+void table_row(json_t *table, const struct api_request *q, const json_t *obj)
 {
+    const struct kind *k = q->kind;
+    struct str include = api_query((struct api_request *)(uintptr_t)q, "includeObject");
     const json_t *meta = json_object_get(obj, "metadata");
     json_t *cells = json_array(), *row = json_pack("{s:o}", "cells", cells);
-    json_array_append(cells, json_object_get(meta, "name"));
+    if (!is_complete(k))
+        json_array_append(cells, json_object_get(meta, "name"));
     for (const struct kind_column *c = k->columns; c && c->name; c++)
         json_array_append_new(cells, cell(c, obj));
-    if (!lists_age(k))
+    if (adds_age(k))
         json_array_append_new(cells, age_of(json_str(meta, "creationTimestamp")));
-    if (whole_object)
+    if (str_eqc(include, "Object"))
         json_object_set(row, "object", (json_t *)(uintptr_t)obj);
     else
-        json_object_set_new(row, "object", json_pack("{s:s, s:s, s:O}", "kind", "PartialObjectMetadata", "apiVersion", "meta.k8s.io/v1", "metadata", meta));
+        json_object_set_new(row, "object", str_eqc(include, "None") ? json_null() : shape_metadata(q->wants.version, obj));
     json_array_append_new(json_object_get(table, "rows"), row);
 }

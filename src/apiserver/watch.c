@@ -3,7 +3,7 @@
  * A watch sends what exists first (when asked to), then every change once and in order, and bookmarks so that a client knows how far it is. A client that does not keep
  * up is ended; it resumes from the last revision it saw. What leaves is encoded once a change, however many watch it.
  */
-#include "apiserver/api.h"
+#include "apiserver/options.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -20,7 +20,7 @@ struct api_watch {
     struct api_request *q; /* HTTP: held until the end. Local: holds the arena */
     const struct selector *selector;
     struct str only_key; /* one object's key, or empty */
-    bool bookmarks, table, columns_sent;
+    bool bookmarks, columns_sent;
     struct timer bookmark, timeout;
     struct local_watch_call local; /* event NULL: HTTP */
 };
@@ -125,15 +125,14 @@ static struct str change_line(struct apiserver *s, enum event_type type, const s
 
 static bool send_value(struct api_watch *w, enum event_type type, struct store_value *v, int64_t rev)
 {
-    if (w->table) {
-        json_t *table = table_start(w->q->kind, rev, !w->columns_sent);
-        JSON_AUTO obj = rev == v->rev ? object_of(v) : object_decode(v, rev);
+    const struct kind *k = w->q->kind;
+    if (w->local.event || w->q->wants.as != AS_ITSELF || k->view_of) {
+        JSON_AUTO stored = rev == v->rev ? object_of(v) : object_decode(v, rev);
+        JSON_AUTO obj = kind_show(k, stored);
+        json_t *shown = shape_object(w->q, obj, rev, !w->columns_sent);
         w->columns_sent = true;
-        table_row(table, w->q->kind, obj, str_eqc(api_query(w->q, "includeObject"), "Object"));
-        return send_document(w, type, table);
+        return send_document(w, type, shown);
     }
-    if (w->local.event)
-        return send_document(w, type, rev == v->rev ? object_of(v) : object_decode(v, rev));
     return write_line(w, change_line(w->server, type, v, rev));
 }
 
@@ -142,11 +141,12 @@ static bool send_bookmark(struct api_watch *w, int64_t rev, bool initial_end)
     char version[128], text[24];
     kind_api_version(w->q->kind, version);
     snprintf(text, sizeof(text), "%lld", (long long)rev);
-    json_t *obj = w->table ? table_start(w->q->kind, rev, false)
-                           : json_pack("{s:s, s:s, s:{s:s, s:n}}", "kind", w->q->kind->name, "apiVersion", version, "metadata", "resourceVersion", text, "creationTimestamp");
+    JSON_AUTO obj = w->q->wants.as == AS_TABLE
+                        ? table_start(w->q, rev, false)
+                        : json_pack("{s:s, s:s, s:{s:s, s:n}}", "kind", w->q->kind->name, "apiVersion", version, "metadata", "resourceVersion", text, "creationTimestamp");
     if (initial_end)
         json_object_set_new(json_object_get(obj, "metadata"), "annotations", json_pack("{s:s}", INITIAL_END, "true"));
-    return send_document(w, BOOKMARK, obj);
+    return send_document(w, BOOKMARK, w->q->wants.as == AS_METADATA ? shape_metadata(w->q->wants.version, obj) : json_incref(obj));
 }
 
 static void on_bookmark(struct timer *t)
@@ -161,7 +161,7 @@ static bool matches(const struct api_watch *w, struct store_value *v)
 {
     if (!v || !w->selector)
         return v != NULL;
-    JSON_AUTO obj = object_of(v);
+    JSON_AUTO obj = object_of_as(w->q->kind, v);
     return selector_matches(w->selector, obj);
 }
 
@@ -186,32 +186,16 @@ struct wanted {
     uint64_t timeout_ms;
 };
 
-static int read_options(struct api_watch *w, struct wanted *ret, struct err *err)
+static void choose_start(struct api_watch *w, const struct list_options *o, struct wanted *ret)
 {
-    struct api_request *q = w->q;
-    struct str rv = api_query(q, "resourceVersion"), initial = api_query(q, "sendInitialEvents"), timeout = api_query(q, "timeoutSeconds");
-    struct selector *selector = NULL;
-    int64_t seconds = 0, now = store_rev(w->server->store);
-    int rc = selector_parse(q, api_query(q, "labelSelector"), api_query(q, "fieldSelector"), &selector, err);
-    if (rc < 0)
-        return rc;
-    w->selector = selector;
-    w->table = table_wanted(q);
-    w->bookmarks = str_eqc(api_query(q, "allowWatchBookmarks"), "true") || str_eqc(api_query(q, "allowWatchBookmarks"), "1");
-    if (rv.len && str_to_i64(rv, 0, INT64_MAX, &ret->rev) < 0)
-        return err_field(err, ERR_BAD_REQUEST, "resourceVersion", "Invalid value: \"%.*s\": must be a number", (int)(rv.len > 32 ? 32 : rv.len), rv.ptr);
-    if (timeout.len && str_to_i64(timeout, 0, 1000000, &seconds) < 0)
-        return err_field(err, ERR_BAD_REQUEST, "timeoutSeconds", "must be a number of seconds");
-    if (ret->rev > now)
-        return err_set(err, ERR_TIMEOUT, "Too large resource version: %lld, current: %lld", (long long)ret->rev, (long long)now);
-    ret->initial_end = str_eqc(initial, "true") || str_eqc(initial, "1");
-    if (ret->initial_end && !str_eqc(api_query(q, "resourceVersionMatch"), "NotOlderThan"))
-        return err_field(err, ERR_INVALID, "resourceVersionMatch", "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-    ret->initial = initial.len ? ret->initial_end : ret->rev == 0;
-    if (ret->initial || ret->rev == 0)
-        ret->rev = now;
-    ret->timeout_ms = seconds ? (uint64_t)seconds * 1000 : w->server->o.watch_timeout_ms + rnd_below(w->server->o.watch_timeout_ms);
-    return 0;
+    bool anew = o->match == MATCH_LATEST || o->match == MATCH_ANY; /* no version to go on from: what exists comes first */
+    uint64_t timeout_ms = w->server->o.watch_timeout_ms;
+    w->selector = o->selector;
+    w->bookmarks = o->bookmarks;
+    ret->initial_end = o->initial;
+    ret->initial = o->initial_set ? o->initial : anew;
+    ret->rev = ret->initial || anew ? store_rev(w->server->store) : o->rev;
+    ret->timeout_ms = o->timeout_s ? (uint64_t)o->timeout_s * 1000 : timeout_ms + rnd_below(timeout_ms);
 }
 
 struct initial {
@@ -276,14 +260,20 @@ void api_watch_http(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct wanted o = {0};
+    struct list_options options;
+    struct field_errors errors = {0};
+    int64_t now = store_rev(q->server->store);
     CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
-    struct api_watch *w = watch_new(q);
-    if (read_options(w, &o, &err) < 0) {
-        q->refs++; /* the watch's hold goes with it */
-        watch_free(w);
-        api_fail(q, &err);
+    if (list_options_read(q, true, &options, &errors, &err) < 0) {
+        list_options_fail(q, &errors, &err);
         return;
     }
+    if (options.rev > now) {
+        api_reply(q, 504, list_too_large(options.rev, now));
+        return;
+    }
+    struct api_watch *w = watch_new(q);
+    choose_start(w, &options, &o);
     sbuf_init(&prefix, 1024);
     prefix_of(w, &prefix);
     api_count(q, 200);
@@ -296,14 +286,21 @@ struct api_watch *api_watch_local(struct api_request *q, const struct local_watc
 {
     struct err err = ERR_INIT;
     struct wanted o = {0};
+    struct list_options options;
+    struct field_errors errors = {0};
     CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
-    struct api_watch *w = watch_new(q);
-    w->local = *c;
-    if (read_options(w, &o, &err) < 0) {
-        watch_free(w);
-        c->ended(c->arg, err_http_status(err.code), api_status(err_http_status(err.code), "Failure", err_reason(err.code), err.msg, NULL));
+    int rc = list_options_read(q, true, &options, &errors, &err);
+    int64_t now = store_rev(q->server->store);
+    if (rc < 0 || options.rev > now) {
+        int status = rc < 0 ? err_http_status(err.code) : 504;
+        json_t *body = rc < 0 ? api_status(status, "Failure", err_reason(err.code), err.msg, NULL) : list_too_large(options.rev, now);
+        api_request_unref(q);
+        c->ended(c->arg, status, body);
         return NULL;
     }
+    struct api_watch *w = watch_new(q);
+    w->local = *c;
+    choose_start(w, &options, &o);
     sbuf_init(&prefix, 1024);
     prefix_of(w, &prefix);
     return begin(w, &o, sbuf_str(&prefix)) ? w : NULL;

@@ -207,7 +207,7 @@ void api_write_update(struct api_write *w, struct store_value *v)
 {
     struct api_request *q = w->q;
     struct err err = ERR_INIT;
-    JSON_AUTO old_obj = object_of(v);
+    JSON_AUTO old_obj = object_of_as(q->kind, v);
     JSON_AUTO sent = sent_managers(w->obj);
     if (prepare_update(q, w->obj, old_obj, v, &err) < 0) {
         api_fail(q, &err);
@@ -303,7 +303,7 @@ void api_patch(struct api_request *q)
     struct store_value *v = find_pending(q);
     if (!v)
         return;
-    JSON_AUTO old_obj = object_copy(v);
+    JSON_AUTO old_obj = object_copy_as(q->kind, v);
     w.obj = patched(q, old_obj, &err);
     if (!w.obj) {
         api_fail(q, &err);

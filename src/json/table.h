@@ -105,8 +105,8 @@ int field_decode(const struct field *table, const json_t *obj, struct arena *a, 
 /* The struct as a document; absent pointers and empty lists are left out. */
 json_t *field_encode(const struct field *table, const void *in);
 
-/* OpenAPI v3 schema of a table. */
-json_t *field_openapi(const struct field *table);
+/* OpenAPI v3 schema of a table. ref_of (may be NULL) gives the "$ref" of sub tables that have a schema of their own, NULL for others, which are repeated in place. */
+json_t *field_openapi(const struct field *table, const char *(*ref_of)(const struct field *table));
 
 /* The row of that name; NULL when there is none. */
 const struct field *field_find(const struct field *table, const char *name);

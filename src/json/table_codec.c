@@ -1,4 +1,4 @@
-/* Field tables between documents and structs: defaults, decoding, encoding, read-only and secret members, OpenAPI. */
+/* Field tables between documents and structs: defaults, decoding, encoding, read-only and secret members. */
 #include "json/table.h"
 
 /* ---- defaults, read-only, secret ---- */
@@ -205,90 +205,4 @@ json_t *field_encode(const struct field *table, const void *in)
             json_object_set_new(out, f->name, v);
     }
     return out;
-}
-
-/* ---- OpenAPI v3 ---- */
-
-static json_t *schema_of(const struct field *f, enum field_type type)
-{
-    switch (type) {
-    case FIELD_INT:
-        return json_pack("{s:s, s:s}", "type", "integer", "format", "int64");
-    case FIELD_BOOL:
-        return json_pack("{s:s}", "type", "boolean");
-    case FIELD_NUMBER:
-        return json_pack("{s:s, s:s}", "type", "number", "format", "double");
-    case FIELD_OBJECT:
-        return field_openapi(f->sub);
-    case FIELD_LIST:
-        return json_pack("{s:s, s:o}", "type", "array", "items", schema_of(f, f->elem));
-    case FIELD_MAP:
-        return json_pack("{s:s, s:{s:s}}", "type", "object", "additionalProperties", "type", "string");
-    case FIELD_ANY:
-        return json_pack("{s:b}", "x-kubernetes-preserve-unknown-fields", 1);
-    case FIELD_TIME:
-        return json_pack("{s:s, s:s}", "type", "string", "format", "date-time");
-    default:
-        return json_pack("{s:s}", "type", "string");
-    }
-}
-
-static void add_bounds(const struct field *f, json_t *s)
-{
-    static const char *const names[][2] = {{"minimum", "maximum"}, {"minLength", "maxLength"}, {"minItems", "maxItems"}, {"minProperties", "maxProperties"}};
-    int which = f->type == FIELD_INT || f->type == FIELD_NUMBER ? 0 : f->type == FIELD_LIST ? 2 : f->type == FIELD_MAP ? 3 : 1;
-    if (f->type == FIELD_OBJECT || f->type == FIELD_ANY || f->type == FIELD_BOOL || (!f->min && !f->max))
-        return;
-    if (f->min || which == 0)
-        json_object_set_new(s, names[which][0], json_integer(f->min));
-    if (f->max && f->max != INT64_MAX)
-        json_object_set_new(s, names[which][1], json_integer(f->max));
-}
-
-static json_t *property(const struct field *f)
-{
-    json_t *s = schema_of(f, f->type);
-    if (f->help)
-        json_object_set_new(s, "description", json_string(f->help));
-    if (f->def)
-        json_object_set_new(s, "default", json_loads(f->def, JSON_DECODE_ANY, NULL));
-    if (f->flags & FIELD_NULLABLE)
-        json_object_set_new(s, "nullable", json_true());
-    if (f->flags & FIELD_READ_ONLY)
-        json_object_set_new(s, "readOnly", json_true());
-    if (f->type == FIELD_ENUM) {
-        json_t *values = json_array();
-        struct str rest = str_of(f->values), item;
-        while (str_cut(&rest, '|', &item))
-            json_array_append_new(values, json_stringn(item.ptr, item.len));
-        json_object_set_new(s, "enum", values);
-    }
-    if (f->type == FIELD_LIST) {
-        static const char *const types[] = {"atomic", "set", "map"};
-        json_object_set_new(s, "x-kubernetes-list-type", json_string(types[f->list_type]));
-        if (f->list_type == LIST_MAP) {
-            json_t *keys = json_array();
-            struct str rest = str_of(f->list_key), item;
-            while (str_cut(&rest, ',', &item))
-                json_array_append_new(keys, json_stringn(item.ptr, item.len));
-            json_object_set_new(s, "x-kubernetes-list-map-keys", keys);
-        }
-    }
-    add_bounds(f, s);
-    return s;
-}
-
-json_t *field_openapi(const struct field *table)
-{
-    json_t *properties = json_object(), *required = json_array();
-    for (const struct field *f = table; f && f->name; f++) {
-        json_object_set_new(properties, f->name, property(f));
-        if ((f->flags & FIELD_REQUIRED) && !f->def)
-            json_array_append_new(required, json_string(f->name));
-    }
-    json_t *s = json_pack("{s:s, s:o}", "type", "object", "properties", properties);
-    if (json_array_size(required))
-        json_object_set(s, "required", required);
-    json_decref(required);
-    return s;
 }

@@ -1,5 +1,5 @@
 /* Kinds borrowed from Kubernetes, served with its groups and names so that its clients work: Namespace, Secret, ConfigMap, Event, ServiceAccount
- * (core/v1), Lease (coordination.k8s.io/v1), Role, RoleBinding, ClusterRole, ClusterRoleBinding (rbac.authorization.k8s.io/v1).
+ * (core/v1), Event once more (events.k8s.io/v1, a view of the former), Lease (coordination.k8s.io/v1), Role, RoleBinding, ClusterRole, ClusterRoleBinding (rbac.authorization.k8s.io/v1).
  * Their tables cover the fields that clients send; structs exist only where C code reads them.
  */
 #ifndef SEKI_KINDS_BORROWED_H
@@ -10,7 +10,7 @@
 /* Holds a namespace until it is empty; the apiserver takes it off. */
 #define NAMESPACE_FINALIZER "seki.cloud/contents"
 
-extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_event, kind_service_account;
+extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_event, kind_event_view, kind_service_account;
 extern const struct kind kind_lease, kind_role, kind_role_binding, kind_cluster_role, kind_cluster_role_binding;
 
 #endif

@@ -1,4 +1,4 @@
-/* Namespace, Secret, ConfigMap, Event, ServiceAccount of core/v1, and Lease of coordination.k8s.io/v1. */
+/* Namespace, Secret, ConfigMap, ServiceAccount of core/v1, and Lease of coordination.k8s.io/v1. */
 #include "crypto/hash.h"
 #include "kinds/borrowed.h"
 
@@ -119,59 +119,6 @@ static const struct kind_column config_map_columns[] = {
 const struct kind kind_config_map = {
     .group = "", .version = "v1", .name = "ConfigMap", .plural = "configmaps", .singular = "configmap", .short_names = "cm", .namespaced = true,
     .native = true, .fields = config_map_fields, .columns = config_map_columns, .ops = &value_ops, .help = "ConfigMap holds values that are no secrets.",
-};
-
-/* ---- Event ---- */
-
-static const struct field reference_fields[] = {
-    {.name = "apiVersion", .type = FIELD_STRING, .help = "of the object"},
-    {.name = "kind", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "namespace", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "name", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "uid", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "resourceVersion", .type = FIELD_STRING, .help = "of the object"},
-    {.name = "fieldPath", .type = FIELD_STRING, .help = "part of the object"},
-    {0},
-};
-static const struct field source_fields[] = {
-    {.name = "component", .type = FIELD_STRING, .help = "who reports"},
-    {.name = "host", .type = FIELD_STRING, .help = "where"},
-    {0},
-};
-static const struct field series_fields[] = {
-    {.name = "count", .type = FIELD_INT, .help = "how often"},
-    {.name = "lastObservedTime", .type = FIELD_TIME, .help = "when last"},
-    {0},
-};
-static const struct field event_fields[] = {
-    {.name = "involvedObject", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = reference_fields, .help = "what it is about"},
-    {.name = "related", .type = FIELD_OBJECT, .sub = reference_fields, .help = "another object that matters"},
-    {.name = "reason", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .max = 128, .help = "stable code"},
-    {.name = "message", .type = FIELD_STRING, .max = 1024, .help = "what happened"},
-    {.name = "type", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "Normal or Warning"},
-    {.name = "count", .type = FIELD_INT, .help = "how often"},
-    {.name = "firstTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when first"},
-    {.name = "lastTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when last"},
-    {.name = "eventTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when, precisely"},
-    {.name = "source", .type = FIELD_OBJECT, .sub = source_fields, .help = "who reports"},
-    {.name = "series", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = series_fields, .help = "repeats"},
-    {.name = "action", .type = FIELD_STRING, .help = "what was tried"},
-    {.name = "reportingComponent", .type = FIELD_STRING, .help = "who reports"},
-    {.name = "reportingInstance", .type = FIELD_STRING, .help = "which of them"},
-    {0},
-};
-static const struct kind_column event_columns[] = {
-    {"LAST SEEN", "date", "", "lastTimestamp", 0, "when last"},
-    {"TYPE", "string", "", "type", 0, "Normal or Warning"},
-    {"REASON", "string", "", "reason", 0, "stable code"},
-    {"OBJECT", "string", "", "involvedObject.name", 0, "what it is about"},
-    {"COUNT", "integer", "", "count", 1, "how often"},
-    {"MESSAGE", "string", "", "message", 0, "what happened"},
-    {0},
-};
-const struct kind kind_event = {
-    .group = "", .version = "v1", .name = "Event", .plural = "events", .singular = "event", .short_names = "ev", .namespaced = true,
-    .native = true, .fields = event_fields, .columns = event_columns, .help = "Event tells what happened to an object.",
 };
 
 /* ---- ServiceAccount ---- */

@@ -20,7 +20,8 @@ struct kind_column {
     const char *name;   /* "READY" is printed as given */
     const char *type;   /* "string" | "integer" | "boolean" | "date": shown as the time since then */
     const char *format; /* "" or "name" */
-    const char *path;   /* dotted; or "condition:Ready" (its status), "reason:Ready", "count:spec.files", "ready:a/b" for "x/y" of two paths comma-separated */
+    const char *path;   /* dotted, "a|b" for the first that is there; or "condition:Ready" (its status), "reason:Ready", "count:spec.files", "ref:spec.object" for "kind/name" of a
+                         * reference, "ready:a,b" for "x/y" of two paths */
     int priority;       /* 0 always, 1 with -o wide */
     const char *help;
 };
@@ -50,6 +51,11 @@ struct kind_ops {
     int (*admit)(const struct kind_context *c, json_t *obj, const json_t *old_obj, json_t **ret_once, struct err *err);
 };
 
+/* A member at the top of an object that a view calls something else. */
+struct kind_rename {
+    const char *stored, *shown;
+};
+
 struct kind {
     const char *group; /* "" is core */
     const char *version;
@@ -66,9 +72,13 @@ struct kind {
     bool path_names;  /* … or any path segment ("system:discovery"); else RFC 1123 subdomains */
     const struct field *fields;
     size_t size; /* of the C struct; 0: none */
-    const struct kind_column *columns; /* besides NAME (first) and AGE (last unless listed); ends with name NULL */
+    const struct kind_column *columns; /* besides NAME (first) and AGE (last unless listed), or, when they list NAME, all; ends with name NULL */
     const struct kind_ops *ops;        /* may be NULL */
     const char *help;
+    /* A view shows the stored objects of another kind in its own group, version and words; whoever writes one writes the other. What either can hold, both can: nothing is lost
+     * on the way. NULL: objects of its own. */
+    const struct kind *view_of;
+    const struct kind_rename *renames; /* ends with stored NULL; NULL: none */
 };
 
 /* All kinds, in a fixed order. */
@@ -79,6 +89,12 @@ const struct kind *kind_by_name(const char *name);
 void kind_api_version(const struct kind *k, char text[128]);
 /* "/apis/seki.cloud/v1alpha1/namespaces/NS/modelendpoints/NAME/SUB"; ns, name, sub may be NULL. */
 void kind_path(const struct kind *k, const char *ns, const char *name, const char *sub, struct sbuf *out);
+
+/* The kind whose objects lie in the store: k, or what it is a view of. */
+const struct kind *kind_stored(const struct kind *k);
+/* A stored object as k shows it, and back. A new reference: obj itself when k is no view, else a document that shares its parts. */
+json_t *kind_show(const struct kind *k, json_t *stored);
+json_t *kind_unshow(const struct kind *k, json_t *shown);
 
 /* For client verbs: points into k. */
 struct client_resource kind_resource(const struct kind *k);

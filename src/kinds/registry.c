@@ -9,6 +9,7 @@ static const struct kind *const kinds[] = {
     &kind_event,
     &kind_service_account,
     &kind_lease,
+    &kind_event_view,
     &kind_role,
     &kind_role_binding,
     &kind_cluster_role,

@@ -56,6 +56,11 @@ int http_body_eof(struct http_body *b, struct err *err) NODISCARD;
 
 const char *http_status_text(int status);
 
+/* Whether the peer takes this content coding: Accept-Encoding names it, or '*', with a q above 0. */
+bool http_accepts_coding(const struct http_head *h, const char *coding);
+/* in as one gzip member, fast rather than small (http_gzip.c). */
+int http_gzip(struct str in, struct sbuf *out, struct err *err) NODISCARD;
+
 /* Percent-decodes a path segment or query value ('+' is a space in queries); ERR_BAD_REQUEST for bad escapes and NUL. */
 int http_decode(struct arena *a, struct str in, bool is_query, struct str *ret, struct err *err) NODISCARD;
 void http_encode(struct sbuf *out, struct str in);

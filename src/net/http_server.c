@@ -11,6 +11,7 @@
 
 #define ACCEPTS_AT_ONCE 64
 #define ACCEPT_PAUSE_MS 100
+#define CODED_HEADERS_MAX 30
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 
 #define DEFAULT(field, value) \
@@ -172,6 +173,7 @@ struct http_request *server_request_new(struct http_server *s, const struct http
     char *id = ARENA_ARRAY(a, char, 32);
     snprintf(id, 32, "req-%08x%012llx", s->id_prefix, (unsigned long long)++s->id_counter);
     r->arena = a;
+    r->server = s;
     r->carrier = carrier;
     r->conn = conn;
     r->id = id;
@@ -203,9 +205,29 @@ bool http_status_has_no_body(int status)
 
 /* ---- answering ---- */
 
+/* body in the coding that the client takes; false when that is none, or too little to gain by. */
+static bool code_body(const struct http_request *r, int status, struct str body, struct sbuf *coded)
+{
+    size_t min = r->server->o.compress_min_bytes;
+    if (!min || body.len < min || http_status_has_no_body(status) || str_eqc(r->head.method, "HEAD") || !http_accepts_coding(&r->head, "gzip"))
+        return false;
+    sbuf_init(coded, body.len);
+    return http_gzip(body, coded, NULL) == 0;
+}
+
 void http_respond(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count, struct str body)
 {
-    r->carrier->respond(r, status, content_type, headers, header_count, body);
+    CLEANUP(sbuf_deinit) struct sbuf coded = {0};
+    struct http_out_header all[CODED_HEADERS_MAX + 2];
+    if (header_count > CODED_HEADERS_MAX || !code_body(r, status, body, &coded)) {
+        r->carrier->respond(r, status, content_type, headers, header_count, body);
+        return;
+    }
+    if (header_count)
+        memcpy(all, headers, header_count * sizeof(*headers));
+    all[header_count++] = (struct http_out_header){"Content-Encoding", STR("gzip")};
+    all[header_count++] = (struct http_out_header){"Vary", STR("Accept-Encoding")};
+    r->carrier->respond(r, status, content_type, all, header_count, sbuf_str(&coded));
 }
 
 void http_respond_start(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count)

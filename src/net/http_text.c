@@ -6,7 +6,7 @@ const char *http_status_text(int status)
         int status;
         const char *text;
     } all[] = {{100, "Continue"}, {101, "Switching Protocols"}, {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {204, "No Content"},
-               {304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"}, {402, "Payment Required"}, {403, "Forbidden"},
+               {301, "Moved Permanently"}, {304, "Not Modified"}, {400, "Bad Request"}, {401, "Unauthorized"}, {402, "Payment Required"}, {403, "Forbidden"},
                {404, "Not Found"}, {405, "Method Not Allowed"}, {406, "Not Acceptable"}, {408, "Request Timeout"}, {409, "Conflict"},
                {410, "Gone"}, {411, "Length Required"}, {413, "Content Too Large"}, {414, "URI Too Long"}, {415, "Unsupported Media Type"},
                {417, "Expectation Failed"}, {422, "Unprocessable Content"}, {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
@@ -16,6 +16,38 @@ const char *http_status_text(int status)
         if (all[i].status == status)
             return all[i].text;
     return "Status";
+}
+
+/* "q=0", "q=0.000" */
+static bool is_zero_quality(struct str q)
+{
+    if (!str_starts(q, STR("q=0")))
+        return false;
+    for (size_t i = 2; i < q.len; i++)
+        if (q.ptr[i] != '0' && q.ptr[i] != '.')
+            return false;
+    return true;
+}
+
+bool http_accepts_coding(const struct http_head *h, const char *coding)
+{
+    struct str rest = http_header_get(h, "accept-encoding"), item;
+    bool any = false, named = false, named_ok = false;
+    while (str_cut(&rest, ',', &item)) {
+        struct str name, q;
+        if (!str_cut(&item, ';', &name))
+            continue;
+        name = str_trim(name);
+        q = str_trim(item);
+        bool refused = is_zero_quality(q);
+        if (str_ieq(name, str_of(coding))) {
+            named = true;
+            named_ok = !refused;
+        } else if (str_eqc(name, "*")) {
+            any = !refused;
+        }
+    }
+    return named ? named_ok : any;
 }
 
 static int hex(char c)

@@ -1,12 +1,13 @@
 """The official Python client: typed, dynamic, watches, leader election, and a controller as people write them with it."""
+import json
+import subprocess
+import sys
 import threading
 
 import kubernetes
 import pytest
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
-from kubernetes.leaderelection import electionconfig, leaderelection
-from kubernetes.leaderelection.resourcelock.configmaplock import ConfigMapLock
 
 from cloud import wait_for
 
@@ -152,13 +153,35 @@ def test_watch_resumes_from_bookmarks(api, project):
     assert [(e["type"], e["object"].metadata.name) for e in events] == [("ADDED", "b")]
 
 
+LEADER = """
+import sys
+from kubernetes import config
+config.load_kube_config(sys.argv[1])
+lock = ConfigMapLock("leader", sys.argv[2], sys.argv[3])
+begin = lambda: print("leads", flush=True)
+leaderelection.LeaderElection(electionconfig.Config(lock, lease_duration=4, renew_deadline=3, retry_period=1, onstarted_leading=begin, onstopped_leading=lambda: None)).run()
+"""
+
+
 def test_leader_election(api, project, cloud):
-    kubernetes.config.load_kube_config(cloud.kubeconfig)
-    led = threading.Event()
-    lock = ConfigMapLock("leader", project, "one")
-    config = electionconfig.Config(lock, lease_duration=4, renew_deadline=3, retry_period=1, onstarted_leading=led.set, onstopped_leading=lambda: None)
-    thread = threading.Thread(target=leaderelection.LeaderElection(config).run, daemon=True)
-    thread.start()
-    assert led.wait(60)
-    record = kubernetes.client.CoreV1Api(api).read_namespaced_config_map("leader", project).metadata.annotations
-    assert '"one"' in record["control-plane.alpha.kubernetes.io/leader"]
+    """The holder is killed; the other one takes over."""
+    def candidate(name):
+        return subprocess.Popen([sys.executable, "-c", LEADER, cloud.kubeconfig, project, name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def holder():
+        record = kubernetes.client.CoreV1Api(api).read_namespaced_config_map("leader", project).metadata.annotations
+        return json.loads(record["control-plane.alpha.kubernetes.io/leader"])["holderIdentity"]
+    first = candidate("one")
+    second = None
+    try:
+        assert first.stdout.readline() == "leads\n"
+        second = candidate("two")
+        assert holder() == "one"
+        first.kill()
+        assert second.stdout.readline() == "leads\n"
+        assert holder() == "two"
+    finally:
+        for p in (first, second):
+            if p:
+                p.kill()
+                p.wait()

@@ -551,7 +551,7 @@ static void decoding_survives_what_was_not_validated(void **state UNUSED)
 
 static void tables_become_schemas(void **state UNUSED)
 {
-    JSON_AUTO s = field_openapi(fields);
+    JSON_AUTO s = field_openapi(fields, NULL);
     equal(json_at(s, "required"), "[\"spec\"]");
     const json_t *p = json_at(s, "properties.spec.properties");
     equal(json_at(p, "title"), "{\"type\":\"string\",\"description\":\"what it is called\",\"minLength\":2,\"maxLength\":10}");
@@ -559,7 +559,7 @@ static void tables_become_schemas(void **state UNUSED)
     equal(json_at(p, "since"), "{\"type\":\"string\",\"format\":\"date-time\",\"nullable\":true}");
     equal(json_at(p, "count"), "{\"type\":\"integer\",\"format\":\"int64\",\"default\":3,\"minimum\":1,\"maximum\":5}");
     equal(json_at(p, "ratio"), "{\"type\":\"number\",\"format\":\"double\",\"minimum\":0,\"maximum\":2}");
-    equal(json_at(p, "tags"), "{\"type\":\"array\",\"items\":{\"type\":\"string\"},\"x-kubernetes-list-type\":\"set\"}");
+    equal(json_at(p, "tags"), "{\"type\":\"array\",\"items\":{\"type\":\"string\"},\"x-kubernetes-list-type\":\"set\",\"x-kubernetes-patch-strategy\":\"merge\"}");
     equal(json_at(p, "options"), "{\"type\":\"object\",\"additionalProperties\":{\"type\":\"string\"},\"maxProperties\":3}");
     equal(json_at(json_at(p, "parts"), "x-kubernetes-list-map-keys"), "[\"name\"]");
     equal(json_at(p, "parts.items.required"), "[\"name\",\"digest\"]");

@@ -1,0 +1,15 @@
+/* Label selectors (=, ==, !=, in, notin, exists, !exists, >, <) and field selectors (=, ==, !=), as Kubernetes reads them, its errors included. Pure functions of text that
+ * anybody may send: bounded, and fuzzed.
+ */
+#ifndef SEKI_APISERVER_SELECTOR_H
+#define SEKI_APISERVER_SELECTOR_H
+
+#include "kinds/kind.h"
+
+struct selector;
+
+/* Both texts may be empty; the result is NULL then. It lives in the arena. k: whose fields may be named. */
+int selector_parse(struct arena *a, const struct kind *k, struct str labels, struct str fields, struct selector **ret, struct err *err) NODISCARD;
+bool selector_matches(const struct selector *s, const json_t *obj);
+
+#endif
