@@ -166,7 +166,7 @@ leaderelection.LeaderElection(electionconfig.Config(lock, lease_duration=4, rene
 def test_leader_election(api, project, cloud):
     """The holder is killed; the other one takes over."""
     def candidate(name):
-        return subprocess.Popen([sys.executable, "-c", LEADER, cloud.kubeconfig, project, name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return subprocess.Popen([sys.executable, "-c", LEADER, cloud.kubeconfig, project, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def holder():
         record = kubernetes.client.CoreV1Api(api).read_namespaced_config_map("leader", project).metadata.annotations

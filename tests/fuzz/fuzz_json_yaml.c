@@ -1,4 +1,4 @@
-/* YAML: what comes out is a document that could have been JSON, and JSON objects come out as they are. */
+/* YAML: what comes out is a document that could have been JSON and can be written as YAML again; JSON objects come out as they are. */
 #include "fuzz.h"
 
 #include "json/yaml.h"
@@ -13,6 +13,13 @@ static void check_document(const json_t *j)
     sbuf_init(&out, OUTPUT_MAX);
     json_write(j, &out);
     if (!sbuf_ok(&out) || json_parse(sbuf_str(&out), OUTPUT_MAX, &again, NULL) < 0 || !json_equal(j, again))
+        abort();
+    /* Written as YAML it is read back the same. */
+    CLEANUP(sbuf_deinit) struct sbuf yaml = {0};
+    JSON_AUTO reread = NULL;
+    sbuf_init(&yaml, OUTPUT_MAX);
+    yaml_write(j, &yaml);
+    if (!sbuf_ok(&yaml) || yaml_parse(sbuf_str(&yaml), OUTPUT_MAX, &reread, NULL) < 0 || !json_equal(j, reread))
         abort();
 }
 
