@@ -100,6 +100,7 @@ int meta_check_shape(const struct kind *k, json_t *obj, enum meta_unknown how, s
                                             {.name = "metadata", .type = FIELD_OBJECT, .sub = meta_fields}, {0}};
         field_prune(k->fields, root, obj);
     }
+    field_drop_nulls(k->fields, obj);
     return 0;
 }
 

@@ -95,6 +95,8 @@ void field_prune(const struct field *table, const struct field *also, json_t *ob
 void field_validate_update(const struct field *table, const json_t *old_obj, const json_t *new_obj, const char *path, struct field_errors *errors);
 /* Fills absent members that have defaults, at every depth; an absent object is made only when its own row has a default ("{}"). */
 void field_defaults(const struct field *table, json_t *obj);
+/* Removes members that are null, at every depth: null is absence, but where a row is marked nullable. */
+void field_drop_nulls(const struct field *table, json_t *obj);
 /* Makes read-only members those of old_obj (NULL: absent). */
 void field_keep_read_only(const struct field *table, const json_t *old_obj, json_t *new_obj);
 /* Removes members marked secret, for logs and bundles. */

@@ -22,6 +22,21 @@ void field_defaults(const struct field *table, json_t *obj)
     }
 }
 
+void field_drop_nulls(const struct field *table, json_t *obj)
+{
+    for (const struct field *f = table; f && f->name; f++) {
+        json_t *v = json_object_get(obj, f->name), *item;
+        size_t i;
+        if (json_is_null(v) && !(f->flags & FIELD_NULLABLE))
+            json_object_del(obj, f->name);
+        else if (f->type == FIELD_OBJECT && f->sub && json_is_object(v))
+            field_drop_nulls(f->sub, v);
+        else if (f->type == FIELD_LIST && f->elem == FIELD_OBJECT && f->sub)
+            json_array_foreach (v, i, item)
+                field_drop_nulls(f->sub, item);
+    }
+}
+
 void field_keep_read_only(const struct field *table, const json_t *old_obj, json_t *new_obj)
 {
     for (const struct field *f = table; f && f->name; f++) {
