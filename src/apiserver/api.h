@@ -81,6 +81,7 @@ struct api_request {
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
     struct api_watch *watch;       /* once a watch runs */
+    void *work;                    /* of whoever yields: what resume() goes on with; arena */
     struct http_out_header headers[API_HEADERS_MAX]; /* of the answer */
     size_t header_count;
 
@@ -88,6 +89,7 @@ struct api_request {
     TAILQ_ENTRY(api_request) waiting;
     bool waits;
     uint64_t waits_since_ms;
+    void (*resume)(struct api_request *q); /* how it goes on when its turn comes again; NULL: from the start */
 
     /* where the answer goes: one of both */
     struct http_request *http;
@@ -215,6 +217,8 @@ void flow_free_all(struct flow_control *fc);
 /* Serves q now, or when its turn comes, or answers 429. */
 void flow_admit(struct flow_control *fc, struct api_request *q);
 void flow_leave(struct flow_control *fc, struct api_request *q); /* its client went away */
+/* Long work asks now and then: once it has gone on for a slice of time it is to return, and resume() is called when the request's turn comes again. False: go on. */
+bool flow_yield(struct api_request *q, uint64_t since_ns, void (*resume)(struct api_request *q));
 /* Writes between acceptance and durability. ERR_TOO_MANY when there are enough. */
 int flow_check_write(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
 void flow_write_begins(struct flow_control *fc, struct api_request *q);

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 
 #define BUDGET_NS 500000u
+#define SLICE_NS 1000000u /* long work goes on in another turn */
 #define HALF_LIFE_NS 1000000000u /* of what a flow is charged */
 #define REQUEST_NS 15000u        /* TLS and parsing, which happen before the clock starts */
 #define COMMIT_NS 30000u         /* a write's second half */
@@ -129,8 +130,13 @@ static void charge(struct flow_control *fc, struct flow *f, uint64_t begun_ns)
 static void serve(struct flow_control *fc, struct flow *f, struct api_request *q)
 {
     uint64_t begun = clock_mono_ns();
+    void (*resume)(struct api_request *q) = q->resume;
     q->flow = f;
-    fc->serve(q);
+    q->resume = NULL;
+    if (resume)
+        resume(q);
+    else
+        fc->serve(q);
     charge(fc, f, begun);
 }
 
@@ -169,7 +175,7 @@ static void on_turn(struct timer *t)
         uint64_t waited_ms = clock_mono_ms() - q->waits_since_ms;
         take_out(fc, f, q);
         metric_observe(metric_series(fc->wait_seconds, NULL), (double)waited_ms / 1000);
-        if (waited_ms > WAIT_MAX_MS)
+        if (waited_ms > WAIT_MAX_MS && !q->resume)
             refuse(fc, q, "the request has waited too long");
         else
             serve(fc, f, q);
@@ -184,17 +190,8 @@ static bool may_wait(const struct flow_control *fc, const struct flow *f, const 
     return f->privileged || (fc->waiting < WAITING_MAX && f->count < WAITING_FLOW_MAX && fc->waiting_bytes + q->text.len <= WAITING_BYTES_MAX);
 }
 
-void flow_admit(struct flow_control *fc, struct api_request *q)
+static void put_in(struct flow_control *fc, struct flow *f, struct api_request *q)
 {
-    struct flow *f = flow_of(fc, &q->user, clock_mono_ns());
-    if (!fc->waiting && fc->spent_ns < BUDGET_NS) {
-        serve(fc, f, q);
-        return;
-    }
-    if (!may_wait(fc, f, q)) {
-        refuse(fc, q, "too many of this user's requests are waiting");
-        return;
-    }
     q->flow = f;
     q->waits = true;
     q->waits_since_ms = clock_mono_ms();
@@ -211,6 +208,27 @@ void flow_admit(struct flow_control *fc, struct api_request *q)
         timer_start(&fc->turn, 0);
 }
 
+void flow_admit(struct flow_control *fc, struct api_request *q)
+{
+    struct flow *f = flow_of(fc, &q->user, clock_mono_ns());
+    if (!fc->waiting && fc->spent_ns < BUDGET_NS) {
+        serve(fc, f, q);
+        return;
+    }
+    if (may_wait(fc, f, q))
+        put_in(fc, f, q);
+    else
+        refuse(fc, q, "too many of this user's requests are waiting");
+}
+
+bool flow_yield(struct api_request *q, uint64_t since_ns, void (*resume)(struct api_request *q))
+{
+    if (!q->flow || clock_mono_ns() - since_ns < SLICE_NS)
+        return false;
+    q->resume = resume;
+    put_in(q->server->flow, q->flow, q);
+    return true;
+}
 void flow_leave(struct flow_control *fc, struct api_request *q)
 {
     if (!q->waits)

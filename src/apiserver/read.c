@@ -1,11 +1,13 @@
 /* get and list. Reads answer from memory, at the last durable revision or at the one that a page belongs to. */
 #include "apiserver/options.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "crypto/hash.h"
 
 #define TOKEN_MAX 2048
 #define ANY_REVISION (-1)
 #define LIST_BYTES_MAX (1024u * 1024 * 1024)
+#define LOOK_EVERY 32 /* objects between two looks at the clock */
 
 void api_get(struct api_request *q)
 {
@@ -29,13 +31,25 @@ struct list {
     struct sbuf *text;
     json_t *items, *table;
     struct str next; /* key of the first object that did not fit; arena */
+    /* long lists are made in slices, all at the same revision */
+    struct sbuf prefix;
+    uint64_t slice_ns; /* when this one began */
+    size_t looked;
+    bool yielded;
     size_t remaining; /* objects that did not fit; 0 when selectors make it unknown */
 };
+
+static void list_resume(struct api_request *q);
 
 static bool add(void *arg, struct store_value *v)
 {
     struct list *l = arg;
     json_t *obj = NULL;
+    if (++l->looked % LOOK_EVERY == 0 && flow_yield(l->q, l->slice_ns, list_resume)) {
+        l->start = arena_str(l->q->arena, v->key);
+        l->yielded = true;
+        return false;
+    }
     if (l->remaining) {
         l->remaining++;
         return true;
@@ -138,7 +152,7 @@ static void reply_list(struct list *l)
         api_reply_json(q, 200, sbuf_str(&out));
         return;
     }
-    json_t *list = l->table;
+    json_t *list = TAKE(l->table);
     if (!list) {
         char version[128], rev[24], kind[160];
         bool metadata = q->wants.as == AS_METADATA_LIST;
@@ -147,7 +161,7 @@ static void reply_list(struct list *l)
             snprintf(version, sizeof(version), "meta.k8s.io/%s", q->wants.version);
         snprintf(rev, sizeof(rev), "%lld", (long long)l->rev);
         snprintf(kind, sizeof(kind), "%sList", metadata ? "PartialObjectMetadata" : q->kind->name);
-        list = json_pack("{s:s, s:s, s:{s:s}, s:o}", "kind", kind, "apiVersion", version, "metadata", "resourceVersion", rev, "items", l->items);
+        list = json_pack("{s:s, s:s, s:{s:s}, s:o}", "kind", kind, "apiVersion", version, "metadata", "resourceVersion", rev, "items", TAKE(l->items));
     }
     if (*token)
         json_put_str(list, "metadata.continue", token);
@@ -172,27 +186,59 @@ static void fail_gone(struct list *l)
     api_reply(l->q, 410, status);
 }
 
-static void choose_form(struct list *l, struct sbuf *text)
+static void choose_form(struct list *l)
 {
     struct api_request *q = l->q;
-    if (q->wants.as == AS_TABLE)
+    if (q->wants.as == AS_TABLE) {
         l->table = table_start(q, l->rev, true);
-    else if (q->local_done || q->wants.as == AS_METADATA_LIST || q->kind->view_of)
+    } else if (q->local_done || q->wants.as == AS_METADATA_LIST || q->kind->view_of) {
         l->items = json_array();
+    } else {
+        l->text = ARENA_NEW(q->arena, struct sbuf);
+        sbuf_init(l->text, LIST_BYTES_MAX);
+    }
+}
+
+static void list_deinit(void *arg)
+{
+    struct list *l = arg;
+    json_decref(l->table);
+    json_decref(l->items);
+    if (l->text)
+        sbuf_deinit(l->text);
+    sbuf_deinit(&l->prefix);
+}
+
+/* One slice of the objects. */
+static void list_step(struct list *l)
+{
+    struct err err = ERR_INIT;
+    l->slice_ns = clock_mono_ns();
+    l->yielded = false;
+    int rc = store_range(l->q->server->store, sbuf_str(&l->prefix), l->start, l->rev, 0, add, l, &err);
+    if (l->yielded)
+        return;
+    if (rc == 0)
+        reply_list(l);
+    else if (err.code == ERR_GONE)
+        fail_gone(l);
     else
-        l->text = text;
+        api_fail(l->q, &err);
+}
+
+static void list_resume(struct api_request *q)
+{
+    list_step(q->work);
 }
 
 void api_list(struct api_request *q)
 {
     struct err err = ERR_INIT;
-    struct list l = {.q = q};
+    struct list *l = ARENA_NEW(q->arena, struct list);
     struct list_options o;
     struct field_errors errors = {0};
-    CLEANUP(sbuf_deinit) struct sbuf prefix = {0}, text = {0};
-    sbuf_init(&prefix, 1024);
-    sbuf_init(&text, LIST_BYTES_MAX);
-    if (list_options_read(q, false, &o, &errors, &err) < 0 || choose_revision(&l, &o, &err) < 0) {
+    l->q = q;
+    if (list_options_read(q, false, &o, &errors, &err) < 0 || choose_revision(l, &o, &err) < 0) {
         list_options_fail(q, &errors, &err);
         return;
     }
@@ -200,16 +246,10 @@ void api_list(struct api_request *q)
         api_reply(q, 504, list_too_large(o.rev, store_rev(q->server->store)));
         return;
     }
-    choose_form(&l, &text);
-    object_prefix(q->kind, q->ns, &prefix);
-    if (store_range(q->server->store, sbuf_str(&prefix), l.start, l.rev, 0, add, &l, &err) == 0) {
-        reply_list(&l);
-        return;
-    }
-    json_decref(l.table);
-    json_decref(l.items);
-    if (err.code == ERR_GONE)
-        fail_gone(&l);
-    else
-        api_fail(q, &err);
+    q->work = l;
+    sbuf_init(&l->prefix, 1024);
+    object_prefix(q->kind, q->ns, &l->prefix);
+    choose_form(l);
+    arena_on_free(q->arena, list_deinit, l);
+    list_step(l);
 }

@@ -205,29 +205,78 @@ bool http_status_has_no_body(int status)
 
 /* ---- answering ---- */
 
-/* body in the coding that the client takes; false when that is none, or too little to gain by. */
-static bool code_body(const struct http_request *r, int status, struct str body, struct sbuf *coded)
+/* An answer that is being compressed on a pool thread. Its request may go away meanwhile. */
+struct coding {
+    struct http_request *r; /* NULL: gone */
+    int status, rc;
+    const char *content_type;
+    struct http_out_header headers[CODED_HEADERS_MAX + 2]; /* their values, and the type, live in the request's arena */
+    size_t header_count;
+    struct sbuf plain, coded;
+};
+
+static void coding_work(void *arg)
+{
+    struct coding *c = arg;
+    sbuf_init(&c->coded, c->plain.len);
+    c->rc = http_gzip(sbuf_str(&c->plain), &c->coded, NULL);
+}
+
+static void coding_done(void *arg)
+{
+    struct coding *c = arg;
+    struct http_request *r = c->r;
+    if (r && c->rc == 0) {
+        c->headers[c->header_count++] = (struct http_out_header){"Content-Encoding", STR("gzip")};
+        c->headers[c->header_count++] = (struct http_out_header){"Vary", STR("Accept-Encoding")};
+    }
+    if (r) {
+        r->coding = NULL;
+        r->carrier->respond(r, c->status, c->content_type, c->headers, c->header_count, sbuf_str(c->rc == 0 ? &c->coded : &c->plain));
+    }
+    sbuf_deinit(&c->plain);
+    sbuf_deinit(&c->coded);
+    mem_free(c);
+}
+
+static void coding_forget(void *arg)
+{
+    struct http_request *r = arg;
+    if (r->coding)
+        ((struct coding *)r->coding)->r = NULL;
+}
+
+/* Whether the client takes a coding, and there is enough to gain by it. */
+static bool wants_coding(const struct http_request *r, int status, struct str body, size_t header_count)
 {
     size_t min = r->server->o.compress_min_bytes;
-    if (!min || body.len < min || http_status_has_no_body(status) || str_eqc(r->head.method, "HEAD") || !http_accepts_coding(&r->head, "gzip"))
-        return false;
-    sbuf_init(coded, body.len);
-    return http_gzip(body, coded, NULL) == 0;
+    return min && body.len >= min && header_count <= CODED_HEADERS_MAX && !http_status_has_no_body(status) && !str_eqc(r->head.method, "HEAD") &&
+           http_accepts_coding(&r->head, "gzip");
+}
+
+static void respond_coded(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count, struct str body)
+{
+    struct coding *c = XNEW(struct coding);
+    c->r = r;
+    c->status = status;
+    c->content_type = content_type ? arena_strdup(r->arena, content_type) : NULL;
+    for (size_t i = 0; i < header_count; i++)
+        c->headers[c->header_count++] = (struct http_out_header){arena_strdup(r->arena, headers[i].name), arena_str(r->arena, headers[i].value)};
+    sbuf_init(&c->plain, body.len);
+    sbuf_add(&c->plain, body);
+    r->coding = c;
+    arena_on_free(r->arena, coding_forget, r);
+    loop_work(r->server->loop, coding_work, coding_done, c);
 }
 
 void http_respond(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count, struct str body)
 {
-    CLEANUP(sbuf_deinit) struct sbuf coded = {0};
-    struct http_out_header all[CODED_HEADERS_MAX + 2];
-    if (header_count > CODED_HEADERS_MAX || !code_body(r, status, body, &coded)) {
-        r->carrier->respond(r, status, content_type, headers, header_count, body);
+    if (r->coding)
         return;
-    }
-    if (header_count)
-        memcpy(all, headers, header_count * sizeof(*headers));
-    all[header_count++] = (struct http_out_header){"Content-Encoding", STR("gzip")};
-    all[header_count++] = (struct http_out_header){"Vary", STR("Accept-Encoding")};
-    r->carrier->respond(r, status, content_type, all, header_count, sbuf_str(&coded));
+    if (wants_coding(r, status, body, header_count))
+        respond_coded(r, status, content_type, headers, header_count, body);
+    else
+        r->carrier->respond(r, status, content_type, headers, header_count, body);
 }
 
 void http_respond_start(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count)

@@ -28,6 +28,7 @@ struct http_request {
     struct http_server *server;
     const struct http_carrier *carrier; /* how the answer travels */
     void *conn;                         /* the carrier's */
+    void *coding;                       /* the server's: the answer is being compressed */
     uint64_t started_ns;   /* first byte of the request */
     const char *id;        /* "req-…", unique; X-Request-Id of the answer */
 };
@@ -57,7 +58,7 @@ struct http_server_options {
     uint64_t idle_timeout_ms;   /* keep-alive; default 75 s */
     uint64_t write_timeout_ms;  /* default 60 s without the client taking a byte, while bytes wait */
     size_t high_water_bytes;    /* default 256 KiB queued → http_write says false */
-    size_t compress_min_bytes;  /* whole answers at least so long are sent as gzip to clients that take it; 0: none is */
+    size_t compress_min_bytes;  /* whole answers at least so long are sent as gzip to clients that take it, compressed on a pool thread; 0: none is */
     const char *server_name;    /* Server header; NULL: none */
 };
 
