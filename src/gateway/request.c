@@ -65,6 +65,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->start_ns = r->started_ns;
     sbuf_init(&q->answer, ANSWER_MAX);
     usage_scan_init(&q->scan, false, NULL, NULL);
+    q->scan.input_only = route->embeddings;
     arena_on_free(r->arena, request_cleanup, q);
     r->user = q;
 }
@@ -161,7 +162,7 @@ static void count_upstream_error(struct request *q, const char *reason, const st
 /* The stream has begun and cannot go on: the client is told inside it, when that can still be understood. */
 static void break_off(struct request *q, const char *outcome, const char *message)
 {
-    bool between_events = !q->scan.carry.len && !q->scan.skipping;
+    bool between_events = usage_scan_between_events(&q->scan);
     settle(q, q->status, outcome);
     if (!between_events) {
         http_respond_abort(q->http);
