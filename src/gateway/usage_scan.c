@@ -221,11 +221,15 @@ void usage_scan_feed(struct usage_scan *u, struct str bytes)
     emit(u, kept);
 }
 
-void usage_scan_end(struct usage_scan *u)
+bool usage_scan_end(struct usage_scan *u)
 {
-    if (u->carry.len && look_at(u, sbuf_str(&u->carry)))
+    bool keep = u->carry.len && look_at(u, sbuf_str(&u->carry)); /* the last blank line may be missing */
+    if (!u->done)
+        return false;
+    if (keep)
         emit(u, sbuf_str(&u->carry));
     sbuf_reset(&u->carry);
+    return true;
 }
 
 bool usage_scan_between_events(const struct usage_scan *u)

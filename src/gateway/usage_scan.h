@@ -34,8 +34,8 @@ struct usage_scan {
 void usage_scan_init(struct usage_scan *u, bool take_out, void (*out)(void *arg, struct str bytes), void *arg);
 void usage_scan_deinit(struct usage_scan *u);
 void usage_scan_feed(struct usage_scan *u, struct str bytes);
-/* The stream has ended: what is held back goes out. */
-void usage_scan_end(struct usage_scan *u);
+/* The stream has ended. True: it is whole, with its [DONE], and what was held back went out. False: it was cut; half an event that was held back stays so. */
+bool usage_scan_end(struct usage_scan *u);
 /* True when whoever receives the bytes has whole events only, so that another one may follow. */
 bool usage_scan_between_events(const struct usage_scan *u);
 /* A whole JSON body. False: it is no JSON object. */

@@ -24,7 +24,9 @@ static void scan(struct str bytes, bool take_out, unsigned seed, struct sbuf *ou
         mem_free(piece);
         bytes = str_skip(bytes, n);
     }
-    usage_scan_end(ret);
+    bool ended = usage_scan_end(ret);
+    if (ended != ret->done)
+        abort();
     usage_scan_deinit(ret);
 }
 

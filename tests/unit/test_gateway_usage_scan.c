@@ -25,7 +25,8 @@ static void check(struct str text, bool take_out, size_t step, struct str want, 
         mem_free(piece);
         text = str_skip(text, n);
     }
-    usage_scan_end(ret);
+    bool whole = usage_scan_end(ret);
+    assert_int_equal(whole, ret->done);
     usage_scan_deinit(ret);
     if (!str_eq(sbuf_str(&out), want))
         fail_msg("step %zu: got %zu bytes, wanted %zu:\n%.*s", step, out.len, want.len, STR_ARG(sbuf_str(&out)));
@@ -52,7 +53,7 @@ static const struct stream_case {
     {"the last usage counts", USAGE "\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":8,\"completion_tokens\":4}}\n\n", "", 8, 4, 0, 0, true, false},
     {"usage null", "data: {\"choices\":[{\"delta\":{}}],\"usage\":null}\n\n", NULL, 0, 0, 0, 1, false, false},
     {"the end without a blank line", CONTENT "\n\n" DONE, NULL, 0, 0, 0, 1, false, true},
-    {"cut in an event", CONTENT "\n\ndata: {\"cho", NULL, 0, 0, 0, 1, false, false},
+    {"cut in an event", CONTENT "\n\ndata: {\"cho", CONTENT "\n\n", 0, 0, 0, 1, false, false},
     {"no json", "data: {this is no json\n\ndata: \xff\xfe\n\nnonsense\n\n", NULL, 0, 0, 0, 0, false, false},
     {"a negative count", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":-1,\"completion_tokens\":2}}\n\n", "", 0, 0, 0, 0, false, false},
     {"a count that is text", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":\"2\"}}\n\n", "", 0, 0, 0, 0, false, false},
