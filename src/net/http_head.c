@@ -23,7 +23,7 @@ size_t http_head_end(struct str bytes)
     return 0;
 }
 
-static bool is_token_char(unsigned char c)
+bool http_is_token_char(unsigned char c)
 {
     return isalnum(c) || (c && strchr("!#$%&'*+-.^_`|~", c));
 }
@@ -31,7 +31,7 @@ static bool is_token_char(unsigned char c)
 static bool is_token(struct str s)
 {
     for (size_t i = 0; i < s.len; i++)
-        if (!is_token_char((unsigned char)s.ptr[i]))
+        if (!http_is_token_char((unsigned char)s.ptr[i]))
             return false;
     return s.len > 0;
 }
@@ -69,7 +69,7 @@ static int parse_request_line(struct str line, struct http_head *h, struct err *
     for (size_t i = 0; i < h->target.len; i++)
         if ((unsigned char)h->target.ptr[i] <= 0x20 || (unsigned char)h->target.ptr[i] >= 0x7f)
             return err_set(err, ERR_BAD_REQUEST, "the request target must be printable ASCII");
-    int rc = parse_version(rest, &h->minor_version, err);
+    int rc = rest.len ? parse_version(rest, &h->minor_version, err) : err_set(err, ERR_BAD_REQUEST, "the request line has no version");
     if (rc < 0)
         return rc;
     struct str target = h->target;
@@ -123,6 +123,17 @@ static bool list_has(struct str list, const char *item)
     return false;
 }
 
+/* A name or an address, perhaps a port, or nothing (RFC 9110, 7.2). Lists, user information and paths are what confuses routers. */
+static bool is_host(struct str value)
+{
+    for (size_t i = 0; i < value.len; i++) {
+        unsigned char c = (unsigned char)value.ptr[i];
+        if (!isalnum(c) && !strchr("-._~%!$&'()*+;=:[]", c))
+            return false;
+    }
+    return true;
+}
+
 static int judge_framing(struct http_head *h, struct err *err)
 {
     int hosts = 0, lengths = 0, codings = 0;
@@ -132,6 +143,8 @@ static int judge_framing(struct http_head *h, struct err *err)
         struct str name = h->headers[i].name, value = h->headers[i].value;
         if (str_ieq(name, STR("host"))) {
             hosts++;
+            if (h->is_request && !is_host(value))
+                return err_set(err, ERR_BAD_REQUEST, "the Host header is malformed");
         } else if (str_ieq(name, STR("content-length"))) {
             if (lengths++ || !value.len || value.len > 15 || str_to_i64(value, 0, INT64_MAX, &h->content_length) < 0 || !isdigit((unsigned char)value.ptr[0]))
                 return err_set(err, ERR_BAD_REQUEST, "Content-Length must be one plain number");
