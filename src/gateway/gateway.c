@@ -72,6 +72,8 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
                                     .tls = o->tls,
                                     .max_connections = MAX(o->max_connections / (size_t)l->gateway->loop_count, (size_t)1),
                                     .max_body_bytes = o->max_body_bytes,
+                                    .head_timeout_ms = o->head_timeout_ms,
+                                    .body_timeout_ms = o->body_timeout_ms,
                                     .server_name = "seki"};
     l->loop = loop;
     l->pools = map_new(release_pool);

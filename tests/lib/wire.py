@@ -168,12 +168,12 @@ def answer(body=OK_BODY, status=200, content_type="application/json", headers=""
 
 class Upstream:
     """An OpenAI-compatible server in the test's hands. Probes (GET) are answered; a POST is recorded and answered by `script`, a list of bytes to send and words: "hold" (wait
-    for the peer to close), "close", "reset". `closed` counts connections that the gateway closed while they were held."""
+    for the peer to close), "close", "reset". `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
-        self.script, self.requests, self.closed = [answer()], [], 0
+        self.script, self.requests, self.closed, self.played = [answer()], [], 0, 0
         self.changed = threading.Condition()
         self.stopping = False
         threading.Thread(target=self._accept, daemon=True).start()
@@ -237,6 +237,7 @@ class Upstream:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 return False
             sock.sendall(step)
+            self.played += 1
         return True
 
     def wait(self, condition, what):

@@ -1,7 +1,7 @@
 /* A fake inference engine: OpenAI's API and llama.cpp's /health and /metrics without a model. It streams at a set pace, and can hang, die and lie on demand.
  *
  * For tests: it runs where engines run and is killed like one. Text is "tok0 tok1 …"; prompt tokens are the words of the request's text. With --event-log it writes a line for
- * each thing that happens (monotonic nanoseconds, event, request number), so that tests can look at the order of events instead of clocks: request, first_byte, token, done,
+ * each thing that happens (monotonic nanoseconds, event, request number), so that tests can look at the order of events instead of clocks: request, first_byte, done,
  * client_closed, died, and with --tick-ms a tick every so often, whatever else goes on.
  */
 #include <fcntl.h>
@@ -180,7 +180,6 @@ static void make_token(struct work *w)
     snprintf(text, sizeof(text), "%stok%lld", w->made ? " " : "", (long long)w->made);
     if (w->made == 0)
         log_event("first_byte", w->number);
-    log_event("token", w->number);
     w->made++;
     g.predicted_tokens++;
     if (o.fail_after && w->made > o.fail_after) {
