@@ -170,9 +170,9 @@ class Upstream:
     """An OpenAI-compatible server in the test's hands. Probes (GET) are answered; a POST is recorded and answered by `script`, a list of bytes to send and words: "hold" (wait
     for the peer to close), "close", "reset". `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
 
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
+    def __init__(self, host="127.0.0.1"):
+        self.listener = socket.create_server((host, 0), backlog=128)
+        self.url = f"http://{host}:{self.listener.getsockname()[1]}/v1"
         self.script, self.requests, self.closed, self.played = [answer()], [], 0, 0
         self.changed = threading.Condition()
         self.stopping = False
