@@ -5,6 +5,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import warnings
 
 import pytest
 
@@ -57,7 +58,9 @@ def test_tls_on_any_address(own_cloud, tmp_path):
     assert response.body.endswith(b"data: [DONE]\n\n") and b"tok49" in response.body
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)):
         RawClient(address, old)
     with RawClient(address) as plain:  # a plain request gets no plain answer
