@@ -11,6 +11,7 @@ from cloud import Cloud  # noqa: E402
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "full: long; runs in make test-full only")
+    config.addinivalue_line("markers", "threads: runs against a build with ThreadSanitizer too")
 
 
 @pytest.fixture(scope="module")

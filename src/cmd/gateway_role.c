@@ -107,6 +107,8 @@ static int start(struct gateway_role *g, struct err *err)
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
                                  .max_connections = (size_t)o->gateway_max_connections,
+                                 .head_timeout_ms = (uint64_t)o->gateway_head_ms,
+                                 .body_timeout_ms = (uint64_t)o->gateway_body_ms,
                                  .connect_timeout_ms = 2000,
                                  .first_byte_timeout_ms = (uint64_t)o->gateway_first_byte_ms,
                                  .idle_timeout_ms = (uint64_t)o->gateway_idle_ms};

@@ -3,7 +3,6 @@
 
 #define ERROR_MAX (16 * 1024)
 #define LIST_MAX (4 * 1024 * 1024)
-#define JSON_TYPE "application/json"
 
 void answer_error_body(struct sbuf *out, const char *type, const char *code, const char *param, struct str message, const char *request_id)
 {
@@ -38,8 +37,23 @@ void answer_error(struct http_request *r, int status, const char *type, const ch
     http_respond(r, status, JSON_TYPE, headers, n, sbuf_str(&body));
 }
 
-void answer_server_error(void *ctx UNUSED, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type)
+/* Counts what ends before it is a request: no route, no key, a broken head. */
+static void count_refusal(struct gateway_loop *l, int status)
 {
+    char text[16];
+    snprintf(text, sizeof(text), "%d", status);
+    metric_add(metric_series(l->gateway->metrics.requests, (struct str[]){STR("none"), str_of(text), STR("refused")}), 1);
+}
+
+void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message)
+{
+    count_refusal(l, status);
+    answer_error(r, status, type, code, NULL, message);
+}
+
+void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type)
+{
+    count_refusal(ctx, status);
     *ret_type = JSON_TYPE;
     answer_error_body(out, status >= 500 ? "server_error" : "invalid_request_error", status == 413 ? "request_too_large" : NULL, NULL, str_of(msg), request_id);
 }

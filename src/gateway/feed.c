@@ -63,10 +63,10 @@ static void load_file(struct feed *f)
     struct snapshot_source source;
     struct stat st;
     struct err err = ERR_INIT;
-    if (stat(f->file, &st) < 0)
+    if (lstat(f->file, &st) < 0)
         return;
     if (snapshot_load(f->file, &source, &err) < 0) {
-        log_warn("the saved routing snapshot cannot be used; waiting for the API", KVE(&err));
+        log_warn("the saved routing snapshot cannot be used; waiting for the API", KV("file", f->file), KVE(&err));
         return;
     }
     publish(f, snapshot_build(&source, f->targets), (int64_t)st.st_mtim.tv_sec * 1000 + 1);

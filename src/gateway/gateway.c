@@ -14,20 +14,27 @@
 #define MODEL_SERIES_MAX 500
 #define THREADS_MAX 256
 
+/* The boundaries that OpenTelemetry's conventions for generative AI ask for, seconds. */
+static const double duration_buckets[] = {0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92};
+static const double first_buckets[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10};
+static const double per_token_buckets[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5};
+
 static void make_metrics(struct gateway *g)
 {
     struct gateway_metrics *m = &g->metrics;
     static const char *const request_labels[] = {"route", "status", "outcome", NULL};
     static const char *const token_labels[] = {"project", "endpoint", "type", NULL};
-    static const char *const model_labels[] = {"gen_ai_operation_name", "gen_ai_request_model", NULL};
+    static const char *const model_labels[] = {"gen_ai_operation_name", "gen_ai_request_model", "error_type", NULL};
     static const char *const reason_labels[] = {"reason", NULL};
     m->active = metric_gauge("seki_gateway_requests_active", "Inference requests between their complete body and their last byte.");
     m->requests = metric_family("seki_gateway_requests_total", "Inference requests that have ended.", METRIC_COUNTER, request_labels, SERIES_MAX, NULL, 0);
     m->tokens = metric_family("seki_gateway_tokens_total", "Tokens used; cached ones are among the input.", METRIC_COUNTER, token_labels, SERIES_MAX, NULL, 0);
     m->duration = metric_family("gen_ai_server_request_duration_seconds", "From the first byte of a request to the last of its answer.", METRIC_HISTOGRAM, model_labels,
-                                MODEL_SERIES_MAX, metric_latency_buckets, metric_latency_bucket_count);
+                                MODEL_SERIES_MAX, duration_buckets, ARRAY_LEN(duration_buckets));
     m->first = metric_family("gen_ai_server_time_to_first_token_seconds", "From the first byte of a request to the first of the engine's answer.", METRIC_HISTOGRAM,
-                             model_labels, MODEL_SERIES_MAX, metric_latency_buckets, metric_latency_bucket_count);
+                             model_labels, MODEL_SERIES_MAX, first_buckets, ARRAY_LEN(first_buckets));
+    m->per_token = metric_family("gen_ai_server_time_per_output_token_seconds", "Of a stream, after its first token.", METRIC_HISTOGRAM, model_labels, MODEL_SERIES_MAX,
+                                 per_token_buckets, ARRAY_LEN(per_token_buckets));
     m->upstream_errors = metric_family("seki_gateway_upstream_errors_total", "Attempts that an engine failed.", METRIC_COUNTER, reason_labels, 16, NULL, 0);
 }
 
@@ -65,6 +72,8 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
                                     .tls = o->tls,
                                     .max_connections = MAX(o->max_connections / (size_t)l->gateway->loop_count, (size_t)1),
                                     .max_body_bytes = o->max_body_bytes,
+                                    .head_timeout_ms = o->head_timeout_ms,
+                                    .body_timeout_ms = o->body_timeout_ms,
                                     .server_name = "seki"};
     l->loop = loop;
     l->pools = map_new(release_pool);

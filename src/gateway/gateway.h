@@ -24,6 +24,7 @@ struct gateway_options {
     const char *journal_dir;      /* usage-gateway.000001 … */
     size_t max_body_bytes;        /* default 16 MiB */
     size_t max_connections;       /* default 9,000 */
+    uint64_t head_timeout_ms, body_timeout_ms; /* of a request; 0: as net/http_server.h says */
     uint64_t connect_timeout_ms;  /* to an engine; default 2 s */
     uint64_t first_byte_timeout_ms; /* default 600 s: long prefills are legal */
     uint64_t idle_timeout_ms;     /* between bytes of a stream; default 300 s */

@@ -14,10 +14,11 @@
 
 struct gateway_metrics {
     struct metric *active;
-    struct metric_family *requests;   /* route, status, outcome */
+    struct metric_family *requests;   /* route ("none": refused before it was known whose it is), status, outcome */
     struct metric_family *tokens;     /* project, endpoint, type */
-    struct metric_family *duration;   /* operation, model */
-    struct metric_family *first;      /* operation, model */
+    struct metric_family *duration;   /* operation, model, error */
+    struct metric_family *first;      /* likewise */
+    struct metric_family *per_token;  /* likewise */
     struct metric_family *upstream_errors; /* reason */
 };
 
@@ -68,9 +69,12 @@ void request_abort(struct request *q); /* the client is gone, or the gateway sto
 bool request_has_begun(const struct request *q);
 
 /* ---- answer.c: OpenAI's error object ---- */
+#define JSON_TYPE "application/json"
 /* type and code are OpenAI's words; code and param may be NULL. */
 void answer_error_body(struct sbuf *out, const char *type, const char *code, const char *param, struct str message, const char *request_id);
 void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *message);
+/* The same before there is a struct request; counted here. */
+void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);
 void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
 void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);

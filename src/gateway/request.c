@@ -4,7 +4,8 @@
  *              ▲         │ another replica, while the client has seen nothing
  *              └─────────┘
  * Whatever happens, settle() runs once: it releases the replica, writes the usage record, counts, logs. It runs before the client gets the last byte, so that whoever has
- * seen the end of an answer has been counted. struct request lives in the HTTP request's arena.
+ * seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too slow or sent too
+ * much) is none: nothing was used, nothing is written; the server's refusal is counted as one.
  */
 #include "base/clock.h"
 #include "base/log.h"
@@ -12,9 +13,12 @@
 
 #define ANSWER_MAX (64u * 1024 * 1024) /* of an answer that is no stream */
 #define TYPE_MAX 128
+#define RETRY_AFTER_MAX 40 /* seconds or a date */
 #define COOL_DOWN_MS 1000 /* after a connect that failed: others first */
 #define BYTES_A_TOKEN 4   /* for prompts that the engine did not count */
 #define HEADERS_MAX 8
+#define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
+#define ENGINE_MESSAGE_MAX 1024
 
 struct request {
     struct http_request *http;
@@ -27,13 +31,14 @@ struct request {
     struct request_body body;
     struct iovec pieces[BODY_PIECES_MAX];
     struct http_header headers[HEADERS_MAX];
-    char authorization[256];
 
     struct http_call *call; /* NULL: none runs */
     uint64_t tried;         /* replicas, a bit each */
+    int attempts;
     bool holds_replica;     /* its in_flight counts us */
     int status;             /* of the engine's answer */
     char type[TYPE_MAX];    /* its content type */
+    char retry_after[RETRY_AFTER_MAX];
     bool streaming;         /* its answer is passed on as it comes */
     struct usage_scan scan;
     struct sbuf answer; /* gathered */
@@ -65,6 +70,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->start_ns = r->started_ns;
     sbuf_init(&q->answer, ANSWER_MAX);
     usage_scan_init(&q->scan, false, NULL, NULL);
+    q->scan.input_only = route->embeddings;
     arena_on_free(r->arena, request_cleanup, q);
     r->user = q;
 }
@@ -72,6 +78,11 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
 bool request_has_begun(const struct request *q)
 {
     return q->begun;
+}
+
+static bool is_success(int status)
+{
+    return status >= 200 && status < 300;
 }
 
 /* ---- the last line ---- */
@@ -91,7 +102,7 @@ static void fill_counts(const struct request *q, struct usage *u)
         u->cached_tokens = q->scan.cached_tokens;
         u->completion_tokens = q->scan.completion_tokens;
         u->exact = true;
-    } else if (q->first_ns && q->status == 200) {
+    } else if (q->first_ns && is_success(q->status)) {
         u->prompt_tokens = (int64_t)q->body.prompt_bytes / BYTES_A_TOKEN + 1;
         u->completion_tokens = q->scan.content_events;
     } else {
@@ -108,10 +119,13 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns)
     metric_add(metric_series(m->requests, (struct str[]){u->route, str_of(status), u->outcome}), 1);
     if (!q->endpoint)
         return;
-    struct str labels[] = {str_of(q->route->operation), u->model};
+    bool ok = str_eqc(u->outcome, "ok"), answered = q->first_ns && is_success(q->status);
+    struct str labels[] = {str_of(q->route->operation), u->model, ok ? STR("") : u->outcome};
     metric_observe(metric_series(m->duration, labels), (double)(now_ns - q->start_ns) / 1e9);
-    if (q->first_ns)
+    if (answered)
         metric_observe(metric_series(m->first, labels), (double)(q->first_ns - q->start_ns) / 1e9);
+    if (answered && ok && q->streaming && u->completion_tokens > 1)
+        metric_observe(metric_series(m->per_token, labels), (double)(now_ns - q->first_ns) / 1e9 / (double)(u->completion_tokens - 1));
     if (u->prompt_tokens)
         metric_add(metric_series(m->tokens, (struct str[]){u->project, u->endpoint, STR("input")}), (uint64_t)u->prompt_tokens);
     if (u->cached_tokens)
@@ -161,7 +175,7 @@ static void count_upstream_error(struct request *q, const char *reason, const st
 /* The stream has begun and cannot go on: the client is told inside it, when that can still be understood. */
 static void break_off(struct request *q, const char *outcome, const char *message)
 {
-    bool between_events = !q->scan.carry.len && !q->scan.skipping;
+    bool between_events = usage_scan_between_events(&q->scan);
     settle(q, q->status, outcome);
     if (!between_events) {
         http_respond_abort(q->http);
@@ -181,20 +195,19 @@ static void forget_attempt(struct request *q)
 {
     release_replica(q);
     sbuf_reset(&q->answer);
+    q->retry_after[0] = 0;
     q->status = 0;
     q->first_ns = 0;
 }
 
-/* The attempt has failed before the client saw anything: another replica, or the end. */
-static void try_another(struct request *q, bool timed_out, const char *message)
+/* The attempt has failed before the client saw anything: another replica, or the end. status: what the client is told then. */
+static void try_another(struct request *q, int status, const char *message)
 {
+    bool timed_out = status == 504;
     forget_attempt(q);
-    if (!timed_out && attempt(q))
+    if (!timed_out && attempt(q)) /* who has waited that long does not wait again */
         return;
-    if (timed_out)
-        refuse(q, 504, "timeout", "server_error", "upstream_timeout", NULL, message);
-    else
-        refuse(q, 502, "upstream_error", "server_error", "upstream_error", NULL, message);
+    refuse(q, status, timed_out ? "timeout" : "upstream_error", "server_error", timed_out ? "upstream_timeout" : "upstream_error", NULL, message);
 }
 
 /* ---- what the engine answers ---- */
@@ -212,26 +225,41 @@ static bool is_event_stream(struct str type)
     return type.len >= want.len && str_ieq(str_n(type.ptr, want.len), want);
 }
 
-/* Others may do better: this replica is overloaded, starting, or does not know us. */
+/* Others may do better: this replica is overloaded, starting, does not know us, or is no engine at all. */
 static bool is_replica_s_own_trouble(int status)
 {
-    return status == 401 || status == 403 || status == 502 || status == 503 || status == 504;
+    return (status >= 300 && status < 400) || status == 401 || status == 403 || status == 502 || status == 503 || status == 504;
+}
+
+/* Why an answer with this head is of no use; NULL: it is. */
+static const char *wrong_with(const struct http_head *head, char message[128])
+{
+    struct str coding = http_header_get(head, "Content-Encoding");
+    if (is_replica_s_own_trouble(head->status))
+        snprintf(message, 128, "The engine answered with status %d.", head->status);
+    else if (coding.len && !str_ieq(coding, STR("identity")))
+        snprintf(message, 128, "The engine answered in a content coding that nobody asked for.");
+    else
+        return NULL;
+    return message;
 }
 
 static void on_head(void *arg, const struct http_head *head)
 {
     struct request *q = arg;
+    char message[128];
     q->status = head->status;
     struct str type = http_header_get(head, "Content-Type");
     if (!type.len || !str_to_array(type, q->type, sizeof(q->type)))
-        (void)!str_to_array(STR("application/json"), q->type, sizeof(q->type));
-    if (is_replica_s_own_trouble(head->status)) {
-        char message[128];
+        (void)!str_to_array(STR(JSON_TYPE), q->type, sizeof(q->type));
+    struct str retry_after = http_header_get(head, "Retry-After");
+    if (!str_to_array(retry_after, q->retry_after, sizeof(q->retry_after)))
+        q->retry_after[0] = 0;
+    if (wrong_with(head, message)) {
         count_upstream_error(q, "status", NULL);
         http_call_cancel(q->call);
         q->call = NULL;
-        snprintf(message, sizeof(message), "The engine answered with status %d.", head->status);
-        try_another(q, false, message);
+        try_another(q, head->status == 503 ? 503 : 502, message);
         return;
     }
     if (head->status == 200 && is_event_stream(type)) {
@@ -259,33 +287,60 @@ static void on_body(void *arg, struct str bytes)
     }
 }
 
-static void on_end(void *arg)
+/* An engine's error in OpenAI's shape: passed on when it has it, else made of what it says. */
+static void answer_engine_error(struct request *q)
 {
-    struct request *q = arg;
-    q->call = NULL;
-    if (q->streaming && !q->scan.done) {
+    static const char *const paths[] = {"error", "message", "detail"};
+    struct span at[ARRAY_LEN(paths)];
+    char message[ENGINE_MESSAGE_MAX];
+    struct http_out_header headers[] = {{"Retry-After", str_of(q->retry_after)}};
+    struct str body = sbuf_str(&q->answer);
+    bool json = span_scan(body, paths, ARRAY_LEN(paths), at, NULL) == 0;
+    if (json && at[0].type == SPAN_OBJECT) {
+        http_respond(q->http, q->status, JSON_TYPE, headers, q->retry_after[0] != 0, body);
+        return;
+    }
+    if (!json || !(span_string(&at[0], message, sizeof(message)) || span_string(&at[1], message, sizeof(message)) || span_string(&at[2], message, sizeof(message))))
+        snprintf(message, sizeof(message), "The engine answered with status %d.", q->status);
+    answer_error(q->http, q->status, q->status < 500 ? "invalid_request_error" : "server_error", q->status < 500 ? NULL : "upstream_error", NULL, message);
+}
+
+static void end_stream(struct request *q)
+{
+    if (!usage_scan_end(&q->scan)) {
         count_upstream_error(q, "cut", NULL);
         break_off(q, "upstream_error", "The engine ended its answer early.");
         return;
     }
+    settle(q, 200, "ok");
+    http_respond_end(q->http);
+}
+
+static void on_end(void *arg)
+{
+    struct request *q = arg;
+    q->call = NULL;
     if (q->streaming) {
-        usage_scan_end(&q->scan);
-        settle(q, 200, "ok");
-        http_respond_end(q->http);
-        return;
+        end_stream(q);
+    } else if (q->status >= 400) {
+        if (q->status >= 500)
+            count_upstream_error(q, "status", NULL);
+        settle(q, q->status, q->status < 500 ? "refused" : "upstream_error");
+        answer_engine_error(q);
+    } else if (!usage_scan_body(&q->scan, sbuf_str(&q->answer))) {
+        count_upstream_error(q, "protocol", NULL);
+        try_another(q, 502, "The engine's answer is no JSON object.");
+    } else {
+        settle(q, q->status, "ok");
+        http_respond(q->http, q->status, q->type, NULL, 0, sbuf_str(&q->answer));
     }
-    if (q->status == 200)
-        usage_scan_body(&q->scan, sbuf_str(&q->answer));
-    else if (q->status >= 500)
-        count_upstream_error(q, "status", NULL);
-    settle(q, q->status, q->status < 400 ? "ok" : q->status < 500 ? "refused" : "upstream_error");
-    http_respond(q->http, q->status, q->type, NULL, 0, sbuf_str(&q->answer));
 }
 
 static void on_error(void *arg, const struct err *err)
 {
     struct request *q = arg;
-    bool timed_out = err->code == ERR_TIMEOUT;
+    /* Who could not even be reached in time has cost little: others are tried. */
+    bool timed_out = err->code == ERR_TIMEOUT && http_call_sent_any(q->call);
     bool never_spoke = !q->status;
     q->call = NULL;
     count_upstream_error(q, timed_out ? "timeout" : err->code == ERR_PROTOCOL ? "protocol" : never_spoke ? "connect" : "cut", err);
@@ -295,7 +350,7 @@ static void on_error(void *arg, const struct err *err)
     }
     if (never_spoke && !timed_out)
         atomic_store(&q->replica->target->cool_until_ms, clock_mono_ms() + COOL_DOWN_MS);
-    try_another(q, timed_out, timed_out ? "The engine took too long to answer." : "The engine failed before it had answered.");
+    try_another(q, timed_out ? 504 : 502, timed_out ? "The engine took too long to answer." : "The engine failed before it had answered.");
 }
 
 static const struct http_call_ops call_ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
@@ -310,9 +365,8 @@ static size_t fill_headers(struct request *q)
     q->headers[n++] = (struct http_header){STR("X-Request-Id"), str_of(q->http->id)};
     q->headers[n++] = (struct http_header){STR("User-Agent"), STR("seki-gateway")};
     if (q->replica->token) {
-        int len = snprintf(q->authorization, sizeof(q->authorization), "Bearer %s", q->replica->token);
-        if (len > 0 && (size_t)len < sizeof(q->authorization))
-            q->headers[n++] = (struct http_header){STR("Authorization"), str_n(q->authorization, (size_t)len)};
+        const char *value = arena_printf(q->http->arena, "Bearer %s", q->replica->token);
+        q->headers[n++] = (struct http_header){STR("Authorization"), str_of(value)};
     }
     for (size_t i = 0; i < ARRAY_LEN(forwarded); i++) {
         struct str v = http_header_get(&q->http->head, forwarded[i]);
@@ -328,9 +382,10 @@ static bool attempt(struct request *q)
     const struct gateway_options *o = &q->loop->gateway->o;
     const struct snap_replica *replica;
     size_t index;
-    while ((replica = snapshot_pick(q->endpoint, q->tried, clock_mono_ms(), &index))) {
+    while (q->attempts < ATTEMPTS_MAX && (replica = snapshot_pick(q->endpoint, q->tried, clock_mono_ms(), &index))) {
         q->replica = replica;
         q->tried |= 1ull << index;
+        q->attempts++;
         struct http_pool *pool = gateway_loop_pool(q->loop, replica);
         if (!pool)
             continue;

@@ -21,7 +21,7 @@ static bool path_is(const struct gateway_route *route, struct str path)
 }
 
 /* NULL: answered. */
-static const struct gateway_route *find_route(struct http_request *r)
+static const struct gateway_route *find_route(struct gateway_loop *l, struct http_request *r)
 {
     const struct gateway_route *found = NULL;
     struct str path = r->head.path;
@@ -36,10 +36,10 @@ static const struct gateway_route *find_route(struct http_request *r)
         }
     if (found) {
         snprintf(text, sizeof(text), "%s takes %s, not %.*s", found->path, found->method, (int)MIN(r->head.method.len, (size_t)32), r->head.method.ptr);
-        answer_error(r, 405, "invalid_request_error", "method_not_allowed", NULL, text);
+        answer_refusal(l, r, 405, "invalid_request_error", "method_not_allowed", text);
     } else {
         snprintf(text, sizeof(text), "Unknown path %.*s; there are /v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings", (int)MIN(path.len, (size_t)100), path.ptr);
-        answer_error(r, 404, "invalid_request_error", "unknown_url", NULL, text);
+        answer_refusal(l, r, 404, "invalid_request_error", "unknown_url", text);
     }
     return NULL;
 }
@@ -83,17 +83,17 @@ static const struct snap_key *authenticate(struct gateway_loop *l, struct http_r
     char hash[SHA256_HEX_MAX];
     struct str secret = bearer(&r->head);
     if (!secret.len) {
-        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
+        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
         return NULL;
     }
     token_hash(&l->gateway->o.pepper, secret, hash);
     const struct snap_key *k = snapshot_key(l->snapshot, hash);
     if (!k)
-        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "Incorrect API key provided.");
+        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided.");
     else if (k->disabled)
-        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "This API key is disabled.");
+        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "This API key is disabled.");
     else if (k->expires_ms && k->expires_ms <= clock_wall_ms())
-        answer_error(r, 401, "invalid_request_error", "invalid_api_key", NULL, "This API key has expired.");
+        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "This API key has expired.");
     else
         return k;
     return NULL;
@@ -103,7 +103,7 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
 {
     struct gateway_loop *l = ctx;
     struct err err = ERR_INIT;
-    const struct gateway_route *route = find_route(r);
+    const struct gateway_route *route = find_route(l, r);
     if (!route)
         return ERR_NOT_FOUND;
     refresh(l);
@@ -114,7 +114,7 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
         return ERR_CANCELED;
     }
     if (!l->snapshot) {
-        answer_error(r, 503, "server_error", "not_ready", NULL, "The gateway is starting; try again.");
+        answer_refusal(l, r, 503, "server_error", "not_ready", "The gateway is starting; try again.");
         return ERR_UNAVAILABLE;
     }
     const struct snap_key *k = authenticate(l, r);
@@ -125,7 +125,7 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
         return ERR_CANCELED;
     }
     if (journal_ready(l->gateway->journal, &err) < 0) {
-        answer_error(r, 503, "server_error", "not_ready", NULL, err.msg);
+        answer_refusal(l, r, 503, "server_error", "not_ready", err.msg);
         return ERR_UNAVAILABLE;
     }
     request_new(l, r, route, k);

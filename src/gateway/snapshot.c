@@ -1,8 +1,11 @@
 #include "gateway/snapshot.h"
 
+#include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -148,6 +151,15 @@ static bool resolve(const char *host_port, bool tls, struct net_addr *ret)
     return true;
 }
 
+/* Goes into a request's head: nothing there may end a line or a word. */
+static bool is_plain(const char *text)
+{
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+        if (*c <= 0x20 || *c >= 0x7f)
+            return false;
+    return true;
+}
+
 static bool read_address(struct arena *a, const char *text, struct snap_replica *r)
 {
     if (!strncmp(text, "unix:", 5)) {
@@ -157,7 +169,7 @@ static bool read_address(struct arena *a, const char *text, struct snap_replica 
     r->tls = !strncmp(text, "https://", 8);
     const char *host = strstr(text, "://");
     r->host = arena_strdup(a, host ? host + 3 : text);
-    return host && resolve(host + 3, r->tls, &r->addr);
+    return host && is_plain(host) && !strchr(host + 3, '/') && resolve(host + 3, r->tls, &r->addr);
 }
 
 static void add_replica(struct snapshot *s, struct target_set *targets, struct snap_endpoint *e, const json_t *obj)
@@ -169,15 +181,24 @@ static void add_replica(struct snapshot *s, struct target_set *targets, struct s
         return;
     r->name = arena_strdup(a, obj_name(obj));
     r->base_path = mr.status.base_path && *mr.status.base_path ? mr.status.base_path : "/v1";
+    if (r->base_path[0] != '/' || !is_plain(r->base_path))
+        return;
     r->engine_model = mr.status.engine_model && *mr.status.engine_model && strcmp(mr.status.engine_model, e->served) != 0 ? mr.status.engine_model : NULL;
     if (mr.status.token_file && *mr.status.token_file) {
         CLEANUP(mem_freep) char *token = NULL;
         size_t len = 0;
         if (file_read(mr.status.token_file, TOKEN_MAX, &token, &len, NULL) == 0)
             r->token = arena_strndup(a, str_trim(str_n(token, len)));
+        if (r->token && !is_plain(r->token))
+            r->token = NULL;
     }
     r->target = take_target(targets, s, mr.status.address);
     e->replica_count++;
+}
+
+static bool is_of(const json_t *replica, const struct snap_endpoint *e)
+{
+    return !strcmp(obj_namespace(replica), e->project) && !strcmp(json_str_or(replica, "spec.endpoint", ""), e->name);
 }
 
 static bool serves(const json_t *replica)
@@ -205,9 +226,12 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);
     const char *reason = obj_condition_reason(obj, "Ready");
     e->not_ready = arena_strdup(a, reason ? reason : "Starting");
-    e->replicas = ARENA_ARRAY(a, struct snap_replica, REPLICAS_MAX + 1);
+    size_t count = 0;
     json_array_foreach (src->replicas, i, replica)
-        if (!strcmp(obj_namespace(replica), e->project) && !strcmp(json_str_or(replica, "spec.endpoint", ""), e->name) && serves(replica))
+        count += is_of(replica, e) && serves(replica);
+    e->replicas = ARENA_ARRAY(a, struct snap_replica, MIN(count, (size_t)REPLICAS_MAX) + 1);
+    json_array_foreach (src->replicas, i, replica)
+        if (is_of(replica, e) && serves(replica))
             add_replica(s, targets, e, replica);
     size_t at = s->endpoints.len;
     *VEC_PUSH(&s->endpoints) = e;
@@ -276,18 +300,61 @@ int snapshot_save(const char *path, const struct snapshot_source *s, struct err 
     return file_write(path, sbuf_str(&text), 0600, err);
 }
 
-int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err)
+/* A member of the file: a list of objects. */
+static int check_list(const json_t *doc, const char *name, struct err *err)
 {
+    const json_t *list = json_object_get(doc, name), *item;
+    size_t i;
+    if (!json_is_array(list))
+        return err_field(err, ERR_INVALID, name, "%s: expected a list of objects", name);
+    json_array_foreach (list, i, item)
+        if (!json_is_object(item))
+            return err_field(err, ERR_INVALID, name, "%s[%zu]: expected an object", name, i);
+    return 0;
+}
+
+/* Whoever can write this file says which keys are good. */
+static int check_owner(const char *path, struct err *err)
+{
+    struct stat st;
+    if (lstat(path, &st) < 0)
+        return err_sys(err, errno, "%s", path);
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, ERR_INVALID, "%s is no regular file", path);
+    if (st.st_uid != geteuid() || st.st_mode & 077)
+        return err_set(err, ERR_INVALID, "%s belongs to user %u with mode %04o; expected user %u and mode 0600", path, st.st_uid, st.st_mode & 07777, geteuid());
+    return 0;
+}
+
+static int read_file(const char *path, json_t **ret, struct err *err)
+{
+    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces"};
     CLEANUP(mem_freep) char *text = NULL;
-    size_t len = 0;
     JSON_AUTO doc = NULL;
-    int rc = file_read(path, SNAPSHOT_MAX, &text, &len, err);
+    size_t len = 0;
+    int rc = check_owner(path, err);
+    if (rc == 0)
+        rc = file_read(path, SNAPSHOT_MAX, &text, &len, err);
     if (rc == 0)
         rc = json_parse(str_n(text, len), SNAPSHOT_MAX, &doc, err);
     if (rc < 0)
         return rc;
-    if (json_int(doc, "version", 0) != SNAPSHOT_VERSION)
-        return err_set(err, ERR_INVALID, "%s is of another version", path);
+    int64_t version = json_int(doc, "version", 0);
+    if (version != SNAPSHOT_VERSION)
+        return err_field(err, ERR_INVALID, "version", "version %lld of the file's format; this program reads version %d", (long long)version, SNAPSHOT_VERSION);
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        if ((rc = check_list(doc, lists[i], err)) < 0)
+            return rc;
+    *ret = json_incref(doc);
+    return 0;
+}
+
+int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err)
+{
+    JSON_AUTO doc = NULL;
+    int rc = read_file(path, &doc, err);
+    if (rc < 0)
+        return rc;
     *ret = (struct snapshot_source){json_incref(json_object_get(doc, "keys")), json_incref(json_object_get(doc, "endpoints")), json_incref(json_object_get(doc, "replicas")),
                                     json_incref(json_object_get(doc, "namespaces"))};
     return 0;

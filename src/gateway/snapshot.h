@@ -63,7 +63,8 @@ struct snapshot *snapshot_build(const struct snapshot_source *s, struct target_s
 struct snapshot *snapshot_ref(struct snapshot *s);
 void snapshot_unref(struct snapshot *s);
 
-/* Owner-only file with the documents: an atomic replacement, and what it gives back. */
+/* Owner-only file with the documents: an atomic replacement, and what it gives back. Loading refuses a file that others may read or write, that is cut, of another version or
+ * of another shape, with an error that names what; what the documents then say wrongly is left out by snapshot_build(). */
 int snapshot_save(const char *path, const struct snapshot_source *s, struct err *err) NODISCARD;
 int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err) NODISCARD;
 void snapshot_source_deinit(struct snapshot_source *s);

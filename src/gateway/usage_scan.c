@@ -4,12 +4,10 @@
 
 #include "json/span.h"
 
-#define EVENT_MAX (256 * 1024)
-
 void usage_scan_init(struct usage_scan *u, bool take_out, void (*out)(void *arg, struct str bytes), void *arg)
 {
     *u = (struct usage_scan){.take_out = take_out, .out = out, .arg = arg};
-    sbuf_init(&u->carry, EVENT_MAX);
+    sbuf_init(&u->carry, USAGE_SCAN_EVENT_MAX);
 }
 
 void usage_scan_deinit(struct usage_scan *u)
@@ -17,129 +15,224 @@ void usage_scan_deinit(struct usage_scan *u)
     sbuf_deinit(&u->carry);
 }
 
-static bool contains(struct str text, struct str what)
-{
-    return memmem(text.ptr, text.len, what.ptr, what.len) != NULL;
-}
+/* ---- what an event says ---- */
 
 enum { AT_PROMPT, AT_COMPLETION, AT_CACHED, AT_CHOICES, AT_COUNT };
 
-/* True when the text has a usage object. */
-static bool read_usage(struct usage_scan *u, struct str json, bool *ret_only_usage)
+/* A count that may be believed; *ret is left alone when it may not. */
+static bool read_count(const struct span *s, int64_t *ret)
+{
+    int64_t n;
+    if (!span_int(s, &n) || n < 0 || n > USAGE_SCAN_TOKENS_MAX)
+        return false;
+    *ret = n;
+    return true;
+}
+
+/* Notes a usage whose members are all sound; half of one is not believed at all. False: the text is no JSON object. */
+static bool read_usage(struct usage_scan *u, struct str json, bool *ret_usage, bool *ret_choices)
 {
     static const char *const paths[AT_COUNT] = {"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "choices"};
     struct span at[AT_COUNT];
     int64_t prompt = 0, completion = 0, cached = 0;
+    *ret_usage = *ret_choices = false;
     if (span_scan(json, paths, AT_COUNT, at, NULL) < 0)
         return false;
     struct str choices = at[AT_CHOICES].text;
-    *ret_only_usage = at[AT_CHOICES].type == SPAN_ARRAY && choices.len >= 2 && !str_trim(str_n(choices.ptr + 1, choices.len - 2)).len;
-    if (!span_int(&at[AT_PROMPT], &prompt) || prompt < 0)
-        return false;
-    if (!span_int(&at[AT_COMPLETION], &completion) || completion < 0)
-        completion = 0; /* embeddings have none */
-    if (!span_int(&at[AT_CACHED], &cached) || cached < 0)
-        cached = 0;
+    *ret_choices = at[AT_CHOICES].type != SPAN_ARRAY || str_trim(str_n(choices.ptr + 1, choices.len - 2)).len;
+    *ret_usage = at[AT_PROMPT].type != SPAN_ABSENT || at[AT_COMPLETION].type != SPAN_ABSENT;
+    bool whole = read_count(&at[AT_PROMPT], &prompt) && (read_count(&at[AT_COMPLETION], &completion) || (u->input_only && at[AT_COMPLETION].type == SPAN_ABSENT));
+    if (!whole)
+        return true;
+    (void)read_count(&at[AT_CACHED], &cached);
     u->exact = true;
     u->prompt_tokens = prompt;
     u->completion_tokens = completion;
-    u->cached_tokens = cached;
+    u->cached_tokens = MIN(cached, prompt);
     return true;
 }
 
-void usage_scan_body(struct usage_scan *u, struct str body)
+bool usage_scan_body(struct usage_scan *u, struct str body)
 {
-    bool only_usage;
-    (void)read_usage(u, body, &only_usage);
+    bool usage, choices;
+    return read_usage(u, body, &usage, &choices);
 }
 
-/* One whole event. False: it is to be taken out. */
-static bool look_at(struct usage_scan *u, struct str event)
+static bool contains(struct str text, struct str what)
 {
-    struct str data = event;
-    bool only_usage = false;
-    if (!str_starts(data, STR("data:")))
-        return true; /* comments, other fields, data in several lines: passed on */
-    data = str_trim(str_skip(data, 5));
+    return text.len && memmem(text.ptr, text.len, what.ptr, what.len) != NULL;
+}
+
+/* "finish_reason" with a text: the event that ends a choice has no content. */
+static bool ends_choice(struct str data)
+{
+    static const char name[] = "\"finish_reason\"";
+    const char *at = memmem(data.ptr, data.len, name, sizeof(name) - 1);
+    if (!at)
+        return false;
+    struct str rest = str_trim(str_skip(data, (size_t)(at - data.ptr) + sizeof(name) - 1));
+    if (!str_starts(rest, STR(":")))
+        return false;
+    return str_starts(str_trim(str_skip(rest, 1)), STR("\""));
+}
+
+/* The data of one whole event. False: the event is to be taken out. */
+static bool look_at_data(struct usage_scan *u, struct str data)
+{
+    bool usage = false, choices = true;
+    data = str_trim(data);
     if (str_eqc(data, "[DONE]")) {
         u->done = true;
         return true;
     }
-    if (contains(data, STR("\"usage\"")) && read_usage(u, data, &only_usage) && only_usage)
+    if (contains(data, STR("\"usage\"")) && read_usage(u, data, &usage, &choices) && usage && !choices)
         return !u->take_out;
-    u->content_events += contains(data, STR("\"choices\"")) && !contains(data, STR("\"finish_reason\":\""));
+    u->content_events += contains(data, STR("\"choices\"")) && !ends_choice(data);
     return true;
 }
 
-/* Length of the first event in text, with the blank line that ends it; 0: not whole yet. */
-static size_t event_length(struct str text)
+/* The next line without its end; LF, CRLF and CR end one. */
+static bool next_line(struct str *rest, struct str *ret)
 {
-    const char *p = text.ptr, *end = text.ptr + text.len;
-    while (p < end && (p = memchr(p, '\n', (size_t)(end - p)))) {
-        p++;
-        if (p < end && *p == '\n')
-            return (size_t)(p + 1 - text.ptr);
-        if (end - p >= 2 && p[0] == '\r' && p[1] == '\n')
-            return (size_t)(p + 2 - text.ptr);
+    if (!rest->len)
+        return false;
+    const char *lf = memchr(rest->ptr, '\n', rest->len);
+    size_t span = lf ? (size_t)(lf - rest->ptr) : rest->len;
+    const char *cr = memchr(rest->ptr, '\r', span);
+    *ret = str_n(rest->ptr, cr ? (size_t)(cr - rest->ptr) : span);
+    *rest = str_skip(*rest, MIN(ret->len + 1, rest->len));
+    return true;
+}
+
+/* One whole event: comments and other fields are nothing to us, its data lines are one text. False: it is to be taken out. */
+static bool look_at(struct usage_scan *u, struct str event)
+{
+    CLEANUP(sbuf_deinit) struct sbuf joined = {0};
+    struct str line, data = STR_NULL;
+    sbuf_init(&joined, USAGE_SCAN_EVENT_MAX);
+    while (next_line(&event, &line)) {
+        if (!str_starts(line, STR("data:")))
+            continue;
+        struct str value = str_skip(line, 5);
+        if (!data.ptr) {
+            data = value;
+            continue;
+        }
+        if (!joined.len)
+            sbuf_add(&joined, data);
+        sbuf_add_char(&joined, '\n');
+        sbuf_add(&joined, value);
+    }
+    return look_at_data(u, joined.len ? sbuf_str(&joined) : data);
+}
+
+/* ---- cutting the stream into events ---- */
+
+/* Length of the beginning of bytes that ends in a blank line; 0: it goes on. Remembers where it stands between calls. */
+static size_t find_end(struct usage_scan *u, struct str bytes)
+{
+    const char *p = bytes.ptr, *end = bytes.ptr + bytes.len;
+    while (p < end) {
+        bool lf_of_crlf = u->after_cr && *p == '\n';
+        u->after_cr = *p == '\r';
+        if (lf_of_crlf) {
+            p++;
+        } else if (*p == '\n' || *p == '\r') {
+            bool blank = !u->mid_line;
+            u->mid_line = false;
+            p++;
+            if (!blank)
+                continue;
+            if (u->after_cr && p < end && *p == '\n') {
+                u->after_cr = false;
+                p++;
+            }
+            return (size_t)(p - bytes.ptr);
+        } else {
+            u->mid_line = true;
+            const char *lf = memchr(p, '\n', (size_t)(end - p));
+            const char *stop = lf ? lf : end, *cr = memchr(p, '\r', (size_t)(stop - p));
+            p = cr ? cr : stop;
+        }
     }
     return 0;
 }
 
-/* Goes through whole events of text, passes on what stays; returns what is left of it: the beginning of an event. */
-static struct str take_events(struct usage_scan *u, struct str text, bool pass_on)
+static void emit(struct usage_scan *u, struct str bytes)
 {
-    const char *from = text.ptr; /* passed on up to here */
-    size_t len;
-    while ((len = event_length(text)) > 0) {
-        struct str event = str_n(text.ptr, len);
-        bool keep = u->skipping || look_at(u, event);
-        u->skipping = false;
-        if (!keep && pass_on) {
-            if (event.ptr > from)
-                u->out(u->arg, str_n(from, (size_t)(event.ptr - from)));
-            from = event.ptr + len;
-        }
-        text = str_skip(text, len);
+    if (u->take_out && bytes.len)
+        u->out(u->arg, bytes);
+}
+
+/* The end of an event, or a piece of one, that lies in bytes[0, len). True: it stays where it is and is to be passed on from there; else it was dealt with. */
+static bool take_piece(struct usage_scan *u, struct str piece, bool whole)
+{
+    if (u->skipping) {
+        u->skipping = !whole;
+        return u->kept = true;
     }
-    if (pass_on && text.ptr > from)
-        u->out(u->arg, str_n(from, (size_t)(text.ptr - from)));
-    return text;
+    if (u->carry.len + piece.len > USAGE_SCAN_EVENT_MAX) {
+        emit(u, sbuf_str(&u->carry));
+        sbuf_reset(&u->carry);
+        u->skipping = !whole;
+        return u->kept = true;
+    }
+    if (whole && !u->carry.len)
+        return u->kept = look_at(u, piece);
+    sbuf_add(&u->carry, piece);
+    if (!sbuf_ok(&u->carry)) { /* memory is short: as if it were too large */
+        u->carry.failed = false;
+        emit(u, sbuf_str(&u->carry));
+        sbuf_reset(&u->carry);
+        u->skipping = !whole;
+        return u->kept = true;
+    }
+    if (!whole)
+        return false;
+    u->kept = look_at(u, sbuf_str(&u->carry));
+    if (u->kept)
+        emit(u, sbuf_str(&u->carry));
+    sbuf_reset(&u->carry);
+    return false;
 }
 
 void usage_scan_feed(struct usage_scan *u, struct str bytes)
 {
-    struct str rest;
+    struct str kept = str_n(bytes.ptr, 0); /* neighbours go out together */
     if (!u->take_out)
         u->out(u->arg, bytes);
-    if (u->carry.len) {
-        sbuf_add(&u->carry, bytes);
-        if (!sbuf_ok(&u->carry)) { /* too large to hold: what is held goes out, and the rest of it unread */
-            u->carry.failed = false;
-            if (u->take_out) {
-                u->out(u->arg, sbuf_str(&u->carry));
-                u->out(u->arg, bytes);
-            }
-            sbuf_reset(&u->carry);
-            u->skipping = true;
-            return;
+    if (u->ended && u->after_cr && bytes.len && *bytes.ptr == '\n') {
+        u->after_cr = false;
+        bytes = str_skip(bytes, 1);
+        kept = u->kept ? str_n(kept.ptr, 1) : str_n(bytes.ptr, 0);
+    }
+    while (bytes.len) {
+        size_t n = find_end(u, bytes);
+        u->ended = n == bytes.len;
+        struct str piece = str_n(bytes.ptr, n ? n : bytes.len);
+        bytes = str_skip(bytes, piece.len);
+        if (take_piece(u, piece, n > 0)) {
+            kept.len += piece.len;
+        } else {
+            emit(u, kept);
+            kept = str_n(bytes.ptr, 0);
         }
-        rest = take_events(u, sbuf_str(&u->carry), u->take_out);
-        sbuf_consume(&u->carry, u->carry.len - rest.len);
-        return;
     }
-    rest = take_events(u, bytes, u->take_out);
-    if (rest.len > EVENT_MAX || u->skipping) {
-        if (u->take_out)
-            u->out(u->arg, rest);
-        u->skipping = true;
-    } else if (rest.len) {
-        sbuf_add(&u->carry, rest);
-    }
+    emit(u, kept);
 }
 
-void usage_scan_end(struct usage_scan *u)
+bool usage_scan_end(struct usage_scan *u)
 {
-    if (u->carry.len && look_at(u, sbuf_str(&u->carry)) && u->take_out)
-        u->out(u->arg, sbuf_str(&u->carry));
+    bool keep = u->carry.len && look_at(u, sbuf_str(&u->carry)); /* the last blank line may be missing */
+    if (!u->done)
+        return false;
+    if (keep)
+        emit(u, sbuf_str(&u->carry));
     sbuf_reset(&u->carry);
+    return true;
+}
+
+bool usage_scan_between_events(const struct usage_scan *u)
+{
+    return !u->skipping && (u->take_out || !u->carry.len); /* what is held back was not seen by anybody */
 }

@@ -1,15 +1,21 @@
 /* What a request used, read from the answer in passing: from a stream's events, or from a whole body.
  *
  * To count a stream exactly the engine is asked for its usage even when the client did not ask; then the event that carries only the usage is taken out again. All other
- * bytes reach the client as they came. An event is held back only until it is whole, and only when something may have to be taken out. Threads: the loop's.
+ * bytes reach the client as they came. An event is held back only until it is whole, and only when something may have to be taken out; one of more than
+ * USAGE_SCAN_EVENT_MAX bytes is passed on unread. Lines end in LF, CRLF or CR; several data lines of an event are joined. Threads: the loop's.
  */
 #ifndef SEKI_GATEWAY_USAGE_SCAN_H
 #define SEKI_GATEWAY_USAGE_SCAN_H
 
 #include "base/str.h"
 
+#define USAGE_SCAN_EVENT_MAX (256 * 1024)
+/* More than any request can use: an engine that says so is not believed. */
+#define USAGE_SCAN_TOKENS_MAX 1000000000
+
 struct usage_scan {
     bool take_out;              /* the client did not ask for usage: drop the event that holds only that */
+    bool input_only;            /* embeddings: a usage without completion_tokens is whole */
     void (*out)(void *arg, struct str bytes);
     void *arg;
     /* found */
@@ -20,14 +26,19 @@ struct usage_scan {
     /* its own */
     struct sbuf carry;          /* the event that has begun */
     bool skipping;              /* in an event too large to hold: passed on unread */
+    bool mid_line, after_cr;    /* where the last byte stands */
+    bool kept;                  /* the last whole event was passed on: a LF that comes late to its CR goes the same way */
+    bool ended;                 /* the last byte ended an event */
 };
 
 void usage_scan_init(struct usage_scan *u, bool take_out, void (*out)(void *arg, struct str bytes), void *arg);
 void usage_scan_deinit(struct usage_scan *u);
 void usage_scan_feed(struct usage_scan *u, struct str bytes);
-/* The stream has ended: what is held back goes out. */
-void usage_scan_end(struct usage_scan *u);
-/* A whole JSON body. */
-void usage_scan_body(struct usage_scan *u, struct str body);
+/* The stream has ended. True: it is whole, with its [DONE], and what was held back went out. False: it was cut; half an event that was held back stays so. */
+bool usage_scan_end(struct usage_scan *u);
+/* True when whoever receives the bytes has whole events only, so that another one may follow. */
+bool usage_scan_between_events(const struct usage_scan *u);
+/* A whole JSON body. False: it is no JSON object. */
+bool usage_scan_body(struct usage_scan *u, struct str body);
 
 #endif

@@ -278,6 +278,12 @@ ssize_t conn_writev(struct conn *c, const struct iovec *iov, int count)
     return CONN_FAILED;
 }
 
+bool conn_is_quiet(const struct conn *c)
+{
+    char byte;
+    return (!c->ssl || !SSL_has_pending(c->ssl)) && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
 const struct err *conn_error(const struct conn *c)
 {
     return &c->err;

@@ -32,6 +32,8 @@ void conn_want(struct conn *c, int events);
 ssize_t conn_read(struct conn *c, void *buf, size_t len);
 /* > 0 bytes taken (may be fewer), CONN_AGAIN or CONN_FAILED. */
 ssize_t conn_writev(struct conn *c, const struct iovec *iov, int count);
+/* Nothing has come that was not read, the peer's end included. */
+bool conn_is_quiet(const struct conn *c);
 const struct err *conn_error(const struct conn *c);
 /* Sends what is to be sent (TLS close_notify, FIN): half-close of our side. */
 void conn_shutdown(struct conn *c);

@@ -2,7 +2,7 @@
  *
  * http_head_check() looks at the raw bytes of a head before llhttp does, because llhttp 8.1 accepts obs-fold and a
  * bare CR inside a header. It refuses (RFC 9112): CR without LF, LF without CR, a line that starts with space or tab, control
- * bytes and NUL, header names that are no token, space before the colon, not exactly one Host in an HTTP/1.1 request, Transfer-Encoding
+ * bytes and NUL, header names that are no token, space before the colon, not exactly one Host (and a sound one) in an HTTP/1.1 request, Transfer-Encoding
  * other than exactly "chunked" (once), Content-Length together with Transfer-Encoding, Content-Length repeated or not a plain
  * number, more than max_headers headers. It is applied to requests and to upstream responses alike.
  */
@@ -41,10 +41,11 @@ size_t http_head_end(struct str bytes);
 /* Checks and parses a complete head (bytes end in the blank line). Slices of *ret point into bytes. ERR_PROTOCOL or
  * ERR_BAD_REQUEST with what is wrong; ERR_HEADER_TOO_LARGE for too many headers. This is the fuzzed entry. */
 int http_head_parse(struct str bytes, bool is_request, struct http_head *ret, struct err *err) NODISCARD;
+bool http_is_token_char(unsigned char c); /* of names, RFC 9110, 5.6.2 */
 struct str http_header_get(const struct http_head *h, const char *name); /* ptr NULL when absent */
 
-/* Incremental body decoder for Content-Length, chunked (via llhttp: extensions and trailers are read and dropped, under caps) and
- * until-close. feed() consumes from in and gives the next slice of payload; call until it returns 0 payload. */
+/* Incremental body decoder for Content-Length, chunked (strict; extensions and trailers are read and dropped, under caps) and until-close.
+ * feed() consumes from in and gives the next slice of payload; call until it returns 0 payload. */
 struct http_body;
 struct http_body *http_body_new(const struct http_head *h, bool is_response, bool response_to_head);
 void http_body_free(struct http_body *b);

@@ -1,5 +1,9 @@
-/* Bodies: counted, chunked (decoded by llhttp) or until the connection closes. */
-#include <llhttp.h>
+/* Bodies: counted, chunked or until the connection closes.
+ *
+ * Chunks are decoded here, to the letter of RFC 9112, 7.1: llhttp 8.1 takes a LF alone at the end, and whatever somebody calls a trailer, so that another decoder in front of us
+ * or behind us could see the body end elsewhere.
+ */
+#include <ctype.h>
 
 #include "base/mem.h"
 #include "net/http.h"
@@ -9,41 +13,28 @@ enum kind { BODY_NONE, BODY_COUNTED, BODY_CHUNKED, BODY_UNTIL_CLOSE };
 /* Chunk headers, extensions and trailers: bytes that are no payload. More of them than this between two payload bytes is an attack. */
 #define OVERHEAD_MAX (16 * 1024)
 
+enum chunk_state {
+    CHUNK_SIZE_FIRST, /* a digit must come */
+    CHUNK_SIZE,
+    CHUNK_EXTENSION,
+    CHUNK_SIZE_LF,
+    CHUNK_DATA,
+    CHUNK_DATA_CR,
+    CHUNK_DATA_LF,
+    TRAILER_FIRST, /* a name, or the CR of the last line */
+    TRAILER_NAME,
+    TRAILER_VALUE,
+    TRAILER_LF,
+    LAST_LF,
+};
+
 struct http_body {
     enum kind kind;
-    int64_t left;
-    llhttp_t parser;
-    llhttp_settings_t settings;
-    struct str payload; /* found by the parser in this call */
+    enum chunk_state state;
+    int64_t left; /* of the body, or of the chunk */
     bool done;
     size_t overhead;
 };
-
-static int on_payload(llhttp_t *p, const char *at, size_t length)
-{
-    struct http_body *b = p->data;
-    b->payload = str_n(at, length);
-    return HPE_PAUSED; /* one slice a call */
-}
-
-static int on_complete(llhttp_t *p)
-{
-    ((struct http_body *)p->data)->done = true;
-    return HPE_PAUSED;
-}
-
-/* llhttp reads bodies only after a head, so it is given one. */
-static void start_chunked(struct http_body *b, bool is_response)
-{
-    static const char request[] = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
-    static const char response[] = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    llhttp_settings_init(&b->settings);
-    b->settings.on_body = on_payload;
-    b->settings.on_message_complete = on_complete;
-    llhttp_init(&b->parser, is_response ? HTTP_RESPONSE : HTTP_REQUEST, &b->settings);
-    b->parser.data = b;
-    llhttp_execute(&b->parser, is_response ? response : request, is_response ? sizeof(response) - 1 : sizeof(request) - 1);
-}
 
 struct http_body *http_body_new(const struct http_head *h, bool is_response, bool response_to_head)
 {
@@ -55,7 +46,6 @@ struct http_body *http_body_new(const struct http_head *h, bool is_response, boo
         b->kind = BODY_NONE;
     } else if (h->chunked) {
         b->kind = BODY_CHUNKED;
-        start_chunked(b, is_response);
     } else if (h->content_length >= 0) {
         b->kind = BODY_COUNTED;
         b->left = h->content_length;
@@ -71,27 +61,111 @@ void http_body_free(struct http_body *b)
     mem_free(b);
 }
 
+static int bad(struct err *err, const char *what)
+{
+    return err_set(err, ERR_PROTOCOL, "chunked body: %s", what);
+}
+
+static int take_size(struct http_body *b, unsigned char c, struct err *err)
+{
+    if (isxdigit(c)) {
+        if (b->left > INT64_MAX >> 4)
+            return bad(err, "a size out of range");
+        b->left = b->left << 4 | (isdigit(c) ? c - '0' : (c | 0x20) - 'a' + 10);
+        b->state = CHUNK_SIZE;
+    } else if (b->state == CHUNK_SIZE && c == '\r') {
+        b->state = CHUNK_SIZE_LF;
+    } else if (b->state == CHUNK_SIZE && c == ';') {
+        b->state = CHUNK_EXTENSION;
+    } else {
+        return bad(err, "a size must be hexadecimal digits, then CRLF or an extension");
+    }
+    return 0;
+}
+
+/* What is skipped: extensions, values of trailers. Only CR ends it. */
+static int skip_text(struct http_body *b, unsigned char c, enum chunk_state next, struct err *err)
+{
+    if (c == '\r')
+        b->state = next;
+    else if ((c < 0x20 && c != '\t') || c == 0x7f)
+        return bad(err, "a control character");
+    return 0;
+}
+
+static int take_trailer_name(struct http_body *b, unsigned char c, struct err *err)
+{
+    if (b->state == TRAILER_FIRST && c == '\r')
+        b->state = LAST_LF;
+    else if (b->state == TRAILER_NAME && c == ':')
+        b->state = TRAILER_VALUE;
+    else if (http_is_token_char(c))
+        b->state = TRAILER_NAME;
+    else
+        return bad(err, "a trailer's name is malformed");
+    return 0;
+}
+
+/* One byte that must be just this. */
+static int want(struct http_body *b, unsigned char c, char wanted, enum chunk_state next, struct err *err)
+{
+    if (c != wanted)
+        return bad(err, wanted == '\r' ? "more bytes than the chunk's size says" : "a line does not end in CRLF");
+    b->state = next;
+    return 0;
+}
+
+/* One byte that is no payload. */
+static int take_byte(struct http_body *b, unsigned char c, struct err *err)
+{
+    if (++b->overhead > OVERHEAD_MAX)
+        return bad(err, "too many bytes that are no content");
+    switch (b->state) {
+    case CHUNK_SIZE_FIRST:
+    case CHUNK_SIZE:
+        return take_size(b, c, err);
+    case CHUNK_EXTENSION:
+        return skip_text(b, c, CHUNK_SIZE_LF, err);
+    case CHUNK_SIZE_LF:
+        return want(b, c, '\n', b->left ? CHUNK_DATA : TRAILER_FIRST, err);
+    case CHUNK_DATA_CR:
+        return want(b, c, '\r', CHUNK_DATA_LF, err);
+    case CHUNK_DATA_LF:
+        return want(b, c, '\n', CHUNK_SIZE_FIRST, err);
+    case TRAILER_FIRST:
+    case TRAILER_NAME:
+        return take_trailer_name(b, c, err);
+    case TRAILER_VALUE:
+        return skip_text(b, c, TRAILER_LF, err);
+    case TRAILER_LF:
+        return want(b, c, '\n', TRAILER_FIRST, err);
+    case LAST_LF:
+        b->done = c == '\n';
+        return want(b, c, '\n', LAST_LF, err);
+    case CHUNK_DATA:
+        break;
+    }
+    return 0;
+}
+
 static int feed_chunked(struct http_body *b, struct str in, struct str *ret_payload, size_t *ret_used, struct err *err)
 {
-    b->payload = STR_NULL;
-    llhttp_errno_t e = llhttp_execute(&b->parser, in.ptr, in.len);
-    size_t used = in.len;
-    if (e == HPE_PAUSED) {
-        used = (size_t)(llhttp_get_error_pos(&b->parser) - in.ptr);
-        llhttp_resume(&b->parser);
-    } else if (e != HPE_OK) {
-        return err_set(err, ERR_PROTOCOL, "chunked body: %s", llhttp_get_error_reason(&b->parser));
+    size_t used = 0;
+    while (used < in.len && !b->done) {
+        if (b->state == CHUNK_DATA) {
+            size_t n = MIN(in.len - used, (size_t)b->left);
+            *ret_payload = str_n(in.ptr + used, n);
+            used += n;
+            b->left -= (int64_t)n;
+            b->overhead = 0;
+            if (!b->left)
+                b->state = CHUNK_DATA_CR;
+            break;
+        }
+        int rc = take_byte(b, (unsigned char)in.ptr[used++], err);
+        if (rc < 0)
+            return rc;
     }
-    if (b->payload.len) {
-        /* The parser may stop on the slice's first byte or behind it; either way it is consumed here. */
-        size_t end = (size_t)(b->payload.ptr + b->payload.len - in.ptr);
-        if (used < end)
-            used = end;
-        b->overhead = 0;
-    } else if ((b->overhead += used) > OVERHEAD_MAX) {
-        return err_set(err, ERR_PROTOCOL, "chunked body: too many bytes that are no content");
-    }
-    *ret_payload = b->payload;
     *ret_used = used;
     return 0;
 }

@@ -26,7 +26,7 @@ struct idle_conn {
 struct http_pool {
     struct loop *loop;
     struct http_pool_options o;
-    char *host;
+    char *host, *tls_name;
     struct tls_ctx *tls;
     LIST_HEAD(, idle_conn) idle;
     size_t idle_count, active;
@@ -61,6 +61,18 @@ static void call_begin(struct http_call *c);
 
 /* ---- pools ---- */
 
+/* The name in the certificate: without port, without the brackets of an IPv6 address. */
+static char *tls_name_of(const char *host)
+{
+    struct str h = str_of(host);
+    const char *colon = strrchr(host, ':'), *bracket = strrchr(host, ']');
+    if (colon && (bracket ? colon > bracket : colon == strchr(host, ':')))
+        h.len = (size_t)(colon - host);
+    if (h.len > 2 && h.ptr[0] == '[' && h.ptr[h.len - 1] == ']')
+        h = str_n(h.ptr + 1, h.len - 2);
+    return xstrndup(h.ptr, h.len);
+}
+
 struct http_pool *http_pool_new(struct loop *l, const struct http_pool_options *o)
 {
     struct http_pool *p = XNEW(struct http_pool);
@@ -71,6 +83,7 @@ struct http_pool *http_pool_new(struct loop *l, const struct http_pool_options *
     DEFAULT(idle_timeout_ms, 60000);
     DEFAULT(max_head_bytes, 64 * 1024);
     p->host = xstrdup(o->host ? o->host : "localhost");
+    p->tls_name = tls_name_of(p->host);
     p->tls = tls_ctx_ref(o->tls);
     LIST_INIT(&p->idle);
     return p;
@@ -93,6 +106,7 @@ static void pool_release(struct http_pool *p)
         return;
     tls_ctx_unref(p->tls);
     mem_free(p->host);
+    mem_free(p->tls_name);
     mem_free(p);
 }
 
@@ -485,13 +499,24 @@ static void on_later(struct timer *t)
     leave(c);
 }
 
+/* A kept connection on which nothing waits: what came unasked, the loop may not have seen it yet, must not become the answer to this call. */
+static struct conn *take_quiet(struct http_pool *p)
+{
+    while (!LIST_EMPTY(&p->idle)) {
+        struct conn *c = idle_take(LIST_FIRST(&p->idle));
+        if (conn_is_quiet(c))
+            return c;
+        conn_free(c);
+    }
+    return NULL;
+}
+
 /* On a kept connection, else on a new one. Failures are told from the loop. */
 static void call_begin(struct http_call *c)
 {
     struct http_pool *p = c->pool;
-    struct idle_conn *i = LIST_FIRST(&p->idle);
-    if (i) {
-        c->conn = idle_take(i);
+    c->conn = take_quiet(p);
+    if (c->conn) {
         c->reused = true;
         c->state = CALL_SENDING;
         conn_set_handler(c->conn, on_ready, c);
@@ -504,7 +529,7 @@ static void call_begin(struct http_call *c)
     c->state = CALL_CONNECTING;
     int rc = net_connect(&p->o.addr, &fd, &c->err);
     if (rc == 0)
-        rc = conn_new(p->loop, fd, p->tls, false, p->host, on_ready, c, &c->conn, &c->err);
+        rc = conn_new(p->loop, fd, p->tls, false, p->tls_name, on_ready, c, &c->conn, &c->err);
     if (rc < 0) {
         timer_start(&c->later, 0);
         return;

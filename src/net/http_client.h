@@ -19,7 +19,7 @@ struct http_call;
 struct http_pool_options {
     struct net_addr addr;
     struct tls_ctx *tls;         /* NULL: plain */
-    const char *host;            /* Host header and TLS name */
+    const char *host;            /* Host header; without its port the TLS name */
     size_t max_idle;             /* kept connections; default 64 */
     uint64_t connect_timeout_ms; /* default 5 s */
     uint64_t idle_timeout_ms;    /* default 60 s */

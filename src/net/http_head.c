@@ -23,7 +23,7 @@ size_t http_head_end(struct str bytes)
     return 0;
 }
 
-static bool is_token_char(unsigned char c)
+bool http_is_token_char(unsigned char c)
 {
     return isalnum(c) || (c && strchr("!#$%&'*+-.^_`|~", c));
 }
@@ -31,7 +31,7 @@ static bool is_token_char(unsigned char c)
 static bool is_token(struct str s)
 {
     for (size_t i = 0; i < s.len; i++)
-        if (!is_token_char((unsigned char)s.ptr[i]))
+        if (!http_is_token_char((unsigned char)s.ptr[i]))
             return false;
     return s.len > 0;
 }
@@ -66,7 +66,7 @@ static int parse_request_line(struct str line, struct http_head *h, struct err *
     struct str rest = line;
     if (!str_cut(&rest, ' ', &h->method) || !str_cut(&rest, ' ', &h->target) || !is_token(h->method) || !h->target.len)
         return err_set(err, ERR_BAD_REQUEST, "the request line is malformed");
-    int rc = parse_version(rest, &h->minor_version, err);
+    int rc = rest.len ? parse_version(rest, &h->minor_version, err) : err_set(err, ERR_BAD_REQUEST, "the request line has no version");
     return rc < 0 ? rc : http_target_split(h, err);
 }
 
@@ -128,6 +128,17 @@ static bool list_has(struct str list, const char *item)
     return false;
 }
 
+/* A name or an address, perhaps a port, or nothing (RFC 9110, 7.2). Lists, user information and paths are what confuses routers. */
+static bool is_host(struct str value)
+{
+    for (size_t i = 0; i < value.len; i++) {
+        unsigned char c = (unsigned char)value.ptr[i];
+        if (!isalnum(c) && !strchr("-._~%!$&'()*+;=:[]", c))
+            return false;
+    }
+    return true;
+}
+
 static int judge_framing(struct http_head *h, struct err *err)
 {
     int hosts = 0, lengths = 0, codings = 0;
@@ -137,6 +148,8 @@ static int judge_framing(struct http_head *h, struct err *err)
         struct str name = h->headers[i].name, value = h->headers[i].value;
         if (str_ieq(name, STR("host"))) {
             hosts++;
+            if (h->is_request && !is_host(value))
+                return err_set(err, ERR_BAD_REQUEST, "the Host header is malformed");
         } else if (str_ieq(name, STR("content-length"))) {
             if (lengths++ || !value.len || value.len > 15 || str_to_i64(value, 0, INT64_MAX, &h->content_length) < 0 || !isdigit((unsigned char)value.ptr[0]))
                 return err_set(err, ERR_BAD_REQUEST, "Content-Length must be one plain number");

@@ -330,6 +330,7 @@ static void settle(struct http_server_conn *c)
 {
     if (c->state == CONN_HEAD && c->between) {
         c->between = false;
+        c->reading = c->in.len > 0;
         set_timer(c, c->in.len ? c->server->o.head_timeout_ms : c->server->o.idle_timeout_ms);
     }
     server_conn_want(c);
@@ -359,8 +360,10 @@ static void arrive(struct http_server_conn *c, struct str bytes)
             release(c);
         return;
     }
-    if (c->state == CONN_HEAD && !c->in.len)
+    if (c->state == CONN_HEAD && !c->reading) {
+        c->reading = true;
         set_timer(c, c->server->o.head_timeout_ms);
+    }
     if (c->in.len) {
         sbuf_add(&c->in, bytes);
         process(c);

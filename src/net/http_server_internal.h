@@ -75,6 +75,7 @@ struct http_server_conn {
     bool known; /* the protocol was asked for */
     bool dead, processing;
     bool between; /* an answer has ended: the timer of the next head is to be set */
+    bool reading; /* a head has begun, if only by a blank line before it: its timer runs */
 };
 
 #define PIPELINED_MAX (64 * 1024) /* bytes of later requests that are kept while one is handled */

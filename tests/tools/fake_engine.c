@@ -1,7 +1,8 @@
 /* A fake inference engine: OpenAI's API and llama.cpp's /health and /metrics without a model. It streams at a set pace, and can hang, die and lie on demand.
  *
  * For tests: it runs where engines run and is killed like one. Text is "tok0 tok1 …"; prompt tokens are the words of the request's text. With --event-log it writes a line for
- * each thing that happens (monotonic nanoseconds, event, request number), so that tests can look at the order of events instead of clocks.
+ * each thing that happens (monotonic nanoseconds, event, request number), so that tests can look at the order of events instead of clocks: request, first_byte, done,
+ * client_closed, died, and with --tick-ms a tick every so often, whatever else goes on.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -19,13 +20,14 @@
 
 static struct {
     const char *listen, *model, *mode;
-    int64_t tokens, tokens_per_second, first_token_delay_ms, hang_after, fail_after, die_after_requests, load_delay_ms, embedding_size;
+    int64_t tokens, tokens_per_second, first_token_delay_ms, hang_after, fail_after, die_after_requests, load_delay_ms, embedding_size, tick_ms;
     int log_fd;
 } o = {.model = "fake", .mode = "ok", .tokens = 16, .embedding_size = 8, .log_fd = -1};
 
 static struct {
     struct loop *loop;
     struct http_server *server;
+    struct timer tick;
     uint64_t started_ms;
     int64_t requests, running, prompt_tokens, predicted_tokens;
 } g;
@@ -377,7 +379,8 @@ static void on_abort(void *ctx UNUSED, struct http_request *r)
 static void usage(FILE *out)
 {
     fputs("usage: fake_engine --listen ADDRESS [--model NAME] [--mode ok|hang|lie|garbage|status:NNN] [--tokens N] [--tokens-per-second N]\n"
-          "  [--first-token-delay-ms N] [--hang-after REQUESTS] [--fail-after TOKENS] [--die-after-requests N] [--load-delay-ms N] [--embedding-size N] [--event-log FILE]\n",
+          "  [--first-token-delay-ms N] [--hang-after REQUESTS] [--fail-after TOKENS] [--die-after-requests N] [--load-delay-ms N] [--embedding-size N] [--event-log FILE]\n"
+          "  [--tick-ms N]\n",
           out);
 }
 
@@ -396,7 +399,8 @@ static void read_options(int argc, char **argv)
         const char *name;
         int64_t *value;
     } numbers[] = {{"tokens", &o.tokens}, {"tokens-per-second", &o.tokens_per_second}, {"first-token-delay-ms", &o.first_token_delay_ms}, {"hang-after", &o.hang_after},
-                   {"fail-after", &o.fail_after}, {"die-after-requests", &o.die_after_requests}, {"load-delay-ms", &o.load_delay_ms}, {"embedding-size", &o.embedding_size}};
+                   {"fail-after", &o.fail_after}, {"die-after-requests", &o.die_after_requests}, {"load-delay-ms", &o.load_delay_ms}, {"embedding-size", &o.embedding_size},
+                   {"tick-ms", &o.tick_ms}};
     for (int i = 1; i < argc; i += 2) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         bool known = false;
@@ -433,6 +437,12 @@ static void read_options(int argc, char **argv)
     exit(2);
 }
 
+static void on_tick(struct timer *t)
+{
+    log_event("tick", 0);
+    timer_start(t, (uint64_t)o.tick_ms);
+}
+
 static void on_signal(void *arg UNUSED, int signo UNUSED)
 {
     loop_stop(g.loop);
@@ -452,12 +462,16 @@ int main(int argc, char **argv)
         fprintf(stderr, "fake_engine: %s\n", err.msg);
         return 1;
     }
+    timer_init(&g.tick, g.loop, on_tick, NULL);
+    if (o.tick_ms)
+        timer_start(&g.tick, (uint64_t)o.tick_ms);
     struct net_addr bound;
     http_server_addr(g.server, &bound);
     net_addr_format(&bound, text);
     printf("listening on %s\n", text);
     fflush(stdout);
     loop_run(g.loop);
+    timer_stop(&g.tick);
     http_server_free(g.server);
     loop_free(g.loop);
     return 0;

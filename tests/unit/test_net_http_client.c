@@ -181,6 +181,27 @@ static void not_kept_after_surplus_bytes(void **state)
     peer_close(p);
 }
 
+/* Bytes that lie on a kept connection before the next call begins are not its answer, though the loop has not seen them yet. */
+static void stray_answer_is_nobody_s(void **state)
+{
+    (void)state;
+    struct call c = {0};
+    open_pool((struct http_pool_options){0});
+    begin(&c);
+    struct peer *p = peer_accept(listener);
+    exchange(&c, p, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    forget(&c);
+    peer_sendc(p, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother");
+    assert_int_equal(http_pool_idle(pool), 1);
+    begin(&c);
+    struct peer *q = peer_accept(listener);
+    exchange(&c, q, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nours");
+    body_is(&c, "ours");
+    forget(&c);
+    peer_close(p);
+    peer_close(q);
+}
+
 static void kept_for_a_time(void **state)
 {
     (void)state;
@@ -691,6 +712,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         NET_TEST(pooled),
         NET_TEST(not_kept_after_surplus_bytes),
+        NET_TEST(stray_answer_is_nobody_s),
         NET_TEST(kept_for_a_time),
         NET_TEST(pool_goes_with_its_last_call),
         NET_TEST(retried_once),

@@ -444,6 +444,23 @@ static void slow_head(void **state)
     peer_close(p);
 }
 
+/* Nor do blank lines before a head, which are skipped. */
+static void slow_blank_lines(void **state)
+{
+    (void)state;
+    clock_test_set(1000000, 1700000000000);
+    start((struct http_server_options){.head_timeout_ms = 10000, .idle_timeout_ms = 75000});
+    struct peer *p = peer_connect(&site.addr);
+    for (int i = 0; i < 10; i++) {
+        peer_sendc(p, "\r\n");
+        settle();
+        assert_false(peer_closed(p));
+        tick(1001);
+    }
+    WAIT_UNTIL(peer_closed(p));
+    peer_close(p);
+}
+
 /* The second head on a connection is timed like the first, also when its start came with the first. */
 static void slow_second_head(void **state)
 {
@@ -738,6 +755,7 @@ int main(void)
         NET_TEST(expect_continue),
         NET_TEST(too_many_connections),
         NET_TEST(slow_head),
+        NET_TEST(slow_blank_lines),
         NET_TEST(slow_second_head),
         NET_TEST(idle_connection),
         NET_TEST(slow_body),

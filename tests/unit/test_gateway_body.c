@@ -1,0 +1,92 @@
+/* Bodies on their way to the engine: what is read of them, what is changed, and that nothing else is. */
+#include "unit.h"
+
+#include "base/mem.h"
+#include "gateway/body.h"
+
+static void sent(const char *in, const char *engine_model, const char *want)
+{
+    struct err err = ERR_INIT;
+    struct request_body b = {0};
+    struct iovec pieces[BODY_PIECES_MAX];
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    struct arena *a = arena_new(1 << 20);
+    sbuf_init(&out, 1 << 20);
+    ASSERT_OK(request_body_read(str_of(in), "messages", &b, &err));
+    int n = request_body_pieces(&b, engine_model, a, pieces);
+    assert_true(n > 0 && n <= BODY_PIECES_MAX);
+    for (int i = 0; i < n; i++)
+        sbuf_add(&out, str_n(pieces[i].iov_base, pieces[i].iov_len));
+    assert_string_equal(out.ptr, want);
+    arena_free(a);
+}
+
+static void what_is_sent(void **state)
+{
+    (void)state;
+    static const char plain[] = " {\"model\" : \"m\",\n\"messages\":[{\"model\":\"m\"}], \"seed\":1.50}\n";
+    sent(plain, NULL, plain);
+    sent(plain, "e\"x", " {\"model\" : \"e\\\"x\",\n\"messages\":[{\"model\":\"m\"}], \"seed\":1.50}\n");
+    sent("{\"model\":\"m\",\"messages\":1,\"stream\":true}", NULL, "{\"stream_options\":{\"include_usage\":true},\"model\":\"m\",\"messages\":1,\"stream\":true}");
+    sent("{\"stream\":true,\"stream_options\":null,\"model\":\"m\",\"messages\":1}", "e", "{\"stream\":true,\"stream_options\":{\"include_usage\":true},\"model\":\"e\",\"messages\":1}");
+    sent("{\"model\":\"m\",\"messages\":1,\"stream\":true,\"stream_options\":{ }}", NULL, "{\"model\":\"m\",\"messages\":1,\"stream\":true,\"stream_options\":{\"include_usage\":true }}");
+    sent("{\"model\":\"m\",\"messages\":1,\"stream\":true,\"stream_options\":{\"x\":1}}", "e",
+         "{\"model\":\"e\",\"messages\":1,\"stream\":true,\"stream_options\":{\"include_usage\":true,\"x\":1}}");
+    sent("{\"stream_options\":{\"include_usage\":false},\"messages\":1,\"stream\":true,\"model\":\"m\"}", "e",
+         "{\"stream_options\":{\"include_usage\":true},\"messages\":1,\"stream\":true,\"model\":\"e\"}");
+    static const char asked[] = "{\"model\":\"m\",\"messages\":1,\"stream\":true,\"stream_options\":{\"include_usage\":true}}";
+    sent(asked, NULL, asked);
+    static const char no_stream[] = "{\"model\":\"m\",\"messages\":1,\"stream\":false}";
+    sent(no_stream, NULL, no_stream);
+}
+
+static void what_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body, *field, *says;
+    } cases[] = {
+        {"", "", "empty"},
+        {" \n", "", "empty"},
+        {"[]", "", "invalid JSON"},
+        {"{\"model\":\"m\",\"messages\":[1,]}", "", "invalid JSON"},
+        {"{\"model\":\"m\",\"messages\":1} x", "", "invalid JSON"},
+        {"{\"model\":\"m\",\"model\":\"n\",\"messages\":1}", "", "twice"},
+        {"{\"messages\":1}", "model", "missing"},
+        {"{\"model\":null,\"messages\":1}", "model", "missing"},
+        {"{\"model\":7,\"messages\":1}", "model", "string"},
+        {"{\"model\":\"m\"}", "messages", "missing"},
+        {"{\"model\":\"m\",\"messages\":null}", "messages", "missing"},
+        {"{\"model\":\"m\",\"messages\":1,\"stream\":\"yes\"}", "stream", "true or false"},
+        {"{\"model\":\"m\",\"messages\":1,\"stream_options\":[]}", "stream_options", "object"},
+        {"{\"model\":\"m\",\"messages\":1,\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage", "true or false"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct request_body b = {0};
+        assert_int_equal(request_body_read(str_of(cases[i].body), "messages", &b, &err), ERR_BAD_REQUEST);
+        if (strcmp(err.field, cases[i].field) != 0 || !strstr(err.msg, cases[i].says))
+            fail_msg("%s: field \"%s\", \"%s\"", cases[i].body, err.field, err.msg);
+    }
+}
+
+static void long_names(void **state)
+{
+    (void)state;
+    char text[MODEL_NAME_MAX + 64], name[MODEL_NAME_MAX + 1];
+    for (size_t len = MODEL_NAME_MAX - 2; len <= MODEL_NAME_MAX; len++) {
+        struct err err = ERR_INIT;
+        struct request_body b = {0};
+        memset(name, 'n', len);
+        name[len] = 0;
+        snprintf(text, sizeof(text), "{\"model\":\"%s\",\"messages\":1}", name);
+        int rc = request_body_read(str_of(text), "messages", &b, &err);
+        assert_int_equal(rc, len < MODEL_NAME_MAX ? 0 : ERR_BAD_REQUEST);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,162 @@
+/* What a stream used, and that no byte but the usage asked for by the gateway itself is lost or moved. */
+#include "unit.h"
+
+#include "base/mem.h"
+#include "gateway/usage_scan.h"
+
+#define OUT_MAX ((size_t)8 << 20)
+
+static void collect(void *arg, struct str bytes)
+{
+    sbuf_add(arg, bytes);
+}
+
+/* Feeds text in pieces of `step` bytes (0: at once) and checks what comes out of it. */
+static void check(struct str text, bool take_out, size_t step, struct str want, struct usage_scan *ret)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, OUT_MAX);
+    usage_scan_init(ret, take_out, collect, &out);
+    while (text.len) {
+        size_t n = step && step < text.len ? step : text.len;
+        char *piece = xcalloc(1, n); /* a block of its own: reading on is seen */
+        memcpy(piece, text.ptr, n);
+        usage_scan_feed(ret, str_n(piece, n));
+        mem_free(piece);
+        text = str_skip(text, n);
+    }
+    bool whole = usage_scan_end(ret);
+    assert_int_equal(whole, ret->done);
+    usage_scan_deinit(ret);
+    if (!str_eq(sbuf_str(&out), want))
+        fail_msg("step %zu: got %zu bytes, wanted %zu:\n%.*s", step, out.len, want.len, STR_ARG(sbuf_str(&out)));
+}
+
+#define CONTENT "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}"
+#define FINISH "data: {\"choices\":[{\"delta\":{},\"finish_reason\": \"stop\"}]}"
+#define USAGE "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"prompt_tokens_details\":{\"cached_tokens\":2}}}"
+#define DONE "data: [DONE]"
+
+static const struct stream_case {
+    const char *name, *in, *out; /* out: when usage is taken out; NULL: as in */
+    int64_t prompt, completion, cached, events;
+    bool exact, done;
+} stream_cases[] = {
+    {"plain", CONTENT "\n\n" CONTENT "\n\n" FINISH "\n\n" USAGE "\n\n" DONE "\n\n", CONTENT "\n\n" CONTENT "\n\n" FINISH "\n\n" DONE "\n\n", 7, 3, 2, 2, true, true},
+    {"crlf", CONTENT "\r\n\r\n" USAGE "\r\n\r\n" DONE "\r\n\r\n", CONTENT "\r\n\r\n" DONE "\r\n\r\n", 7, 3, 2, 1, true, true},
+    {"cr", CONTENT "\r\r" USAGE "\r\r" DONE "\r\r", CONTENT "\r\r" DONE "\r\r", 7, 3, 2, 1, true, true},
+    {"comments and other fields", ": hello\n\n:\nid: 4\nevent: x\n" CONTENT "\n\n: ping\n\n" DONE "\n\n", NULL, 0, 0, 0, 1, false, true},
+    {"usage behind other fields", "event: message\nid: 9\n" USAGE "\n\n" DONE "\n\n", DONE "\n\n", 7, 3, 2, 0, true, true},
+    {"data in several lines", "data: {\"choices\":[],\ndata: \"usage\":{\"prompt_tokens\":1,\ndata:\"completion_tokens\":2}}\n\n" DONE "\n\n", DONE "\n\n", 1, 2, 0, 0, true, true},
+    {"blank lines first", "\n\r\n\n" USAGE "\n\n" DONE "\n\n", "\n\r\n\n" DONE "\n\n", 7, 3, 2, 0, true, true},
+    {"usage in a chunk with content stays", "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n" DONE "\n\n", NULL, 1, 1, 0, 1, true, true},
+    {"the last usage counts", USAGE "\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":8,\"completion_tokens\":4}}\n\n", "", 8, 4, 0, 0, true, false},
+    {"usage null", "data: {\"choices\":[{\"delta\":{}}],\"usage\":null}\n\n", NULL, 0, 0, 0, 1, false, false},
+    {"the end without a blank line", CONTENT "\n\n" DONE, NULL, 0, 0, 0, 1, false, true},
+    {"cut in an event", CONTENT "\n\ndata: {\"cho", CONTENT "\n\n", 0, 0, 0, 1, false, false},
+    {"no json", "data: {this is no json\n\ndata: \xff\xfe\n\nnonsense\n\n", NULL, 0, 0, 0, 0, false, false},
+    {"a negative count", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":-1,\"completion_tokens\":2}}\n\n", "", 0, 0, 0, 0, false, false},
+    {"a count that is text", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":\"2\"}}\n\n", "", 0, 0, 0, 0, false, false},
+    {"a count that is a fraction", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1.5,\"completion_tokens\":2}}\n\n", "", 0, 0, 0, 0, false, false},
+    {"a count beyond belief", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":9223372036854775807}}\n\n", "", 0, 0, 0, 0, false, false},
+    {"more cached than sent", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":5}}}\n\n", "", 1, 2, 1, 0,
+     true, false},
+};
+
+static void test_streams(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(stream_cases); i++) {
+        const struct stream_case *c = &stream_cases[i];
+        for (size_t step = 0; step < 9; step++)
+            for (int take_out = 0; take_out < 2; take_out++) {
+                struct usage_scan u;
+                check(str_of(c->in), take_out, step, str_of(take_out && c->out ? c->out : c->in), &u);
+                if (u.exact != c->exact || u.done != c->done || u.prompt_tokens != c->prompt || u.completion_tokens != c->completion || u.cached_tokens != c->cached ||
+                    u.content_events != c->events)
+                    fail_msg("%s, step %zu: exact %d done %d prompt %lld completion %lld cached %lld events %lld", c->name, step, u.exact, u.done, (long long)u.prompt_tokens,
+                             (long long)u.completion_tokens, (long long)u.cached_tokens, (long long)u.content_events);
+            }
+    }
+}
+
+/* An event that is too large to hold passes unread; what comes behind it is read again, wherever the packets are cut. */
+static void test_oversized_event(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {USAGE_SCAN_EVENT_MAX - 1, USAGE_SCAN_EVENT_MAX, USAGE_SCAN_EVENT_MAX + 1, 3 * USAGE_SCAN_EVENT_MAX};
+    static const size_t steps[] = {0, 1000, 65536, USAGE_SCAN_EVENT_MAX + 3};
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
+        for (size_t s = 0; s < ARRAY_LEN(steps); s++) {
+            CLEANUP(sbuf_deinit) struct sbuf in = {0}, want = {0};
+            struct usage_scan u;
+            sbuf_init(&in, OUT_MAX);
+            sbuf_init(&want, OUT_MAX);
+            sbuf_addc(&in, "data: ");
+            while (in.len < sizes[i])
+                sbuf_add_char(&in, 'x');
+            sbuf_addc(&in, "\n\n");
+            sbuf_add(&want, sbuf_str(&in));
+            sbuf_addc(&in, USAGE "\n\n" DONE "\n\n");
+            sbuf_addc(&want, DONE "\n\n");
+            check(sbuf_str(&in), true, steps[s], sbuf_str(&want), &u);
+            assert_true(u.exact && u.done);
+            assert_int_equal(u.prompt_tokens, 7);
+        }
+}
+
+static void test_between_events(void **state)
+{
+    (void)state;
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    struct usage_scan u;
+    for (int take_out = 0; take_out < 2; take_out++) {
+        sbuf_init(&out, OUT_MAX);
+        usage_scan_init(&u, take_out, collect, &out);
+        assert_true(usage_scan_between_events(&u));
+        usage_scan_feed(&u, STR(CONTENT "\n\n"));
+        assert_true(usage_scan_between_events(&u));
+        usage_scan_feed(&u, STR("data: {"));
+        /* Held back, it was seen by nobody; passed on at once, it was. */
+        assert_int_equal(usage_scan_between_events(&u), take_out);
+        usage_scan_deinit(&u);
+        sbuf_deinit(&out);
+    }
+}
+
+static void test_bodies(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body;
+        bool input_only, json, exact;
+        int64_t prompt, completion;
+    } cases[] = {
+        {"{\"choices\":[{}],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":6}}", false, true, true, 4, 6},
+        {"{\"data\":[],\"usage\":{\"prompt_tokens\":4,\"total_tokens\":4}}", true, true, true, 4, 0},
+        {"{\"data\":[],\"usage\":{\"prompt_tokens\":4,\"total_tokens\":4}}", false, true, false, 0, 0},
+        {"{\"data\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":null}}", true, true, false, 0, 0},
+        {"{\"choices\":[{}]}", false, true, false, 0, 0},
+        {"{\"usage\":7}", false, true, false, 0, 0},
+        {"[]", false, false, false, 0, 0},
+        {"<html>", false, false, false, 0, 0},
+        {"", false, false, false, 0, 0},
+        {"{\"choices\":[{}],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":6}", false, false, false, 0, 0},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct usage_scan u;
+        usage_scan_init(&u, false, NULL, NULL);
+        u.input_only = cases[i].input_only;
+        bool json = usage_scan_body(&u, str_of(cases[i].body));
+        if (json != cases[i].json || u.exact != cases[i].exact || u.prompt_tokens != cases[i].prompt || u.completion_tokens != cases[i].completion)
+            fail_msg("%s", cases[i].body);
+        usage_scan_deinit(&u);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_streams), cmocka_unit_test(test_oversized_event), cmocka_unit_test(test_between_events),
+                                       cmocka_unit_test(test_bodies)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
