@@ -7,11 +7,11 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/map.h"
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "base/vec.h"
-#include "kinds/inference.h"
+#include "billing/report.h"
+#include "json/json.h"
 #include "ledger/ledger.h"
 #include "ledger/usage.h"
 
@@ -25,20 +25,9 @@
 struct source {
     char *name;
     struct ledger_reader *reader;
-    uint64_t collected; /* sequence of the last record that is in the ledger */
-};
-
-struct item {
-    char *key, *endpoint, *model;
-    int64_t requests, failed, prompt, cached, completion;
-};
-
-/* One project's UTC day. */
-struct day {
-    char *project;
-    char date[12];
-    VEC(struct item) items;
-    bool changed;
+    char id[LEDGER_ID_TEXT]; /* of the journal that was read under this name; empty: not known */
+    uint64_t collected;      /* sequence of its last record that is in the ledger */
+    bool damaged;
 };
 
 struct billing {
@@ -46,71 +35,15 @@ struct billing {
     char *journal_dir, *ledger_dir;
     struct ledger *ledger;
     VEC(struct source) sources;
-    struct map *days; /* "PROJECT/DATE" → struct day * */
+    struct reports *reports;
     struct arena *arena; /* of one record */
-    struct metric *records;
+    struct metric *records, *damaged;
+    uint64_t round_ms;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool stop, started;
 };
-
-/* ---- reports: sums over the ledger ---- */
-
-static void day_free(void *value)
-{
-    struct day *d = value;
-    VEC_FOREACH (&d->items, i) {
-        mem_free(i->key);
-        mem_free(i->endpoint);
-        mem_free(i->model);
-    }
-    VEC_DEINIT(&d->items);
-    mem_free(d->project);
-    mem_free(d);
-}
-
-static struct day *day_of(struct billing *b, const struct usage *u)
-{
-    char text[CLOCK_TEXT_MAX], date[12];
-    CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    clock_format(u->start_ms, text);
-    snprintf(date, sizeof(date), "%.10s", text);
-    sbuf_init(&key, 1024);
-    sbuf_addf(&key, "%.*s/%s", STR_ARG(u->project), date);
-    struct day *d = map_get(b->days, sbuf_str(&key));
-    if (d)
-        return d;
-    d = XNEW(struct day);
-    d->project = xstrndup(u->project.ptr, u->project.len);
-    snprintf(d->date, sizeof(d->date), "%s", date);
-    map_set(b->days, sbuf_str(&key), d);
-    return d;
-}
-
-static struct item *item_of(struct day *d, const struct usage *u)
-{
-    VEC_FOREACH (&d->items, i)
-        if (str_eqc(u->key, i->key) && str_eqc(u->endpoint, i->endpoint) && str_eqc(u->model, i->model))
-            return i;
-    struct item *i = VEC_PUSH(&d->items);
-    i->key = xstrndup(u->key.ptr, u->key.len);
-    i->endpoint = xstrndup(u->endpoint.ptr, u->endpoint.len);
-    i->model = xstrndup(u->model.ptr, u->model.len);
-    return i;
-}
-
-static void count(struct billing *b, const struct usage *u)
-{
-    struct day *d = day_of(b, u);
-    struct item *i = item_of(d, u);
-    i->requests++;
-    i->failed += u->status >= 400 || !(str_eqc(u->outcome, "ok") || str_eqc(u->outcome, "client_gone"));
-    i->prompt += u->prompt_tokens;
-    i->cached += u->cached_tokens;
-    i->completion += u->completion_tokens;
-    d->changed = true;
-}
 
 /* ---- the ledger ---- */
 
@@ -124,7 +57,7 @@ static struct source *find_source(struct billing *b, const char *name)
     return s;
 }
 
-/* A ledger record is the journal's record with where it came from: {"journal", "sequence", "usage": {…}}. */
+/* A ledger record is the journal's record with where it came from: {"journal", "id", "sequence", "usage": {…}}. */
 static bool on_ledger_record(void *arg, const struct ledger_record *rec)
 {
     struct billing *b = arg;
@@ -137,8 +70,10 @@ static bool on_ledger_record(void *arg, const struct ledger_record *rec)
     json_write(json_object_get(doc, "usage"), &text);
     arena_reset(b->arena);
     if (usage_decode(sbuf_str(&text), b->arena, &u, NULL) == 0)
-        count(b, &u);
-    find_source(b, json_str_or(doc, "journal", ""))->collected = (uint64_t)json_int(doc, "sequence", 0);
+        reports_count(b->reports, &u);
+    struct source *s = find_source(b, json_str_or(doc, "journal", ""));
+    s->collected = (uint64_t)json_int(doc, "sequence", 0);
+    snprintf(s->id, sizeof(s->id), "%s", json_str_or(doc, "id", ""));
     return true;
 }
 
@@ -172,7 +107,7 @@ static bool on_journal_record(void *arg, const struct ledger_record *rec)
         c->s->collected = rec->sequence;
         return true;
     }
-    sbuf_addf(&body, "{\"journal\":\"%s\",\"sequence\":%llu,\"usage\":%.*s}", c->s->name, (unsigned long long)rec->sequence, STR_ARG(rec->body));
+    sbuf_addf(&body, "{\"journal\":\"%s\",\"id\":\"%s\",\"sequence\":%llu,\"usage\":%.*s}", c->s->name, c->s->id, (unsigned long long)rec->sequence, STR_ARG(rec->body));
     if (!sbuf_ok(&body))
         err_set(&c->err, ERR_TOO_LARGE, "usage record too large");
     else
@@ -181,27 +116,47 @@ static bool on_journal_record(void *arg, const struct ledger_record *rec)
         return false;
     c->s->collected = rec->sequence;
     metric_add(c->b->records, 1);
-    count(c->b, &u);
+    reports_count(c->b->reports, &u);
     return true;
+}
+
+/* The journal under a name may be another one than before: its gateway lost its disk. That one is read from its beginning. */
+static int identify(struct billing *b, struct source *s, struct err *err)
+{
+    char id[LEDGER_ID_TEXT];
+    if (!s->reader && ledger_reader_open(b->journal_dir, s->name, &s->reader, err) < 0)
+        return err->code;
+    int rc = ledger_reader_id(s->reader, id, err);
+    if (rc < 0 || !strcmp(id, s->id))
+        return rc;
+    if (*s->id) {
+        log_warn("a usage journal was replaced by another one", KV("journal", s->name), KVI("collected", s->collected));
+        s->collected = 0;
+        ledger_reader_close(s->reader);
+        s->reader = NULL;
+        rc = ledger_reader_open(b->journal_dir, s->name, &s->reader, err);
+    }
+    memcpy(s->id, id, sizeof(s->id));
+    return rc;
 }
 
 static void collect(struct billing *b, struct source *s)
 {
     struct collecting c = {.b = b, .s = s};
     struct err err = ERR_INIT;
-    if (!s->reader && ledger_reader_open(b->journal_dir, s->name, &s->reader, &err) < 0)
-        return;
-    int rc = ledger_read(s->reader, s->collected, on_journal_record, &c, &err);
+    bool was_damaged = s->damaged;
+    int rc = identify(b, s, &err);
+    if (rc == ERR_NOT_FOUND)
+        return; /* its first file is being made, or all are gone */
+    if (rc == 0)
+        rc = ledger_read(s->reader, s->collected, on_journal_record, &c, &err);
     if (rc == 0 && c.err.code)
         err = c.err;
-    if (err.code && err.code != ERR_CORRUPT)
+    s->damaged = err.code == ERR_CORRUPT; /* or a record is being taken back by a writer without room: then it is well the next time */
+    if (s->damaged && !was_damaged)
+        log_error("a usage journal is damaged; what follows in it is not counted", KV("journal", s->name), KVE(&err));
+    else if (err.code && !s->damaged)
         log_warn("usage cannot be collected; trying again", KV("journal", s->name), KVE(&err));
-    else if (err.code) {
-        /* Perhaps a record that is being written; perhaps not. */
-        log_error("a usage journal is damaged", KV("journal", s->name), KVE(&err));
-        ledger_reader_close(s->reader);
-        s->reader = NULL;
-    }
 }
 
 /* Journals are found by their names: usage-GATEWAY.NNNNNN. The ledger itself is "usage.NNNNNN". */
@@ -223,83 +178,21 @@ static void find_journals(struct billing *b)
     closedir(d);
 }
 
-/* ---- UsageReport ---- */
-
-static json_t *numbers(const struct item *i)
-{
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)i->requests, "failedRequests", (json_int_t)i->failed, "promptTokens", (json_int_t)i->prompt,
-                     "cachedTokens", (json_int_t)i->cached, "completionTokens", (json_int_t)i->completion);
-}
-
-static json_t *status_of(const struct day *d)
-{
-    struct item total = {0};
-    json_t *items = json_array();
-    char now[CLOCK_TEXT_MAX];
-    VEC_FOREACH (&d->items, i) {
-        json_t *one = numbers(i);
-        json_object_set_new(one, "key", json_string(i->key));
-        json_object_set_new(one, "endpoint", json_string(i->endpoint));
-        json_object_set_new(one, "model", json_string(i->model));
-        json_array_append_new(items, one);
-        total.requests += i->requests;
-        total.failed += i->failed;
-        total.prompt += i->prompt;
-        total.cached += i->cached;
-        total.completion += i->completion;
-    }
-    json_t *status = numbers(&total);
-    clock_format(clock_wall_ms(), now);
-    json_object_set_new(status, "updatedAt", json_string(now));
-    json_object_set_new(status, "items", items);
-    return status;
-}
-
-static int write_report(struct billing *b, struct day *d, struct err *err)
-{
-    struct client_resource r = kind_resource(&kind_usage_report);
-    char name[32];
-    snprintf(name, sizeof(name), "day-%s", d->date);
-    JSON_AUTO status = status_of(d);
-    JSON_AUTO patch = json_pack("{s:O}", "status", status);
-    int rc = client_patch(b->client, &r, d->project, name, "status", patch, NULL, err);
-    if (rc != ERR_NOT_FOUND)
-        return rc;
-    JSON_AUTO obj = obj_new(&kind_usage_report, d->project, name);
-    json_put_str(obj, "spec.date", d->date);
-    rc = client_create(b->client, &r, d->project, obj, NULL, err);
-    if (rc == ERR_NOT_FOUND || rc == ERR_FORBIDDEN)
-        return 0; /* the project is gone, or going; the ledger keeps what it used */
-    return rc < 0 && rc != ERR_EXISTS ? rc : client_patch(b->client, &r, d->project, name, "status", patch, NULL, err);
-}
-
-static void write_reports(struct billing *b)
-{
-    struct map_iter it = MAP_ITER_INIT;
-    while (map_next(b->days, &it)) {
-        struct day *d = it.value;
-        struct err err = ERR_INIT;
-        if (!d->changed)
-            continue;
-        d->changed = false;
-        if (write_report(b, d, &err) < 0) {
-            d->changed = true;
-            log_warn("a usage report cannot be written; trying again", KV("project", d->project), KV("date", d->date), KVE(&err));
-        }
-    }
-}
-
 /* ---- the thread ---- */
 
 static void round_of(struct billing *b)
 {
     struct err err = ERR_INIT;
     find_journals(b);
-    for (size_t i = 0; i < b->sources.len; i++)
-        collect(b, &b->sources.ptr[i]);
+    int64_t damaged = 0;
+    VEC_FOREACH (&b->sources, s) {
+        collect(b, s);
+        damaged += s->damaged;
+    }
+    metric_set(b->damaged, damaged);
     if (ledger_sync(b->ledger, &err) < 0)
         log_error("the usage ledger cannot be synced", KVE(&err));
-    write_reports(b);
+    reports_write(b->reports, b->client);
 }
 
 static void *run(void *arg)
@@ -309,7 +202,7 @@ static void *run(void *arg)
     while (!b->stop) {
         pthread_mutex_unlock(&b->lock);
         round_of(b);
-        uint64_t until = clock_mono_ms() + ROUND_MS;
+        uint64_t until = clock_mono_ms() + b->round_ms;
         struct timespec t = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
         pthread_mutex_lock(&b->lock);
         while (!b->stop && pthread_cond_timedwait(&b->wake, &b->lock, &t) == 0)
@@ -324,9 +217,10 @@ int billing_start(struct client *c, const struct billing_options *o, struct bill
     struct ledger_options lo = {.dir = o->ledger_dir, .name = LEDGER_NAME, .kind = LEDGER_USAGE};
     struct billing *b = XNEW(struct billing);
     pthread_condattr_t attr;
-    *b = (struct billing){.client = c, .journal_dir = xstrdup(o->journal_dir), .ledger_dir = xstrdup(o->ledger_dir), .sources = VEC_INIT, .days = map_new(day_free),
+    *b = (struct billing){.client = c, .journal_dir = xstrdup(o->journal_dir), .ledger_dir = xstrdup(o->ledger_dir), .sources = VEC_INIT, .reports = reports_new(), .round_ms = o->round_ms ? o->round_ms : ROUND_MS,
                           .arena = arena_new(4 * 1024 * 1024)};
     b->records = metric_counter("seki_billing_records_total", "Usage records copied from journals into the ledger.");
+    b->damaged = metric_gauge("seki_billing_journals_damaged", "Usage journals that cannot be read on, because a record in them is damaged.");
     pthread_mutex_init(&b->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -364,7 +258,7 @@ void billing_stop(struct billing *b)
         mem_free(s->name);
     }
     VEC_DEINIT(&b->sources);
-    map_free(b->days);
+    reports_free(b->reports);
     arena_free(b->arena);
     pthread_cond_destroy(&b->wake);
     pthread_mutex_destroy(&b->lock);

@@ -1,7 +1,7 @@
 /* Billing, first cut: collects gateways' usage journals into the usage ledger, exactly once, and keeps UsageReports.
  *
- * A thread follows each journal (files journal_dir/usage-*.NNNNNN), appends to the ledger with where it came from, and every second writes changed reports:
- * one UsageReport a project and UTC day. Reports are derived: on start they are rebuilt from the ledger.
+ * A thread follows each journal (files journal_dir/usage-*.NNNNNN), appends to the ledger with where it came from (the journal's id and sequence), and every second writes
+ * changed reports (report.h). Reports are derived: on start they are rebuilt from the ledger.
  */
 #ifndef SEKI_BILLING_BILLING_H
 #define SEKI_BILLING_BILLING_H
@@ -12,6 +12,7 @@ struct billing;
 struct billing_options {
     const char *journal_dir;
     const char *ledger_dir;
+    uint64_t round_ms; /* how often it looks; default 1 s */
 };
 int billing_start(struct client *c, const struct billing_options *o, struct billing **ret, struct err *err) NODISCARD;
 void billing_stop(struct billing *b);

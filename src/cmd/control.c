@@ -133,7 +133,10 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                   .fake_engine = *o->engine_fake ? o->engine_fake : NULL,
                   .socket_dir = options_path(o, a, "run/engines")},
         .probe_interval_ms = (uint64_t)o->engine_probe_ms,
-        .stall_ms = (uint64_t)o->engine_stall_ms};
+        .stall_ms = (uint64_t)o->engine_stall_ms,
+        .idle_ms = (uint64_t)o->engine_idle_ms,
+        .model_dirs = o->model_dirs,
+        .data_dir = o->data};
     int rc;
     if ((rc = file_mkdirs(io.paths.socket_dir, 0700, err)) < 0 ||
         (rc = runtime_local_new(&ro, &s->runtime, err)) < 0)
@@ -168,6 +171,8 @@ static int start_services(struct control *c, struct services *s, struct err *err
 static void stop_services(struct control *c, struct services *s, bool stop_workloads)
 {
     set_inference(c, NULL);
+    if (s->inference)
+        inference_stopping(s->inference);
     if (s->manager)
         manager_stop(s->manager);
     if (s->billing)

@@ -59,6 +59,10 @@ static const struct conf_option schema[] = {
      "how often a running engine's counters are read"},
     {"engine", "stall-timeout", CONF_DURATION, OPT(engine_stall_ms), "60s", 100, 3600000, NULL, NULL,
      false, "requests running without a token for this long: the engine is restarted"},
+    {"engine", "idle-probe-interval", CONF_DURATION, OPT(engine_idle_ms), "60s", 100, 86400000, NULL, NULL,
+     false, "how often an engine without requests must make one token, which nobody pays"},
+    {"model", "dirs", CONF_STR, OPT(model_dirs), "", 0, 0, NULL, NULL, false,
+     "directories in which a Model's files may lie, comma-separated; empty: any but the data directory"},
 };
 
 const struct conf_option *options_schema(size_t *ret_len)

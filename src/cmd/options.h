@@ -21,7 +21,9 @@ struct options {
     int64_t store_retain_ms;
     /* [engine] */
     char *engine_llama_server, *engine_venv, *engine_launcher, *engine_fake;
-    int64_t engine_probe_ms, engine_stall_ms;
+    int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms;
+    /* [model] */
+    char *model_dirs;
 };
 
 /* What main() read from the command line besides options. */

@@ -24,6 +24,7 @@ struct engine_plan {
     const char *address;   /* "unix:/…" | "http://host:port" | "https://…" */
     const char *base_path; /* "/v1" */
     const char *engine_model;
+    const char *token_file; /* openai: file with the server's bearer token, or NULL; filled in by the caller */
 };
 
 /* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. Parsed under a cap;
@@ -64,7 +65,9 @@ struct engine_liveness {
     int failed_probes;
 };
 enum engine_verdict { ENGINE_OK, ENGINE_NEEDS_POKE, ENGINE_HUNG };
-/* probe_code: 0 or the probe's error. HUNG: no answer to 3 probes in a row, or requests running for stall_ms without a token. NEEDS_POKE: idle for 60 s (at most once a minute). */
-enum engine_verdict engine_liveness_feed(struct engine_liveness *l, uint64_t now_ms, int probe_code, const struct engine_health *h, uint64_t stall_ms);
+/* probe_code: 0 or the probe's error. HUNG: no answer to 3 probes in a row, or requests running for stall_ms without a token.
+ * NEEDS_POKE: idle for idle_ms, at most once in that time. */
+enum engine_verdict engine_liveness_feed(struct engine_liveness *l, uint64_t now_ms, int probe_code, const struct engine_health *h, uint64_t stall_ms,
+                                         uint64_t idle_ms);
 
 #endif

@@ -1,9 +1,8 @@
 #include "engine/engine.h"
 
-#define IDLE_MS 60000u
 #define FAILED_PROBES 3
 
-enum engine_verdict engine_liveness_feed(struct engine_liveness *l, uint64_t now_ms, int probe_code, const struct engine_health *h, uint64_t stall_ms)
+enum engine_verdict engine_liveness_feed(struct engine_liveness *l, uint64_t now_ms, int probe_code, const struct engine_health *h, uint64_t stall_ms, uint64_t idle_ms)
 {
     if (probe_code < 0)
         return ++l->failed_probes >= FAILED_PROBES ? ENGINE_HUNG : ENGINE_OK;
@@ -22,7 +21,7 @@ enum engine_verdict engine_liveness_feed(struct engine_liveness *l, uint64_t now
     }
     l->busy_since_ms = 0;
     uint64_t last = l->last_progress_ms > l->last_poke_ms ? l->last_progress_ms : l->last_poke_ms;
-    if (now_ms - last < IDLE_MS)
+    if (now_ms - last < idle_ms)
         return ENGINE_OK;
     l->last_poke_ms = now_ms;
     return ENGINE_NEEDS_POKE;

@@ -7,6 +7,7 @@
 
 #define DEFAULT_PROBE_MS 2000u
 #define DEFAULT_STALL_MS 60000u
+#define DEFAULT_IDLE_MS 60000u
 #define REPLICA_WORKERS 4
 #define MODEL_WORKERS 2
 #define MODEL_DEADLINE_MS (6u * 3600 * 1000) /* hashes files of hundreds of gigabytes */
@@ -102,6 +103,7 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
     *i = (struct inference){.manager = m, .runtime = rt, .o = *o, .workloads = map_new(mem_free), .memory = map_new(mem_free)};
     i->o.probe_interval_ms = o->probe_interval_ms ? o->probe_interval_ms : DEFAULT_PROBE_MS;
     i->o.stall_ms = o->stall_ms ? o->stall_ms : DEFAULT_STALL_MS;
+    i->o.idle_ms = o->idle_ms ? o->idle_ms : DEFAULT_IDLE_MS;
     pthread_mutex_init(&i->lock, NULL);
     i->models = manager_informer(m, &kind_model);
     i->endpoints = manager_informer(m, &kind_model_endpoint);
@@ -125,6 +127,11 @@ void inference_workload_changed(struct inference *i, const char *workload)
         return;
     *slash = 0;
     manager_enqueue(i->manager, CONTROLLER_REPLICA, key, slash + 1);
+}
+
+void inference_stopping(struct inference *i)
+{
+    atomic_store(&i->stopping, true);
 }
 
 void inference_free(struct inference *i)

@@ -1,6 +1,7 @@
 /* The inference product: controllers for Model, ModelEndpoint and ModelReplica.
  *
- * Model: verifies files against their digests (a file that differs is renamed NAME.rejected-DIGEST8 and never served). ModelEndpoint: makes ModelReplicas NAME-0 … NAME-(n-1), sums up their
+ * Model: verifies files against their digests (a file that differs is renamed NAME.rejected-DIGEST8 and never served). Files may lie where the operator says, and with or without
+ * that nowhere in the data directory but in its models/; where symbolic links lead is what counts. ModelEndpoint: makes ModelReplicas NAME-0 … NAME-(n-1), sums up their
  * conditions. ModelReplica: model verified → workload in the runtime → probe → Ready; liveness by token progress; hung engines are restarted.
  */
 #ifndef SEKI_INFERENCE_INFERENCE_H
@@ -16,12 +17,17 @@ struct inference_options {
     struct engine_paths paths;
     uint64_t probe_interval_ms; /* default 2 s; 200 ms while loading */
     uint64_t stall_ms;          /* running requests without a token for this long: hung; default 60 s */
+    uint64_t idle_ms;           /* an engine without requests makes one token so often, to show that it can; default 60 s */
+    const char *model_dirs;     /* in which files of Models may lie, comma-separated; NULL or empty: anywhere but in data_dir */
+    const char *data_dir;       /* what is secret lies there; NULL: none */
 };
 
 /* Adds its controllers to m; the runtime stays the caller's. */
 struct inference *inference_new(struct manager *m, struct runtime *rt, const struct inference_options *o);
 /* For runtime_local_options.changed: maps a workload's name back to its replica and enqueues it. */
 void inference_workload_changed(struct inference *i, const char *workload);
+/* Passes that take long end soon; before manager_stop(). Any thread. */
+void inference_stopping(struct inference *i);
 void inference_free(struct inference *i);
 
 #endif

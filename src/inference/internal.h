@@ -3,6 +3,7 @@
 #define SEKI_INFERENCE_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/map.h"
 #include "inference/inference.h"
@@ -28,12 +29,17 @@ struct inference {
     struct runtime *runtime;
     struct inference_options o;
     struct informer *models, *endpoints, *replicas;
+    atomic_bool stopping;
     pthread_mutex_t lock;
     struct map *workloads; /* name → char *: "NS/NAME" of the replica */
     struct map *memory;    /* replica uid → struct replica_memory * */
 };
 
 int model_reconcile(void *ctx, struct reconcile *r, struct err *err);
+/* Each file of the Model is there and looks as it did when it was hashed. */
+bool model_files_proven(const json_t *model);
+/* Whether a Model's file may be read: real is its path without links. For tests. */
+bool model_may_read(const char *real, const char *model_dirs, const char *data_dir);
 int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err);
 int replica_reconcile(void *ctx, struct reconcile *r, struct err *err);
 

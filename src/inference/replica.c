@@ -1,4 +1,8 @@
 /* ModelReplica: a verified model → a workload in the runtime → an engine that answers → Ready, and it stays so while tokens come. */
+#include <dirent.h>
+#include <errno.h>
+#include <unistd.h>
+
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -66,6 +70,26 @@ static void forget(struct pass *p)
     pthread_mutex_unlock(&p->i->lock);
 }
 
+/* ---- files of ours beside the engine's socket ---- */
+
+/* Removes tokens of this replica but the one to keep; with keep NULL all, and the socket of an engine that was killed. */
+static void remove_files(struct pass *p, const char *keep, bool socket)
+{
+    const char *uid = obj_uid(p->r->obj), *where = p->i->o.paths.socket_dir;
+    DIR *d = opendir(where);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        struct str name = str_of(e->d_name);
+        const char *path = arena_printf(p->r->arena, "%s/%s", where, e->d_name);
+        bool mine = str_starts(name, str_of(uid)) && str_ends(name, STR(".token"));
+        if (mine && (!keep || strcmp(keep, path) != 0))
+            unlink(path);
+    }
+    if (d)
+        closedir(d);
+    if (socket)
+        unlink(arena_printf(p->r->arena, "%s/%.18s.sock", where, uid));
+}
+
 /* ---- the end ---- */
 
 static int finish(struct pass *p, struct err *err)
@@ -86,6 +110,7 @@ static int finish(struct pass *p, struct err *err)
         return 0;
     }
     forget(p);
+    remove_files(p, NULL, true);
     json_array_foreach (list, i, f)
         if (!strcmp(json_string_value(f), WORKLOAD_FINALIZER)) {
             json_array_remove(list, i);
@@ -112,6 +137,7 @@ static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused
     const char *status = model ? obj_condition(model, "Verified") : NULL;
     if (!model) {
         set_condition(obj, "ModelVerified", "False", "ModelNotFound", "there is no Model \"%s\" in namespace %s", name, p->r->ns);
+        *ret_refused = true;
         return false;
     }
     const char *reason = obj_condition_reason(model, "Verified");
@@ -119,31 +145,45 @@ static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused
     *ret_file = arena_printf(p->r->arena, "%s/%s", json_str_or(model, "spec.source", "file://") + strlen("file://"),
                              json_str_or(json_array_get(json_at(model, "spec.files"), 0), "name", ""));
     *ret_refused = status && !strcmp(status, "False");
-    return status && !strcmp(status, "True");
+    if (!status || strcmp(status, "True") != 0)
+        return false;
+    if (model_files_proven(model))
+        return true;
+    set_condition(obj, "ModelVerified", "Unknown", "Verifying", "files of Model %s changed since they were verified", name);
+    manager_enqueue(p->i->manager, CONTROLLER_MODEL, p->r->ns, name);
+    return false;
 }
 
-/* A remote engine's key, from the Secret into a file that only this user reads. */
+/* A remote engine's key, from the Secret into a file that only this user reads. Another version of the Secret is another file, so that whoever follows the status notices. */
 static int write_token(struct pass *p, struct err *err)
 {
     struct reconcile *r = p->r;
-    const char *name = p->mr.spec.engine.secret;
+    const char *name = p->mr.spec.engine.secret, *now = json_str_or(r->obj, "status.tokenFile", "");
     struct client_resource resource = kind_resource(&kind_secret);
     CLEANUP(sbuf_deinit) struct sbuf key = {0};
     JSON_AUTO secret = NULL;
-    if (!name || !*name)
+    if (!name || !*name) {
+        if (*now)
+            json_object_del(json_object_get(r->obj, "status"), "tokenFile");
+        remove_files(p, NULL, false);
         return 0;
+    }
     int rc = client_get(r->client, &resource, r->ns, name, &secret, err);
     if (rc < 0)
         return err_wrap(err, "spec.engine.secret");
+    p->plan.token_file = arena_printf(r->arena, "%s/%s-%s.token", p->i->o.paths.socket_dir, obj_uid(r->obj), json_str_or(secret, "metadata.resourceVersion", "0"));
+    if (!strcmp(now, p->plan.token_file) && file_exists(now)) {
+        remove_files(p, now, false);
+        return 0;
+    }
     sbuf_init(&key, 16 * 1024);
     const char *value = json_string_value(json_object_get(json_object_get(secret, "data"), "apiKey"));
-    if (!value || base64_decode(str_of(value), &key, err) < 0)
+    if (!value || base64_decode(str_of(value), &key, err) < 0 || !key.len)
         return err_field(err, ERR_INVALID, "spec.engine.secret", "Secret %s has no data.apiKey", name);
-    const char *file = arena_printf(r->arena, "%s/%s.token", p->i->o.paths.socket_dir, obj_uid(r->obj));
-    rc = file_write(file, sbuf_str(&key), 0600, err);
+    rc = file_write(p->plan.token_file, sbuf_str(&key), 0600, err);
     mem_wipe(key.ptr, key.len);
     if (rc == 0)
-        json_put_str(r->obj, "status.tokenFile", file);
+        json_put_str(r->obj, "status.tokenFile", p->plan.token_file);
     return rc;
 }
 
@@ -151,6 +191,7 @@ static void not_started(struct pass *p, const char *reason, const char *message)
 {
     set_condition(p->r->obj, "EngineStarted", "False", reason, "%s", message);
     set_condition(p->r->obj, "Ready", "False", reason, "%s", message);
+    p->memory.was_ready = false;
 }
 
 /* ---- the engine's process ---- */
@@ -243,7 +284,7 @@ static void restart(struct pass *p, const char *reason, const char *why)
     struct runtime *rt = p->i->runtime;
     set_condition(p->r->obj, "Ready", "False", reason, "%s", why);
     manager_event(p->i->manager, p->r->obj, "Warning", reason, why);
-    log_warn("engine is restarted", KV("replica", p->r->name), KV("namespace", p->r->ns), KV("reason", reason), KV("why", why));
+    log_warn(p->plan.argv ? "engine is restarted" : "engine elsewhere does not serve", KV("replica", p->r->name), KV("namespace", p->r->ns), KV("reason", reason), KV("why", why));
     if (p->plan.argv && rt->ops->restart(rt, p->workload, why, &err) < 0)
         log_warn("it could not be restarted", KV("replica", p->r->name), KVE(&err));
     p->memory = (struct replica_memory){0};
@@ -263,13 +304,13 @@ static void wait_for_answer(struct pass *p, const char *what)
     const char *reason = obj_condition_reason(obj, "Ready");
     if (reason && !strcmp(reason, "DeadlineExceeded") && waited_s < limit_s / 2)
         return; /* a second try: until it works, the first one's failure is what matters */
-    set_condition(obj, "Ready", "False", "Loading", "waiting %llu s of at most %llu s: %s", (unsigned long long)(waited_s / STEP_S * STEP_S), (unsigned long long)limit_s, what);
+    set_condition(obj, "Ready", "False", p->plan.argv ? "Loading" : "ServerUnavailable", "waiting %llu s of at most %llu s: %s", (unsigned long long)(waited_s / STEP_S * STEP_S), (unsigned long long)limit_s, what);
 }
 
 static void judge(struct pass *p, int probe_rc, const struct engine_health *h, const char *probe_error)
 {
     uint64_t now = clock_mono_ms();
-    enum engine_verdict v = engine_liveness_feed(&p->memory.liveness, now, probe_rc, h, p->i->o.stall_ms);
+    enum engine_verdict v = engine_liveness_feed(&p->memory.liveness, now, probe_rc, h, p->i->o.stall_ms, p->i->o.idle_ms);
     p->r->requeue_ms = p->i->o.probe_interval_ms;
     if (v == ENGINE_NEEDS_POKE && probe_rc == 0) {
         struct err err = ERR_INIT;
@@ -279,7 +320,9 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
         if (rc == ERR_TIMEOUT)
             probe_error = "an idle engine did not make one token";
     }
-    if (v == ENGINE_HUNG)
+    if (v == ENGINE_HUNG && !p->plan.argv)
+        restart(p, "ServerUnavailable", probe_error);
+    else if (v == ENGINE_HUNG)
         restart(p, "EngineHung", arena_printf(p->r->arena, "no progress: %s", *probe_error ? probe_error : "requests run and no token comes"));
     else if (probe_rc == 0)
         publish(p);
@@ -299,7 +342,7 @@ static void look_at_engine(struct pass *p)
     if (p->memory.was_ready || rc == 0)
         judge(p, rc, &h, err.msg);
     else
-        wait_for_answer(p, rc == ERR_UNAVAILABLE ? err.msg : "the engine does not listen yet");
+        wait_for_answer(p, rc == ERR_UNAVAILABLE || !p->plan.argv ? err.msg : "the engine does not listen yet");
 }
 
 /* ---- one pass ---- */
@@ -314,7 +357,7 @@ static int bring_up(struct pass *p, struct err *err)
     bool may_start = model_ready(p, &file, &refused);
     if (!may_start && (refused || p->w.state == WORKLOAD_ABSENT)) {
         p->r->requeue_ms = WAIT_LOOK_MS;
-        not_started(p, obj_condition_reason(p->r->obj, "ModelVerified"), "waiting for the model to be verified");
+        not_started(p, obj_condition_reason(p->r->obj, "ModelVerified"), refused ? "the model is not what it should be" : "waiting for the model to be verified");
         return p->w.state == WORKLOAD_ABSENT ? 0 : rt->ops->stop(rt, p->workload, err);
     }
     p->engine = engine_find(p->mr.spec.engine.driver);
@@ -322,14 +365,14 @@ static int bring_up(struct pass *p, struct err *err)
         not_started(p, "UnknownDriver", "there is no such engine driver");
         return 0;
     }
+    if (p->engine->plan(&p->i->o.paths, &p->mr, obj_uid(p->r->obj), file, p->r->arena, &p->plan, &why) < 0) {
+        p->r->requeue_ms = WAIT_LOOK_MS;
+        not_started(p, why.code == ERR_UNAVAILABLE ? "EngineMissing" : "EngineInvalid", why.msg);
+        return 0;
+    }
     if (write_token(p, &why) < 0) {
         p->r->requeue_ms = WAIT_LOOK_MS;
         not_started(p, "SecretMissing", why.msg);
-        return 0;
-    }
-    if (p->engine->plan(&p->i->o.paths, &p->mr, obj_uid(p->r->obj), file, p->r->arena, &p->plan, &why) < 0) {
-        p->r->requeue_ms = WAIT_LOOK_MS;
-        not_started(p, "EngineMissing", why.msg);
         return 0;
     }
     if (p->plan.argv) {
@@ -337,10 +380,14 @@ static int bring_up(struct pass *p, struct err *err)
         if (rc < 0)
             return rc;
         note_restarts(p);
-        if (!process_runs(p)) {
-            p->memory.was_ready = false;
+        if (!process_runs(p))
             return 0;
-        }
+    }
+    if (!p->plan.argv && p->w.state != WORKLOAD_ABSENT) { /* what ran here before the engine was moved elsewhere */
+        json_remove(p->r->obj, "status.pid");
+        int rc = rt->ops->stop(rt, p->workload, err);
+        if (rc < 0)
+            return rc;
     }
     look_at_engine(p);
     return 0;

@@ -6,10 +6,11 @@
 
 #define LEDGER_FORMAT 1
 #define LEDGER_PATH_MAX 4096
+#define LEDGER_ID_BYTES 12
 
 struct ledger_file_head {
     enum ledger_kind kind;
-    uint8_t id[16];
+    uint8_t id[LEDGER_ID_BYTES];
 };
 
 void ledger_path(const char *dir, const char *name, unsigned number, char path[LEDGER_PATH_MAX]);
@@ -23,9 +24,19 @@ struct ledger_position {
     uint64_t sequence; /* of the last record */
     uint8_t hash[32];  /* its hash */
 };
-/* One pass over a file from an offset: checks sequence and chain against *pos and moves it. fn may be NULL; false stops after that record. *ret_offset: behind the last good
- * record. ERR_CORRUPT names offset and sequence; incomplete bytes at the end are no error. */
-int ledger_scan(const char *path, off_t from, struct ledger_position *pos, bool (*fn)(void *arg, const struct ledger_record *rec), void *arg, off_t *ret_offset,
-                bool *ret_stopped, struct err *err) NODISCARD;
+/* One pass over an open file, from *offset to size: checks sequence and chain against *pos, and moves both behind the last good record. fn may be NULL; false stops after that
+ * record. ERR_CORRUPT names offset and sequence. Bytes at the end that are a part of a record are no error, when no whole record stands among them. */
+struct ledger_scan {
+    const char *path; /* for errors */
+    int fd;
+    off_t offset, size;
+    struct ledger_position *pos;
+    bool (*fn)(void *arg, const struct ledger_record *rec);
+    void *arg;
+    bool stopped;
+};
+int ledger_scan(struct ledger_scan *s, struct err *err) NODISCARD;
+/* Whether some record that comes later than the sequence stands whole in the bytes: then what is before it was written long ago, and is damaged. */
+bool ledger_has_later(struct str bytes, uint64_t sequence);
 
 #endif

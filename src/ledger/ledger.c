@@ -17,7 +17,7 @@
 
 struct ledger {
     char *dir, *name;
-    enum ledger_kind kind;
+    struct ledger_file_head head; /* the same in all files */
     size_t max_file_bytes;
     int fd, lock_fd;
     unsigned number; /* of the last file; 0: none yet */
@@ -31,9 +31,7 @@ static int open_new_file(struct ledger *l, struct err *err)
 {
     char path[LEDGER_PATH_MAX];
     uint8_t head[LEDGER_FILE_HEAD_BYTES];
-    struct ledger_file_head h = {.kind = l->kind};
-    rnd_bytes(h.id, sizeof(h.id));
-    ledger_write_head(&h, head);
+    ledger_write_head(&l->head, head);
     ledger_path(l->dir, l->name, l->number + 1, path);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -65,54 +63,79 @@ static int cut_tail(const char *path, int fd, off_t good, off_t size, struct err
     return 0;
 }
 
-/* The bad record is the last one: by its length it ends at the end of the file or behind it. Then it was being written when the power went. */
-static bool is_last(int fd, off_t good, off_t size)
+/* What stands behind the last good record was being written when the power went: by its length it ends at the end of the file or behind it, and nothing whole is in it. */
+static bool is_torn(const struct ledger_scan *s)
 {
-    uint8_t p[4];
-    if (pread(fd, p, sizeof(p), good) != (ssize_t)sizeof(p))
+    CLEANUP(sbuf_deinit) struct sbuf tail = {0};
+    size_t len = (size_t)(s->size - s->offset);
+    if (len > LEDGER_HEAD_BYTES + LEDGER_BODY_MAX)
+        return false;
+    sbuf_init(&tail, LEDGER_HEAD_BYTES + LEDGER_BODY_MAX);
+    char *p = sbuf_reserve(&tail, len);
+    if (!p || pread(s->fd, p, len, s->offset) != (ssize_t)len)
+        return false;
+    if (len < 4)
         return true;
-    uint32_t len = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-    bool blank = !len; /* the size reached the disk, the bytes did not */
-    return (blank && size - good <= LEDGER_HEAD_BYTES + LEDGER_BODY_MAX) || (len <= LEDGER_BODY_MAX && good + LEDGER_HEAD_BYTES + (off_t)len >= size);
+    uint32_t body = (uint8_t)p[0] | (uint32_t)(uint8_t)p[1] << 8 | (uint32_t)(uint8_t)p[2] << 16 | (uint32_t)(uint8_t)p[3] << 24;
+    /* 0: the size reached the disk, the bytes did not. */
+    return (!body || (body <= LEDGER_BODY_MAX && LEDGER_HEAD_BYTES + body >= len)) && !ledger_has_later(str_n(p, len), s->pos->sequence);
 }
 
-static int scan_last(struct ledger *l, const char *path, off_t size, off_t *ret_good, struct err *err)
+static int read_head(struct ledger *l, const char *path, int fd, struct err *err)
 {
-    int rc = ledger_scan(path, LEDGER_FILE_HEAD_BYTES, &l->pos, NULL, NULL, ret_good, NULL, err);
-    return rc == ERR_CORRUPT && is_last(l->fd, *ret_good, size) ? 0 : rc;
-}
-
-static int open_last_file(struct ledger *l, unsigned first, unsigned last, struct err *err)
-{
-    char path[LEDGER_PATH_MAX], head[LEDGER_FILE_HEAD_BYTES];
+    char text[LEDGER_FILE_HEAD_BYTES];
     struct ledger_file_head h;
+    ssize_t n = pread(fd, text, sizeof(text), 0);
+    if (n < 0)
+        return err_sys(err, errno, "%s", path);
+    if (ledger_read_head(str_n(text, (size_t)n), &h, err) < 0)
+        return err_wrap(err, "%s", path);
+    if (h.kind != l->head.kind)
+        return err_set(err, ERR_INVALID, "%s is a ledger of another kind (%d, not %d)", path, h.kind, l->head.kind);
+    if (l->number && memcmp(h.id, l->head.id, sizeof(h.id)) != 0)
+        return err_set(err, ERR_CORRUPT, "%s belongs to another ledger than the file before it", path);
+    l->head = h;
+    return 0;
+}
+
+/* Opens one file and goes through it; the descriptor stays open as l->fd. */
+static int walk_file(struct ledger *l, unsigned number, bool last, struct err *err)
+{
+    char path[LEDGER_PATH_MAX];
     struct stat st;
-    off_t good = 0;
-    int rc = 0;
-    for (unsigned n = first; n < last && rc == 0; n++) {
-        ledger_path(l->dir, l->name, n, path);
-        rc = ledger_scan(path, LEDGER_FILE_HEAD_BYTES, &l->pos, NULL, NULL, &good, NULL, err);
-    }
-    if (rc < 0)
-        return rc;
-    ledger_path(l->dir, l->name, last, path);
-    l->fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC);
+    struct ledger_scan s = {.path = path, .offset = LEDGER_FILE_HEAD_BYTES, .pos = &l->pos};
+    ledger_path(l->dir, l->name, number, path);
+    file_closep(&l->fd);
+    l->fd = s.fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC);
     if (l->fd < 0 || fstat(l->fd, &st) < 0)
         return err_sys(err, errno, "%s", path);
-    ssize_t n = pread(l->fd, head, sizeof(head), 0);
-    l->number = last;
-    if (n >= 0 && n < (ssize_t)sizeof(head)) { /* died while it was made: it holds nothing */
-        l->number = last - 1;
-        close(l->fd);
-        l->fd = -1;
+    s.size = st.st_size;
+    if (last && st.st_size < LEDGER_FILE_HEAD_BYTES) { /* died while it was made: it holds nothing */
+        file_closep(&l->fd);
         return unlink(path) < 0 ? err_sys(err, errno, "%s", path) : open_new_file(l, err);
     }
-    if ((rc = ledger_read_head(str_n(head, sizeof(head)), &h, err)) < 0 || (rc = scan_last(l, path, st.st_size, &good, err)) < 0)
-        return err_wrap(err, "%s", path);
-    if (h.kind != l->kind)
-        return err_set(err, ERR_INVALID, "%s is a ledger of another kind (%d, not %d)", path, h.kind, l->kind);
-    l->size = good;
-    return good < st.st_size ? cut_tail(path, l->fd, good, st.st_size, err) : 0;
+    int rc = read_head(l, path, l->fd, err);
+    if (rc < 0)
+        return rc;
+    l->number = number;
+    rc = ledger_scan(&s, err);
+    l->size = s.offset;
+    if (rc == ERR_CORRUPT && last && is_torn(&s))
+        rc = 0;
+    if (rc < 0 || s.offset == s.size)
+        return rc;
+    if (!last)
+        return err_set(err, ERR_CORRUPT, "%s, offset %lld, after sequence %llu: the last record is cut off, and the ledger goes on in another file", path, (long long)s.offset,
+                       (unsigned long long)l->pos.sequence);
+    return cut_tail(path, l->fd, s.offset, s.size, err);
+}
+
+static int open_files(struct ledger *l, unsigned first, unsigned last, struct err *err)
+{
+    int rc = 0;
+    for (unsigned n = first; n <= last && rc == 0; n++)
+        rc = walk_file(l, n, n == last, err);
+    return rc;
 }
 
 int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err *err)
@@ -120,8 +143,9 @@ int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err 
     char lock[LEDGER_PATH_MAX];
     unsigned first, last;
     struct ledger *l = XNEW(struct ledger);
-    *l = (struct ledger){.dir = xstrdup(o->dir), .name = xstrdup(o->name), .kind = o->kind, .fd = -1, .lock_fd = -1,
+    *l = (struct ledger){.dir = xstrdup(o->dir), .name = xstrdup(o->name), .head.kind = o->kind, .fd = -1, .lock_fd = -1,
                          .max_file_bytes = o->max_file_bytes ? o->max_file_bytes : DEFAULT_FILE_BYTES};
+    rnd_bytes(l->head.id, sizeof(l->head.id));
     sbuf_init(&l->buf, LEDGER_HEAD_BYTES + LEDGER_BODY_MAX);
     snprintf(lock, sizeof(lock), "%s/%s.lock", o->dir, o->name);
     int rc = file_mkdirs(o->dir, 0700, err);
@@ -130,7 +154,7 @@ int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err 
     if (rc == 0)
         rc = ledger_find_files(o->dir, o->name, &first, &last, err);
     if (rc == 0)
-        rc = last ? open_last_file(l, first, last, err) : open_new_file(l, err);
+        rc = last ? open_files(l, first, last, err) : open_new_file(l, err);
     if (rc < 0) {
         ledger_close(l);
         return rc;

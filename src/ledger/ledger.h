@@ -3,8 +3,8 @@
  * Writing: ledger_append() gives the bytes to the kernel with one write(2) before it returns, so that a killed process loses nothing;
  * ledger_sync() makes them survive power loss; the owner calls it on a timer (the usage journal: every 100 ms when dirty; the
  * audit ledger: before the write is acknowledged). A file is rolled at max_file_bytes to NAME.000002 …; sequence and chain go on.
- * Exactly once: a body carries a deterministic "id"; the collector that copies from a journal into the ledger remembers, durably and in the
- * ledger's own records, how far it has read each journal (file id, sequence), so that a crash between the two repeats nothing.
+ * Exactly once: whoever copies from a journal into a ledger writes with each record where it came from (the journal's id and sequence), so that a crash at any instant
+ * repeats nothing and leaves nothing out.
  * Threads: a ledger is used by one thread at a time.
  */
 #ifndef SEKI_LEDGER_LEDGER_H
@@ -19,10 +19,9 @@ struct ledger_options {
     const char *name;         /* "usage-gateway": files NAME.000001 … */
     enum ledger_kind kind;
     size_t max_file_bytes;    /* default 64 MiB */
-    bool read_only;
 };
 
-/* Opens or makes it; verifies the last file and cuts a torn tail. ERR_BUSY: another writer. */
+/* Opens or makes it; verifies it and cuts a torn tail. ERR_BUSY: another writer. */
 int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err *err) NODISCARD;
 void ledger_close(struct ledger *l); /* syncs */
 int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err) NODISCARD;
@@ -34,13 +33,17 @@ int ledger_take_unsynced(struct ledger *l);
 uint64_t ledger_last_sequence(const struct ledger *l);
 
 /* Reading, also while another process writes: records after after_sequence, in order, until fn returns false or the end. Checks
- * checksums and the chain. Remembers the file position between calls, so that following a journal is cheap. */
+ * checksums and the chain. Remembers the file position between calls, so that following a journal is cheap. What is handed to fn has been synced before, so that nothing
+ * that is made from it can outlive it. After an error the reader stays where it is; close it when the files may have been replaced. */
 struct ledger_reader;
 int ledger_reader_open(const char *dir, const char *name, struct ledger_reader **ret, struct err *err) NODISCARD;
 void ledger_reader_close(struct ledger_reader *r);
+/* What names this ledger, in hexadecimal: another one under the same path has another id. ERR_NOT_FOUND: there are no files yet. */
+#define LEDGER_ID_TEXT 25
+int ledger_reader_id(struct ledger_reader *r, char ret[LEDGER_ID_TEXT], struct err *err) NODISCARD;
 int ledger_read(struct ledger_reader *r, uint64_t after_sequence, bool (*fn)(void *arg, const struct ledger_record *rec), void *arg,
                 struct err *err) NODISCARD;
-/* Whole-ledger check; the error names the first bad record. */
+/* Whole-ledger check, when nobody writes: the error names the first bad record, also one that is cut off at the end. */
 int ledger_verify(const char *dir, const char *name, uint64_t *ret_records, struct err *err) NODISCARD;
 
 #endif

@@ -22,8 +22,10 @@ static void make_tables(void)
             crc_table[t][i] = crc_table[t - 1][i] >> 8 ^ crc_table[0][crc_table[t - 1][i] & 0xFF];
 }
 
-static uint32_t crc32c(const uint8_t *p, size_t len)
+uint32_t ledger_crc32c(struct str bytes)
 {
+    const uint8_t *p = (const uint8_t *)bytes.ptr;
+    size_t len = bytes.len;
     uint32_t c = ~0u;
     pthread_once(&crc_once, make_tables);
     for (; len >= 8; len -= 8, p += 8) {
@@ -66,7 +68,7 @@ void ledger_encode(const struct ledger_record *r, struct sbuf *out, uint8_t ret_
     put(p + AT_TIME, (uint64_t)r->time_ms, 8);
     memcpy(p + AT_PREV, r->prev_hash, 32);
     memcpy(p + LEDGER_HEAD_BYTES, r->body.ptr, r->body.len);
-    put(p + AT_CRC, crc32c(p + AT_VERSION, total - AT_VERSION), 4);
+    put(p + AT_CRC, ledger_crc32c(str_n(p + AT_VERSION, total - AT_VERSION)), 4);
     hash_sha256(str_n(p, total), ret_hash);
     sbuf_commit(out, total);
 }
@@ -82,7 +84,7 @@ int ledger_decode(struct str bytes, struct ledger_record *ret, size_t *ret_used,
         return err_set(err, ERR_CORRUPT, "a record of %zu bytes; at most %d are written", len, LEDGER_BODY_MAX);
     if (bytes.len < total)
         return 0;
-    if (crc32c(p + AT_VERSION, total - AT_VERSION) != take(p + AT_CRC, 4))
+    if (ledger_crc32c(str_n(p + AT_VERSION, total - AT_VERSION)) != take(p + AT_CRC, 4))
         return err_set(err, ERR_CORRUPT, "a record's checksum is wrong");
     if (take(p + AT_RESERVED, 2) != 0)
         return err_set(err, ERR_CORRUPT, "a record's reserved bytes are not zero");

@@ -6,6 +6,11 @@
 
 #define USAGE_BODY_MAX (16 * 1024)
 
+static int64_t at_most(int64_t n)
+{
+    return n < USAGE_TOKENS_MAX ? n : USAGE_TOKENS_MAX;
+}
+
 void usage_encode(const struct usage *u, struct sbuf *out)
 {
     const struct {
@@ -16,7 +21,7 @@ void usage_encode(const struct usage *u, struct sbuf *out)
     const struct {
         const char *name;
         int64_t value;
-    } numbers[] = {{"status", u->status}, {"prompt_tokens", u->prompt_tokens}, {"cached_tokens", u->cached_tokens}, {"completion_tokens", u->completion_tokens},
+    } numbers[] = {{"status", u->status}, {"prompt_tokens", at_most(u->prompt_tokens)}, {"cached_tokens", at_most(u->cached_tokens)}, {"completion_tokens", at_most(u->completion_tokens)},
                    {"start_ms", u->start_ms}, {"ttft_ms", u->ttft_ms}, {"duration_ms", u->duration_ms}};
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         sbuf_addf(out, "%s\"%s\":", i ? "," : "{", texts[i].name);
@@ -33,6 +38,11 @@ static struct str text_of(const json_t *doc, struct arena *a, const char *name)
     return json_is_string(v) ? arena_str(a, str_n(json_string_value(v), json_string_length(v))) : STR("");
 }
 
+static bool is_count(int64_t n)
+{
+    return n >= 0 && n <= USAGE_TOKENS_MAX;
+}
+
 int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err *err)
 {
     JSON_AUTO doc = NULL;
@@ -46,7 +56,9 @@ int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err
         .status = (int)json_int(doc, "status", 0), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
         .completion_tokens = json_int(doc, "completion_tokens", 0), .start_ms = json_int(doc, "start_ms", 0), .ttft_ms = json_int(doc, "ttft_ms", -1),
         .duration_ms = json_int(doc, "duration_ms", 0)};
-    if (!ret->id.len || !ret->project.len || ret->prompt_tokens < 0 || ret->completion_tokens < 0)
-        return err_set(err, ERR_INVALID, "a usage record without id, project or with negative counts");
+    if (!ret->id.len || !ret->project.len)
+        return err_set(err, ERR_INVALID, "a usage record without id or project");
+    if (!is_count(ret->prompt_tokens) || !is_count(ret->cached_tokens) || !is_count(ret->completion_tokens))
+        return err_set(err, ERR_INVALID, "a usage record with a count that is negative or above %lld", USAGE_TOKENS_MAX);
     return 0;
 }

@@ -10,6 +10,9 @@
 
 #include "base/str.h"
 
+/* No request uses more tokens: a count above this is an engine's lie, and its sums would run over. */
+#define USAGE_TOKENS_MAX 1000000000000LL
+
 struct usage {
     struct str id, project, tenant, key, endpoint, model, replica, route, outcome;
     bool stream, exact;

@@ -14,7 +14,6 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/rnd.h"
-#include "base/vec.h"
 #include "crypto/hash.h"
 #include "loop/spawn.h"
 #include "loop/thread.h"
@@ -26,7 +25,9 @@
 #define CRASHES 5          /* as many ends in a row before that: a crash loop */
 #define STOP_MS 10000u
 #define LOG_BYTES (16u * 1024 * 1024)
-#define LOG_LOOK_MS 5000u
+#define LOOK_MS 5000u
+#define CGROUP_ROOT "/sys/fs/cgroup"
+#define CGROUP_SELF "/proc/self/cgroup"
 #define FREE_WAIT_MS 15000u
 
 struct entry {
@@ -49,11 +50,13 @@ struct local {
     struct runtime base;
     char *state_dir, *log_dir;
     size_t log_max_bytes;
+    uint64_t backoff_ms;
+    char boot[BOOT_BYTES], cgroup_base[2048], cgroup_owner[9]; /* base: empty when there is none */
     void (*changed)(void *arg, const char *name);
     void *arg;
     struct loop_thread *thread;
     struct loop *loop;
-    struct timer log_timer;
+    struct timer look_timer;
     pthread_mutex_t lock;
     pthread_cond_t emptied;
     struct map *entries;
@@ -139,7 +142,7 @@ static void remove_entry(struct entry *e)
 {
     struct local *l = e->runtime;
     record_remove(l->state_dir, e->record.name);
-    tree_forget(e->record.name);
+    tree_forget(&e->record);
     map_del(l->entries, str_of(e->record.name));
     if (!map_len(l->entries))
         pthread_cond_broadcast(&l->emptied);
@@ -148,7 +151,7 @@ static void remove_entry(struct entry *e)
 static uint64_t backoff_of(const struct entry *e)
 {
     int step = e->quick_ends > 1 ? e->quick_ends - 1 : 0;
-    uint64_t ms = step < 7 ? (uint64_t)BACKOFF_MIN_MS << step : BACKOFF_MAX_MS;
+    uint64_t ms = step < 7 ? e->runtime->backoff_ms << step : BACKOFF_MAX_MS;
     return ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : ms;
 }
 
@@ -179,16 +182,21 @@ static int spawn(struct entry *e, struct err *err)
     struct local *l = e->runtime;
     char line[WORKLOAD_NAME_BYTES + MARKER_BYTES + 32];
     CLEANUP(file_closep) int log = -1;
-    int rc = log_file_open(l->log_dir, e->record.name, &log, err);
-    if (rc < 0)
-        return rc;
+    struct err no_log = ERR_INIT;
+    if (log_file_open(l->log_dir, e->record.name, &log, &no_log) < 0)
+        log_warn("a workload runs without a log", KV("workload", e->record.name), KVE(&no_log));
     CLEANUP(mem_freep) const char **env = with_marker(e, line, sizeof(line));
     struct spawn_options o = {.argv = (const char *const *)e->argv, .env = env, .cwd = e->cwd, .stdin_fd = -1, .stdout_fd = log, .stderr_fd = log, .new_session = true};
-    if ((rc = spawn_start(&o, &e->record.pid, err)) < 0)
+    int rc = spawn_start(&o, &e->record.pid, err);
+    if (rc < 0)
         return rc;
-    tree_joined(e->record.name, e->record.pid);
-    e->record.start_ticks = 0;
-    (void)!spawn_start_time(e->record.pid, &e->record.start_ticks, NULL);
+    if ((rc = spawn_start_time(e->record.pid, &e->record.start_ticks, err)) < 0) {
+        kill(-e->record.pid, SIGKILL); /* our child, and not collected: it is still the one */
+        e->record.pid = 0;
+        return rc;
+    }
+    if (*l->cgroup_base)
+        tree_join(&e->record, l->cgroup_base, l->cgroup_owner);
     return 0;
 }
 
@@ -199,7 +207,9 @@ static void start(struct entry *e)
     uint8_t random[16];
     rnd_bytes(random, sizeof(random));
     hash_hex(random, sizeof(random), e->record.marker);
-    snprintf(e->record.hash, sizeof(e->record.hash), "%s", e->want_hash);
+    memcpy(e->record.hash, e->want_hash, sizeof(e->record.hash));
+    memcpy(e->record.boot, l->boot, sizeof(e->record.boot));
+    e->record.cgroup[0] = 0;
     e->record.pid = 0;
     e->record.started_ms = clock_wall_ms();
     e->adopted = e->at_once = false;
@@ -329,15 +339,42 @@ static void on_timer(struct timer *t)
     tell(l, name);
 }
 
-static void on_log_timer(struct timer *t)
+/* Names of all entries, to be freed by the caller: what takes long is done without the lock. */
+static char **names_of(struct local *l)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    size_t n = 0;
+    pthread_mutex_lock(&l->lock);
+    char **names = xcalloc(map_len(l->entries) + 1, sizeof(*names));
+    while (map_next(l->entries, &it))
+        names[n++] = xstrndup(it.key.ptr, it.key.len);
+    pthread_mutex_unlock(&l->lock);
+    return names;
+}
+
+static bool is_known(void *arg, const char *name)
+{
+    struct local *l = arg;
+    return map_getc(l->entries, name) != NULL;
+}
+
+static void sweep(struct local *l)
+{
+    pthread_mutex_lock(&l->lock);
+    if (*l->cgroup_base)
+        tree_sweep(l->cgroup_base, l->cgroup_owner, is_known, l);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void on_look_timer(struct timer *t)
 {
     struct local *l = t->arg;
-    struct map_iter it = MAP_ITER_INIT;
-    pthread_mutex_lock(&l->lock);
-    while (map_next(l->entries, &it))
-        log_file_rotate(l->log_dir, ((struct entry *)it.value)->record.name, l->log_max_bytes);
-    pthread_mutex_unlock(&l->lock);
-    timer_start(t, LOG_LOOK_MS);
+    sweep(l);
+    char **names = names_of(l);
+    for (size_t i = 0; names[i]; i++)
+        log_file_rotate(l->log_dir, names[i], l->log_max_bytes);
+    free_strings(names);
+    timer_start(t, LOOK_MS);
 }
 
 /* ---- from outside ---- */
@@ -469,21 +506,14 @@ static void local_get(struct runtime *r, const char *name, struct workload_statu
 
 static void local_each(struct runtime *r, void (*fn)(void *arg, const char *name, const struct workload_status *s), void *arg)
 {
-    struct local *l = local_of(r);
-    struct map_iter it = MAP_ITER_INIT;
-    VEC(char *) names = VEC_INIT;
-    pthread_mutex_lock(&l->lock);
-    while (map_next(l->entries, &it))
-        *VEC_PUSH(&names) = xstrndup(it.key.ptr, it.key.len);
-    pthread_mutex_unlock(&l->lock);
-    VEC_FOREACH (&names, name) {
+    char **names = names_of(local_of(r));
+    for (size_t i = 0; names[i]; i++) {
         struct workload_status s;
-        local_get(r, *name, &s);
+        local_get(r, names[i], &s);
         if (s.state != WORKLOAD_ABSENT)
-            fn(arg, *name, &s);
-        mem_free(*name);
+            fn(arg, names[i], &s);
     }
-    VEC_DEINIT(&names);
+    free_strings(names);
 }
 
 static int local_log_tail(struct runtime *r, const char *name, size_t max_bytes, char **ret, struct err *err)
@@ -505,7 +535,7 @@ static void adopt(void *arg, const struct run_record *recorded)
     if (!record_find_process(&r)) {
         r.pid = 0; /* perhaps another's by now */
         tree_signal(&r, SIGKILL); /* its children may still be there: by their marker */
-        tree_forget(r.name);
+        tree_forget(&r);
         record_remove(l->state_dir, r.name);
         return;
     }
@@ -531,8 +561,8 @@ static int on_thread_start(struct loop *loop, void *arg, struct err *err)
 {
     struct local *l = arg;
     l->loop = loop;
-    timer_init(&l->log_timer, loop, on_log_timer, l);
-    timer_start(&l->log_timer, LOG_LOOK_MS);
+    timer_init(&l->look_timer, loop, on_look_timer, l);
+    timer_start(&l->look_timer, LOOK_MS);
     pthread_mutex_lock(&l->lock);
     int rc = record_each(l->state_dir, adopt, l, err);
     pthread_mutex_unlock(&l->lock);
@@ -542,26 +572,20 @@ static int on_thread_start(struct loop *loop, void *arg, struct err *err)
 static void on_thread_end(struct loop *loop UNUSED, void *arg)
 {
     struct local *l = arg;
-    timer_stop(&l->log_timer);
+    timer_stop(&l->look_timer);
+    sweep(l);
     map_free(l->entries);
     l->entries = NULL;
 }
 
 static void stop_all(struct local *l)
 {
-    struct map_iter it = MAP_ITER_INIT;
-    VEC(char *) names = VEC_INIT;
     uint64_t until = clock_mono_ms() + FREE_WAIT_MS;
     struct timespec t = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
-    pthread_mutex_lock(&l->lock);
-    while (map_next(l->entries, &it))
-        *VEC_PUSH(&names) = xstrndup(it.key.ptr, it.key.len);
-    pthread_mutex_unlock(&l->lock);
-    VEC_FOREACH (&names, name) {
-        (void)!local_stop(&l->base, *name, NULL);
-        mem_free(*name);
-    }
-    VEC_DEINIT(&names);
+    char **names = names_of(l);
+    for (size_t i = 0; names[i]; i++)
+        (void)!local_stop(&l->base, names[i], NULL);
+    free_strings(names);
     pthread_mutex_lock(&l->lock);
     while (map_len(l->entries) && pthread_cond_timedwait(&l->emptied, &l->lock, &t) == 0)
         ;
@@ -583,6 +607,18 @@ static void local_free(struct runtime *r, bool stop_workloads)
     mem_free(l);
 }
 
+/* Where this runtime's cgroups go. Several on one machine keep apart by their state directories. */
+static void find_cgroups(struct local *l, const struct runtime_local_options *o)
+{
+    uint8_t digest[SHA256_BYTES];
+    char hex[SHA256_HEX_MAX];
+    hash_sha256(str_of(l->state_dir), digest);
+    hash_hex(digest, sizeof(digest), hex);
+    snprintf(l->cgroup_owner, sizeof(l->cgroup_owner), "%.8s", hex);
+    if (!cgroup_base(o->cgroup_self ? o->cgroup_self : CGROUP_SELF, o->cgroup_root ? o->cgroup_root : CGROUP_ROOT, l->cgroup_base, sizeof(l->cgroup_base)))
+        l->cgroup_base[0] = 0;
+}
+
 static const struct runtime_ops local_ops = {
     .name = "local", .ensure = local_ensure, .stop = local_stop, .restart = local_restart, .get = local_get, .each = local_each, .log_tail = local_log_tail, .free = local_free,
 };
@@ -593,12 +629,14 @@ int runtime_local_new(const struct runtime_local_options *o, struct runtime **re
     struct local *l = XNEW(struct local);
     pthread_condattr_t attr;
     *l = (struct local){.base = {&local_ops}, .state_dir = xstrdup(o->state_dir), .log_dir = xstrdup(o->log_dir), .log_max_bytes = o->log_max_bytes ? o->log_max_bytes : LOG_BYTES,
-                        .changed = o->changed, .arg = o->arg, .entries = map_new(entry_free)};
+                        .backoff_ms = o->backoff_ms ? o->backoff_ms : BACKOFF_MIN_MS, .changed = o->changed, .arg = o->arg, .entries = map_new(entry_free)};
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&l->emptied, &attr);
     pthread_condattr_destroy(&attr);
+    record_boot(l->boot);
+    find_cgroups(l, o);
     int rc = file_mkdirs(o->state_dir, 0700, err);
     if (rc == 0)
         rc = file_mkdirs(o->log_dir, 0700, err);

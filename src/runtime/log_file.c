@@ -38,6 +38,7 @@ void log_file_rotate(const char *dir, const char *name, size_t max_bytes)
     struct err err = ERR_INIT;
     ssize_t n = -1;
     buf = xcalloc(1, COPY_BYTES);
+    (void)!lseek(in, st.st_size - (off_t)max_bytes, SEEK_SET); /* whoever writes faster than we look keeps no more than others */
     while (out >= 0 && (n = read(in, buf, COPY_BYTES)) > 0 && file_write_all(out, str_n(buf, (size_t)n), &err) == 0)
         ;
     mem_free(buf);

@@ -2,7 +2,8 @@
  *
  * A workload is wanted under a name by runtime_ensure() and stays until runtime_stop(). The runtime restarts it when it ends (back-off 0.5 s doubling to 30 s; reset after 60 s of
  * running; five ends within 60 s of their starts show as crash_looping), writes its output to a log file with rotation, and survives its own restart: what runs is
- * adopted by recorded identity (pid and start time), never by name or port. Threads: any; calls are quick, work happens on the runtime's own thread.
+ * adopted by recorded identity (boot, pid and start time), never by name or port. A workload has a session of its own, a cgroup of its own where one can be made, exactly the
+ * environment it is given and SEKI_WORKLOAD=NAME/RANDOM, and no descriptors but its log; when its log cannot be opened it runs without. Threads: any; calls are quick, work happens on the runtime's own thread.
  */
 #ifndef SEKI_RUNTIME_RUNTIME_H
 #define SEKI_RUNTIME_RUNTIME_H
@@ -63,6 +64,8 @@ struct runtime_local_options {
     const char *state_dir; /* records of what runs */
     const char *log_dir;   /* NAME.log, NAME.log.1 */
     size_t log_max_bytes;  /* default 16 MiB, then rotated */
+    uint64_t backoff_ms;   /* the first; default 0.5 s */
+    const char *cgroup_root, *cgroup_self; /* for tests: in place of /sys/fs/cgroup and /proc/self/cgroup */
     /* A workload changed state; runtime's thread. May be NULL. */
     void (*changed)(void *arg, const char *name);
     void *arg;

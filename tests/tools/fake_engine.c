@@ -19,7 +19,7 @@
 #include "net/http_server.h"
 
 static struct {
-    const char *listen, *model, *mode;
+    const char *listen, *model, *mode, *api_key;
     int64_t tokens, tokens_per_second, first_token_delay_ms, hang_after, fail_after, die_after_requests, load_delay_ms, embedding_size, tick_ms;
     int log_fd;
 } o = {.model = "fake", .mode = "ok", .tokens = 16, .embedding_size = 8, .log_fd = -1};
@@ -336,11 +336,19 @@ static void metrics(struct http_request *r)
     http_respond(r, 200, "text/plain; version=0.0.4", NULL, 0, str_of(text));
 }
 
+static bool may_come_in(const struct http_request *r)
+{
+    struct str given = http_header_get(&r->head, "authorization");
+    return !o.api_key || (str_starts(given, STR("Bearer ")) && str_eqc(str_skip(given, strlen("Bearer ")), o.api_key));
+}
+
 static void on_request(void *ctx UNUSED, struct http_request *r)
 {
     struct str path = r->head.path;
     bool post = str_eqc(r->head.method, "POST");
-    if (str_eqc(path, "/health"))
+    if (!may_come_in(r))
+        respond_error(r, 401, "invalid_request_error", "Invalid API key");
+    else if (str_eqc(path, "/health"))
         health(r);
     else if (str_eqc(path, "/metrics"))
         metrics(r);
@@ -379,7 +387,7 @@ static void on_abort(void *ctx UNUSED, struct http_request *r)
 static void usage(FILE *out)
 {
     fputs("usage: fake_engine --listen ADDRESS [--model NAME] [--mode ok|hang|lie|garbage|status:NNN] [--tokens N] [--tokens-per-second N]\n"
-          "  [--first-token-delay-ms N] [--hang-after REQUESTS] [--fail-after TOKENS] [--die-after-requests N] [--load-delay-ms N] [--embedding-size N] [--event-log FILE]\n"
+          "  [--first-token-delay-ms N] [--hang-after REQUESTS] [--fail-after TOKENS] [--die-after-requests N] [--load-delay-ms N] [--embedding-size N] [--api-key KEY] [--event-log FILE]\n"
           "  [--tick-ms N]\n",
           out);
 }
@@ -424,6 +432,8 @@ static void read_options(int argc, char **argv)
             o.model = value;
         else if (!strcmp(name, "mode"))
             o.mode = value;
+        else if (!strcmp(name, "api-key"))
+            o.api_key = value;
         else if (!strcmp(name, "event-log"))
             o.log_fd = open(value, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         else if (!known) {

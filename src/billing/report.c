@@ -1,0 +1,249 @@
+#include "billing/report.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/vec.h"
+#include "kinds/borrowed.h"
+#include "kinds/inference.h"
+
+struct item {
+    char *tenant, *key, *endpoint, *model;
+    int64_t requests, failed, prompt, cached, completion;
+};
+
+/* One project's UTC day. */
+struct day {
+    char *project;
+    char date[12];
+    VEC(struct item) items;
+    struct map *index; /* "TENANT\0KEY\0ENDPOINT\0MODEL" → place in items, plus 1 */
+    bool changed;
+};
+
+struct reports {
+    struct map *days; /* "PROJECT/DATE" → struct day * */
+};
+
+static void day_free(void *value)
+{
+    struct day *d = value;
+    VEC_FOREACH (&d->items, i) {
+        mem_free(i->tenant);
+        mem_free(i->key);
+        mem_free(i->endpoint);
+        mem_free(i->model);
+    }
+    VEC_DEINIT(&d->items);
+    map_free(d->index);
+    mem_free(d->project);
+    mem_free(d);
+}
+
+struct reports *reports_new(void)
+{
+    struct reports *r = XNEW(struct reports);
+    r->days = map_new(day_free);
+    return r;
+}
+
+void reports_free(struct reports *r)
+{
+    if (!r)
+        return;
+    map_free(r->days);
+    mem_free(r);
+}
+
+/* ---- sums ---- */
+
+static struct day *day_of(struct reports *r, const struct usage *u)
+{
+    char text[CLOCK_TEXT_MAX], date[12];
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    clock_format(u->start_ms, text);
+    snprintf(date, sizeof(date), "%.10s", text);
+    sbuf_init(&key, 64 * 1024);
+    sbuf_addf(&key, "%.*s/%s", STR_ARG(u->project), date);
+    struct day *d = map_get(r->days, sbuf_str(&key));
+    if (d)
+        return d;
+    d = XNEW(struct day);
+    *d = (struct day){.project = xstrndup(u->project.ptr, u->project.len), .index = map_new(NULL)};
+    memcpy(d->date, date, sizeof(d->date));
+    map_set(r->days, sbuf_str(&key), d);
+    return d;
+}
+
+static struct item *item_of(struct day *d, const struct usage *u)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    const struct str parts[] = {u->tenant, u->key, u->endpoint, u->model};
+    sbuf_init(&key, 64 * 1024);
+    for (size_t n = 0; n < ARRAY_LEN(parts); n++) {
+        sbuf_add(&key, parts[n]);
+        sbuf_add_char(&key, '\0');
+    }
+    uintptr_t place = (uintptr_t)map_get(d->index, sbuf_str(&key));
+    if (place)
+        return &d->items.ptr[place - 1];
+    struct item *i = VEC_PUSH(&d->items);
+    *i = (struct item){.tenant = xstrndup(u->tenant.ptr, u->tenant.len), .key = xstrndup(u->key.ptr, u->key.len), .endpoint = xstrndup(u->endpoint.ptr, u->endpoint.len),
+                       .model = xstrndup(u->model.ptr, u->model.len)};
+    map_set(d->index, sbuf_str(&key), (void *)(uintptr_t)d->items.len);
+    return i;
+}
+
+/* Stays at the largest number: sums of what an engine claims must not run over. */
+static void add(int64_t *sum, int64_t n)
+{
+    if (__builtin_add_overflow(*sum, n, sum))
+        *sum = INT64_MAX;
+}
+
+static void add_item(struct item *sum, const struct item *i)
+{
+    add(&sum->requests, i->requests);
+    add(&sum->failed, i->failed);
+    add(&sum->prompt, i->prompt);
+    add(&sum->cached, i->cached);
+    add(&sum->completion, i->completion);
+}
+
+void reports_count(struct reports *r, const struct usage *u)
+{
+    struct day *d = day_of(r, u);
+    bool failed = u->status >= 400 || !(str_eqc(u->outcome, "ok") || str_eqc(u->outcome, "client_gone"));
+    add_item(item_of(d, u), &(struct item){.requests = 1, .failed = failed, .prompt = u->prompt_tokens, .cached = u->cached_tokens, .completion = u->completion_tokens});
+    d->changed = true;
+}
+
+/* ---- documents ---- */
+
+static json_t *numbers(const struct item *i)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)i->requests, "failedRequests", (json_int_t)i->failed, "promptTokens", (json_int_t)i->prompt,
+                     "cachedTokens", (json_int_t)i->cached, "completionTokens", (json_int_t)i->completion);
+}
+
+static void append_item(json_t *items, const struct item *i)
+{
+    json_t *one = numbers(i);
+    json_object_set_new(one, "key", json_string(i->key ? i->key : ""));
+    json_object_set_new(one, "endpoint", json_string(i->endpoint ? i->endpoint : ""));
+    json_object_set_new(one, "model", json_string(i->model ? i->model : ""));
+    json_array_append_new(items, one);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const struct item *x = *(const struct item *const *)a, *y = *(const struct item *const *)b;
+    if (x->requests != y->requests)
+        return x->requests < y->requests ? 1 : -1;
+    return x < y ? -1 : x > y; /* as they came */
+}
+
+static json_t *status_of(const struct day *d, const char *tenant)
+{
+    struct item total = {0}, rest = {0};
+    json_t *items = json_array();
+    VEC(const struct item *) mine = VEC_INIT;
+    VEC_FOREACH (&d->items, i)
+        if (!strcmp(i->tenant, tenant))
+            *VEC_PUSH(&mine) = i;
+    if (mine.len > REPORT_ITEMS_MAX)
+        qsort(mine.ptr, mine.len, sizeof(*mine.ptr), by_size);
+    for (size_t n = 0; n < mine.len; n++) {
+        add_item(&total, mine.ptr[n]);
+        if (n < REPORT_ITEMS_MAX)
+            append_item(items, mine.ptr[n]);
+        else
+            add_item(&rest, mine.ptr[n]);
+    }
+    if (rest.requests)
+        append_item(items, &rest);
+    VEC_DEINIT(&mine);
+    json_t *status = numbers(&total);
+    json_object_set_new(status, "items", items);
+    return status;
+}
+
+/* ---- writing ---- */
+
+static bool says_the_same(const json_t *report, const json_t *status)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach ((json_t *)(uintptr_t)status, key, value)
+        if (!json_equal(value, json_object_get(json_object_get(report, "status"), key)))
+            return false;
+    return true;
+}
+
+/* Whose the project is now; ERR_NOT_FOUND: it is gone. */
+static int tenant_of(struct client *c, const char *project, char **ret, struct err *err)
+{
+    struct client_resource r = kind_resource(&kind_namespace);
+    JSON_AUTO ns = NULL;
+    int rc = client_get(c, &r, NULL, project, &ns, err);
+    if (rc < 0)
+        return rc;
+    const char *label = obj_label(ns, "seki.cloud/tenant");
+    *ret = xstrdup(label ? label : project);
+    return 0;
+}
+
+static int make_report(struct client *c, const struct day *d, const char *name, struct err *err)
+{
+    struct client_resource r = kind_resource(&kind_usage_report);
+    JSON_AUTO obj = obj_new(&kind_usage_report, d->project, name);
+    json_put_str(obj, "spec.date", d->date);
+    int rc = client_create(c, &r, d->project, obj, NULL, err);
+    return rc == ERR_EXISTS ? 0 : rc;
+}
+
+static int write_report(struct client *c, const struct day *d, struct err *err)
+{
+    struct client_resource r = kind_resource(&kind_usage_report);
+    CLEANUP(mem_freep) char *tenant = NULL;
+    char name[32], now[CLOCK_TEXT_MAX];
+    JSON_AUTO report = NULL;
+    int rc = tenant_of(c, d->project, &tenant, err);
+    if (rc < 0)
+        return rc;
+    snprintf(name, sizeof(name), "day-%s", d->date);
+    JSON_AUTO status = status_of(d, tenant);
+    if (!json_array_size(json_object_get(status, "items")))
+        return 0; /* another tenant's day under this name */
+    rc = client_get(c, &r, d->project, name, &report, err);
+    if (rc == 0 && says_the_same(report, status))
+        return 0;
+    if (rc == ERR_NOT_FOUND)
+        rc = make_report(c, d, name, err);
+    if (rc < 0)
+        return rc;
+    clock_format(clock_wall_ms(), now);
+    json_object_set_new(status, "updatedAt", json_string(now));
+    JSON_AUTO patch = json_pack("{s:O}", "status", status);
+    return client_patch(c, &r, d->project, name, "status", patch, NULL, err);
+}
+
+void reports_write(struct reports *r, struct client *c)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(r->days, &it)) {
+        struct day *d = it.value;
+        struct err err = ERR_INIT;
+        if (!d->changed)
+            continue;
+        int rc = write_report(c, d, &err);
+        /* Gone, or going: what it used is in the ledger. */
+        d->changed = rc < 0 && rc != ERR_NOT_FOUND && rc != ERR_FORBIDDEN;
+        if (d->changed)
+            log_warn("a usage report cannot be written; trying again", KV("project", d->project), KV("date", d->date), KVE(&err));
+    }
+}

@@ -1,0 +1,350 @@
+"""Engines as replicas: elsewhere, changed, gone, hung; and models that are not what they should be."""
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import urllib.request
+
+import pytest
+
+from cloud import BUILD, FAKE_ENGINE, GROUP, SLOW, ApiError, wait_for
+
+
+def replica(cloud, name, ns="demo"):
+    return cloud.get("modelreplicas", ns, name)
+
+
+def pid_of(cloud, name):
+    return replica(cloud, name).get("status", {}).get("pid")
+
+
+def argv_of(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return f.read().decode().split("\0")
+    except FileNotFoundError:
+        return []
+
+
+def patch(cloud, plural, name, spec, ns="demo"):
+    cloud.api("PATCH", f"{GROUP}/namespaces/{ns}/{plural}/{name}", {"spec": spec}, content_type="application/merge-patch+json")
+
+
+def ask(cloud, secret, model="fake"):
+    body = json.dumps({"model": model, "prompt": "one two", "max_tokens": 2}).encode()
+    request = urllib.request.Request(cloud.base_url + "/completions", data=body, method="POST",
+                                     headers={"Authorization": f"Bearer {secret}", "Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30 * SLOW) as r:
+            return r.status
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+def put_model(cloud, directory, name="m", content=b"GGUF", size=None, file="m.gguf", digest=None, write=True):
+    if write:
+        (directory / file).write_bytes(content)
+    return cloud.create("models", "demo", name, {
+        "source": f"file://{directory}", "format": "GGUF", "license": {"id": "test"},
+        "files": [{"name": file, "digest": "sha256:" + (digest or hashlib.sha256(content).hexdigest()), "sizeBytes": size or len(content)}]})
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A llama-server that writes down how it was called, and serves as the fake engine."""
+    script = tmp_path / "llama-server"
+    script.write_text(f"""#!/bin/sh
+printf '%s\\n' "$@" >>{tmp_path}/argv
+while [ $# -gt 0 ]; do [ "$1" = --host ] && sock=$2; shift; done
+exec {FAKE_ENGINE} --listen "unix:$sock" --model m
+""")
+    script.chmod(0o755)
+    return script
+
+
+def test_configured_llama_server_is_used_and_follows_its_options(own_cloud, tmp_path, stand_in):
+    cloud = own_cloud(options={"engine-llama-server": stand_in})
+    cloud.project("demo")
+    put_model(cloud, tmp_path)
+    cloud.create("modelendpoints", "demo", "chat", {"model": "m"})
+    cloud.wait_condition("modelendpoints", "demo", "chat")
+    argv = (tmp_path / "argv").read_text().splitlines()
+    assert argv[argv.index("--model") + 1] == str(tmp_path / "m.gguf")
+    assert argv[argv.index("--ctx-size") + 1] == "8192"
+    pid = pid_of(cloud, "chat-0")
+    patch(cloud, "modelendpoints", "chat", {"engine": {"parallel": 2}})
+    wait_for(lambda: pid_of(cloud, "chat-0") not in (None, pid), 30, "the engine to be restarted with other options")
+    wait_for(lambda: "4096" in (tmp_path / "argv").read_text().splitlines(), what="the new option")
+    cloud.wait_condition("modelendpoints", "demo", "chat")
+    # Deleting the Model ends what serves it.
+    pid = pid_of(cloud, "chat-0")
+    cloud.api("DELETE", f"{GROUP}/namespaces/demo/models/m")
+    cloud.wait_condition("modelendpoints", "demo", "chat", status="False", reason="ModelNotFound")
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the engine to end")
+
+
+def test_scaling_and_deletion_while_loading(own_cloud):
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake", replicas=3)
+    pids = [pid_of(cloud, f"fake-{i}") for i in range(3)]
+    patch(cloud, "modelendpoints", "fake", {"replicas": 1})
+    wait_for(lambda: not any(os.path.exists(f"/proc/{p}") for p in pids[1:]), what="the two others to end")
+    assert pid_of(cloud, "fake-0") == pids[0]
+    wait_for(lambda: len(cloud.api("GET", f"{GROUP}/namespaces/demo/modelreplicas")["items"]) == 1, what="one replica")
+    patch(cloud, "modelendpoints", "fake", {"replicas": 2})
+    wait_for(lambda: cloud.get("modelendpoints", "demo", "fake")["status"].get("readyReplicas") == 2, what="two replicas")
+    assert pid_of(cloud, "fake-0") == pids[0]
+    cloud.fake_endpoint("demo", "slow", wait=False, load_delay_ms=600000)
+    cloud.wait_condition("modelendpoints", "demo", "slow", status="False", reason="Loading")
+    pid = pid_of(cloud, "slow-0")
+    files = {p.name for p in (cloud.data / "run" / "engines").iterdir()}
+    cloud.api("DELETE", f"{GROUP}/namespaces/demo/modelendpoints/slow")
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the loading engine to end")
+    wait_for(lambda: {i["metadata"]["name"] for i in cloud.api("GET", f"{GROUP}/namespaces/demo/modelreplicas")["items"]} == {"fake-0", "fake-1"}, what="its replica to go")
+    assert len({p.name for p in (cloud.data / "run" / "engines").iterdir()}) < len(files)
+
+
+def test_replica_stays_when_the_spec_says_the_same(own_cloud):
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake", tokens=5)
+    before = replica(cloud, "fake-0")
+    cloud.api("PATCH", f"{GROUP}/namespaces/demo/modelendpoints/fake", {"metadata": {"labels": {"a": "b"}}, "spec": {"startTimeoutSeconds": 299}},
+              content_type="application/merge-patch+json")
+    wait_for(lambda: replica(cloud, "fake-0")["spec"]["startTimeoutSeconds"] == 299, what="the replica to follow")
+    wait_for(lambda: replica(cloud, "fake-0")["status"].get("observedGeneration") == replica(cloud, "fake-0")["metadata"]["generation"], what="it to be observed")
+    assert replica(cloud, "fake-0")["status"]["pid"] == before["status"]["pid"]
+    patch(cloud, "modelendpoints", "fake", {"engine": {"options": {"tokens": "6"}}})
+    wait_for(lambda: pid_of(cloud, "fake-0") not in (None, before["status"]["pid"]), 30, "another engine")
+    assert argv_of(pid_of(cloud, "fake-0"))[-2] == "6"
+
+
+# ---- engines elsewhere ----
+
+class Remote:
+    """A second fake engine, standing for a server elsewhere."""
+
+    def __init__(self, tmp_path, name="remote", **options):
+        self.events = tmp_path / f"{name}.events"
+        flags = [x for k, v in options.items() for x in (f"--{k.replace('_', '-')}", str(v))]
+        self.process = subprocess.Popen([FAKE_ENGINE, "--listen", "127.0.0.1:0", "--model", "big", "--event-log", self.events, *flags],
+                                        stdout=subprocess.PIPE, text=True, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+        self.address = self.process.stdout.readline().split()[-1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def served(self):
+        return self.events.read_text().count(" done ") if self.events.exists() else 0
+
+
+def secret_object(cloud, name, value, method="POST"):
+    path = "/api/v1/namespaces/demo/secrets" + (f"/{name}" if method == "PATCH" else "")
+    body = {"stringData": {"apiKey": value}}
+    if method == "POST":
+        body.update(apiVersion="v1", kind="Secret", metadata={"name": name})
+    return cloud.api(method, path, body, content_type="application/merge-patch+json" if method == "PATCH" else "application/json")
+
+
+def test_remote_engine_as_a_replica(own_cloud, tmp_path):
+    cloud = own_cloud()
+    cloud.project("demo")
+    with Remote(tmp_path, api_key="first-secret-key") as remote:
+        cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": f"http://{remote.address}/v1", "remoteModel": "big"}})
+        cond = cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable")
+        assert "401" in cond["message"] and "spec.engine.secret" in cond["message"]
+        patch(cloud, "modelendpoints", "fake", {"engine": {"secret": "key"}})
+        cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="SecretMissing")
+        secret_object(cloud, "key", "wrong")
+        cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable")
+        secret_object(cloud, "key", "first-secret-key", "PATCH")
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        key = cloud.key("demo")
+        wait_for(lambda: ask(cloud, key) == 200, what="an answer from elsewhere")
+        assert remote.served() >= 1
+        tokens = list((cloud.data / "run" / "engines").glob("*.token"))
+        wait_for(lambda: len(list((cloud.data / "run" / "engines").glob("*.token"))) == 1, what="the old key's file to go")
+        assert all(stat.S_IMODE(t.stat().st_mode) == 0o600 for t in tokens if t.exists())
+        assert "first-secret-key" not in json.dumps(replica(cloud, "fake-0")) and "first-secret-key" not in cloud.log.read_text()
+        # The key leaves with the reference to it, before the next server could get it.
+        with Remote(tmp_path, "other") as other:
+            patch(cloud, "modelendpoints", "fake", {"engine": {"secret": None, "url": f"http://{other.address}/v1"}})
+            wait_for(lambda: other.address in replica(cloud, "fake-0")["status"].get("address", ""), what="the other server")
+            assert "tokenFile" not in replica(cloud, "fake-0")["status"]
+            wait_for(lambda: not list((cloud.data / "run" / "engines").glob("*.token")), what="the key's file to go")
+            wait_for(lambda: ask(cloud, key) == 200 and other.served() >= 1, what="an answer from the other")
+        cond = cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable", timeout=60)
+        assert ask(cloud, key) in (502, 503)
+
+
+def test_local_engine_ends_when_it_is_moved_elsewhere(own_cloud, tmp_path):
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake")
+    pid = pid_of(cloud, "fake-0")
+    with Remote(tmp_path) as remote:
+        patch(cloud, "modelendpoints", "fake", {"engine": {"driver": "openai", "url": f"http://{remote.address}", "options": None}})
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 30, "the engine here to end")
+        wait_for(lambda: remote.address in replica(cloud, "fake-0")["status"].get("address", ""), what="the one elsewhere")
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+
+
+def test_another_tenants_engine_cannot_be_named(own_cloud):
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.project("rival")
+    cloud.fake_endpoint("demo", "fake")
+    address = replica(cloud, "fake-0")["status"]["address"]
+    cloud.create("modelendpoints", "rival", "mine", {"engine": {"driver": "openai", "url": address}})
+    cond = cloud.wait_condition("modelendpoints", "rival", "mine", kind="EngineStarted", status="False", reason="EngineInvalid")
+    assert "spec.engine.url" in cond["message"]
+
+
+# ---- liveness ----
+
+def test_an_idle_engine_that_answers_nothing_is_found(own_cloud):
+    """It says that it is well, accepts, and never makes a token: nobody need ask it for that to be noticed."""
+    cloud = own_cloud(options={"engine-idle-probe-interval": "300ms", "engine-stall-timeout": "2s"})
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake", mode="hang", hang_after=0)
+    pid = pid_of(cloud, "fake-0")
+    wait_for(lambda: pid_of(cloud, "fake-0") not in (None, pid), 60, "the hung engine to be replaced")
+    events = cloud.api("GET", "/api/v1/namespaces/demo/events")["items"]
+    assert any(e["reason"] == "EngineHung" for e in events)
+
+
+def test_a_stopped_engine_is_found(own_cloud):
+    """Its kernel accepts connections; it does nothing."""
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake")
+    pid = pid_of(cloud, "fake-0")
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: pid_of(cloud, "fake-0") not in (None, pid), 60, "it to be replaced")
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the stopped one to end")
+    cloud.wait_condition("modelendpoints", "demo", "fake")
+
+
+def test_a_busy_engine_is_not_probed(own_cloud):
+    cloud = own_cloud(options={"engine-idle-probe-interval": "1s", "engine-probe-interval": "50ms"})
+    cloud.project("demo")
+    events = cloud.dir / "events"
+    cloud.fake_endpoint("demo", "fake", event_log=str(events), tokens=200, tokens_per_second=50)
+    secret = cloud.key("demo")
+    body = json.dumps({"model": "fake", "prompt": "go"}).encode()
+    request = urllib.request.Request(cloud.base_url + "/completions", data=body, headers={"Authorization": f"Bearer {secret}", "Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60 * SLOW) as r:
+        json.loads(r.read())
+    lines = [line.split() for line in events.read_text().splitlines()]
+    mine = {}
+    for when, what, number in lines:
+        mine.setdefault(number, {})[what] = int(when)
+    long_one = max((e for e in mine.values() if "done" in e), key=lambda e: e["done"] - e["request"])
+    during = [e for e in mine.values() if long_one["first_byte"] < e["request"] < long_one["done"]]
+    assert not during, "the engine was probed while it worked"
+
+
+def test_an_engine_that_crashes_again_and_again(own_cloud):
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "fake", "options": {"noSuchOption": "1"}}})
+    cond = cloud.wait_condition("modelendpoints", "demo", "fake", kind="EngineStarted", status="False", reason="CrashLoopBackOff", timeout=60)
+    assert "exit code 2" in cond["message"] and "no-such-option" in cond["message"]
+
+
+# ---- models ----
+
+def test_file_changed_after_verification(own_cloud, tmp_path, stand_in):
+    cloud = own_cloud(options={"engine-llama-server": stand_in})
+    cloud.project("demo")
+    put_model(cloud, tmp_path, content=b"GGUF-good")
+    cloud.create("modelendpoints", "demo", "chat", {"model": "m"})
+    cloud.wait_condition("modelendpoints", "demo", "chat")
+    pid = pid_of(cloud, "chat-0")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF-evil")
+    # Well before the minute after which files are looked at anyway.
+    cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason="DigestMismatch", timeout=10)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the engine to end")
+    assert [p.read_bytes() for p in tmp_path.glob("m.gguf.rejected-*")] == [b"GGUF-evil"]
+    (tmp_path / "m.gguf").write_bytes(b"GGUF-good")
+    cloud.wait_condition("modelendpoints", "demo", "chat")
+
+
+@pytest.mark.parametrize("case", ["missing", "short", "long", "directory", "link-into-data", "data"])
+def test_what_is_wrong_with_a_file_is_said(own_cloud, tmp_path, case):
+    cloud = own_cloud()
+    cloud.project("demo")
+    reasons = {"missing": "FileMissing", "short": "FileIncomplete", "long": "SizeMismatch", "directory": "FileMissing", "link-into-data": "SourceForbidden", "data": "SourceForbidden"}
+    directory, file, size = tmp_path, "m.gguf", 10
+    if case == "short":
+        (tmp_path / file).write_bytes(b"x")
+    elif case == "long":
+        (tmp_path / file).write_bytes(b"x" * 11)
+    elif case == "directory":
+        (tmp_path / file).mkdir()
+    elif case == "link-into-data":
+        (tmp_path / file).symlink_to(cloud.data / "pki" / "ca.key")
+    elif case == "data":
+        directory, file = cloud.data, "pki/ca.key"
+    if "data" in case:
+        size = (cloud.data / "pki" / "ca.key").stat().st_size
+    put_model(cloud, directory, file=file, size=size, digest="0" * 64, write=False)
+    cond = cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason=reasons[case])
+    assert file in cond["message"]
+    assert (cloud.data / "pki" / "ca.key").exists()
+    assert not list(tmp_path.glob("*.rejected-*"))
+
+
+def test_no_other_file_is_moved_by_a_manifest(own_cloud, tmp_path):
+    cloud = own_cloud()
+    cloud.project("demo")
+    put_model(cloud, tmp_path, file="passwd", content=b"root", digest="0" * 64)
+    cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason="DigestMismatch")
+    assert (tmp_path / "passwd").read_bytes() == b"root"
+
+
+def test_paths_that_leave_the_source_are_refused(own_cloud, tmp_path):
+    cloud = own_cloud()
+    cloud.project("demo")
+    for name in ("../x", "/etc/passwd", "a/../../x", "a//b", ".", "a/"):
+        with pytest.raises(ApiError) as e:
+            put_model(cloud, tmp_path, file=name, digest="0" * 64, write=False)
+        assert e.value.status == 422 and "spec.files[0].name" in json.dumps(e.value.body)
+    for source in ("file://relative", "http://x/y", "/abs"):
+        with pytest.raises(ApiError) as e:
+            cloud.create("models", "demo", "m", {"source": source, "license": {"id": "t"}, "files": [{"name": "a", "digest": "sha256:" + "0" * 64, "sizeBytes": 1}]})
+        assert e.value.status == 422 and "spec.source" in json.dumps(e.value.body)
+
+
+def test_huge_sizes(own_cloud, tmp_path):
+    cloud = own_cloud()
+    cloud.project("demo")
+    files = [{"name": f"{n}.gguf", "digest": "sha256:" + "0" * 64, "sizeBytes": 2**63 - 1} for n in "abc"]
+    (tmp_path / "a.gguf").write_bytes(b"x")
+    cloud.create("models", "demo", "m", {"source": f"file://{tmp_path}", "license": {"id": "t"}, "files": files})
+    cond = cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason="FileIncomplete")
+    assert str(2**63 - 1) in cond["message"]
+    assert cloud.get("models", "demo", "m")["status"]["totalBytes"] == 2**63 - 1
+
+
+def test_model_dirs_say_where_models_may_lie(own_cloud, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    cloud = own_cloud(options={"model-dirs": tmp_path / "in"})
+    cloud.project("demo")
+    put_model(cloud, tmp_path / "in", "good")
+    put_model(cloud, tmp_path / "out", "bad")
+    (tmp_path / "in" / "link.gguf").symlink_to(tmp_path / "out" / "m.gguf")
+    put_model(cloud, tmp_path / "in", "link", file="link.gguf", write=False)
+    cloud.wait_condition("models", "demo", "good", kind="Verified")
+    for name in ("bad", "link"):
+        cond = cloud.wait_condition("models", "demo", name, kind="Verified", status="False", reason="SourceForbidden")
+        assert "model-dirs" in cond["message"]

@@ -1,0 +1,430 @@
+/* Engine drivers: command lines, what is read from engines' metrics, and when an engine counts as hung. */
+#include "unit.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "engine/internal.h"
+
+static char dir[64];
+static struct arena *arena;
+static char *path_before;
+
+static int set_up(void **state UNUSED)
+{
+    snprintf(dir, sizeof(dir), "/tmp/seki-engine-XXXXXX");
+    arena = arena_new(1 << 20);
+    path_before = strdup(getenv("PATH") ? getenv("PATH") : "");
+    setenv("PATH", "/nowhere", 1);
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int tear_down(void **state UNUSED)
+{
+    setenv("PATH", path_before, 1);
+    free(path_before);
+    arena_free(arena);
+    return file_remove_tree(dir, NULL);
+}
+
+static const char *in_dir(const char *name)
+{
+    return arena_printf(arena, "%s/%s", dir, name);
+}
+
+static const char *make(const char *name, mode_t mode)
+{
+    const char *path = in_dir(name);
+    char *parent = arena_strdup(arena, path);
+    *strrchr(parent, '/') = 0;
+    assert_int_equal(file_mkdirs(parent, 0700, NULL), 0);
+    close(open(path, O_WRONLY | O_CREAT, 0600));
+    assert_int_equal(chmod(path, mode), 0);
+    return path;
+}
+
+static struct model_replica replica(const char *driver)
+{
+    struct model_replica mr = {0};
+    mr.spec.endpoint = "chat";
+    mr.spec.served_name = "gemma";
+    mr.spec.engine = (struct engine_spec){.driver = driver, .context_length = 2048, .parallel = 4};
+    return mr;
+}
+
+#define UID "11111111-2222-3333-4444-555555555555"
+
+static int plan_of(const struct engine_paths *p, const struct model_replica *mr, const char *file, struct engine_plan *ret, struct err *err)
+{
+    const struct engine_ops *e = engine_find(mr->spec.engine.driver);
+    assert_non_null(e);
+    return e->plan(p, mr, UID, file, arena, ret, err);
+}
+
+static const char *joined(const char *const *argv)
+{
+    const char *text = "";
+    for (size_t i = 0; argv[i]; i++)
+        text = arena_printf(arena, "%s%s%s", text, i ? " " : "", argv[i]);
+    return text;
+}
+
+static struct engine_paths paths(void)
+{
+    return (struct engine_paths){.socket_dir = dir};
+}
+
+/* ---- drivers ---- */
+
+static void test_drivers_by_name(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llamacpp", "openai", "fake"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        const struct engine_ops *e = engine_find(names[i]);
+        assert_non_null(e);
+        assert_string_equal(e->name, names[i]);
+        assert_non_null(e->plan);
+        assert_non_null(e->probe);
+        assert_true(e->poke || (e->flags & ENGINE_REMOTE)); /* nobody makes others pay for our doubts */
+    }
+    assert_null(engine_find("vllm"));
+    assert_null(engine_find(""));
+    assert_null(engine_find(NULL));
+}
+
+/* ---- llama.cpp ---- */
+
+static void test_llamacpp_command_lines(void **state)
+{
+    (void)state;
+    const char *server = make("llama-server", 0700), *launcher = make("launcher.py", 0600);
+    make("venv/bin/python", 0700);
+    const char *sock = in_dir("11111111-2222-3333.sock"), *venv = in_dir("venv"), *python = in_dir("venv/bin/python");
+    const struct {
+        bool server, embeddings;
+        int64_t threads;
+        const char *want;
+    } cases[] = {
+        {true, false, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512", server, sock)},
+        {true, false, 3, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --threads 3 --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512",
+                                      server, sock)},
+        {true, true, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --embeddings --host %s --metrics --no-webui --log-verbosity 0 --pooling mean "
+                                            "--ubatch-size 2048 --batch-size 2048", server, sock)},
+        {false, false, 0, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --listen unix:%s", python, launcher, sock)},
+        {false, true, 2, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --threads 2 --embeddings --listen unix:%s", python, launcher, sock)},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct engine_plan plan;
+        struct engine_paths p = paths();
+        struct model_replica mr = replica("llamacpp");
+        p.llama_server = cases[i].server ? server : NULL;
+        p.engine_venv = venv; /* there, and not used when there is a server */
+        p.launcher = launcher;
+        mr.spec.engine.embeddings = cases[i].embeddings;
+        mr.spec.engine.threads = cases[i].threads;
+        ASSERT_OK(plan_of(&p, &mr, "/m.gguf", &plan, &err));
+        assert_string_equal(joined(plan.argv), cases[i].want);
+        assert_string_equal(plan.address, arena_printf(arena, "unix:%s", sock));
+        assert_string_equal(plan.base_path, "/v1");
+        assert_string_equal(plan.engine_model, "gemma");
+        for (size_t e = 0; plan.env[e]; e++)
+            assert_null(strstr(plan.env[e], "SEKI"));
+    }
+}
+
+static void test_llama_server_on_path_is_used(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct engine_plan plan;
+    struct engine_paths p = paths();
+    const struct model_replica mr = replica("llamacpp");
+    p.launcher = make("launcher.py", 0600);
+    make("venv/bin/python", 0700);
+    p.engine_venv = in_dir("venv");
+    make("bin/llama-server", 0600); /* cannot be executed: looked over */
+    setenv("PATH", arena_printf(arena, "/nowhere::%s/bin:%s/more", dir, dir), 1);
+    ASSERT_OK(plan_of(&p, &mr, "/m.gguf", &plan, &err));
+    assert_string_equal(plan.argv[0], in_dir("venv/bin/python"));
+    make("more/llama-server", 0700);
+    ASSERT_OK(plan_of(&p, &mr, "/m.gguf", &plan, &err));
+    assert_string_equal(plan.argv[0], in_dir("more/llama-server"));
+    p.llama_server = make("configured", 0700);
+    ASSERT_OK(plan_of(&p, &mr, "/m.gguf", &plan, &err));
+    assert_string_equal(plan.argv[0], p.llama_server);
+}
+
+static void test_missing_llamacpp_says_what_to_install(void **state)
+{
+    (void)state;
+    struct engine_plan plan;
+    const struct model_replica mr = replica("llamacpp");
+    struct engine_paths p = paths();
+    struct err err = ERR_INIT;
+    ASSERT_ERR(plan_of(&p, &mr, "/m.gguf", &plan, &err), ERR_UNAVAILABLE);
+    assert_non_null(strstr(err.msg, "scripts/install-engine"));
+    p.engine_venv = in_dir("none");
+    ASSERT_ERR(plan_of(&p, &mr, "/m.gguf", &plan, &err), ERR_UNAVAILABLE);
+    assert_non_null(strstr(err.msg, p.engine_venv));
+    p.llama_server = in_dir("gone");
+    ASSERT_ERR(plan_of(&p, &mr, "/m.gguf", &plan, &err), ERR_UNAVAILABLE);
+    assert_non_null(strstr(err.msg, p.llama_server));
+    ASSERT_ERR(plan_of(&p, &mr, NULL, &plan, &err), ERR_INVALID);
+}
+
+static void test_socket_paths_are_bounded(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    const char *address;
+    char deep[200];
+    memset(deep, 'd', sizeof(deep) - 1);
+    deep[sizeof(deep) - 1] = 0;
+    struct engine_paths p = {.socket_dir = deep};
+    ASSERT_ERR(engine_socket(&p, UID, arena, &address, &err), ERR_INVALID);
+    assert_non_null(strstr(err.msg, "shorter data directory"));
+    deep[107 - strlen("/11111111-2222-3333.sock")] = 0;
+    ASSERT_OK(engine_socket(&p, UID, arena, &address, &err));
+    assert_int_equal(strlen(address), strlen("unix:") + 107);
+    deep[107 - strlen("/11111111-2222-3333.sock")] = 'd';
+}
+
+/* ---- fake ---- */
+
+static void test_fake_command_line(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct engine_plan plan;
+    struct engine_paths p = paths();
+    struct model_replica mr = replica("fake");
+    static const char *keys[] = {"tokensPerSecond", "mode", "x"}, *values[] = {"100", "--listen", "a b"};
+    mr.spec.engine.options = (struct field_map){.keys = keys, .values = values, .count = 3};
+    ASSERT_ERR(plan_of(&p, &mr, NULL, &plan, &err), ERR_UNAVAILABLE);
+    assert_non_null(strstr(err.msg, "--engine-fake"));
+    p.fake_engine = make("fake", 0700);
+    ASSERT_OK(plan_of(&p, &mr, NULL, &plan, &err));
+    static const char *const want[] = {"--listen", NULL, "--model", "gemma", "--tokens-per-second", "100", "--mode", "--listen", "--x", "a b"};
+    for (size_t i = 0; i < ARRAY_LEN(want); i++)
+        if (want[i])
+            assert_string_equal(plan.argv[i + 1], want[i]);
+    assert_null(plan.argv[ARRAY_LEN(want) + 1]);
+}
+
+/* ---- openai ---- */
+
+static void test_openai_addresses(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *url, *address, *base;
+    } cases[] = {
+        {"http://192.0.2.7:8000/v1", "http://192.0.2.7:8000", "/v1"},
+        {"http://192.0.2.7:8000/v1///", "http://192.0.2.7:8000", "/v1"},
+        {"http://192.0.2.7:8000", "http://192.0.2.7:8000", "/v1"},
+        {"http://192.0.2.7:8000/", "http://192.0.2.7:8000", "/v1"},
+        {"https://api.example.com/openai/v1", "https://api.example.com", "/openai/v1"},
+        {"https://[2001:db8::1]:8443/x", "https://[2001:db8::1]:8443", "/x"},
+        {"unix:/run/other/engine.sock", "unix:/run/other/engine.sock", "/v1"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct engine_plan plan;
+        const struct engine_paths p = paths();
+        struct model_replica mr = replica("openai");
+        mr.spec.engine.url = cases[i].url;
+        ASSERT_OK(plan_of(&p, &mr, NULL, &plan, &err));
+        assert_string_equal(plan.address, cases[i].address);
+        assert_string_equal(plan.base_path, cases[i].base);
+        assert_string_equal(plan.engine_model, "gemma");
+        assert_null(plan.argv);
+        mr.spec.engine.remote_model = "big";
+        ASSERT_OK(plan_of(&p, &mr, NULL, &plan, &err));
+        assert_string_equal(plan.engine_model, "big");
+    }
+}
+
+static void test_openai_is_no_way_around_the_gateway(void **state)
+{
+    (void)state;
+    struct engine_plan plan;
+    const struct engine_paths p = paths();
+    struct model_replica mr = replica("openai");
+    make("other.sock", 0600);
+    assert_int_equal(symlink(in_dir("other.sock"), in_dir("link")), 0);
+    assert_int_equal(mkdir(in_dir("sub"), 0700), 0);
+    const char *const urls[] = {arena_printf(arena, "unix:%s", in_dir("other.sock")), arena_printf(arena, "unix:%s", in_dir("link")), arena_printf(arena, "unix:%s", in_dir("sub/../other.sock"))};
+    for (size_t i = 0; i < ARRAY_LEN(urls); i++) {
+        struct err err = ERR_INIT;
+        mr.spec.engine.url = urls[i];
+        ASSERT_ERR(plan_of(&p, &mr, NULL, &plan, &err), ERR_INVALID);
+        assert_string_equal(err.field, "spec.engine.url");
+    }
+    struct err err = ERR_INIT;
+    mr.spec.engine.url = NULL;
+    ASSERT_ERR(plan_of(&p, &mr, NULL, &plan, &err), ERR_INVALID);
+    assert_string_equal(err.field, "spec.engine.url");
+}
+
+/* ---- metrics ---- */
+
+static void test_metrics_are_read_with_care(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        double want; /* -1: not found */
+    } cases[] = {
+        {"m 5\n", 5},
+        {"m 5", 5},
+        {"m\t5\n", 5},
+        {"m 5 1790000000000\n", 5},
+        {"m{a=\"b\",c=\"d\"} 7\n", 7},
+        {"# HELP m 3\n# TYPE m counter\nm 4\n", 4},
+        {"mm 3\nm_total 4\nm 6\n", 6},
+        {"m 1.5e3\n", 1500},
+        {"m 0\n", 0},
+        {"m NaN\nm 9\n", 9},
+        {"m -1\n", -1},
+        {"m +Inf\n", -1},
+        {"m 1e18\n", -1},
+        {"m 1e400\n", -1},
+        {"m\n", -1},
+        {"m \n", -1},
+        {"m x\n", -1},
+        {"m{ 5\n", -1},
+        {"m{a=\"}\"} 5\n", -1}, /* not understood is not guessed */
+        {"m5\n", -1},
+        {" m 5\n", -1},
+        {"", -1},
+        {"m 99999999999999999999999999999999999999999999999999999999999999999999999999999999\n", -1},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        double v = -1;
+        bool found = engine_metric(str_of(cases[i].text), "m", &v);
+        if (found != (cases[i].want >= 0) || (found && !(v >= cases[i].want && v <= cases[i].want)))
+            fail_msg("case %zu, \"%s\": %s %f", i, cases[i].text, found ? "found" : "not found", v);
+    }
+    double v;
+    assert_false(engine_metric(str_n("m 5\0 6\n", 2), "m", &v)); /* cut off */
+    assert_false(engine_metric(str_n("\0\0m 5\n", 7), "m", &v));
+}
+
+/* ---- liveness: tokens, not answers ---- */
+
+#define STALL 60000
+#define IDLE 60000
+
+static struct engine_liveness fresh(uint64_t now)
+{
+    return (struct engine_liveness){.last_progress_ms = now, .last_poke_ms = now};
+}
+
+static struct engine_health health(int64_t running, int64_t tokens)
+{
+    return (struct engine_health){.serving = true, .requests_running = running, .tokens_total = tokens};
+}
+
+static enum engine_verdict feed(struct engine_liveness *l, uint64_t now, int code, int64_t running, int64_t tokens)
+{
+    const struct engine_health h = health(running, tokens);
+    return engine_liveness_feed(l, now, code, &h, STALL, IDLE);
+}
+
+static void test_no_answer_three_times_is_hung(void **state)
+{
+    (void)state;
+    struct engine_liveness l = fresh(0);
+    assert_int_equal(feed(&l, 1000, ERR_TIMEOUT, -1, -1), ENGINE_OK);
+    assert_int_equal(feed(&l, 2000, ERR_TIMEOUT, -1, -1), ENGINE_OK);
+    assert_int_equal(feed(&l, 3000, 0, 0, 5), ENGINE_OK); /* it was only slow */
+    assert_int_equal(feed(&l, 4000, ERR_CLOSED, -1, -1), ENGINE_OK);
+    assert_int_equal(feed(&l, 5000, ERR_TIMEOUT, -1, -1), ENGINE_OK);
+    assert_int_equal(feed(&l, 6000, ERR_TIMEOUT, -1, -1), ENGINE_HUNG);
+}
+
+static void test_requests_without_tokens_are_hung(void **state)
+{
+    (void)state;
+    struct engine_liveness l = fresh(0);
+    assert_int_equal(feed(&l, 500000, 0, 0, 7), ENGINE_OK);
+    assert_int_equal(feed(&l, 510000, 0, 1, 7), ENGINE_OK); /* work begins: the idle time before it does not count */
+    assert_int_equal(feed(&l, 510000 + STALL - 1, 0, 1, 7), ENGINE_OK);
+    assert_int_equal(feed(&l, 510000 + STALL, 0, 1, 7), ENGINE_HUNG);
+}
+
+static void test_a_busy_engine_is_never_poked(void **state)
+{
+    (void)state;
+    struct engine_liveness l = fresh(0);
+    for (uint64_t now = 0, tokens = 1; now < 3600000; now += 2000)
+        assert_int_equal(feed(&l, now, 0, 1, (int64_t)tokens++), ENGINE_OK);
+}
+
+/* Requests that come and go between two looks leave their tokens. */
+static void test_traffic_between_looks_proves_life(void **state)
+{
+    (void)state;
+    struct engine_liveness l = fresh(0);
+    for (uint64_t now = 0, tokens = 1; now < 3600000; now += IDLE / 2)
+        assert_int_equal(feed(&l, now, 0, 0, (int64_t)tokens++), ENGINE_OK);
+}
+
+static void test_an_idle_engine_is_poked_once_a_minute(void **state)
+{
+    (void)state;
+    struct engine_liveness l = fresh(0);
+    unsigned pokes = 0;
+    int64_t tokens = 10;
+    for (uint64_t now = 0; now < 3600000; now += 2000)
+        if (feed(&l, now, 0, 0, tokens) == ENGINE_NEEDS_POKE) {
+            pokes++;
+            tokens += 2; /* which the poke itself makes */
+        }
+    assert_in_range(pokes, 55, 60);
+    /* An engine that counts nothing is not asked more often. */
+    l = fresh(0);
+    pokes = 0;
+    for (uint64_t now = 0; now < 3600000; now += 2000)
+        pokes += feed(&l, now, 0, -1, -1) == ENGINE_NEEDS_POKE;
+    assert_in_range(pokes, 55, 60);
+}
+
+static void test_without_counters_busy_is_not_hung(void **state)
+{
+    (void)state;
+    struct engine_liveness l = fresh(0);
+    assert_int_equal(feed(&l, 0, 0, 1, -1), ENGINE_OK);
+    assert_int_equal(feed(&l, 10 * STALL, 0, 1, -1), ENGINE_OK);
+}
+
+#define TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_drivers_by_name),
+        TEST(test_llamacpp_command_lines),
+        TEST(test_llama_server_on_path_is_used),
+        TEST(test_missing_llamacpp_says_what_to_install),
+        TEST(test_socket_paths_are_bounded),
+        TEST(test_fake_command_line),
+        TEST(test_openai_addresses),
+        TEST(test_openai_is_no_way_around_the_gateway),
+        cmocka_unit_test(test_metrics_are_read_with_care),
+        cmocka_unit_test(test_no_answer_three_times_is_hung),
+        cmocka_unit_test(test_requests_without_tokens_are_hung),
+        cmocka_unit_test(test_a_busy_engine_is_never_poked),
+        cmocka_unit_test(test_traffic_between_looks_proves_life),
+        cmocka_unit_test(test_an_idle_engine_is_poked_once_a_minute),
+        cmocka_unit_test(test_without_counters_busy_is_not_hung),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
