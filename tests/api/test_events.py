@@ -153,6 +153,7 @@ def test_kubectl_shows_events(cloud, project):
 def test_the_recorder_counts_in_both(cloud, project):
     """A controller that says the same again makes one event whose count grows, and both groups show it."""
     cloud.create("modelendpoints", project, "e", {"replicas": 1, "engine": {"driver": "fake"}})
+    cloud.wait_condition("modelendpoints", project, "e")
     pid = None
     for count in (1, 2):
         def fresh():

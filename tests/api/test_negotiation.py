@@ -119,6 +119,13 @@ def test_yaml_both_ways(cloud, maps, tmp_path):
     assert b"reason: NotFound" in answer.body
 
 
+def test_null_is_absence(cloud, project):
+    base = f"/api/v1/namespaces/{project}/secrets"
+    made = cloud.api("POST", base, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": None, "stringData": None, "immutable": None})
+    assert not {"data", "stringData", "immutable"} & set(made) and made["type"] == "Opaque"
+    assert "immutable" not in cloud.api("PUT", base + "/s", {**made, "immutable": None})
+
+
 def test_yaml_is_no_stream(cloud, maps):
     assert get(cloud, maps + "?watch=1&timeoutSeconds=1", accept="application/yaml").status == 406
 

@@ -451,6 +451,13 @@ static void read_only_members_are_the_servers(void **state UNUSED)
 
 /* ---- defaults, secrets ---- */
 
+static void null_is_absence_but_where_it_may_be(void **state UNUSED)
+{
+    JSON_AUTO j = parsed("{\"spec\":{\"title\":null,\"since\":null,\"count\":null,\"any\":null,\"box\":{\"open\":null,\"colour\":\"red\"},\"parts\":[{\"name\":\"a\",\"size\":null},7,null],\"tags\":null}}");
+    field_drop_nulls(fields, j);
+    equal(j, "{\"spec\":{\"since\":null,\"box\":{\"colour\":\"red\"},\"parts\":[{\"name\":\"a\"},7,null]}}");
+}
+
 static void absent_members_get_their_defaults(void **state UNUSED)
 {
     JSON_AUTO j = parsed("{\"spec\":{\"mode\":null,\"count\":0,\"maybe\":{},\"parts\":[{\"name\":\"a\"},{\"size\":7},3]}}");
@@ -572,6 +579,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_good_document_passes),
         TEST(required_members),
+        TEST(null_is_absence_but_where_it_may_be),
         TEST(types),
         TEST(bounds),
         TEST(enums),
