@@ -37,14 +37,14 @@ static void free_doc(void *doc)
     json_decref(doc);
 }
 
-static int answer(int status, json_t *doc, int *ret_status, json_t **ret_body)
+static int answer(int status, json_t *doc, struct client_answer *ret)
 {
-    *ret_status = status;
-    *ret_body = doc ? json_deep_copy(doc) : json_pack("{s:s, s:i, s:s}", "kind", "Status", "code", status, "message", "no");
+    ret->status = status;
+    ret->body = doc ? json_deep_copy(doc) : json_pack("{s:s, s:i, s:s}", "kind", "Status", "code", status, "message", "no");
     return 0;
 }
 
-static int write_doc(const struct client_call *call, const char *path, json_t *doc, int *ret_status, json_t **ret_body)
+static int write_doc(const struct client_call *call, const char *path, json_t *doc, struct client_answer *ret)
 {
     char *text = json_dumps(call->body, 0);
     if (strlen(text) > api.biggest)
@@ -52,10 +52,10 @@ static int write_doc(const struct client_call *call, const char *path, json_t *d
     free(text);
     api.writes++;
     map_set(api.docs, str_of(path), doc);
-    return answer(200, doc, ret_status, ret_body);
+    return answer(200, doc, ret);
 }
 
-static int roundtrip(void *t UNUSED, const struct client_call *call, int *ret_status, json_t **ret_body, struct err *err UNUSED)
+static int roundtrip(void *t UNUSED, const struct client_call *call, struct client_answer *ret, struct err *err UNUSED)
 {
     char path[512], parent[512];
     snprintf(path, sizeof(path), "%.500s", call->path);
@@ -71,24 +71,24 @@ static int roundtrip(void *t UNUSED, const struct client_call *call, int *ret_st
         size_t len = strlen(path);
         snprintf(path + len, sizeof(path) - len, "/%s", json_str_or(call->body, "metadata.name", "?"));
         if (!map_getc(api.docs, parent))
-            rc = answer(404, NULL, ret_status, ret_body);
+            rc = answer(404, NULL, ret);
         else
-            rc = write_doc(call, path, json_deep_copy(call->body), ret_status, ret_body);
+            rc = write_doc(call, path, json_deep_copy(call->body), ret);
     } else if (!old) {
-        rc = answer(404, NULL, ret_status, ret_body);
+        rc = answer(404, NULL, ret);
     } else if (!strcmp(call->method, "PATCH")) {
         json_t *doc = json_deep_copy(old);
         json_object_set(doc, "status", json_object_get(call->body, "status"));
-        rc = write_doc(call, path, doc, ret_status, ret_body);
+        rc = write_doc(call, path, doc, ret);
     } else {
-        rc = answer(200, old, ret_status, ret_body);
+        rc = answer(200, old, ret);
     }
     pthread_mutex_unlock(&api.lock);
     return rc;
 }
 
-static int stream(void *t UNUSED, const struct client_call *call UNUSED, atomic_bool *stop UNUSED, bool (*on_line)(void *arg, json_t *line) UNUSED, void *arg UNUSED,
-                  int *ret_status UNUSED, json_t **ret_error_body UNUSED, struct err *err)
+static int stream(void *t UNUSED, const struct client_call *call UNUSED, bool (*on_line)(void *arg, json_t *line) UNUSED, void *arg UNUSED,
+                  struct client_answer *ret UNUSED, struct err *err)
 {
     return err_set(err, ERR_INTERNAL, "billing watches nothing");
 }
