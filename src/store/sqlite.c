@@ -559,12 +559,16 @@ static int make_private(const char *path, struct err *err)
     return fd < 0 ? err_sys(err, errno, "%s", path) : 0;
 }
 
-/* What is in the log becomes durable before it is read; see above. A full disk is no reason not to serve reads: the log is synced by then. */
+/* What is in the log becomes durable before it is read; see above. Then a new log is begun: of the old one less may be on disk than was copied from it, and
+ * replaying that after a power loss would undo a part. A full disk is no reason not to serve reads: the log is synced by then. */
 static int settle_log(struct sqlite *q, struct err *err)
 {
     struct err inner = ERR_INIT;
     sqlite3_wal_hook(q->db, on_wal, q);
     int rc = checkpoint(q, SQLITE_CHECKPOINT_TRUNCATE, &inner);
+    int sql = rc == 0 ? scrub(q) : SQLITE_OK;
+    if (sql != SQLITE_OK)
+        rc = sql_error(q, sql, &inner, "beginning the store's log");
     if (rc == ERR_NO_SPACE) {
         set_trouble(q, &inner, 0);
         return 0;
@@ -597,9 +601,9 @@ static int open_db(struct sqlite *q, const struct store_options *o, struct err *
     if ((rc = exec(q, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY;", err)) < 0 ||
         (rc = check_version(q, o->path, err)) < 0 || (rc = start_new(q, err)) < 0 ||
         (rc = exec(q, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;", err)) < 0 ||
-        (rc = migrate(q, err)) < 0 || (rc = settle_log(q, err)) < 0)
+        (rc = migrate(q, err)) < 0 || (rc = prepare(q, err)) < 0)
         return rc;
-    return prepare(q, err);
+    return settle_log(q, err);
 }
 
 static struct sqlite *sqlite_new(void)

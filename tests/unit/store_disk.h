@@ -188,7 +188,7 @@ static inline int disk_sector_size(sqlite3_file *f UNUSED)
 }
 static inline int disk_traits(sqlite3_file *f UNUSED)
 {
-    return 0;
+    return SQLITE_IOCAP_POWERSAFE_OVERWRITE; /* as SQLite assumes it of every disk on Linux */
 }
 
 /* ---- names: made and removed at once and for good ---- */
