@@ -23,8 +23,7 @@
 #define PROBE_BYTES_MIN (64u * 1024)
 #define PROBE_BYTES_MAX (4u * 1024 * 1024)
 #define PROBE_ROW 0              /* rows of the log count from 1 */
-#define CHECKPOINT_PAGES 4000    /* of the write-ahead log: under load */
-#define CHECKPOINT_IDLE_PAGES 1000
+#define CHECKPOINT_PAGES 4000    /* of the write-ahead log */
 #define AT_MS_MAX (INT64_C(1) << 52)
 #define TIDY_PAGES 64            /* given back in one step */
 #define TIDY_MIN_PAGES 1024      /* free pages that are kept for what comes */
@@ -211,38 +210,38 @@ static int64_t pages(sqlite3_stmt *st)
     return n;
 }
 
-/* Gives a few free pages back to the file system, when they are many. More to do: stays untidy. */
-static void tidy(struct sqlite *q)
+static bool many_free(struct sqlite *q)
 {
     int64_t free = pages(q->free_pages);
+    return free >= TIDY_MIN_PAGES && free >= pages(q->all_pages) / 4;
+}
+
+/* Takes a few free pages off the end of the file, when they are many. True: the last ones for now. More to do: stays untidy. */
+static bool tidy(struct sqlite *q)
+{
+    int64_t before = pages(q->all_pages);
     q->untidy = false;
-    if (free < TIDY_MIN_PAGES || free < pages(q->all_pages) / 4)
-        return;
+    if (!many_free(q))
+        return false;
     int rc;
     while ((rc = sqlite3_step(q->tidy)) == SQLITE_ROW)
         ; /* a row a page */
     sqlite3_reset(q->tidy);
-    q->untidy = rc == SQLITE_DONE && pages(q->free_pages) < free;
+    q->untidy = rc == SQLITE_DONE && pages(q->all_pages) < before && many_free(q);
+    return !q->untidy;
 }
 
-static void keep_house(struct sqlite *q, bool idle)
+static void keep_house(struct sqlite *q)
 {
     struct err err = ERR_INIT;
-    if (q->trouble.code)
-        return;
-    if (q->wal_pages >= (idle ? CHECKPOINT_IDLE_PAGES : CHECKPOINT_PAGES)) {
-        if (checkpoint(q, SQLITE_CHECKPOINT_PASSIVE, &err) < 0)
-            set_trouble(q, &err, 0); /* writes still go to the log, but that is not to last */
-    } else if (idle && q->untidy) {
-        tidy(q);
-    }
+    /* The file shrinks when the log is written back. */
+    if ((q->wal_pages >= CHECKPOINT_PAGES || tidy(q)) && checkpoint(q, SQLITE_CHECKPOINT_PASSIVE, &err) < 0)
+        set_trouble(q, &err, 0); /* writes still go to the log, but that is not to last */
 }
-
-/* ---- the writer's thread ---- */
 
 static bool house_calls(const struct sqlite *q)
 {
-    return !q->trouble.code && (q->untidy || q->wal_pages >= CHECKPOINT_IDLE_PAGES);
+    return !q->trouble.code && (q->untidy || q->wal_pages >= CHECKPOINT_PAGES);
 }
 
 static bool probe_due(const struct sqlite *q)
@@ -306,18 +305,21 @@ static void turn(struct sqlite *q)
     struct forget_list forgets = STAILQ_HEAD_INITIALIZER(forgets);
     struct err err = ERR_INIT;
     int told = q->trouble.code;
-    bool work = has_work(q);
-    STAILQ_CONCAT(&list, &q->queue);
-    if (!told)
-        STAILQ_CONCAT(&forgets, &q->forgets);
+    bool overdue = !told && q->wal_pages >= CHECKPOINT_PAGES; /* after the answers of the last turn, before the next */
+    bool work = !overdue && has_work(q);
+    if (work) {
+        STAILQ_CONCAT(&list, &q->queue);
+        if (!told)
+            STAILQ_CONCAT(&forgets, &q->forgets);
+    }
     pthread_mutex_unlock(&q->lock);
     if (work && write_batch(q, &list, &forgets, &err) < 0) {
         (void)scrub(q);
         set_trouble(q, &err, bytes_of(&list));
     } else if (probe_due(q)) {
         probe(q);
-    } else if (!work) {
-        keep_house(q, true);
+    } else if (!work && !told) {
+        keep_house(q);
     }
     q->untidy = q->untidy || !STAILQ_EMPTY(&forgets);
     pthread_mutex_lock(&q->lock);
@@ -341,17 +343,6 @@ static void *writer_main(void *arg)
         if (q->stop && (q->failed || STAILQ_EMPTY(&q->queue)))
             break;
         turn(q);
-        if (q->wal_pages < CHECKPOINT_PAGES || q->failed)
-            continue;
-        int told = q->trouble.code;
-        pthread_mutex_unlock(&q->lock);
-        keep_house(q, false); /* after the answers, not before them */
-        pthread_mutex_lock(&q->lock);
-        if (told != q->trouble.code) {
-            struct store_pending_list none = STAILQ_HEAD_INITIALIZER(none);
-            struct err fine = ERR_INIT;
-            post_back(q, &none, &fine);
-        }
     }
     pthread_mutex_unlock(&q->lock);
     return NULL;
