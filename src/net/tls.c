@@ -4,6 +4,7 @@
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "base/mem.h"
 
@@ -40,6 +41,11 @@ static SSL_CTX *new_ctx(const SSL_METHOD *method)
 
 static int use_pair(SSL_CTX *ctx, const char *cert_file, const char *key_file, struct err *err)
 {
+    struct stat st;
+    if (stat(key_file, &st) < 0)
+        return err_sys(err, errno, "%s", key_file);
+    if (st.st_mode & (S_IROTH | S_IWOTH))
+        return err_set(err, ERR_INVALID, "%s: others may read or write this private key; expected mode 0600", key_file);
     if (SSL_CTX_use_certificate_chain_file(ctx, cert_file) != 1)
         return ssl_fail(err, ERR_INVALID, cert_file);
     if (SSL_CTX_use_PrivateKey_file(ctx, key_file, SSL_FILETYPE_PEM) != 1)

@@ -66,6 +66,7 @@ void index_init(struct index *ix)
     ix->head = node_new(STR_NULL, INDEX_LEVELS);
     ix->levels = 1;
     ix->nodes = 0;
+    ix->random = rnd_u64() | 1; /* unknown outside: nobody can choose keys that make it a list */
 }
 
 void index_deinit(struct index *ix)
@@ -81,6 +82,14 @@ void index_deinit(struct index *ix)
         mem_free(n);
         n = next;
     }
+}
+
+static uint64_t next_random(struct index *ix) /* xorshift64 */
+{
+    ix->random ^= ix->random << 13;
+    ix->random ^= ix->random >> 7;
+    ix->random ^= ix->random << 17;
+    return ix->random;
 }
 
 /* For each level the last node whose key is < key. */
@@ -115,7 +124,7 @@ struct index_node *index_ensure(struct index *ix, struct str key)
     if (n && str_eq(n->key, key))
         return n;
     int levels = 1;
-    for (uint64_t bits = rnd_u64(); (bits & 3) == 0 && levels < INDEX_LEVELS; bits >>= 2)
+    for (uint64_t bits = next_random(ix); (bits & 3) == 0 && levels < INDEX_LEVELS; bits >>= 2)
         levels++;
     while (ix->levels < levels)
         path[ix->levels++] = ix->head;

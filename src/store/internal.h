@@ -9,13 +9,14 @@
 #include <pthread.h>
 #include <sys/queue.h>
 
+#include "base/vec.h"
 #include "store/store.h"
 
 /* glibc's <sys/queue.h> has no forms that allow freeing the element. */
 #define STAILQ_FOREACH_SAFE(var, list, field, next) \
     for ((var) = STAILQ_FIRST(list); (var) && ((next) = STAILQ_NEXT(var, field), 1); (var) = (next))
-#define LIST_FOREACH_SAFE(var, list, field, next) \
-    for ((var) = LIST_FIRST(list); (var) && ((next) = LIST_NEXT(var, field), 1); (var) = (next))
+#define TAILQ_FOREACH_SAFE(var, list, field, next) \
+    for ((var) = TAILQ_FIRST(list); (var) && ((next) = TAILQ_NEXT(var, field), 1); (var) = (next))
 
 #define INDEX_LEVELS 24
 
@@ -37,6 +38,7 @@ struct index {
     struct index_node *head; /* a sentinel with INDEX_LEVELS levels */
     int levels;
     size_t nodes;
+    uint64_t random; /* heights of nodes */
 };
 
 void index_init(struct index *ix);
@@ -51,14 +53,21 @@ struct store_value *store_value_new(struct str key, struct str value, int64_t cr
 struct store_version *version_new(struct index_node *n, int64_t rev, int64_t row_id, struct store_value *value);
 void version_free(struct store_version *v);
 
-/* One write that became visible. */
+/* One write that became visible. Its version, and the one that it replaced, live at least as long as it. */
 struct store_change {
     int64_t rev;
     uint64_t mono_ms;
     struct index_node *node;
-    struct store_value *prev, *now; /* references */
-    size_t bytes;
+    struct store_version *version;
 };
+static inline struct store_value *change_now(const struct store_change *c)
+{
+    return c->version->value;
+}
+static inline struct store_value *change_prev(const struct store_change *c)
+{
+    return c->version->older ? c->version->older->value : NULL;
+}
 
 /* An accepted transaction on its way to being durable. */
 struct store_write {
@@ -70,7 +79,7 @@ struct store_pending {
     STAILQ_ENTRY(store_pending) link;
     struct store *store;
     int64_t rev;
-    int64_t wall_ms;
+    int64_t at_ms; /* by the store's clock */
     store_done *done;
     void *arg;
     size_t count;
@@ -82,9 +91,9 @@ STAILQ_HEAD(store_pending_list, store_pending);
 struct store_member {
     /* Takes over p; later store_committed() or store_failed() is called on the loop's thread. */
     void (*submit)(struct store *s, struct store_pending *p);
-    /* Rows that history needs no more; best effort. */
+    /* Rows that history needs no more, in an order in which they may go; best effort. */
     void (*forget)(struct store *s, const int64_t *row_ids, size_t count, int64_t compacted_rev);
-    /* Waits until all is written, ends threads. */
+    /* Waits until all that is accepted is answered, ends threads. Nothing is accepted any more. */
     void (*close)(struct store *s);
 };
 
@@ -97,32 +106,50 @@ struct store {
     uint64_t retain_ms;
     size_t retain_bytes;
 
+    /* The store's clock, which ages history: wall clock once, then monotonic, and never behind what the log has: a jump of the
+     * wall clock must not take history from those who still need it. */
+    int64_t base_at_ms, base_newest_ms;
+    uint64_t base_mono_ms;
+
     struct store_change *changes; /* ring */
     size_t change_cap, change_first, change_count, change_bytes;
     struct timer retention;
+    int64_t loaded_rev;
+    VEC(int64_t) stale; /* found by loading: rows that nobody needs */
+    bool closing;
 
-    LIST_HEAD(, store_watch) watches;
+    TAILQ_HEAD(, store_watch) watches;
     struct timer pump; /* delivers events soon, from the loop */
     bool pumping;
+    int64_t compact_rev; /* asked for; done as far as watches have had it */
     void (*on_revision)(void *arg, int64_t rev);
     void *on_revision_arg;
     int64_t announced_rev;
 
     struct err health;
-    size_t live_objects, live_bytes, versions;
+    size_t live_objects, live_bytes;
     struct store_stats stats;
 };
 
 struct store *store_new(struct loop *l, const struct store_options *o, const struct store_member *m, void *member_state);
 void store_committed(struct store *s, struct store_pending_list *list);
 /* Rolls back everything that is accepted and not visible; fails the list's transactions in order. */
-void store_failed(struct store *s, struct store_pending_list *list, const struct err *why);
-/* Loading: a row of the log, in order. */
-void store_load(struct store *s, int64_t row_id, int64_t rev, struct str key, int64_t created_rev, bool deleted, struct str value,
-                uint64_t age_ms);
+void store_failed(struct store *s, struct store_pending_list *list, int code);
+
+/* Loading: first from which revision on there is history, and when the newest row was written; then the rows of the log in
+ * order; then the end. A row that contradicts those before it is ERR_CORRUPT. */
+struct store_row {
+    int64_t id, rev, created_rev, at_ms;
+    bool deleted;
+    struct str key, value;
+};
+void store_load_begin(struct store *s, int64_t compacted_rev, int64_t newest_at_ms);
+int store_load(struct store *s, const struct store_row *r, struct err *err) NODISCARD;
+void store_load_end(struct store *s); /* the member can forget by now */
+
 void store_schedule_pump(struct store *s);
 void store_pump(struct timer *t);
-size_t store_watch_count(const struct store *s);
+int64_t store_delivered_rev(const struct store *s); /* every watch had this revision */
 struct store_change *store_change_at(struct store *s, size_t i);
 size_t store_first_change_after(struct store *s, int64_t rev);
 

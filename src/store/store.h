@@ -48,20 +48,23 @@ struct store_op {
 struct store_options {
     const char *path;           /* sqlite: the database file */
     uint64_t retain_ms;         /* history kept; default 5 min */
-    size_t retain_bytes;        /* but at most; default 256 MiB */
+    size_t retain_bytes;        /* but at most, of versions that are no longer live; default 256 MiB */
     const char *vfs;            /* sqlite VFS name, tests only */
 };
 
 int store_open_memory(struct loop *l, const struct store_options *o, struct store **ret, struct err *err) NODISCARD;
-/* ERR_BUSY: another process has it; ERR_CORRUPT; ERR_INVALID: written by a newer program. */
+/* ERR_BUSY: another process has it; ERR_CORRUPT; ERR_INVALID: written by a newer program; ERR_IO: what is on disk cannot be made
+ * durable. A full disk is no failure: the store opens, and store_health says so. */
 int store_open_sqlite(struct loop *l, const struct store_options *o, struct store **ret, struct err *err) NODISCARD;
-/* Waits for accepted transactions to be durable. */
+/* Waits until all accepted transactions are durable or failed, and answers them; none is accepted any more (ERR_UNAVAILABLE). Watches
+ * that still run are stopped. May run the loop. */
 void store_close(struct store *s);
 
 /* Applies all ops or none, under one revision. Preconditions are judged at once against everything accepted before,
  * durable or not: a failure returns its code immediately, with the key in err->field, and done is not called. Else 0, and later
  * done(arg, 0, rev) once it is durable and visible to readers, or done(arg, code, 0): ERR_NO_SPACE, ERR_IO, and then also for
- * every transaction accepted after it that was not yet durable. */
+ * every transaction accepted after it that was not yet durable. A failed transaction stays undone; only when the disk goes on failing and
+ * then loses power may one be found that has reached it all the same. At least one op, none with an empty key, no key twice. */
 typedef void store_done(void *arg, int code, int64_t rev);
 int store_txn(struct store *s, const struct store_op *ops, size_t count, store_done *done, void *arg, struct err *err) NODISCARD;
 
@@ -79,8 +82,9 @@ int64_t store_rev(const struct store *s);       /* last visible */
 int64_t store_first_rev(const struct store *s); /* oldest revision that reads and watches may start from */
 
 /* Change feed. after_rev: events with a greater revision, those in history first (ERR_GONE when compacted), then live ones. `prev` is the
- * version replaced or deleted (NULL for a creation); `now` is NULL for a deletion. fn runs on the loop; it must not call
- * store_txn synchronously recurse into itself, but may call store_watch_stop. */
+ * version replaced or deleted (NULL for a creation); `now` is NULL for a deletion. fn runs on the loop, never inside a call of the store, and may call everything here but
+ * store_close. Events of one revision come in one turn, to all who watch, before any of the next. A long history comes in turns between which the
+ * loop runs: who buffers for a peer can send meanwhile. */
 struct store_event {
     int64_t rev;
     struct store_value *prev;
@@ -90,16 +94,16 @@ struct store_watch;
 int store_watch(struct store *s, struct str prefix, int64_t after_rev, void (*fn)(void *arg, const struct store_event *e), void *arg,
                 struct store_watch **ret, struct err *err) NODISCARD;
 void store_watch_stop(struct store_watch *w);
-/* Called after all events of one revision were delivered, for bookmarks and caches: fn(arg, rev). One hook a store. */
+/* Called after all events up to rev were delivered to every watch, for bookmarks and caches: fn(arg, rev). One hook a store. */
 void store_on_revision(struct store *s, void (*fn)(void *arg, int64_t rev), void *arg);
 
-/* 0, or why writes fail at present (ERR_NO_SPACE …); cleared by a successful write, tried anew every second. For /readyz. */
+/* 0, or why writes fail at present (ERR_NO_SPACE …); looked at anew every second, by a write as large as the one that failed. For /readyz. */
 int store_health(const struct store *s, struct err *err);
-/* Drops history up to rev (not beyond what is visible); normally by the retention timer. */
+/* Drops history up to rev, as soon as every watch has had it, and not beyond what is visible; normally by the retention timer. */
 void store_compact(struct store *s, int64_t rev);
 
 struct store_stats {
-    uint64_t txns, commits, bytes_written;
+    uint64_t txns, commits, bytes_written; /* accepted; groups made durable; keys and values made durable */
     size_t live_objects, live_bytes, history_versions, history_bytes, watches;
 };
 void store_get_stats(const struct store *s, struct store_stats *ret);

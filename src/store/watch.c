@@ -1,10 +1,13 @@
 /* The change feed. Watches are served by a pump that runs from a timer, never inside a write: so an event is delivered after its revision is
- * visible, and handlers may write. */
+ * visible, and handlers may write. Change by change, each to all who watch: what a handler makes of a change, the next can use again. */
 #include "base/mem.h"
 #include "store/internal.h"
 
+/* Calls of handlers in one turn; then the loop looks after sockets, or those who are behind would fill their buffers by our own doing. */
+#define CALLS_A_TURN 4096
+
 struct store_watch {
-    LIST_ENTRY(store_watch) link;
+    TAILQ_ENTRY(store_watch) link;
     struct store *store;
     char *prefix;
     size_t prefix_len;
@@ -12,44 +15,91 @@ struct store_watch {
     void (*fn)(void *arg, const struct store_event *e);
     void *arg;
     bool stopped;
+    bool fresh; /* begun by a handler: its turn is the next, from its own revision on */
 };
-
-static void deliver(struct store *s, struct store_watch *w)
-{
-    size_t i = store_first_change_after(s, w->after_rev);
-    for (; i < s->change_count && !w->stopped; i++) {
-        struct store_change *c = store_change_at(s, i);
-        w->after_rev = c->rev;
-        if (!str_starts(c->node->key, str_n(w->prefix, w->prefix_len)))
-            continue;
-        struct store_event e = {c->rev, c->prev, c->now};
-        w->fn(w->arg, &e);
-    }
-}
 
 static void watch_free(struct store_watch *w)
 {
-    LIST_REMOVE(w, link);
+    TAILQ_REMOVE(&w->store->watches, w, link);
     mem_free(w->prefix);
     mem_free(w);
+}
+
+int64_t store_delivered_rev(const struct store *s)
+{
+    int64_t rev = s->visible_rev;
+    const struct store_watch *w;
+    TAILQ_FOREACH (w, &s->watches, link)
+        if (!w->stopped && w->after_rev < rev)
+            rev = w->after_rev;
+    return rev;
+}
+
+static size_t deliver(struct store *s, const struct store_change *c)
+{
+    size_t calls = 0;
+    struct store_event e = {c->rev, change_prev(c), change_now(c)};
+    struct store_watch *w;
+    TAILQ_FOREACH (w, &s->watches, link) {
+        if (w->stopped || w->fresh || w->after_rev >= c->rev || !str_starts(c->node->key, str_n(w->prefix, w->prefix_len)))
+            continue;
+        w->fn(w->arg, &e);
+        calls++;
+    }
+    return calls;
+}
+
+static void delivered(struct store *s, int64_t rev)
+{
+    struct store_watch *w;
+    TAILQ_FOREACH (w, &s->watches, link)
+        if (!w->fresh && w->after_rev < rev)
+            w->after_rev = rev;
+}
+
+/* One revision whole, the first that some watch has not had. */
+static size_t deliver_revision(struct store *s, size_t *i)
+{
+    int64_t rev = store_change_at(s, *i)->rev;
+    size_t calls = 0;
+    for (; *i < s->change_count && store_change_at(s, *i)->rev == rev; (*i)++) {
+        struct store_change c = *store_change_at(s, *i);
+        calls += deliver(s, &c);
+    }
+    delivered(s, rev);
+    return calls;
+}
+
+/* What handlers did to the list while it was walked. */
+static void settle_list(struct store *s)
+{
+    struct store_watch *w, *next;
+    TAILQ_FOREACH_SAFE (w, &s->watches, link, next) {
+        w->fresh = false;
+        if (w->stopped)
+            watch_free(w);
+    }
 }
 
 void store_pump(struct timer *t)
 {
     struct store *s = t->arg;
-    struct store_watch *w, *next;
+    size_t calls = 0;
     s->pumping = true;
-    int64_t rev = s->visible_rev;
-    LIST_FOREACH (w, &s->watches, link)
-        if (!w->stopped)
-            deliver(s, w);
+    for (size_t i = store_first_change_after(s, store_delivered_rev(s)); i < s->change_count && calls < CALLS_A_TURN;)
+        calls += deliver_revision(s, &i);
     s->pumping = false;
-    LIST_FOREACH_SAFE (w, &s->watches, link, next)
-        if (w->stopped)
-            watch_free(w);
-    if (s->on_revision && rev > s->announced_rev)
-        s->on_revision(s->on_revision_arg, rev);
-    s->announced_rev = rev;
+    settle_list(s);
+    int64_t rev = store_delivered_rev(s);
+    if (rev < s->visible_rev)
+        store_schedule_pump(s);
+    if (s->compact_rev > s->first_rev)
+        store_compact(s, s->compact_rev);
+    if (rev > s->announced_rev) {
+        s->announced_rev = rev;
+        if (s->on_revision)
+            s->on_revision(s->on_revision_arg, rev);
+    }
 }
 
 void store_schedule_pump(struct store *s)
@@ -64,8 +114,9 @@ int store_watch(struct store *s, struct str prefix, int64_t after_rev, void (*fn
     if (after_rev < s->first_rev)
         return err_set(err, ERR_GONE, "revision %lld is compacted; the oldest is %lld", (long long)after_rev, (long long)s->first_rev);
     struct store_watch *w = XNEW(struct store_watch);
-    *w = (struct store_watch){.store = s, .prefix = xstrndup(prefix.ptr, prefix.len), .prefix_len = prefix.len, .after_rev = after_rev, .fn = fn, .arg = arg};
-    LIST_INSERT_HEAD(&s->watches, w, link);
+    *w = (struct store_watch){.store = s, .prefix = xstrndup(prefix.ptr, prefix.len), .prefix_len = prefix.len, .after_rev = after_rev, .fn = fn, .arg = arg, .fresh = s->pumping};
+    TAILQ_INSERT_TAIL(&s->watches, w, link);
+    s->stats.watches++;
     if (after_rev < s->visible_rev)
         store_schedule_pump(s);
     *ret = w;
@@ -75,6 +126,7 @@ int store_watch(struct store *s, struct str prefix, int64_t after_rev, void (*fn
 void store_watch_stop(struct store_watch *w)
 {
     w->stopped = true;
+    w->store->stats.watches--;
     if (!w->store->pumping)
         watch_free(w);
 }
@@ -83,13 +135,4 @@ void store_on_revision(struct store *s, void (*fn)(void *arg, int64_t rev), void
 {
     s->on_revision = fn;
     s->on_revision_arg = arg;
-}
-
-size_t store_watch_count(const struct store *s)
-{
-    size_t count = 0;
-    const struct store_watch *w;
-    LIST_FOREACH (w, &s->watches, link)
-        count++;
-    return count;
 }

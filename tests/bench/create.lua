@@ -7,6 +7,7 @@ function request()
   local body = string.format('{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"%s-%d-%d"},"data":{"k":"%s"}}', run, id, n, padding)
   return wrk.format("POST", "/api/v1/namespaces/bench/configmaps", {["Content-Type"] = "application/json", ["Authorization"] = "Bearer " .. os.getenv("BENCH_TOKEN")}, body)
 end
-local bad = 0
-function response(status) if status ~= 201 then bad = bad + 1 end end
-function done(summary, latency) io.write(string.format("RESULT %d %d %d %d\n", summary.requests, summary.duration, summary.errors.status, latency:percentile(99))) end
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format("RESULT %d %d %d %d %d\n", summary.requests, summary.duration, e.status + e.connect + e.read + e.write + e.timeout, latency:percentile(99), latency:percentile(50)))
+end
