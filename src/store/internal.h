@@ -10,6 +10,7 @@
 #include <sys/queue.h>
 
 #include "base/vec.h"
+#include "base/map.h"
 #include "store/store.h"
 
 /* glibc's <sys/queue.h> has no forms that allow freeing the element. */
@@ -97,6 +98,11 @@ struct store_member {
     void (*close)(struct store *s);
 };
 
+/* A length that prefixes of watches have, and how many groups have it. */
+struct watch_length {
+    size_t len, groups;
+};
+
 struct store {
     struct loop *loop;
     const struct store_member *member;
@@ -118,7 +124,11 @@ struct store {
     VEC(int64_t) stale; /* found by loading: rows that nobody needs */
     bool closing;
 
-    TAILQ_HEAD(, store_watch) watches;
+    struct map *watch_groups; /* prefix → struct watch_group: watch.c */
+    VEC(struct watch_length) watch_lengths;
+    TAILQ_HEAD(, store_watch) behind;
+    SLIST_HEAD(, store_watch) gone;
+    int64_t fed_rev; /* every group had the revisions up to here */
     struct timer pump; /* delivers events soon, from the loop */
     bool pumping;
     int64_t compact_rev; /* asked for; done as far as watches have had it */
@@ -147,6 +157,8 @@ void store_load_begin(struct store *s, int64_t compacted_rev, int64_t newest_at_
 int store_load(struct store *s, const struct store_row *r, struct err *err) NODISCARD;
 void store_load_end(struct store *s); /* the member can forget by now */
 
+void store_watches_init(struct store *s);
+void store_watches_deinit(struct store *s);
 void store_schedule_pump(struct store *s);
 void store_pump(struct timer *t);
 int64_t store_delivered_rev(const struct store *s); /* every watch had this revision */

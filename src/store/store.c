@@ -22,7 +22,7 @@ struct store *store_new(struct loop *l, const struct store_options *o, const str
     s->retain_bytes = o->retain_bytes ? o->retain_bytes : RETAIN_BYTES_DEFAULT;
     s->next_row_id = 1;
     index_init(&s->index);
-    TAILQ_INIT(&s->watches);
+    store_watches_init(s);
     s->base_at_ms = clock_wall_ms();
     s->base_mono_ms = clock_mono_ms();
     timer_init(&s->pump, l, store_pump, s);
@@ -37,9 +37,7 @@ void store_close(struct store *s)
     s->closing = true;
     s->member->close(s);
     timer_stop(&s->pump);
-    s->pumping = false; /* a test that failed in a handler comes here from it */
-    while (!TAILQ_EMPTY(&s->watches))
-        store_watch_stop(TAILQ_FIRST(&s->watches));
+    store_watches_deinit(s);
     mem_free(s->changes);
     VEC_DEINIT(&s->stale);
     index_deinit(&s->index);
@@ -213,7 +211,7 @@ static void on_retention(struct timer *t)
 
 void store_load_begin(struct store *s, int64_t compacted_rev, int64_t newest_at_ms)
 {
-    s->visible_rev = s->accepted_rev = s->announced_rev = s->first_rev = compacted_rev;
+    s->visible_rev = s->accepted_rev = s->announced_rev = s->fed_rev = s->first_rev = compacted_rev;
     s->base_newest_ms = newest_at_ms;
     s->base_at_ms = MAX(s->base_at_ms, newest_at_ms);
 }
@@ -256,7 +254,7 @@ int store_load(struct store *s, const struct store_row *r, struct err *err)
     uint64_t age = r->at_ms < s->base_newest_ms ? (uint64_t)(s->base_newest_ms - r->at_ms) : 0;
     struct store_value *value = r->deleted ? NULL : store_value_new(r->key, r->value, r->created_rev, r->rev);
     publish(s, n, version_new(n, r->rev, r->id, value), s->base_mono_ms > age ? s->base_mono_ms - age : 0);
-    s->visible_rev = s->accepted_rev = s->announced_rev = r->rev;
+    s->visible_rev = s->accepted_rev = s->announced_rev = s->fed_rev = r->rev;
     return 0;
 }
 
