@@ -147,6 +147,18 @@ static void print_bash(void)
     puts("\";;\n    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _seki seki");
 }
 
+/* " -d 'text'", with the quotes that fish wants. */
+static void print_fish_help(const char *text)
+{
+    fputs(" -d '", stdout);
+    for (; *text; text++) {
+        if (*text == '\'' || *text == '\\')
+            putchar('\\');
+        putchar(*text);
+    }
+    puts("'");
+}
+
 /* One line a word or flag; a verb of two words is known by both having been seen. */
 static void print_fish_condition(struct str verb)
 {
@@ -172,7 +184,7 @@ static void print_fish_flags(const struct cli_verb *v, const struct cli_flag *fl
             fputs(flags->complete && *flags->complete == '@' ? " -r -F" : " -x", stdout);
         if (flags->value && flags->complete && *flags->complete != '@')
             printf(" -a '%s'", flags->complete);
-        printf(" -d '%s'\n", flags->help);
+        print_fish_help(flags->help);
     }
 }
 
@@ -183,11 +195,13 @@ static void print_fish(void)
         const struct cli_verb *v = &cli_verbs[i];
         struct str rest = str_of(v->name), word;
         str_cut(&rest, ' ', &word);
-        printf("complete -c seki -n __fish_use_subcommand -a %.*s -d '%s'\n", STR_ARG(word), rest.len ? "" : v->help);
+        printf("complete -c seki -n __fish_use_subcommand -a %.*s", STR_ARG(word));
+        print_fish_help(rest.len ? "" : v->help);
         if (rest.len) {
             fputs("complete -c seki", stdout);
             print_fish_condition(word);
-            printf(" -a %.*s -d '%s'\n", STR_ARG(rest), v->help);
+            printf(" -a %.*s", STR_ARG(rest));
+            print_fish_help(v->help);
         }
         if (v->complete) {
             fputs("complete -c seki", stdout);
