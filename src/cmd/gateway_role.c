@@ -19,7 +19,7 @@ struct gateway_role {
     struct gateway *gateway;
     struct monitor *monitor;
     struct tls_ctx *tls;
-    bool stopping;
+    bool stopping, draining;
 };
 
 static int check_gateway(void *arg, struct err *err)
@@ -67,16 +67,18 @@ static void on_signal(void *arg, int signo)
         reload(g);
         return;
     }
-    if (g->stopping) { /* asked twice: no more patience */
-        loop_stop(g->loop);
+    if (g->draining) { /* asked twice: no more patience; drain_done ends the loop */
+        gateway_drain_cancel(g->gateway);
         return;
     }
     g->stopping = true;
-    log_info("draining", KVI("timeout_ms", g->options->gateway_drain_ms));
-    if (g->gateway && signo == SIGTERM)
-        loop_work(g->loop, drain_work, drain_done, g);
-    else
+    g->draining = g->gateway && signo == SIGTERM;
+    if (!g->draining) {
         loop_stop(g->loop);
+        return;
+    }
+    log_info("draining", KVI("timeout_ms", g->options->gateway_drain_ms));
+    loop_work(g->loop, drain_work, drain_done, g);
 }
 
 /* The credentials that control makes at its first start; a gateway that comes first waits for them. */

@@ -39,14 +39,14 @@ static int check_object(const struct kind *k, const json_t *obj, struct err *err
 {
     CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
     JSON_AUTO copy = json_deep_copy(obj);
-    int rc = meta_check_shape(k, copy, META_STRICT, NULL, err);
+    struct field_errors *errors = ARENA_NEW(a, struct field_errors);
+    errors->arena = a;
+    int rc = meta_check_shape(k, copy, META_STRICT, errors, err);
     if (rc == 0)
         rc = meta_prepare_create(k, copy, k->namespaced ? obj_namespace(obj) : "", err);
     if (rc < 0)
         return rc;
     struct kind_context c = {.user = "", .namespace = obj_namespace(obj), .now_ms = clock_wall_ms(), .arena = a};
-    struct field_errors *errors = ARENA_NEW(a, struct field_errors);
-    errors->arena = a;
     if (k->has_status)
         json_object_del(copy, "status");
     field_defaults(k->fields, copy);

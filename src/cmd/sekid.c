@@ -53,7 +53,7 @@ static int print_reference(void)
 }
 
 /* --name=VALUE or --name VALUE of the schema; *index moves past a separate value. */
-static int take_flag(struct command_line *cl, char **argv, int *index)
+static int take_flag(struct command_line *cl, char **argv, int *index, struct arena *a)
 {
     size_t count;
     const struct conf_option *schema = options_schema(&count);
@@ -78,7 +78,7 @@ static int take_flag(struct command_line *cl, char **argv, int *index)
         fputs("sekid: too many options\n", stderr);
         return -1;
     }
-    cl->flags[cl->flag_count++] = (struct conf_flag){xstrndup(name.ptr, name.len), value};
+    cl->flags[cl->flag_count++] = (struct conf_flag){arena_strndup(a, name), value};
     return 0;
 }
 
@@ -96,7 +96,7 @@ static const char *own_value(char **argv, int *index, const char *name)
 }
 
 /* 0: go on; 1: done, leave with success; -1: refused. */
-static int parse_command_line(char **argv, struct command_line *cl)
+static int parse_command_line(char **argv, struct command_line *cl, struct arena *a)
 {
     cl->role = "all";
     for (int i = 1; argv[i]; i++) {
@@ -117,7 +117,7 @@ static int parse_command_line(char **argv, struct command_line *cl)
         } else if ((value = own_value(argv, &i, "--role"))) {
             cl->role = value;
         } else if (!strncmp(argv[i], "--", 2)) {
-            if (take_flag(cl, argv, &i) < 0)
+            if (take_flag(cl, argv, &i, a) < 0)
                 return -1;
         } else {
             fprintf(stderr, "sekid: unexpected argument %s; see sekid --help\n", argv[i]);
@@ -186,14 +186,14 @@ static void follow_parent(void)
 int main(int argc UNUSED, char **argv)
 {
     struct command_line cl = {0};
-    int rc = parse_command_line(argv, &cl);
+    CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
+    int rc = parse_command_line(argv, &cl, a);
     if (rc != 0)
         return rc > 0 ? 0 : 2;
     if (strcmp(cl.role, "all") && strcmp(cl.role, "control") && strcmp(cl.role, "gateway")) {
         fprintf(stderr, "sekid: --role=%s: expected all, control or gateway\n", cl.role);
         return 2;
     }
-    CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
     struct options o;
     struct err err = ERR_INIT;
     if (options_load(&cl, a, &o, &err) < 0 || check(&cl, &o, &err) < 0) {
@@ -209,8 +209,5 @@ int main(int argc UNUSED, char **argv)
     harden();
     if (strcmp(cl.role, "all") != 0)
         follow_parent();
-    rc = run(&cl, &o, argv, a);
-    for (size_t i = 0; i < cl.flag_count; i++)
-        mem_free((void *)cl.flags[i].name);
-    return rc;
+    return run(&cl, &o, argv, a);
 }
