@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/metrics.h"
 #include "billing/billing.h"
 #include "cmd/credentials.h"
 #include "cmd/manifests.h"
@@ -380,6 +381,40 @@ static int open_store(struct control *c, struct err *err)
     return store_open_sqlite(c->loop, &so, &c->store, err);
 }
 
+/* ---- what the store is like, for /metrics; read on the loop's thread ---- */
+
+static struct store_stats stats_of(void *store)
+{
+    struct store_stats s;
+    store_get_stats(store, &s);
+    return s;
+}
+static double store_objects(void *store)
+{
+    return (double)stats_of(store).live_objects;
+}
+static double store_object_bytes(void *store)
+{
+    return (double)stats_of(store).live_bytes;
+}
+static double store_history_bytes(void *store)
+{
+    return (double)stats_of(store).history_bytes;
+}
+static double store_writable(void *store)
+{
+    struct err err = ERR_INIT;
+    return store_health(store, &err) == 0;
+}
+
+static void make_store_metrics(struct store *s)
+{
+    metric_gauge_fn("seki_store_objects", "Objects stored.", store_objects, s);
+    metric_gauge_fn("seki_store_object_bytes", "Bytes of the objects stored.", store_object_bytes, s);
+    metric_gauge_fn("seki_store_history_bytes", "Bytes of earlier versions, kept for watches and paged lists.", store_history_bytes, s);
+    metric_gauge_fn("seki_store_writable", "1 while the disk takes writes, else 0.", store_writable, s);
+}
+
 static int start_api(struct control *c, struct err *err)
 {
     const struct options *o = c->options;
@@ -399,6 +434,7 @@ static int start_api(struct control *c, struct err *err)
     for (size_t i = 1; checks[i].name; i++) /* the store it checks itself */
         apiserver_add_ready_check(c->api, checks[i].name, checks[i].check, c);
     c->local = apiserver_local(c->api);
+    make_store_metrics(c->store);
     if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)
         return rc;
     monitor_addr(c->monitor, &addr);
