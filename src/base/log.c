@@ -19,9 +19,14 @@ static char component_name[COMPONENT_MAX];
 
 void log_setup(enum log_level level, enum log_format format, const char *component)
 {
+    snprintf(component_name, sizeof(component_name), "%s", component);
+    log_set(level, format);
+}
+
+void log_set(enum log_level level, enum log_format format)
+{
     if (format == LOG_AUTO)
         format = isatty(STDERR_FILENO) ? LOG_HUMAN : LOG_JSON;
-    snprintf(component_name, sizeof(component_name), "%s", component);
     __atomic_store_n(&line_format, format, __ATOMIC_RELAXED);
     __atomic_store_n(&min_level, level, __ATOMIC_RELAXED);
 }

@@ -33,6 +33,8 @@ struct log_site {
 
 /* component: "control", "gateway" ...: a field of every line. Call once from main. */
 void log_setup(enum log_level level, enum log_format format, const char *component);
+/* Changes both while running. */
+void log_set(enum log_level level, enum log_format format);
 int log_level_parse(struct str text, enum log_level *ret) NODISCARD;
 bool log_enabled(enum log_level level);
 void log_write(struct log_site *site, enum log_level level, const char *msg,

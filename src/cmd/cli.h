@@ -1,33 +1,59 @@
-/* The seki command line: a table of verbs (seki.c), each in a file cli_VERB.c.
+/* The seki command line: a table of verbs (cli_verbs.c), each in a file cli_VERB.c.
  *
- * A verb gets the words after its name, parses its own flags with cli_flag(), and returns the exit status: 0 done, 1 failed, 2 used wrongly. Results go to stdout,
- * errors to stderr as one line "seki: …" that says what to do. The API is reached through a kubeconfig as kubectl's ($KUBECONFIG, --kubeconfig), the gateway through
- * OPENAI_BASE_URL, OPENAI_API_KEY and SEKI_MODEL, as OpenAI's SDKs do.
+ * The table says what a verb takes; parsing (cli_args.c), help and shell completion (cli_help.c) come from it. A verb gets the parsed flags and words, and returns
+ * the exit status: 0 done, 1 failed, 2 used wrongly. Results go to stdout, errors to stderr as "seki: …", saying what to do. The API is reached through a kubeconfig
+ * as kubectl's ($KUBECONFIG, --kubeconfig), the gateway through OPENAI_BASE_URL, OPENAI_API_KEY and SEKI_MODEL, as OpenAI's SDKs do.
  */
 #ifndef SEKI_CMD_CLI_H
 #define SEKI_CMD_CLI_H
 
 #include "base/arena.h"
+#include "base/vec.h"
 #include "client/client.h"
 #include "kinds/kind.h"
 
-struct cli {
-    struct arena *arena;
-    const char *kubeconfig; /* --kubeconfig, or NULL */
-    const char *ns;         /* -n, or the kubeconfig's */
-    const char *output;     /* "table" | "json" */
-    bool terminal;          /* stdout is one: colours are welcome */
-    struct client *client;  /* after cli_connect */
-    char **words;           /* what is left for the verb; ends in NULL */
+struct cli_flag {
+    const char *name;     /* "--expires" */
+    const char *value;    /* "DURATION"; NULL: a switch */
+    const char *help;
+    const char *complete; /* what completion offers: words, "@file", "@dir"; or NULL */
+    char letter;          /* 'n' for -n; 0: none */
+    bool many;            /* may be given again */
 };
 
+struct cli;
 struct cli_verb {
     const char *name; /* "key create" */
-    const char *args; /* "NAME [--expires DURATION]" */
+    const char *args; /* "NAME" */
     const char *help;
+    const char *more; /* paragraphs and examples for its --help; or NULL */
     int (*run)(struct cli *c);
-    const char *flags; /* for completion: "--expires --endpoint" */
+    const struct cli_flag *flags; /* ends with name NULL; or NULL */
+    const char *complete;         /* words that its arguments may be, for completion; or NULL */
 };
+
+struct cli_value {
+    const struct cli_flag *flag;
+    const char *text;
+    bool taken;
+};
+
+struct cli {
+    struct arena *arena;
+    const struct cli_verb *verb;
+    const char *kubeconfig; /* --kubeconfig, or NULL */
+    const char *ns;         /* -n, or after cli_connect the kubeconfig's */
+    bool json;              /* -o json */
+    bool color;             /* stdout is a terminal and NO_COLOR is not set */
+    struct client *client;  /* after cli_connect */
+    VEC(struct cli_value) values;
+    VEC(const char *) words; /* what is left for the verb, from next_word on */
+    size_t next_word;
+};
+
+extern const struct cli_verb cli_verbs[];
+extern const size_t cli_verb_count;
+extern const struct cli_flag cli_global_flags[]; /* end with name NULL */
 
 int cli_status(struct cli *c);
 int cli_wait(struct cli *c);
@@ -37,25 +63,42 @@ int cli_key_list(struct cli *c);
 int cli_key_revoke(struct cli *c);
 int cli_usage(struct cli *c);
 int cli_logs(struct cli *c);
+int cli_completion(struct cli *c);
+int cli_version(struct cli *c);
 
-/* Takes "--name VALUE" or "--name=VALUE" out of the words; NULL when absent. Leaves with status 2 when the value is missing. */
+/* ---- cli_args.c ---- */
+
+/* Sorts argv into verb, flags and words. 0; or 2 with the reason printed. With ret_help, help is wanted: of c->verb, or of all when that is NULL. */
+int cli_parse(struct cli *c, char **argv, bool *ret_help);
+/* The flag's value, or NULL. For one that may be given again: the next one. */
 const char *cli_flag(struct cli *c, const char *name);
-/* Takes "--name" out of the words. */
 bool cli_switch(struct cli *c, const char *name);
-/* Takes the next word that is no flag; NULL when there is none. */
+/* The next word, or NULL. */
 const char *cli_word(struct cli *c);
 /* 0 when no word is left; else says which is unexpected and returns 2. */
 int cli_no_more(struct cli *c);
+
+/* ---- cli_help.c ---- */
+void cli_print_help(void);
+void cli_print_verb_help(const struct cli_verb *v);
+
+/* ---- cli_common.c ---- */
+
 /* Makes c->client; on failure prints and returns 1. */
 int cli_connect(struct cli *c);
-int cli_fail(const struct err *err); /* prints, returns 1 */
+/* Prints what the API answered, or why it did not, and what to do; returns 1. */
+int cli_fail(const struct err *err);
 int cli_usage_error(const char *fmt, ...) PRINTF(1, 2); /* prints, returns 2 */
+/* For an empty list: whether the project is there at all. 0; or 1 with the reason printed. */
+int cli_check_project(struct cli *c);
+void cli_print_json(const json_t *j);
 
-/* Columns aligned by display width (wide CJK characters count two). */
+/* Columns aligned by display width (wide CJK characters count two). Control characters of cells are shown as '?'. */
 struct cli_table;
 struct cli_table *cli_table_new(struct arena *a, const char *const *heads); /* ends in NULL */
 void cli_table_row(struct cli_table *t, const char *const *cells);          /* as many as heads; NULL prints as - */
 void cli_table_print(const struct cli_table *t, bool bold_heads);
+size_t cli_table_rows(const struct cli_table *t);
 size_t cli_width(const char *utf8);
 /* "12s", "5m", "3h", "2d": the age of an RFC 3339 time. */
 const char *cli_age(struct arena *a, const char *time_text);

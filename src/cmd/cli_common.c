@@ -2,83 +2,18 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/vec.h"
 
 #include <wchar.h>
+#include <wctype.h>
 
-static void drop_word(char **w, int count)
-{
-    while ((w[0] = w[count]))
-        w++;
-}
-
-const char *cli_flag(struct cli *c, const char *name)
-{
-    size_t len = strlen(name);
-    for (char **w = c->words; *w; w++) {
-        if (!strcmp(*w, "--"))
-            return NULL;
-        if (strncmp(*w, name, len) != 0)
-            continue;
-        if ((*w)[len] == '=') {
-            const char *value = *w + len + 1;
-            drop_word(w, 1);
-            return value;
-        }
-        if ((*w)[len] == 0) {
-            if (!w[1])
-                exit(cli_usage_error("%s needs a value", name));
-            const char *value = w[1];
-            drop_word(w, 2);
-            return value;
-        }
-    }
-    return NULL;
-}
-
-bool cli_switch(struct cli *c, const char *name)
-{
-    for (char **w = c->words; *w && strcmp(*w, "--") != 0; w++)
-        if (!strcmp(*w, name)) {
-            drop_word(w, 1);
-            return true;
-        }
-    return false;
-}
-
-const char *cli_word(struct cli *c)
-{
-    for (char **w = c->words; *w; w++) {
-        if (!strcmp(*w, "--")) {
-            const char *word = w[1];
-            if (word)
-                drop_word(w + 1, 1);
-            return word;
-        }
-        if ((*w)[0] == '-' && (*w)[1])
-            continue;
-        const char *word = *w;
-        drop_word(w, 1);
-        return word;
-    }
-    return NULL;
-}
-
-int cli_no_more(struct cli *c)
-{
-    char **w = c->words;
-    if (*w && !strcmp(*w, "--"))
-        w++;
-    return *w ? cli_usage_error("unexpected argument %s", *w) : 0;
-}
+#define JSON_OUT_MAX (64 * 1024 * 1024)
 
 int cli_connect(struct cli *c)
 {
     struct err err = ERR_INIT;
     char ns[256] = "";
     if (client_kubeconfig(c->kubeconfig, &c->client, ns, sizeof(ns), &err) < 0) {
-        cli_fail(&err);
-        fputs("seki: point KUBECONFIG or --kubeconfig at the file that sekid wrote (admin.kubeconfig)\n", stderr);
+        fprintf(stderr, "seki: %s; point KUBECONFIG or --kubeconfig at the file that sekid wrote (DATA/admin.kubeconfig)\n", err.msg);
         return 1;
     }
     if (!c->ns)
@@ -86,13 +21,48 @@ int cli_connect(struct cli *c)
     return 0;
 }
 
+/* What to do about an error of the API's client. */
+static const char *advice(const struct err *err)
+{
+    if (strstr(err->msg, "certificate") || strstr(err->msg, "SSL"))
+        return "; is the kubeconfig of this Seki? (DATA/admin.kubeconfig is written anew at each start)";
+    switch (err->code) {
+    case ERR_CLOSED:
+    case ERR_IO:
+    case ERR_TIMEOUT:
+        return "; is sekid running? (systemctl status seki-control, or make run)";
+    case ERR_UNAUTHENTICATED:
+        return "; the kubeconfig's certificate or token is not accepted here: use the one that sekid wrote (DATA/admin.kubeconfig)";
+    default:
+        return "";
+    }
+}
+
 int cli_fail(const struct err *err)
 {
-    if (err->field[0] && !strstr(err->msg, err->field))
-        fprintf(stderr, "seki: %s: %s\n", err->field, err->msg);
-    else
-        fprintf(stderr, "seki: %s\n", err->msg);
+    bool named = !err->field[0] || strstr(err->msg, err->field);
+    fprintf(stderr, "seki: %s%s%s%s\n", named ? "" : err->field, named ? "" : ": ", err->msg, advice(err));
     return 1;
+}
+
+int cli_check_project(struct cli *c)
+{
+    const struct kind *k = kind_by_name("Namespace");
+    struct client_resource r = kind_resource(k);
+    struct err err = ERR_INIT;
+    JSON_AUTO ns = NULL;
+    if (client_get(c->client, &r, NULL, c->ns, &ns, &err) != ERR_NOT_FOUND)
+        return 0; /* it is there, or one may not look */
+    fprintf(stderr, "seki: there is no project %s; `kubectl get namespaces` lists them, -n chooses one\n", c->ns);
+    return 1;
+}
+
+void cli_print_json(const json_t *j)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, JSON_OUT_MAX);
+    json_write_pretty(j, &out);
+    puts(out.ptr ? out.ptr : "");
 }
 
 int cli_usage_error(const char *fmt, ...)
@@ -102,21 +72,17 @@ int cli_usage_error(const char *fmt, ...)
     fputs("seki: ", stderr);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
-    fputs("; see seki --help\n", stderr);
+    fputs("; seki --help and seki VERB --help tell more\n", stderr);
     return 2;
 }
 
 /* ---- tables ---- */
 
-struct row {
-    const char **cells;
-};
-
 struct cli_table {
     struct arena *arena;
-    size_t columns;
+    size_t columns, rows, room;
     const char *const *heads;
-    VEC(struct row) rows;
+    const char **cells; /* row by row */
 };
 
 struct cli_table *cli_table_new(struct arena *a, const char *const *heads)
@@ -129,12 +95,42 @@ struct cli_table *cli_table_new(struct arena *a, const char *const *heads)
     return t;
 }
 
+/* Nothing that a terminal would obey. */
+static const char *printable(struct arena *a, const char *text)
+{
+    size_t len = strlen(text), i = 0;
+    char *copy = arena_strdup(a, text);
+    mbstate_t state = {0};
+    while (i < len) {
+        wchar_t wc;
+        size_t n = mbrtowc(&wc, text + i, len - i, &state);
+        bool bad = n == 0 || n > len - i;
+        if (bad)
+            memset(&state, 0, sizeof(state)), n = 1;
+        if (bad || iswcntrl((wint_t)wc))
+            memset(copy + i, '?', n);
+        i += n;
+    }
+    return copy;
+}
+
 void cli_table_row(struct cli_table *t, const char *const *cells)
 {
-    const char **row = ARENA_ARRAY(t->arena, const char *, t->columns);
+    if (t->rows == t->room) {
+        t->room = MAX(t->room * 2, (size_t)16);
+        const char **more = ARENA_ARRAY(t->arena, const char *, t->room * t->columns);
+        if (t->rows)
+            memcpy(more, t->cells, t->rows * t->columns * sizeof(*more));
+        t->cells = more;
+    }
+    const char **row = t->cells + t->rows++ * t->columns;
     for (size_t i = 0; i < t->columns; i++)
-        row[i] = cells[i] && *cells[i] ? arena_strdup(t->arena, cells[i]) : "-";
-    VEC_PUSH(&t->rows)->cells = row;
+        row[i] = cells[i] && *cells[i] ? printable(t->arena, cells[i]) : "-";
+}
+
+size_t cli_table_rows(const struct cli_table *t)
+{
+    return t->rows;
 }
 
 size_t cli_width(const char *utf8)
@@ -175,16 +171,16 @@ void cli_table_print(const struct cli_table *t, bool bold_heads)
     size_t *widths = ARENA_ARRAY(t->arena, size_t, t->columns);
     for (size_t i = 0; i < t->columns; i++) {
         widths[i] = cli_width(t->heads[i]);
-        VEC_FOREACH (&t->rows, row)
-            widths[i] = MAX(widths[i], cli_width(row->cells[i]));
+        for (size_t r = 0; r < t->rows; r++)
+            widths[i] = MAX(widths[i], cli_width(t->cells[r * t->columns + i]));
     }
     if (bold_heads)
         fputs("\033[1m", stdout);
     print_row(t->heads, widths, t->columns);
     if (bold_heads)
         fputs("\033[0m", stdout);
-    VEC_FOREACH (&t->rows, row)
-        print_row(row->cells, widths, t->columns);
+    for (size_t r = 0; r < t->rows; r++)
+        print_row(t->cells + r * t->columns, widths, t->columns);
 }
 
 const char *cli_age(struct arena *a, const char *time_text)

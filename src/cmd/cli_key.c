@@ -2,12 +2,17 @@
 #include "cmd/cli.h"
 #include "kinds/inference.h"
 
-static void print_json(const json_t *j)
+/* A duration; days too, as keys live long. */
+static int parse_life(const char *text, int64_t *ret_ms)
 {
-    CLEANUP(sbuf_deinit) struct sbuf out = {0};
-    sbuf_init(&out, 64 * 1024 * 1024);
-    json_write_pretty(j, &out);
-    puts(out.ptr ? out.ptr : "");
+    struct str s = str_of(text);
+    int64_t days;
+    if (s.len > 1 && s.ptr[s.len - 1] == 'd' && str_to_i64(str_n(s.ptr, s.len - 1), 1, 36500, &days) == 0) {
+        *ret_ms = days * 86400000;
+        return 0;
+    }
+    int rc = clock_parse_duration(s, ret_ms);
+    return rc == 0 && *ret_ms <= 0 ? ERR_INVALID : rc;
 }
 
 int cli_key_create(struct cli *c)
@@ -20,27 +25,29 @@ int cli_key_create(struct cli *c)
     const char *name = cli_word(c);
     if (!name)
         return cli_usage_error("expected the key's NAME");
-    if (cli_no_more(c) || cli_connect(c))
+    if (cli_no_more(c))
+        return 2;
+    int64_t life_ms = 0;
+    if (expires && parse_life(expires, &life_ms) < 0)
+        return cli_usage_error("--expires=%s: expected a duration such as 24h or 30d", expires);
+    if (cli_connect(c))
         return 1;
     JSON_AUTO obj = obj_new(&kind_api_key, c->ns, name);
     JSON_AUTO ret = NULL;
     if (json_array_size(endpoints))
         json_put(obj, "spec.endpoints", json_incref(endpoints));
     if (expires) {
-        int64_t ms;
         char text[CLOCK_TEXT_MAX];
-        if (clock_parse_duration(str_of(expires), &ms) < 0 || ms <= 0)
-            return cli_usage_error("--expires=%s: expected a duration such as 24h", expires);
-        clock_format(clock_wall_ms() + ms, text);
+        clock_format(clock_wall_ms() + life_ms, text);
         json_put_str(obj, "spec.expiresAt", text);
     }
     struct client_resource r = kind_resource(&kind_api_key);
     struct err err = ERR_INIT;
     if (client_create(c->client, &r, c->ns, obj, &ret, &err) < 0)
-        return cli_fail(&err);
+        return err.code == ERR_NOT_FOUND && cli_check_project(c) ? 1 : cli_fail(&err);
     const char *key = json_str(ret, "status.key");
-    if (!strcmp(c->output, "json"))
-        print_json(ret);
+    if (c->json)
+        cli_print_json(ret);
     else if (quiet)
         puts(key ? key : "");
     else
@@ -71,10 +78,12 @@ int cli_key_list(struct cli *c)
     JSON_AUTO items = NULL;
     if (client_list(c->client, &r, all ? NULL : c->ns, NULL, &items, NULL, &err) < 0)
         return cli_fail(&err);
-    if (!strcmp(c->output, "json")) {
-        print_json(items);
+    if (c->json) {
+        cli_print_json(items);
         return 0;
     }
+    if (!all && !json_array_size(items) && cli_check_project(c))
+        return 1;
     static const char *const heads[] = {"PROJECT", "NAME", "KEY", "STATE", "EXPIRES", "AGE", NULL};
     struct cli_table *t = cli_table_new(c->arena, heads);
     size_t i;
@@ -86,7 +95,7 @@ int cli_key_list(struct cli *c)
                                                key_state(key), json_str_or(key, "spec.expiresAt", "never"),
                                                cli_age(c->arena, json_str(key, "metadata.creationTimestamp"))});
     }
-    cli_table_print(t, c->terminal);
+    cli_table_print(t, c->color);
     return 0;
 }
 
@@ -101,9 +110,17 @@ int cli_key_revoke(struct cli *c)
         return 1;
     struct client_resource r = kind_resource(&kind_api_key);
     struct err err = ERR_INIT;
-    if (client_delete(c->client, &r, c->ns, name, NULL, &err) < 0)
-        return cli_fail(&err);
-    printf("key %s of project %s is revoked\n", name, c->ns);
+    if (client_delete(c->client, &r, c->ns, name, NULL, &err) < 0) {
+        if (err.code != ERR_NOT_FOUND)
+            return cli_fail(&err);
+        if (!cli_check_project(c))
+            fprintf(stderr, "seki: project %s has no key %s; `seki key list` shows those it has\n", c->ns, name);
+        return 1;
+    }
+    if (c->json)
+        printf("{\"project\": \"%s\", \"revoked\": \"%s\"}\n", c->ns, name);
+    else
+        printf("key %s of project %s is revoked\n", name, c->ns);
     return 0;
 }
 
@@ -111,8 +128,11 @@ int cli_usage(struct cli *c)
 {
     const char *day = cli_flag(c, "--day");
     bool all = cli_switch(c, "--all-namespaces");
+    int64_t day_ms;
     if (cli_no_more(c))
         return 2;
+    if (day && (strlen(day) != 10 || clock_parse(str_of(arena_printf(c->arena, "%sT00:00:00Z", day)), &day_ms) < 0))
+        return cli_usage_error("--day=%s: expected YYYY-MM-DD", day);
     if (cli_connect(c))
         return 1;
     struct client_resource r = kind_resource(&kind_usage_report);
@@ -120,8 +140,13 @@ int cli_usage(struct cli *c)
     JSON_AUTO items = NULL;
     if (client_list(c->client, &r, all ? NULL : c->ns, NULL, &items, NULL, &err) < 0)
         return cli_fail(&err);
-    if (!strcmp(c->output, "json")) {
-        print_json(items);
+    if (!all && !json_array_size(items) && cli_check_project(c))
+        return 1;
+    for (size_t n = json_array_size(items); day && n-- > 0;)
+        if (strcmp(json_str_or(json_array_get(items, n), "spec.date", ""), day) != 0)
+            json_array_remove(items, n);
+    if (c->json) {
+        cli_print_json(items);
         return 0;
     }
     static const char *const heads[] = {"DAY", "PROJECT", "KEY", "MODEL", "REQUESTS", "FAILED",
@@ -133,8 +158,6 @@ int cli_usage(struct cli *c)
     json_t *report, *item;
     json_array_foreach (items, i, report) {
         const char *date = json_str(report, "spec.date");
-        if (day && (!date || strcmp(day, date) != 0))
-            continue;
         json_array_foreach (json_at(report, "status.items"), k, item) {
             const char *cells[9] = {date, obj_namespace(report), json_str(item, "key"), json_str(item, "model")};
             for (size_t n = 0; n < ARRAY_LEN(numbers); n++)
@@ -142,6 +165,6 @@ int cli_usage(struct cli *c)
             cli_table_row(t, cells);
         }
     }
-    cli_table_print(t, c->terminal);
+    cli_table_print(t, c->color);
     return 0;
 }

@@ -1,11 +1,7 @@
 #include "base/clock.h"
-#include "base/file.h"
-#include "base/mem.h"
 #include "cmd/cli.h"
 #include "kinds/inference.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static json_t *condition(const json_t *obj, const char *type)
@@ -34,6 +30,7 @@ static void add_rows(struct cli *c, struct cli_table *t, json_t *items, const ch
 
 int cli_status(struct cli *c)
 {
+    const char *only = c->ns;
     if (cli_no_more(c))
         return 2;
     if (cli_connect(c))
@@ -49,19 +46,19 @@ int cli_status(struct cli *c)
         struct client_resource r = kind_resource(shown[i].kind);
         struct err err = ERR_INIT;
         JSON_AUTO items = NULL;
-        if (client_list(c->client, &r, NULL, NULL, &items, NULL, &err) < 0)
+        if (client_list(c->client, &r, only, NULL, &items, NULL, &err) < 0)
             return cli_fail(&err);
         add_rows(c, t, items, shown[i].kind->singular, shown[i].path);
         json_array_extend(all, items);
     }
-    if (!strcmp(c->output, "json")) {
-        CLEANUP(sbuf_deinit) struct sbuf out = {0};
-        sbuf_init(&out, 64 * 1024 * 1024);
-        json_write_pretty(all, &out);
-        puts(out.ptr ? out.ptr : "");
-        return 0;
-    }
-    cli_table_print(t, c->terminal);
+    if (only && !json_array_size(all) && cli_check_project(c))
+        return 1;
+    if (c->json)
+        cli_print_json(all);
+    else if (cli_table_rows(t))
+        cli_table_print(t, c->color);
+    else
+        fputs("seki: the API answers; no model endpoints are defined\n", stderr);
     return 0;
 }
 
@@ -85,26 +82,36 @@ struct awaited {
     const struct kind *kind;
     const char *name, *condition;
     uint64_t deadline_ms;
-    char last[512];
+    char last[ERR_MSG_MAX];
 };
 
-/* One look: 1 when the condition holds, 0 when not yet, negative on error. New messages are printed. */
+static void tell(struct awaited *w, const char *line)
+{
+    if (strcmp(line, w->last) == 0)
+        return;
+    fprintf(stderr, "    %s\n", line);
+    snprintf(w->last, sizeof(w->last), "%s", line);
+}
+
+/* One look: 1 when the condition holds, 0 when not yet, negative on error. What has changed is told. */
 static int look(struct cli *c, struct awaited *w, struct err *err)
 {
     struct client_resource r = kind_resource(w->kind);
     JSON_AUTO obj = NULL;
     int rc = client_get(c->client, &r, w->kind->namespaced ? c->ns : NULL, w->name, &obj, err);
-    if (rc < 0)
-        return rc == ERR_NOT_FOUND || err_retryable(rc) ? 0 : rc;
-    json_t *cond = condition(obj, w->condition);
-    if (!strcmp(json_str_or(cond, "status", ""), "True"))
-        return 1;
-    char line[sizeof(w->last)];
-    snprintf(line, sizeof(line), "%s: %s", json_str_or(cond, "reason", "Pending"), json_str_or(cond, "message", "not yet looked at"));
-    if (strcmp(line, w->last) != 0) {
-        fprintf(stderr, "    %s\n", line);
-        memcpy(w->last, line, sizeof(line));
+    if (rc < 0 && rc != ERR_NOT_FOUND && !err_retryable(rc) && rc != ERR_CLOSED)
+        return rc;
+    if (rc < 0) {
+        tell(w, err->msg); /* it may come */
+        return 0;
     }
+    json_t *cond = condition(obj, w->condition);
+    if (!strcmp(json_str_or(cond, "status", ""), "True")) {
+        if (c->json)
+            cli_print_json(obj);
+        return 1;
+    }
+    tell(w, arena_printf(c->arena, "%s: %s", json_str_or(cond, "reason", "Pending"), json_str_or(cond, "message", "not yet looked at")));
     return 0;
 }
 
@@ -135,77 +142,9 @@ int cli_wait(struct cli *c)
         if (rc < 0)
             return cli_fail(&err);
         if (clock_mono_ms() > w.deadline_ms) {
-            fprintf(stderr, "seki: %s is not %s after %lld s\n", target, w.condition, (long long)timeout_ms / 1000);
+            fprintf(stderr, "seki: %s is not %s after %lld ms; last seen: %s\n", target, w.condition, (long long)timeout_ms, w.last);
             return 1;
         }
         usleep(100000);
     }
-}
-
-/* ---- logs ---- */
-
-static int copy_tail(int fd, int64_t lines)
-{
-    char buf[65536];
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -1;
-    off_t start = MAX(st.st_size - (off_t)sizeof(buf), (off_t)0);
-    ssize_t n = pread(fd, buf, sizeof(buf), start);
-    if (n < 0)
-        return -1;
-    ssize_t from = n;
-    for (int64_t seen = 0; from > 0; from--)
-        if (buf[from - 1] == '\n' && from < n && ++seen >= lines)
-            break;
-    fwrite(buf + from, 1, (size_t)(n - from), stdout);
-    return lseek(fd, start + n, SEEK_SET) < 0 ? -1 : 0;
-}
-
-static void follow(int fd)
-{
-    char buf[65536];
-    for (;;) {
-        ssize_t n = read(fd, buf, sizeof(buf));
-        if (n < 0)
-            return;
-        if (n > 0) {
-            fwrite(buf, 1, (size_t)n, stdout);
-            fflush(stdout);
-        } else {
-            usleep(200000);
-        }
-    }
-}
-
-int cli_logs(struct cli *c)
-{
-    const char *lines_text = cli_flag(c, "--lines"), *dir = cli_flag(c, "--log-dir");
-    bool keep = cli_switch(c, "--follow");
-    const char *name = cli_word(c);
-    int64_t lines = 20;
-    if (!name)
-        return cli_usage_error("expected the REPLICA's name");
-    if (lines_text && str_to_i64(str_of(lines_text), 1, 100000, &lines) < 0)
-        return cli_usage_error("--lines=%s: expected a number of lines", lines_text);
-    if (cli_no_more(c))
-        return 2;
-    if (cli_connect(c))
-        return 1;
-    struct client_resource r = kind_resource(&kind_model_replica);
-    struct err err = ERR_INIT;
-    JSON_AUTO obj = NULL;
-    if (client_get(c->client, &r, c->ns, name, &obj, &err) < 0)
-        return cli_fail(&err);
-    if (!dir)
-        dir = getenv("SEKI_LOG_DIR") ? getenv("SEKI_LOG_DIR") : "/var/lib/seki/log";
-    char *path = arena_printf(c->arena, "%s/mr-%s-%s-%.8s.log", dir, c->ns, name, obj_uid(obj));
-    CLEANUP(file_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || copy_tail(fd, lines) < 0) {
-        fprintf(stderr, "seki: cannot read %s; logs are on the machine where the engine runs (--log-dir)\n", path);
-        return 1;
-    }
-    if (keep)
-        follow(fd);
-    return 0;
 }

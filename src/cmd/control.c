@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/metrics.h"
 #include "billing/billing.h"
 #include "cmd/credentials.h"
 #include "cmd/manifests.h"
@@ -19,9 +20,12 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
+#define RENEW_EVERY_MS (24 * 3600 * 1000u)
+
 struct control {
-    const struct options *options;
-    struct arena *arena; /* the loop thread's, until services run; then nobody's */
+    const struct command_line *cl;
+    struct options *options;     /* the loop thread's; services take copies of what may change */
+    struct arena *arena, *held;  /* the loop thread's; held: texts of reloaded options */
     struct arena *services_arena;
     struct loop *loop;
     struct store *store;
@@ -30,12 +34,16 @@ struct control {
     struct tls_ctx *tls;
     struct token_pepper pepper;
     struct client_local local;
+    struct timer renew;
 
     pthread_t services;
     bool services_running;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool stop_asked, stop_workloads; /* under lock */
+    bool apply_asked;                /* under lock: manifests are to be applied (again) */
+    char *manifests_dir;             /* under lock; "" for none */
+    struct err manifests_err;        /* under lock: what is wrong with them */
     atomic_bool ready;
     pthread_mutex_t inference_lock; /* guards inference: the runtime's thread tells it of changes */
     struct inference *inference;
@@ -147,24 +155,72 @@ static int start_inference(struct control *c, struct services *s, struct err *er
     return manager_start(s->manager, err);
 }
 
+static void set_manifests_err(struct control *c, const struct err *err)
+{
+    pthread_mutex_lock(&c->lock);
+    c->manifests_err = *err;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* A failure leaves the API running, so that it can be mended; readyz tells of it. */
+static void apply_manifests(struct control *c, struct services *s, const char *dir)
+{
+    struct manifests m = {0};
+    struct manifests_result result = {0};
+    struct err err = ERR_INIT;
+    if (*dir && manifests_load_dir(dir, &m, &err) == 0 &&
+        manifests_apply(s->client, &m, options_path(c->options, c->services_arena, "keys"), &result, &err) == 0)
+        log_info("manifests applied", KV("directory", dir), KVI("created", result.created), KVI("present", result.present));
+    else if (err.code)
+        log_error("manifests are not applied", KVE(&err));
+    manifests_deinit(&m);
+    set_manifests_err(c, &err);
+}
+
+static int apply_builtin(struct services *s, struct err *err)
+{
+    struct manifests m = {0};
+    int rc = manifests_load_text("built-in manifests", str_of(builtin_manifests), &m, err);
+    if (rc == 0)
+        rc = manifests_apply(s->client, &m, NULL, NULL, err);
+    manifests_deinit(&m);
+    return rc;
+}
+
+/* Until the end is asked for: manifests, whenever that is asked for. Returns whether workloads are to be stopped. */
+static bool serve(struct control *c, struct services *s)
+{
+    pthread_mutex_lock(&c->lock);
+    while (!c->stop_asked) {
+        if (!c->apply_asked) {
+            pthread_cond_wait(&c->wake, &c->lock);
+            continue;
+        }
+        c->apply_asked = false;
+        CLEANUP(mem_freep) char *dir = xstrdup(c->manifests_dir);
+        pthread_mutex_unlock(&c->lock);
+        apply_manifests(c, s, dir);
+        if (!atomic_exchange(&c->ready, true))
+            log_info("control is ready");
+        pthread_mutex_lock(&c->lock);
+    }
+    bool stop_workloads = c->stop_workloads;
+    pthread_mutex_unlock(&c->lock);
+    return stop_workloads;
+}
+
 static int start_services(struct control *c, struct services *s, struct err *err)
 {
     const struct options *o = c->options;
     struct arena *a = c->services_arena;
     s->client = client_local_new(&c->local, "system:seki:control", (const char *const[]){"system:masters", NULL});
-    int rc = manifests_apply_text(s->client, "built-in manifests", str_of(builtin_manifests), NULL, err);
+    int rc = apply_builtin(s, err);
     if (rc == 0)
         rc = start_inference(c, s, err);
     struct billing_options bo = {.journal_dir = options_path(o, a, "ledger"),
                                  .ledger_dir = options_path(o, a, "ledger")};
     if (rc == 0)
         rc = billing_start(s->client, &bo, &s->billing, err);
-    size_t applied = 0;
-    if (rc == 0 && *o->manifests) {
-        rc = manifests_apply_dir(s->client, o->manifests, &applied, err);
-        if (rc == 0)
-            log_info("manifests applied", KV("directory", o->manifests), KVI("objects", applied));
-    }
     return rc;
 }
 
@@ -207,13 +263,7 @@ static void *services_main(void *arg)
         log_error("control cannot start", KVE(&err));
         c->failed = true;
     } else {
-        atomic_store(&c->ready, true);
-        log_info("control is ready");
-        pthread_mutex_lock(&c->lock);
-        while (!c->stop_asked)
-            pthread_cond_wait(&c->wake, &c->lock);
-        stop_workloads = c->stop_workloads;
-        pthread_mutex_unlock(&c->lock);
+        stop_workloads = serve(c, &s);
     }
     atomic_store(&c->ready, false);
     stop_services(c, &s, stop_workloads);
@@ -223,25 +273,81 @@ static void *services_main(void *arg)
 
 /* ---- loop thread ---- */
 
-static int ready(void *arg, struct err *err)
+static int check_store(void *arg, struct err *err)
 {
-    struct control *c = arg;
-    if (!atomic_load(&c->ready))
-        return err_set(err, ERR_UNAVAILABLE, "controllers are not running");
-    return store_health(c->store, err);
+    return store_health(((struct control *)arg)->store, err);
 }
 
-static int services_ready(void *arg, struct err *err)
+static int check_controllers(void *arg, struct err *err)
 {
     struct control *c = arg;
-    return atomic_load(&c->ready) ? 0 : err_set(err, ERR_UNAVAILABLE, "controllers are not running");
+    return atomic_load(&c->ready) ? 0 : err_set(err, ERR_UNAVAILABLE, "not running");
+}
+
+static int check_manifests(void *arg, struct err *err)
+{
+    struct control *c = arg;
+    pthread_mutex_lock(&c->lock);
+    int code = c->manifests_err.code;
+    if (code)
+        *err = c->manifests_err;
+    pthread_mutex_unlock(&c->lock);
+    return code;
+}
+
+static const struct monitor_check checks[] = {{"store", check_store}, {"controllers", check_controllers}, {"manifests", check_manifests}, {NULL, NULL}};
+
+static void ask_for_manifests(struct control *c)
+{
+    pthread_mutex_lock(&c->lock);
+    mem_free(c->manifests_dir);
+    c->manifests_dir = xstrdup(c->options->manifests);
+    c->apply_asked = true;
+    pthread_cond_broadcast(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Certificates near their end are made anew, and those on disk are what new connections see. */
+static void renew_credentials(struct control *c)
+{
+    CLEANUP(arena_freep) struct arena *a = arena_new(1024 * 1024);
+    const struct options *o = c->options;
+    struct token_pepper pepper;
+    struct net_addr addr;
+    struct err err = ERR_INIT;
+    apiserver_addr(c->api, &addr);
+    int rc = credentials_ensure(o, a, &pepper, &err);
+    mem_wipe(&pepper, sizeof(pepper));
+    if (rc == 0)
+        rc = tls_server_reload(c->tls, options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"), options_path(o, a, "pki/ca.crt"), &err);
+    if (rc == 0)
+        rc = credentials_write_kubeconfig(o, a, &addr, &err);
+    if (rc < 0)
+        log_error("the API keeps its certificate: another could not be had", KVE(&err));
+}
+
+static void on_renew(struct timer *t)
+{
+    renew_credentials(t->arg);
+    timer_start(t, RENEW_EVERY_MS);
+}
+
+static void reload(struct control *c)
+{
+    if (options_reload_logged(c->cl, c->options, &c->held) < 0)
+        return;
+    renew_credentials(c);
+    ask_for_manifests(c);
 }
 
 static void on_signal(void *arg, int signo)
 {
     struct control *c = arg;
-    if (signo == SIGHUP)
+    if (signo == SIGHUP) {
+        if (c->services_running)
+            reload(c);
         return;
+    }
     log_info("stopping", KV("workloads", signo == SIGINT ? "stopped too" : "left running"));
     if (!c->services_running) {
         loop_stop(c->loop);
@@ -263,6 +369,7 @@ static void on_bootstrapped(void *arg, int code, const struct err *err)
         loop_stop(c->loop);
         return;
     }
+    ask_for_manifests(c);
     if (pthread_create(&c->services, NULL, services_main, c) != 0) {
         log_error("cannot start a thread");
         c->failed = true;
@@ -277,6 +384,40 @@ static int open_store(struct control *c, struct err *err)
     struct store_options so = {.path = options_path(c->options, c->arena, "seki.db"),
                                .retain_ms = (uint64_t)c->options->store_retain_ms};
     return store_open_sqlite(c->loop, &so, &c->store, err);
+}
+
+/* ---- what the store is like, for /metrics; read on the loop's thread ---- */
+
+static struct store_stats stats_of(void *store)
+{
+    struct store_stats s;
+    store_get_stats(store, &s);
+    return s;
+}
+static double store_objects(void *store)
+{
+    return (double)stats_of(store).live_objects;
+}
+static double store_object_bytes(void *store)
+{
+    return (double)stats_of(store).live_bytes;
+}
+static double store_history_bytes(void *store)
+{
+    return (double)stats_of(store).history_bytes;
+}
+static double store_writable(void *store)
+{
+    struct err err = ERR_INIT;
+    return store_health(store, &err) == 0;
+}
+
+static void make_store_metrics(struct store *s)
+{
+    metric_gauge_fn("seki_store_objects", "Objects stored.", store_objects, s);
+    metric_gauge_fn("seki_store_object_bytes", "Bytes of the objects stored.", store_object_bytes, s);
+    metric_gauge_fn("seki_store_history_bytes", "Bytes of earlier versions, kept for watches and paged lists.", store_history_bytes, s);
+    metric_gauge_fn("seki_store_writable", "1 while the disk takes writes, else 0.", store_writable, s);
 }
 
 static int start_api(struct control *c, struct err *err)
@@ -295,9 +436,11 @@ static int start_api(struct control *c, struct err *err)
     ao.tls = c->tls;
     if ((rc = apiserver_start(c->loop, c->store, &ao, &c->api, err)) < 0)
         return rc;
-    apiserver_add_ready_check(c->api, "controllers", services_ready, c);
+    for (size_t i = 1; checks[i].name; i++) /* the store it checks itself */
+        apiserver_add_ready_check(c->api, checks[i].name, checks[i].check, c);
     c->local = apiserver_local(c->api);
-    if ((rc = monitor_start(c->loop, &monitor_listen, ready, c, &c->monitor, err)) < 0)
+    make_store_metrics(c->store);
+    if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)
         return rc;
     monitor_addr(c->monitor, &addr);
     if ((rc = role_write_addr(o, a, "metrics", &addr, err)) < 0)
@@ -332,17 +475,20 @@ static int start(struct control *c, struct err *err)
     return rc;
 }
 
-int control_run(const struct options *o, struct arena *a)
+int control_run(const struct command_line *cl, struct options *o, struct arena *a)
 {
-    struct control c = {.options = o, .arena = a, .services_arena = arena_new(1024 * 1024)};
+    struct control c = {.cl = cl, .options = o, .arena = a, .services_arena = arena_new(1024 * 1024)};
     struct err err = ERR_INIT;
     pthread_mutex_init(&c.lock, NULL);
     pthread_mutex_init(&c.inference_lock, NULL);
     pthread_cond_init(&c.wake, NULL);
     int rc = start(&c, &err);
     if (rc == 0) {
+        timer_init(&c.renew, c.loop, on_renew, &c);
+        timer_start(&c.renew, RENEW_EVERY_MS);
         apiserver_bootstrap(c.api, on_bootstrapped, &c);
         loop_run(c.loop);
+        timer_stop(&c.renew);
     } else {
         log_error("control cannot start", KVE(&err));
     }
@@ -357,6 +503,8 @@ int control_run(const struct options *o, struct arena *a)
     if (c.loop)
         loop_free(c.loop);
     arena_free(c.services_arena);
+    arena_free(c.held);
+    mem_free(c.manifests_dir);
     pthread_mutex_destroy(&c.inference_lock);
     pthread_mutex_destroy(&c.lock);
     pthread_cond_destroy(&c.wake);

@@ -11,25 +11,29 @@
 #include <unistd.h>
 
 struct gateway_role {
-    const struct options *options;
-    struct arena *arena;
+    const struct command_line *cl;
+    struct options *options;
+    struct arena *arena, *held; /* held: texts of reloaded options */
     struct loop *loop;
     struct client *client;
     struct gateway *gateway;
     struct monitor *monitor;
     struct tls_ctx *tls;
-    bool stopping;
+    bool stopping, draining;
 };
 
-static int ready(void *arg, struct err *err)
+static int check_gateway(void *arg, struct err *err)
 {
     struct gateway_role *g = arg;
-    if (!g->gateway)
-        return err_set(err, ERR_UNAVAILABLE, "starting");
-    if (g->stopping)
-        return err_set(err, ERR_UNAVAILABLE, "draining");
-    return gateway_ready(g->gateway, err);
+    return g->gateway ? gateway_ready(g->gateway, err) : err_set(err, ERR_UNAVAILABLE, "starting");
 }
+
+static int check_serving(void *arg, struct err *err)
+{
+    return ((struct gateway_role *)arg)->stopping ? err_set(err, ERR_UNAVAILABLE, "draining") : 0;
+}
+
+static const struct monitor_check checks[] = {{"gateway", check_gateway}, {"serving", check_serving}, {NULL, NULL}};
 
 static void drain_work(void *arg)
 {
@@ -43,21 +47,38 @@ static void drain_done(void *arg)
     loop_stop(g->loop);
 }
 
+/* Connections that begin from now on see the new certificate. */
+static void reload(struct gateway_role *g)
+{
+    const struct options *o = g->options;
+    struct err err = ERR_INIT;
+    if (options_reload_logged(g->cl, g->options, &g->held) < 0 || !g->tls || !*o->gateway_tls_cert)
+        return;
+    if (tls_server_reload(g->tls, o->gateway_tls_cert, o->gateway_tls_key, NULL, &err) < 0)
+        log_error("the gateway keeps its certificate: the new one is refused", KVE(&err));
+    else
+        log_info("the gateway's certificate is read anew", KV("file", o->gateway_tls_cert));
+}
+
 static void on_signal(void *arg, int signo)
 {
     struct gateway_role *g = arg;
-    if (signo == SIGHUP)
+    if (signo == SIGHUP) {
+        reload(g);
         return;
-    if (g->stopping) { /* asked twice: no more patience */
-        loop_stop(g->loop);
+    }
+    if (g->draining) { /* asked twice: no more patience; drain_done ends the loop */
+        gateway_drain_cancel(g->gateway);
         return;
     }
     g->stopping = true;
-    log_info("draining", KVI("timeout_ms", g->options->gateway_drain_ms));
-    if (g->gateway && signo == SIGTERM)
-        loop_work(g->loop, drain_work, drain_done, g);
-    else
+    g->draining = g->gateway && signo == SIGTERM;
+    if (!g->draining) {
         loop_stop(g->loop);
+        return;
+    }
+    log_info("draining", KVI("timeout_ms", g->options->gateway_drain_ms));
+    loop_work(g->loop, drain_work, drain_done, g);
 }
 
 /* The credentials that control makes at its first start; a gateway that comes first waits for them. */
@@ -127,7 +148,7 @@ static int start(struct gateway_role *g, struct err *err)
     go.client = g->client;
     go.tls = g->tls;
     if ((rc = gateway_start(&go, &g->gateway, err)) < 0 ||
-        (rc = monitor_start(g->loop, &monitor_listen, ready, g, &g->monitor, err)) < 0)
+        (rc = monitor_start(g->loop, &monitor_listen, checks, g, &g->monitor, err)) < 0)
         return rc;
     monitor_addr(g->monitor, &addr);
     if ((rc = role_write_addr(o, a, "metrics-gateway", &addr, err)) < 0)
@@ -141,9 +162,9 @@ static int start(struct gateway_role *g, struct err *err)
     return 0;
 }
 
-int gateway_run(const struct options *o, struct arena *a)
+int gateway_run(const struct command_line *cl, struct options *o, struct arena *a)
 {
-    struct gateway_role g = {.options = o, .arena = a};
+    struct gateway_role g = {.cl = cl, .options = o, .arena = a};
     struct err err = ERR_INIT;
     static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
     int rc = wait_for_credentials(o, a);
@@ -165,5 +186,6 @@ int gateway_run(const struct options *o, struct arena *a)
     tls_ctx_unref(g.tls);
     if (g.loop)
         loop_free(g.loop);
+    arena_free(g.held);
     return rc == 0 ? 0 : 1;
 }

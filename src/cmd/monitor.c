@@ -7,7 +7,7 @@
 
 struct monitor {
     struct http_server *server;
-    int (*ready)(void *arg, struct err *err);
+    const struct monitor_check *checks;
     void *arg;
 };
 
@@ -28,6 +28,24 @@ static void answer_metrics(struct http_request *r)
     http_respond(r, 200, "text/plain; version=0.0.4; charset=utf-8", NULL, 0, sbuf_str(&out));
 }
 
+static void answer_ready(struct monitor *m, struct http_request *r)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    bool verbose = str_starts(r->head.query, STR("verbose")), failed = false;
+    sbuf_init(&text, 64 * 1024);
+    for (const struct monitor_check *c = m->checks; c->name; c++) {
+        struct err err = ERR_INIT;
+        int rc = c->check(m->arg, &err);
+        failed |= rc != 0;
+        if (rc != 0)
+            sbuf_addf(&text, "[-]%s failed: %s\n", c->name, err.msg);
+        else if (verbose)
+            sbuf_addf(&text, "[+]%s ok\n", c->name);
+    }
+    sbuf_addc(&text, failed ? "not ready\n" : "ok\n");
+    http_respond(r, failed ? 503 : 200, "text/plain; charset=utf-8", NULL, 0, sbuf_str(&text));
+}
+
 static void on_request(void *ctx, struct http_request *r)
 {
     struct monitor *m = ctx;
@@ -38,14 +56,7 @@ static void on_request(void *ctx, struct http_request *r)
     } else if (str_eqc(r->head.path, "/livez")) {
         answer_text(r, 200, "ok\n");
     } else if (str_eqc(r->head.path, "/readyz")) {
-        struct err err = ERR_INIT;
-        if (m->ready(m->arg, &err) == 0) {
-            answer_text(r, 200, "ok\n");
-        } else {
-            char text[ERR_MSG_MAX + 16];
-            snprintf(text, sizeof(text), "not ready: %s\n", err.msg);
-            answer_text(r, 503, text);
-        }
+        answer_ready(m, r);
     } else {
         answer_text(r, 404, "not found; try /metrics, /livez or /readyz\n");
     }
@@ -55,7 +66,7 @@ static void on_abort(void *ctx UNUSED, struct http_request *r UNUSED)
 {
 }
 
-int monitor_start(struct loop *l, const struct net_addr *listen, int (*ready)(void *arg, struct err *err),
+int monitor_start(struct loop *l, const struct net_addr *listen, const struct monitor_check *checks,
                   void *arg, struct monitor **ret, struct err *err)
 {
     static const struct http_server_ops ops = {.on_request = on_request, .on_abort = on_abort};
@@ -64,7 +75,7 @@ int monitor_start(struct loop *l, const struct net_addr *listen, int (*ready)(vo
                                     .max_head_bytes = 8192,
                                     .max_body_bytes = 1024};
     struct monitor *m = XNEW(struct monitor);
-    m->ready = ready;
+    m->checks = checks;
     m->arg = arg;
     int rc = http_server_start(l, &o, &ops, m, &m->server, err);
     if (rc < 0) {

@@ -6,9 +6,16 @@
 #include "net/http_server.h"
 
 struct monitor;
-/* ready: 0, or a code with err saying why not; on the loop's thread. */
-int monitor_start(struct loop *l, const struct net_addr *listen, int (*ready)(void *arg, struct err *err), void *arg,
-                  struct monitor **ret, struct err *err) NODISCARD;
+
+/* One part of readiness: 0, or a code with err saying why not; on the loop's thread. */
+struct monitor_check {
+    const char *name; /* NULL ends the list */
+    int (*check)(void *arg, struct err *err);
+};
+
+/* checks must live as long as the monitor. /readyz answers 200 "ok", or 503 with a line for each failing part; ?verbose names all parts. */
+int monitor_start(struct loop *l, const struct net_addr *listen, const struct monitor_check *checks, void *arg, struct monitor **ret,
+                  struct err *err) NODISCARD;
 void monitor_addr(const struct monitor *m, struct net_addr *ret);
 void monitor_free(struct monitor *m);
 

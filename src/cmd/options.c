@@ -1,5 +1,7 @@
 #include "cmd/options.h"
 
+#include "base/log.h"
+
 #include <unistd.h>
 
 #define OPT(member) offsetof(struct options, member)
@@ -7,11 +9,11 @@
 static const struct conf_option schema[] = {
     {"", "data", CONF_PATH, OPT(data), "/var/lib/seki", 0, 0, NULL, NULL, false,
      "data directory: database, certificates, ledgers, logs"},
-    {"", "manifests", CONF_PATH, OPT(manifests), "", 0, 0, NULL, NULL, false,
-     "directory of .yaml and .json manifests applied at start"},
+    {"", "manifests", CONF_PATH, OPT(manifests), "", 0, 0, NULL, NULL, true,
+     "directory of .yaml and .json manifests, applied at start and on reload"},
     {"", "log-level", CONF_ENUM, OPT(log_level), "info", 0, 0, "debug|info|warn|error", NULL, true,
      "least severity that is logged"},
-    {"", "log-format", CONF_ENUM, OPT(log_format), "auto", 0, 0, "auto|human|json", NULL, false,
+    {"", "log-format", CONF_ENUM, OPT(log_format), "auto", 0, 0, "auto|human|json", NULL, true,
      "auto: human on a terminal, else JSON"},
     {"api", "listen", CONF_STR, OPT(api_listen), "127.0.0.1:6440", 0, 0, NULL, NULL, false,
      "address of the resource API (TLS always); port 0 takes a free one"},
@@ -21,9 +23,9 @@ static const struct conf_option schema[] = {
      "hashed bearer tokens: lines of SHA-256, user, groups"},
     {"gateway", "listen", CONF_STR, OPT(gateway_listen), "127.0.0.1:8000", 0, 0, NULL, NULL, false,
      "address of the inference gateway; other than loopback needs tls-cert"},
-    {"gateway", "tls-cert", CONF_PATH, OPT(gateway_tls_cert), "", 0, 0, NULL, NULL, false,
+    {"gateway", "tls-cert", CONF_PATH, OPT(gateway_tls_cert), "", 0, 0, NULL, NULL, true,
      "PEM certificate chain of the gateway"},
-    {"gateway", "tls-key", CONF_PATH, OPT(gateway_tls_key), "", 0, 0, NULL, NULL, false,
+    {"gateway", "tls-key", CONF_PATH, OPT(gateway_tls_key), "", 0, 0, NULL, NULL, true,
      "PEM key of that certificate"},
     {"gateway", "threads", CONF_INT, OPT(gateway_threads), "0", 0, 256, NULL, NULL, false,
      "event loops; 0: one a core"},
@@ -35,7 +37,7 @@ static const struct conf_option schema[] = {
      false, "longest time for the head of a request to come"},
     {"gateway", "body-timeout", CONF_DURATION, OPT(gateway_body_ms), "30s", 100, 3600000, NULL, NULL,
      false, "longest gap between two pieces of a request's body"},
-    {"gateway", "drain", CONF_DURATION, OPT(gateway_drain_ms), "10m", 0, 86400000, NULL, NULL, false,
+    {"gateway", "drain", CONF_DURATION, OPT(gateway_drain_ms), "10m", 0, 86400000, NULL, NULL, true,
      "how long running requests may go on after SIGTERM"},
     {"gateway", "first-byte-timeout", CONF_DURATION, OPT(gateway_first_byte_ms), "10m", 100, 86400000,
      NULL, NULL, false, "longest wait for an engine's first byte"},
@@ -111,6 +113,57 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
         check_readable("manifests", o.manifests, err) < 0)
         return ERR_INVALID;
     *ret = o;
+    return 0;
+}
+
+static size_t size_of(enum conf_type type)
+{
+    return type == CONF_STR || type == CONF_PATH ? sizeof(char *) : type == CONF_BOOL ? sizeof(bool) : sizeof(int64_t);
+}
+
+static bool same_value(const struct conf_option *s, const struct options *a, const struct options *b)
+{
+    const char *in_a = (const char *)a + s->offset, *in_b = (const char *)b + s->offset;
+    if (s->type == CONF_STR || s->type == CONF_PATH)
+        return !strcmp(*(char *const *)(const void *)in_a, *(char *const *)(const void *)in_b);
+    return !memcmp(in_a, in_b, size_of(s->type));
+}
+
+int options_reload(const struct command_line *cl, struct options *o, struct arena **held, struct sbuf *restart, struct err *err)
+{
+    struct options fresh;
+    struct arena *a = arena_new(1024 * 1024);
+    int rc = options_load(cl, a, &fresh, err);
+    if (rc < 0) {
+        arena_free(a);
+        return rc;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(schema); i++) {
+        const struct conf_option *s = &schema[i];
+        if (s->reloadable)
+            memcpy((char *)o + s->offset, (const char *)&fresh + s->offset, size_of(s->type));
+        else if (!same_value(s, o, &fresh))
+            sbuf_addf(restart, "%s%s%s%s", restart->len ? ", " : "", s->section, *s->section ? "." : "", s->name);
+    }
+    arena_free(*held);
+    *held = a;
+    return 0;
+}
+
+int options_reload_logged(const struct command_line *cl, struct options *o, struct arena **held)
+{
+    CLEANUP(sbuf_deinit) struct sbuf restart = {0};
+    struct err err = ERR_INIT;
+    sbuf_init(&restart, 4096);
+    int rc = options_reload(cl, o, held, &restart, &err);
+    if (rc < 0) {
+        log_error("the configuration is refused; everything stays as it was", KVE(&err));
+        return rc;
+    }
+    log_set((enum log_level)o->log_level, (enum log_format)o->log_format);
+    log_info("configuration reloaded");
+    if (restart.len)
+        log_warn("changed options need a restart to take effect", KVS("options", sbuf_str(&restart)));
     return 0;
 }
 

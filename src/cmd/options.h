@@ -39,6 +39,12 @@ const struct conf_option *options_schema(size_t *ret_len);
 /* Loads defaults, file and flags, then checks what the table cannot say (plain text only on loopback …). */
 int options_load(const struct command_line *cl, struct arena *a, struct options *ret, struct err *err) NODISCARD;
 
+/* Loads anew for SIGHUP. Options that take effect on reload are changed in *o; of the others the names of those that differ are written to restart, separated by
+ * ", ". Changed texts live in *held, which this replaces (NULL at first; arena_free at the end). On failure nothing changes. */
+int options_reload(const struct command_line *cl, struct options *o, struct arena **held, struct sbuf *restart, struct err *err) NODISCARD;
+/* The same for a role's SIGHUP: logs what came of it and sets the log's level and format. */
+int options_reload_logged(const struct command_line *cl, struct options *o, struct arena **held) NODISCARD;
+
 /* DATA/sub/…, in the arena. */
 char *options_path(const struct options *o, struct arena *a, const char *sub);
 

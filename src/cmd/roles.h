@@ -9,9 +9,10 @@
 
 #include "cmd/options.h"
 
-int supervisor_run(const struct options *o, char **argv, struct arena *a);
-int control_run(const struct options *o, struct arena *a);
-int gateway_run(const struct options *o, struct arena *a);
+/* o is the caller's; the role changes it on reload. */
+int supervisor_run(const struct command_line *cl, struct options *o, char **argv, struct arena *a);
+int control_run(const struct command_line *cl, struct options *o, struct arena *a);
+int gateway_run(const struct command_line *cl, struct options *o, struct arena *a);
 
 /* DATA/run/NAME.addr: the address that a listener has really bound, for those who start or follow it. */
 int role_write_addr(const struct options *o, struct arena *a, const char *name, const struct net_addr *addr, struct err *err) NODISCARD;

@@ -1,6 +1,7 @@
 /* sekid: the daemon. main() reads the command line, loads the configuration and runs a role. */
 #include "base/log.h"
 #include "base/mem.h"
+#include "cmd/manifests.h"
 #include "cmd/roles.h"
 
 #include <signal.h>
@@ -52,7 +53,7 @@ static int print_reference(void)
 }
 
 /* --name=VALUE or --name VALUE of the schema; *index moves past a separate value. */
-static int take_flag(struct command_line *cl, char **argv, int *index)
+static int take_flag(struct command_line *cl, char **argv, int *index, struct arena *a)
 {
     size_t count;
     const struct conf_option *schema = options_schema(&count);
@@ -77,7 +78,7 @@ static int take_flag(struct command_line *cl, char **argv, int *index)
         fputs("sekid: too many options\n", stderr);
         return -1;
     }
-    cl->flags[cl->flag_count++] = (struct conf_flag){xstrndup(name.ptr, name.len), value};
+    cl->flags[cl->flag_count++] = (struct conf_flag){arena_strndup(a, name), value};
     return 0;
 }
 
@@ -95,7 +96,7 @@ static const char *own_value(char **argv, int *index, const char *name)
 }
 
 /* 0: go on; 1: done, leave with success; -1: refused. */
-static int parse_command_line(char **argv, struct command_line *cl)
+static int parse_command_line(char **argv, struct command_line *cl, struct arena *a)
 {
     cl->role = "all";
     for (int i = 1; argv[i]; i++) {
@@ -116,7 +117,7 @@ static int parse_command_line(char **argv, struct command_line *cl)
         } else if ((value = own_value(argv, &i, "--role"))) {
             cl->role = value;
         } else if (!strncmp(argv[i], "--", 2)) {
-            if (take_flag(cl, argv, &i) < 0)
+            if (take_flag(cl, argv, &i, a) < 0)
                 return -1;
         } else {
             fprintf(stderr, "sekid: unexpected argument %s; see sekid --help\n", argv[i]);
@@ -126,10 +127,22 @@ static int parse_command_line(char **argv, struct command_line *cl)
     return 0;
 }
 
+/* The leak check of sanitized builds attaches to its own process. */
+#if defined(__has_feature)
+#define WITH_LEAK_CHECK __has_feature(address_sanitizer)
+#elif defined(__SANITIZE_ADDRESS__)
+#define WITH_LEAK_CHECK 1
+#else
+#define WITH_LEAK_CHECK 0
+#endif
+
 static void harden(void)
 {
-    /* Keys and prompts live in this process: no core files. */
+    /* Keys and prompts live in this process: no core files, not even into a pipe, and no other process of this user reads its memory. */
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+#if !WITH_LEAK_CHECK
+    prctl(PR_SET_DUMPABLE, 0);
+#endif
     umask(077);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
@@ -138,13 +151,24 @@ static void harden(void)
     }
 }
 
-static int run(const struct command_line *cl, const struct options *o, char **argv, struct arena *a)
+static int run(const struct command_line *cl, struct options *o, char **argv, struct arena *a)
 {
     if (!strcmp(cl->role, "all"))
-        return supervisor_run(o, argv, a);
+        return supervisor_run(cl, o, argv, a);
     if (!strcmp(cl->role, "control"))
-        return control_run(o, a);
-    return gateway_run(o, a);
+        return control_run(cl, o, a);
+    return gateway_run(cl, o, a);
+}
+
+/* What can be known to be wrong before anything runs. A role of its own takes manifests as they come: the API must not stay away because of one. */
+static int check(const struct command_line *cl, const struct options *o, struct err *err)
+{
+    struct manifests m = {0};
+    if (!*o->manifests || (strcmp(cl->role, "all") != 0 && !cl->check_config))
+        return 0;
+    int rc = manifests_load_dir(o->manifests, &m, err);
+    manifests_deinit(&m);
+    return rc;
 }
 
 /* A role that the supervisor started goes when the supervisor goes. */
@@ -162,17 +186,17 @@ static void follow_parent(void)
 int main(int argc UNUSED, char **argv)
 {
     struct command_line cl = {0};
-    int rc = parse_command_line(argv, &cl);
+    CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
+    int rc = parse_command_line(argv, &cl, a);
     if (rc != 0)
         return rc > 0 ? 0 : 2;
     if (strcmp(cl.role, "all") && strcmp(cl.role, "control") && strcmp(cl.role, "gateway")) {
         fprintf(stderr, "sekid: --role=%s: expected all, control or gateway\n", cl.role);
         return 2;
     }
-    CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
     struct options o;
     struct err err = ERR_INIT;
-    if (options_load(&cl, a, &o, &err) < 0) {
+    if (options_load(&cl, a, &o, &err) < 0 || check(&cl, &o, &err) < 0) {
         fprintf(stderr, "sekid: %s\n", err.msg);
         return 2;
     }
@@ -185,8 +209,5 @@ int main(int argc UNUSED, char **argv)
     harden();
     if (strcmp(cl.role, "all") != 0)
         follow_parent();
-    rc = run(&cl, &o, argv, a);
-    for (size_t i = 0; i < cl.flag_count; i++)
-        mem_free((void *)cl.flags[i].name);
-    return rc;
+    return run(&cl, &o, argv, a);
 }

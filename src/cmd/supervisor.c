@@ -31,6 +31,9 @@ struct role {
 };
 
 struct supervisor {
+    const struct command_line *cl;
+    struct options *options;
+    struct arena *held; /* texts of reloaded options */
     struct loop *loop;
     struct role roles[ROLE_COUNT];
     struct timer kill_timer;
@@ -107,7 +110,8 @@ static void on_signal(void *arg, int signo)
 {
     struct supervisor *s = arg;
     if (signo == SIGHUP) {
-        signal_roles(s, SIGHUP);
+        if (options_reload_logged(s->cl, s->options, &s->held) == 0)
+            signal_roles(s, SIGHUP);
         return;
     }
     if (!s->stopping)
@@ -133,10 +137,10 @@ static const char **role_argv(char **argv, const char *role, struct arena *a)
     return out;
 }
 
-int supervisor_run(const struct options *o, char **argv, struct arena *a)
+int supervisor_run(const struct command_line *cl, struct options *o, char **argv, struct arena *a)
 {
     struct err err = ERR_INIT;
-    struct supervisor s = {0};
+    struct supervisor s = {.cl = cl, .options = o};
     CLEANUP(file_closep) int lock_fd = -1;
     if (file_mkdirs(options_path(o, a, "run"), 0700, &err) < 0 ||
         file_lock(options_path(o, a, "run/sekid.lock"), &lock_fd, &err) < 0) {
@@ -169,5 +173,6 @@ int supervisor_run(const struct options *o, char **argv, struct arena *a)
     loop_run(s.loop);
     timer_stop(&s.kill_timer);
     loop_free(s.loop);
+    arena_free(s.held);
     return 0;
 }

@@ -210,8 +210,16 @@ void gateway_drain(struct gateway *g, uint64_t timeout_ms)
     g->draining = g->loop_count;
     for (int i = 0; i < g->loop_count; i++)
         loop_post(g->loops[i].loop, drain_loop, &g->loops[i]);
-    while (g->draining && pthread_cond_timedwait(&g->drained, &g->lock, &until) != ETIMEDOUT)
+    while (g->draining && !g->impatient && pthread_cond_timedwait(&g->drained, &g->lock, &until) != ETIMEDOUT)
         ;
+    pthread_mutex_unlock(&g->lock);
+}
+
+void gateway_drain_cancel(struct gateway *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->impatient = true;
+    pthread_cond_signal(&g->drained);
     pthread_mutex_unlock(&g->lock);
 }
 

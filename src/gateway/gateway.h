@@ -36,6 +36,8 @@ void gateway_addr(const struct gateway *g, struct net_addr *ret);
 int gateway_ready(struct gateway *g, struct err *err);
 /* Stops accepting, lets running requests end up to timeout_ms. Blocks. */
 void gateway_drain(struct gateway *g, uint64_t timeout_ms);
+/* Ends the wait of gateway_drain(), now or to come: what runs will be cut. Any thread. */
+void gateway_drain_cancel(struct gateway *g);
 void gateway_free(struct gateway *g);
 
 #endif

@@ -46,6 +46,7 @@ struct gateway {
     pthread_mutex_t lock; /* guards draining */
     pthread_cond_t drained;
     int draining;
+    bool impatient; /* under lock: the drain is to end now */
 };
 
 /* What a path does. */

@@ -116,7 +116,7 @@ static void on_kick(struct timer *t)
 
 static int start_tls(struct conn *c, struct tls_ctx *tls, bool server, const char *host, struct err *err)
 {
-    c->ssl = SSL_new(tls->ssl);
+    c->ssl = tls_ctx_connection(tls);
     if (!c->ssl || SSL_set_fd(c->ssl, c->fd) != 1)
         return err_set(err, ERR_NO_MEMORY, "out of memory for TLS");
     if (server) {

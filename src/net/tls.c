@@ -63,6 +63,7 @@ static int finish(SSL_CTX *ctx, int rc, struct tls_ctx **ret)
     }
     struct tls_ctx *c = XNEW(struct tls_ctx);
     c->refs = 1;
+    pthread_mutex_init(&c->lock, NULL);
     c->ssl = ctx;
     *ret = c;
     return 0;
@@ -95,6 +96,29 @@ int tls_server_ctx(const char *cert_file, const char *key_file, const char *clie
     return finish(ctx, rc, ret);
 }
 
+int tls_server_reload(struct tls_ctx *c, const char *cert_file, const char *key_file, const char *client_ca_file, struct err *err)
+{
+    struct tls_ctx *fresh = NULL;
+    int rc = tls_server_ctx(cert_file, key_file, client_ca_file, &fresh, err);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&c->lock);
+    SSL_CTX *old = c->ssl;
+    c->ssl = fresh->ssl;
+    pthread_mutex_unlock(&c->lock);
+    fresh->ssl = old; /* connections that run hold references of their own */
+    tls_ctx_unref(fresh);
+    return 0;
+}
+
+SSL *tls_ctx_connection(struct tls_ctx *c)
+{
+    pthread_mutex_lock(&c->lock);
+    SSL *ssl = SSL_new(c->ssl);
+    pthread_mutex_unlock(&c->lock);
+    return ssl;
+}
+
 int tls_client_ctx(const char *ca_file, const char *cert_file, const char *key_file, struct tls_ctx **ret, struct err *err)
 {
     SSL_CTX *ctx = new_ctx(TLS_client_method());
@@ -122,5 +146,6 @@ void tls_ctx_unref(struct tls_ctx *c)
     if (!c || atomic_fetch_sub(&c->refs, 1) > 1)
         return;
     SSL_CTX_free(c->ssl);
+    pthread_mutex_destroy(&c->lock);
     mem_free(c);
 }

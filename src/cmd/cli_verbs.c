@@ -1,0 +1,103 @@
+/* The verbs of seki. Help, completion and the check of the manual page read this table. */
+#include "cmd/cli.h"
+
+#define END {0}
+
+const struct cli_flag cli_global_flags[] = {
+    {.name = "--namespace", .letter = 'n', .value = "NAME", .help = "the project (default: the kubeconfig's)"},
+    {.name = "--kubeconfig", .value = "FILE", .help = "credentials for the API (default: $KUBECONFIG, ~/.kube/config)", .complete = "@file"},
+    {.name = "--output", .letter = 'o', .value = "FORMAT", .help = "table (default) or json", .complete = "table json"},
+    {.name = "--help", .letter = 'h', .help = "help, here or for a verb"},
+    END,
+};
+
+static const struct cli_flag wait_flags[] = {
+    {.name = "--for", .value = "CONDITION", .help = "the condition (default: Ready)", .complete = "Ready EngineStarted ModelVerified Verified"},
+    {.name = "--timeout", .value = "DURATION", .help = "give up after this long, with status 1 (default: 5m)"},
+    END,
+};
+static const struct cli_flag chat_flags[] = {
+    {.name = "--model", .value = "NAME", .help = "the model (default: $SEKI_MODEL)"},
+    {.name = "--system", .value = "TEXT", .help = "the system message: how to answer"},
+    {.name = "--max-tokens", .value = "N", .help = "longest answer"},
+    {.name = "--raw", .help = "continue the text instead of answering it: for base models"},
+    {.name = "--base-url", .value = "URL", .help = "the gateway (default: $OPENAI_BASE_URL)"},
+    END,
+};
+static const struct cli_flag create_flags[] = {
+    {.name = "--expires", .value = "DURATION", .help = "refuse it after this long, for example 24h or 30d"},
+    {.name = "--endpoint", .value = "NAME", .help = "a ModelEndpoint that it may call; repeat for more (default: all)", .many = true},
+    {.name = "--quiet", .letter = 'q', .help = "print the key and nothing else"},
+    END,
+};
+static const struct cli_flag list_flags[] = {
+    {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
+    END,
+};
+static const struct cli_flag usage_flags[] = {
+    {.name = "--day", .value = "YYYY-MM-DD", .help = "of this day alone (UTC)"},
+    {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
+    END,
+};
+static const struct cli_flag logs_flags[] = {
+    {.name = "--lines", .value = "N", .help = "the last N lines (default: 20)"},
+    {.name = "--follow", .letter = 'f', .help = "go on as it grows"},
+    {.name = "--log-dir", .value = "DIRECTORY", .help = "where sekid keeps logs (default: $SEKI_LOG_DIR, /var/lib/seki/log)", .complete = "@dir"},
+    END,
+};
+
+const struct cli_verb cli_verbs[] = {
+    {.name = "status",
+     .args = "",
+     .help = "what runs here: endpoints, replicas, why one is not ready",
+     .more = "All projects, or with -n one.\n",
+     .run = cli_status},
+    {.name = "wait",
+     .args = "KIND/NAME",
+     .help = "wait for a condition, telling what is awaited",
+     .more = "Each change of the condition's reason is told on stderr.\n\n"
+             "  seki -n demo wait modelendpoint/chat --timeout 2m\n"
+             "  seki -n demo wait model/gemma --for Verified\n",
+     .run = cli_wait,
+     .flags = wait_flags},
+    {.name = "chat",
+     .args = "[PROMPT]",
+     .help = "ask a model; without PROMPT, a conversation from the terminal",
+     .more = "Ctrl-C ends the answer that is coming, and in a conversation gives the prompt back.\n\n"
+             "  seki chat \"Why is the sky blue?\"\n"
+             "  seki chat --raw --max-tokens 20 \"Roses are red,\"\n"
+             "  seki chat -- \"-1 is what kind of number?\"\n",
+     .run = cli_chat,
+     .flags = chat_flags},
+    {.name = "key create",
+     .args = "NAME",
+     .help = "make an API key; it is shown this once",
+     .more = "  seki -n demo key create app --expires 30d\n"
+             "  export OPENAI_API_KEY=$(seki -n demo key create ci --endpoint chat --quiet)\n",
+     .run = cli_key_create,
+     .flags = create_flags},
+    {.name = "key list", .args = "", .help = "the API keys of a project", .run = cli_key_list, .flags = list_flags},
+    {.name = "key revoke", .args = "NAME", .help = "delete an API key; requests with it are refused at once", .run = cli_key_revoke},
+    {.name = "usage",
+     .args = "",
+     .help = "requests and tokens by day, key and model",
+     .more = "  seki -n demo usage --day 2026-01-31\n  seki usage -A -o json\n",
+     .run = cli_usage,
+     .flags = usage_flags},
+    {.name = "logs",
+     .args = "REPLICA",
+     .help = "an engine's log, on the machine where it runs",
+     .more = "  seki -n demo logs chat-0 --follow\n",
+     .run = cli_logs,
+     .flags = logs_flags},
+    {.name = "completion",
+     .args = "bash|zsh|fish",
+     .help = "print shell completion",
+     .more = "  source <(seki completion bash)\n"
+             "  source <(seki completion zsh)\n"
+             "  seki completion fish | source\n",
+     .run = cli_completion,
+     .complete = "bash zsh fish"},
+    {.name = "version", .args = "", .help = "print the version", .run = cli_version},
+};
+const size_t cli_verb_count = ARRAY_LEN(cli_verbs);

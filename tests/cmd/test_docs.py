@@ -1,0 +1,65 @@
+"""The pages say what the program says: options, metrics, reasons, verbs; links lead somewhere."""
+import re
+import subprocess
+import sys
+
+import pytest
+
+from cloud import ROOT, SEKI, SEKID, wait_for
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def test_the_page_of_options_is_what_the_program_says():
+    p = subprocess.run([sys.executable, str(ROOT / "tools" / "options-page"), str(SEKID)], capture_output=True, text=True, check=True)
+    page = (ROOT / "docs" / "operate" / "configuration.md").read_text()
+    assert page == p.stdout, "write it anew: tools/options-page build/release/src/sekid >docs/operate/configuration.md"
+
+
+def test_every_metric_is_explained(cloud):
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake")
+    secret = cloud.key("demo")
+    env = {"OPENAI_BASE_URL": cloud.base_url, "OPENAI_API_KEY": secret, "SEKI_MODEL": "fake"}
+    wait_for(lambda: cloud.seki("chat", "hi", env=env, check=False).returncode == 0, what="an answer")
+    there = {role: set(re.findall(r"^# TYPE (\w+)", cloud.metrics(name), re.M)) for role, name in (("control", "metrics"), ("gateway", "metrics-gateway"))}
+    table = {}
+    for names, role in re.findall(r"^\| (`[^|]*`) \| (control|gateway|both) \|", (ROOT / "docs" / "operate" / "observe.md").read_text(), re.M):
+        for name in re.findall(r"`(\w+)`", names):
+            for r in ("control", "gateway") if role == "both" else (role,):
+                table.setdefault(r, set()).add(name)
+    assert table == there
+
+
+def test_every_reason_is_explained():
+    page = (ROOT / "docs" / "operate" / "troubleshoot.md").read_text()
+    reasons = set()
+    for source in ROOT.glob("src/inference/*.c"):
+        text = source.read_text()
+        reasons |= set(re.findall(r'"(?:True|False|Unknown)", "([A-Z]\w+)"', text))
+        reasons |= set(re.findall(r'(?:not_started|restart)\(\w+, "([A-Z]\w+)"', text))
+        reasons |= set(re.findall(r'manager_event\([^"]*"\w+", "([A-Z]\w+)"', text))
+    assert len(reasons) > 15
+    missing = [r for r in sorted(reasons) if f"`{r}`" not in page]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_commands_in_pages_exist():
+    """Every seki verb and sekid option that a page shows is one."""
+    verbs = re.findall(r"^  (\w+(?: \w+)?)  +", subprocess.run([str(SEKI), "--help"], capture_output=True, text=True).stdout, re.M)
+    options = subprocess.run([str(SEKID), "--help"], capture_output=True, text=True).stdout
+    assert "key create" in verbs
+    for page in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S):
+            for line in re.findall(r"(?:^|\$\(|&& |^\w+=\S+ )seki ((?:-n \w+ )?.*)", block, re.M):
+                words = re.sub(r"^-n \w+ ", "", line)
+                assert any(re.match(rf"{v}\b", words) for v in verbs), (page.name, line)
+            for flag in re.findall(r"^sekid (.*)", block, re.M):
+                for name in re.findall(r"(--[\w-]+)", flag):
+                    assert name in options, (page.name, name)

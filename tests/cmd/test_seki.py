@@ -1,0 +1,397 @@
+"""The seki command line: verbs, exit codes, -o json, errors that say what to do, terminals, completion in a real bash, the manual page."""
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from cloud import ROOT, SEKI, SLOW, Cloud, wait_for
+
+VERBS = ["status", "wait", "chat", "key create", "key list", "key revoke", "usage", "logs", "completion", "version"]
+MAN = (ROOT / "packaging" / "man" / "seki.1").read_text()
+
+
+def run(*args, env=None, timeout=60):
+    base = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "SEKI_", "KUBECONFIG"))}
+    return subprocess.run([str(SEKI), *args], capture_output=True, text=True, timeout=timeout * SLOW, env={**base, "HOME": "/nonexistent", **(env or {})})
+
+
+def flags_of(*args):
+    return re.findall(r"(?:-(\w), |    )(--[\w-]+)", run(*args, "--help").stdout)
+
+
+@pytest.fixture(scope="module")
+def served():
+    """One cloud with a fake model, a key, and the environment of its clients."""
+    with Cloud() as c:
+        c.project("demo")
+        c.fake_endpoint("demo", "fake", tokens=5)
+        c.secret = c.key("demo", "first")
+        wait_for(lambda: c.gateway_status("/models/fake", c.secret) == 200, what="the model")
+        c.env = {"KUBECONFIG": c.kubeconfig, "OPENAI_BASE_URL": c.base_url, "OPENAI_API_KEY": c.secret, "SEKI_MODEL": "fake", "SEKI_LOG_DIR": str(c.data / "log")}
+        yield c
+
+
+# ---- help and use ----
+
+def test_help_names_every_verb():
+    p = run("--help")
+    assert p.returncode == 0 and all(f"  {v} " in p.stdout for v in VERBS)
+    bare = run()
+    assert bare.returncode == 2 and bare.stdout == p.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_helps(verb):
+    p = run(*verb.split(), "--help")
+    assert p.returncode == 0 and p.stdout.startswith(f"Usage: seki {verb}") and "--namespace" in p.stdout
+    assert run("-h", *verb.split()).stdout == p.stdout
+
+
+@pytest.mark.parametrize("args, said", [
+    (["nonsense"], "no such verb: nonsense"),
+    (["key", "nonsense"], "no such verb: key nonsense"),
+    (["status", "extra"], "unexpected argument extra"),
+    (["status", "--nope"], "unknown option --nope of status"),
+    (["--raw", "chat"], "unknown option --raw before a verb"),
+    (["wait", "modelendpoint"], "expected KIND/NAME"),
+    (["wait", "nokind/x"], "no such kind: nokind"),
+    (["wait", "mep/x", "--timeout"], "--timeout needs a value: DURATION"),
+    (["wait", "mep/x", "--timeout", "soon"], "--timeout=soon: expected a duration"),
+    (["wait", "mep/x", "--timeout=1s", "--timeout=2s"], "--timeout is given twice"),
+    (["key", "create"], "expected the key's NAME"),
+    (["key", "create", "k", "--expires", "-5m"], "--expires=-5m: expected a duration"),
+    (["key", "create", "k", "--quiet=yes"], "--quiet takes no value"),
+    (["usage", "--day", "yesterday"], "--day=yesterday: expected YYYY-MM-DD"),
+    (["logs"], "expected the REPLICA's name"),
+    (["logs", "r", "--lines", "0"], "--lines=0: expected a number"),
+    (["status", "-o", "yaml"], "--output=yaml: expected table or json"),
+    (["chat", "hi"], "OPENAI_BASE_URL, OPENAI_API_KEY, SEKI_MODEL not set"),
+    (["chat", "hi", "--max-tokens", "many"], "--max-tokens=many: expected a number"),
+    (["completion", "powershell"], "expected a shell: bash, zsh or fish"),
+])
+def test_wrong_use_is_status_2_and_says_what_was_expected(args, said):
+    p = run(*args)
+    assert p.returncode == 2 and said in p.stderr and p.stdout == "", p.stderr
+
+
+def test_version():
+    assert re.fullmatch(r"seki \d+\.\d+\.\d+\n", run("version").stdout)
+    assert run("--version").stdout == run("version").stdout
+    assert json.loads(run("version", "-o", "json").stdout)["version"] in run("version").stdout
+
+
+def test_output_that_cannot_be_written_is_a_failure():
+    with open("/dev/full", "w") as full:
+        p = subprocess.run([str(SEKI), "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert p.returncode == 1 and "could not be written" in p.stderr
+
+
+# ---- errors that say what to do ----
+
+def test_no_kubeconfig():
+    p = run("status")
+    assert p.returncode == 1 and "/nonexistent/.kube/config" in p.stderr and "admin.kubeconfig" in p.stderr
+
+
+def test_api_down(served, tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))  # bound, not listening: refused
+        config = pathlib.Path(served.kubeconfig).read_text().replace(served.api_url, f"https://127.0.0.1:{s.getsockname()[1]}")
+        (tmp_path / "kubeconfig").write_text(config)
+        p = run("--kubeconfig", str(tmp_path / "kubeconfig"), "status")
+    assert p.returncode == 1 and "is sekid running?" in p.stderr and str(s) not in p.stderr
+
+
+def test_foreign_certificate_authority(served, tmp_path):
+    with Cloud() as other:
+        config = pathlib.Path(other.kubeconfig).read_text().replace(other.api_url, served.api_url)
+    (tmp_path / "kubeconfig").write_text(config)
+    p = run("status", env={"KUBECONFIG": str(tmp_path / "kubeconfig")})
+    assert p.returncode == 1 and "is the kubeconfig of this Seki?" in p.stderr, p.stderr
+
+
+@pytest.mark.parametrize("args", [["status"], ["key", "list"], ["key", "create", "k"], ["key", "revoke", "k"], ["usage"], ["logs", "fake-0"]])
+def test_wrong_namespace(served, args):
+    p = run("-n", "nowhere", *args, env=served.env)
+    assert p.returncode == 1 and "no project nowhere" in p.stderr and "kubectl get namespaces" in p.stderr, p.stderr
+
+
+def test_gateway_down(served):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{s.getsockname()[1]}/v1"
+        p = run("chat", "hi", "--base-url", url, env=served.env)
+    assert p.returncode == 1 and url[:-3] in p.stderr and "is sekid running" in p.stderr, p.stderr
+
+
+def test_unknown_model_names_those_there_are(served):
+    p = run("chat", "hi", "--model", "nope", env=served.env)
+    assert p.returncode == 1 and "answered 404" in p.stderr and "this key may call: fake" in p.stderr, p.stderr
+
+
+def test_wrong_and_expired_keys(served):
+    p = run("chat", "hi", env={**served.env, "OPENAI_API_KEY": "sk-seki-wrong"})
+    assert p.returncode == 1 and "answered 401: Incorrect API key" in p.stderr and "key create" in p.stderr, p.stderr
+    old = served.create("apikeys", "demo", "old", {"expiresAt": "2020-01-01T00:00:00Z"})["status"]["key"]
+    wait_for(lambda: "expired" in run("chat", "hi", env={**served.env, "OPENAI_API_KEY": old}).stderr, what="the gateway to know the key")
+
+
+def test_missing_replica_and_key(served):
+    p = run("-n", "demo", "logs", "nope-0", env=served.env)
+    assert p.returncode == 1 and "no replica nope-0; it has fake-0" in p.stderr, p.stderr
+    p = run("-n", "demo", "key", "revoke", "nope", env=served.env)
+    assert p.returncode == 1 and "has no key nope" in p.stderr, p.stderr
+
+
+# ---- verbs ----
+
+def test_status(served):
+    p = run("status", env=served.env)
+    assert p.returncode == 0 and re.search(r"demo +modelendpoint/fake +Ready", p.stdout) and re.search(r"demo +modelreplica/fake-0 +Ready", p.stdout)
+    assert {o["kind"] for o in json.loads(run("-o", "json", "status", env=served.env).stdout)} == {"ModelEndpoint", "ModelReplica"}
+    p = run("-n", "default", "status", env=served.env)
+    assert p.returncode == 0 and p.stdout == "" and "no model endpoints" in p.stderr
+
+
+def test_chat(served):
+    p = run("chat", "hi", env=served.env)
+    assert p.returncode == 0 and p.stdout == "tok0 tok1 tok2 tok3 tok4\n" and "5 tokens" in p.stderr and "\033" not in p.stderr
+    p = run("chat", "--raw", "--", "-1 is", env=served.env)
+    assert p.returncode == 0 and p.stdout.startswith("tok0")
+    answer = json.loads(run("chat", "hi", "-o", "json", env=served.env).stdout)
+    assert answer["model"] == "fake" and answer["completionTokens"] == 5 and answer["answer"].startswith("tok0")
+    p = subprocess.run([str(SEKI), "chat"], input="one\ntwo\n\n", capture_output=True, text=True, timeout=60 * SLOW, env={**os.environ, **served.env})
+    assert p.returncode == 0 and p.stdout.count("tok4") == 2 and "> " not in p.stderr
+
+
+def test_keys(served):
+    secret = run("-n", "demo", "key", "create", "visitor", "--expires", "30d", "--endpoint", "fake", "-q", env=served.env).stdout.strip()
+    assert secret.startswith("sk-seki-")
+    p = run("-n", "demo", "key", "create", "visitor", env=served.env)
+    assert p.returncode == 1 and "already exists" in p.stderr
+    rows = run("-n", "demo", "key", "list", env=served.env).stdout
+    assert re.search(r"visitor +sk-seki-\S+… +Active +\d{4}-", rows) and secret not in rows
+    keys = json.loads(run("key", "list", "-A", "-o", "json", env=served.env).stdout)
+    spec = next(k["spec"] for k in keys if k["metadata"]["name"] == "visitor")
+    assert spec["endpoints"] == ["fake"]
+    wait_for(lambda: served.gateway_status("/models", secret) == 200, what="the key to be known")
+    assert "revoked" in run("-n", "demo", "key", "revoke", "visitor", env=served.env).stdout
+    wait_for(lambda: served.gateway_status("/models", secret) == 401, what="the key to be refused")
+
+
+def test_usage(served):
+    run("chat", "hi", env=served.env)
+
+    def counted():
+        return next((line.split() for line in run("-n", "demo", "usage", env=served.env).stdout.splitlines() if " first " in line and " fake " in line), None)
+    row = wait_for(counted, what="usage")
+    assert row[1:4] == ["demo", "first", "fake"] and int(row[4]) >= 1
+    assert run("-n", "demo", "usage", "--day", "2020-01-01", "-o", "json", env=served.env).stdout.strip() == "[]"
+    assert run("-n", "demo", "usage", "--day", row[0], env=served.env).stdout.count(" fake ") >= 1
+
+
+def test_logs(served):
+    p = run("-n", "demo", "logs", "fake-0", env=served.env)
+    assert p.returncode == 0, p.stderr
+    path = next((served.data / "log").glob("mr-demo-fake-0-*.log"))
+    with open(path, "a") as log:
+        log.write("".join(f"line {i} {'x' * 100}\n" for i in range(2000)))
+    lines = run("-n", "demo", "logs", "fake-0", "--lines", "1500", env=served.env).stdout.splitlines()
+    assert len(lines) == 1500 and lines[0].startswith("line 500 ") and lines[-1].startswith("line 1999 ")
+    p = run("-n", "demo", "logs", "fake-0", "--log-dir", "/nonexistent", env=served.env)
+    assert p.returncode == 1 and "--log-dir" in p.stderr
+
+
+def test_logs_follow_over_a_rotation(served):
+    path = next((served.data / "log").glob("mr-demo-fake-0-*.log"))
+    p = subprocess.Popen([str(SEKI), "-n", "demo", "logs", "fake-0", "--lines=1", "-f"], stdout=subprocess.PIPE, text=True, env={**os.environ, **served.env})
+    try:
+        with open(path, "a") as log:
+            log.write("before\n")
+        assert any(line == "before\n" for line in iter(p.stdout.readline, ""))
+        os.truncate(path, 0)  # as rotation does
+        with open(path, "a") as log:
+            log.write("after\n")
+        assert any(line == "after\n" for line in iter(p.stdout.readline, ""))
+    finally:
+        p.kill()
+        p.wait()
+
+
+def test_wait(served):
+    p = run("-n", "demo", "wait", "mep/fake", env=served.env)
+    assert p.returncode == 0 and p.stdout == ""
+    assert json.loads(run("-n", "demo", "wait", "mep/fake", "-o", "json", env=served.env).stdout)["metadata"]["name"] == "fake"
+    p = run("-n", "demo", "wait", "mep/nope", "--timeout", "300ms", env=served.env)
+    assert p.returncode == 1 and "is not Ready after 300 ms" in p.stderr and "nope" in p.stderr and "not found" in p.stderr
+    served.create("modelendpoints", "demo", "never", {"engine": {"driver": "fake", "options": {"loadDelayMs": "600000"}}})
+    p = run("-n", "demo", "wait", "mep/never", "--timeout", "2s", env=served.env)
+    assert p.returncode == 1 and "last seen:" in p.stderr and len(p.stderr.splitlines()) >= 2, p.stderr
+
+
+# ---- terminals ----
+
+class Terminal:
+    """seki on a pseudo-terminal of its own session, so that Ctrl-C is the terminal's."""
+
+    def __init__(self, args, env):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(str(SEKI), [str(SEKI), *args], {**os.environ, **env})
+        self.text = ""
+
+    def read(self, until, timeout=30):
+        deadline = time.monotonic() + timeout * SLOW
+        while until not in self.text:
+            left = deadline - time.monotonic()
+            assert left > 0, f"waited for {until!r}, have {self.text!r}"
+            if select.select([self.fd], [], [], left)[0]:
+                try:
+                    self.text += os.read(self.fd, 65536).decode()
+                except OSError:
+                    raise AssertionError(f"ended before {until!r}: {self.text!r}") from None
+        before, _, self.text = self.text.partition(until)
+        return before + until
+
+    def send(self, text):
+        os.write(self.fd, text.encode())
+
+    def status(self):
+        while True:
+            try:
+                more = os.read(self.fd, 65536).decode()
+            except OSError:
+                break
+            if not more:
+                break
+            self.text += more
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_colours_are_for_terminals(served):
+    env = {k: v for k, v in served.env.items()}
+    assert "\033" not in run("status", env=env).stdout
+    t = Terminal(["status"], {**env, "NO_COLOR": ""})
+    assert t.status() == 0 and "\033[1m" in t.text
+    t = Terminal(["status"], {**env, "NO_COLOR": "1"})
+    assert t.status() == 0 and "\033" not in t.text
+
+
+def test_wide_characters_are_aligned_and_control_characters_shown(served):
+    served.create("modelendpoints", "demo", "wide", {"servedName": "日本語モデル", "engine": {"driver": "fake", "options": {"tokens": "3"}}})
+    served.wait_condition("modelendpoints", "demo", "wide")
+    wait_for(lambda: run("chat", "hi", "--model", "日本語モデル", env=served.env).returncode == 0, what="an answer")
+
+    def rows():
+        text = run("-n", "demo", "usage", env=served.env).stdout
+        return text.splitlines() if "日本語モデル" in text and " fake " in text else None
+    lines = wait_for(rows, what="usage of both models")
+    # REQUESTS begins in the same terminal column in every row: six wide characters take twelve columns.
+    column = lines[0].index("REQUESTS")
+    wide = next(line for line in lines if "日本語モデル" in line)
+    narrow = next(line for line in lines if " fake " in line)
+    assert narrow[column - 1] == " " and narrow[column].isdigit()
+    assert wide[column - 6 - 1] == " " and wide[column - 6].isdigit()
+
+
+def test_ctrl_c_ends_an_answer_then_the_prompt_is_back(served):
+    served.create("modelendpoints", "demo", "slow", {"engine": {"driver": "fake", "options": {"tokens": "100000", "tokensPerSecond": "20"}}})
+    served.wait_condition("modelendpoints", "demo", "slow")
+    wait_for(lambda: served.gateway_status("/models/slow", served.secret) == 200, what="the model")
+    t = Terminal(["chat", "--model", "slow"], served.env)
+    t.read("> ")
+    t.send("hello\n")
+    t.read("tok2")
+    t.send("\x03")
+    t.read("> ")
+    wait_for(lambda: "seki_gateway_requests_active 0" in served.metrics("metrics-gateway"), what="the request to be settled")
+    t.send("again\n")
+    t.read("tok2")
+    t.send("\x03")
+    t.read("> ")
+    t.send("\x03")  # at the prompt it ends the program
+    assert t.status() == -signal.SIGINT
+    t = Terminal(["chat", "hello", "--model", "slow"], served.env)
+    t.read("tok2")
+    t.send("\x03")
+    assert t.status() == 130
+
+
+# ---- completion ----
+
+def complete(line, shell_env=None):
+    """What a real bash offers at the end of the line."""
+    script = f"""
+source <({SEKI} completion bash)
+line={json.dumps(line)}
+read -ra COMP_WORDS <<<"$line"
+[[ $line == *" " ]] && COMP_WORDS+=("")
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)) COMP_LINE=$line COMP_POINT=${{#line}}
+compopt() {{ :; }}
+_seki
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    p = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=30)
+    assert p.returncode == 0 and p.stderr == "", p.stderr
+    return sorted(p.stdout.split())
+
+
+def test_bash_completion():
+    assert complete("seki ") == sorted({v.split()[0] for v in VERBS})
+    assert complete("seki key ") == ["create", "list", "revoke"]
+    assert complete("seki -n demo key cr") == ["create"]
+    assert complete("seki completion ") == ["bash", "fish", "zsh"]
+    assert complete("seki status --out") == ["--output"]
+    assert complete("seki status --output ") == ["json", "table"]
+    assert complete("seki status --output = j") == ["json"]  # as bash splits --output=j
+    assert complete("seki wait mep/x --for R") == ["Ready"]
+    assert complete("seki key create x --expires ") == []
+    assert complete("seki logs x --log-dir /et") == ["/etc"]
+    for verb in VERBS:
+        assert set(complete(f"seki {verb} --")) == {name for _, name in flags_of(*verb.split())}
+
+
+def test_bash_completion_is_registered():
+    p = subprocess.run(["bash", "--norc", "-c", f"source <({SEKI} completion bash); complete -p seki"], capture_output=True, text=True, timeout=30)
+    assert p.stdout.strip() == "complete -F _seki seki"
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_accept_their_completion(shell):
+    text = run("completion", shell).stdout
+    assert all(word in text for word in ("status", "create", "max-tokens", "all-namespaces"))
+    if shutil.which(shell):
+        p = subprocess.run([shell, "-n"], input=text, capture_output=True, text=True, timeout=30)
+        assert p.returncode == 0, p.stderr
+
+
+@pytest.mark.parametrize("line, offered", [("seki key ", {"create", "list", "revoke"}), ("seki wait x --for Re", {"Ready"}), ("seki status --out", {"--output"}),
+                                           ("seki completion ", {"bash", "zsh", "fish"})])
+def test_fish_completion_where_there_is_fish(line, offered):
+    if not shutil.which("fish"):
+        return
+    p = subprocess.run(["fish", "--no-config", "-c", f"{SEKI} completion fish | source; complete -C '{line}'"], capture_output=True, text=True, timeout=30)
+    assert {row.split("\t")[0] for row in p.stdout.splitlines()} == offered, p.stdout + p.stderr
+
+
+# ---- the manual page ----
+
+def test_manual_page_has_every_verb_and_option():
+    plain = MAN.replace("\\-", "-")
+    for verb in VERBS:
+        assert re.search(rf'^\.(B|BI|BR) "?{verb}\b', plain, re.M), f"seki.1 lacks {verb}"
+        for letter, name in flags_of(*verb.split()):
+            assert re.search(rf"{name}\b", plain), f"seki.1 lacks {name} of {verb}"
+            assert not letter or f"-{letter} " in plain, f"seki.1 lacks -{letter}"
+    known = {name for verb in VERBS for _, name in flags_of(*verb.split())}
+    assert set(re.findall(r"(--[a-z][\w-]+)", plain)) <= known
