@@ -39,6 +39,7 @@ static void ignore_sigpipe(void)
 
 static void on_prepare(uv_prepare_t *handle)
 {
+    ((struct loop *)handle->data)->turn++;
     loop_arm_timer(handle->data);
 }
 
@@ -162,6 +163,11 @@ void loop_stop(struct loop *l)
 bool loop_is_own_thread(const struct loop *l)
 {
     return pthread_equal(__atomic_load_n(&l->owner, __ATOMIC_RELAXED), pthread_self());
+}
+
+uint64_t loop_turn(const struct loop *l)
+{
+    return l->turn;
 }
 
 uint64_t loop_now_ms(const struct loop *l)

@@ -27,6 +27,8 @@ void loop_stop(struct loop *l);
 bool loop_is_own_thread(const struct loop *l);
 /* Monotonic milliseconds as of this iteration: cheap. */
 uint64_t loop_now_ms(const struct loop *l);
+/* Counts the loop's waits: what happens between two of them is one turn, in which everybody who is ready is called once. */
+uint64_t loop_turn(const struct loop *l);
 
 /* Runs fn(arg) on the loop's thread soon; in order of the calls. Any thread. */
 void loop_post(struct loop *l, void (*fn)(void *arg), void *arg);

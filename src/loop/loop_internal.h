@@ -25,7 +25,7 @@ struct loop {
     uv_prepare_t prepare;  /* arms heap_timer once an iteration, whatever was started meanwhile */
     uv_async_t wake;
     pthread_t owner;
-    uint64_t now_ms;
+    uint64_t now_ms, turn;
     bool stopping;
 
     VEC(struct timer *) heap;

@@ -18,6 +18,7 @@
 #define OUT_MAX (256 * 1024) /* waits for the kernel; streams keep their own */
 #define SCRATCH_BYTES (64 * 1024)
 #define READS_AT_ONCE 4
+#define WRITES_AT_ONCE 4
 #define TICK_MAX_MS 5000
 #define TICK_MIN_MS 100
 #define WINDOW_BYTES (1024 * 1024) /* of the connection; streams have the protocol's 64 KiB */
@@ -362,7 +363,7 @@ static ssize_t read_answer(nghttp2_session *session UNUSED, int32_t id UNUSED, u
 
 static void write_out(struct http2_conn *c)
 {
-    while (!c->failed && c->out.len > c->out_off) {
+    for (int i = 0; i < WRITES_AT_ONCE && !c->failed && c->out.len > c->out_off; i++) {
         struct iovec iov = {c->out.ptr + c->out_off, c->out.len - c->out_off};
         ssize_t n = conn_writev(c->conn, &iov, 1);
         if (n == CONN_FAILED) {
@@ -462,7 +463,8 @@ static void on_ready2(void *arg, int events)
         if ((size_t)n < sizeof(scratch))
             break;
     }
-    flush(c);
+    if (!(events & FD_WRITE) || server_may_flush(c->server))
+        flush(c);
 }
 
 /* ---- answers ---- */

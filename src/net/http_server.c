@@ -12,6 +12,7 @@
 #define ACCEPTS_AT_ONCE 64
 #define ACCEPT_PAUSE_MS 100
 #define CODED_HEADERS_MAX 30
+#define FLUSHES_A_TURN 16 /* of a TLS record each, about half a millisecond */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 
 #define DEFAULT(field, value) \
@@ -165,6 +166,16 @@ void http_server_free(struct http_server *s)
 }
 
 /* ---- what both protocols use ---- */
+
+bool server_may_flush(struct http_server *s)
+{
+    uint64_t turn = loop_turn(s->loop);
+    if (s->flush_turn != turn) {
+        s->flush_turn = turn;
+        s->flushes_left = FLUSHES_A_TURN;
+    }
+    return s->flushes_left-- > 0;
+}
 
 struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn)
 {

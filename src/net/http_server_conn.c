@@ -425,7 +425,7 @@ static void on_ready(void *arg, int events)
         }
     }
     enter(c);
-    if (events & FD_WRITE)
+    if ((events & FD_WRITE) && server_may_flush(c->server))
         server_conn_flush(c);
     if (!c->dead && (events & FD_READ))
         on_readable(c);

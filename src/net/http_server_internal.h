@@ -47,6 +47,8 @@ struct http_server {
     struct timer drained_timer;
     uint32_t id_prefix;
     uint64_t id_counter;
+    uint64_t flush_turn; /* turn of the loop that flushes_left is for */
+    int flushes_left;
 };
 
 struct http_server_conn {
@@ -95,6 +97,10 @@ bool http_status_has_no_body(int status);
 const char *http_date_text(void); /* "Tue, 24 Nov 2026 04:00:00 GMT", made once a second a thread */
 /* Splits h->target into path and query. */
 int http_target_split(struct http_head *h, struct err *err) NODISCARD;
+
+/* Whether a connection may write out what it has queued: in one turn of the loop only some do, so that large answers do not hold up new requests. The others are
+ * ready in the next turn still. */
+bool server_may_flush(struct http_server *s);
 
 /* HTTP/2: takes over a connection whose handshake chose it. */
 void http2_accept(struct http_server *s, struct conn *conn);
