@@ -10,8 +10,8 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-#define BUDGET_NS 500000u
-#define SLICE_NS 500000u /* long work goes on in another turn */
+#define BUDGET_NS 250000u
+#define SLICE_NS 250000u /* long work goes on in another turn */
 #define HALF_LIFE_NS 1000000000u /* of what a flow is charged */
 #define REQUEST_NS 15000u        /* TLS and parsing, which happen before the clock starts */
 #define COMMIT_NS 30000u         /* a write's second half */

@@ -73,7 +73,7 @@ int ledger_reader_id(struct ledger_reader *r, char ret[LEDGER_ID_TEXT], struct e
     CLEANUP(file_closep) int fd = -1;
     struct ledger_file_head h;
     unsigned first, last;
-    off_t size;
+    off_t size = 0;
     int rc = ledger_find_files(r->dir, r->name, &first, &last, err);
     if (rc == 0 && !first)
         rc = err_set(err, ERR_NOT_FOUND, "no files of ledger %s in %s", r->name, r->dir);

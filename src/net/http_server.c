@@ -12,7 +12,7 @@
 #define ACCEPTS_AT_ONCE 64
 #define ACCEPT_PAUSE_MS 100
 #define CODED_HEADERS_MAX 30
-#define FLUSHES_A_TURN 16 /* of a TLS record each, about half a millisecond */
+#define FLUSHES_A_TURN 8 /* of a TLS record each, about a quarter of a millisecond */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 
 #define DEFAULT(field, value) \
