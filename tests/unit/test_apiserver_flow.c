@@ -189,6 +189,7 @@ static void writes_in_flight_are_shared(void **state UNUSED)
         q[i] = writer(users[i < 16 ? i / 5 : 4]);
         q[i]->refs++;
         flow_admit(server.flow, q[i]);
+        loop_run_once(server.loop, 0); /* a new turn, with a new budget */
         assert_int_equal(flow_check_write(server.flow, q[i], &err), 0);
         flow_write_begins(server.flow, q[i]);
         if (i == 4 || i == 15)
