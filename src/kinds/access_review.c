@@ -8,45 +8,45 @@
 /* Selectors of a list or a watch; roles do not look at them. */
 #define SELECTOR(fields) \
     static const struct field fields[] = { \
-        {.name = "rawSelector", .type = FIELD_STRING, .max = 4096, .help = "as it stands in a query"}, \
-        {.name = "requirements", .type = FIELD_LIST, .elem = FIELD_OBJECT, .max = 1000, .sub = requirement_fields, .help = "all must hold"}, \
+        {.name = "rawSelector", .type = FIELD_STRING, .proto = 1, .max = 4096, .help = "as it stands in a query"}, \
+        {.name = "requirements", .type = FIELD_LIST, .proto = 2, .elem = FIELD_OBJECT, .max = 1000, .sub = requirement_fields, .help = "all must hold"}, \
         {0}, \
     }
 static const struct field requirement_fields[] = {
-    {.name = "key", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .help = "of a field or label"},
-    {.name = "operator", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .help = "In, NotIn, Exists or DoesNotExist"},
-    {.name = "values", .type = FIELD_LIST, .elem = FIELD_STRING, .max = 1000, .help = "to compare with"},
+    {.name = "key", .type = FIELD_STRING, .proto = 1, .flags = FIELD_REQUIRED, .help = "of a field or label"},
+    {.name = "operator", .type = FIELD_STRING, .proto = 2, .flags = FIELD_REQUIRED, .help = "In, NotIn, Exists or DoesNotExist"},
+    {.name = "values", .type = FIELD_LIST, .proto = 3, .elem = FIELD_STRING, .max = 1000, .help = "to compare with"},
     {0},
 };
 SELECTOR(field_selector_fields);
 SELECTOR(label_selector_fields);
 static const struct field resource_fields[] = {
-    {.name = "namespace", .type = FIELD_STRING, .help = "empty: the cluster, or all namespaces"},
-    {.name = "verb", .type = FIELD_STRING, .help = "get, list, watch, create, update, patch, delete, …; * is all"},
-    {.name = "group", .type = FIELD_STRING, .help = "API group; * is all"},
-    {.name = "version", .type = FIELD_STRING, .help = "not looked at: roles know no versions"},
-    {.name = "resource", .type = FIELD_STRING, .help = "plural name; * is all"},
-    {.name = "subresource", .type = FIELD_STRING, .help = "part of the object, such as status"},
-    {.name = "name", .type = FIELD_STRING, .help = "of the object; empty: all"},
-    {.name = "fieldSelector", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = field_selector_fields, .help = "objects that are asked for"},
-    {.name = "labelSelector", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = label_selector_fields, .help = "objects that are asked for"},
+    {.name = "namespace", .type = FIELD_STRING, .proto = 1, .help = "empty: the cluster, or all namespaces"},
+    {.name = "verb", .type = FIELD_STRING, .proto = 2, .help = "get, list, watch, create, update, patch, delete, …; * is all"},
+    {.name = "group", .type = FIELD_STRING, .proto = 3, .help = "API group; * is all"},
+    {.name = "version", .type = FIELD_STRING, .proto = 4, .help = "not looked at: roles know no versions"},
+    {.name = "resource", .type = FIELD_STRING, .proto = 5, .help = "plural name; * is all"},
+    {.name = "subresource", .type = FIELD_STRING, .proto = 6, .help = "part of the object, such as status"},
+    {.name = "name", .type = FIELD_STRING, .proto = 7, .help = "of the object; empty: all"},
+    {.name = "fieldSelector", .type = FIELD_OBJECT, .proto = 8, .flags = FIELD_NULLABLE, .sub = field_selector_fields, .help = "objects that are asked for"},
+    {.name = "labelSelector", .type = FIELD_OBJECT, .proto = 9, .flags = FIELD_NULLABLE, .sub = label_selector_fields, .help = "objects that are asked for"},
     {0},
 };
 static const struct field path_fields[] = {
-    {.name = "path", .type = FIELD_STRING, .help = "such as /metrics"},
-    {.name = "verb", .type = FIELD_STRING, .help = "method in lower case"},
+    {.name = "path", .type = FIELD_STRING, .proto = 1, .help = "such as /metrics"},
+    {.name = "verb", .type = FIELD_STRING, .proto = 2, .help = "method in lower case"},
     {0},
 };
 #define ACTION \
-    {.name = "resourceAttributes", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = resource_fields, .help = "what is done to a resource"}, \
-    {.name = "nonResourceAttributes", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = path_fields, .help = "or what is done to a path"}
+    {.name = "resourceAttributes", .type = FIELD_OBJECT, .proto = 1, .flags = FIELD_NULLABLE, .sub = resource_fields, .help = "what is done to a resource"}, \
+    {.name = "nonResourceAttributes", .type = FIELD_OBJECT, .proto = 2, .flags = FIELD_NULLABLE, .sub = path_fields, .help = "or what is done to a path"}
 static const struct field self_spec[] = {ACTION, {0}};
 static const struct field subject_spec[] = {
     ACTION,
-    {.name = "user", .type = FIELD_STRING, .help = "whose access it is"},
-    {.name = "groups", .type = FIELD_LIST, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .max = 1000, .help = "of that user"},
+    {.name = "user", .type = FIELD_STRING, .proto = 3, .help = "whose access it is"},
+    {.name = "groups", .type = FIELD_LIST, .proto = 4, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .max = 1000, .help = "of that user"},
     {.name = "extra", .type = FIELD_ANY, .flags = FIELD_NULLABLE, .help = "more about that user: lists of texts by name"},
-    {.name = "uid", .type = FIELD_STRING, .help = "of that user"},
+    {.name = "uid", .type = FIELD_STRING, .proto = 6, .help = "of that user"},
     {0},
 };
 static const struct field access_status[] = {
@@ -58,14 +58,14 @@ static const struct field access_status[] = {
 };
 #define REVIEW(spec_fields, status_fields) \
     { \
-        {.name = "spec", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = spec_fields, .help = "the question"}, \
-        {.name = "status", .type = FIELD_OBJECT, .sub = status_fields, .help = "the answer"}, {0}, \
+        {.name = "spec", .type = FIELD_OBJECT, .proto = 2, .flags = FIELD_REQUIRED, .sub = spec_fields, .help = "the question"}, \
+        {.name = "status", .type = FIELD_OBJECT, .proto = 3, .sub = status_fields, .help = "the answer"}, {0}, \
     }
 static const struct field self_fields[] = REVIEW(self_spec, access_status);
 static const struct field subject_fields[] = REVIEW(subject_spec, access_status);
 
 static const struct field rules_spec[] = {
-    {.name = "namespace", .type = FIELD_STRING, .help = "where"},
+    {.name = "namespace", .type = FIELD_STRING, .proto = 1, .help = "where"},
     {0},
 };
 static const struct field resource_rule_fields[] = {
@@ -96,7 +96,7 @@ void review_check_metadata(const json_t *obj, bool namespaced, struct field_erro
     const char *key;
     json_t *v;
     json_object_foreach (json_object_get(obj, "metadata"), key, v) {
-        bool blank = json_is_null(v) || (json_is_string(v) && !json_string_length(v)) || (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v));
+        bool blank = json_is_null(v) || (json_is_integer(v) && !json_integer_value(v)) || (json_is_string(v) && !json_string_length(v)) || (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v));
         bool allowed = !strcmp(key, "managedFields") || (namespaced && !strcmp(key, "namespace"));
         if (!blank && !allowed) {
             field_errors_add(errors, "metadata", "FieldValueInvalid", "Invalid value: \"%s\": must be empty%s", key, namespaced ? " except for namespace" : "");

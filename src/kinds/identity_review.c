@@ -16,12 +16,12 @@ static const struct field self_status[] = {
     {0},
 };
 static const struct field self_fields[] = {
-    {.name = "status", .type = FIELD_OBJECT, .sub = self_status, .help = "the answer"},
+    {.name = "status", .type = FIELD_OBJECT, .proto = 2, .sub = self_status, .help = "the answer"},
     {0},
 };
 static const struct field token_spec[] = {
-    {.name = "token", .type = FIELD_STRING, .flags = FIELD_SECRET, .max = TOKEN_MAX, .help = "the bearer token"},
-    {.name = "audiences", .type = FIELD_LIST, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .max = 100, .help = "for whom the token should be; empty: this API"},
+    {.name = "token", .type = FIELD_STRING, .proto = 1, .flags = FIELD_SECRET, .max = TOKEN_MAX, .help = "the bearer token"},
+    {.name = "audiences", .type = FIELD_LIST, .proto = 2, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .max = 100, .help = "for whom the token should be; empty: this API"},
     {0},
 };
 static const struct field token_status[] = {
@@ -32,8 +32,8 @@ static const struct field token_status[] = {
     {0},
 };
 static const struct field token_fields[] = {
-    {.name = "spec", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = token_spec, .help = "the question"},
-    {.name = "status", .type = FIELD_OBJECT, .sub = token_status, .help = "the answer"},
+    {.name = "spec", .type = FIELD_OBJECT, .proto = 2, .flags = FIELD_REQUIRED, .sub = token_spec, .help = "the question"},
+    {.name = "status", .type = FIELD_OBJECT, .proto = 3, .sub = token_status, .help = "the answer"},
     {0},
 };
 

@@ -3,12 +3,14 @@ import hashlib
 import http.client
 import itertools
 import json
+import os
 import ssl
+import subprocess
 import urllib.parse
 
 import pytest
 
-from cloud import Cloud
+from cloud import KUBECTL, SLOW, Cloud
 from raw import context
 
 AUTHZ, AUTHN, RBAC = "authorization.k8s.io/v1", "authentication.k8s.io/v1", "/apis/rbac.authorization.k8s.io/v1"
@@ -86,6 +88,53 @@ def caller(cloud):
     yield make
     for c in made:
         c.close()
+
+
+def kubectl_as(cloud, token, *args, check=True):
+    """kubectl with a token and nothing else."""
+    p = subprocess.run([KUBECTL, "--kubeconfig", os.devnull, "--server", cloud.api_url, "--certificate-authority", str(cloud.data / "pki" / "ca.crt"), "--token", token, *args],
+                       text=True, capture_output=True, timeout=60 * SLOW, env={**os.environ, "HOME": str(cloud.dir), "KUBECACHEDIR": str(cloud.dir / f"cache-{token[-8:]}")})
+    assert not check or p.returncode == 0, p.stdout + p.stderr
+    return p
+
+
+# ---- kubectl ----
+
+def test_can_i_of_the_admin(cloud):
+    assert cloud.kubectl("auth", "can-i", "*", "*", "--all-namespaces").stdout.strip() == "yes"
+    assert cloud.kubectl("auth", "can-i", "get", "/metrics").stdout.strip() == "yes"
+    everything = cloud.kubectl("auth", "can-i", "--list").stdout
+    assert [line.split() for line in everything.splitlines() if line.startswith("*.*")] == [["*.*", "[]", "[]", "[*]"]]
+
+
+def test_can_i_of_a_limited_user(cloud):
+    def can(*args):
+        p = kubectl_as(cloud, "token-of-dora", "auth", "can-i", *args, check=False)
+        assert p.returncode == (0 if p.stdout.strip() == "yes" else 1), p.stderr
+        return p.stdout.strip()
+    assert can("get", "configmaps", "-n", "red") == "yes"
+    assert can("get", "configmaps", "-n", "blue") == "yes"  # by her group
+    assert can("get", "configmaps", "-n", "default") == "no"
+    assert can("update", "configmaps/one", "-n", "red") == "yes"
+    assert can("update", "configmaps/two", "-n", "red") == "no"
+    assert can("update", "configmaps", "-n", "red") == "no"
+    assert can("get", "modelendpoints", "--subresource=scale", "-n", "red") == "yes"
+    assert can("get", "/metrics") == "yes"
+    assert can("get", "/of-no-effect") == "no"
+    listed = kubectl_as(cloud, "token-of-dora", "auth", "can-i", "--list", "-n", "red").stdout
+    rows = [" ".join(line.split()) for line in listed.splitlines()]
+    assert "configmaps [] [one] [update patch]" in rows
+    assert "[/metrics] [] [get]" in rows
+    assert "of-no-effect" not in listed
+    assert kubectl_as(cloud, "token-of-nina", "auth", "can-i", "list", "secrets", "-n", "red", check=False).stdout.strip() == "no"
+
+
+def test_whoami(cloud):
+    me = json.loads(cloud.kubectl("auth", "whoami", "-o", "json").stdout)["status"]["userInfo"]
+    assert me == {"username": "admin", "groups": ["system:masters", "system:authenticated"]}
+    table = kubectl_as(cloud, "token-of-dora", "auth", "whoami").stdout
+    assert "dora" in table and "[developers night system:authenticated]" in table
+    assert "Unauthorized" in kubectl_as(cloud, "nobody", "auth", "whoami", check=False).stderr
 
 
 def test_explain(cloud):
