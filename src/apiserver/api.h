@@ -23,6 +23,8 @@
 
 struct api_user {
     const char *name; /* NULL: nobody */
+    const char *uid;  /* NULL: unknown */
+    const json_t *extra; /* name → list of texts; NULL: none */
     const char *groups[API_GROUPS_MAX + 1];
 };
 
@@ -137,6 +139,14 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, const struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+/* The snapshot of all roles as they are now; good until the loop turns. */
+const struct rbac *authz_rbac(struct apiserver *s);
+/* Whose bearer token this is: see struct kind_server. What ret points at lives as long as a. */
+int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err) NODISCARD;
+
+/* ---- answer.c: what ops see of the server; virtual kinds ---- */
+struct kind_context api_kind_context(struct api_request *q);
+void api_answer(struct api_request *q);
 
 /* ---- object.c: values and documents ---- */
 void object_key(const struct kind *k, const char *ns, const char *name, struct sbuf *out);

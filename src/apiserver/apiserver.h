@@ -4,7 +4,7 @@
  * "PLURAL.GROUP/NAMESPACE/NAME" as JSON without resourceVersion; the revision becomes metadata.resourceVersion when an object leaves. The decoded form is
  * cached with the store's value, so that a get, a list and a watch event cost no parse. Everything runs on the loop's thread.
  * Life of a write: route → authenticate → authorise → decode (strict) → defaults, read-only and immutable fields, admit → validate →
- * store_txn → answer when durable. Reads answer from memory at once.
+ * store_txn → answer when durable. Creations of virtual kinds end after validation: the kind's op answers, the store is not touched. Reads answer from memory at once.
  */
 #ifndef SEKI_APISERVER_APISERVER_H
 #define SEKI_APISERVER_APISERVER_H

@@ -8,6 +8,7 @@
 
 #define TOKEN_FILE_MAX (16 * 1024 * 1024)
 #define AUTHENTICATED "system:authenticated"
+#define API_AUDIENCE "https://kubernetes.default.svc" /* for whom tokens are that name nobody */
 
 /* ---- authentication ---- */
 
@@ -50,19 +51,45 @@ int authn_load_tokens(struct apiserver *s, struct err *err)
     return 0;
 }
 
-static bool by_token(struct apiserver *s, struct str header, struct api_user *ret)
+static bool list_has(const json_t *list, const char *text)
 {
-    struct str scheme;
+    size_t i;
+    json_t *v;
+    json_array_foreach (list, i, v)
+        if (!strcmp(json_string_value(v), text))
+            return true;
+    return false;
+}
+
+/* Static tokens are for this API and nobody else. */
+static bool by_static_token(struct apiserver *s, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences)
+{
     uint8_t digest[SHA256_BYTES];
     char hex[SHA256_HEX_MAX];
-    if (!str_cut(&header, ' ', &scheme) || !str_ieq(scheme, STR("bearer")))
-        return false;
-    hash_sha256(str_trim(header), digest);
+    hash_sha256(token, digest);
     hash_hex(digest, sizeof(digest), hex);
     const struct api_user *u = map_getc(s->tokens, hex);
-    if (u)
-        *ret = *u;
-    return u != NULL;
+    if (!u || (json_array_size(audiences) && !list_has(audiences, API_AUDIENCE)))
+        return false;
+    *ret = *u;
+    *ret_audiences = json_pack("[s]", API_AUDIENCE);
+    return true;
+}
+
+int authn_token(struct apiserver *s, struct arena *a UNUSED, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
+{
+    if (by_static_token(s, token, audiences, ret, ret_audiences))
+        return 0;
+    return err_set(err, ERR_UNAUTHENTICATED, "the token is not known here");
+}
+
+static bool by_header(struct apiserver *s, struct str header, struct arena *a, struct api_user *ret)
+{
+    struct str scheme;
+    JSON_AUTO audiences = NULL;
+    if (!str_cut(&header, ' ', &scheme) || !str_ieq(scheme, STR("bearer")))
+        return false;
+    return authn_token(s, a, str_trim(header), NULL, ret, &audiences, NULL) == 0;
 }
 
 static bool by_certificate(struct http_request *r, struct arena *a, struct api_user *ret)
@@ -81,7 +108,7 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 {
     memset(ret, 0, sizeof(*ret));
     struct str header = http_header_get(&r->head, "authorization");
-    return header.ptr ? by_token(s, header, ret) : by_certificate(r, a, ret);
+    return header.ptr ? by_header(s, header, a, ret) : by_certificate(r, a, ret);
 }
 
 /* ---- authorisation ---- */
@@ -134,11 +161,16 @@ static void rebuild(struct apiserver *s)
     s->rbac_stale = false;
 }
 
-bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
+const struct rbac *authz_rbac(struct apiserver *s)
 {
     if (s->rbac_stale)
         rebuild(s);
-    return rbac_allows(s->rbac, r);
+    return s->rbac;
+}
+
+bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
+{
+    return rbac_allows(authz_rbac(s), r);
 }
 
 bool authz_allows(struct apiserver *s, const struct api_request *q)

@@ -19,6 +19,13 @@ size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUB
     return count;
 }
 
+static const char *const question_verbs[] = {"create", NULL};
+
+static const char *const *verbs_of(const struct kind *k)
+{
+    return kind_is_virtual(k) ? question_verbs : object_verbs;
+}
+
 static json_t *texts(const char *const *list)
 {
     json_t *ret = json_array();
@@ -104,8 +111,9 @@ static json_t *group_named(struct str name)
 
 static void add_resource(json_t *list, const struct kind *k)
 {
-    json_t *r = json_pack("{s:s, s:s, s:b, s:s, s:o, s:o}", "name", k->plural, "singularName", k->singular, "namespaced", k->namespaced, "kind", k->name, "verbs",
-                          texts(object_verbs), "storageVersionHash", storage_hash(k));
+    json_t *r = json_pack("{s:s, s:s, s:b, s:s, s:o}", "name", k->plural, "singularName", k->singular, "namespaced", k->namespaced, "kind", k->name, "verbs", texts(verbs_of(k)));
+    if (!kind_is_virtual(k))
+        json_object_set_new(r, "storageVersionHash", storage_hash(k));
     add_names(r, k);
     json_array_append_new(list, r);
     struct api_subresource sub[API_SUBRESOURCES_MAX];
@@ -152,7 +160,7 @@ static json_t *aggregated_resource(const struct kind *k)
     struct api_subresource sub[API_SUBRESOURCES_MAX];
     size_t count = api_subresources(k, sub);
     json_t *r = json_pack("{s:s, s:o, s:s, s:s, s:o}", "resource", k->plural, "responseKind", gvk_of(k->group, k->version, k->name), "scope", k->namespaced ? "Namespaced" : "Cluster",
-                          "singularResource", k->singular, "verbs", texts(object_verbs));
+                          "singularResource", k->singular, "verbs", texts(verbs_of(k)));
     add_names(r, k);
     for (size_t i = 0; i < count; i++) {
         json_t *list = json_object_get(r, "subresources");

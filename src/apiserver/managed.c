@@ -45,7 +45,7 @@ const struct field *managed_all_rows(const struct kind *k, struct arena *a)
     size_t count = 0;
     rows[count++] = (struct field){.name = "apiVersion", .type = FIELD_STRING};
     rows[count++] = (struct field){.name = "kind", .type = FIELD_STRING};
-    rows[count++] = (struct field){.name = "metadata", .type = FIELD_OBJECT, .sub = meta_fields};
+    rows[count++] = (struct field){.name = "metadata", .type = FIELD_OBJECT, .sub = meta_fields, .proto = 1};
     for (const struct field *f = k->fields; f && f->name && count < ROWS_MAX - 1; f++)
         rows[count++] = *f;
     return rows;

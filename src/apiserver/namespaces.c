@@ -49,7 +49,7 @@ static size_t empty(struct apiserver *s, const char *ns)
         CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
         sbuf_init(&prefix, 1024);
         object_prefix(kinds[i], ns, &prefix);
-        if (kinds[i]->namespaced && !kinds[i]->view_of)
+        if (kinds[i]->namespaced && !kinds[i]->view_of && !kind_is_virtual(kinds[i]))
             (void)!store_range(s->store, sbuf_str(&prefix), STR_NULL, 0, 0, gather, &c, NULL);
     }
     VEC_FOREACH (&c.values, v) {

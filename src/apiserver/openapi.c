@@ -65,6 +65,8 @@ static void add_kind(struct arena *a, json_t *schemas, const struct kind *k)
     json_object_set_new(s, "description", json_string(k->help));
     json_object_set_new(s, "x-kubernetes-group-version-kind", json_pack("[o]", openapi_gvk(k->group, k->version, k->name)));
     json_object_set_new(schemas, name, s);
+    if (kind_is_virtual(k))
+        return;
     const char *list = arena_printf(a, "%sList", k->name);
     s = json_pack("{s:s, s:s, s:[s], s:{s:o, s:o, s:o, s:{s:s, s:s, s:{s:s}}}, s:[o]}", "type", "object", "description", arena_printf(a, "%s is a list of %s.", list, k->name),
                   "required", "items", "properties", "apiVersion", text_schema("versioned schema of this list"), "kind", text_schema("name of this list's kind"), "metadata",

@@ -209,6 +209,10 @@ void openapi_add_paths(struct arena *a, json_t *paths, const struct kind *k)
     };
     struct place p = {.a = a, .k = k, .scope = k->namespaced ? "Namespaced" : "", .sub = "", .group = k->group, .version = k->version, .kind = k->name};
     p.path = path_of(a, k, "{namespace}", NULL, NULL);
+    if (kind_is_virtual(k)) {
+        add_path(paths, &p, &collection[1], 1);
+        return;
+    }
     add_path(paths, &p, collection, ARRAY_LEN(collection));
     p.path = path_of(a, k, "{namespace}", "{name}", NULL);
     p.named = true;

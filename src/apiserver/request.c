@@ -1,7 +1,9 @@
 #include "apiserver/api.h"
+#include "apiserver/managed.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "json/proto.h"
 #include "json/yaml.h"
 
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
@@ -297,10 +299,13 @@ int api_parse_body(struct api_request *q, struct err *err)
     struct str type = bare_type(q->content_type);
     struct err inner = ERR_INIT;
     size_t max = q->server->o.max_object_bytes * 3;
-    bool yaml = is_yaml_type(type);
-    if (!yaml && !is_json_type(type))
-        return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml");
-    int rc = yaml ? yaml_parse(q->text, max, &q->body, &inner) : json_parse(q->text, max, &q->body, &inner);
+    bool yaml = is_yaml_type(type), proto = str_ieq(type, STR(PROTO_TYPE)), readable = q->kind && proto_has_table(q->kind->fields);
+    if (proto ? !readable : !yaml && !is_json_type(type))
+        return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml%s",
+                       readable ? ", " PROTO_TYPE : "");
+    int rc = proto  ? proto_parse(managed_all_rows(q->kind, q->arena), q->text, &q->body, &inner)
+             : yaml ? yaml_parse(q->text, max, &q->body, &inner)
+                    : json_parse(q->text, max, &q->body, &inner);
     if (rc < 0)
         return err_set(err, rc == ERR_TOO_LARGE ? rc : ERR_BAD_REQUEST, "%s", inner.msg);
     return 0;

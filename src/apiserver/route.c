@@ -7,6 +7,8 @@ static int verb_of(struct api_request *q, struct err *err)
 {
     struct str m = str_of(q->method);
     bool one = *q->name != 0;
+    if (kind_is_virtual(q->kind) && (one || !str_eqc(m, "POST")))
+        return err_set(err, ERR_METHOD, "the server does not allow this method on the requested resource");
     if (str_eqc(m, "GET") || str_eqc(m, "HEAD"))
         q->verb = api_query_flag(q, "watch") ? "watch" : one ? "get" : "list";
     else if (str_eqc(m, "POST") && !one)
@@ -86,6 +88,10 @@ void api_dispatch(struct api_request *q)
         void (*run)(struct api_request *q);
     } verbs[] = {{"get", api_get}, {"list", api_list}, {"create", api_create}, {"update", api_update}, {"patch", api_patch},
                  {"delete", api_delete}, {"deletecollection", api_delete_collection}};
+    if (q->kind && kind_is_virtual(q->kind)) {
+        api_answer(q);
+        return;
+    }
     if (q->kind && api_is_apply(q)) {
         api_apply(q);
         return;

@@ -43,16 +43,11 @@ int api_check_shape(struct api_request *q, json_t *obj, struct err *err)
     return rc;
 }
 
-static struct kind_context context_of(struct api_request *q)
-{
-    return (struct kind_context){.user = q->user.name, .namespace = q->ns, .now_ms = clock_wall_ms(), .arena = q->arena, .services = &q->server->o.services};
-}
-
 /* What the kind decides, then all rules. False: the answer is given. */
 static bool admit_and_validate(struct api_request *q, struct api_write *w, const json_t *old_obj)
 {
     const struct kind *k = q->kind;
-    struct kind_context c = context_of(q);
+    struct kind_context c = api_kind_context(q);
     struct err err = ERR_INIT;
     if (k->ops && k->ops->admit && k->ops->admit(&c, w->obj, old_obj, &w->once, &err) < 0) {
         api_fail(q, &err);

@@ -59,6 +59,7 @@ struct field {
     const char *values;          /* FIELD_ENUM: "A|B|C" */
     const char *ref;             /* names an object of this kind, "Model": for docs, and checks where a kind wants them */
     const char *help;
+    unsigned proto;              /* number in Kubernetes' protobuf form; 0: not read from there (json/proto.h) */
 };
 
 struct field_list {

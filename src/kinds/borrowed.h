@@ -1,5 +1,7 @@
 /* Kinds borrowed from Kubernetes, served with its groups and names so that its clients work: Namespace, Secret, ConfigMap, Event, ServiceAccount
  * (core/v1), Event once more (events.k8s.io/v1, a view of the former), Lease (coordination.k8s.io/v1), Role, RoleBinding, ClusterRole, ClusterRoleBinding (rbac.authorization.k8s.io/v1).
+ * Virtual ones: who is allowed what (authorization.k8s.io/v1: SubjectAccessReview, its Self and Local forms, SelfSubjectRulesReview; access_review.c), and who somebody is
+ * (authentication.k8s.io/v1: SelfSubjectReview, TokenReview; identity_review.c).
  * Their tables cover the fields that clients send; structs exist only where C code reads them.
  */
 #ifndef SEKI_KINDS_BORROWED_H
@@ -12,5 +14,10 @@
 
 extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_event, kind_event_view, kind_service_account;
 extern const struct kind kind_lease, kind_role, kind_role_binding, kind_cluster_role, kind_cluster_role_binding;
+extern const struct kind kind_subject_access_review, kind_self_subject_access_review, kind_local_subject_access_review, kind_self_subject_rules_review;
+extern const struct kind kind_self_subject_review, kind_token_review;
+
+/* The metadata of a question says nothing; `namespaced`: but its namespace. */
+void review_check_metadata(const json_t *obj, bool namespaced, struct field_errors *errors);
 
 #endif

@@ -28,13 +28,41 @@ struct kind_column {
 
 enum kind_verb { VERB_GET, VERB_LIST, VERB_WATCH, VERB_CREATE, VERB_UPDATE, VERB_PATCH, VERB_DELETE, VERB_DELETE_COLLECTION, VERB_COUNT };
 
+struct kind;
+
+/* Who asks, or is asked about. */
+struct kind_user {
+    const char *name, *uid;    /* uid "" when unknown */
+    const char *const *groups; /* ends in NULL */
+    const json_t *extra;       /* name → list of texts; NULL: none */
+};
+/* What somebody wants to do. */
+struct kind_action {
+    const char *verb;
+    const char *group, *resource, *subresource, *namespace, *name; /* "" when none */
+    const char *path; /* a path instead of a resource, or NULL */
+};
+/* The server that ops run in: its decisions, its identities, its objects. Calls do not block; what they return lives as long as the context's arena. */
+struct kind_server {
+    void *ctx;
+    bool (*allows)(void *ctx, const struct kind_user *u, const struct kind_action *a);
+    /* Calls fn with every rule that u has in a namespace, as Role and ClusterRole have them; wide: it holds everywhere, also for paths. */
+    void (*rules)(void *ctx, const struct kind_user *u, const char *ns, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg);
+    /* Whose bearer token this is, when it is meant for one of `audiences` (an array of texts; NULL or empty: this server). *ret_audiences: those of them that it is meant for; a new
+     * reference. ERR_UNAUTHENTICATED. */
+    int (*authenticate)(void *ctx, struct arena *a, struct str token, const json_t *audiences, struct kind_user *ret, json_t **ret_audiences, struct err *err);
+    /* The latest version of an object; shared, not to be changed. A new reference; NULL: there is none. */
+    json_t *(*get)(void *ctx, const struct kind *k, const char *ns, const char *name);
+};
+
 /* What ops may look at and use. */
 struct kind_context {
-    const char *user;
+    const struct kind_user *user;
     const char *namespace;
     int64_t now_ms;
     struct arena *arena;
     const struct kind_services *services;
+    const struct kind_server *server;
 };
 /* Given by whoever wires the apiserver; ops of kinds that need none ignore it. */
 struct kind_services {
@@ -49,6 +77,8 @@ struct kind_ops {
     /* Before validation of a creation (old_obj NULL) or update by a client: fills what the server decides (e.g. status of an APIKey). *ret_once may be
      * set to members merged into this one answer and stored nowhere (a fresh secret). Must be idempotent; may be NULL. */
     int (*admit)(const struct kind_context *c, json_t *obj, const json_t *old_obj, json_t **ret_once, struct err *err);
+    /* A kind with this op is virtual: its objects are questions. They can be created only; obj, valid and without status, is filled with the answer, sent back, and stored nowhere. */
+    int (*answer)(const struct kind_context *c, json_t *obj, struct err *err);
 };
 
 /* A member at the top of an object that a view calls something else. */
@@ -80,6 +110,12 @@ struct kind {
     const struct kind *view_of;
     const struct kind_rename *renames; /* ends with stored NULL; NULL: none */
 };
+
+/* Its objects are answered and never stored. */
+static inline bool kind_is_virtual(const struct kind *k)
+{
+    return k->ops && k->ops->answer;
+}
 
 /* All kinds, in a fixed order. */
 const struct kind *const *kind_all(size_t *ret_count);

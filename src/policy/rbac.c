@@ -200,3 +200,22 @@ bool rbac_allows(const struct rbac *r, const struct rbac_request *q)
     }
     return false;
 }
+
+void rbac_rules(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg)
+{
+    if (in_groups(q->groups, "system:masters")) { /* may do everything, whatever the roles say */
+        JSON_AUTO all = json_pack("{s:[s], s:[s], s:[s]}", "verbs", "*", "apiGroups", "*", "resources", "*");
+        JSON_AUTO paths = json_pack("{s:[s], s:[s]}", "verbs", "*", "nonResourceURLs", "*");
+        fn(arg, all, true);
+        fn(arg, paths, true);
+        return;
+    }
+    VEC_FOREACH (&r->grants, g) {
+        if ((g->ns && strcmp(g->ns, q->namespace) != 0) || !is_subject(g->subjects, q))
+            continue;
+        size_t i;
+        json_t *rule;
+        json_array_foreach (g->rules, i, rule)
+            fn(arg, rule, !g->ns);
+    }
+}

@@ -24,5 +24,7 @@ struct rbac_request {
 struct rbac *rbac_build(const json_t *const *docs, size_t count);
 void rbac_free(struct rbac *r);
 bool rbac_allows(const struct rbac *r, const struct rbac_request *q);
+/* Calls fn with every rule that a user has in a namespace ("": those alone that hold everywhere). wide: the rule holds everywhere, and for paths. Of q, user, groups and namespace are read. */
+void rbac_rules(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg);
 
 #endif

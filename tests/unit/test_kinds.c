@@ -561,7 +561,7 @@ static void fake_key(void *ctx, char *text, size_t size, char *hash, size_t hash
 /* As the API server does it: defaults, admission, the table, the kind. The errors as lines "path message". */
 static const char *judged(const struct kind *k, json_t *obj, const json_t *old_obj)
 {
-    const struct kind_context c = {.user = "u", .namespace = "p", .arena = arena};
+    const struct kind_context c = {.namespace = "p", .arena = arena};
     struct field_errors e = {.arena = arena};
     struct err err = ERR_INIT;
     json_t *once = NULL;

@@ -308,6 +308,34 @@ static void expressions_in_a_selector_select_nothing(void **state UNUSED)
     assert_false(may("alice", "get", "", "secrets", "", "p", "s"));
 }
 
+static void list_rule(void *arg, const json_t *rule, bool wide)
+{
+    char *seen = arg;
+    snprintf(seen + strlen(seen), 256 - strlen(seen), "%s%s ", json_string_value(json_array_get(json_object_get(rule, "verbs"), 0)), wide ? "!" : "");
+}
+
+static void rules_of_a_user(void **state UNUSED)
+{
+    static const char *const groups[] = {"team", NULL}, *const masters[] = {"system:masters", NULL};
+    role("p", "r", "[{\"verbs\":[\"one\"]},{\"verbs\":[\"two\"]}]");
+    role("q", "r", "[{\"verbs\":[\"three\"]}]");
+    role(NULL, "w", "[{\"verbs\":[\"four\"]}]");
+    bind("p", "Role", "r", ALICE);
+    bind("q", "Role", "r", ALICE);
+    bind("p", "ClusterRole", "w", "[{\"kind\":\"Group\",\"name\":\"team\"}]");
+    bind(NULL, "ClusterRole", "w", ALICE);
+    build();
+    static const struct {
+        const char *user, *const *groups, *ns, *want;
+    } cases[] = {{"alice", NULL, "p", "one two four! "}, {"alice", NULL, "q", "three four! "}, {"alice", groups, "p", "one two four four! "}, {"alice", NULL, "", "four! "},
+                 {"bob", NULL, "p", ""}, {"bob", groups, "q", ""}, {"bob", masters, "q", "*! *! "}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char seen[256] = "";
+        rbac_rules(rbac, &(struct rbac_request){.user = cases[i].user, .groups = cases[i].groups, .namespace = cases[i].ns}, list_rule, seen);
+        assert_string_equal(seen, cases[i].want);
+    }
+}
+
 static void odd_documents_give_nothing(void **state UNUSED)
 {
     static const char *const rules[] = {"null", "{}", "7", "[null,1,\"x\",[]]", "[{}]", "[{\"verbs\":\"*\",\"apiGroups\":\"*\",\"resources\":\"*\"}]", "[{\"verbs\":[\"*\"]}]", "[{\"verbs\":[\"*\"],\"apiGroups\":[\"*\"]}]",
@@ -342,6 +370,7 @@ int main(void)
         TEST(paths),
         TEST(rules_are_joined_by_labels),
         TEST(expressions_in_a_selector_select_nothing),
+        TEST(rules_of_a_user),
         TEST(odd_documents_give_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,122 @@
+/* What the ops of kinds see of the server, and the kinds that are answered and never stored. */
+#include "apiserver/api.h"
+#include "apiserver/meta.h"
+#include "base/clock.h"
+
+/* ---- the server, as ops see it ---- */
+
+static struct rbac_request request_of(const struct kind_user *u)
+{
+    return (struct rbac_request){.user = u->name, .groups = u->groups};
+}
+
+static bool allows(void *ctx, const struct kind_user *u, const struct kind_action *a)
+{
+    struct rbac_request r = request_of(u);
+    r.verb = a->verb;
+    r.path = a->path;
+    if (!a->path) {
+        r.group = a->group;
+        r.resource = a->resource;
+        r.subresource = a->subresource;
+        r.namespace = a->namespace;
+        r.name = a->name;
+    }
+    return authz_allows_as(ctx, &r);
+}
+
+static void rules(void *ctx, const struct kind_user *u, const char *ns, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg)
+{
+    struct rbac_request r = request_of(u);
+    r.namespace = ns;
+    rbac_rules(authz_rbac(ctx), &r, fn, arg);
+}
+
+static const struct kind_user *user_of(struct arena *a, const struct api_user *u)
+{
+    struct kind_user *ret = ARENA_NEW(a, struct kind_user);
+    const char **groups = ARENA_ARRAY(a, const char *, API_GROUPS_MAX + 1);
+    memcpy(groups, u->groups, sizeof(u->groups));
+    *ret = (struct kind_user){.name = u->name ? u->name : "", .uid = u->uid ? u->uid : "", .groups = groups, .extra = u->extra};
+    return ret;
+}
+
+static int authenticate(void *ctx, struct arena *a, struct str token, const json_t *audiences, struct kind_user *ret, json_t **ret_audiences, struct err *err)
+{
+    struct api_user u = {0};
+    int rc = authn_token(ctx, a, token, audiences, &u, ret_audiences, err);
+    if (rc == 0)
+        *ret = *user_of(a, &u);
+    return rc;
+}
+
+static json_t *get(void *ctx, const struct kind *k, const char *ns, const char *name)
+{
+    struct apiserver *s = ctx;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    sbuf_init(&key, 1024);
+    object_key(k, ns, name, &key);
+    struct store_value *v = sbuf_ok(&key) ? store_get_pending(s->store, sbuf_str(&key)) : NULL;
+    return v ? object_of_as(k, v) : NULL;
+}
+
+struct kind_context api_kind_context(struct api_request *q)
+{
+    struct kind_server *server = ARENA_NEW(q->arena, struct kind_server);
+    *server = (struct kind_server){.ctx = q->server, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get};
+    return (struct kind_context){.user = user_of(q->arena, &q->user), .namespace = q->ns, .now_ms = clock_wall_ms(), .arena = q->arena, .services = &q->server->o.services,
+                                 .server = server};
+}
+
+/* ---- virtual kinds ---- */
+
+/* The question as its kind takes it: types, the namespace of the path, defaults. */
+static int prepare(struct api_request *q, json_t *obj, struct err *err)
+{
+    int rc = api_check_shape(q, obj, err);
+    if (rc < 0)
+        return rc;
+    const char *ns = json_str_or(obj, "metadata.namespace", "");
+    if (*ns && strcmp(ns, q->ns) != 0)
+        return err_field(err, ERR_BAD_REQUEST, "metadata.namespace", "the namespace of the provided object does not match the namespace sent on the request");
+    if (q->kind->namespaced)
+        json_put_str(obj, "metadata.namespace", q->ns);
+    json_object_del(obj, "status");
+    field_defaults(q->kind->fields, obj);
+    return 0;
+}
+
+static bool is_valid(struct api_request *q, const struct kind_context *c, const json_t *obj)
+{
+    struct field_errors errors = {.arena = q->arena};
+    field_validate(q->kind->fields, obj, "", &errors);
+    if (!errors.count && q->kind->ops->validate)
+        q->kind->ops->validate(c, obj, NULL, &errors);
+    if (errors.count)
+        api_fail_invalid(q, &errors);
+    return errors.count == 0;
+}
+
+void api_answer(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    JSON_AUTO obj = NULL;
+    if (q->kind->namespaced && !*q->ns)
+        err_set(&err, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
+    if (err.code || api_read_dry_run(q, &err) < 0 || api_parse_body(q, &err) < 0) {
+        api_fail(q, &err);
+        return;
+    }
+    struct kind_context c = api_kind_context(q);
+    obj = json_deep_copy(q->body); /* local callers share theirs */
+    if (prepare(q, obj, &err) < 0) {
+        api_fail(q, &err);
+        return;
+    }
+    if (!is_valid(q, &c, obj))
+        return;
+    if (q->kind->ops->answer(&c, obj, &err) < 0)
+        api_fail(q, &err);
+    else
+        api_reply(q, 201, shape_object(q, obj, 0, true));
+}
