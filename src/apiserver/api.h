@@ -126,6 +126,8 @@ const char *api_resource_text(const struct api_request *q);
 struct str api_query(struct api_request *q, const char *name); /* "" when absent or malformed */
 bool api_query_flag(struct api_request *q, const char *name);  /* anything but "", "0" and "false" */
 int api_parse_body(struct api_request *q, struct err *err) NODISCARD;
+/* Likewise, of something else than q's kind; proto_rows: its table when it may come as protobuf, or NULL. */
+int api_parse_body_of(struct api_request *q, const struct field *proto_rows, struct err *err) NODISCARD;
 json_t *api_status(int http_status, const char *status, const char *reason, const char *message, json_t *details);
 
 /* ---- route.c ---- */

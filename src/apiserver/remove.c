@@ -17,7 +17,7 @@ static int read_options(struct api_request *q, struct delete_options *ret, struc
     int rc = api_read_dry_run(q, err);
     if (rc < 0)
         return rc;
-    if (!q->body && str_trim(q->text).len && (rc = api_parse_body(q, err)) < 0)
+    if (!q->body && str_trim(q->text).len && (rc = api_parse_body_of(q, delete_option_fields, err)) < 0)
         return rc;
     struct field_errors e = {.arena = q->arena};
     if (q->body) {

@@ -294,16 +294,21 @@ static bool is_json_type(struct str t)
 
 int api_parse_body(struct api_request *q, struct err *err)
 {
+    return api_parse_body_of(q, q->kind && proto_has_table(q->kind->fields) ? managed_all_rows(q->kind, q->arena) : NULL, err);
+}
+
+int api_parse_body_of(struct api_request *q, const struct field *proto_rows, struct err *err)
+{
     if (q->body)
         return 0;
     struct str type = bare_type(q->content_type);
     struct err inner = ERR_INIT;
     size_t max = q->server->o.max_object_bytes * 3;
-    bool yaml = is_yaml_type(type), proto = str_ieq(type, STR(PROTO_TYPE)), readable = q->kind && proto_has_table(q->kind->fields);
+    bool yaml = is_yaml_type(type), proto = str_ieq(type, STR(PROTO_TYPE)), readable = proto_rows != NULL;
     if (proto ? !readable : !yaml && !is_json_type(type))
         return err_set(err, ERR_MEDIA_TYPE, "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml%s",
                        readable ? ", " PROTO_TYPE : "");
-    int rc = proto  ? proto_parse(managed_all_rows(q->kind, q->arena), q->text, &q->body, &inner)
+    int rc = proto  ? proto_parse(proto_rows, q->text, &q->body, &inner)
              : yaml ? yaml_parse(q->text, max, &q->body, &inner)
                     : json_parse(q->text, max, &q->body, &inner);
     if (rc < 0)

@@ -24,17 +24,17 @@ const struct field list_meta_fields[] = {
     {0},
 };
 static const struct field precondition_fields[] = {
-    {.name = "uid", .type = FIELD_STRING, .help = "the object must have it"},
-    {.name = "resourceVersion", .type = FIELD_STRING, .help = "the object must be of this version"},
+    {.name = "uid", .type = FIELD_STRING, .proto = 1, .help = "the object must have it"},
+    {.name = "resourceVersion", .type = FIELD_STRING, .proto = 2, .help = "the object must be of this version"},
     {0},
 };
 const struct field delete_option_fields[] = {
     TYPE_MEMBERS,
-    {.name = "preconditions", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = precondition_fields, .help = "what must hold, else the answer is 409"},
-    {.name = "propagationPolicy", .type = FIELD_ENUM, .flags = FIELD_NULLABLE, .values = "Background|Foreground|Orphan", .help = "what becomes of what the object owns"},
-    {.name = "gracePeriodSeconds", .type = FIELD_INT, .flags = FIELD_NULLABLE, .min = 0, .max = 1000000, .help = "kept for clients that send it"},
-    {.name = "orphanDependents", .type = FIELD_BOOL, .flags = FIELD_NULLABLE, .help = "older form of propagationPolicy"},
-    {.name = "dryRun", .type = FIELD_LIST, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .help = "All: check everything and delete nothing"},
+    {.name = "preconditions", .type = FIELD_OBJECT, .proto = 2, .flags = FIELD_NULLABLE, .sub = precondition_fields, .help = "what must hold, else the answer is 409"},
+    {.name = "propagationPolicy", .type = FIELD_ENUM, .proto = 4, .flags = FIELD_NULLABLE, .values = "Background|Foreground|Orphan", .help = "what becomes of what the object owns"},
+    {.name = "gracePeriodSeconds", .type = FIELD_INT, .proto = 1, .flags = FIELD_NULLABLE, .min = 0, .max = 1000000, .help = "kept for clients that send it"},
+    {.name = "orphanDependents", .type = FIELD_BOOL, .proto = 3, .flags = FIELD_NULLABLE, .help = "older form of propagationPolicy"},
+    {.name = "dryRun", .type = FIELD_LIST, .proto = 5, .elem = FIELD_STRING, .flags = FIELD_NULLABLE, .help = "All: check everything and delete nothing"},
     {.name = "ignoreStoreReadErrorWithClusterBreakingPotential", .type = FIELD_BOOL, .flags = FIELD_NULLABLE, .help = "kept for clients that send it"},
     {0},
 };

@@ -46,7 +46,9 @@ static int check_object(const struct kind *k, const json_t *obj, struct err *err
         rc = meta_prepare_create(k, copy, k->namespaced ? obj_namespace(obj) : "", err);
     if (rc < 0)
         return rc;
-    struct kind_context c = {.user = "", .namespace = obj_namespace(obj), .now_ms = clock_wall_ms(), .arena = a};
+    static const char *const no_groups[] = {NULL};
+    const struct kind_user nobody = {.name = "", .uid = "", .groups = no_groups};
+    struct kind_context c = {.user = &nobody, .namespace = obj_namespace(obj), .now_ms = clock_wall_ms(), .arena = a};
     if (k->has_status)
         json_object_del(copy, "status");
     field_defaults(k->fields, copy);

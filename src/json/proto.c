@@ -85,18 +85,21 @@ static json_t *text_of(struct str s)
 static json_t *base64_of(struct str s);
 
 /* google.protobuf.Timestamp and its like: {1: seconds, 2: nanoseconds}. */
-static json_t *time_of(struct str bytes)
+static json_t *time_of(const struct field *f, struct str bytes)
 {
     struct item it;
     bool bad = false;
-    int64_t seconds = 0;
+    int64_t seconds = 0, nanos = 0;
     char text[CLOCK_TEXT_MAX];
     while (take_item(&bytes, &it, &bad))
-        if (it.number == 1 && it.wire == WIRE_VARINT)
-            seconds = (int64_t)it.value;
-    if (bad || seconds < -62135596800 || seconds > 253402300799) /* the years 1 to 9999 */
+        if (it.number <= 2 && it.wire == WIRE_VARINT)
+            *(it.number == 1 ? &seconds : &nanos) = (int64_t)it.value;
+    if (bad || seconds < -62135596800 || seconds > 253402300799 || nanos < 0 || nanos > 999999999) /* the years 1 to 9999 */
         return NULL;
-    clock_format(seconds * 1000, text);
+    if (f->flags & FIELD_MICRO)
+        clock_format_micro(seconds * 1000000 + nanos / 1000, text);
+    else
+        clock_format(seconds * 1000, text);
     return json_string(text);
 }
 
@@ -134,7 +137,7 @@ static int read_value(struct reader *r, const struct field *f, enum field_type t
     }
     if (!number && !it->bytes.len && f->type != FIELD_LIST)
         return 0;
-    *ret = type == FIELD_INT ? json_integer((json_int_t)it->value) : type == FIELD_BOOL ? json_boolean(it->value) : type == FIELD_TIME ? time_of(it->bytes) : text_of(it->bytes);
+    *ret = type == FIELD_INT ? json_integer((json_int_t)it->value) : type == FIELD_BOOL ? json_boolean(it->value) : type == FIELD_TIME ? time_of(f, it->bytes) : text_of(it->bytes);
     return *ret ? 0 : malformed(r->err);
 }
 

@@ -35,6 +35,7 @@ enum field_flags {
     FIELD_DNS_LABEL = 1 << 8,  /* strings: RFC 1123 label */
     FIELD_DNS_NAME = 1 << 9,   /* strings: RFC 1123 subdomain */
     FIELD_NULLABLE = 1 << 10,
+    FIELD_MICRO = 1 << 13,     /* FIELD_TIME: with microseconds, as metav1.MicroTime */
     FIELD_ATOMIC = 1 << 11,    /* FIELD_OBJECT, FIELD_MAP: applied as one value */
 };
 

@@ -5,17 +5,17 @@
 /* ---- Namespace: a project ---- */
 
 static const struct field namespace_spec[] = {
-    {.name = "finalizers", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_ATOMIC, .help = "what must be done before it goes"},
+    {.name = "finalizers", .type = FIELD_LIST, .proto = 1, .elem = FIELD_STRING, .list_type = LIST_ATOMIC, .help = "what must be done before it goes"},
     {0},
 };
 static const struct field namespace_status[] = {
-    {.name = "phase", .type = FIELD_ENUM, .flags = FIELD_SELECTABLE, .values = "Active|Terminating", .help = "whether it is being deleted"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .help = "what deletion waits for"},
+    {.name = "phase", .type = FIELD_ENUM, .proto = 1, .flags = FIELD_SELECTABLE, .values = "Active|Terminating", .help = "whether it is being deleted"},
+    {.name = "conditions", .type = FIELD_LIST, .proto = 2, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .help = "what deletion waits for"},
     {0},
 };
 static const struct field namespace_fields[] = {
-    {.name = "spec", .type = FIELD_OBJECT, .sub = namespace_spec, .help = "the namespace as wanted"},
-    {.name = "status", .type = FIELD_OBJECT, .sub = namespace_status, .help = "the namespace as it is"},
+    {.name = "spec", .type = FIELD_OBJECT, .proto = 2, .sub = namespace_spec, .help = "the namespace as wanted"},
+    {.name = "status", .type = FIELD_OBJECT, .proto = 3, .sub = namespace_status, .help = "the namespace as it is"},
     {0},
 };
 static const struct kind_column namespace_columns[] = {
@@ -51,10 +51,10 @@ const struct kind kind_namespace = {
 /* ---- Secret ---- */
 
 static const struct field secret_fields[] = {
-    {.name = "data", .type = FIELD_MAP, .flags = FIELD_SECRET | FIELD_BASE64, .max = 1000, .help = "values in base64"},
-    {.name = "stringData", .type = FIELD_MAP, .flags = FIELD_SECRET, .max = 1000, .help = "values as text; written into data"},
-    {.name = "type", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE | FIELD_SELECTABLE, .def = "\"Opaque\"", .help = "what the values mean"},
-    {.name = "immutable", .type = FIELD_BOOL, .help = "values may not change any more"},
+    {.name = "data", .type = FIELD_MAP, .proto = 2, .flags = FIELD_SECRET | FIELD_BASE64, .max = 1000, .help = "values in base64"},
+    {.name = "stringData", .type = FIELD_MAP, .proto = 4, .flags = FIELD_SECRET, .max = 1000, .help = "values as text; written into data"},
+    {.name = "type", .type = FIELD_STRING, .proto = 3, .flags = FIELD_IMMUTABLE | FIELD_SELECTABLE, .def = "\"Opaque\"", .help = "what the values mean"},
+    {.name = "immutable", .type = FIELD_BOOL, .proto = 5, .help = "values may not change any more"},
     {0},
 };
 static const struct kind_column secret_columns[] = {
@@ -107,9 +107,9 @@ const struct kind kind_secret = {
 /* ---- ConfigMap ---- */
 
 static const struct field config_map_fields[] = {
-    {.name = "data", .type = FIELD_MAP, .max = 10000, .help = "values as text"},
-    {.name = "binaryData", .type = FIELD_MAP, .flags = FIELD_BASE64, .max = 10000, .help = "values in base64"},
-    {.name = "immutable", .type = FIELD_BOOL, .help = "values may not change any more"},
+    {.name = "data", .type = FIELD_MAP, .proto = 2, .max = 10000, .help = "values as text"},
+    {.name = "binaryData", .type = FIELD_MAP, .proto = 3, .flags = FIELD_BASE64, .max = 10000, .help = "values in base64"},
+    {.name = "immutable", .type = FIELD_BOOL, .proto = 4, .help = "values may not change any more"},
     {0},
 };
 static const struct kind_column config_map_columns[] = {
@@ -126,7 +126,7 @@ const struct kind kind_config_map = {
 static const struct field service_account_fields[] = {
     {.name = "secrets", .type = FIELD_ANY, .help = "kept for clients that send it"},
     {.name = "imagePullSecrets", .type = FIELD_ANY, .help = "kept for clients that send it"},
-    {.name = "automountServiceAccountToken", .type = FIELD_BOOL, .help = "kept for clients that send it"},
+    {.name = "automountServiceAccountToken", .type = FIELD_BOOL, .proto = 4, .help = "kept for clients that send it"},
     {0},
 };
 const struct kind kind_service_account = {
@@ -137,17 +137,17 @@ const struct kind kind_service_account = {
 /* ---- Lease ---- */
 
 static const struct field lease_spec[] = {
-    {.name = "holderIdentity", .type = FIELD_STRING, .help = "who holds it"},
-    {.name = "leaseDurationSeconds", .type = FIELD_INT, .min = 1, .max = 86400, .help = "how long after renewTime it is held"},
-    {.name = "acquireTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when it was taken"},
-    {.name = "renewTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when it was renewed"},
-    {.name = "leaseTransitions", .type = FIELD_INT, .help = "how often it changed hands"},
-    {.name = "strategy", .type = FIELD_STRING, .help = "how a holder is chosen"},
-    {.name = "preferredHolder", .type = FIELD_STRING, .help = "who should hold it"},
+    {.name = "holderIdentity", .type = FIELD_STRING, .proto = 1, .help = "who holds it"},
+    {.name = "leaseDurationSeconds", .type = FIELD_INT, .proto = 2, .min = 1, .max = 86400, .help = "how long after renewTime it is held"},
+    {.name = "acquireTime", .type = FIELD_TIME, .proto = 3, .flags = FIELD_MICRO | FIELD_NULLABLE, .help = "when it was taken"},
+    {.name = "renewTime", .type = FIELD_TIME, .proto = 4, .flags = FIELD_MICRO | FIELD_NULLABLE, .help = "when it was renewed"},
+    {.name = "leaseTransitions", .type = FIELD_INT, .proto = 5, .help = "how often it changed hands"},
+    {.name = "strategy", .type = FIELD_STRING, .proto = 6, .help = "how a holder is chosen"},
+    {.name = "preferredHolder", .type = FIELD_STRING, .proto = 7, .help = "who should hold it"},
     {0},
 };
 static const struct field lease_fields[] = {
-    {.name = "spec", .type = FIELD_OBJECT, .sub = lease_spec, .help = "the lease"},
+    {.name = "spec", .type = FIELD_OBJECT, .proto = 2, .sub = lease_spec, .help = "the lease"},
     {0},
 };
 static const struct kind_column lease_columns[] = {

@@ -4,66 +4,66 @@
 #define TEXT_MAX 128
 
 static const struct field reference_fields[] = {
-    {.name = "apiVersion", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "kind", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "namespace", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "name", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "uid", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "resourceVersion", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "of the object"},
-    {.name = "fieldPath", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "part of the object"},
+    {.name = "apiVersion", .type = FIELD_STRING, .proto = 5, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "kind", .type = FIELD_STRING, .proto = 1, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "namespace", .type = FIELD_STRING, .proto = 2, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "name", .type = FIELD_STRING, .proto = 3, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "uid", .type = FIELD_STRING, .proto = 4, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "resourceVersion", .type = FIELD_STRING, .proto = 6, .flags = FIELD_SELECTABLE, .help = "of the object"},
+    {.name = "fieldPath", .type = FIELD_STRING, .proto = 7, .flags = FIELD_SELECTABLE, .help = "part of the object"},
     {0},
 };
 static const struct field source_fields[] = {
-    {.name = "component", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "who reports"},
-    {.name = "host", .type = FIELD_STRING, .help = "where"},
+    {.name = "component", .type = FIELD_STRING, .proto = 1, .flags = FIELD_SELECTABLE, .help = "who reports"},
+    {.name = "host", .type = FIELD_STRING, .proto = 2, .help = "where"},
     {0},
 };
 static const struct field series_fields[] = {
-    {.name = "count", .type = FIELD_INT, .help = "how often"},
-    {.name = "lastObservedTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when last"},
+    {.name = "count", .type = FIELD_INT, .proto = 1, .help = "how often"},
+    {.name = "lastObservedTime", .type = FIELD_TIME, .proto = 2, .flags = FIELD_MICRO | FIELD_NULLABLE, .help = "when last"},
     {0},
 };
 /* Rows that both forms have. */
-#define REASON {.name = "reason", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .max = 128, .help = "stable code"}
-#define TYPE {.name = "type", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "Normal or Warning"}
-#define EVENT_TIME {.name = "eventTime", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when, precisely"}
-#define SERIES {.name = "series", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = series_fields, .help = "repeats"}
-#define ACTION {.name = "action", .type = FIELD_STRING, .help = "what was tried"}
-#define RELATED {.name = "related", .type = FIELD_OBJECT, .flags = FIELD_NULLABLE, .sub = reference_fields, .help = "another object that matters"}
-#define INSTANCE {.name = "reportingInstance", .type = FIELD_STRING, .help = "which of those who report"}
+#define REASON(n) {.name = "reason", .type = FIELD_STRING, .proto = (n), .flags = FIELD_SELECTABLE, .max = 128, .help = "stable code"}
+#define TYPE(n) {.name = "type", .type = FIELD_STRING, .proto = (n), .flags = FIELD_SELECTABLE, .help = "Normal or Warning"}
+#define EVENT_TIME(n) {.name = "eventTime", .type = FIELD_TIME, .proto = (n), .flags = FIELD_NULLABLE | FIELD_MICRO, .help = "when, precisely"}
+#define SERIES(n) {.name = "series", .type = FIELD_OBJECT, .proto = (n), .flags = FIELD_NULLABLE, .sub = series_fields, .help = "repeats"}
+#define ACTION(n) {.name = "action", .type = FIELD_STRING, .proto = (n), .help = "what was tried"}
+#define RELATED(n) {.name = "related", .type = FIELD_OBJECT, .proto = (n), .flags = FIELD_NULLABLE, .sub = reference_fields, .help = "another object that matters"}
+#define INSTANCE(n) {.name = "reportingInstance", .type = FIELD_STRING, .proto = (n), .help = "which of those who report"}
 
 static const struct field stored_fields[] = {
-    {.name = "involvedObject", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = reference_fields, .help = "what it is about"},
-    RELATED,
-    REASON,
-    {.name = "message", .type = FIELD_STRING, .max = 1024, .help = "what happened"},
-    TYPE,
-    {.name = "count", .type = FIELD_INT, .help = "how often"},
-    {.name = "firstTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when first"},
-    {.name = "lastTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when last"},
-    EVENT_TIME,
-    {.name = "source", .type = FIELD_OBJECT, .sub = source_fields, .help = "who reports"},
-    SERIES,
-    ACTION,
-    {.name = "reportingComponent", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "who reports"},
-    INSTANCE,
+    {.name = "involvedObject", .type = FIELD_OBJECT, .proto = 2, .flags = FIELD_REQUIRED, .sub = reference_fields, .help = "what it is about"},
+    RELATED(13),
+    REASON(3),
+    {.name = "message", .type = FIELD_STRING, .proto = 4, .max = 1024, .help = "what happened"},
+    TYPE(9),
+    {.name = "count", .type = FIELD_INT, .proto = 8, .help = "how often"},
+    {.name = "firstTimestamp", .type = FIELD_TIME, .proto = 6, .flags = FIELD_NULLABLE, .help = "when first"},
+    {.name = "lastTimestamp", .type = FIELD_TIME, .proto = 7, .flags = FIELD_NULLABLE, .help = "when last"},
+    EVENT_TIME(10),
+    {.name = "source", .type = FIELD_OBJECT, .proto = 5, .sub = source_fields, .help = "who reports"},
+    SERIES(11),
+    ACTION(12),
+    {.name = "reportingComponent", .type = FIELD_STRING, .proto = 14, .flags = FIELD_SELECTABLE, .help = "who reports"},
+    INSTANCE(15),
     {0},
 };
 static const struct field shown_fields[] = {
-    {.name = "regarding", .type = FIELD_OBJECT, .sub = reference_fields, .help = "what it is about"},
-    RELATED,
-    REASON,
-    {.name = "note", .type = FIELD_STRING, .max = 1024, .help = "what happened"},
-    TYPE,
-    EVENT_TIME,
-    SERIES,
-    ACTION,
-    {.name = "reportingController", .type = FIELD_STRING, .flags = FIELD_SELECTABLE, .help = "who reports"},
-    INSTANCE,
-    {.name = "deprecatedCount", .type = FIELD_INT, .help = "how often; core/v1 has it as count"},
-    {.name = "deprecatedFirstTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when first; core/v1 has it as firstTimestamp"},
-    {.name = "deprecatedLastTimestamp", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .help = "when last; core/v1 has it as lastTimestamp"},
-    {.name = "deprecatedSource", .type = FIELD_OBJECT, .sub = source_fields, .help = "who reports; core/v1 has it as source"},
+    {.name = "regarding", .type = FIELD_OBJECT, .proto = 8, .sub = reference_fields, .help = "what it is about"},
+    RELATED(9),
+    REASON(7),
+    {.name = "note", .type = FIELD_STRING, .proto = 10, .max = 1024, .help = "what happened"},
+    TYPE(11),
+    EVENT_TIME(2),
+    SERIES(3),
+    ACTION(6),
+    {.name = "reportingController", .type = FIELD_STRING, .proto = 4, .flags = FIELD_SELECTABLE, .help = "who reports"},
+    INSTANCE(5),
+    {.name = "deprecatedCount", .type = FIELD_INT, .proto = 15, .help = "how often; core/v1 has it as count"},
+    {.name = "deprecatedFirstTimestamp", .type = FIELD_TIME, .proto = 13, .flags = FIELD_NULLABLE, .help = "when first; core/v1 has it as firstTimestamp"},
+    {.name = "deprecatedLastTimestamp", .type = FIELD_TIME, .proto = 14, .flags = FIELD_NULLABLE, .help = "when last; core/v1 has it as lastTimestamp"},
+    {.name = "deprecatedSource", .type = FIELD_OBJECT, .proto = 12, .sub = source_fields, .help = "who reports; core/v1 has it as source"},
     {0},
 };
 static const struct kind_rename renames[] = {

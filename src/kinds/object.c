@@ -93,12 +93,12 @@ bool obj_owned_by(const json_t *obj, const char *owner_uid)
 /* ---- conditions ---- */
 
 const struct field condition_fields[] = {
-    {.name = "type", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .help = "what the condition is about"},
-    {.name = "status", .type = FIELD_ENUM, .flags = FIELD_REQUIRED, .values = "True|False|Unknown", .help = "whether it holds"},
-    {.name = "reason", .type = FIELD_STRING, .help = "stable code for programs"},
-    {.name = "message", .type = FIELD_STRING, .help = "one sentence for people: what is awaited, and for how long"},
-    {.name = "lastTransitionTime", .type = FIELD_TIME, .help = "when status last changed"},
-    {.name = "observedGeneration", .type = FIELD_INT, .help = "generation that was looked at"},
+    {.name = "type", .type = FIELD_STRING, .proto = 1, .flags = FIELD_REQUIRED, .help = "what the condition is about"},
+    {.name = "status", .type = FIELD_ENUM, .proto = 2, .flags = FIELD_REQUIRED, .values = "True|False|Unknown", .help = "whether it holds"},
+    {.name = "reason", .type = FIELD_STRING, .proto = 5, .help = "stable code for programs"},
+    {.name = "message", .type = FIELD_STRING, .proto = 6, .help = "one sentence for people: what is awaited, and for how long"},
+    {.name = "lastTransitionTime", .type = FIELD_TIME, .proto = 4, .help = "when status last changed"},
+    {.name = "observedGeneration", .type = FIELD_INT, .proto = 3, .help = "generation that was looked at"},
     {0},
 };
 

@@ -433,11 +433,6 @@ func main() {
 		os.Exit(2)
 	}
 	config.QPS, config.Burst = 1000, 1000
-	// Typed clients send protobuf by themselves, which the server does not read.
-	config.ContentType = "application/json"
-	if t, ok := os.LookupEnv("CONTENT_TYPE"); ok {
-		config.ContentType = t
-	}
 	s := &suite{config: config, kube: kubernetes.NewForConfigOrDie(config), dyn: dynamic.NewForConfigOrDie(config), ns: os.Args[1]}
 	checks := []struct {
 		name string
