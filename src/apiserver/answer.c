@@ -60,15 +60,20 @@ static json_t *get(void *ctx, const struct kind *k, const char *ns, const char *
     return v ? object_of_as(k, v) : NULL;
 }
 
+struct kind_server api_kind_server(struct apiserver *s)
+{
+    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get};
+}
+
 struct kind_context api_kind_context(struct api_request *q)
 {
     struct kind_server *server = ARENA_NEW(q->arena, struct kind_server);
-    *server = (struct kind_server){.ctx = q->server, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get};
+    *server = api_kind_server(q->server);
     return (struct kind_context){.user = user_of(q->arena, &q->user), .namespace = q->ns, .now_ms = clock_wall_ms(), .arena = q->arena, .services = &q->server->o.services,
                                  .server = server};
 }
 
-/* ---- virtual kinds ---- */
+/* ---- virtual kinds, and what is sent to a subresource of a kind's own ---- */
 
 /* The question as its kind takes it: types, the namespace of the path, defaults. */
 static int prepare(struct api_request *q, json_t *obj, struct err *err)
@@ -90,19 +95,34 @@ static bool is_valid(struct api_request *q, const struct kind_context *c, const 
 {
     struct field_errors errors = {.arena = q->arena};
     field_validate(q->kind->fields, obj, "", &errors);
-    if (!errors.count && q->kind->ops->validate)
+    if (!errors.count && q->kind->ops && q->kind->ops->validate)
         q->kind->ops->validate(c, obj, NULL, &errors);
     if (errors.count)
         api_fail_invalid(q, &errors);
     return errors.count == 0;
 }
 
+/* The object that a subresource belongs to; from here on the request is about the subresource's kind. */
+static json_t *take_owner(struct api_request *q, const struct kind_subresource *sub)
+{
+    json_t *owner = get(q->server, q->kind, q->ns, q->name);
+    if (owner)
+        q->kind = sub->kind;
+    else
+        api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
+    return owner;
+}
+
 void api_answer(struct api_request *q)
 {
     struct err err = ERR_INIT;
+    const struct kind_subresource *sub = kind_subresource(q->kind, q->sub);
     JSON_AUTO obj = NULL;
+    JSON_AUTO owner = NULL;
     if (q->kind->namespaced && !*q->ns)
         err_set(&err, ERR_METHOD, "the server does not allow this method on the requested resource: name a namespace");
+    else if (sub && !(owner = take_owner(q, sub)))
+        return;
     if (err.code || api_read_dry_run(q, &err) < 0 || api_parse_body(q, &err) < 0) {
         api_fail(q, &err);
         return;
@@ -115,7 +135,7 @@ void api_answer(struct api_request *q)
     }
     if (!is_valid(q, &c, obj))
         return;
-    if (q->kind->ops->answer(&c, obj, &err) < 0)
+    if ((sub ? sub->create(&c, owner, obj, &err) : q->kind->ops->answer(&c, obj, &err)) < 0)
         api_fail(q, &err);
     else
         api_reply(q, 201, shape_object(q, obj, 0, true));

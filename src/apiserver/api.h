@@ -34,6 +34,7 @@ struct apiserver {
     struct apiserver_options o;
     struct http_server *http;
     struct map *tokens; /* hex hash → struct api_user * */
+    struct map *verified; /* hex hash → claims of tokens whose signature was good */
     struct map *documents; /* document.c; NULL until the first */
     struct arena *arena; /* lives as long as the server */
     struct rbac *rbac;
@@ -41,6 +42,7 @@ struct apiserver {
     VEC(struct store_watch *) own_watches;
     struct gc *gc;
     struct namespaces *namespaces;
+    struct standing *standing;
     struct flow_control *flow;
     int64_t delivered_rev; /* all events up to here were handed to watchers */
     struct {
@@ -147,6 +149,7 @@ const struct rbac *authz_rbac(struct apiserver *s);
 int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err) NODISCARD;
 
 /* ---- answer.c: what ops see of the server; virtual kinds ---- */
+struct kind_server api_kind_server(struct apiserver *s);
 struct kind_context api_kind_context(struct api_request *q);
 void api_answer(struct api_request *q);
 
@@ -262,6 +265,7 @@ struct api_subresource {
     const char *name; /* "status" */
     const char *group, *version, *kind; /* of what it answers */
     const char *const *verbs; /* ends in NULL */
+    const struct kind *of;    /* its kind, when that is neither the object's nor one of types.h */
 };
 /* What a kind has beside its objects: for discovery and OpenAPI. */
 size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUBRESOURCES_MAX]);
@@ -274,6 +278,9 @@ void namespaces_start(struct apiserver *s);
 void namespaces_stop(struct apiserver *s);
 void gc_start(struct apiserver *s);
 void gc_stop(struct apiserver *s);
+/* standing.c: objects that stand in every namespace. */
+void standing_start(struct apiserver *s);
+void standing_stop(struct apiserver *s);
 /* 0 when objects may be created in ns. */
 int namespace_check(struct apiserver *s, const char *ns, struct err *err);
 

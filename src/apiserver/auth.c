@@ -1,14 +1,15 @@
-/* Who asks, and whether they may: client certificates, hashed static tokens, RBAC. */
+/* Who asks, and whether they may: client certificates, hashed static tokens, tokens of service accounts, RBAC. */
 #include "apiserver/api.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "crypto/hash.h"
+#include "crypto/jwt.h"
 #include "kinds/borrowed.h"
 
 #define TOKEN_FILE_MAX (16 * 1024 * 1024)
 #define AUTHENTICATED "system:authenticated"
-#define API_AUDIENCE "https://kubernetes.default.svc" /* for whom tokens are that name nobody */
+#define VERIFIED_MAX 2000 /* tokens whose signature is remembered */
 
 /* ---- authentication ---- */
 
@@ -21,9 +22,15 @@ static void add_group(struct api_user *u, const char *group)
         }
 }
 
+static void drop_claims(void *claims)
+{
+    json_decref(claims);
+}
+
 int authn_load_tokens(struct apiserver *s, struct err *err)
 {
     s->tokens = map_new(NULL);
+    s->verified = map_new(drop_claims);
     if (!s->o.token_file)
         return 0;
     CLEANUP(mem_freep) char *text = NULL;
@@ -56,31 +63,106 @@ static bool list_has(const json_t *list, const char *text)
     size_t i;
     json_t *v;
     json_array_foreach (list, i, v)
-        if (!strcmp(json_string_value(v), text))
+        if (json_is_string(v) && text && !strcmp(json_string_value(v), text))
             return true;
     return false;
 }
 
-/* Static tokens are for this API and nobody else. */
-static bool by_static_token(struct apiserver *s, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences)
+/* Which of the audiences asked for (NULL or empty: this API) the token is meant for; NULL: none. has: a text, or a list of them. */
+static json_t *common_audiences(struct apiserver *s, const json_t *asked, const json_t *has)
+{
+    json_t *own = json_pack("[s]", s->o.services.token_issuer), *ret = json_array(), *v;
+    size_t i;
+    json_array_foreach (json_array_size(asked) ? asked : own, i, v)
+        if (json_is_array(has) ? list_has(has, json_string_value(v)) : json_equal(has, v))
+            json_array_append(ret, v);
+    json_decref(own);
+    if (json_array_size(ret))
+        return ret;
+    json_decref(ret);
+    return NULL;
+}
+
+static void release(void *extra)
+{
+    json_decref(extra);
+}
+
+/* Looks at everything that costs little first: a stranger cannot make up the uid of an account, and so never has a signature checked. */
+static int by_account(struct apiserver *s, struct arena *a, const json_t *claims, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
+{
+    struct kind_server server = api_kind_server(s);
+    struct kind_user u = {0};
+    json_t *extra = NULL, *meant;
+    int rc = service_account_identify(&server, a, s->o.services.token_issuer, claims, clock_wall_ms(), &u, &extra, err);
+    if (rc < 0)
+        return rc;
+    if (extra)
+        arena_on_free(a, release, extra);
+    if (!(meant = common_audiences(s, audiences, json_object_get(claims, "aud"))))
+        return err_set(err, ERR_UNAUTHENTICATED, "the token is meant for other audiences");
+    *ret = (struct api_user){.name = u.name, .uid = u.uid, .extra = extra};
+    for (size_t i = 0; u.groups[i]; i++)
+        add_group(ret, u.groups[i]);
+    *ret_audiences = meant;
+    return 0;
+}
+
+/* Forgets those that have expired; all, when that is not enough. */
+static void make_room(struct apiserver *s)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    if (map_len(s->verified) < VERIFIED_MAX)
+        return;
+    while (map_next(s->verified, &it))
+        if (json_int(it.value, "exp", 0) < clock_wall_ms() / 1000)
+            map_del(s->verified, it.key);
+    if (map_len(s->verified) >= VERIFIED_MAX)
+        map_clear(s->verified);
+}
+
+static int by_web_token(struct apiserver *s, struct arena *a, struct str token, const char *hash, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
+{
+    const json_t *known = map_getc(s->verified, hash);
+    CLEANUP(jwt_deinit) struct jwt t = {0};
+    JSON_AUTO meant = NULL;
+    struct api_user u = {0};
+    int rc;
+    if (!s->o.services.token_key)
+        return err_set(err, ERR_UNAUTHENTICATED, "the token is not known here");
+    if (!known && (rc = jwt_parse(token, &t, err)) < 0)
+        return rc;
+    if ((rc = by_account(s, a, known ? known : t.claims, audiences, &u, &meant, err)) < 0)
+        return rc;
+    if (!known) {
+        if ((rc = jwt_verify(s->o.services.token_key, &t, err)) < 0)
+            return rc;
+        make_room(s);
+        map_set(s->verified, str_of(hash), json_incref(t.claims));
+    }
+    *ret = u;
+    *ret_audiences = json_incref(meant);
+    return 0;
+}
+
+int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
 {
     uint8_t digest[SHA256_BYTES];
     char hex[SHA256_HEX_MAX];
+    if (token.len > JWT_MAX)
+        return err_set(err, ERR_UNAUTHENTICATED, "the token is too long");
     hash_sha256(token, digest);
     hash_hex(digest, sizeof(digest), hex);
     const struct api_user *u = map_getc(s->tokens, hex);
-    if (!u || (json_array_size(audiences) && !list_has(audiences, API_AUDIENCE)))
-        return false;
+    if (!u)
+        return by_web_token(s, a, token, hex, audiences, ret, ret_audiences, err);
+    JSON_AUTO own = json_string(s->o.services.token_issuer); /* static tokens are for this API and nobody else */
+    json_t *meant = common_audiences(s, audiences, own);
+    if (!meant)
+        return err_set(err, ERR_UNAUTHENTICATED, "the token is meant for other audiences");
     *ret = *u;
-    *ret_audiences = json_pack("[s]", API_AUDIENCE);
-    return true;
-}
-
-int authn_token(struct apiserver *s, struct arena *a UNUSED, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
-{
-    if (by_static_token(s, token, audiences, ret, ret_audiences))
-        return 0;
-    return err_set(err, ERR_UNAUTHENTICATED, "the token is not known here");
+    *ret_audiences = meant;
+    return 0;
 }
 
 static bool by_header(struct apiserver *s, struct str header, struct arena *a, struct api_user *ret)

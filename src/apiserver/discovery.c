@@ -7,19 +7,20 @@
 #define AGGREGATED "application/json;g=apidiscovery.k8s.io;v=%s;as=APIGroupDiscoveryList"
 
 static const char *const object_verbs[] = {"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch", NULL};
+static const char *const question_verbs[] = {"create", NULL};
 static const char *const part_verbs[] = {"get", "patch", "update", NULL};
 
 size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUBRESOURCES_MAX])
 {
     size_t count = 0;
     if (k->has_status)
-        ret[count++] = (struct api_subresource){"status", k->group, k->version, k->name, part_verbs};
+        ret[count++] = (struct api_subresource){"status", k->group, k->version, k->name, part_verbs, NULL};
     if (k->has_scale)
-        ret[count++] = (struct api_subresource){"scale", "autoscaling", "v1", "Scale", part_verbs};
+        ret[count++] = (struct api_subresource){"scale", "autoscaling", "v1", "Scale", part_verbs, NULL};
+    for (const struct kind_subresource *s = k->ops ? k->ops->subresources : NULL; s && s->name && count < API_SUBRESOURCES_MAX; s++)
+        ret[count++] = (struct api_subresource){s->name, s->kind->group, s->kind->version, s->kind->name, question_verbs, s->kind};
     return count;
 }
-
-static const char *const question_verbs[] = {"create", NULL};
 
 static const char *const *verbs_of(const struct kind *k)
 {

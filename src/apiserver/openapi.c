@@ -55,20 +55,27 @@ static json_t *ref_schema(const char *type, const char *help)
     return json_pack("{s:[{s:s}], s:s, s:{}}", "allOf", "$ref", ref, "description", help, "default");
 }
 
-static void add_kind(struct arena *a, json_t *schemas, const struct kind *k)
+static void add_schema(struct arena *a, json_t *schemas, const struct kind *k)
 {
-    const char *name = openapi_schema_name(a, k), *ref = arena_printf(a, OPENAPI_REF "%s", name);
     json_t *s = field_openapi(k->fields, ref_of), *properties = json_object_get(s, "properties");
     json_object_set_new(properties, "apiVersion", text_schema("versioned schema of this object"));
     json_object_set_new(properties, "kind", text_schema("name of this object's kind"));
     json_object_set_new(properties, "metadata", ref_schema(TYPE_OBJECT_META, "name, labels and the like"));
     json_object_set_new(s, "description", json_string(k->help));
     json_object_set_new(s, "x-kubernetes-group-version-kind", json_pack("[o]", openapi_gvk(k->group, k->version, k->name)));
-    json_object_set_new(schemas, name, s);
+    json_object_set_new(schemas, openapi_schema_name(a, k), s);
+}
+
+static void add_kind(struct arena *a, json_t *schemas, const struct kind *k)
+{
+    const char *name = openapi_schema_name(a, k), *ref = arena_printf(a, OPENAPI_REF "%s", name);
+    add_schema(a, schemas, k);
+    for (const struct kind_subresource *sub = k->ops ? k->ops->subresources : NULL; sub && sub->name; sub++)
+        add_schema(a, schemas, sub->kind);
     if (kind_is_virtual(k))
         return;
     const char *list = arena_printf(a, "%sList", k->name);
-    s = json_pack("{s:s, s:s, s:[s], s:{s:o, s:o, s:o, s:{s:s, s:s, s:{s:s}}}, s:[o]}", "type", "object", "description", arena_printf(a, "%s is a list of %s.", list, k->name),
+    json_t *s = json_pack("{s:s, s:s, s:[s], s:{s:o, s:o, s:o, s:{s:s, s:s, s:{s:s}}}, s:[o]}", "type", "object", "description", arena_printf(a, "%s is a list of %s.", list, k->name),
                   "required", "items", "properties", "apiVersion", text_schema("versioned schema of this list"), "kind", text_schema("name of this list's kind"), "metadata",
                   ref_schema(TYPE_LIST_META, "of the list"), "items", "type", "array", "description", "the objects", "items", "$ref", ref, "x-kubernetes-group-version-kind",
                   openapi_gvk(k->group, k->version, list));

@@ -169,8 +169,8 @@ static const char *path_of(struct arena *a, const struct kind *k, const char *ns
 static void add_subresource(struct arena *a, json_t *paths, const struct kind *k, const struct api_subresource *sub)
 {
     bool own = !strcmp(sub->kind, k->name) && !strcmp(sub->group, k->group);
-    const char *schema = own ? openapi_schema_name(a, k) : NULL;
-    for (const struct api_type *t = api_types; !own && t->name; t++)
+    const char *schema = own ? openapi_schema_name(a, k) : sub->of ? openapi_schema_name(a, sub->of) : NULL;
+    for (const struct api_type *t = api_types; !schema && t->name; t++)
         if (t->kind && !strcmp(t->kind, sub->kind) && !strcmp(t->group, sub->group))
             schema = t->name;
     static const struct verb known[] = {{"get", "get", "read", 0, NULL, NULL, NULL}, {"put", "put", "replace", P_WRITE, "", NULL, NULL},

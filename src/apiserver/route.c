@@ -6,12 +6,12 @@
 static int verb_of(struct api_request *q, struct err *err)
 {
     struct str m = str_of(q->method);
-    bool one = *q->name != 0;
-    if (kind_is_virtual(q->kind) && (one || !str_eqc(m, "POST")))
+    bool one = *q->name != 0, part = kind_subresource(q->kind, q->sub), post = str_eqc(m, "POST");
+    if ((kind_is_virtual(q->kind) && (one || !post)) || (part && !post))
         return err_set(err, ERR_METHOD, "the server does not allow this method on the requested resource");
     if (str_eqc(m, "GET") || str_eqc(m, "HEAD"))
         q->verb = api_query_flag(q, "watch") ? "watch" : one ? "get" : "list";
-    else if (str_eqc(m, "POST") && !one)
+    else if (post && (!one || part))
         q->verb = "create";
     else if (str_eqc(m, "PUT") && one)
         q->verb = "update";
@@ -49,7 +49,8 @@ static int take_resource(struct api_request *q, const char *const *part, size_t 
         q->sub = part[i++];
     if (i < count || (q->kind->namespaced && *q->name && !*q->ns))
         return not_found(err);
-    bool known = !*q->sub || (!strcmp(q->sub, "status") && q->kind->has_status) || (!strcmp(q->sub, "scale") && q->kind->has_scale);
+    bool known = !*q->sub || (!strcmp(q->sub, "status") && q->kind->has_status) || (!strcmp(q->sub, "scale") && q->kind->has_scale) ||
+                 kind_subresource(q->kind, q->sub);
     if (!known)
         return not_found(err);
     return verb_of(q, err);
@@ -88,7 +89,7 @@ void api_dispatch(struct api_request *q)
         void (*run)(struct api_request *q);
     } verbs[] = {{"get", api_get}, {"list", api_list}, {"create", api_create}, {"update", api_update}, {"patch", api_patch},
                  {"delete", api_delete}, {"deletecollection", api_delete_collection}};
-    if (q->kind && kind_is_virtual(q->kind)) {
+    if (q->kind && (kind_is_virtual(q->kind) || kind_subresource(q->kind, q->sub))) {
         api_answer(q);
         return;
     }

@@ -8,6 +8,7 @@
 #define DEFAULT_WATCH_MS (30 * 60 * 1000u)
 #define DEFAULT_WATCH_BUFFER (4u * 1024 * 1024)
 #define DEFAULT_WRITES 1000
+#define DEFAULT_ISSUER "https://kubernetes.default.svc" /* of tokens; also their audience */
 #define CONNECTIONS_MAX 20000
 #define COMPRESS_MIN_BYTES (128 * 1024) /* as kube-apiserver has it: below, the time costs more than the bytes */
 #define METRICS_MAX (16u * 1024 * 1024)
@@ -268,6 +269,7 @@ static void set_defaults(struct apiserver_options *o)
     o->max_object_bytes = o->max_object_bytes ? o->max_object_bytes : DEFAULT_OBJECT_BYTES;
     o->watch_timeout_ms = o->watch_timeout_ms ? o->watch_timeout_ms : DEFAULT_WATCH_MS;
     o->watch_buffer_bytes = o->watch_buffer_bytes ? o->watch_buffer_bytes : DEFAULT_WATCH_BUFFER;
+    o->services.token_issuer = o->services.token_issuer ? o->services.token_issuer : DEFAULT_ISSUER;
     o->max_in_flight_writes = o->max_in_flight_writes ? o->max_in_flight_writes : DEFAULT_WRITES;
 }
 
@@ -304,6 +306,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     authz_start(s);
     gc_start(s);
     namespaces_start(s);
+    standing_start(s);
     store_on_revision(st, on_revision, s);
     *ret = s;
     return 0;
@@ -340,12 +343,14 @@ void apiserver_free(struct apiserver *a)
     api_watches_end(a);
     gc_stop(a);
     namespaces_stop(a);
+    standing_stop(a);
     VEC_FOREACH (&a->own_watches, w)
         store_watch_stop(*w);
     VEC_DEINIT(&a->own_watches);
     flow_free_all(a->flow);
     rbac_free(a->rbac);
     map_free(a->tokens);
+    map_free(a->verified);
     map_free(a->documents);
     sbuf_deinit(&a->line.text);
     arena_free(a->arena);

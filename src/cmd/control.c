@@ -33,6 +33,7 @@ struct control {
     struct monitor *monitor;
     struct tls_ctx *tls;
     struct token_pepper pepper;
+    struct jwt_key *token_key;
     struct client_local local;
     struct timer renew;
 
@@ -425,7 +426,7 @@ static int start_api(struct control *c, struct err *err)
     const struct options *o = c->options;
     struct arena *a = c->arena;
     struct apiserver_options ao = {.token_file = *o->api_token_file ? o->api_token_file : NULL,
-                                   .services = {.ctx = c, .make_key = make_key}};
+                                   .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
     if ((rc = tls_server_ctx(options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"),
@@ -469,7 +470,7 @@ static int start(struct control *c, struct err *err)
     if (rc == 0)
         rc = open_store(c, err);
     if (rc == 0)
-        rc = credentials_ensure(c->options, c->arena, &c->pepper, err);
+        rc = credentials_ensure(c->options, c->arena, &c->pepper, &c->token_key, err);
     if (rc == 0)
         rc = start_api(c, err);
     return rc;
@@ -508,6 +509,7 @@ int control_run(const struct command_line *cl, struct options *o, struct arena *
     pthread_mutex_destroy(&c.inference_lock);
     pthread_mutex_destroy(&c.lock);
     pthread_cond_destroy(&c.wake);
+    jwt_key_free(c.token_key);
     mem_wipe(&c.pepper, sizeof(c.pepper));
     return rc == 0 && !c.failed ? 0 : 1;
 }

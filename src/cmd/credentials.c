@@ -51,7 +51,7 @@ static int server_names(const struct options *o, struct arena *a, struct names *
     return 0;
 }
 
-int credentials_ensure(const struct options *o, struct arena *a, struct token_pepper *ret_pepper, struct err *err)
+int credentials_ensure(const struct options *o, struct arena *a, struct token_pepper *ret_pepper, struct jwt_key **ret_token_key, struct err *err)
 {
     const char *dir = options_path(o, a, "pki");
     struct pki_ca *ca = NULL;
@@ -80,6 +80,8 @@ int credentials_ensure(const struct options *o, struct arena *a, struct token_pe
         rc = pki_leaf_ensure(ca, dir, "gateway", &gateway, NULL, err);
     if (rc == 0)
         rc = token_pepper_ensure(options_path(o, a, "pki/pepper"), ret_pepper, err);
+    if (rc == 0)
+        rc = jwt_key_ensure(options_path(o, a, "pki/service-accounts.key"), ret_token_key, err);
     pki_ca_free(ca);
     return rc;
 }

@@ -16,6 +16,13 @@ extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_even
 extern const struct kind kind_lease, kind_role, kind_role_binding, kind_cluster_role, kind_cluster_role_binding;
 extern const struct kind kind_subject_access_review, kind_self_subject_access_review, kind_local_subject_access_review, kind_self_subject_rules_review;
 extern const struct kind kind_self_subject_review, kind_token_review;
+/* What the subresource "token" of ServiceAccount takes; in no registry. */
+extern const struct kind kind_token_request;
+
+/* Whose token this is, by its claims (their signature is the caller's to check): the account and the secret that it is bound to must be the ones that it names, now. What ret points
+ * at lives in a; *ret_extra: a new reference, or NULL. ERR_UNAUTHENTICATED. */
+int service_account_identify(const struct kind_server *s, struct arena *a, const char *issuer, const json_t *claims, int64_t now_ms, struct kind_user *ret, json_t **ret_extra,
+                             struct err *err) NODISCARD;
 
 /* The metadata of a question says nothing; `namespaced`: but its namespace. */
 void review_check_metadata(const json_t *obj, bool namespaced, struct field_errors *errors);

@@ -1,4 +1,4 @@
-/* Namespace, Secret, ConfigMap, ServiceAccount of core/v1, and Lease of coordination.k8s.io/v1. */
+/* Namespace, Secret, ConfigMap of core/v1, and Lease of coordination.k8s.io/v1. */
 #include "crypto/hash.h"
 #include "kinds/borrowed.h"
 
@@ -119,19 +119,6 @@ static const struct kind_column config_map_columns[] = {
 const struct kind kind_config_map = {
     .group = "", .version = "v1", .name = "ConfigMap", .plural = "configmaps", .singular = "configmap", .short_names = "cm", .namespaced = true,
     .native = true, .fields = config_map_fields, .columns = config_map_columns, .ops = &value_ops, .help = "ConfigMap holds values that are no secrets.",
-};
-
-/* ---- ServiceAccount ---- */
-
-static const struct field service_account_fields[] = {
-    {.name = "secrets", .type = FIELD_ANY, .help = "kept for clients that send it"},
-    {.name = "imagePullSecrets", .type = FIELD_ANY, .help = "kept for clients that send it"},
-    {.name = "automountServiceAccountToken", .type = FIELD_BOOL, .proto = 4, .help = "kept for clients that send it"},
-    {0},
-};
-const struct kind kind_service_account = {
-    .group = "", .version = "v1", .name = "ServiceAccount", .plural = "serviceaccounts", .singular = "serviceaccount", .short_names = "sa", .namespaced = true,
-    .native = true, .fields = service_account_fields, .help = "ServiceAccount is an identity for programs.",
 };
 
 /* ---- Lease ---- */

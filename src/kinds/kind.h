@@ -69,6 +69,16 @@ struct kind_services {
     void *ctx;
     /* Hash of a fresh bearer secret; text is written to ret_text. */
     void (*make_key)(void *ctx, char *ret_text, size_t size, char *ret_hash_hex, size_t hash_size);
+    const struct jwt_key *token_key; /* signs tokens of service accounts; NULL: there are none */
+    const char *token_issuer;        /* who they say made them, and for whom they are when nobody is named */
+};
+
+/* A part of an object to which something is sent by POST: PATH/NAME/SUB. It takes and answers documents of a kind of its own, in no registry, and stores nothing. */
+struct kind_subresource {
+    const char *name; /* "token" */
+    const struct kind *kind;
+    /* obj, valid and without status, is filled with the answer. owner: the object as it is. */
+    int (*create)(const struct kind_context *c, const json_t *owner, json_t *obj, struct err *err);
 };
 
 struct kind_ops {
@@ -79,6 +89,7 @@ struct kind_ops {
     int (*admit)(const struct kind_context *c, json_t *obj, const json_t *old_obj, json_t **ret_once, struct err *err);
     /* A kind with this op is virtual: its objects are questions. They can be created only; obj, valid and without status, is filled with the answer, sent back, and stored nowhere. */
     int (*answer)(const struct kind_context *c, json_t *obj, struct err *err);
+    const struct kind_subresource *subresources; /* beside status and scale; ends with name NULL; may be NULL */
 };
 
 /* A member at the top of an object that a view calls something else. */
@@ -109,6 +120,7 @@ struct kind {
      * on the way. NULL: objects of its own. */
     const struct kind *view_of;
     const struct kind_rename *renames; /* ends with stored NULL; NULL: none */
+    const char *standing; /* an object of this name stands in every namespace: made with it, and anew when it was deleted. NULL: none */
 };
 
 /* Its objects are answered and never stored. */
@@ -116,6 +128,9 @@ static inline bool kind_is_virtual(const struct kind *k)
 {
     return k->ops && k->ops->answer;
 }
+
+/* The subresource of that name among the kind's own; NULL: there is none. */
+const struct kind_subresource *kind_subresource(const struct kind *k, const char *name);
 
 /* All kinds, in a fixed order. */
 const struct kind *const *kind_all(size_t *ret_count);

@@ -50,6 +50,14 @@ const struct kind *kind_by_name(const char *name)
     return NULL;
 }
 
+const struct kind_subresource *kind_subresource(const struct kind *k, const char *name)
+{
+    for (const struct kind_subresource *s = k->ops ? k->ops->subresources : NULL; s && s->name; s++)
+        if (!strcmp(s->name, name))
+            return s;
+    return NULL;
+}
+
 void kind_api_version(const struct kind *k, char text[128])
 {
     snprintf(text, 128, "%s%s%s", k->group, *k->group ? "/" : "", k->version);

@@ -1,16 +1,19 @@
 """Who am I, what may I do, whose token is this: the virtual kinds of authentication.k8s.io and authorization.k8s.io."""
+import base64
 import hashlib
+import hmac
 import http.client
 import itertools
 import json
 import os
 import ssl
 import subprocess
+import time
 import urllib.parse
 
 import pytest
 
-from cloud import KUBECTL, SLOW, Cloud
+from cloud import KUBECTL, SLOW, Cloud, wait_for
 from raw import context
 
 AUTHZ, AUTHN, RBAC = "authorization.k8s.io/v1", "authentication.k8s.io/v1", "/apis/rbac.authorization.k8s.io/v1"
@@ -268,3 +271,196 @@ def test_decisions_are_those_of_requests(caller):
         said = dora.ask(AUTHZ, "SelfSubjectAccessReview", {"resourceAttributes": {"verb": verb, "resource": resource, "namespace": ns, "name": name}})["allowed"]
         code, _ = dora.call(method, f"/api/v1/namespaces/{ns}/{resource}{below}")
         assert (code != 403) == said, (ns, resource, verb)
+
+
+# ---- service accounts and their tokens ----
+
+def b64(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def unb64(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def claims_of(token):
+    return json.loads(unb64(token.split(".")[1]))
+
+
+def openssl(*args, data=None):
+    return subprocess.run(["openssl", *map(str, args)], input=data, capture_output=True, check=True, timeout=60).stdout
+
+
+def server_key(cloud):
+    return cloud.data / "pki" / "service-accounts.key"
+
+
+def forge(cloud, claims, header, key=None):
+    """A token of our own making, by the server's own key when none is given."""
+    content = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}"
+    der = openssl("dgst", "-sha256", "-sign", key or server_key(cloud), data=content.encode())
+    r, s = (der[4:4 + der[3]], der[6 + der[3]:])  # SEQUENCE of two INTEGERs
+    return f"{content}.{b64(r[-32:].rjust(32, bytes(1)) + s[-32:].rjust(32, bytes(1)))}"
+
+
+@pytest.fixture
+def account(caller, request):
+    """A fresh account in red; its path."""
+    name = f"a-{request.node.name.lower().replace('_', '-').partition('[')[0]}"[:60].rstrip("-") + str(next(_counter))
+    code, body = caller().call("POST", "/api/v1/namespaces/red/serviceaccounts", {"metadata": {"name": name}})
+    assert code == 201, body
+    return f"/api/v1/namespaces/red/serviceaccounts/{name}"
+
+
+_counter = itertools.count(1)
+
+
+def request_token(admin, account, status=201, **spec):
+    code, body = admin.call("POST", f"{account}/token", {"apiVersion": AUTHN, "kind": "TokenRequest", "spec": spec})
+    assert code == status, body
+    return body
+
+
+def token_of(admin, account, **spec):
+    return request_token(admin, account, **spec)["status"]["token"]
+
+
+def whoami(caller, token):
+    code, body = caller(token=token).call("POST", f"/apis/{AUTHN}/selfsubjectreviews", {})
+    return body["status"]["userInfo"] if code == 201 else code
+
+
+def test_key_is_private(cloud):
+    assert server_key(cloud).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_is_its_account(cloud, caller, account):
+    admin, name = caller(), account.rpartition("/")[2]
+    answer = request_token(admin, account)
+    assert answer["kind"] == "TokenRequest" and answer["metadata"]["name"] == name and answer["metadata"]["namespace"] == "red" and "uid" not in answer["metadata"]
+    assert answer["spec"] == {"audiences": [AUDIENCE], "expirationSeconds": 3600}
+    token, uid = answer["status"]["token"], admin.call("GET", account)[1]["metadata"]["uid"]
+    claims = claims_of(token)
+    assert claims["exp"] - claims["iat"] == 3600 and claims["iss"] == AUDIENCE and claims["sub"] == f"system:serviceaccount:red:{name}"
+    assert claims["kubernetes.io"] == {"namespace": "red", "serviceaccount": {"name": name, "uid": uid}}
+    me = {"username": f"system:serviceaccount:red:{name}", "uid": uid, "groups": ["system:serviceaccounts", "system:serviceaccounts:red", "system:authenticated"],
+          "extra": {"authentication.kubernetes.io/credential-id": [f"JTI={claims['jti']}"]}}
+    for _ in range(2):  # the second time from memory
+        assert whoami(caller, token) == me
+    assert admin.ask(AUTHN, "TokenReview", {"token": token}) == {"authenticated": True, "user": me, "audiences": [AUDIENCE]}
+    assert caller(token=token).call("GET", "/api/v1/namespaces/red/configmaps")[0] == 403
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": "red"}
+    assert admin.call("POST", f"{RBAC}/namespaces/red/rolebindings", {**binding("RoleBinding", name, "Role", "reader", "User", "x"), "subjects": [subject]})[0] == 201
+    assert caller(token=token).call("GET", "/api/v1/namespaces/red/configmaps")[0] == 200
+
+
+def test_kubectl_create_token(cloud, caller, account):
+    name = account.rpartition("/")[2]
+    token = cloud.kubectl("create", "token", name, "-n", "red", "--duration=20m", f"--audience={AUDIENCE}", "--audience=vault").stdout.strip()
+    claims = claims_of(token)
+    assert claims["aud"] == [AUDIENCE, "vault"] and claims["exp"] - claims["iat"] == 1200
+    assert f"system:serviceaccount:red:{name}" in kubectl_as(cloud, token, "auth", "whoami").stdout
+    assert name in kubectl_as(cloud, cloud.kubectl("create", "token", name, "-n", "red").stdout.strip(), "auth", "whoami").stdout
+    assert "may not specify a duration less than 10 minutes" in cloud.kubectl("create", "token", name, "-n", "red", "--duration=1m", check=False).stderr
+    assert "NotFound" in cloud.kubectl("create", "token", "nobody", "-n", "red", check=False).stderr or "not found" in cloud.kubectl("create", "token", "nobody", "-n", "red", check=False).stderr
+
+
+def test_requests_are_checked(caller, account):
+    admin = caller()
+    for seconds, words in ((599, "less than 10 minutes"), (-1, "less than 10 minutes"), ((1 << 32) + 1, "larger than 2^32")):
+        refusal = request_token(admin, account, 422, expirationSeconds=seconds)
+        assert refusal["details"]["causes"][0]["field"] == "spec.expirationSeconds" and words in refusal["message"]
+    assert request_token(admin, account, expirationSeconds=1 << 32)["spec"]["expirationSeconds"] == 86400
+    assert request_token(admin, account, 422, audiences=[""])["details"]["causes"][0]["field"] == "spec.audiences"
+    assert request_token(admin, account, 400, boundObjectRef={"kind": "Pod", "apiVersion": "v1", "name": "x"})["reason"] == "BadRequest"
+    assert request_token(admin, account, 404, boundObjectRef={"kind": "Secret", "apiVersion": "v1", "name": "x"})["reason"] == "NotFound"
+    assert request_token(admin, account + "-not", 404)["message"].startswith("serviceaccounts ")
+    for method in ("GET", "PUT", "PATCH", "DELETE"):
+        assert admin.call(method, f"{account}/token", {} if method in ("PUT", "PATCH") else None)[0] == 405
+    assert caller("nina").call("POST", f"{account}/token", {})[0] == 403
+    resources = admin.call("GET", "/api/v1")[1]["resources"]
+    assert next(r for r in resources if r["name"] == "serviceaccounts/token") == {
+        "name": "serviceaccounts/token", "singularName": "", "namespaced": True, "group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest", "verbs": ["create"]}
+
+
+def test_an_account_made_anew_is_another(caller, account):
+    admin = caller()
+    token = token_of(admin, account)
+    assert whoami(caller, token)["username"]
+    assert admin.call("DELETE", account)[0] == 200
+    assert whoami(caller, token) == 401
+    assert admin.call("POST", account.rpartition("/")[0], {"metadata": {"name": account.rpartition("/")[2]}})[0] == 201
+    assert whoami(caller, token) == 401
+    assert whoami(caller, token_of(admin, account))["username"]
+
+
+def test_a_bound_token_ends_with_its_secret(caller, account):
+    admin, name = caller(), account.rpartition("/")[2]
+    secrets = "/api/v1/namespaces/red/secrets"
+    _, secret = admin.call("POST", secrets, {"metadata": {"name": name}})
+    ref = {"kind": "Secret", "apiVersion": "v1", "name": name}
+    assert request_token(admin, account, 409, boundObjectRef={**ref, "uid": "another"})["reason"] == "Conflict"
+    token = token_of(admin, account, boundObjectRef=ref)
+    assert claims_of(token)["kubernetes.io"]["secret"] == {"name": name, "uid": secret["metadata"]["uid"]}
+    assert whoami(caller, token)["username"]
+    assert admin.call("DELETE", f"{secrets}/{name}")[0] == 200
+    assert admin.call("POST", secrets, {"metadata": {"name": name}})[0] == 201
+    assert whoami(caller, token) == 401
+
+
+def test_audiences(caller, account):
+    admin = caller()
+    token = token_of(admin, account, audiences=["vault", "registry"])
+    assert whoami(caller, token) == 401
+    review = lambda *audiences: admin.ask(AUTHN, "TokenReview", {"token": token, "audiences": list(audiences)})  # noqa: E731
+    assert review()["authenticated"] is False
+    assert review("vault", "else")["audiences"] == ["vault"]
+    assert review("else")["authenticated"] is False
+
+
+def test_forgeries(cloud, caller, account, tmp_path):
+    admin = caller()
+    token = token_of(admin, account)
+    claims, header, now = claims_of(token), json.loads(unb64(token.split(".")[0])), int(time.time())
+    assert header["alg"] == "ES256"
+    ok = lambda t: whoami(caller, t) != 401  # noqa: E731
+    assert ok(forge(cloud, claims, header))  # the forger's tools are good
+    own = dict(claims["kubernetes.io"], namespace="blue")
+    for name, bad in {
+            "expired": {"exp": now - 60}, "no end": {"exp": None}, "end in words": {"exp": "never"}, "end after all time": {"exp": 1 << 62}, "not yet": {"nbf": now + 60}, "issuer": {"iss": "https://elsewhere"},
+            "audience": {"aud": ["else"]}, "no audience": {"aud": None}, "audience by number": {"aud": [1]}, "subject": {"sub": "system:admin"}, "other namespace": {"kubernetes.io": own},
+            "no account": {"kubernetes.io": {"namespace": "red"}}, "nothing": {"kubernetes.io": []}}.items():
+        assert not ok(forge(cloud, {**claims, **bad}, header)), name
+    assert ok(forge(cloud, {**claims, "nbf": now + 3, "aud": AUDIENCE}, header))  # clocks differ a little; one audience may stand alone
+    for name, bad in {"none": {"alg": "none"}, "HS256": {"alg": "HS256"}, "other kid": {"kid": "x"}, "no kid": {"kid": None}, "crit": {"crit": ["exp"]}}.items():
+        assert not ok(forge(cloud, claims, {**header, **bad})), name
+    (tmp_path / "key").write_bytes(openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"))
+    assert not ok(forge(cloud, claims, header, key=tmp_path / "key"))
+    content, signature = token.rpartition(".")[::2]
+    assert not ok(f"{b64(json.dumps({**header, 'alg': 'none'}).encode())}.{token.split('.')[1]}.")
+    pem = openssl("pkey", "-in", server_key(cloud), "-pubout")  # as a shared secret: the classic confusion
+    symmetric = f"{b64(json.dumps({**header, 'alg': 'HS256'}).encode())}.{token.split('.')[1]}"
+    assert not ok(f"{symmetric}.{b64(hmac.new(pem, symmetric.encode(), 'sha256').digest())}")
+    assert not ok(content) and not ok(f"{content}.") and not ok(token + "=") and not ok(f"{content}.{b64(bytes(64))}") and not ok(f"{content}.{signature}x")
+    assert not ok("x" * 20000)
+    assert ok(token)
+    assert token.split(".")[2] not in cloud.log.read_text()
+
+
+def test_every_namespace_has_a_default_account(cloud, caller):
+    admin = caller()
+    place = "/api/v1/namespaces/{}/serviceaccounts/default"
+
+    def uid(ns):
+        code, body = admin.call("GET", place.format(ns))
+        return body["metadata"]["uid"] if code == 200 else None
+    for ns in ("default", "kube-system", "red"):
+        wait_for(lambda: uid(ns), what=f"the account of {ns}")
+    first = uid("blue")
+    assert admin.call("DELETE", place.format("blue"))[0] == 200
+    wait_for(lambda: uid("blue") not in (None, first), what="another account")
+    cloud.project("fleeting")
+    wait_for(lambda: uid("fleeting"), what="the account of a new namespace")
+    assert admin.call("DELETE", "/api/v1/namespaces/fleeting")[0] == 200
+    wait_for(lambda: admin.call("GET", "/api/v1/namespaces/fleeting")[0] == 404, what="the namespace to go, its account with it")
+    assert uid("fleeting") is None
