@@ -1,4 +1,5 @@
-/* Garbage collection by owner references: an object whose owners are all gone is deleted.
+/* Garbage collection by owner references: an object whose owners are all gone is deleted; one that has another owner still only forgets those that are gone. What is owned by a
+ * kind that is not served here is nobody's business here: such an object is left as it is.
  *
  * An index from owner uid to the keys of what it owns follows the change feed; most objects have no owners and are recognised without parsing. When an owner goes (or asks
  * for foreground or orphan deletion), what it owns is looked at again, in small steps from a timer. After a restart everything that has owners is looked at once.
@@ -85,11 +86,61 @@ static bool waits(struct store_value *v)
     return mentions(v->value, "\"foregroundDeletion\"") || mentions(v->value, "\"orphan\"");
 }
 
+/* The kind of an owner, whatever its version; NULL: not one of ours. */
+static const struct kind *owner_kind(const json_t *ref)
+{
+    struct str rest = str_of(json_str_or(ref, "apiVersion", "")), group = STR_NULL;
+    const char *name = json_str_or(ref, "kind", "");
+    size_t count;
+    const struct kind *const *kinds = kind_all(&count);
+    if (memchr(rest.ptr, '/', rest.len))
+        (void)!str_cut(&rest, '/', &group);
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(kinds[i]->name, name) && str_eqc(group, kinds[i]->group))
+            return kinds[i];
+    return NULL;
+}
+
+enum owner_state { OWNER_GONE, OWNER_ALIVE, OWNER_WAITS, OWNER_UNKNOWN };
+
+/* WAITS: it goes once what it owns has gone. ret: the owner's value unless it is gone or unknown; borrowed. */
+static enum owner_state owner_state(struct apiserver *s, const json_t *obj, const json_t *ref, struct store_value **ret)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    const struct kind *k = owner_kind(ref);
+    sbuf_init(&key, 1024);
+    if (!k)
+        return OWNER_UNKNOWN;
+    object_key(k, obj_namespace(obj), json_str_or(ref, "name", ""), &key);
+    struct store_value *v = store_get_pending(s->store, sbuf_str(&key));
+    JSON_AUTO owner = v ? object_of(v) : NULL;
+    if (!owner || strcmp(obj_uid(owner), json_str_or(ref, "uid", "")) != 0)
+        return OWNER_GONE;
+    *ret = v;
+    return obj_deleting(owner) && obj_has_finalizer(owner, "foregroundDeletion") ? OWNER_WAITS : OWNER_ALIVE;
+}
+
+/* v has changed or gone: an owner in foreground deletion may have waited for it. */
+static void mark_waiting_owners(struct gc *gc, struct store_value *v)
+{
+    if (!mentions(v->value, "\"ownerReferences\""))
+        return;
+    JSON_AUTO obj = object_of(v);
+    size_t i;
+    json_t *ref;
+    json_array_foreach (json_at(obj, "metadata.ownerReferences"), i, ref) {
+        struct store_value *owner = NULL;
+        if (owner_state(gc->server, obj, ref, &owner) == OWNER_WAITS)
+            mark(gc, owner->key);
+    }
+}
+
 static void on_change(void *arg, const struct store_event *e)
 {
     struct gc *gc = arg;
     if (e->prev) {
         index_owners(gc, e->prev, false);
+        mark_waiting_owners(gc, e->prev);
     }
     if (e->now) {
         index_owners(gc, e->now, true);
@@ -102,34 +153,6 @@ static void on_change(void *arg, const struct store_event *e)
         return;
     JSON_AUTO obj = object_of(e->prev);
     mark_owned(gc, obj_uid(obj));
-    /* An owner in foreground deletion may have waited for this one. */
-    size_t i;
-    json_t *ref;
-    json_array_foreach (json_at(obj, "metadata.ownerReferences"), i, ref) {
-        CLEANUP(sbuf_deinit) struct sbuf key = {0};
-        const struct kind *k = kind_by_name(json_str_or(ref, "kind", ""));
-        sbuf_init(&key, 1024);
-        if (k) {
-            object_key(k, obj_namespace(obj), json_str_or(ref, "name", ""), &key);
-            mark(gc, sbuf_str(&key));
-        }
-    }
-}
-
-/* The owner, when it is there and is the same one; borrowed. */
-static struct store_value *find_owner(struct apiserver *s, const json_t *obj, const json_t *ref)
-{
-    CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    const struct kind *k = kind_by_name(json_str_or(ref, "kind", ""));
-    sbuf_init(&key, 1024);
-    if (!k)
-        return NULL;
-    object_key(k, obj_namespace(obj), json_str_or(ref, "name", ""), &key);
-    struct store_value *v = store_get_pending(s->store, sbuf_str(&key));
-    if (!v)
-        return NULL;
-    JSON_AUTO owner = object_of(v);
-    return !strcmp(obj_uid(owner), json_str_or(ref, "uid", "")) ? v : NULL;
 }
 
 static void remove_text(json_t *list, const char *text)
@@ -170,6 +193,23 @@ static int let_go(struct gc *gc, const char *uid, struct err *err)
     return 0;
 }
 
+/* Whether one of those that it owns says that it is to be waited for. */
+static bool is_blocked(struct gc *gc, const char *uid)
+{
+    struct owned *o = map_getc(gc->by_owner, uid);
+    struct map_iter it = MAP_ITER_INIT;
+    while (o && map_next(o->keys, &it)) {
+        struct store_value *v = store_get_pending(gc->server->store, it.key);
+        JSON_AUTO obj = v ? object_of(v) : NULL;
+        size_t i;
+        json_t *ref;
+        json_array_foreach (json_at(obj, "metadata.ownerReferences"), i, ref)
+            if (!strcmp(json_str_or(ref, "uid", ""), uid) && json_flag(ref, "blockOwnerDeletion", false))
+                return true;
+    }
+    return false;
+}
+
 /* An object that is being deleted and whose finalizers name the collector. */
 static int finish_owner(struct gc *gc, struct store_value *v, json_t *obj, struct err *err)
 {
@@ -179,9 +219,10 @@ static int finish_owner(struct gc *gc, struct store_value *v, json_t *obj, struc
         return 0;
     if (orphan) {
         rc = let_go(gc, obj_uid(obj), err);
-    } else if (map_getc(gc->by_owner, obj_uid(obj))) {
+    } else {
         mark_owned(gc, obj_uid(obj)); /* they go; then we are looked at again */
-        return 0;
+        if (is_blocked(gc, obj_uid(obj)))
+            return 0;
     }
     if (rc < 0)
         return rc;
@@ -196,16 +237,23 @@ static int consider(struct gc *gc, struct str key, struct err *err)
         return 0;
     JSON_AUTO obj = object_copy(v);
     json_t *refs = json_at(obj, "metadata.ownerReferences"), *ref;
-    size_t i, alive = 0;
+    size_t i, count[OWNER_UNKNOWN + 1] = {0};
+    JSON_AUTO kept = json_array();
     json_array_foreach (refs, i, ref) {
-        struct store_value *owner = find_owner(gc->server, obj, ref);
-        JSON_AUTO doc = owner ? object_of(owner) : NULL;
-        bool goes_last = doc && obj_deleting(doc) && obj_has_finalizer(doc, "foregroundDeletion");
-        alive += doc && !goes_last;
+        struct store_value *owner = NULL;
+        enum owner_state state = owner_state(gc->server, obj, ref, &owner);
+        count[state]++;
+        if (state == OWNER_ALIVE)
+            json_array_append(kept, ref);
     }
-    if (json_array_size(refs) && !alive && !obj_deleting(obj))
+    if (!json_array_size(refs) || count[OWNER_UNKNOWN] || obj_deleting(obj))
+        return finish_owner(gc, v, obj, err);
+    if (!count[OWNER_ALIVE])
         return api_delete_quietly(gc->server, v, err);
-    return finish_owner(gc, v, obj, err);
+    if (count[OWNER_ALIVE] == json_array_size(refs))
+        return 0;
+    json_put(obj, "metadata.ownerReferences", json_incref(kept));
+    return api_write_quietly(gc->server, v, obj, err);
 }
 
 static void step(struct timer *t)

@@ -182,9 +182,10 @@ static int prepare_update(struct api_request *q, json_t *obj, const json_t *old_
     json_t *old_status = json_object_get(old_obj, "status");
     if (!strcmp(q->sub, "status")) {
         JSON_AUTO status = json_incref(json_object_get(obj, "status"));
+        JSON_AUTO meta = q->kind->native ? json_incref(json_object_get(obj, "metadata")) : json_copy(json_object_get(old_obj, "metadata")); /* as Kubernetes does with its own */
         json_object_clear(obj);
         json_object_update(obj, (json_t *)(uintptr_t)old_obj);
-        json_object_set_new(obj, "metadata", json_copy(json_object_get(old_obj, "metadata")));
+        json_object_set(obj, "metadata", meta);
         if (status)
             json_object_set(obj, "status", status);
         return 0;

@@ -317,8 +317,11 @@ static void renew_credentials(struct control *c)
     struct net_addr addr;
     struct err err = ERR_INIT;
     apiserver_addr(c->api, &addr);
-    int rc = credentials_ensure(o, a, &pepper, &err);
+    struct jwt_key *token_key = NULL;
+    int rc = credentials_ensure(o, a, &pepper, &token_key, &err);
     mem_wipe(&pepper, sizeof(pepper));
+    if (rc == 0)
+        jwt_key_free(token_key); /* the one in use stays: it is the same */
     if (rc == 0)
         rc = tls_server_reload(c->tls, options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"), options_path(o, a, "pki/ca.crt"), &err);
     if (rc == 0)

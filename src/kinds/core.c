@@ -2,6 +2,9 @@
 #include "crypto/hash.h"
 #include "kinds/borrowed.h"
 
+#define LABEL_NAME "kubernetes.io/metadata.name"
+#define VALUE_KEY_MAX 253
+
 /* ---- Namespace: a project ---- */
 
 static const struct field namespace_spec[] = {
@@ -31,9 +34,14 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
                          "Invalid value: \"%s\": the tenant of a namespace cannot be changed", tenant ? tenant : "");
     if (!old_obj)
         json_put_str(obj, "status.phase", "Active");
+    json_t *meta = json_object_get(obj, "metadata"), *labels = json_object_get(meta, "labels"); /* selectors of namespaces name one by it */
+    if (!labels)
+        json_object_set_new(meta, "labels", json_pack("{s:s}", LABEL_NAME, obj_name(obj)));
+    else if (json_is_object(labels))
+        json_object_set_new(labels, LABEL_NAME, json_string(obj_name(obj)));
     /* What is inside goes first; a client that leaves the finalizer out does not mean to take it off. */
     if (!obj_has_finalizer(obj, NAMESPACE_FINALIZER) && !(old_obj && obj_deleting(old_obj))) {
-        json_t *meta = json_object_get(obj, "metadata"), *list = json_object_get(meta, "finalizers");
+        json_t *list = json_object_get(meta, "finalizers");
         if (!json_is_array(list)) {
             list = json_array();
             json_object_set_new(meta, "finalizers", list);
@@ -62,8 +70,27 @@ static const struct kind_column secret_columns[] = {
     {"DATA", "integer", "", "count:data", 0, "number of values"},
     {0},
 };
-static void keep_immutable(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
+/* Keys are file names where they are mounted. */
+static bool is_value_key(const char *key)
 {
+    size_t len = strlen(key);
+    return len && len <= VALUE_KEY_MAX && strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == len && strcmp(key, ".") != 0 && strncmp(key, "..", 2) != 0;
+}
+static void check_keys(const json_t *obj, const char *member, struct field_errors *errors)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach (json_object_get(obj, member), key, value) {
+        char path[320];
+        snprintf(path, sizeof(path), "%s[%.253s]", member, key);
+        if (!is_value_key(key))
+            field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.253s\": a valid config key must consist of alphanumeric characters, '-', '_' or '.', at most %d, and may be neither '.' nor begin with '..'", key, VALUE_KEY_MAX);
+    }
+}
+static void validate_values(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
+{
+    check_keys(obj, "data", errors);
+    check_keys(obj, "binaryData", errors);
     if (!old_obj || !json_is_true(json_object_get(old_obj, "immutable")))
         return;
     if (!json_is_true(json_object_get(obj, "immutable")))
@@ -97,8 +124,8 @@ static int secret_admit(const struct kind_context *c UNUSED, json_t *obj, const 
     json_object_del(obj, "stringData");
     return 0;
 }
-static const struct kind_ops value_ops = {.validate = keep_immutable};
-static const struct kind_ops secret_ops = {.validate = keep_immutable, .admit = secret_admit};
+static const struct kind_ops value_ops = {.validate = validate_values};
+static const struct kind_ops secret_ops = {.validate = validate_values, .admit = secret_admit};
 const struct kind kind_secret = {
     .group = "", .version = "v1", .name = "Secret", .plural = "secrets", .singular = "secret", .namespaced = true,
     .native = true, .fields = secret_fields, .columns = secret_columns, .ops = &secret_ops, .help = "Secret holds values that only those may read who may get secrets.",
