@@ -95,9 +95,10 @@ def test_protobuf_falls_back_or_is_refused(cloud, maps):
     status = refused.json()
     assert (status["kind"], status["status"], status["reason"], status["code"]) == ("Status", "Failure", "NotAcceptable", 406)
     assert status["message"].startswith("only the following media types are accepted: application/json, application/yaml")
-    for method, path in (("POST", maps), ("PUT", maps + "/a"), ("PATCH", maps + "/a"), ("DELETE", maps + "/a")):
+    models = maps.replace("/api/v1/", "/apis/seki.cloud/v1alpha1/").replace("configmaps", "models")
+    for method, path, status in (("POST", maps, 400), ("PUT", maps + "/a", 400), ("PATCH", maps + "/a", 415), ("DELETE", maps + "/a", 400), ("POST", models, 415)):
         refused = call(cloud, method, path, b"k8s\0...", content_type=PROTOBUF, accept=f"{PROTOBUF},application/json")
-        assert refused.status == 415 and refused.json()["reason"] == "UnsupportedMediaType", method
+        assert refused.status == status and refused.json()["reason"] == {400: "BadRequest", 415: "UnsupportedMediaType"}[status], (method, path)
 
 
 def test_yaml_both_ways(cloud, maps, tmp_path):
