@@ -153,7 +153,8 @@ static int start_inference(struct control *c, struct services *s, struct err *er
     s->manager = manager_new(s->client, "sekid");
     s->inference = inference_new(s->manager, s->runtime, &io);
     set_inference(c, s->inference);
-    return manager_start(s->manager, err);
+    rc = inference_settle(s->inference, s->client, err);
+    return rc < 0 ? rc : manager_start(s->manager, err);
 }
 
 static void set_manifests_err(struct control *c, const struct err *err)

@@ -86,6 +86,18 @@ static int check_listen(const char *option, const char *text, bool plain, struct
     return 0;
 }
 
+/* Engines listen on sockets below the data directory, and the system limits their paths: "/run/engines/01234567-0123-4567.sock". */
+static int check_data(const char *data, struct err *err)
+{
+    enum { DATA_PATH_MAX = 107 - 36 };
+    if (!*data)
+        return err_field(err, ERR_INVALID, "data", "data: expected a directory");
+    if (strlen(data) > DATA_PATH_MAX)
+        return err_field(err, ERR_INVALID, "data", "data: %s is too long by %zu bytes: engines have sockets below it, expected at most %d bytes", data,
+                         strlen(data) - DATA_PATH_MAX, DATA_PATH_MAX);
+    return 0;
+}
+
 static int check_readable(const char *option, const char *path, struct err *err)
 {
     if (*path && access(path, R_OK) < 0)
@@ -103,7 +115,7 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
     if (has_tls != (*o.gateway_tls_key != 0))
         return err_field(err, ERR_INVALID, "gateway-tls-key",
                          "gateway-tls-cert and gateway-tls-key must be given together");
-    if (check_listen("api-listen", o.api_listen, false, err) < 0 ||
+    if (check_data(o.data, err) < 0 || check_listen("api-listen", o.api_listen, false, err) < 0 ||
         check_listen("gateway-listen", o.gateway_listen, !has_tls, err) < 0 ||
         check_listen("metrics-listen", o.metrics_listen, true, err) < 0 ||
         check_listen("metrics-gateway-listen", o.metrics_gateway_listen, true, err) < 0 ||

@@ -24,6 +24,9 @@ struct inference_options {
 
 /* Adds its controllers to m; the runtime stays the caller's. */
 struct inference *inference_new(struct manager *m, struct runtime *rt, const struct inference_options *o);
+/* Between runtime_local_new() and manager_start(): statuses that say Ready of an engine that was not adopted are corrected, so that after a start or a reboot nobody is told
+ * what was true before. Blocks. */
+int inference_settle(struct inference *i, struct client *c, struct err *err) NODISCARD;
 /* For runtime_local_options.changed: maps a workload's name back to its replica and enqueues it. */
 void inference_workload_changed(struct inference *i, const char *workload);
 /* Passes that take long end soon; before manager_stop(). Any thread. */

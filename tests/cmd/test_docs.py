@@ -36,11 +36,20 @@ def test_every_reason_is_explained():
     reasons = set()
     for source in ROOT.glob("src/inference/*.c"):
         text = source.read_text()
-        reasons |= set(re.findall(r'"(?:True|False|Unknown)", "([A-Z]\w+)"', text))
-        reasons |= set(re.findall(r'(?:not_started|restart)\(\w+, "([A-Z]\w+)"', text))
-        reasons |= set(re.findall(r'manager_event\([^"]*"\w+", "([A-Z]\w+)"', text))
+        reasons |= set(re.findall(r'"([A-Z][a-z]+[A-Za-z]*)"', text)) - {"True", "False", "Unknown", "Warning", "Normal"}
     assert len(reasons) > 15
     missing = [r for r in sorted(reasons) if f"`{r}`" not in page]
+    assert not missing, missing
+
+
+def test_every_code_of_the_gateway_is_explained():
+    page = (ROOT / "docs" / "use" / "quickstart.md").read_text()
+    codes = set()
+    for source in ROOT.glob("src/gateway/*.c"):
+        codes |= set(re.findall(r'"(?:invalid_request_error|server_error)", (?:[^"]*\? )?"(\w+)"(?: : "(\w+)")?', source.read_text()))
+    codes = {c for pair in codes for c in pair if c}
+    assert len(codes) > 8
+    missing = [c for c in sorted(codes) if f"`{c}`" not in page]
     assert not missing, missing
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -95,6 +96,9 @@ def test_errors_name_line_option_and_range(tmp_path, text, line, said):
     (["--gateway-tls-cert=/nonexistent"], "must be given together"),
     (["--manifests=/nonexistent"], "manifests: cannot read /nonexistent"),
     (["--config=/nonexistent"], "/nonexistent"),
+    (["--data=/" + "x" * 71], "data: /xxx"),
+    (["--data=/" + "x" * 71], "is too long by 1 bytes"),
+    (["--data="], "data: expected a directory"),
 ])
 def test_wrong_command_lines_are_refused(args, said):
     p = sekid("--check-config", *args)
@@ -298,8 +302,10 @@ def test_a_bad_manifest_is_named_before_anything_is_made(tmp_path, text, said):
     (directory / "bad.yaml").write_text(text)
     p = sekid("--check-config", "--manifests", directory)
     assert p.returncode == 2 and str(directory / "bad.yaml") in p.stderr and said in p.stderr and "a-good" not in p.stderr, p.stderr
-    p = sekid("--manifests", directory, "--data", tmp_path / "data")
-    assert p.returncode == 2 and "bad.yaml" in p.stderr and not (tmp_path / "data").exists()
+    data = pathlib.Path(tempfile.mkdtemp()) / "data"
+    p = sekid("--manifests", directory, "--data", data)
+    assert p.returncode == 2 and "bad.yaml" in p.stderr and not data.exists()
+    data.parent.rmdir()
 
 
 # ---- health and metrics ----

@@ -1,0 +1,200 @@
+"""make run and make stop: detached, in the foreground, twice, beside each other, another model, ports in use, odd paths; and as a user without sudo."""
+import os
+import pathlib
+import pty
+import pwd
+import random
+import re
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+from cloud import CACHE, ROOT
+
+pytestmark = pytest.mark.timeout(900)
+MODEL = CACHE / "models" / "gemma3-270m" / "gemma-3-270m-q4_k_m.gguf"
+
+
+def free_base():
+    """A PORT_BASE whose four ports can be bound now."""
+    while True:
+        base = random.randrange(20000, 60000, 10)
+        sockets = []
+        try:
+            for port in range(base, base + 4):
+                sockets.append(socket.socket())
+                sockets[-1].bind(("127.0.0.1", port))
+            return base
+        except OSError:
+            continue
+        finally:
+            for s in sockets:
+                s.close()
+
+
+class Place:
+    """A data directory, with spaces and an apostrophe in its path, and ports of its own."""
+
+    def __init__(self, path):
+        self.data = path / "it's a place"
+        self.base = free_base()
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "SEKI_", "KUBECONFIG", "MODEL", "MAKE", "MFLAGS"))}
+        self.env = {**keep, "SEKI_DATA": str(self.data), "SEKI_CACHE": str(CACHE), "PORT_BASE": str(self.base)}
+
+    def make(self, *args, timeout=600, **env):
+        return subprocess.run(["make", "--no-print-directory", *args], cwd=ROOT, env={**self.env, **env}, capture_output=True, text=True, timeout=timeout)
+
+    def processes(self):
+        """Every process that has this place in its command line or environment of engines: sekid, its roles, engines."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                text = path.read_bytes()
+            except OSError:
+                continue
+            if str(self.data).encode() in text and b"sekid" + b"\0" in text.split(b"--")[0] or str(self.data / "run").encode() in text:
+                found.append(int(path.parent.name))
+        return found
+
+    def shell(self, script):
+        """What a person does in a shell after sourcing the facts."""
+        text = f'source "$SEKI_DATA"/seki.env && PATH={ROOT}/build/release/src:$PATH && {script}'
+        return subprocess.run(["bash", "-c", text], env=self.env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def place():
+    # Not pytest's own directory: sockets of engines limit the path's length.
+    with tempfile.TemporaryDirectory(prefix="seki-run-") as top:
+        p = Place(pathlib.Path(top))
+        yield p
+        p.make("stop")
+        assert not p.processes()
+
+
+@pytest.mark.parametrize("env, args, said", [
+    ({"PORT_BASE": "http"}, [], "PORT_BASE=http: expected a port number"),
+    ({"PORT_BASE": "80"}, [], "PORT_BASE=80: expected a port number from 1024 to 65000"),
+    ({"PORT_BASE": "99999999999999999999"}, [], "expected a port number"),
+    ({"MODEL": "/nonexistent.gguf"}, [], "MODEL=/nonexistent.gguf: cannot read that file"),
+    ({"MODEL": "/etc/passwd"}, [], "expected a .gguf file"),
+    ({"SEKI_DATA": "/proc/nope"}, [], "cannot make /proc/nope"),
+    ({"SEKI_DATA": "/tmp/" + "x" * 80}, [], "is too long by"),
+    ({}, ["ARGS=--detatch"], "unknown argument --detatch (there is --detach)"),
+])
+def test_wrong_use(place, env, args, said):
+    p = place.make("run", *args, **env)
+    assert p.returncode != 0 and said in p.stderr, p.stdout + p.stderr
+
+
+def test_detached_twice_and_stopped_twice(place):
+    begun = time.monotonic()
+    p = place.make("run", "ARGS=--detach")
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert re.search(r"\[32 tokens, .* tokens/s\]", p.stdout + p.stderr) and "make stop ends it" in p.stdout
+    facts = place.data / "seki.env"
+    assert facts.stat().st_mode & 0o777 == 0o600
+    p = place.shell('printf "%s|" "$OPENAI_BASE_URL" "$OPENAI_API_KEY" "$SEKI_MODEL" "$SEKI_METRICS_URL" "$KUBECONFIG"')
+    url, key, model, metrics, kubeconfig, _ = p.stdout.split("|")
+    assert url == f"http://127.0.0.1:{place.base + 1}/v1" and key.startswith("sk-seki-") and model == "gemma3-270m" and kubeconfig == str(place.data / "admin.kubeconfig"), p
+    p = place.shell('seki -n demo status && curl -fs "$SEKI_METRICS_URL" | head -1 && seki chat --raw --max-tokens 4 "One, two,"')
+    assert p.returncode == 0 and "modelendpoint/gemma3-270m" in p.stdout and "# HELP" in p.stdout, p
+
+    p = place.make("run")
+    assert p.returncode != 0 and "Seki already runs on" in p.stderr and str(place.data) in p.stderr, p.stderr
+    p = place.make("run", SEKI_DATA=str(place.data.parent / "other"))
+    assert p.returncode != 0 and f"port {place.base}, {place.base + 1}, {place.base + 2}, {place.base + 3}" in p.stderr and "PORT_BASE" in p.stderr, p.stderr
+
+    assert place.processes()
+    p = place.make("stop")
+    assert p.returncode == 0 and "stopped" in p.stdout and not place.processes(), p.stdout + p.stderr
+    p = place.make("stop")
+    assert p.returncode == 0 and "nothing runs on" in p.stdout, p.stdout + p.stderr
+
+    # Again: the key is the same, and what the first run made is still there.
+    p = place.make("run", "ARGS=--detach")
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert place.shell('printf %s "$OPENAI_API_KEY"').stdout == key and time.monotonic() - begun < 900
+
+
+def test_ctrl_c_ends_everything(place):
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execvpe("make", ["make", "--no-print-directory", "run"], place.env)
+    text, deadline = "", time.monotonic() + 600
+
+    def read(until):
+        nonlocal text
+        while until not in text:
+            assert time.monotonic() < deadline, text[-2000:]
+            if select.select([fd], [], [], 1)[0]:
+                try:
+                    text += os.read(fd, 65536).decode(errors="replace")
+                except OSError:
+                    assert until is None or until in text, text[-2000:]
+                    return
+    read("Ctrl-C ends it")
+    assert place.processes()
+    os.write(fd, b"\x03")
+    read("Stopping")
+    while True:
+        try:
+            if not os.read(fd, 65536):
+                break
+        except OSError:
+            break
+    os.close(fd)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status != 0 and not place.processes()
+    assert not (place.data / "run.pid").exists()
+
+
+def test_another_model(place, tmp_path):
+    (tmp_path / "My Model (v2).gguf").symlink_to(MODEL)
+    p = place.make("run", "ARGS=--detach", MODEL=str(tmp_path / "My Model (v2).gguf"))
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert place.shell('printf %s "$SEKI_MODEL"').stdout == "my-model-v2"
+    p = place.shell('seki chat --raw --max-tokens 4 "One, two,"')
+    assert p.returncode == 0 and "4 tokens" in p.stderr, p
+
+
+@pytest.mark.full
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="makes a process of another user")
+def test_as_a_user_without_sudo(tmp_path_factory):
+    """A copy of the tree with a space in its path, built and run by nobody, who may install nothing."""
+    top = pathlib.Path(tempfile.mkdtemp(prefix="seki run "))
+    nobody = pwd.getpwnam("nobody")
+    try:
+        tree, cache = top / "my tree", top / "cache"
+        names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+        for name in filter(None, names):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+        for name in ("engine", "models"):
+            shutil.copytree(CACHE / name, cache / name, symlinks=True)
+        subprocess.run(["chown", "-R", f"{nobody.pw_uid}:{nobody.pw_gid}", str(top)], check=True)
+        base = free_base()
+        env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(top), "SEKI_CACHE": str(cache), "PORT_BASE": str(base), "LC_ALL": "C.UTF-8"}
+
+        def as_nobody(*command):
+            return subprocess.run(["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--no-new-privs", *command],
+                                  cwd=tree, env=env, capture_output=True, text=True, timeout=800)
+        p = as_nobody("make", "--no-print-directory", "run", "ARGS=--detach")
+        try:
+            assert p.returncode == 0 and "Seki runs" in p.stdout, p.stdout + p.stderr
+            pid = int((tree / "var" / "run.pid").read_text())
+            # Its files in /proc are root's, not nobody's: the process is not dumpable, so others of the same user cannot read its memory.
+            assert os.stat(f"/proc/{pid}/mem").st_uid == 0
+            p = as_nobody("bash", "-c", 'source var/seki.env && build/release/src/seki chat --raw --max-tokens 4 "One, two,"')
+            assert p.returncode == 0 and "4 tokens" in p.stderr, p
+        finally:
+            p = as_nobody("make", "--no-print-directory", "stop")
+        assert p.returncode == 0 and "stopped" in p.stdout, p.stdout + p.stderr
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
