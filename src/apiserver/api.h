@@ -122,6 +122,8 @@ const char *api_resource_text(const struct api_request *q);
 struct str api_query(struct api_request *q, const char *name); /* "" when absent or malformed */
 bool api_query_flag(struct api_request *q, const char *name);  /* anything but "", "0" and "false" */
 int api_parse_body(struct api_request *q, struct err *err) NODISCARD;
+/* What a failure is about: the details of its Status. */
+json_t *api_details(const struct api_request *q);
 json_t *api_status(int http_status, const char *status, const char *reason, const char *message, json_t *details);
 
 /* ---- route.c ---- */
@@ -135,6 +137,7 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, const struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+extern const struct kind_access authz_kind_access; /* kind_context.asker is the request */
 
 /* ---- object.c: values and documents ---- */
 void object_key(const struct kind *k, const char *ns, const char *name, struct sbuf *out);
@@ -186,6 +189,8 @@ void api_apply(struct api_request *q);
 bool api_is_apply(const struct api_request *q);
 /* 403, as Kubernetes words it. */
 void api_forbid(struct api_request *q);
+/* Likewise, with a reason of its own. */
+void api_forbid_because(struct api_request *q, struct str why);
 
 /* One write on its way to the disk, answered when it is there. */
 enum write_answer { ANSWER_OBJECT, ANSWER_SCALE, ANSWER_STATUS };

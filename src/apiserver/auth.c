@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "crypto/hash.h"
 #include "kinds/borrowed.h"
+#include "policy/rules.h"
 
 #define TOKEN_FILE_MAX (16 * 1024 * 1024)
 #define AUTHENTICATED "system:authenticated"
@@ -134,11 +135,16 @@ static void rebuild(struct apiserver *s)
     s->rbac_stale = false;
 }
 
-bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
+static const struct rbac *current(struct apiserver *s)
 {
     if (s->rbac_stale)
         rebuild(s);
-    return rbac_allows(s->rbac, r);
+    return s->rbac;
+}
+
+bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
+{
+    return rbac_allows(current(s), r);
 }
 
 bool authz_allows(struct apiserver *s, const struct api_request *q)
@@ -154,3 +160,39 @@ bool authz_allows(struct apiserver *s, const struct api_request *q)
     }
     return authz_allows_as(s, &r);
 }
+
+/* ---- for the kinds ---- */
+
+static bool kind_may(const struct kind_context *c, const char *verb, const char *group, const char *resource, const char *ns, const char *name)
+{
+    const struct api_request *q = c->asker;
+    struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = verb, .group = group, .resource = resource, .subresource = "", .namespace = ns, .name = name};
+    return authz_allows_as(q->server, &r);
+}
+
+static bool kind_holds(const struct kind_context *c, const json_t *rules, struct sbuf *why)
+{
+    const struct api_request *q = c->asker;
+    JSON_AUTO held = rbac_rules(current(q->server), q->user.name, q->user.groups, q->ns);
+    JSON_AUTO missing = rules_missing(held, rules);
+    if (!json_array_size(missing))
+        return true;
+    sbuf_addc(why, "user ");
+    sbuf_add_json(why, str_of(q->user.name));
+    sbuf_addc(why, " (groups=[");
+    for (size_t i = 0; q->user.groups[i]; i++) {
+        sbuf_addc(why, i ? " " : "");
+        sbuf_add_json(why, str_of(q->user.groups[i]));
+    }
+    sbuf_addc(why, "]) is attempting to grant RBAC permissions not currently held:\n");
+    rules_text(missing, why);
+    return false;
+}
+
+static const json_t *kind_role_rules(const struct kind_context *c, const char *kind, const char *name)
+{
+    const struct api_request *q = c->asker;
+    return rbac_role_rules(current(q->server), kind, q->ns, name);
+}
+
+const struct kind_access authz_kind_access = {.may = kind_may, .holds = kind_holds, .role_rules = kind_role_rules};

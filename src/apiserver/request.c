@@ -174,7 +174,7 @@ const char *api_resource_text(const struct api_request *q)
     return arena_printf(q->arena, "%s%s%s", q->kind->plural, *q->kind->group ? "." : "", q->kind->group);
 }
 
-static json_t *details_of(const struct api_request *q)
+json_t *api_details(const struct api_request *q)
 {
     json_t *d = json_object();
     if (*q->name)
@@ -189,7 +189,7 @@ static json_t *details_of(const struct api_request *q)
 
 void api_fail(struct api_request *q, const struct err *err)
 {
-    json_t *details = details_of(q);
+    json_t *details = api_details(q);
     int status = err_http_status(err->code);
     if (err->field[0])
         json_object_set_new(details, "causes", json_pack("[{s:s, s:s, s:s}]", "reason", "FieldValueInvalid", "message", err->msg, "field", err->field));

@@ -123,6 +123,13 @@ void api_forbid(struct api_request *q)
                   q->kind->group, where);
 }
 
+void api_forbid_because(struct api_request *q, struct str why)
+{
+    const char *named = *q->name ? arena_printf(q->arena, " \"%s\"", q->name) : "";
+    const char *text = arena_printf(q->arena, "%s%s is forbidden: %.*s", api_resource_text(q), named, STR_ARG(why));
+    api_reply(q, 403, api_status(403, "Failure", err_reason(ERR_FORBIDDEN), text, api_details(q)));
+}
+
 /* Watches are streams of JSON; whatever else is asked for. */
 static int negotiate_objects(struct api_request *q, struct err *err)
 {

@@ -35,6 +35,8 @@ struct kind_context {
     int64_t now_ms;
     struct arena *arena;
     const struct kind_services *services;
+    const struct kind_access *access; /* only in authorize */
+    void *asker;                      /* access's */
 };
 /* Given by whoever wires the apiserver; ops of kinds that need none ignore it. */
 struct kind_services {
@@ -43,12 +45,25 @@ struct kind_services {
     void (*make_key)(void *ctx, char *ret_text, size_t size, char *ret_hash_hex, size_t hash_size);
 };
 
+/* What ops may ask about access. It is always the access of the user who writes. */
+struct kind_access {
+    /* name "": any; ns "": the cluster. */
+    bool (*may)(const struct kind_context *c, const char *verb, const char *group, const char *resource, const char *ns, const char *name);
+    /* Whether the user may do all that rules (of roles) allow, in the context's namespace. If not, *why is told what is missing. */
+    bool (*holds)(const struct kind_context *c, const json_t *rules, struct sbuf *why);
+    /* The rules of a role (kind "Role", of the context's namespace, or "ClusterRole"); borrowed; NULL: there is none. */
+    const json_t *(*role_rules)(const struct kind_context *c, const char *kind, const char *name);
+};
+
 struct kind_ops {
     /* Rules across fields, on a document that has passed its table. old_obj NULL: creation. May be NULL. */
     void (*validate)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors);
     /* Before validation of a creation (old_obj NULL) or update by a client: fills what the server decides (e.g. status of an APIKey). *ret_once may be
      * set to members merged into this one answer and stored nowhere (a fresh secret). Must be idempotent; may be NULL. */
     int (*admit)(const struct kind_context *c, json_t *obj, const json_t *old_obj, json_t **ret_once, struct err *err);
+    /* Whether the writer may write just that, where the verb on the object does not decide it alone. Last before a creation or update by a client is written, on what has
+     * passed validation. Refuses with ERR_FORBIDDEN and the reason in *why, or with another error. May be NULL. */
+    int (*authorize)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err);
 };
 
 /* A member at the top of an object that a view calls something else. */
