@@ -35,8 +35,8 @@ struct apiserver {
     struct map *documents; /* document.c; NULL until the first */
     struct arena *arena; /* lives as long as the server */
     struct rbac *rbac;
-    bool rbac_stale, draining;
-    VEC(struct store_watch *) own_watches;
+    int64_t rbac_rev; /* what rbac was built from; -1: nothing yet */
+    bool draining;
     struct gc *gc;
     struct namespaces *namespaces;
     struct flow_control *flow;

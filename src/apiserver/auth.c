@@ -89,22 +89,9 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 
 static const struct kind *const rbac_kinds[] = {&kind_role, &kind_cluster_role, &kind_role_binding, &kind_cluster_role_binding};
 
-static void on_change(void *arg, const struct store_event *e UNUSED)
-{
-    ((struct apiserver *)arg)->rbac_stale = true;
-}
-
 void authz_start(struct apiserver *s)
 {
-    s->rbac_stale = true;
-    for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
-        CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
-        sbuf_init(&prefix, 256);
-        object_prefix(rbac_kinds[i], NULL, &prefix);
-        struct store_watch *w;
-        if (store_watch(s->store, sbuf_str(&prefix), store_rev(s->store), on_change, s, &w, NULL) == 0)
-            *VEC_PUSH(&s->own_watches) = w;
-    }
+    s->rbac_rev = -1;
 }
 
 struct docs {
@@ -132,13 +119,29 @@ static void rebuild(struct apiserver *s)
     VEC_FOREACH (&d.list, doc)
         json_decref((json_t *)(uintptr_t)*doc);
     VEC_DEINIT(&d.list);
-    s->rbac_stale = false;
 }
 
+static bool has_changed(struct apiserver *s)
+{
+    for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
+        CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
+        sbuf_init(&prefix, 256);
+        object_prefix(rbac_kinds[i], NULL, &prefix);
+        if (store_changed(s->store, sbuf_str(&prefix), s->rbac_rev))
+            return true;
+    }
+    return false;
+}
+
+/* The roles as of now. Not by a watch: its events come a turn of the loop later than the answer to the write, and what was taken away is gone from that answer on. */
 static const struct rbac *current(struct apiserver *s)
 {
-    if (s->rbac_stale)
+    int64_t rev = store_rev(s->store);
+    if (s->rbac_rev == rev)
+        return s->rbac;
+    if (s->rbac_rev < 0 || has_changed(s))
         rebuild(s);
+    s->rbac_rev = rev;
     return s->rbac;
 }
 

@@ -291,7 +291,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
 {
     static const struct http_server_ops ops = {.on_head = on_head, .on_request = on_request, .on_abort = on_abort, .write_error = write_error};
     struct apiserver *s = XNEW(struct apiserver);
-    *s = (struct apiserver){.loop = l, .store = st, .o = *o, .arena = arena_new(64 * 1024 * 1024), .own_watches = VEC_INIT, .delivered_rev = store_rev(st)};
+    *s = (struct apiserver){.loop = l, .store = st, .o = *o, .arena = arena_new(64 * 1024 * 1024), .delivered_rev = store_rev(st)};
     TAILQ_INIT(&s->watches);
     set_defaults(&s->o);
     make_metrics(s);
@@ -347,9 +347,6 @@ void apiserver_free(struct apiserver *a)
     api_watches_end(a);
     gc_stop(a);
     namespaces_stop(a);
-    VEC_FOREACH (&a->own_watches, w)
-        store_watch_stop(*w);
-    VEC_DEINIT(&a->own_watches);
     flow_free_all(a->flow);
     rbac_free(a->rbac);
     map_free(a->tokens);

@@ -1,6 +1,8 @@
 """RBAC as Kubernetes has it: who may grant what, as whom one may act, roles that gather others, the default roles."""
 import hashlib
 import json
+import re
+import socket
 import ssl
 
 import pytest
@@ -224,3 +226,35 @@ def test_shape_of_roles_and_bindings(cloud, project):
     made = cloud.api("POST", url("RoleBinding", project), thing("RoleBinding", "x", project, roleRef={"kind": "ClusterRole", "name": "view"},
                                                                 subjects=[{"kind": "User", "name": "u"}, {"kind": "ServiceAccount", "name": "a"}]))
     assert made["roleRef"] == ref and made["subjects"] == [{"kind": "User", "name": "u", "apiGroup": API}, {"kind": "ServiceAccount", "name": "a"}]
+
+
+# ---- from when on a change counts ----
+
+def pipelined(cloud, *requests):
+    """Several requests in one packet of one connection, each of a user of its own; the statuses of the answers."""
+    host, port = cloud.address("api").rsplit(":", 1)
+    context = ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+    text = b""
+    for i, (user, method, path, body) in enumerate(requests):
+        data = json.dumps(body).encode() if body is not None else b""
+        close = "Connection: close\r\n" if i == len(requests) - 1 else ""
+        text += f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token(user)}\r\n{close}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    with socket.create_connection((host, int(port)), timeout=30) as plain, context.wrap_socket(plain, server_hostname=host) as s:
+        s.sendall(text)
+        answer = b""
+        while chunk := s.recv(65536):
+            answer += chunk
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+def test_a_change_counts_from_its_answer_on(cloud, project):
+    """The next request on the connection is served in the very turn of the loop in which the write is answered: no watch has told anybody yet."""
+    cloud.api("POST", url("Role", project), thing("Role", "r", project, rules=[GET_SECRETS]))
+    read = ("bob", "GET", f"/api/v1/namespaces/{project}/secrets/x", None)
+    bind = binding("RoleBinding", "b", "Role", "r", "bob", ns=project)
+    one, drop = url("RoleBinding", project, "b"), {"metadata": {"name": "r"}, "rules": [GET_MAPS]}
+    assert pipelined(cloud, read, ("root", "POST", url("RoleBinding", project), bind), read) == [403, 201, 404]
+    assert pipelined(cloud, ("root", "DELETE", one, None), read) == [200, 403]
+    assert pipelined(cloud, ("root", "POST", url("RoleBinding", project), bind), read, ("root", "PUT", url("Role", project, "r"), drop), read) == [201, 404, 200, 403]
+    collection = url("RoleBinding", project)
+    assert pipelined(cloud, ("root", "PUT", url("Role", project, "r"), {**drop, "rules": [GET_SECRETS]}), read, ("root", "DELETE", collection, None), read) == [200, 404, 200, 403]
