@@ -135,7 +135,7 @@ void api_dispatch(struct api_request *q); /* authorised from here on */
 int authn_load_tokens(struct apiserver *s, struct err *err) NODISCARD;
 bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret);
 void authz_start(struct apiserver *s);
-bool authz_allows(struct apiserver *s, const struct api_request *q);
+bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
 extern const struct kind_access authz_kind_access; /* kind_context.asker is the request */
 

@@ -150,7 +150,19 @@ bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
     return rbac_allows(current(s), r);
 }
 
-bool authz_allows(struct apiserver *s, const struct api_request *q)
+/* A list or watch that shows one object at most is of that object, as Kubernetes has it: whoever may list it by resourceNames, may. */
+static const char *only_name(struct api_request *q)
+{
+    struct selector *selector = NULL;
+    struct str fields = api_query(q, "fieldSelector");
+    bool many = !strcmp(q->verb, "list") || !strcmp(q->verb, "watch");
+    if (!many || !fields.len || selector_parse(q->arena, q->kind, STR(""), fields, &selector, NULL) < 0)
+        return "";
+    const char *name = selector_only_name(selector);
+    return name && !strpbrk(name, "/%") && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 ? name : "";
+}
+
+bool authz_allows(struct apiserver *s, struct api_request *q)
 {
     struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = q->verb, .path = q->path};
     if (q->kind) {
@@ -159,7 +171,7 @@ bool authz_allows(struct apiserver *s, const struct api_request *q)
         r.resource = q->kind->plural;
         r.subresource = q->sub;
         r.namespace = whole_namespace ? q->name : q->ns;
-        r.name = q->name;
+        r.name = *q->name ? q->name : only_name(q);
     }
     return authz_allows_as(s, &r);
 }

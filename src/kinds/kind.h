@@ -71,6 +71,9 @@ struct kind_rename {
     const char *stored, *shown;
 };
 
+/* The roles of a project that every Seki has: each may what those after it may. */
+enum kind_role { ROLE_NONE, ROLE_ADMIN, ROLE_EDIT, ROLE_VIEW };
+
 struct kind {
     const char *group; /* "" is core */
     const char *version;
@@ -85,6 +88,9 @@ struct kind {
     bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */
     bool label_names; /* names are RFC 1123 labels (63 characters, no dots) … */
     bool path_names;  /* … or any path segment ("system:discovery"); else RFC 1123 subdomains */
+    /* The least role of a project that may read objects (get, list, watch, with status and scale), and write them (create, update, patch, delete; scale too, status never). The
+     * server's default roles come from these. ROLE_NONE: none of them may. */
+    enum kind_role readers, writers;
     const struct field *fields;
     size_t size; /* of the C struct; 0: none */
     const struct kind_column *columns; /* besides NAME (first) and AGE (last unless listed), or, when they list NAME, all; ends with name NULL */

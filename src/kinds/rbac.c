@@ -266,7 +266,7 @@ static const struct kind_ops cluster_binding_ops = {.validate = validate_cluster
 
 const struct kind kind_role = {
     .group = RBAC, .version = "v1", .name = "Role", .plural = "roles", .singular = "role", .namespaced = true,
-    .path_names = true, .native = true, .fields = role_fields, .columns = role_columns, .ops = &role_ops, .help = "Role allows verbs on resources of one namespace.",
+    .path_names = true, .native = true, .readers = ROLE_ADMIN, .writers = ROLE_ADMIN, .fields = role_fields, .columns = role_columns, .ops = &role_ops, .help = "Role allows verbs on resources of one namespace.",
 };
 const struct kind kind_cluster_role = {
     .group = RBAC, .version = "v1", .name = "ClusterRole", .plural = "clusterroles", .singular = "clusterrole",
@@ -274,7 +274,7 @@ const struct kind kind_cluster_role = {
 };
 const struct kind kind_role_binding = {
     .group = RBAC, .version = "v1", .name = "RoleBinding", .plural = "rolebindings", .singular = "rolebinding", .namespaced = true,
-    .path_names = true, .native = true, .fields = binding_fields, .columns = binding_columns, .ops = &binding_ops, .help = "RoleBinding gives a role to subjects in its namespace.",
+    .path_names = true, .native = true, .readers = ROLE_ADMIN, .writers = ROLE_ADMIN, .fields = binding_fields, .columns = binding_columns, .ops = &binding_ops, .help = "RoleBinding gives a role to subjects in its namespace.",
 };
 const struct kind kind_cluster_role_binding = {
     .group = RBAC, .version = "v1", .name = "ClusterRoleBinding", .plural = "clusterrolebindings", .singular = "clusterrolebinding",

@@ -14,7 +14,7 @@ API = "rbac.authorization.k8s.io"
 PLURALS = {"Role": "roles", "ClusterRole": "clusterroles", "RoleBinding": "rolebindings", "ClusterRoleBinding": "clusterrolebindings"}
 GET_SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
 GET_MAPS = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}
-USERS = ["alice", "bob", "carol", "dave", "erin", "frank"]
+USERS = ["alice", "bob", "carol", "dave", "erin", "frank", "ada", "ed", "vi"]
 
 
 class People(Cloud):
@@ -61,6 +61,18 @@ def token(user):
 def cloud():
     with People() as c:
         yield c
+
+
+@pytest.fixture
+def own_people():
+    made = []
+
+    def make():
+        made.append(People())
+        return made[-1].start()
+    yield make
+    for c in made:
+        c.__exit__(None, None, None)
 
 
 _count = iter(range(1, 1 << 30))
@@ -258,3 +270,165 @@ def test_a_change_counts_from_its_answer_on(cloud, project):
     assert pipelined(cloud, ("root", "POST", url("RoleBinding", project), bind), read, ("root", "PUT", url("Role", project, "r"), drop), read) == [201, 404, 200, 403]
     collection = url("RoleBinding", project)
     assert pipelined(cloud, ("root", "PUT", url("Role", project, "r"), {**drop, "rules": [GET_SECRETS]}), read, ("root", "DELETE", collection, None), read) == [200, 404, 200, 403]
+
+
+# ---- the default roles ----
+
+TABLE = """
+resource                                       admin       edit        view
+v1 namespaces                                  g.......    g.......    g.......
+v1 namespaces/status                           g.......    g.......    g.......
+v1 secrets                                     glwcupdD    glwcupdD    ........
+v1 configmaps                                  glwcupdD    glwcupdD    glw.....
+v1 events                                      glwcupdD    glwcupdD    glw.....
+v1 serviceaccounts                             glwcupdD    glwcupdD    glw.....
+coordination.k8s.io leases                     glwcupdD    glwcupdD    glw.....
+events.k8s.io events                           glwcupdD    glwcupdD    glw.....
+rbac.authorization.k8s.io roles                glwcupdD    ........    ........
+rbac.authorization.k8s.io rolebindings         glwcupdD    ........    ........
+rbac.authorization.k8s.io clusterroles         ........    ........    ........
+rbac.authorization.k8s.io clusterrolebindings  ........    ........    ........
+seki.cloud models                              glwcupdD    glwcupdD    glw.....
+seki.cloud models/status                       g.......    g.......    g.......
+seki.cloud modelendpoints                      glwcupdD    glwcupdD    glw.....
+seki.cloud modelendpoints/status               g.......    g.......    g.......
+seki.cloud modelendpoints/scale                g...up..    g...up..    g.......
+seki.cloud modelreplicas                       glw.....    glw.....    glw.....
+seki.cloud modelreplicas/status                g.......    g.......    g.......
+seki.cloud apikeys                             glwcupdD    glwcupdD    glw.....
+seki.cloud usagereports                        glw.....    glw.....    glw.....
+seki.cloud usagereports/status                 g.......    g.......    g.......
+"""
+VERBS = {"g": "get", "l": "list", "w": "watch", "c": "create", "u": "update", "p": "patch", "d": "delete", "D": "deletecollection"}
+TIERS = {"admin": "ada", "edit": "ed", "view": "vi"}
+
+
+def resources(cloud):
+    """(group, base path, resource, namespaced) of everything in discovery."""
+    yield from (("v1", "/api/v1", r["name"], r["namespaced"]) for r in cloud.api("GET", "/api/v1")["resources"])
+    for group in cloud.api("GET", "/apis")["groups"]:
+        base = f"/apis/{group['preferredVersion']['groupVersion']}"
+        yield from ((group["name"], base, r["name"], r["namespaced"]) for r in cloud.api("GET", base)["resources"])
+
+
+def allowed(cloud, user, base, resource, namespaced, ns):
+    """The verbs that are not answered by 403, on an object that is not there. A request that is let through does nothing."""
+    plural, _, sub = resource.partition("/")
+    many = f"{base}/namespaces/{ns}/{plural}" if namespaced else f"{base}/{plural}"
+    one = f"{many}/{'absent' if namespaced or plural != 'namespaces' else ns}{f'/{sub}' if sub else ''}"
+    json_type, merge = "application/json", "application/merge-patch+json"
+    tries = {"g": ("GET", one, None, json_type), "u": ("PUT", one + "?dryRun=All", {}, json_type), "p": ("PATCH", one + "?dryRun=All", {}, merge)}
+    if not sub:
+        tries |= {"l": ("GET", many, None, json_type), "w": ("GET", f"{many}?watch=1&resourceVersion=999999999999", None, json_type),
+                  "c": ("POST", many + "?dryRun=All", {}, json_type), "d": ("DELETE", one + "?dryRun=All", None, json_type), "D": ("DELETE", many + "?dryRun=All", None, json_type)}
+    seen = {letter: cloud.code(user, method, path, body, content_type=kind)[0] for letter, (method, path, body, kind) in tries.items()}
+    assert set(seen.values()) <= {200, 400, 403, 404, 405, 409, 415, 422, 504}, seen
+    return "".join(v if seen.get(v, 403) != 403 else "." for v in VERBS)
+
+
+@pytest.fixture
+def staffed(cloud, project):
+    for tier, user in TIERS.items():
+        cloud.api("POST", url("RoleBinding", project), binding("RoleBinding", tier, "ClusterRole", tier, user, ns=project))
+    yield project
+    for tier in TIERS:
+        cloud.api("DELETE", url("RoleBinding", project, tier))
+
+
+def test_what_the_default_roles_allow(cloud, staffed):
+    found = ["resource".ljust(47) + "".join(t.ljust(12) for t in TIERS)]
+    for group, base, resource, namespaced in resources(cloud):
+        if namespaced or group != "authorization.k8s.io" and group != "authentication.k8s.io":
+            found.append(f"{group} {resource}".ljust(47) + "".join(allowed(cloud, u, base, resource, namespaced, staffed).ljust(12) for u in TIERS.values()))
+    wanted = TABLE.strip().splitlines()
+    assert sorted(line.rstrip() for line in found) == sorted(wanted)
+
+
+def test_the_default_roles_end_at_the_project(cloud, staffed):
+    other = cloud.project(staffed + "-x")
+    for group, base, resource, namespaced in resources(cloud):
+        if group in ("authorization.k8s.io", "authentication.k8s.io"):
+            continue
+        for user in TIERS.values():
+            assert allowed(cloud, user, base, resource, namespaced, other) == "........", (user, resource)
+            if "/" not in resource:
+                assert cloud.code(user, "GET", f"{base}/{resource}")[0] == 403
+
+
+def test_a_project_admin_gives_what_he_has(cloud, staffed):
+    for role in ["view", "edit", "admin"]:
+        assert cloud.code("ada", "POST", url("RoleBinding", staffed), binding("RoleBinding", f"to-{role}", "ClusterRole", role, "dave", ns=staffed))[0] == 200
+    refused = cloud.code("ada", "POST", url("RoleBinding", staffed), binding("RoleBinding", "x", "ClusterRole", "cluster-admin", "dave", ns=staffed))
+    assert refused[0] == 403 and '{APIGroups:["*"], Resources:["*"], Verbs:["*"]}\n{NonResourceURLs:["*"], Verbs:["*"]}' in refused[1]
+    lies = thing("Role", "lies", staffed, rules=[{"apiGroups": ["seki.cloud"], "resources": ["modelreplicas/status"], "verbs": ["update"]}])
+    assert cloud.code("ada", "POST", url("Role", staffed), lies)[0] == 403
+    assert cloud.code("ed", "POST", url("RoleBinding", staffed), binding("RoleBinding", "x", "ClusterRole", "view", "dave", ns=staffed))[0] == 403
+
+
+def test_everybody_who_is_known_discovers(cloud):
+    for path in ["/api", "/apis", "/api/v1", "/version", "/openapi/v3", "/apis/seki.cloud/v1alpha1"]:
+        assert cloud.code("frank", "GET", path)[0] == 200, path
+    assert cloud.code("frank", "GET", "/metrics")[0] == 403
+    rules = cloud.api("GET", url("ClusterRole", None, "system:basic-user"))["rules"]
+    assert {(g, r) for x in rules for g in x["apiGroups"] for r in x["resources"]} == {("authorization.k8s.io", "selfsubjectaccessreviews"), ("authorization.k8s.io", "selfsubjectrulesreviews"),
+                                                                                       ("authentication.k8s.io", "selfsubjectreviews")} and all(x["verbs"] == ["create"] for x in rules)
+    viewers = cloud.api("GET", url("ClusterRoleBinding", None, "system:public-info-viewer"))["subjects"]
+    assert {s["name"] for s in viewers} == {"system:authenticated", "system:unauthenticated"}
+
+
+def test_default_roles_are_reconciled_at_start(own_people):
+    cloud = own_people()
+    role, bind = url("ClusterRole", None, "system:discovery"), url("ClusterRoleBinding", None, "system:discovery")
+    basic, edit = url("ClusterRole", None, "system:basic-user"), url("ClusterRole", None, "edit")
+    merge = {"content_type": "application/merge-patch+json"}
+    wanted = cloud.api("GET", role)["rules"]
+    own = {"nonResourceURLs": ["/own"], "verbs": ["get"]}
+    cloud.api("PATCH", role, {"rules": [own]}, **merge)
+    cloud.api("PATCH", bind, {"subjects": [{"kind": "User", "apiGroup": API, "name": "zoe"}], "metadata": {"annotations": None}}, **merge)
+    cloud.api("PATCH", basic, {"rules": [], "metadata": {"annotations": {"rbac.authorization.kubernetes.io/autoupdate": "false"}}}, **merge)
+    # As an earlier release wrote it.
+    cloud.api("DELETE", edit)
+    cloud.api("POST", url("ClusterRole"), thing("ClusterRole", "edit", rules=[{"apiGroups": ["seki.cloud"], "resources": ["*"], "verbs": ["*"]}]))
+    # Somebody bound it to another role: that is undone.
+    cloud.api("DELETE", url("ClusterRoleBinding", None, "cluster-admin"))
+    cloud.api("POST", url("ClusterRoleBinding"), binding("ClusterRoleBinding", "cluster-admin", "ClusterRole", "view", "zoe"))
+    cloud.api("DELETE", url("ClusterRole", None, "view"))
+    cloud.stop()
+    cloud.start()
+    rules = cloud.api("GET", role)["rules"]
+    assert own in rules and {p for r in rules for p in r["nonResourceURLs"]} == {p for r in wanted for p in r["nonResourceURLs"]} | {"/own"}
+    after = cloud.api("GET", bind)
+    assert [s["name"] for s in after["subjects"]] == ["zoe", "system:authenticated"] and after["metadata"]["annotations"] == {"rbac.authorization.kubernetes.io/autoupdate": "true"}
+    assert cloud.api("GET", basic)["rules"] == []
+    assert cloud.api("GET", url("ClusterRole", None, "view"))["aggregationRule"]
+    assert cloud.api("GET", url("ClusterRoleBinding", None, "cluster-admin"))["roleRef"]["name"] == "cluster-admin"
+    assert cloud.api("GET", edit)["aggregationRule"]
+    cloud.project("old")
+    cloud.api("POST", url("RoleBinding", "old"), binding("RoleBinding", "b", "ClusterRole", "edit", "bob", ns="old"))
+    lie = "/apis/seki.cloud/v1alpha1/namespaces/old/modelreplicas/x/status"
+    assert cloud.code("bob", "PUT", lie, {})[0] == 403 and cloud.code("bob", "GET", lie)[0] == 404
+    # Once more changes nothing.
+    seen = {k: {o["metadata"]["name"]: o["metadata"]["resourceVersion"] for o in cloud.api("GET", url(k))["items"]} for k in ["ClusterRole", "ClusterRoleBinding"]}
+    cloud.stop()
+    cloud.start()
+    assert seen == {k: {o["metadata"]["name"]: o["metadata"]["resourceVersion"] for o in cloud.api("GET", url(k))["items"]} for k in ["ClusterRole", "ClusterRoleBinding"]}
+
+
+# ---- names ----
+
+def test_names_of_a_rule_hold_for_lists_of_that_name(cloud, project):
+    grant(cloud, project, "frank", rule("get list watch", "configmaps", "", names=["one", "two"]))
+    base = f"/api/v1/namespaces/{project}/configmaps"
+    for query, status in {"": 403, "?fieldSelector=metadata.name%3Done": 200, "?fieldSelector=metadata.name%3D%3Dtwo": 200, "?fieldSelector=metadata.name%3Dthree": 403,
+                          "?fieldSelector=metadata.name!%3Done": 403, "?fieldSelector=metadata.namespace%3Done": 403, "?labelSelector=metadata.name%3Done": 403,
+                          "?fieldSelector=metadata.name%3Dthree,metadata.name%3Done": 403, "?fieldSelector=metadata.name%3D": 403, "?fieldSelector=nonsense": 403}.items():
+        assert cloud.code("frank", "GET", base + query)[0] == status, query
+        separator = "&" if query else "?"
+        assert cloud.code("frank", "GET", f"{base}{query}{separator}watch=1&resourceVersion=999999999999")[0] == (504 if status == 200 else 403), query
+    # What else is selected narrows further.
+    cloud.api("POST", base, {"metadata": {"name": "one"}})
+    cloud.api("POST", base, {"metadata": {"name": "three"}})
+    seen = cloud.as_user("frank", "GET", base + "?fieldSelector=metadata.name%3Done")["items"]
+    assert [o["metadata"]["name"] for o in seen] == ["one"]
+    assert cloud.code("frank", "DELETE", base + "?fieldSelector=metadata.name%3Done")[0] == 403
+    assert cloud.kubectl_as("frank", "get", "configmap", "-n", project, "--field-selector=metadata.name=one").stdout.count("one") == 1
