@@ -24,6 +24,8 @@
 struct api_user {
     const char *name; /* NULL: nobody */
     const char *groups[API_GROUPS_MAX + 1];
+    const char *uid; /* NULL: none is known */
+    json_t *extra;   /* {key: [text]}, or NULL; the request's that it belongs to */
 };
 
 struct apiserver {
@@ -78,6 +80,7 @@ struct api_request {
     const char *ns, *name, *sub; /* "" when none */
     const char *verb; /* as RBAC names it */
     struct api_user user;
+    const char *sender; /* who impersonates user; NULL: nobody does */
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
     struct api_watch *watch;       /* once a watch runs */
@@ -137,6 +140,8 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+/* Makes q one of the user that its headers impersonate, if any. False: that is refused, and answered. */
+bool impersonate(struct api_request *q);
 extern const struct kind_access authz_kind_access; /* kind_context.asker is the request */
 
 /* ---- object.c: values and documents ---- */
@@ -189,6 +194,7 @@ void api_apply(struct api_request *q);
 bool api_is_apply(const struct api_request *q);
 /* 403, as Kubernetes words it. */
 void api_forbid(struct api_request *q);
+void api_forbid_as(struct api_request *q, const struct rbac_request *r);
 /* Likewise, with a reason of its own. */
 void api_forbid_because(struct api_request *q, struct str why);
 

@@ -26,6 +26,7 @@ void api_request_unref(struct api_request *q)
     if (--q->refs > 0)
         return;
     json_decref(q->body);
+    json_decref(q->user.extra);
     arena_free(q->arena);
 }
 
@@ -39,7 +40,7 @@ void api_count(struct api_request *q, int status)
     m = metric_series(q->server->duration, (const struct str[]){str_of(q->verb)});
     metric_observe(m, (double)(clock_mono_ns() - q->started_ns) / 1e9);
     if (q->http && !str_eqc(q->http->head.method, "GET"))
-        log_debug("request", KV("user", q->user.name ? q->user.name : "-"), KV("verb", q->verb), KV("resource", q->kind ? q->kind->plural : ""),
+        log_debug("request", KV("user", q->user.name ? q->user.name : "-"), KV("sender", q->sender ? q->sender : ""), KV("verb", q->verb), KV("resource", q->kind ? q->kind->plural : ""),
                   KV("namespace", q->ns), KV("name", q->name), KVI("status", status), KV("id", q->http->id));
 }
 

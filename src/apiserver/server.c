@@ -123,6 +123,19 @@ void api_forbid(struct api_request *q)
                   q->kind->group, where);
 }
 
+/* Something that is asked about on the way to what is asked for. */
+void api_forbid_as(struct api_request *q, const struct rbac_request *r)
+{
+    struct arena *a = q->arena;
+    const char *what = arena_printf(a, "%s%s%s", r->resource, *r->subresource ? "/" : "", r->subresource);
+    const char *named = *r->name ? arena_printf(a, " \"%s\"", r->name) : "";
+    const char *where = *r->namespace ? arena_printf(a, " in the namespace \"%s\"", r->namespace) : " at the cluster scope";
+    const char *text = arena_printf(a, "%s%s%s%s is forbidden: User \"%s\" cannot %s resource \"%s\" in API group \"%s\"%s", r->resource, *r->group ? "." : "", r->group, named, r->user, r->verb,
+                                    what, r->group, where);
+    json_t *details = json_pack("{s:s*, s:s*, s:s}", "name", *r->name ? r->name : NULL, "group", *r->group ? r->group : NULL, "kind", r->resource);
+    api_reply(q, 403, api_status(403, "Failure", err_reason(ERR_FORBIDDEN), text, details));
+}
+
 void api_forbid_because(struct api_request *q, struct str why)
 {
     const char *named = *q->name ? arena_printf(q->arena, " \"%s\"", q->name) : "";
@@ -144,6 +157,8 @@ static void serve(struct api_request *q)
     struct apiserver *s = q->server;
     struct err err = ERR_INIT;
     bool reads = str_eqc(str_of(q->method), "GET") || str_eqc(str_of(q->method), "HEAD");
+    if (!impersonate(q))
+        return;
     if (api_route(q, &err) < 0)
         api_fail(q, &err);
     else if (!authz_allows(s, q))

@@ -1,9 +1,11 @@
 """RBAC as Kubernetes has it: who may grant what, as whom one may act, roles that gather others, the default roles."""
 import hashlib
+import http.client
 import json
 import re
 import socket
 import ssl
+import urllib.parse
 
 import pytest
 
@@ -14,7 +16,7 @@ API = "rbac.authorization.k8s.io"
 PLURALS = {"Role": "roles", "ClusterRole": "clusterroles", "RoleBinding": "rolebindings", "ClusterRoleBinding": "clusterrolebindings"}
 GET_SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
 GET_MAPS = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}
-USERS = ["alice", "bob", "carol", "dave", "erin", "frank", "ada", "ed", "vi"]
+USERS = ["alice", "bob", "carol", "dave", "erin", "frank", "ada", "ed", "vi", "kim"]
 
 
 class People(Cloud):
@@ -432,3 +434,121 @@ def test_names_of_a_rule_hold_for_lists_of_that_name(cloud, project):
     assert [o["metadata"]["name"] for o in seen] == ["one"]
     assert cloud.code("frank", "DELETE", base + "?fieldSelector=metadata.name%3Done")[0] == 403
     assert cloud.kubectl_as("frank", "get", "configmap", "-n", project, "--field-selector=metadata.name=one").stdout.count("one") == 1
+
+
+def test_subjects_that_are_service_accounts(cloud, project):
+    cloud.api("POST", url("Role", project), thing("Role", "r", project, rules=[GET_MAPS]))
+    cloud.api("POST", url("RoleBinding", project), thing("RoleBinding", "b", project, roleRef={"kind": "Role", "name": "r"}, subjects=[
+        {"kind": "ServiceAccount", "name": "own"}, {"kind": "ServiceAccount", "name": "far", "namespace": "default"}]))
+    for account, status in {f"{project}:own": 404, "default:own": 403, "default:far": 404, f"{project}:far": 403}.items():
+        headers = {"Impersonate-User": f"system:serviceaccount:{account}"}
+        assert cloud.code("root", "GET", f"/api/v1/namespaces/{project}/configmaps/x", headers=headers)[0] == status, account
+
+
+# ---- impersonation ----
+
+NODES = "/api/v1/namespaces/{}/configmaps/x"
+
+
+def act_as(user, *groups, uid=None, **extra):
+    headers = [("Impersonate-User", user)] if user is not None else []
+    headers += [("Impersonate-Group", g) for g in groups] + ([("Impersonate-Uid", uid)] if uid else [])
+    return headers + [(f"Impersonate-Extra-{k}", v) for k, values in extra.items() for v in values]
+
+
+def impersonating(cloud, sender, method, path, headers, body=None):
+    """A request with headers that may come more than once: status and message."""
+    address = urllib.parse.urlsplit(cloud.api_url)
+    context = ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+    connection = http.client.HTTPSConnection(address.hostname, address.port, timeout=60, context=context)
+    data = json.dumps(body).encode() if body is not None else b""
+    try:
+        connection.putrequest(method, path)
+        for name, value in [("Authorization", f"Bearer {token(sender)}"), ("Content-Type", "application/json"), ("Content-Length", str(len(data))), *headers]:
+            connection.putheader(name, value)
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read()).get("message", "")
+    finally:
+        connection.close()
+
+
+def refusal(sender, resource, name, group="", sub="", ns=None):
+    where = f'in the namespace "{ns}"' if ns else "at the cluster scope"
+    return (403, f'{resource}{"." + group if group else ""} "{name}" is forbidden: User "{sender}" cannot impersonate resource "{resource}{"/" + sub if sub else ""}" in API group "{group}" {where}')
+
+
+def test_each_thing_to_be_is_asked_for(cloud, project):
+    path = NODES.format(project)
+
+    def told(headers):
+        return impersonating(cloud, "kim", "GET", path, headers)
+    assert told(act_as("zoe")) == refusal("kim", "users", "zoe")
+    grant(cloud, None, "kim", rule("impersonate", "users", "", names=["zoe"]))
+    assert told(act_as("zoe"))[0] == 403 and 'User "zoe" cannot get resource "configmaps"' in told(act_as("zoe"))[1]
+    assert told(act_as("zac")) == refusal("kim", "users", "zac")
+    assert told(act_as("zoe", "staff")) == refusal("kim", "groups", "staff")
+    assert told(act_as("zoe", "system:masters")) == refusal("kim", "groups", "system:masters")
+    assert told(act_as("zoe", uid="7")) == refusal("kim", "uids", "7", "authentication.k8s.io")
+    assert told(act_as("zoe", scopes=["x"])) == refusal("kim", "userextras", "x", "authentication.k8s.io", "scopes")
+    assert told(act_as("system:serviceaccount:default:bot")) == refusal("kim", "serviceaccounts", "bot", ns="default")
+    grant(cloud, None, "kim", rule("impersonate", "groups", "", names=["staff"]), rule("impersonate", "uids userextras/scopes", "authentication.k8s.io", names=["7", "x"]))
+    grant(cloud, "default", "kim", rule("impersonate", "serviceaccounts", "", names=["bot"]))
+    for headers in [act_as("zoe", "staff"), act_as("zoe", uid="7"), act_as("zoe", "staff", uid="7", scopes=["x"]), act_as("system:serviceaccount:default:bot")]:
+        assert told(headers)[0] == 403 and "cannot get resource" in told(headers)[1], headers
+    assert told(act_as("zoe", "staff", "other")) == refusal("kim", "groups", "other")
+    assert told(act_as("zoe", "other", "staff")) == refusal("kim", "groups", "other")
+    assert told(act_as("zoe", scopes=["x", "y"])) == refusal("kim", "userextras", "y", "authentication.k8s.io", "scopes")
+    assert told(act_as("zoe", teams=["x"])) == refusal("kim", "userextras", "x", "authentication.k8s.io", "teams")
+    assert told([*act_as("zoe"), ("Impersonate-Extra-Acme.com%2FSCOPES", "x")]) == refusal("kim", "userextras", "x", "authentication.k8s.io", "acme.com/scopes")
+    assert told(act_as("system:serviceaccount:default:other")) == refusal("kim", "serviceaccounts", "other", ns="default")
+
+
+def test_whoever_is_impersonated_has_no_power_of_the_sender(cloud, project):
+    path = NODES.format(project)
+
+    def status(headers, method="GET", body=None, path=path):
+        return impersonating(cloud, "root", method, path, headers, body)[0]
+    assert status([]) == 404 and status(act_as("zoe")) == 403
+    assert status(act_as("zoe", "system:masters")) == 404
+    grant(cloud, project, "zoe", GET_MAPS)
+    assert status(act_as("zoe")) == 404 and status(act_as("ZOE")) == 403
+    # Groups: those that are named; the known are among the known.
+    for group, ns in [("crew", project), ("system:serviceaccounts", project), (f"system:serviceaccounts:{project}", project)]:
+        name = f"b-{group.replace(':', '-')}"
+        cloud.api("POST", url("Role", ns), thing("Role", name, ns, rules=[rule("list", "configmaps", "")]))
+        cloud.api("POST", url("RoleBinding", ns), thing("RoleBinding", name, ns, roleRef={"kind": "Role", "name": name}, subjects=[{"kind": "Group", "name": group}]))
+    many = path.rsplit("/", 1)[0]
+    assert status(act_as("zac", "crew"), path=many) == 200 and status(act_as("zac", "other", "crew"), path=many) == 200 and status(act_as("zac", "others"), path=many) == 403
+    assert status(act_as("system:serviceaccount:default:a"), path=many) == 200
+    assert status(act_as("system:serviceaccount:default:a", "other"), path=many) == 403
+    assert status(act_as("system:serviceaccount:default:A_"), path=many) == 403
+    assert status(act_as("zac"), path="/api") == 200  # system:authenticated is added
+    assert status(act_as("zac", "other"), path="/api") == 200
+    assert status(act_as("zac", "system:unauthenticated"), path="/api") == 403
+    assert status(act_as("system:anonymous"), path="/api") == 403
+    assert status(act_as("zac", "system:unauthenticated"), path="/version") == 200
+    # What is not granted cannot be granted either.
+    assert status(act_as("zac"), "POST", binding("RoleBinding", "x", "ClusterRole", "admin", "zac", ns=project), url("RoleBinding", project)) == 403
+
+
+@pytest.mark.parametrize("headers,words", [
+    (act_as(None, "g"), "without impersonating a user"), (act_as(None, uid="7"), "without impersonating a user"), (act_as(None, scopes=["x"]), "without impersonating a user"),
+    (act_as(""), "Impersonate-User"), (act_as("zoe", ""), "Impersonate-Group"), ([*act_as("zoe"), ("Impersonate-User", "zac")], "named twice"),
+    ([*act_as("zoe"), ("Impersonate-Power", "all")], "Impersonate-Power"), ([*act_as("zoe"), ("Impersonate-Extra-%zz", "x")], "Impersonate-Extra-"),
+    ([*act_as("zoe"), ("Impersonate-Extra-%ff", "x")], "Impersonate-Extra-"), (act_as("zoe", *[f"g{i}" for i in range(30)]), "at most"), (act_as("zoe", *[f"g{i}" for i in range(20)]), "at most"),
+    (act_as("zoe", scopes=[str(i) for i in range(70)]), "at most"), (act_as(b"\xff\xfe"), "UTF-8"),
+])
+def test_bad_headers_of_impersonation(cloud, project, headers, words):
+    status, message = impersonating(cloud, "root", "GET", NODES.format(project), headers)
+    assert status == 400 and words in message
+
+
+def test_kubectl_as(cloud, project):
+    grant(cloud, project, "zoe", rule("get list", "configmaps", ""))
+    assert "No resources found" in cloud.kubectl("get", "configmaps", "-n", project, "--as=zoe").stderr
+    assert cloud.kubectl("get", "secrets", "-n", project, "--as=zoe", "--as-group=system:masters", "--as-uid=7").returncode == 0
+    p = cloud.kubectl("get", "secrets", "-n", project, "--as=zoe", check=False)
+    assert p.returncode != 0 and 'User "zoe" cannot list resource "secrets"' in p.stderr
+    p = cloud.kubectl_as("frank", "get", "secrets", "-n", project, "--as=root", "--as-group=system:masters", check=False)
+    assert p.returncode != 0 and 'users "root" is forbidden: User "frank" cannot impersonate resource "users" in API group "" at the cluster scope' in p.stderr
