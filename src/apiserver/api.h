@@ -40,6 +40,7 @@ struct apiserver {
     int64_t rbac_rev; /* what rbac was built from; -1: nothing yet */
     bool draining;
     struct gc *gc;
+    struct gather *gather;
     struct namespaces *namespaces;
     struct flow_control *flow;
     int64_t delivered_rev; /* all events up to here were handed to watchers */
@@ -140,6 +141,8 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+/* The roles as of now; good until the loop goes on. */
+const struct rbac *authz_current(struct apiserver *s);
 /* Makes q one of the user that its headers impersonate, if any. False: that is refused, and answered. */
 bool impersonate(struct api_request *q);
 extern const struct kind_access authz_kind_access; /* kind_context.asker is the request */
@@ -264,7 +267,9 @@ size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUB
 /* ---- local.c, server.c ---- */
 void api_serve_health(struct api_request *q, bool ready);
 
-/* ---- gc.c, namespaces.c ---- */
+/* ---- gc.c, namespaces.c, gather.c ---- */
+void gather_start(struct apiserver *s);
+void gather_stop(struct apiserver *s);
 void namespaces_start(struct apiserver *s);
 void namespaces_stop(struct apiserver *s);
 void gc_start(struct apiserver *s);

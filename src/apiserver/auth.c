@@ -134,7 +134,7 @@ static bool has_changed(struct apiserver *s)
 }
 
 /* The roles as of now. Not by a watch: its events come a turn of the loop later than the answer to the write, and what was taken away is gone from that answer on. */
-static const struct rbac *current(struct apiserver *s)
+const struct rbac *authz_current(struct apiserver *s)
 {
     int64_t rev = store_rev(s->store);
     if (s->rbac_rev == rev)
@@ -147,7 +147,7 @@ static const struct rbac *current(struct apiserver *s)
 
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
 {
-    return rbac_allows(current(s), r);
+    return rbac_allows(authz_current(s), r);
 }
 
 /* A list or watch that shows one object at most is of that object, as Kubernetes has it: whoever may list it by resourceNames, may. */
@@ -188,7 +188,7 @@ static bool kind_may(const struct kind_context *c, const char *verb, const char 
 static bool kind_holds(const struct kind_context *c, const json_t *rules, struct sbuf *why)
 {
     const struct api_request *q = c->asker;
-    JSON_AUTO held = rbac_rules(current(q->server), q->user.name, q->user.groups, q->ns);
+    JSON_AUTO held = rbac_rules(authz_current(q->server), q->user.name, q->user.groups, q->ns);
     JSON_AUTO missing = rules_missing(held, rules);
     if (!json_array_size(missing))
         return true;
@@ -207,7 +207,7 @@ static bool kind_holds(const struct kind_context *c, const json_t *rules, struct
 static const json_t *kind_role_rules(const struct kind_context *c, const char *kind, const char *name)
 {
     const struct api_request *q = c->asker;
-    return rbac_role_rules(current(q->server), kind, q->ns, name);
+    return rbac_role_rules(authz_current(q->server), kind, q->ns, name);
 }
 
 const struct kind_access authz_kind_access = {.may = kind_may, .holds = kind_holds, .role_rules = kind_role_rules};

@@ -325,6 +325,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     apiserver_add_ready_check(s, "serving", drain_check, s);
     authz_start(s);
     gc_start(s);
+    gather_start(s);
     namespaces_start(s);
     store_on_revision(st, on_revision, s);
     *ret = s;
@@ -361,6 +362,7 @@ void apiserver_free(struct apiserver *a)
         http_server_free(a->http);
     api_watches_end(a);
     gc_stop(a);
+    gather_stop(a);
     namespaces_stop(a);
     flow_free_all(a->flow);
     rbac_free(a->rbac);

@@ -9,7 +9,7 @@ import urllib.parse
 
 import pytest
 
-from cloud import ApiError, Cloud
+from cloud import ApiError, Cloud, wait_for
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 API = "rbac.authorization.k8s.io"
@@ -409,6 +409,7 @@ def test_default_roles_are_reconciled_at_start(own_people):
     cloud.api("POST", url("RoleBinding", "old"), binding("RoleBinding", "b", "ClusterRole", "edit", "bob", ns="old"))
     lie = "/apis/seki.cloud/v1alpha1/namespaces/old/modelreplicas/x/status"
     assert cloud.code("bob", "PUT", lie, {})[0] == 403 and cloud.code("bob", "GET", lie)[0] == 404
+    wait_for(lambda: any("modelendpoints/scale" in r["resources"] for r in cloud.api("GET", edit)["rules"]), what="the gathered rules to be shown")
     # Once more changes nothing.
     seen = {k: {o["metadata"]["name"]: o["metadata"]["resourceVersion"] for o in cloud.api("GET", url(k))["items"]} for k in ["ClusterRole", "ClusterRoleBinding"]}
     cloud.stop()
@@ -552,3 +553,39 @@ def test_kubectl_as(cloud, project):
     assert p.returncode != 0 and 'User "zoe" cannot list resource "secrets"' in p.stderr
     p = cloud.kubectl_as("frank", "get", "secrets", "-n", project, "--as=root", "--as-group=system:masters", check=False)
     assert p.returncode != 0 and 'users "root" is forbidden: User "frank" cannot impersonate resource "users" in API group "" at the cluster scope' in p.stderr
+
+
+# ---- roles that gather others ----
+
+def test_rules_follow_the_roles_that_are_selected(cloud, staffed):
+    """A new kind labels its role, and the roles of a project have it, from the answer on; what is shown follows."""
+    name, label = f"new-{staffed}", "rbac.authorization.k8s.io/aggregate-to-view"
+    one, rules = url("ClusterRole", None, name), [rule("get", "widgets", "example.com")]
+    merge = {"content_type": "application/merge-patch+json"}
+
+    def shown(role):
+        return rules[0] in cloud.api("GET", url("ClusterRole", None, role)).get("rules", [])
+
+    def holds(user):
+        """Who holds the rule may give it."""
+        return cloud.code(user, "POST", url("Role", staffed) + "?dryRun=All", thing("Role", "probe", staffed, rules=rules))[0] == 200
+    write = grant(cloud, staffed, "vi", WRITE_ROLES)
+    assert not holds("vi")
+    cloud.api("POST", url("ClusterRole"), thing("ClusterRole", name, labels={label: "true"}, rules=rules))
+    assert holds("vi") and holds("ada")
+    for role in ["view", "edit", "admin"]:
+        wait_for(lambda r=role: shown(r), what=f"{role} to show the rule")
+    assert rules[0] not in cloud.api("GET", url("ClusterRole", None, "cluster-admin"))["rules"]
+    # Rules written into a role that gathers are nobody's.
+    cloud.api("PATCH", url("ClusterRole", None, "view"), {"rules": [rule("get", "gadgets", "example.com")]}, **merge)
+    wait_for(lambda: shown("view"), what="the gathered rules to come back")
+    # Without its label it is gathered no more.
+    cloud.api("PATCH", one, {"metadata": {"labels": {label: None}}}, **merge)
+    assert not holds("vi") and not holds("ada")
+    wait_for(lambda: not shown("admin"), what="the rule to go")
+    cloud.api("PATCH", one, {"metadata": {"labels": {label: "true"}}}, **merge)
+    assert holds("vi")
+    cloud.api("DELETE", one)
+    assert not holds("vi")
+    wait_for(lambda: not shown("view"), what="the rule to go")
+    cloud.api("DELETE", url("RoleBinding", staffed, write))
