@@ -29,7 +29,7 @@ static void rules(void *ctx, const struct kind_user *u, const char *ns, void (*f
 {
     struct rbac_request r = request_of(u);
     r.namespace = ns;
-    rbac_rules(authz_rbac(ctx), &r, fn, arg);
+    rbac_each_rule(authz_current(ctx), &r, fn, arg);
 }
 
 static const struct kind_user *user_of(struct arena *a, const struct api_user *u)
@@ -70,7 +70,7 @@ struct kind_context api_kind_context(struct api_request *q)
     struct kind_server *server = ARENA_NEW(q->arena, struct kind_server);
     *server = api_kind_server(q->server);
     return (struct kind_context){.user = user_of(q->arena, &q->user), .namespace = q->ns, .now_ms = clock_wall_ms(), .arena = q->arena, .services = &q->server->o.services,
-                                 .server = server};
+                                 .server = server, .access = &authz_kind_access, .asker = q};
 }
 
 /* ---- virtual kinds, and what is sent to a subresource of a kind's own ---- */

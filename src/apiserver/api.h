@@ -23,9 +23,9 @@
 
 struct api_user {
     const char *name; /* NULL: nobody */
-    const char *uid;  /* NULL: unknown */
-    const json_t *extra; /* name → list of texts; NULL: none */
     const char *groups[API_GROUPS_MAX + 1];
+    const char *uid; /* NULL: none is known */
+    json_t *extra;   /* {key: [text]}, or NULL; the request's that it belongs to */
 };
 
 struct apiserver {
@@ -38,9 +38,10 @@ struct apiserver {
     struct map *documents; /* document.c; NULL until the first */
     struct arena *arena; /* lives as long as the server */
     struct rbac *rbac;
-    bool rbac_stale, draining;
-    VEC(struct store_watch *) own_watches;
+    int64_t rbac_rev; /* what rbac was built from; -1: nothing yet */
+    bool draining;
     struct gc *gc;
+    struct gather *gather;
     struct namespaces *namespaces;
     struct standing *standing;
     struct flow_control *flow;
@@ -82,6 +83,7 @@ struct api_request {
     const char *ns, *name, *sub; /* "" when none */
     const char *verb; /* as RBAC names it */
     struct api_user user;
+    const char *sender; /* who impersonates user; NULL: nobody does */
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
     struct api_watch *watch;       /* once a watch runs */
@@ -130,6 +132,8 @@ bool api_query_flag(struct api_request *q, const char *name);  /* anything but "
 int api_parse_body(struct api_request *q, struct err *err) NODISCARD;
 /* Likewise, of something else than q's kind; proto_rows: its table when it may come as protobuf, or NULL. */
 int api_parse_body_of(struct api_request *q, const struct field *proto_rows, struct err *err) NODISCARD;
+/* What a failure is about: the details of its Status. */
+json_t *api_details(const struct api_request *q);
 json_t *api_status(int http_status, const char *status, const char *reason, const char *message, json_t *details);
 
 /* ---- route.c ---- */
@@ -141,10 +145,8 @@ void api_dispatch(struct api_request *q); /* authorised from here on */
 int authn_load_tokens(struct apiserver *s, struct err *err) NODISCARD;
 bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret);
 void authz_start(struct apiserver *s);
-bool authz_allows(struct apiserver *s, const struct api_request *q);
+bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
-/* The snapshot of all roles as they are now; good until the loop turns. */
-const struct rbac *authz_rbac(struct apiserver *s);
 /* Whose bearer token this is: see struct kind_server. What ret points at lives as long as a. */
 int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err) NODISCARD;
 
@@ -152,6 +154,11 @@ int authn_token(struct apiserver *s, struct arena *a, struct str token, const js
 struct kind_server api_kind_server(struct apiserver *s);
 struct kind_context api_kind_context(struct api_request *q);
 void api_answer(struct api_request *q);
+/* The roles as of now; good until the loop goes on. */
+const struct rbac *authz_current(struct apiserver *s);
+/* Makes q one of the user that its headers impersonate, if any. False: that is refused, and answered. */
+bool impersonate(struct api_request *q);
+extern const struct kind_access authz_kind_access; /* kind_context.asker is the request */
 
 /* ---- object.c: values and documents ---- */
 void object_key(const struct kind *k, const char *ns, const char *name, struct sbuf *out);
@@ -203,6 +210,9 @@ void api_apply(struct api_request *q);
 bool api_is_apply(const struct api_request *q);
 /* 403, as Kubernetes words it. */
 void api_forbid(struct api_request *q);
+void api_forbid_as(struct api_request *q, const struct rbac_request *r);
+/* Likewise, with a reason of its own. */
+void api_forbid_because(struct api_request *q, struct str why);
 
 /* One write on its way to the disk, answered when it is there. */
 enum write_answer { ANSWER_OBJECT, ANSWER_SCALE, ANSWER_STATUS };
@@ -273,7 +283,9 @@ size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUB
 /* ---- local.c, server.c ---- */
 void api_serve_health(struct api_request *q, bool ready);
 
-/* ---- gc.c, namespaces.c ---- */
+/* ---- gc.c, namespaces.c, gather.c ---- */
+void gather_start(struct apiserver *s);
+void gather_stop(struct apiserver *s);
 void namespaces_start(struct apiserver *s);
 void namespaces_stop(struct apiserver *s);
 void gc_start(struct apiserver *s);

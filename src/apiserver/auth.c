@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "crypto/jwt.h"
 #include "kinds/borrowed.h"
+#include "policy/rules.h"
 
 #define TOKEN_FILE_MAX (16 * 1024 * 1024)
 #define AUTHENTICATED "system:authenticated"
@@ -197,22 +198,9 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 
 static const struct kind *const rbac_kinds[] = {&kind_role, &kind_cluster_role, &kind_role_binding, &kind_cluster_role_binding};
 
-static void on_change(void *arg, const struct store_event *e UNUSED)
-{
-    ((struct apiserver *)arg)->rbac_stale = true;
-}
-
 void authz_start(struct apiserver *s)
 {
-    s->rbac_stale = true;
-    for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
-        CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
-        sbuf_init(&prefix, 256);
-        object_prefix(rbac_kinds[i], NULL, &prefix);
-        struct store_watch *w;
-        if (store_watch(s->store, sbuf_str(&prefix), store_rev(s->store), on_change, s, &w, NULL) == 0)
-            *VEC_PUSH(&s->own_watches) = w;
-    }
+    s->rbac_rev = -1;
 }
 
 struct docs {
@@ -240,22 +228,50 @@ static void rebuild(struct apiserver *s)
     VEC_FOREACH (&d.list, doc)
         json_decref((json_t *)(uintptr_t)*doc);
     VEC_DEINIT(&d.list);
-    s->rbac_stale = false;
 }
 
-const struct rbac *authz_rbac(struct apiserver *s)
+static bool has_changed(struct apiserver *s)
 {
-    if (s->rbac_stale)
+    for (size_t i = 0; i < ARRAY_LEN(rbac_kinds); i++) {
+        CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
+        sbuf_init(&prefix, 256);
+        object_prefix(rbac_kinds[i], NULL, &prefix);
+        if (store_changed(s->store, sbuf_str(&prefix), s->rbac_rev))
+            return true;
+    }
+    return false;
+}
+
+/* The roles as of now. Not by a watch: its events come a turn of the loop later than the answer to the write, and what was taken away is gone from that answer on. */
+const struct rbac *authz_current(struct apiserver *s)
+{
+    int64_t rev = store_rev(s->store);
+    if (s->rbac_rev == rev)
+        return s->rbac;
+    if (s->rbac_rev < 0 || has_changed(s))
         rebuild(s);
+    s->rbac_rev = rev;
     return s->rbac;
 }
 
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
 {
-    return rbac_allows(authz_rbac(s), r);
+    return rbac_allows(authz_current(s), r);
 }
 
-bool authz_allows(struct apiserver *s, const struct api_request *q)
+/* A list or watch that shows one object at most is of that object, as Kubernetes has it: whoever may list it by resourceNames, may. */
+static const char *only_name(struct api_request *q)
+{
+    struct selector *selector = NULL;
+    struct str fields = api_query(q, "fieldSelector");
+    bool many = !strcmp(q->verb, "list") || !strcmp(q->verb, "watch");
+    if (!many || !fields.len || selector_parse(q->arena, q->kind, STR(""), fields, &selector, NULL) < 0)
+        return "";
+    const char *name = selector_only_name(selector);
+    return name && !strpbrk(name, "/%") && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 ? name : "";
+}
+
+bool authz_allows(struct apiserver *s, struct api_request *q)
 {
     struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = q->verb, .path = q->path};
     if (q->kind) {
@@ -264,7 +280,43 @@ bool authz_allows(struct apiserver *s, const struct api_request *q)
         r.resource = q->kind->plural;
         r.subresource = q->sub;
         r.namespace = whole_namespace ? q->name : q->ns;
-        r.name = q->name;
+        r.name = *q->name ? q->name : only_name(q);
     }
     return authz_allows_as(s, &r);
 }
+
+/* ---- for the kinds ---- */
+
+static bool kind_may(const struct kind_context *c, const char *verb, const char *group, const char *resource, const char *ns, const char *name)
+{
+    const struct api_request *q = c->asker;
+    struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = verb, .group = group, .resource = resource, .subresource = "", .namespace = ns, .name = name};
+    return authz_allows_as(q->server, &r);
+}
+
+static bool kind_holds(const struct kind_context *c, const json_t *rules, struct sbuf *why)
+{
+    const struct api_request *q = c->asker;
+    JSON_AUTO held = rbac_rules(authz_current(q->server), q->user.name, q->user.groups, q->ns);
+    JSON_AUTO missing = rules_missing(held, rules);
+    if (!json_array_size(missing))
+        return true;
+    sbuf_addc(why, "user ");
+    sbuf_add_json(why, str_of(q->user.name));
+    sbuf_addc(why, " (groups=[");
+    for (size_t i = 0; q->user.groups[i]; i++) {
+        sbuf_addc(why, i ? " " : "");
+        sbuf_add_json(why, str_of(q->user.groups[i]));
+    }
+    sbuf_addc(why, "]) is attempting to grant RBAC permissions not currently held:\n");
+    rules_text(missing, why);
+    return false;
+}
+
+static const json_t *kind_role_rules(const struct kind_context *c, const char *kind, const char *name)
+{
+    const struct api_request *q = c->asker;
+    return rbac_role_rules(authz_current(q->server), kind, q->ns, name);
+}
+
+const struct kind_access authz_kind_access = {.may = kind_may, .holds = kind_holds, .role_rules = kind_role_rules};

@@ -1,88 +1,111 @@
-/* What must exist before anybody asks: namespaces, and the roles that clients expect. Written once; an operator's changes stay. */
+/* What must exist before anybody asks is made, or brought up to date, at each start: missing parts are added, an operator's own stay. Objects one after the other: looked at, then
+ * created or updated, as a client would, so that all rules hold. */
 #include "apiserver/api.h"
-#include "apiserver/meta.h"
+#include "apiserver/defaults.h"
 #include "base/mem.h"
 
-static const char *const objects[] = {
-    "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"default\"}}",
-    "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"kube-system\"}}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"cluster-admin\"},\"rules\":["
-    "{\"apiGroups\":[\"*\"],\"resources\":[\"*\"],\"verbs\":[\"*\"]},{\"nonResourceURLs\":[\"*\"],\"verbs\":[\"*\"]}]}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRoleBinding\",\"metadata\":{\"name\":\"cluster-admin\"},\"roleRef\":{"
-    "\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"cluster-admin\"},\"subjects\":[{\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Group\",\"name\":\"system:masters\"}]}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"admin\"},\"rules\":["
-    "{\"apiGroups\":[\"seki.cloud\"],\"resources\":[\"*\"],\"verbs\":[\"*\"]},"
-    "{\"apiGroups\":[\"\"],\"resources\":[\"configmaps\",\"secrets\",\"events\",\"serviceaccounts\"],\"verbs\":[\"*\"]},"
-    "{\"apiGroups\":[\"coordination.k8s.io\"],\"resources\":[\"leases\"],\"verbs\":[\"*\"]},"
-    "{\"apiGroups\":[\"rbac.authorization.k8s.io\"],\"resources\":[\"roles\",\"rolebindings\"],\"verbs\":[\"*\"]},"
-    "{\"apiGroups\":[\"\"],\"resources\":[\"namespaces\"],\"verbs\":[\"get\"]}]}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"edit\"},\"rules\":["
-    "{\"apiGroups\":[\"seki.cloud\"],\"resources\":[\"*\"],\"verbs\":[\"*\"]},"
-    "{\"apiGroups\":[\"\"],\"resources\":[\"configmaps\",\"secrets\",\"events\",\"serviceaccounts\"],\"verbs\":[\"*\"]},"
-    "{\"apiGroups\":[\"coordination.k8s.io\"],\"resources\":[\"leases\"],\"verbs\":[\"*\"]},"
-    "{\"apiGroups\":[\"\"],\"resources\":[\"namespaces\"],\"verbs\":[\"get\"]}]}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"view\"},\"rules\":["
-    "{\"apiGroups\":[\"seki.cloud\"],\"resources\":[\"*\"],\"verbs\":[\"get\",\"list\",\"watch\"]},"
-    "{\"apiGroups\":[\"\"],\"resources\":[\"configmaps\",\"events\",\"serviceaccounts\"],\"verbs\":[\"get\",\"list\",\"watch\"]},"
-    "{\"apiGroups\":[\"\"],\"resources\":[\"namespaces\"],\"verbs\":[\"get\"]}]}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"system:discovery\"},\"rules\":["
-    "{\"nonResourceURLs\":[\"/\",\"/api\",\"/api/*\",\"/apis\",\"/apis/*\",\"/openapi\",\"/openapi/*\",\"/version\",\"/version/\"],\"verbs\":[\"get\"]}]}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRoleBinding\",\"metadata\":{\"name\":\"system:discovery\"},\"roleRef\":{"
-    "\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"system:discovery\"},\"subjects\":[{\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Group\",\"name\":\"system:authenticated\"}]}",
-    /* Whoever is somebody may ask who they are and what they may do. */
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"system:basic-user\"},\"rules\":["
-    "{\"apiGroups\":[\"authorization.k8s.io\"],\"resources\":[\"selfsubjectaccessreviews\",\"selfsubjectrulesreviews\"],\"verbs\":[\"create\"]},"
-    "{\"apiGroups\":[\"authentication.k8s.io\"],\"resources\":[\"selfsubjectreviews\"],\"verbs\":[\"create\"]}]}",
-    "{\"apiVersion\":\"rbac.authorization.k8s.io/v1\",\"kind\":\"ClusterRoleBinding\",\"metadata\":{\"name\":\"system:basic-user\"},\"roleRef\":{"
-    "\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"system:basic-user\"},\"subjects\":[{\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Group\",\"name\":\"system:authenticated\"}]}",
-};
+#define TRIES_MAX 5 /* for one object that somebody else changes all the time */
 
 struct bootstrap {
     struct apiserver *server;
+    json_t *objects;
     size_t next;
+    int tries;
     void (*done)(void *arg, int code, const struct err *err);
     void *arg;
 };
 
-static void create_next(void *arg);
+static void look(void *arg);
 
-static void created(void *arg, int status, json_t *body)
+static void finish(struct bootstrap *b, const struct err *err)
+{
+    b->done(b->arg, err ? err->code : 0, err);
+    json_decref(b->objects);
+    mem_free(b);
+}
+
+static void fail(struct bootstrap *b, const json_t *obj, const json_t *body)
+{
+    struct err err = ERR_INIT;
+    err_set(&err, ERR_INTERNAL, "first objects cannot be made: %s \"%s\": %s", json_str_or(obj, "kind", ""), obj_name(obj), json_str_or(body, "message", "no answer"));
+    finish(b, &err);
+}
+
+/* Steals body. */
+static void call(struct bootstrap *b, const char *method, json_t *body, void (*done)(void *arg, int status, json_t *body))
+{
+    static const char *const groups[] = {"system:masters", NULL};
+    const json_t *obj = json_array_get(b->objects, b->next);
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
+    sbuf_init(&path, 1024);
+    kind_path(kind_by_name(json_str_or(obj, "kind", "")), NULL, strcmp(method, "POST") ? obj_name(obj) : NULL, NULL, &path);
+    struct client_local local = apiserver_local(b->server);
+    struct local_call c = {.method = method, .target = path.ptr, .content_type = "application/json", .body = body, .user = "system:bootstrap", .groups = groups, .arg = b, .done = done};
+    local.call(local.ctx, &c);
+    json_decref(body);
+}
+
+static void again(struct bootstrap *b)
+{
+    loop_post(b->server->loop, look, b);
+}
+
+static void written(void *arg, int status, json_t *body)
 {
     struct bootstrap *b = arg;
-    if (status == 201 || status == 409) {
+    if (status == 200 || status == 201) {
         b->next++;
-        loop_post(b->server->loop, create_next, b);
+        b->tries = 0;
+        again(b);
+    } else if ((status == 409 || status == 404) && ++b->tries < TRIES_MAX) {
+        again(b); /* somebody was faster */
     } else {
-        struct err err = ERR_INIT;
-        err_set(&err, ERR_INTERNAL, "first objects cannot be made: %s", json_str_or(body, "message", "no answer"));
-        b->done(b->arg, err.code, &err);
-        mem_free(b);
+        fail(b, json_array_get(b->objects, b->next), body);
     }
     json_decref(body);
 }
 
-/* As a client would, so that all rules hold. */
-static void create_next(void *arg)
+static void removed(void *arg, int status, json_t *body)
 {
-    static const char *const groups[] = {"system:masters", NULL};
     struct bootstrap *b = arg;
-    if (b->next == ARRAY_LEN(objects)) {
-        b->done(b->arg, 0, NULL);
-        mem_free(b);
-        return;
+    if ((status == 200 || status == 404) && ++b->tries < TRIES_MAX)
+        again(b);
+    else
+        fail(b, json_array_get(b->objects, b->next), body);
+    json_decref(body);
+}
+
+static void looked(void *arg, int status, json_t *body)
+{
+    struct bootstrap *b = arg;
+    json_t *wanted = json_array_get(b->objects, b->next), *merged = NULL;
+    if (status == 404) {
+        call(b, "POST", json_incref(wanted), written);
+    } else if (status != 200) {
+        fail(b, wanted, body);
+    } else if (default_rebinds(body, wanted)) {
+        call(b, "DELETE", NULL, removed);
+    } else if ((merged = default_merge(body, wanted))) {
+        call(b, "PUT", merged, written);
+    } else {
+        b->next++;
+        again(b);
     }
-    JSON_AUTO obj = json_loads(objects[b->next], 0, NULL);
-    CLEANUP(sbuf_deinit) struct sbuf path = {0};
-    sbuf_init(&path, 1024);
-    kind_path(kind_by_name(json_str_or(obj, "kind", "")), NULL, NULL, NULL, &path);
-    struct client_local local = apiserver_local(b->server);
-    struct local_call call = {.method = "POST", .target = path.ptr, .content_type = "application/json", .body = obj, .user = "system:bootstrap", .groups = groups, .arg = b, .done = created};
-    local.call(local.ctx, &call);
+    json_decref(body);
+}
+
+static void look(void *arg)
+{
+    struct bootstrap *b = arg;
+    if (b->next == json_array_size(b->objects))
+        finish(b, NULL);
+    else
+        call(b, "GET", NULL, looked);
 }
 
 void apiserver_bootstrap(struct apiserver *a, void (*done)(void *arg, int code, const struct err *err), void *arg)
 {
     struct bootstrap *b = XNEW(struct bootstrap);
-    *b = (struct bootstrap){.server = a, .done = done, .arg = arg};
-    create_next(b);
+    *b = (struct bootstrap){.server = a, .objects = default_objects(), .done = done, .arg = arg};
+    look(b);
 }

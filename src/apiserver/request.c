@@ -28,6 +28,7 @@ void api_request_unref(struct api_request *q)
     if (--q->refs > 0)
         return;
     json_decref(q->body);
+    json_decref(q->user.extra);
     arena_free(q->arena);
 }
 
@@ -41,7 +42,7 @@ void api_count(struct api_request *q, int status)
     m = metric_series(q->server->duration, (const struct str[]){str_of(q->verb)});
     metric_observe(m, (double)(clock_mono_ns() - q->started_ns) / 1e9);
     if (q->http && !str_eqc(q->http->head.method, "GET"))
-        log_debug("request", KV("user", q->user.name ? q->user.name : "-"), KV("verb", q->verb), KV("resource", q->kind ? q->kind->plural : ""),
+        log_debug("request", KV("user", q->user.name ? q->user.name : "-"), KV("sender", q->sender ? q->sender : ""), KV("verb", q->verb), KV("resource", q->kind ? q->kind->plural : ""),
                   KV("namespace", q->ns), KV("name", q->name), KVI("status", status), KV("id", q->http->id));
 }
 
@@ -176,7 +177,7 @@ const char *api_resource_text(const struct api_request *q)
     return arena_printf(q->arena, "%s%s%s", q->kind->plural, *q->kind->group ? "." : "", q->kind->group);
 }
 
-static json_t *details_of(const struct api_request *q)
+json_t *api_details(const struct api_request *q)
 {
     json_t *d = json_object();
     if (*q->name)
@@ -191,7 +192,7 @@ static json_t *details_of(const struct api_request *q)
 
 void api_fail(struct api_request *q, const struct err *err)
 {
-    json_t *details = details_of(q);
+    json_t *details = api_details(q);
     int status = err_http_status(err->code);
     if (err->field[0])
         json_object_set_new(details, "causes", json_pack("[{s:s, s:s, s:s}]", "reason", "FieldValueInvalid", "message", err->msg, "field", err->field));

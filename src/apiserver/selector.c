@@ -362,3 +362,11 @@ bool selector_matches(const struct selector *s, const json_t *obj)
             return false;
     return true;
 }
+
+const char *selector_only_name(const struct selector *s)
+{
+    for (size_t i = 0; s && i < s->count; i++)
+        if (s->terms[i].is_field && s->terms[i].op == OP_EQUALS && !strcmp(s->terms[i].key, "metadata.name") && s->terms[i].value_count == 1 && s->terms[i].values[0].len)
+            return s->terms[i].values[0].ptr;
+    return NULL;
+}

@@ -11,5 +11,7 @@ struct selector;
 /* Both texts may be empty; the result is NULL then. It lives in the arena. k: whose fields may be named. */
 int selector_parse(struct arena *a, const struct kind *k, struct str labels, struct str fields, struct selector **ret, struct err *err) NODISCARD;
 bool selector_matches(const struct selector *s, const json_t *obj);
+/* The only name that an object may have to match ("metadata.name=NAME"); NULL: there may be several. */
+const char *selector_only_name(const struct selector *s);
 
 #endif

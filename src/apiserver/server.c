@@ -124,6 +124,26 @@ void api_forbid(struct api_request *q)
                   q->kind->group, where);
 }
 
+/* Something that is asked about on the way to what is asked for. */
+void api_forbid_as(struct api_request *q, const struct rbac_request *r)
+{
+    struct arena *a = q->arena;
+    const char *what = arena_printf(a, "%s%s%s", r->resource, *r->subresource ? "/" : "", r->subresource);
+    const char *named = *r->name ? arena_printf(a, " \"%s\"", r->name) : "";
+    const char *where = *r->namespace ? arena_printf(a, " in the namespace \"%s\"", r->namespace) : " at the cluster scope";
+    const char *text = arena_printf(a, "%s%s%s%s is forbidden: User \"%s\" cannot %s resource \"%s\" in API group \"%s\"%s", r->resource, *r->group ? "." : "", r->group, named, r->user, r->verb,
+                                    what, r->group, where);
+    json_t *details = json_pack("{s:s*, s:s*, s:s}", "name", *r->name ? r->name : NULL, "group", *r->group ? r->group : NULL, "kind", r->resource);
+    api_reply(q, 403, api_status(403, "Failure", err_reason(ERR_FORBIDDEN), text, details));
+}
+
+void api_forbid_because(struct api_request *q, struct str why)
+{
+    const char *named = *q->name ? arena_printf(q->arena, " \"%s\"", q->name) : "";
+    const char *text = arena_printf(q->arena, "%s%s is forbidden: %.*s", api_resource_text(q), named, STR_ARG(why));
+    api_reply(q, 403, api_status(403, "Failure", err_reason(ERR_FORBIDDEN), text, api_details(q)));
+}
+
 /* Watches are streams of JSON; whatever else is asked for. */
 static int negotiate_objects(struct api_request *q, struct err *err)
 {
@@ -138,6 +158,8 @@ static void serve(struct api_request *q)
     struct apiserver *s = q->server;
     struct err err = ERR_INIT;
     bool reads = str_eqc(str_of(q->method), "GET") || str_eqc(str_of(q->method), "HEAD");
+    if (!impersonate(q))
+        return;
     if (api_route(q, &err) < 0)
         api_fail(q, &err);
     else if (!authz_allows(s, q))
@@ -286,7 +308,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
 {
     static const struct http_server_ops ops = {.on_head = on_head, .on_request = on_request, .on_abort = on_abort, .write_error = write_error};
     struct apiserver *s = XNEW(struct apiserver);
-    *s = (struct apiserver){.loop = l, .store = st, .o = *o, .arena = arena_new(64 * 1024 * 1024), .own_watches = VEC_INIT, .delivered_rev = store_rev(st)};
+    *s = (struct apiserver){.loop = l, .store = st, .o = *o, .arena = arena_new(64 * 1024 * 1024), .delivered_rev = store_rev(st)};
     TAILQ_INIT(&s->watches);
     set_defaults(&s->o);
     make_metrics(s);
@@ -305,6 +327,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     apiserver_add_ready_check(s, "serving", drain_check, s);
     authz_start(s);
     gc_start(s);
+    gather_start(s);
     namespaces_start(s);
     standing_start(s);
     store_on_revision(st, on_revision, s);
@@ -342,11 +365,9 @@ void apiserver_free(struct apiserver *a)
         http_server_free(a->http);
     api_watches_end(a);
     gc_stop(a);
+    gather_stop(a);
     namespaces_stop(a);
     standing_stop(a);
-    VEC_FOREACH (&a->own_watches, w)
-        store_watch_stop(*w);
-    VEC_DEINIT(&a->own_watches);
     flow_free_all(a->flow);
     rbac_free(a->rbac);
     map_free(a->tokens);

@@ -43,6 +43,20 @@ int api_check_shape(struct api_request *q, json_t *obj, struct err *err)
     return rc;
 }
 
+/* False: the answer is given. */
+static bool authorize(struct api_request *q, const struct kind_context *c, const json_t *obj, const json_t *old_obj)
+{
+    struct err err = ERR_INIT;
+    CLEANUP(sbuf_deinit) struct sbuf why = {0};
+    sbuf_init(&why, 64 * 1024);
+    int rc = q->kind->ops && q->kind->ops->authorize ? q->kind->ops->authorize(c, obj, old_obj, &why, &err) : 0;
+    if (rc == ERR_FORBIDDEN)
+        api_forbid_because(q, sbuf_str(&why));
+    else if (rc < 0)
+        api_fail(q, &err);
+    return rc == 0;
+}
+
 /* What the kind decides, then all rules. False: the answer is given. */
 static bool admit_and_validate(struct api_request *q, struct api_write *w, const json_t *old_obj)
 {
@@ -60,9 +74,11 @@ static bool admit_and_validate(struct api_request *q, struct api_write *w, const
         field_validate_update(k->fields, old_obj, w->obj, "", &errors);
     if (!errors.count && k->ops && k->ops->validate)
         k->ops->validate(&c, w->obj, old_obj, &errors);
-    if (errors.count)
+    if (errors.count) {
         api_fail_invalid(q, &errors);
-    return errors.count == 0;
+        return false;
+    }
+    return authorize(q, &c, w->obj, old_obj);
 }
 
 /* managedFields as the client sent them; a new reference, or NULL. */

@@ -50,6 +50,6 @@ static const struct kind_ops ops = {.admit = admit};
 
 const struct kind kind_api_key = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "APIKey", .plural = "apikeys", .singular = "apikey", .categories = "seki", .namespaced = true,
-    .fields = fields, .size = sizeof(struct api_key), .columns = columns, .ops = &ops,
+    .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = fields, .size = sizeof(struct api_key), .columns = columns, .ops = &ops,
     .help = "APIKey lets a program call models. Its secret is shown once, when it is made.",
 };

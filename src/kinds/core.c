@@ -53,7 +53,7 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
 static const struct kind_ops namespace_ops = {.admit = namespace_admit};
 const struct kind kind_namespace = {
     .group = "", .version = "v1", .name = "Namespace", .plural = "namespaces", .singular = "namespace", .short_names = "ns", .has_status = true, .label_names = true,
-    .native = true, .fields = namespace_fields, .columns = namespace_columns, .ops = &namespace_ops, .help = "Namespace is a project: a scope for names, limits and access.",
+    .native = true, .readers = ROLE_VIEW, .fields = namespace_fields, .columns = namespace_columns, .ops = &namespace_ops, .help = "Namespace is a project: a scope for names, limits and access.",
 };
 
 /* ---- Secret ---- */
@@ -128,7 +128,7 @@ static const struct kind_ops value_ops = {.validate = validate_values};
 static const struct kind_ops secret_ops = {.validate = validate_values, .admit = secret_admit};
 const struct kind kind_secret = {
     .group = "", .version = "v1", .name = "Secret", .plural = "secrets", .singular = "secret", .namespaced = true,
-    .native = true, .fields = secret_fields, .columns = secret_columns, .ops = &secret_ops, .help = "Secret holds values that only those may read who may get secrets.",
+    .native = true, .readers = ROLE_EDIT, .writers = ROLE_EDIT, .fields = secret_fields, .columns = secret_columns, .ops = &secret_ops, .help = "Secret holds values that only those may read who may get secrets.",
 };
 
 /* ---- ConfigMap ---- */
@@ -145,7 +145,7 @@ static const struct kind_column config_map_columns[] = {
 };
 const struct kind kind_config_map = {
     .group = "", .version = "v1", .name = "ConfigMap", .plural = "configmaps", .singular = "configmap", .short_names = "cm", .namespaced = true,
-    .native = true, .fields = config_map_fields, .columns = config_map_columns, .ops = &value_ops, .help = "ConfigMap holds values that are no secrets.",
+    .native = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = config_map_fields, .columns = config_map_columns, .ops = &value_ops, .help = "ConfigMap holds values that are no secrets.",
 };
 
 /* ---- Lease ---- */
@@ -170,5 +170,5 @@ static const struct kind_column lease_columns[] = {
 };
 const struct kind kind_lease = {
     .group = "coordination.k8s.io", .version = "v1", .name = "Lease", .plural = "leases", .singular = "lease", .namespaced = true,
-    .native = true, .fields = lease_fields, .columns = lease_columns, .help = "Lease is held by one of several at a time.",
+    .native = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = lease_fields, .columns = lease_columns, .help = "Lease is held by one of several at a time.",
 };

@@ -63,6 +63,8 @@ struct kind_context {
     struct arena *arena;
     const struct kind_services *services;
     const struct kind_server *server;
+    const struct kind_access *access; /* only in authorize */
+    void *asker;                      /* access's */
 };
 /* Given by whoever wires the apiserver; ops of kinds that need none ignore it. */
 struct kind_services {
@@ -81,6 +83,16 @@ struct kind_subresource {
     int (*create)(const struct kind_context *c, const json_t *owner, json_t *obj, struct err *err);
 };
 
+/* What ops may ask about access. It is always the access of the user who writes. */
+struct kind_access {
+    /* name "": any; ns "": the cluster. */
+    bool (*may)(const struct kind_context *c, const char *verb, const char *group, const char *resource, const char *ns, const char *name);
+    /* Whether the user may do all that rules (of roles) allow, in the context's namespace. If not, *why is told what is missing. */
+    bool (*holds)(const struct kind_context *c, const json_t *rules, struct sbuf *why);
+    /* The rules of a role (kind "Role", of the context's namespace, or "ClusterRole"); borrowed; NULL: there is none. */
+    const json_t *(*role_rules)(const struct kind_context *c, const char *kind, const char *name);
+};
+
 struct kind_ops {
     /* Rules across fields, on a document that has passed its table. old_obj NULL: creation. May be NULL. */
     void (*validate)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors);
@@ -90,12 +102,18 @@ struct kind_ops {
     /* A kind with this op is virtual: its objects are questions. They can be created only; obj, valid and without status, is filled with the answer, sent back, and stored nowhere. */
     int (*answer)(const struct kind_context *c, json_t *obj, struct err *err);
     const struct kind_subresource *subresources; /* beside status and scale; ends with name NULL; may be NULL */
+    /* Whether the writer may write just that, where the verb on the object does not decide it alone. Last before a creation or update by a client is written, on what has
+     * passed validation. Refuses with ERR_FORBIDDEN and the reason in *why, or with another error. May be NULL. */
+    int (*authorize)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err);
 };
 
 /* A member at the top of an object that a view calls something else. */
 struct kind_rename {
     const char *stored, *shown;
 };
+
+/* The roles of a project that every Seki has: each may what those after it may. */
+enum kind_role { ROLE_NONE, ROLE_ADMIN, ROLE_EDIT, ROLE_VIEW };
 
 struct kind {
     const char *group; /* "" is core */
@@ -111,6 +129,9 @@ struct kind {
     bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */
     bool label_names; /* names are RFC 1123 labels (63 characters, no dots) … */
     bool path_names;  /* … or any path segment ("system:discovery"); else RFC 1123 subdomains */
+    /* The least role of a project that may read objects (get, list, watch, with status and scale), and write them (create, update, patch, delete; scale too, status never). The
+     * server's default roles come from these. ROLE_NONE: none of them may. */
+    enum kind_role readers, writers;
     const struct field *fields;
     size_t size; /* of the C struct; 0: none */
     const struct kind_column *columns; /* besides NAME (first) and AGE (last unless listed), or, when they list NAME, all; ends with name NULL */

@@ -99,6 +99,6 @@ static const struct kind_ops ops = {.validate = validate};
 
 const struct kind kind_model = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Model", .plural = "models", .singular = "model", .categories = "seki", .namespaced = true,
-    .has_status = true, .fields = fields, .size = sizeof(struct model), .columns = columns, .ops = &ops,
+    .has_status = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = fields, .size = sizeof(struct model), .columns = columns, .ops = &ops,
     .help = "Model is a manifest of files with digests, and the licence they are under. Files that differ are never served.",
 };

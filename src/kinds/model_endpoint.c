@@ -83,6 +83,6 @@ static const struct kind_ops ops = {.validate = validate};
 const struct kind kind_model_endpoint = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "ModelEndpoint", .plural = "modelendpoints", .singular = "modelendpoint",
     .short_names = "mep", .categories = "seki", .namespaced = true, .has_status = true, .has_scale = true,
-    .fields = fields, .size = sizeof(struct model_endpoint), .columns = columns, .ops = &ops,
+    .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = fields, .size = sizeof(struct model_endpoint), .columns = columns, .ops = &ops,
     .help = "ModelEndpoint serves a Model under a name of the OpenAI API, on as many engines as wanted.",
 };

@@ -48,6 +48,6 @@ static const struct kind_ops ops = {.validate = validate};
 const struct kind kind_model_replica = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "ModelReplica", .plural = "modelreplicas", .singular = "modelreplica",
     .short_names = "mr", .categories = "seki", .namespaced = true, .has_status = true,
-    .fields = fields, .size = sizeof(struct model_replica), .columns = columns, .ops = &ops,
+    .readers = ROLE_VIEW, .fields = fields, .size = sizeof(struct model_replica), .columns = columns, .ops = &ops,
     .help = "ModelReplica is one running engine of a ModelEndpoint; its controller makes and removes it.",
 };

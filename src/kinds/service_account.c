@@ -200,5 +200,5 @@ static const struct kind_subresource parts[] = {{.name = "token", .kind = &kind_
 static const struct kind_ops ops = {.subresources = parts};
 const struct kind kind_service_account = {
     .group = "", .version = "v1", .name = "ServiceAccount", .plural = "serviceaccounts", .singular = "serviceaccount", .short_names = "sa", .namespaced = true,
-    .native = true, .fields = fields, .ops = &ops, .standing = "default", .help = "ServiceAccount is an identity for programs.",
+    .native = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = fields, .ops = &ops, .standing = "default", .help = "ServiceAccount is an identity for programs.",
 };

@@ -3,6 +3,14 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/vec.h"
+#include "policy/rules.h"
+
+struct role {
+    const json_t *doc;
+    const json_t *rules; /* what it allows; NULL: not looked at yet, or nothing */
+    bool resolved;
+    unsigned seen; /* by the gathering of that number */
+};
 
 /* One binding, resolved: who, where, which rules. Documents are kept by reference; they are immutable. */
 struct grant {
@@ -12,8 +20,12 @@ struct grant {
 };
 
 struct rbac {
-    VEC(json_t *) kept;
+    VEC(json_t *) kept; /* documents, and lists of rules that were gathered */
     VEC(struct grant) grants;
+    VEC(struct role *) cluster_roles;
+    struct map *roles; /* "KIND/NAMESPACE/NAME" → struct role * */
+    json_t *none;      /* the rules of a role without rules */
+    unsigned gatherings;
 };
 
 static const char *str_at(const json_t *j, const char *path)
@@ -25,70 +37,103 @@ static const char *str_at(const json_t *j, const char *path)
 
 static void role_key(struct sbuf *b, const char *kind, const char *ns, const char *name)
 {
-    sbuf_reset(b);
     sbuf_addf(b, "%s/%s/%s", kind, strcmp(kind, "Role") ? "" : ns, name);
 }
 
-static bool labels_match(const json_t *labels, const json_t *wanted)
+static struct role *find_role(const struct rbac *r, const char *kind, const char *ns, const char *name)
 {
-    const char *key;
-    json_t *v;
-    if (!json_object_size(wanted))
-        return false;
-    json_object_foreach ((json_t *)(uintptr_t)wanted, key, v) {
-        const char *have = json_string_value(json_object_get(labels, key)), *want = json_string_value(v);
-        if (!have || !want || strcmp(have, want))
-            return false;
-    }
-    return true;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    sbuf_init(&key, 4096);
+    role_key(&key, kind, ns, name);
+    return sbuf_ok(&key) ? map_get(r->roles, sbuf_str(&key)) : NULL;
 }
 
-/* A ClusterRole's rules: its own, or those of all ClusterRoles that its selectors match. */
-static const json_t *rules_of(struct rbac *r, const json_t *role)
+static const json_t *selectors_of(const struct role *role)
 {
-    const json_t *selectors = json_at(role, "aggregationRule.clusterRoleSelectors");
-    if (!selectors)
-        return json_object_get(role, "rules");
-    json_t *rules = json_array(), *s;
+    return json_at(role->doc, "aggregationRule.clusterRoleSelectors");
+}
+
+/* The rules of all that role selects, and of what those select, each role once: a circle ends. */
+static void gather(struct rbac *r, struct role *role, json_t *rules)
+{
+    const json_t *selectors = selectors_of(role), *s;
     size_t i;
-    VEC_FOREACH (&r->kept, other) {
-        if (strcmp(str_at(*other, "kind"), "ClusterRole") || *other == role)
+    role->seen = r->gatherings;
+    if (!selectors) {
+        rules_add(rules, json_object_get(role->doc, "rules"));
+        return;
+    }
+    VEC_FOREACH (&r->cluster_roles, other) {
+        if ((*other)->seen == r->gatherings)
             continue;
         json_array_foreach (selectors, i, s)
-            /* Expressions would narrow the selection; they are not evaluated, so such a selector selects nothing. */
-            if (!json_array_size(json_object_get(s, "matchExpressions")) && labels_match(json_at(*other, "metadata.labels"), json_object_get(s, "matchLabels"))) {
-                json_array_extend(rules, json_object_get(*other, "rules"));
+            if (rules_select(s, json_at((*other)->doc, "metadata.labels"))) {
+                gather(r, *other, rules);
                 break;
             }
     }
-    *VEC_PUSH(&r->kept) = rules; /* freed with the rest */
-    return rules;
+}
+
+/* What a role allows: its own rules, or, whatever those are, what it gathers. */
+static const json_t *rules_of(struct rbac *r, struct role *role)
+{
+    if (role->resolved)
+        return role->rules;
+    role->resolved = true;
+    role->rules = json_object_get(role->doc, "rules");
+    if (selectors_of(role)) {
+        json_t *gathered = json_array();
+        r->gatherings++;
+        gather(r, role, gathered);
+        *VEC_PUSH(&r->kept) = gathered; /* freed with the rest */
+        role->rules = gathered;
+    }
+    return role->rules;
+}
+
+static void add_role(struct rbac *r, const json_t *doc)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    const char *kind = str_at(doc, "kind");
+    bool wide = !strcmp(kind, "ClusterRole");
+    if (!wide && strcmp(kind, "Role") != 0)
+        return;
+    sbuf_init(&key, 4096);
+    role_key(&key, kind, str_at(doc, "metadata.namespace"), str_at(doc, "metadata.name"));
+    if (!sbuf_ok(&key))
+        return;
+    struct role *role = XNEW(struct role);
+    role->doc = doc;
+    map_set(r->roles, sbuf_str(&key), role);
+    if (wide)
+        *VEC_PUSH(&r->cluster_roles) = role;
+}
+
+static void add_grant(struct rbac *r, const json_t *doc)
+{
+    const char *kind = str_at(doc, "kind"), *ns = str_at(doc, "metadata.namespace"), *role_kind = str_at(doc, "roleRef.kind");
+    bool wide = !strcmp(kind, "ClusterRoleBinding");
+    /* A RoleBinding without a namespace would reach cluster-scoped resources. */
+    if (!wide && (strcmp(kind, "RoleBinding") != 0 || !*ns))
+        return;
+    struct role *role = wide && strcmp(role_kind, "ClusterRole") ? NULL : find_role(r, role_kind, ns, str_at(doc, "roleRef.name"));
+    if (role)
+        *VEC_PUSH(&r->grants) = (struct grant){json_object_get(doc, "subjects"), wide ? NULL : ns, rules_of(r, role)};
 }
 
 struct rbac *rbac_build(const json_t *const *docs, size_t count)
 {
     struct rbac *r = XNEW(struct rbac);
-    CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    sbuf_init(&key, 4096);
-    struct map *roles = map_new(NULL);
+    r->roles = map_new(mem_free);
+    r->none = json_array();
     for (size_t i = 0; i < count; i++) {
-        json_t *doc = json_incref((json_t *)(uintptr_t)docs[i]);
-        *VEC_PUSH(&r->kept) = doc;
-        role_key(&key, str_at(doc, "kind"), str_at(doc, "metadata.namespace"), str_at(doc, "metadata.name"));
-        map_set(roles, sbuf_str(&key), doc);
+        *VEC_PUSH(&r->kept) = json_incref((json_t *)(uintptr_t)docs[i]);
+        add_role(r, docs[i]);
     }
-    for (size_t i = 0; i < count; i++) {
-        const char *kind = str_at(docs[i], "kind"), *ns = str_at(docs[i], "metadata.namespace");
-        bool wide = !strcmp(kind, "ClusterRoleBinding");
-        /* A RoleBinding without a namespace would reach cluster-scoped resources. */
-        if (!wide && (strcmp(kind, "RoleBinding") != 0 || !*ns))
-            continue;
-        role_key(&key, str_at(docs[i], "roleRef.kind"), ns, str_at(docs[i], "roleRef.name"));
-        const json_t *role = map_get(roles, sbuf_str(&key));
-        if (role)
-            *VEC_PUSH(&r->grants) = (struct grant){json_object_get(docs[i], "subjects"), wide ? NULL : ns, rules_of(r, role)};
-    }
-    map_free(roles);
+    VEC_FOREACH (&r->cluster_roles, role)
+        (void)rules_of(r, *role); /* from here on nothing changes */
+    for (size_t i = 0; i < count; i++)
+        add_grant(r, docs[i]);
     return r;
 }
 
@@ -100,6 +145,9 @@ void rbac_free(struct rbac *r)
         json_decref(*doc);
     VEC_DEINIT(&r->kept);
     VEC_DEINIT(&r->grants);
+    VEC_DEINIT(&r->cluster_roles);
+    map_free(r->roles);
+    json_decref(r->none);
     mem_free(r);
 }
 
@@ -113,84 +161,39 @@ static bool in_groups(const char *const *groups, const char *name)
     return false;
 }
 
-static bool is_subject(const json_t *subjects, const struct rbac_request *q)
+/* A service account without a namespace is one of the binding's. */
+static bool is_account(const json_t *subject, const char *ns, const char *user)
+{
+    struct str rest = str_of(user), account_ns;
+    const char *own = str_at(subject, "namespace");
+    if (!*own && ns)
+        own = ns;
+    if (!*own || !str_starts(rest, STR(RBAC_ACCOUNT_USER)))
+        return false;
+    rest = str_skip(rest, strlen(RBAC_ACCOUNT_USER));
+    return str_cut(&rest, ':', &account_ns) && str_eqc(account_ns, own) && str_eqc(rest, str_at(subject, "name"));
+}
+
+static bool is_subject(const struct grant *g, const char *user, const char *const *groups)
 {
     size_t i;
     json_t *s;
-    json_array_foreach (subjects, i, s) {
+    json_array_foreach (g->subjects, i, s) {
         const char *kind = str_at(s, "kind"), *name = str_at(s, "name");
-        if (!strcmp(kind, "User") && !strcmp(name, q->user))
-            return true;
-        if (!strcmp(kind, "Group") && in_groups(q->groups, name))
-            return true;
-        if (!strcmp(kind, "ServiceAccount")) {
-            char user[600];
-            int len = snprintf(user, sizeof(user), "system:serviceaccount:%s:%s", str_at(s, "namespace"), name);
-            if (len < (int)sizeof(user) && !strcmp(user, q->user))
-                return true;
-        }
-    }
-    return false;
-}
-
-static bool list_names(const json_t *list, const char *wanted)
-{
-    size_t i;
-    json_t *v;
-    json_array_foreach (list, i, v) {
-        const char *s = json_string_value(v);
-        if (s && !strcmp(s, wanted))
+        if ((!strcmp(kind, "User") && !strcmp(name, user)) || (!strcmp(kind, "Group") && in_groups(groups, name)) || (!strcmp(kind, "ServiceAccount") && is_account(s, g->ns, user)))
             return true;
     }
     return false;
-}
-
-static bool list_has(const json_t *list, const char *wanted)
-{
-    return list_names(list, "*") || list_names(list, wanted);
-}
-
-/* "plural", "plural/sub", "* /sub" and "*". */
-static bool has_resource(const json_t *list, const char *resource, const char *sub)
-{
-    char full[300], any[300];
-    snprintf(full, sizeof(full), "%s%s%s", resource, *sub ? "/" : "", sub);
-    snprintf(any, sizeof(any), "*/%s", sub);
-    return list_has(list, full) || (*sub && list_has(list, any));
-}
-
-static bool has_path(const json_t *list, const char *path)
-{
-    size_t i;
-    json_t *v;
-    json_array_foreach (list, i, v) {
-        const char *s = json_string_value(v);
-        size_t len = s ? strlen(s) : 0;
-        if (len && s[len - 1] == '*' ? !strncmp(path, s, len - 1) : s && !strcmp(path, s))
-            return true;
-    }
-    return false;
-}
-
-static bool rule_allows(const json_t *rule, const struct rbac_request *q)
-{
-    if (!list_has(json_object_get(rule, "verbs"), q->verb))
-        return false;
-    if (!q->resource)
-        return has_path(json_object_get(rule, "nonResourceURLs"), q->path);
-    const json_t *names = json_object_get(rule, "resourceNames");
-    return list_has(json_object_get(rule, "apiGroups"), q->group) && has_resource(json_object_get(rule, "resources"), q->resource, q->subresource) &&
-           (!json_array_size(names) || (*q->name && list_names(names, q->name)));
 }
 
 bool rbac_allows(const struct rbac *r, const struct rbac_request *q)
 {
-    if (in_groups(q->groups, "system:masters"))
+    if (in_groups(q->groups, RBAC_MASTERS))
         return true;
     VEC_FOREACH (&r->grants, g) {
         if (g->ns && (!q->resource || strcmp(g->ns, q->namespace) != 0))
             continue;
-        if (!is_subject(g->subjects, q))
+        if (!is_subject(g, q->user, q->groups))
             continue;
         size_t i;
         json_t *rule;
@@ -201,7 +204,7 @@ bool rbac_allows(const struct rbac *r, const struct rbac_request *q)
     return false;
 }
 
-void rbac_rules(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg)
+void rbac_each_rule(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg)
 {
     if (in_groups(q->groups, "system:masters")) { /* may do everything, whatever the roles say */
         JSON_AUTO all = json_pack("{s:[s], s:[s], s:[s]}", "verbs", "*", "apiGroups", "*", "resources", "*");
@@ -211,11 +214,39 @@ void rbac_rules(const struct rbac *r, const struct rbac_request *q, void (*fn)(v
         return;
     }
     VEC_FOREACH (&r->grants, g) {
-        if ((g->ns && strcmp(g->ns, q->namespace) != 0) || !is_subject(g->subjects, q))
+        if ((g->ns && strcmp(g->ns, q->namespace) != 0) || !is_subject(g, q->user, q->groups))
             continue;
         size_t i;
         json_t *rule;
         json_array_foreach (g->rules, i, rule)
             fn(arg, rule, !g->ns);
     }
+}
+
+json_t *rbac_rules(const struct rbac *r, const char *user, const char *const *groups, const char *ns)
+{
+    json_t *all = json_array();
+    if (in_groups(groups, RBAC_MASTERS)) {
+        json_array_append_new(all, json_pack("{s:[s], s:[s], s:[s]}", "verbs", "*", "apiGroups", "*", "resources", "*"));
+        json_array_append_new(all, json_pack("{s:[s], s:[s]}", "verbs", "*", "nonResourceURLs", "*"));
+    }
+    VEC_FOREACH (&r->grants, g) {
+        size_t i;
+        json_t *rule;
+        if ((g->ns && strcmp(g->ns, ns) != 0) || !is_subject(g, user, groups))
+            continue;
+        json_array_foreach (g->rules, i, rule)
+            if (!g->ns || !json_array_size(json_object_get(rule, "nonResourceURLs"))) /* a RoleBinding gives no paths */
+                json_array_append(all, rule);
+    }
+    return all;
+}
+
+const json_t *rbac_role_rules(const struct rbac *r, const char *kind, const char *ns, const char *name)
+{
+    const struct role *role = find_role(r, kind, ns, name);
+    if (!role)
+        return NULL;
+    const json_t *rules = role->resolved ? role->rules : json_object_get(role->doc, "rules");
+    return json_is_array(rules) ? rules : r->none;
 }

@@ -1,12 +1,16 @@
 /* Role-based access: Kubernetes' RBAC as a pure function over Role, ClusterRole, RoleBinding and ClusterRoleBinding documents.
  *
  * An rbac snapshot is built from all documents of the four kinds and is immutable. Deny is the default; there are no deny rules. Group
- * system:masters may do everything. Threads: any.
+ * system:masters may do everything. A ClusterRole with an aggregationRule allows what the ClusterRoles that it selects allow, and what those select; rules that are
+ * written in it do not count. Threads: any.
  */
 #ifndef SEKI_POLICY_RBAC_H
 #define SEKI_POLICY_RBAC_H
 
 #include "json/json.h"
+
+#define RBAC_MASTERS "system:masters"
+#define RBAC_ACCOUNT_USER "system:serviceaccount:" /* NAMESPACE:NAME */
 
 struct rbac;
 
@@ -25,6 +29,11 @@ struct rbac *rbac_build(const json_t *const *docs, size_t count);
 void rbac_free(struct rbac *r);
 bool rbac_allows(const struct rbac *r, const struct rbac_request *q);
 /* Calls fn with every rule that a user has in a namespace ("": those alone that hold everywhere). wide: the rule holds everywhere, and for paths. Of q, user, groups and namespace are read. */
-void rbac_rules(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg);
+void rbac_each_rule(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg);
+
+/* All rules that a user has in a namespace, or ("") in none: those that hold everywhere. A new list. */
+json_t *rbac_rules(const struct rbac *r, const char *user, const char *const *groups, const char *ns);
+/* What a role allows; ns matters to a Role only. NULL: there is no such role. Borrowed from the snapshot. */
+const json_t *rbac_role_rules(const struct rbac *r, const char *kind, const char *ns, const char *name);
 
 #endif

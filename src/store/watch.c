@@ -61,6 +61,16 @@ static void join_group(struct store_watch *w)
     TAILQ_INSERT_TAIL(&g->watches, w, link);
 }
 
+bool store_changed(struct store *s, struct str prefix, int64_t rev)
+{
+    if (rev < s->first_rev)
+        return true;
+    for (size_t i = store_first_change_after(s, rev); i < s->change_count; i++)
+        if (str_starts(store_change_at(s, i)->node->key, prefix))
+            return true;
+    return false;
+}
+
 static void watch_free(struct store_watch *w)
 {
     struct store *s = w->store;

@@ -3,6 +3,7 @@
 
 #include "base/vec.h"
 #include "policy/rbac.h"
+#include "policy/rules.h"
 
 static VEC(json_t *) docs;
 static struct rbac *rbac;
@@ -278,7 +279,7 @@ static void paths(void **state UNUSED)
 
 static void rules_are_joined_by_labels(void **state UNUSED)
 {
-    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"admin\",\"labels\":{\"to\":\"admin\"}},\"aggregationRule\":{\"clusterRoleSelectors\":[{\"matchLabels\":{\"to\":\"admin\"}},{\"matchLabels\":{\"x\":\"1\",\"y\":\"2\"}},{\"matchLabels\":{}},{}]},"
+    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"admin\",\"labels\":{\"to\":\"admin\"}},\"aggregationRule\":{\"clusterRoleSelectors\":[{\"matchLabels\":{\"to\":\"admin\"}},{\"matchLabels\":{\"x\":\"1\",\"y\":\"2\"}},7]},"
         "\"rules\":[{\"verbs\":[\"*\"],\"apiGroups\":[\"\"],\"resources\":[\"namespaces\"]}]}");
     doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"a\",\"labels\":{\"to\":\"admin\"}},\"rules\":" READ_SECRETS "}");
     doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"b\",\"labels\":{\"x\":\"1\",\"y\":\"2\",\"z\":\"3\"}},\"rules\":[{\"verbs\":[\"get\"],\"apiGroups\":[\"\"],\"resources\":[\"configmaps\"]}]}");
@@ -297,15 +298,198 @@ static void rules_are_joined_by_labels(void **state UNUSED)
     assert_false(may("bob", "get", "", "secrets", "", "q", "s"));
 }
 
-/* A selector narrows with each part; one with a part that is not understood here gives nothing, not more. */
-static void expressions_in_a_selector_select_nothing(void **state UNUSED)
+static void selectors_read_labels(void **state UNUSED)
 {
-    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"admin\"},\"aggregationRule\":{\"clusterRoleSelectors\":[{\"matchLabels\":{\"to\":\"admin\"},"
-        "\"matchExpressions\":[{\"key\":\"danger\",\"operator\":\"DoesNotExist\"}]}]}}");
-    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"a\",\"labels\":{\"to\":\"admin\",\"danger\":\"yes\"}},\"rules\":" READ_SECRETS "}");
-    bind(NULL, "ClusterRole", "admin", ALICE);
+    static const struct {
+        const char *selector, *labels;
+        bool selects;
+    } cases[] = {
+        {"{}", "{}", true}, /* all, as Kubernetes has it */
+        {"{}", "{\"a\":\"1\"}", true},
+        {"{\"matchLabels\":{}}", "{}", true},
+        {"null", "{}", false},
+        {"7", "{}", false},
+        {"{\"matchLabels\":7}", "{}", false},
+        {"{\"matchExpressions\":{}}", "{}", false},
+        {"{\"matchLabels\":{\"a\":\"1\"}}", "{\"a\":\"1\",\"b\":\"2\"}", true},
+        {"{\"matchLabels\":{\"a\":\"1\",\"b\":\"1\"}}", "{\"a\":\"1\",\"b\":\"2\"}", false},
+        {"{\"matchLabels\":{\"a\":\"1\"}}", "{}", false},
+        {"{\"matchLabels\":{\"a\":null}}", "{}", false},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\",\"values\":[\"1\",\"2\"]}]}", "{\"a\":\"2\"}", true},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\",\"values\":[\"1\",\"2\"]}]}", "{\"a\":\"3\"}", false},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"In\",\"values\":[\"1\"]}]}", "{}", false},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"NotIn\",\"values\":[\"1\"]}]}", "{\"a\":\"1\"}", false},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"NotIn\",\"values\":[\"1\"]}]}", "{}", true},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"NotIn\"}]}", "{}", false},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Exists\"}]}", "{\"a\":\"\"}", true},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Exists\"}]}", "{\"b\":\"\"}", false},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"DoesNotExist\"}]}", "{\"b\":\"\"}", true},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"DoesNotExist\"}]}", "{\"a\":\"\"}", false},
+        {"{\"matchExpressions\":[{\"operator\":\"DoesNotExist\"}]}", "{}", false},
+        {"{\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Gt\",\"values\":[\"1\"]}]}", "{\"a\":\"2\"}", false},
+        {"{\"matchLabels\":{\"a\":\"1\"},\"matchExpressions\":[{\"key\":\"b\",\"operator\":\"DoesNotExist\"}]}", "{\"a\":\"1\",\"b\":\"1\"}", false},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        JSON_AUTO selector = json_loads(cases[i].selector, JSON_DECODE_ANY, NULL);
+        JSON_AUTO labels = json_loads(cases[i].labels, 0, NULL);
+        if (rules_select(selector, labels) != cases[i].selects)
+            fail_msg("%s on %s: expected %d", cases[i].selector, cases[i].labels, cases[i].selects);
+    }
+}
+
+#define GATHERS(name, labels, wanted) \
+    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"" name "\",\"labels\":{" labels "}},\"aggregationRule\":{\"clusterRoleSelectors\":[{\"matchLabels\":{\"to\":\"" wanted "\"}}]}}")
+
+static void what_is_gathered_is_gathered_on(void **state UNUSED)
+{
+    GATHERS("admin", "", "admin");
+    GATHERS("edit", "\"to\":\"admin\"", "edit");
+    GATHERS("view", "\"to\":\"edit\"", "view");
+    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"a\",\"labels\":{\"to\":\"view\"}},\"rules\":" READ_SECRETS "}");
+    /* A circle, and one that selects itself. */
+    GATHERS("one", "\"to\":\"two\"", "one");
+    GATHERS("two", "\"to\":\"one\"", "two");
+    GATHERS("self", "\"to\":\"self\"", "self");
+    doc("{\"kind\":\"ClusterRole\",\"metadata\":{\"name\":\"b\",\"labels\":{\"to\":\"two\"}},\"rules\":" READ_SECRETS "}");
+    static const char *const names[] = {"admin", "edit", "view", "one", "two", "self"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        bind(names[i], "ClusterRole", names[i], ALICE);
     build();
-    assert_false(may("alice", "get", "", "secrets", "", "p", "s"));
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        if (may("alice", "get", "", "secrets", "", names[i], "s") != (i < 5))
+            fail_msg("%s", names[i]);
+    assert_int_equal(json_array_size(rbac_role_rules(rbac, "ClusterRole", "", "admin")), 1);
+    assert_int_equal(json_array_size(rbac_role_rules(rbac, "ClusterRole", "", "self")), 0);
+    assert_non_null(rbac_role_rules(rbac, "ClusterRole", "", "self"));
+    assert_null(rbac_role_rules(rbac, "ClusterRole", "", "absent"));
+}
+
+static void accounts_without_a_namespace_are_of_the_binding(void **state UNUSED)
+{
+    role(NULL, "reader", READ_SECRETS);
+    bind("p", "ClusterRole", "reader", "[{\"kind\":\"ServiceAccount\",\"name\":\"bot\"}]");
+    bind(NULL, "ClusterRole", "reader", "[{\"kind\":\"ServiceAccount\",\"name\":\"bot\"}]");
+    build();
+    assert_true(may("system:serviceaccount:p:bot", "get", "", "secrets", "", "p", "s"));
+    assert_false(may("system:serviceaccount:q:bot", "get", "", "secrets", "", "p", "s"));
+    assert_false(may("system:serviceaccount:p:bot", "get", "", "secrets", "", "q", "s"));
+    assert_false(may("system:serviceaccount::bot", "get", "", "secrets", "", "q", "s"));
+}
+
+/* ---- rules by rules ---- */
+
+#define RULE(verbs, groups, resources) "{\"verbs\":[" verbs "],\"apiGroups\":[" groups "],\"resources\":[" resources "]}"
+#define NAMED(verbs, groups, resources, names) "{\"verbs\":[" verbs "],\"apiGroups\":[" groups "],\"resources\":[" resources "],\"resourceNames\":[" names "]}"
+#define PATHS(verbs, paths) "{\"verbs\":[" verbs "],\"nonResourceURLs\":[" paths "]}"
+#define GET "\"get\""
+#define CORE "\"\""
+#define STAR "\"*\""
+
+static void rules_cover_rules(void **state UNUSED)
+{
+    static const struct {
+        const char *held, *wanted, *missing;
+    } cases[] = {
+        {"", "", ""},
+        {"", RULE(GET, CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        {RULE(GET, CORE, "\"pods\""), RULE(GET, CORE, "\"pods\""), ""},
+        {RULE(GET, CORE, "\"pods\""), "", ""},
+        /* Wanted together, held in parts, and the other way round. */
+        {RULE(GET, CORE, "\"pods\"") "," RULE("\"list\"", CORE, "\"pods\"") "," RULE("\"list\",\"get\"", "\"b\"", "\"pods\""), RULE("\"get\",\"list\"", "\"\",\"b\"", "\"pods\""), ""},
+        {RULE("\"get\",\"list\"", "\"\",\"b\"", "\"pods\",\"secrets\""), RULE("\"list\"", "\"b\"", "\"secrets\""), ""},
+        {RULE(GET, CORE, "\"pods\"") "," RULE("\"list\"", "\"b\"", "\"pods\""), RULE("\"list\"", CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"list\"]}"},
+        /* Verbs of one resource are told together, resources in order. */
+        {RULE(GET, CORE, "\"pods\""), RULE("\"get\",\"list\",\"watch\"", CORE, "\"secrets\",\"pods\""),
+         "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"list\" \"watch\"]}\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\" \"list\" \"watch\"]}"},
+        /* Wildcards. */
+        {RULE(STAR, STAR, STAR), RULE("\"x\"", "\"y\"", "\"z/w\"") "," NAMED(GET, CORE, "\"pods\"", "\"n\"") "," RULE(STAR, STAR, STAR), ""},
+        {RULE(STAR, STAR, STAR), PATHS(GET, "\"/metrics\""), "{NonResourceURLs:[\"/metrics\"], Verbs:[\"get\"]}"},
+        {RULE(GET, STAR, STAR), RULE(STAR, CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"*\"]}"},
+        {RULE(STAR, CORE, STAR), RULE(GET, STAR, "\"pods\""), "{APIGroups:[\"*\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        {RULE(STAR, STAR, "\"pods\",\"secrets\""), RULE(GET, CORE, STAR), "{APIGroups:[\"\"], Resources:[\"*\"], Verbs:[\"get\"]}"},
+        /* Subresources. */
+        {RULE(GET, CORE, "\"pods\""), RULE(GET, CORE, "\"pods/status\""), "{APIGroups:[\"\"], Resources:[\"pods/status\"], Verbs:[\"get\"]}"},
+        {RULE(GET, CORE, "\"pods/status\""), RULE(GET, CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        {RULE(GET, CORE, "\"*/status\""), RULE(GET, CORE, "\"pods/status\",\"*/status\""), ""},
+        {RULE(GET, CORE, "\"*/status\""), RULE(GET, CORE, "\"pods/scale\""), "{APIGroups:[\"\"], Resources:[\"pods/scale\"], Verbs:[\"get\"]}"},
+        {RULE(GET, CORE, "\"pods/*\""), RULE(GET, CORE, "\"pods/status\""), "{APIGroups:[\"\"], Resources:[\"pods/status\"], Verbs:[\"get\"]}"},
+        {RULE(GET, CORE, STAR), RULE(GET, CORE, "\"pods/status\",\"*/scale\""), ""},
+        /* Names. */
+        {RULE(GET, CORE, "\"pods\""), NAMED(GET, CORE, "\"pods\"", "\"a\""), ""},
+        {NAMED(GET, CORE, "\"pods\"", "\"a\",\"b\""), NAMED(GET, CORE, "\"pods\"", "\"b\""), ""},
+        {NAMED(GET, CORE, "\"pods\"", "\"a\"") "," NAMED(GET, CORE, "\"pods\"", "\"b\""), NAMED(GET, CORE, "\"pods\"", "\"a\",\"b\""), ""},
+        {NAMED(GET, CORE, "\"pods\"", "\"a\""), RULE(GET, CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        {NAMED(GET, CORE, "\"pods\"", "\"a\""), NAMED("\"get\",\"list\"", CORE, "\"pods\"", "\"b\""), "{APIGroups:[\"\"], Resources:[\"pods\"], ResourceNames:[\"b\"], Verbs:[\"get\" \"list\"]}"},
+        {NAMED(GET, CORE, "\"pods\"", "\"*\""), NAMED(GET, CORE, "\"pods\"", "\"a\""), "{APIGroups:[\"\"], Resources:[\"pods\"], ResourceNames:[\"a\"], Verbs:[\"get\"]}"},
+        {NAMED(GET, CORE, "\"pods\"", "\"a\""), NAMED(GET, CORE, "\"pods\"", ""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        {NAMED(GET, CORE, "\"pods\"", "\"a\""), NAMED(GET, CORE, "\"pods\"", "\"\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        /* Paths. */
+        {PATHS(GET, "\"/a\""), PATHS(GET, "\"/a\""), ""},
+        {PATHS(GET, "\"/a/*\""), PATHS(GET, "\"/a/\",\"/a/b\",\"/a/b/*\",\"/a/*\""), ""},
+        {PATHS(GET, "\"/a/*\""), PATHS(GET, "\"/a\""), "{NonResourceURLs:[\"/a\"], Verbs:[\"get\"]}"},
+        {PATHS(GET, "\"/a/b\""), PATHS(GET, "\"/a/*\""), "{NonResourceURLs:[\"/a/*\"], Verbs:[\"get\"]}"},
+        {PATHS(STAR, STAR), PATHS("\"get\",\"*\"", "\"/\",\"*\""), ""},
+        {PATHS(GET, STAR), PATHS(STAR, STAR), "{NonResourceURLs:[\"*\"], Verbs:[\"*\"]}"},
+        {PATHS(GET, STAR), RULE(GET, CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        /* Nothing is wanted; broken rules hold nothing, and broken texts are not held. */
+        {"", RULE("", CORE, "\"pods\""), ""},
+        {"", RULE(GET, "", "\"pods\""), ""},
+        {"7,null,[],{},{\"verbs\":\"*\",\"apiGroups\":\"*\",\"resources\":\"*\"}", RULE(GET, CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}"},
+        {RULE(GET, CORE, "\"pods\""), RULE("7", CORE, "\"pods\""), "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"\"]}"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char text[4096];
+        CLEANUP(sbuf_deinit) struct sbuf got = {0};
+        sbuf_init(&got, 1 << 16);
+        snprintf(text, sizeof(text), "[%s]", cases[i].held);
+        JSON_AUTO held = json_loads(text, 0, NULL);
+        snprintf(text, sizeof(text), "[%s]", cases[i].wanted);
+        JSON_AUTO wanted = json_loads(text, 0, NULL);
+        assert_non_null(held);
+        assert_non_null(wanted);
+        JSON_AUTO missing = rules_missing(held, wanted);
+        rules_text(missing, &got);
+        if (strcmp(got.ptr ? got.ptr : "", cases[i].missing) != 0)
+            fail_msg("case %zu: %s\nby %s\nmissing: %s\nexpected: %s", i, cases[i].wanted, cases[i].held, got.ptr ? got.ptr : "", cases[i].missing);
+    }
+}
+
+/* A role of 1 MiB names a product of lists that nobody can go through. */
+static void lists_beyond_measure_are_missing(void **state UNUSED)
+{
+    json_t *many = json_array();
+    for (int i = 0; i < 20000; i++)
+        json_array_append_new(many, json_sprintf("r%d", i));
+    JSON_AUTO wanted = json_pack("[{s:o, s:O, s:O, s:O}]", "verbs", many, "apiGroups", many, "resources", many, "resourceNames", many);
+    JSON_AUTO held = json_pack("[{s:[s], s:[s], s:[s]}, {s:[s], s:[s], s:[s]}]", "verbs", "get", "apiGroups", "x", "resources", "y", "verbs", "*", "apiGroups", "*", "resources", "*");
+    JSON_AUTO missing = rules_missing(held, wanted);
+    assert_int_equal(json_array_size(missing), 1);
+    assert_true(json_array_get(missing, 0) == json_array_get(wanted, 0));
+}
+
+static void rules_of_users(void **state UNUSED)
+{
+    static const char *const groups[] = {"team", NULL}, *const masters[] = {"system:masters", NULL};
+    CLEANUP(sbuf_deinit) struct sbuf got = {0};
+    sbuf_init(&got, 1 << 16);
+    role("p", "r", "[" RULE(GET, CORE, "\"secrets\"") "," PATHS(GET, "\"/p\"") "]");
+    role(NULL, "c", "[" RULE("\"list\"", CORE, "\"secrets\"") "," PATHS(GET, "\"/c\"") "]");
+    bind("p", "Role", "r", ALICE);
+    bind(NULL, "ClusterRole", "c", "[{\"kind\":\"Group\",\"name\":\"team\"}]");
+    build();
+    JSON_AUTO in_p = rbac_rules(rbac, "alice", groups, "p");
+    rules_text(in_p, &got);
+    assert_string_equal(got.ptr, "{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"list\"]}\n{NonResourceURLs:[\"/c\"], Verbs:[\"get\"]}");
+    JSON_AUTO in_q = rbac_rules(rbac, "alice", groups, "q");
+    JSON_AUTO nowhere = rbac_rules(rbac, "alice", NULL, "");
+    JSON_AUTO all = rbac_rules(rbac, "root", masters, "");
+    assert_int_equal(json_array_size(in_q), 2);
+    assert_int_equal(json_array_size(nowhere), 0);
+    JSON_AUTO missing = rules_missing(all, in_p);
+    assert_int_equal(json_array_size(missing), 0);
+    assert_int_equal(json_array_size(rbac_role_rules(rbac, "Role", "p", "r")), 2);
+    assert_null(rbac_role_rules(rbac, "Role", "q", "r"));
+    assert_int_equal(json_array_size(rbac_role_rules(rbac, "ClusterRole", "q", "c")), 2);
 }
 
 static void list_rule(void *arg, const json_t *rule, bool wide)
@@ -331,7 +515,7 @@ static void rules_of_a_user(void **state UNUSED)
                  {"bob", NULL, "p", ""}, {"bob", groups, "q", ""}, {"bob", masters, "q", "*! *! "}};
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         char seen[256] = "";
-        rbac_rules(rbac, &(struct rbac_request){.user = cases[i].user, .groups = cases[i].groups, .namespace = cases[i].ns}, list_rule, seen);
+        rbac_each_rule(rbac, &(struct rbac_request){.user = cases[i].user, .groups = cases[i].groups, .namespace = cases[i].ns}, list_rule, seen);
         assert_string_equal(seen, cases[i].want);
     }
 }
@@ -369,8 +553,13 @@ int main(void)
         TEST(names_narrow_a_rule),
         TEST(paths),
         TEST(rules_are_joined_by_labels),
-        TEST(expressions_in_a_selector_select_nothing),
         TEST(rules_of_a_user),
+        TEST(selectors_read_labels),
+        TEST(what_is_gathered_is_gathered_on),
+        TEST(accounts_without_a_namespace_are_of_the_binding),
+        TEST(rules_cover_rules),
+        TEST(lists_beyond_measure_are_missing),
+        TEST(rules_of_users),
         TEST(odd_documents_give_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
