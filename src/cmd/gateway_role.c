@@ -18,6 +18,7 @@ struct gateway_role {
     struct gateway *gateway;
     struct monitor *monitor;
     struct tls_ctx *tls;
+    struct reach reach;
     bool stopping;
 };
 
@@ -104,6 +105,7 @@ static int start(struct gateway_role *g, struct err *err)
     struct arena *a = g->arena;
     struct gateway_options go = {.threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, "run/gateway.snapshot"),
+                                 .engines = {.socket_dir = options_path(o, a, "run/engines"), .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
                                  .max_connections = (size_t)o->gateway_max_connections,
@@ -152,6 +154,8 @@ int gateway_run(const struct options *o, struct arena *a)
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(signals); i++)
         rc = loop_signal(g.loop, signals[i], on_signal, &g, &err);
     if (rc == 0)
+        rc = reach_parse(o->engine_remote_allow, &g.reach, &err);
+    if (rc == 0)
         rc = start(&g, &err);
     if (rc == 0)
         loop_run(g.loop);
@@ -165,5 +169,6 @@ int gateway_run(const struct options *o, struct arena *a)
     tls_ctx_unref(g.tls);
     if (g.loop)
         loop_free(g.loop);
+    reach_deinit(&g.reach);
     return rc == 0 ? 0 : 1;
 }

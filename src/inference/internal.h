@@ -28,7 +28,7 @@ struct inference {
     struct manager *manager;
     struct runtime *runtime;
     struct inference_options o;
-    struct informer *models, *endpoints, *replicas;
+    struct informer *models, *endpoints, *replicas, *secrets;
     atomic_bool stopping;
     pthread_mutex_t lock;
     struct map *workloads; /* name → char *: "NS/NAME" of the replica */
@@ -42,6 +42,9 @@ bool model_files_proven(const json_t *model);
 bool model_may_read(const char *real, const char *model_dirs, const char *data_dir);
 int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err);
 int replica_reconcile(void *ctx, struct reconcile *r, struct err *err);
+
+/* Its key and the socket of an engine that was killed. */
+void replica_remove_files(struct inference *i, const json_t *replica);
 
 /* "mr-NS-NAME-UID8": a replica that is made anew under the same name is another workload. */
 #define WORKLOAD_NAME_MAX 384

@@ -1,10 +1,7 @@
 /* ModelReplica: a verified model → a workload in the runtime → an engine that answers → Ready, and it stays so while tokens come. */
-#include <dirent.h>
-#include <errno.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "crypto/hash.h"
@@ -70,27 +67,17 @@ static void forget(struct pass *p)
     pthread_mutex_unlock(&p->i->lock);
 }
 
-/* ---- files of ours beside the engine's socket ---- */
-
-/* Removes tokens of this replica but the one to keep; with keep NULL all, and the socket of an engine that was killed. */
-static void remove_files(struct pass *p, const char *keep, bool socket)
-{
-    const char *uid = obj_uid(p->r->obj), *where = p->i->o.paths.socket_dir;
-    DIR *d = opendir(where);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        struct str name = str_of(e->d_name);
-        const char *path = arena_printf(p->r->arena, "%s/%s", where, e->d_name);
-        bool mine = str_starts(name, str_of(uid)) && str_ends(name, STR(".token"));
-        if (mine && (!keep || strcmp(keep, path) != 0))
-            unlink(path);
-    }
-    if (d)
-        closedir(d);
-    if (socket)
-        unlink(arena_printf(p->r->arena, "%s/%.18s.sock", where, uid));
-}
-
 /* ---- the end ---- */
+
+void replica_remove_files(struct inference *i, const json_t *replica)
+{
+    const char *uid = obj_uid(replica);
+    if (!uid)
+        return;
+    engine_secret_remove(&i->o.paths, uid);
+    CLEANUP(mem_freep) char *socket = xasprintf("%s/%.18s.sock", i->o.paths.socket_dir, uid);
+    unlink(socket);
+}
 
 static int finish(struct pass *p, struct err *err)
 {
@@ -110,7 +97,7 @@ static int finish(struct pass *p, struct err *err)
         return 0;
     }
     forget(p);
-    remove_files(p, NULL, true);
+    replica_remove_files(p->i, r->obj);
     json_array_foreach (list, i, f)
         if (!strcmp(json_string_value(f), WORKLOAD_FINALIZER)) {
             json_array_remove(list, i);
@@ -154,37 +141,39 @@ static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused
     return false;
 }
 
-/* A remote engine's key, from the Secret into a file that only this user reads. Another version of the Secret is another file, so that whoever follows the status notices. */
+/* A remote engine's key, from the Secret into a file that only this user reads: see engine.h. The Secret's version in the status tells whoever follows it that the key is another. */
 static int write_token(struct pass *p, struct err *err)
 {
     struct reconcile *r = p->r;
-    const char *name = p->mr.spec.engine.secret, *now = json_str_or(r->obj, "status.tokenFile", "");
-    struct client_resource resource = kind_resource(&kind_secret);
+    const char *name = p->mr.spec.engine.secret;
     CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    JSON_AUTO secret = NULL;
-    if (!name || !*name) {
-        if (*now)
-            json_object_del(json_object_get(r->obj, "status"), "tokenFile");
-        remove_files(p, NULL, false);
+    if (p->plan.argv || !name || !*name) {
+        json_remove(r->obj, "status.secretVersion");
+        engine_secret_remove(&p->i->o.paths, obj_uid(r->obj));
         return 0;
     }
-    int rc = client_get(r->client, &resource, r->ns, name, &secret, err);
-    if (rc < 0)
-        return err_wrap(err, "spec.engine.secret");
-    p->plan.token_file = arena_printf(r->arena, "%s/%s-%s.token", p->i->o.paths.socket_dir, obj_uid(r->obj), json_str_or(secret, "metadata.resourceVersion", "0"));
-    if (!strcmp(now, p->plan.token_file) && file_exists(now)) {
-        remove_files(p, now, false);
-        return 0;
-    }
-    sbuf_init(&key, 16 * 1024);
+    JSON_AUTO secret = informer_get(p->i->secrets, r->ns, name);
+    if (!secret)
+        return err_field(err, ERR_NOT_FOUND, "spec.engine.secret", "spec.engine.secret: there is no Secret \"%s\" in namespace %s", name, r->ns);
+    sbuf_init(&key, ENGINE_SECRET_MAX);
     const char *value = json_string_value(json_object_get(json_object_get(secret, "data"), "apiKey"));
-    if (!value || base64_decode(str_of(value), &key, err) < 0 || !key.len)
-        return err_field(err, ERR_INVALID, "spec.engine.secret", "Secret %s has no data.apiKey", name);
-    rc = file_write(p->plan.token_file, sbuf_str(&key), 0600, err);
+    if (!value || base64_decode(str_of(value), &key, err) < 0 || !str_trim(sbuf_str(&key)).len)
+        return err_field(err, ERR_INVALID, "spec.engine.secret", "spec.engine.secret: Secret %s has no data.apiKey", name);
+    struct str trimmed = str_trim(sbuf_str(&key));
+    int rc = engine_secret_write(&p->i->o.paths, obj_uid(r->obj), p->plan.address, trimmed, NULL, err);
+    if (rc == 0) {
+        p->plan.token = arena_strndup(r->arena, trimmed);
+        json_put_str(r->obj, "status.secretVersion", json_str_or(secret, "metadata.resourceVersion", "0"));
+    }
     mem_wipe(key.ptr, key.len);
-    if (rc == 0)
-        json_put_str(r->obj, "status.tokenFile", p->plan.token_file);
     return rc;
+}
+
+static void forget_token(struct pass *p)
+{
+    if (p->plan.token)
+        mem_wipe((char *)(uintptr_t)p->plan.token, strlen(p->plan.token));
+    p->plan.token = NULL;
 }
 
 static void not_started(struct pass *p, const char *reason, const char *message)
@@ -390,6 +379,7 @@ static int bring_up(struct pass *p, struct err *err)
             return rc;
     }
     look_at_engine(p);
+    forget_token(p);
     return 0;
 }
 

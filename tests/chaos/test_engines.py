@@ -1,10 +1,13 @@
 """Engines as replicas: elsewhere, changed, gone, hung; and models that are not what they should be."""
 import hashlib
+import http.server
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
+import threading
 import urllib.request
 
 import pytest
@@ -178,11 +181,145 @@ def test_remote_engine_as_a_replica(own_cloud, tmp_path):
         with Remote(tmp_path, "other") as other:
             patch(cloud, "modelendpoints", "fake", {"engine": {"secret": None, "url": f"http://{other.address}/v1"}})
             wait_for(lambda: other.address in replica(cloud, "fake-0")["status"].get("address", ""), what="the other server")
-            assert "tokenFile" not in replica(cloud, "fake-0")["status"]
+            assert "secretVersion" not in replica(cloud, "fake-0")["status"]
             wait_for(lambda: not list((cloud.data / "run" / "engines").glob("*.token")), what="the key's file to go")
             wait_for(lambda: ask(cloud, key) == 200 and other.served() >= 1, what="an answer from the other")
         cond = cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable", timeout=60)
         assert ask(cloud, key) in (502, 503)
+
+
+class Listing:
+    """A server elsewhere that only lists models: below /moved it redirects, below /long the list is 2 MiB."""
+
+    def __init__(self):
+        self.asked = asked = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append(self.path)
+                moved, body = self.path.startswith("/moved"), b"x" * (2 << 20) if self.path.startswith("/long") else b"{}"
+                self.send_response(302 if moved else 200)
+                self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                try:
+                    self.wfile.write(body)
+                except OSError:
+                    pass
+
+            def log_message(self, *_):
+                pass
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def keys_on_disk(cloud):
+    return {p.name: p.stat() for p in (cloud.data / "run" / "engines").glob("*.token")}
+
+
+def test_a_remote_key_is_written_once_and_goes_with_its_replica(own_cloud):
+    cloud = own_cloud(options={"engine-probe-interval": "20ms"})
+    cloud.project("demo")
+    secret_object(cloud, "key", "first")
+    with Listing() as remote:
+        spec = {"engine": {"driver": "openai", "url": f"http://{remote.address}/v1", "remoteModel": "big", "secret": "key"}}
+        cloud.create("modelendpoints", "demo", "fake", spec)
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        (name, first), = keys_on_disk(cloud).items()
+        assert stat.S_IMODE(first.st_mode) == 0o600 and stat.S_IMODE((cloud.data / "run" / "engines").stat().st_mode) == 0o700
+        probes = len(remote.asked)
+        wait_for(lambda: len(remote.asked) > probes + 10, what="some more looks at it")
+        now = keys_on_disk(cloud)[name]
+        assert (now.st_ino, now.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+        cloud.api("DELETE", f"{GROUP}/namespaces/demo/modelendpoints/fake")
+        wait_for(lambda: not keys_on_disk(cloud), what="the key to go with its endpoint")
+        wait_for(lambda: not cloud.api("GET", f"{GROUP}/namespaces/demo/modelreplicas")["items"], what="the replica to go")
+        cloud.create("modelendpoints", "demo", "fake", spec)
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        cloud.api("PATCH", f"{GROUP}/namespaces/demo/modelendpoints/fake", {"spec": {"replicas": 0}}, content_type="application/merge-patch+json")
+        wait_for(lambda: not keys_on_disk(cloud), what="the key to go with its replica")
+        # And what was left while nobody looked is found at the next start.
+        (cloud.data / "run" / "engines" / "99999999-0000-4000-8000-000000000000.token").write_text("http://x\nk")
+        cloud.stop()
+        cloud.start()
+        wait_for(lambda: not keys_on_disk(cloud), what="the stray key to go")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/v1", "https://localhost:{port}/v1", "https://169.254.169.254/latest", "https://10.0.0.1", "unix:/run/docker.sock", "unix:{dir}/s", "http://example.com"])
+def test_only_public_servers_without_the_operators_word(own_cloud, tmp_path, url):
+    cloud = own_cloud(options={"engine-remote-allow": None})
+    cloud.project("demo")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        s.settimeout(0)
+        url = url.format(port=s.getsockname()[1], dir=tmp_path)
+        cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": url}})
+        cond = cloud.wait_condition("modelendpoints", "demo", "fake", kind="EngineStarted", status="False", reason="EngineInvalid")
+        assert "spec.engine.url" in cond["message"] and "engine-remote-allow" in cond["message"]
+        with pytest.raises(BlockingIOError):
+            s.accept()
+
+
+def test_a_name_that_leads_to_this_machine(own_cloud):
+    """Known only when it is looked up: numbers in spellings of their own."""
+    cloud = own_cloud(options={"engine-remote-allow": None})
+    cloud.project("demo")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        s.settimeout(0)
+        cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": f"https://2130706433:{s.getsockname()[1]}/v1"}})
+        cond = cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable")
+        assert "spec.engine.url" in cond["message"] and "engine-remote-allow" in cond["message"]
+        with pytest.raises(BlockingIOError):
+            s.accept()
+
+
+@pytest.mark.parametrize("status", [{"tokenFile": "/etc/passwd"}, {"address": "ADDRESS"}])
+def test_a_forged_status_sends_nothing_anywhere(own_cloud, tmp_path, status):
+    cloud = own_cloud()
+    cloud.project("demo")
+    secret_object(cloud, "key", "first")
+    with Remote(tmp_path, api_key="first") as remote, socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        s.settimeout(0)
+        forged = {k: v.replace("ADDRESS", f"http://127.0.0.1:{s.getsockname()[1]}") for k, v in status.items()}
+        cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": f"http://{remote.address}/v1", "remoteModel": "big", "secret": "key"}})
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        key = cloud.key("demo")
+        wait_for(lambda: ask(cloud, key) == 200, what="an answer")
+        for _ in range(20):
+            try:
+                cloud.api("PATCH", f"{GROUP}/namespaces/demo/modelreplicas/fake-0/status", {"status": forged}, content_type="application/merge-patch+json")
+            except ApiError as e:
+                assert e.status in (400, 409)  # no such field any more; the controller was faster
+            assert ask(cloud, key) in (200, 503)
+        wait_for(lambda: ask(cloud, key) == 200, what="an answer once its controller has looked")
+        with pytest.raises(BlockingIOError):
+            s.accept()
+
+
+def test_redirects_and_long_lists_of_models(own_cloud):
+    """A redirect is no engine, and where it leads is not asked; a list that is too long to be read is an answer."""
+    cloud = own_cloud()
+    cloud.project("demo")
+    with Listing() as server:
+        for name in ("moved", "long"):
+            cloud.create("modelendpoints", "demo", name, {"engine": {"driver": "openai", "url": f"http://{server.address}/{name}"}})
+        cond = cloud.wait_condition("modelendpoints", "demo", "moved", status="False", reason="ServerUnavailable")
+        assert "302" in cond["message"]
+        cloud.wait_condition("modelendpoints", "demo", "long")
+        assert "/elsewhere" not in server.asked
 
 
 def test_local_engine_ends_when_it_is_moved_elsewhere(own_cloud, tmp_path):
