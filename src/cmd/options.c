@@ -66,7 +66,7 @@ static const struct conf_option schema[] = {
     {"engine", "remote-allow", CONF_STR, OPT(engine_remote_allow), "", 0, 0, NULL, NULL, false,
      "where engines of driver openai may be besides public https addresses: networks such as 10.1.0.0/16 (there plain HTTP too) and unix:/paths, comma-separated"},
     {"model", "dirs", CONF_STR, OPT(model_dirs), "", 0, 0, NULL, NULL, false,
-     "directories in which a Model's files may lie, comma-separated; empty: any but the data directory"},
+     "directories with files for Models of all projects, comma-separated; besides, a project has models/PROJECT/ of the data directory"},
 };
 
 const struct conf_option *options_schema(size_t *ret_len)

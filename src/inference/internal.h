@@ -36,10 +36,14 @@ struct inference {
 };
 
 int model_reconcile(void *ctx, struct reconcile *r, struct err *err);
-/* Each file of the Model is there and looks as it did when it was hashed. */
-bool model_files_proven(const json_t *model);
-/* Whether a Model's file may be read: real is its path without links. For tests. */
-bool model_may_read(const char *real, const char *model_dirs, const char *data_dir);
+/* Each file of the Model may be read, is there and looks as it did when it was hashed with the right digest. */
+bool model_files_proven(const struct inference *i, const json_t *model);
+/* The path of a Model's file. */
+#define MODEL_PATH_MAX 8192
+void model_file_path(const char *source, const char *name, char path[MODEL_PATH_MAX]);
+/* Whose a file is, for Models of the project ns: by its path as written, which is judged before anything is looked up, and by where its links lead. */
+enum model_place { MODEL_FORBIDDEN, MODEL_MISSING, MODEL_SHARED, MODEL_OWN };
+enum model_place model_place(const char *path, const char *ns, const char *model_dirs, const char *data_dir);
 int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err);
 int replica_reconcile(void *ctx, struct reconcile *r, struct err *err);
 

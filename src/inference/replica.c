@@ -129,12 +129,13 @@ static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused
     }
     const char *reason = obj_condition_reason(model, "Verified");
     set_condition(obj, "ModelVerified", status ? status : "Unknown", reason ? reason : "Verifying", "Model %s", name);
-    *ret_file = arena_printf(p->r->arena, "%s/%s", json_str_or(model, "spec.source", "file://") + strlen("file://"),
-                             json_str_or(json_array_get(json_at(model, "spec.files"), 0), "name", ""));
+    char path[MODEL_PATH_MAX];
+    model_file_path(json_str_or(model, "spec.source", ""), json_str_or(json_array_get(json_at(model, "spec.files"), 0), "name", ""), path);
+    *ret_file = arena_strdup(p->r->arena, path);
     *ret_refused = status && !strcmp(status, "False");
     if (!status || strcmp(status, "True") != 0)
         return false;
-    if (model_files_proven(model))
+    if (model_files_proven(p->i, model))
         return true;
     set_condition(obj, "ModelVerified", "Unknown", "Verifying", "files of Model %s changed since they were verified", name);
     manager_enqueue(p->i->manager, CONTROLLER_MODEL, p->r->ns, name);

@@ -46,10 +46,17 @@ def ask(cloud, secret, model="fake"):
         return e.code
 
 
-def put_model(cloud, directory, name="m", content=b"GGUF", size=None, file="m.gguf", digest=None, write=True):
+def own_directory(cloud, ns="demo"):
+    """Where the files of a project's Models lie."""
+    directory = cloud.data / "models" / ns
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def put_model(cloud, directory, name="m", content=b"GGUF", size=None, file="m.gguf", digest=None, write=True, ns="demo"):
     if write:
         (directory / file).write_bytes(content)
-    return cloud.create("models", "demo", name, {
+    return cloud.create("models", ns, name, {
         "source": f"file://{directory}", "format": "GGUF", "license": {"id": "test"},
         "files": [{"name": file, "digest": "sha256:" + (digest or hashlib.sha256(content).hexdigest()), "sizeBytes": size or len(content)}]})
 
@@ -68,7 +75,7 @@ exec {FAKE_ENGINE} --listen "unix:$sock" --model m
 
 
 def test_configured_llama_server_is_used_and_follows_its_options(own_cloud, tmp_path, stand_in):
-    cloud = own_cloud(options={"engine-llama-server": stand_in})
+    cloud = own_cloud(options={"engine-llama-server": stand_in, "model-dirs": tmp_path})
     cloud.project("demo")
     put_model(cloud, tmp_path)
     cloud.create("modelendpoints", "demo", "chat", {"model": "m"})
@@ -402,22 +409,23 @@ def test_an_engine_that_crashes_again_and_again(own_cloud):
 def test_file_changed_after_verification(own_cloud, tmp_path, stand_in):
     cloud = own_cloud(options={"engine-llama-server": stand_in})
     cloud.project("demo")
-    put_model(cloud, tmp_path, content=b"GGUF-good")
+    own = own_directory(cloud)
+    put_model(cloud, own, content=b"GGUF-good")
     cloud.create("modelendpoints", "demo", "chat", {"model": "m"})
     cloud.wait_condition("modelendpoints", "demo", "chat")
     pid = pid_of(cloud, "chat-0")
-    (tmp_path / "m.gguf").write_bytes(b"GGUF-evil")
+    (own / "m.gguf").write_bytes(b"GGUF-evil")
     # Well before the minute after which files are looked at anyway.
     cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason="DigestMismatch", timeout=10)
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the engine to end")
-    assert [p.read_bytes() for p in tmp_path.glob("m.gguf.rejected-*")] == [b"GGUF-evil"]
-    (tmp_path / "m.gguf").write_bytes(b"GGUF-good")
+    assert [p.read_bytes() for p in own.glob("m.gguf.rejected-*")] == [b"GGUF-evil"]
+    (own / "m.gguf").write_bytes(b"GGUF-good")
     cloud.wait_condition("modelendpoints", "demo", "chat")
 
 
 @pytest.mark.parametrize("case", ["missing", "short", "long", "directory", "link-into-data", "data"])
 def test_what_is_wrong_with_a_file_is_said(own_cloud, tmp_path, case):
-    cloud = own_cloud()
+    cloud = own_cloud(options={"model-dirs": tmp_path})
     cloud.project("demo")
     reasons = {"missing": "FileMissing", "short": "FileIncomplete", "long": "SizeMismatch", "directory": "FileMissing", "link-into-data": "SourceForbidden", "data": "SourceForbidden"}
     directory, file, size = tmp_path, "m.gguf", 10
@@ -436,16 +444,49 @@ def test_what_is_wrong_with_a_file_is_said(own_cloud, tmp_path, case):
     put_model(cloud, directory, file=file, size=size, digest="0" * 64, write=False)
     cond = cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason=reasons[case])
     assert file in cond["message"]
+    assert cond["reason"] != "SourceForbidden" or "model-dirs" in cond["message"]
     assert (cloud.data / "pki" / "ca.key").exists()
     assert not list(tmp_path.glob("*.rejected-*"))
 
 
-def test_no_other_file_is_moved_by_a_manifest(own_cloud, tmp_path):
-    cloud = own_cloud()
+def test_what_all_use_is_not_moved_by_a_manifest(own_cloud, tmp_path):
+    """Nor hashed again and again. One project's wrong manifest does nothing to another's right one."""
+    cloud = own_cloud(options={"model-dirs": tmp_path})
     cloud.project("demo")
-    put_model(cloud, tmp_path, file="passwd", content=b"root", digest="0" * 64)
-    cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason="DigestMismatch")
-    assert (tmp_path / "passwd").read_bytes() == b"root"
+    cloud.project("rival")
+    put_model(cloud, tmp_path, "right", content=b"GGUF")
+    cloud.wait_condition("models", "demo", "right", kind="Verified")
+    put_model(cloud, tmp_path, "wrong", content=b"GGUF", digest="0" * 64, write=False, ns="rival")
+    cloud.wait_condition("models", "rival", "wrong", kind="Verified", status="False", reason="DigestMismatch")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    found, = cloud.get("models", "rival", "wrong")["status"]["verified"]
+    assert found["digest"] == "sha256:" + hashlib.sha256(b"GGUF").hexdigest()
+    # What is right then is seen.
+    (tmp_path / "m.gguf").write_bytes(b"GGUX")
+    cloud.api("PATCH", f"{GROUP}/namespaces/demo/models/right", {"metadata": {"labels": {"look": "again"}}}, content_type="application/merge-patch+json")
+    cloud.wait_condition("models", "demo", "right", kind="Verified", status="False", reason="DigestMismatch")
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUX"
+
+
+def test_files_of_the_host_and_of_other_projects_are_nobodys_business(own_cloud, tmp_path):
+    """Without a word of the operator: what exists and what does not look the same, and nothing is read or moved."""
+    cloud = own_cloud(options={"model-dirs": None})
+    cloud.project("demo")
+    cloud.project("rival")
+    (tmp_path / "there.gguf").write_bytes(b"GGUF")
+    (own_directory(cloud, "rival") / "there.gguf").write_bytes(b"GGUF")
+    (own_directory(cloud) / "mine.gguf").write_bytes(b"GGUF")
+    messages = set()
+    for n, directory in enumerate((tmp_path, cloud.data / "models" / "rival", cloud.data / "models" / "nobody", cloud.data / "pki", f"{cloud.data}/models/demo/../rival", "/etc")):
+        for file in ("there.gguf", "gone.gguf"):
+            name = f"m{n}-{file[0]}"
+            put_model(cloud, directory, name, content=b"GGUF", file=file, digest="0" * 64, write=False)
+            cond = cloud.wait_condition("models", "demo", name, kind="Verified", status="False", reason="SourceForbidden")
+            messages.add(cond["message"].replace(str(directory), "DIR").replace(file, "FILE"))
+    assert len(messages) == 1, messages
+    assert (tmp_path / "there.gguf").exists() and [p.name for p in own_directory(cloud, "rival").iterdir()] == ["there.gguf"]
+    put_model(cloud, own_directory(cloud), "mine", content=b"GGUF", file="mine.gguf", write=False)
+    cloud.wait_condition("models", "demo", "mine", kind="Verified")
 
 
 def test_paths_that_leave_the_source_are_refused(own_cloud, tmp_path):
@@ -462,7 +503,7 @@ def test_paths_that_leave_the_source_are_refused(own_cloud, tmp_path):
 
 
 def test_huge_sizes(own_cloud, tmp_path):
-    cloud = own_cloud()
+    cloud = own_cloud(options={"model-dirs": tmp_path})
     cloud.project("demo")
     files = [{"name": f"{n}.gguf", "digest": "sha256:" + "0" * 64, "sizeBytes": 2**63 - 1} for n in "abc"]
     (tmp_path / "a.gguf").write_bytes(b"x")
