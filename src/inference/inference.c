@@ -9,8 +9,11 @@
 #define DEFAULT_PROBE_MS 2000u
 #define DEFAULT_STALL_MS 60000u
 #define DEFAULT_IDLE_MS 60000u
-#define REPLICA_WORKERS 4
-#define MODEL_WORKERS 2
+/* A pass waits for engines, which may hang, or hashes for hours: one project has a share of the workers. */
+#define REPLICA_WORKERS 16
+#define REPLICA_SHARE 4
+#define MODEL_WORKERS 4
+#define MODEL_SHARE 2
 #define MODEL_DEADLINE_MS (6u * 3600 * 1000) /* hashes files of hundreds of gigabytes */
 
 bool set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...)
@@ -134,9 +137,9 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
 {
     static const struct kind *const endpoint_owns[] = {&kind_model_replica, NULL};
     static const struct controller_ops controllers[] = {
-        {.name = CONTROLLER_MODEL, .primary = &kind_model, .workers = MODEL_WORKERS, .deadline_ms = MODEL_DEADLINE_MS, .reconcile = model_reconcile},
+        {.name = CONTROLLER_MODEL, .primary = &kind_model, .workers = MODEL_WORKERS, .share = MODEL_SHARE, .deadline_ms = MODEL_DEADLINE_MS, .reconcile = model_reconcile},
         {.name = CONTROLLER_ENDPOINT, .primary = &kind_model_endpoint, .owned = endpoint_owns, .workers = 1, .reconcile = endpoint_reconcile},
-        {.name = CONTROLLER_REPLICA, .primary = &kind_model_replica, .workers = REPLICA_WORKERS, .reconcile = replica_reconcile},
+        {.name = CONTROLLER_REPLICA, .primary = &kind_model_replica, .workers = REPLICA_WORKERS, .share = REPLICA_SHARE, .reconcile = replica_reconcile},
     };
     struct inference *i = XNEW(struct inference);
     *i = (struct inference){.manager = m, .runtime = rt, .o = *o, .workloads = map_new(mem_free), .memory = map_new(mem_free)};

@@ -27,6 +27,7 @@ struct pass {
     struct workload_status w;
     struct replica_memory memory;
     char workload[WORKLOAD_NAME_MAX];
+    uint64_t probe_ms; /* how long the engine was waited for */
 };
 
 void replica_workload_name(const json_t *replica, char name[WORKLOAD_NAME_MAX])
@@ -284,7 +285,7 @@ static void wait_for_answer(struct pass *p, const char *what)
 {
     uint64_t waited_s = (clock_mono_ms() - p->memory.begun_ms) / 1000, limit_s = (uint64_t)p->mr.spec.start_timeout_seconds;
     json_t *obj = p->r->obj;
-    p->r->requeue_ms = LOADING_LOOK_MS;
+    p->r->requeue_ms = MAX(p->probe_ms, (uint64_t)LOADING_LOOK_MS); /* who does not answer is waited for half of the time at most */
     set_condition(obj, "EngineStarted", "True", "Started", p->plan.argv ? "process %d" : "a server elsewhere", (int)p->w.pid);
     if (waited_s >= limit_s) {
         const char *why = arena_printf(p->r->arena, "not ready within %llu s: %s", (unsigned long long)limit_s, what);
@@ -326,7 +327,9 @@ static void look_at_engine(struct pass *p)
         p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms};
         p->memory.liveness.last_progress_ms = p->memory.liveness.last_poke_ms = clock_mono_ms();
     }
+    uint64_t begun_ms = clock_mono_ms();
     int rc = p->engine->probe(&p->plan, PROBE_TIMEOUT_MS, &h, &err);
+    p->probe_ms = clock_mono_ms() - begun_ms;
     if (rc == 0 && !h.serving)
         rc = err_set(&err, ERR_UNAVAILABLE, "loading the model");
     if (p->memory.was_ready || rc == 0)

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 import urllib.request
 
 import pytest
@@ -350,6 +351,36 @@ def test_another_tenants_engine_cannot_be_named(own_cloud):
     cloud.create("modelendpoints", "rival", "mine", {"engine": {"driver": "openai", "url": address}})
     cond = cloud.wait_condition("modelendpoints", "rival", "mine", kind="EngineStarted", status="False", reason="EngineInvalid")
     assert "spec.engine.url" in cond["message"]
+
+
+class Silent:
+    """Accepts, and never says a word."""
+
+    def __init__(self):
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(4096)
+        self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+def test_one_projects_silent_engines_hold_up_nobody_else(own_cloud):
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.project("slow")
+    with Silent() as silent:
+        for i in range(20):
+            cloud.create("modelendpoints", "slow", f"e{i}", {"replicas": 5, "engine": {"driver": "openai", "url": f"http://{silent.address}/v1"}})
+        for i in range(20):
+            cloud.wait_condition("modelendpoints", "slow", f"e{i}", status="False", reason="ServerUnavailable", timeout=60)
+        begun = time.monotonic()
+        cloud.fake_endpoint("demo", "fake")
+        assert time.monotonic() - begun < 2.5 * SLOW, "as long as some of the silent ones are waited for"
 
 
 # ---- liveness ----
