@@ -56,6 +56,36 @@ static size_t on_data(char *data, size_t size, size_t count, void *arg)
     return sbuf_ok(b) ? size * count : 0;
 }
 
+/* ---- guarded requests ---- */
+
+struct guard {
+    const struct reach *reach;
+    bool tls, is_unix, refused;
+};
+
+/* Here and nowhere else is known where a name leads this time. */
+static curl_socket_t open_socket(void *arg, curlsocktype purpose UNUSED, struct curl_sockaddr *a)
+{
+    struct guard *g = arg;
+    if (a->family == AF_UNIX ? !g->is_unix : !reach_addr(g->reach, &a->addr, g->tls)) {
+        g->refused = true;
+        return CURL_SOCKET_BAD;
+    }
+    return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+}
+
+static int set_guard(CURL *h, const struct fetch_options *o, struct guard *g, struct err *err)
+{
+    *g = (struct guard){.reach = o->reach, .tls = !strncmp(o->address, "https://", 8), .is_unix = !strncmp(o->address, "unix:", 5)};
+    if (!o->guarded)
+        return 0;
+    if (g->is_unix && !reach_unix(o->reach, o->address + 5))
+        return err_set(err, ERR_FORBIDDEN, "%s may not be called", o->address);
+    curl_easy_setopt(h, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+    curl_easy_setopt(h, CURLOPT_OPENSOCKETDATA, g);
+    return 0;
+}
+
 static void set_url(CURL *h, const char *address, const struct sbuf *url)
 {
     if (!strncmp(address, "unix:", 5))
@@ -111,6 +141,11 @@ int fetch(const struct fetch_options *o, int *ret_status, char **ret_body, size_
     CURL *h = curl_easy_init();
     if (!h)
         return err_set(err, ERR_NO_MEMORY, "out of memory");
+    struct guard guard;
+    if ((rc = set_guard(h, o, &guard, err)) < 0) {
+        curl_easy_cleanup(h);
+        return rc;
+    }
     set_url(h, o->address, &url);
     curl_easy_setopt(h, CURLOPT_ERRORBUFFER, text);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)o->timeout_ms);
@@ -122,10 +157,12 @@ int fetch(const struct fetch_options *o, int *ret_status, char **ret_body, size_
     curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &status);
     curl_slist_free_all(headers);
     curl_easy_cleanup(h);
+    if (ret_status && (code == CURLE_OK || body.failed))
+        *ret_status = (int)status;
+    if (code == CURLE_COULDNT_CONNECT && guard.refused)
+        return err_set(err, ERR_FORBIDDEN, "%s leads where nothing may be called", o->address);
     if (code != CURLE_OK)
         return curl_error(code, text, url.ptr, body.failed ? body.max : 0, err);
-    if (ret_status)
-        *ret_status = (int)status;
     if (ret_len)
         *ret_len = body.len;
     if (ret_body) {

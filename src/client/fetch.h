@@ -4,7 +4,7 @@
 #ifndef SEKI_CLIENT_FETCH_H
 #define SEKI_CLIENT_FETCH_H
 
-#include "base/str.h"
+#include "net/reach.h"
 
 struct fetch_options {
     const char *method;      /* NULL: GET */
@@ -14,9 +14,11 @@ struct fetch_options {
     const char *body_json;   /* or NULL */
     const char *ca_file;     /* or NULL */
     uint64_t timeout_ms;     /* of the whole request; required */
-    size_t max_body_bytes;   /* default 1 MiB; ERR_TOO_LARGE */
+    size_t max_body_bytes;   /* default 1 MiB; ERR_TOO_LARGE, and *ret_status is set */
+    bool guarded;            /* the address is a stranger's wish: only what net/reach.h allows is connected to, else ERR_FORBIDDEN */
+    const struct reach *reach; /* guarded: or NULL */
 };
-/* ret_body: mem_free'd by the caller, NUL-terminated. Any HTTP status is success here. */
+/* ret_body: mem_free'd by the caller, NUL-terminated. Any HTTP status is success here; redirects are not followed. */
 int fetch(const struct fetch_options *o, int *ret_status, char **ret_body, size_t *ret_len, struct err *err) NODISCARD;
 
 #endif

@@ -49,6 +49,7 @@ struct control {
     pthread_mutex_t inference_lock; /* guards inference: the runtime's thread tells it of changes */
     struct inference *inference;
     bool failed; /* services could not start */
+    struct reach reach;
 };
 
 /* What the gateway may do: read what it routes by, nothing else. */
@@ -140,7 +141,8 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                   .engine_venv = *o->engine_venv ? o->engine_venv : NULL,
                   .launcher = *o->engine_launcher ? o->engine_launcher : installed_launcher(a),
                   .fake_engine = *o->engine_fake ? o->engine_fake : NULL,
-                  .socket_dir = options_path(o, a, "run/engines")},
+                  .socket_dir = options_path(o, a, "run/engines"),
+                  .remote = &c->reach},
         .probe_interval_ms = (uint64_t)o->engine_probe_ms,
         .stall_ms = (uint64_t)o->engine_stall_ms,
         .idle_ms = (uint64_t)o->engine_idle_ms,
@@ -487,7 +489,9 @@ int control_run(const struct command_line *cl, struct options *o, struct arena *
     pthread_mutex_init(&c.lock, NULL);
     pthread_mutex_init(&c.inference_lock, NULL);
     pthread_cond_init(&c.wake, NULL);
-    int rc = start(&c, &err);
+    int rc = reach_parse(o->engine_remote_allow, &c.reach, &err);
+    if (rc == 0)
+        rc = start(&c, &err);
     if (rc == 0) {
         timer_init(&c.renew, c.loop, on_renew, &c);
         timer_start(&c.renew, RENEW_EVERY_MS);
@@ -515,5 +519,6 @@ int control_run(const struct command_line *cl, struct options *o, struct arena *
     pthread_cond_destroy(&c.wake);
     jwt_key_free(c.token_key);
     mem_wipe(&c.pepper, sizeof(c.pepper));
+    reach_deinit(&c.reach);
     return rc == 0 && !c.failed ? 0 : 1;
 }

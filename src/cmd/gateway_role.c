@@ -20,6 +20,7 @@ struct gateway_role {
     struct monitor *monitor;
     struct tls_ctx *tls;
     bool stopping, draining;
+    struct reach reach;
 };
 
 static int check_gateway(void *arg, struct err *err)
@@ -125,6 +126,7 @@ static int start(struct gateway_role *g, struct err *err)
     struct arena *a = g->arena;
     struct gateway_options go = {.threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, "run/gateway.snapshot"),
+                                 .engines = {.socket_dir = options_path(o, a, "run/engines"), .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
                                  .max_connections = (size_t)o->gateway_max_connections,
@@ -173,6 +175,8 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(signals); i++)
         rc = loop_signal(g.loop, signals[i], on_signal, &g, &err);
     if (rc == 0)
+        rc = reach_parse(o->engine_remote_allow, &g.reach, &err);
+    if (rc == 0)
         rc = start(&g, &err);
     if (rc == 0)
         loop_run(g.loop);
@@ -187,5 +191,6 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
     if (g.loop)
         loop_free(g.loop);
     arena_free(g.held);
+    reach_deinit(&g.reach);
     return rc == 0 ? 0 : 1;
 }

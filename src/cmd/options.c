@@ -4,6 +4,8 @@
 
 #include <unistd.h>
 
+#include "net/reach.h"
+
 #define OPT(member) offsetof(struct options, member)
 
 static const struct conf_option schema[] = {
@@ -63,8 +65,10 @@ static const struct conf_option schema[] = {
      false, "requests running without a token for this long: the engine is restarted"},
     {"engine", "idle-probe-interval", CONF_DURATION, OPT(engine_idle_ms), "60s", 100, 86400000, NULL, NULL,
      false, "how often an engine without requests must make one token, which nobody pays"},
+    {"engine", "remote-allow", CONF_STR, OPT(engine_remote_allow), "", 0, 0, NULL, NULL, false,
+     "where engines of driver openai may be besides public https addresses: networks such as 10.1.0.0/16 (there plain HTTP too) and unix:/paths, comma-separated"},
     {"model", "dirs", CONF_STR, OPT(model_dirs), "", 0, 0, NULL, NULL, false,
-     "directories in which a Model's files may lie, comma-separated; empty: any but the data directory"},
+     "directories with files for Models of all projects, comma-separated; besides, a project has models/PROJECT/ of the data directory"},
 };
 
 const struct conf_option *options_schema(size_t *ret_len)
@@ -98,6 +102,16 @@ static int check_data(const char *data, struct err *err)
     return 0;
 }
 
+static int check_reach(const char *option, const char *text, struct err *err)
+{
+    struct err inner = ERR_INIT;
+    struct reach r;
+    if (reach_parse(text, &r, &inner) < 0)
+        return err_field(err, ERR_INVALID, option, "%s: %s", option, inner.msg);
+    reach_deinit(&r);
+    return 0;
+}
+
 static int check_readable(const char *option, const char *path, struct err *err)
 {
     if (*path && access(path, R_OK) < 0)
@@ -119,6 +133,7 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
         check_listen("gateway-listen", o.gateway_listen, !has_tls, err) < 0 ||
         check_listen("metrics-listen", o.metrics_listen, true, err) < 0 ||
         check_listen("metrics-gateway-listen", o.metrics_gateway_listen, true, err) < 0 ||
+        check_reach("engine-remote-allow", o.engine_remote_allow, err) < 0 ||
         check_readable("gateway-tls-cert", o.gateway_tls_cert, err) < 0 ||
         check_readable("gateway-tls-key", o.gateway_tls_key, err) < 0 ||
         check_readable("api-token-file", o.api_token_file, err) < 0 ||

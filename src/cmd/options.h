@@ -20,6 +20,7 @@ struct options {
     /* [store] */
     int64_t store_retain_ms;
     /* [engine] */
+    char *engine_remote_allow;
     char *engine_llama_server, *engine_venv, *engine_launcher, *engine_fake;
     int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms;
     /* [model] */

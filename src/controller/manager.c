@@ -110,6 +110,7 @@ void manager_add(struct manager *m, const struct controller_ops *ops, void *ctx)
     struct controller *c = XNEW(struct controller);
     *c = (struct controller){.manager = m, .ops = *ops, .ctx = ctx, .queue = workqueue_new(), .workers = VEC_INIT};
     c->ops.deadline_ms = ops->deadline_ms ? ops->deadline_ms : DEADLINE_MS;
+    workqueue_set_share(c->queue, (size_t)ops->share);
     c->primary = manager_informer(m, ops->primary);
     informer_add_handler(c->primary, &(struct informer_handler){.changed = on_primary, .arg = c});
     for (const struct kind *const *k = ops->owned; k && *k; k++)

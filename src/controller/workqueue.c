@@ -1,4 +1,4 @@
-/* The queue: a map of keys, a FIFO of those that are due, and a list of those that wait, sorted by their time. */
+/* The queue: a map of keys, a FIFO a group (the namespace of a key) of those that are due, and a list of those that wait, sorted by their time. */
 #include <pthread.h>
 #include <sys/queue.h>
 #include <time.h>
@@ -15,8 +15,9 @@
 enum item_state { IDLE, READY, DELAYED, PROCESSING };
 
 struct item {
-    TAILQ_ENTRY(item) link; /* in ready or delayed, by state */
+    TAILQ_ENTRY(item) link; /* in its group's ready or in delayed, by state */
     char *key;
+    struct group *group;
     enum item_state state;
     uint64_t due_ms;
     bool again; /* PROCESSING: asked for once more, at again_ms */
@@ -25,14 +26,50 @@ struct item {
 };
 TAILQ_HEAD(item_list, item);
 
+struct group {
+    LIST_ENTRY(group) link;
+    char *name;
+    struct item_list ready;
+    size_t items, processing;
+    uint64_t served; /* when it was last given a turn; a new one waits as long as any */
+};
+LIST_HEAD(group_list, group);
+
 struct workqueue {
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    struct map *items;
-    struct item_list ready, delayed;
-    size_t ready_count;
+    struct map *items, *groups;
+    struct group_list group_list;
+    struct item_list delayed;
+    size_t ready_count, share; /* share 0: none */
+    uint64_t turns;
     bool down;
 };
+
+static void group_free(void *value)
+{
+    struct group *g = value;
+    LIST_REMOVE(g, link);
+    mem_free(g->name);
+    mem_free(g);
+}
+
+static struct group *take_group(struct workqueue *q, const char *key)
+{
+    const char *slash = strchr(key, '/');
+    struct str name = str_n(key, slash ? (size_t)(slash - key) : 0);
+    struct group *g = map_get(q->groups, name);
+    if (!g) {
+        g = XNEW(struct group);
+        g->name = xstrndup(name.ptr, name.len);
+        g->served = ++q->turns;
+        TAILQ_INIT(&g->ready);
+        LIST_INSERT_HEAD(&q->group_list, g, link);
+        map_set(q->groups, str_of(g->name), g);
+    }
+    g->items++;
+    return g;
+}
 
 static void item_free(void *value)
 {
@@ -46,7 +83,8 @@ struct workqueue *workqueue_new(void)
     struct workqueue *q = XNEW(struct workqueue);
     pthread_condattr_t attr;
     q->items = map_new(item_free);
-    TAILQ_INIT(&q->ready);
+    q->groups = map_new(group_free);
+    LIST_INIT(&q->group_list);
     TAILQ_INIT(&q->delayed);
     pthread_mutex_init(&q->lock, NULL);
     pthread_condattr_init(&attr);
@@ -56,11 +94,17 @@ struct workqueue *workqueue_new(void)
     return q;
 }
 
+void workqueue_set_share(struct workqueue *q, size_t share)
+{
+    q->share = share;
+}
+
 void workqueue_free(struct workqueue *q)
 {
     if (!q)
         return;
     map_free(q->items);
+    map_free(q->groups);
     pthread_mutex_destroy(&q->lock);
     pthread_cond_destroy(&q->wake);
     mem_free(q);
@@ -73,15 +117,43 @@ static struct item *find(struct workqueue *q, const char *key)
         return i;
     i = XNEW(struct item);
     i->key = xstrdup(key);
+    i->group = take_group(q, key);
     map_set(q->items, str_of(key), i);
     return i;
+}
+
+static void drop(struct workqueue *q, struct item *i)
+{
+    struct group *g = i->group;
+    CLEANUP(mem_freep) char *key = xstrdup(i->key);
+    map_del(q->items, str_of(key));
+    if (--g->items)
+        return;
+    CLEANUP(mem_freep) char *name = xstrdup(g->name);
+    map_del(q->groups, str_of(name));
+}
+
+static bool may_have_another(const struct workqueue *q, const struct group *g)
+{
+    return !q->share || !*g->name || g->processing < q->share;
+}
+
+/* The group's turn that has least at work, of those the one that waits longest; its oldest key. */
+static struct item *next(struct workqueue *q)
+{
+    struct group *best = NULL, *g;
+    LIST_FOREACH (g, &q->group_list, link)
+        if (TAILQ_FIRST(&g->ready) && may_have_another(q, g) &&
+            (!best || g->processing < best->processing || (g->processing == best->processing && g->served < best->served)))
+            best = g;
+    return best ? TAILQ_FIRST(&best->ready) : NULL;
 }
 
 static void insert(struct workqueue *q, struct item *i, uint64_t now_ms)
 {
     if (i->due_ms <= now_ms) {
         i->state = READY;
-        TAILQ_INSERT_TAIL(&q->ready, i, link);
+        TAILQ_INSERT_TAIL(&i->group->ready, i, link);
         q->ready_count++;
         return;
     }
@@ -145,10 +217,12 @@ char *workqueue_take(struct workqueue *q, uint64_t timeout_ms)
     while (!q->down) {
         uint64_t now = clock_mono_ms();
         move_due(q, now);
-        struct item *i = TAILQ_FIRST(&q->ready);
+        struct item *i = next(q);
         if (i) {
-            TAILQ_REMOVE(&q->ready, i, link);
+            TAILQ_REMOVE(&i->group->ready, i, link);
             q->ready_count--;
+            i->group->processing++;
+            i->group->served = ++q->turns;
             i->state = PROCESSING;
             i->again = false;
             key = xstrdup(i->key);
@@ -159,7 +233,7 @@ char *workqueue_take(struct workqueue *q, uint64_t timeout_ms)
         i = TAILQ_FIRST(&q->delayed);
         wait_until(q, i && i->due_ms < deadline ? i->due_ms : deadline);
     }
-    if (!q->down && (TAILQ_FIRST(&q->ready) || TAILQ_FIRST(&q->delayed)))
+    if (!q->down && (q->ready_count || TAILQ_FIRST(&q->delayed)))
         pthread_cond_signal(&q->wake); /* another taker watches the time from here on */
     pthread_mutex_unlock(&q->lock);
     return key;
@@ -172,12 +246,13 @@ void workqueue_done(struct workqueue *q, const char *key)
     struct item *i = map_getc(q->items, key);
     if (i && i->state == PROCESSING) {
         i->state = IDLE;
-        if (i->again) {
+        i->group->processing--;
+        if (i->again)
             add_at(q, i, i->again_ms, now);
+        else if (!i->failures)
+            drop(q, i);
+        if (q->ready_count || TAILQ_FIRST(&q->delayed))
             pthread_cond_signal(&q->wake);
-        } else if (!i->failures) {
-            map_del(q->items, str_of(key));
-        }
     }
     pthread_mutex_unlock(&q->lock);
 }
@@ -204,7 +279,7 @@ void workqueue_forget(struct workqueue *q, const char *key)
     if (i)
         i->failures = 0;
     if (i && i->state == IDLE)
-        map_del(q->items, str_of(key));
+        drop(q, i);
     pthread_mutex_unlock(&q->lock);
 }
 

@@ -8,13 +8,15 @@
 
 #include "base/arena.h"
 #include "kinds/inference.h"
+#include "net/reach.h"
 
 struct engine_paths {
     const char *llama_server;   /* path or NULL: look on PATH */
     const char *engine_venv;    /* directory of the private virtual environment, or NULL */
     const char *launcher;       /* llamacpp-launcher.py */
     const char *fake_engine;    /* path of the fake engine, or NULL */
-    const char *socket_dir;     /* 0700 */
+    const char *socket_dir;     /* 0700: engines' sockets and the keys of remote ones; only the system writes there */
+    const struct reach *remote; /* where engines elsewhere may be, besides the public internet; or NULL */
 };
 
 /* What to run. */
@@ -24,8 +26,24 @@ struct engine_plan {
     const char *address;   /* "unix:/…" | "http://host:port" | "https://…" */
     const char *base_path; /* "/v1" */
     const char *engine_model;
-    const char *token_file; /* openai: file with the server's bearer token, or NULL; filled in by the caller */
+    const char *token; /* openai: the server's bearer token, or NULL; filled in by the caller */
+    const struct reach *remote; /* openai: as in engine_paths */
 };
+
+/* Where the engine of a replica listens: address, base_path and engine_model, and nothing else of the plan. It follows from the replica's spec and uid alone, whatever its status says;
+ * gateway and controller ask the same. ERR_INVALID with the field when the spec names a place where no engine may be. Pure but for looking at links. */
+int engine_where(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, struct arena *a, struct engine_plan *ret, struct err *err) NODISCARD;
+
+/* ---- secret.c: keys of engines elsewhere ----
+ * DIR/REPLICA-UID.token, 0600: the address that the key is for, then the key. A key is never read for another address. */
+#define ENGINE_SECRET_MAX (16 * 1024)
+/* Writes when it is not there already. *ret_changed may be NULL. */
+int engine_secret_write(const struct engine_paths *p, const char *replica_uid, const char *address, struct str key, bool *ret_changed, struct err *err) NODISCARD;
+/* *ret in the arena. ERR_NOT_FOUND: there is none for this address. ERR_INVALID: no regular file of ours, or others may read it. */
+int engine_secret_read(const struct engine_paths *p, const char *replica_uid, const char *address, struct arena *a, char **ret, struct err *err) NODISCARD;
+void engine_secret_remove(const struct engine_paths *p, const char *replica_uid);
+/* Removes the keys and sockets of all that known() does not know. */
+void engine_files_sweep(const struct engine_paths *p, bool (*known)(void *arg, struct str uid_prefix), void *arg);
 
 /* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. Parsed under a cap;
  * fuzzed. */

@@ -6,6 +6,10 @@
 
 extern const struct engine_ops engine_llamacpp, engine_openai, engine_fake;
 
+/* A uid as the API server makes them: nothing in it leads out of a directory. */
+bool engine_is_uid(const char *uid);
+/* Address and base path of spec.engine.url; whether we may go there, as far as its text says. */
+int engine_remote_url(const struct engine_paths *p, const char *url, struct arena *a, struct engine_plan *ret, struct err *err) NODISCARD;
 /* "unix:DIR/UID.sock", short enough for a socket's address. */
 int engine_socket(const struct engine_paths *p, const char *replica_uid, struct arena *a, const char **ret, struct err *err) NODISCARD;
 /* /health and /metrics. */

@@ -43,10 +43,23 @@ void argv_addf(struct argv *v, const char *fmt, ...)
 
 int engine_socket(const struct engine_paths *p, const char *replica_uid, struct arena *a, const char **ret, struct err *err)
 {
+    if (!engine_is_uid(replica_uid))
+        return err_field(err, ERR_INVALID, "metadata.uid", "metadata.uid: expected 36 hexadecimal digits and dashes");
     *ret = arena_printf(a, "unix:%s/%.18s.sock", p->socket_dir, replica_uid);
     if (strlen(*ret) - strlen("unix:") > SOCKET_PATH_MAX)
         return err_set(err, ERR_INVALID, "%s is too long for a socket's path (%d bytes); choose a shorter data directory", *ret + strlen("unix:"), SOCKET_PATH_MAX);
     return 0;
+}
+
+int engine_where(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, struct arena *a, struct engine_plan *ret, struct err *err)
+{
+    const struct engine_ops *e = engine_find(mr->spec.engine.driver);
+    const char *there = mr->spec.engine.remote_model;
+    if (!e)
+        return err_field(err, ERR_INVALID, "spec.engine.driver", "there is no such engine driver");
+    ret->base_path = "/v1";
+    ret->engine_model = e->flags & ENGINE_REMOTE && there && *there ? there : mr->spec.served_name;
+    return e->flags & ENGINE_REMOTE ? engine_remote_url(p, mr->spec.engine.url, a, ret, err) : engine_socket(p, replica_uid, a, &ret->address, err);
 }
 
 /* ---- Prometheus text ---- */

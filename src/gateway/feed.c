@@ -17,6 +17,7 @@ enum { KEYS, ENDPOINTS, REPLICAS, NAMESPACES, KIND_COUNT };
 
 struct feed {
     char *file;
+    const struct engine_paths *engines;
     struct informer *informers[KIND_COUNT];
     struct target_set *targets; /* the thread's */
     pthread_t thread;
@@ -69,7 +70,7 @@ static void load_file(struct feed *f)
         log_warn("the saved routing snapshot cannot be used; waiting for the API", KV("file", f->file), KVE(&err));
         return;
     }
-    publish(f, snapshot_build(&source, f->targets), (int64_t)st.st_mtim.tv_sec * 1000 + 1);
+    publish(f, snapshot_build(&source, f->engines, f->targets), (int64_t)st.st_mtim.tv_sec * 1000 + 1);
     snapshot_source_deinit(&source);
 }
 
@@ -117,7 +118,7 @@ static void *run(void *arg)
             snapshot_source_deinit(&source);
             source = (struct snapshot_source){informer_list(f->informers[KEYS], NULL), informer_list(f->informers[ENDPOINTS], NULL),
                                               informer_list(f->informers[REPLICAS], NULL), informer_list(f->informers[NAMESPACES], NULL)};
-            publish(f, snapshot_build(&source, f->targets), 0);
+            publish(f, snapshot_build(&source, f->engines, f->targets), 0);
             if (!save_at_ms)
                 save_at_ms = MAX(saved_ms + SAVE_EVERY_MS, (uint64_t)1);
         }
@@ -133,7 +134,7 @@ static void *run(void *arg)
     return NULL;
 }
 
-int feed_start(struct client *c, const char *snapshot_file, struct feed **ret, struct err *err)
+int feed_start(struct client *c, const char *snapshot_file, const struct engine_paths *engines, struct feed **ret, struct err *err)
 {
     const struct kind *const kinds[KIND_COUNT] = {[KEYS] = &kind_api_key, [ENDPOINTS] = &kind_model_endpoint, [REPLICAS] = &kind_model_replica,
                                                   [NAMESPACES] = kind_by_name("Namespace")};
@@ -141,6 +142,7 @@ int feed_start(struct client *c, const char *snapshot_file, struct feed **ret, s
     pthread_condattr_t attr;
     int rc = 0;
     f->file = xstrdup(snapshot_file);
+    f->engines = engines;
     f->targets = target_set_new();
     pthread_mutex_init(&f->lock, NULL);
     pthread_condattr_init(&attr);

@@ -163,7 +163,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     if (rc == 0)
         rc = journal_open(o->journal_dir, &g->journal, err);
     if (rc == 0)
-        rc = feed_start(o->client, o->snapshot_file, &g->feed, err);
+        rc = feed_start(o->client, o->snapshot_file, &g->o.engines, &g->feed, err);
     if (rc == 0)
         rc = start_loops(g, err);
     if (rc < 0) {

@@ -9,6 +9,7 @@
 
 #include "client/client.h"
 #include "crypto/token.h"
+#include "engine/engine.h"
 #include "net/addr.h"
 #include "net/tls.h"
 
@@ -21,6 +22,7 @@ struct gateway_options {
     struct client *client;        /* for informers; stays the caller's */
     struct token_pepper pepper;
     const char *snapshot_file;
+    struct engine_paths engines;  /* socket_dir, remote: where engines may be; strings stay the caller's */
     const char *journal_dir;      /* usage-gateway.000001 … */
     size_t max_body_bytes;        /* default 16 MiB */
     size_t max_connections;       /* default 9,000 */

@@ -17,7 +17,6 @@
 
 #define SNAPSHOT_MAX (256u * 1024 * 1024)
 #define SNAPSHOT_VERSION 1
-#define TOKEN_MAX (16 * 1024)
 #define REPLICAS_MAX 64 /* of one endpoint that are looked at: a bit each */
 
 struct snapshot {
@@ -130,12 +129,12 @@ static void add_key(struct snapshot *s, const struct snapshot_source *src, struc
     map_set(s->keys, str_of(k.status.hash), key);
 }
 
-/* Host names are looked up here, on the builder's thread. */
-static bool resolve(const char *host_port, bool tls, struct net_addr *ret)
+/* Host names are looked up here, on the builder's thread. What is found is what is connected to, so it is judged here too. */
+static bool resolve(const struct engine_paths *engines, const char *host_port, bool tls, struct net_addr *ret)
 {
     char host[256], port[8];
     const char *colon = strrchr(host_port, ':');
-    bool has_port = colon && !strchr(colon, ']');
+    bool has_port = colon && !strchr(colon, ']'), good = false;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
     snprintf(host, sizeof(host), "%.*s", has_port ? (int)(colon - host_port) : (int)strlen(host_port), host_port);
     snprintf(port, sizeof(port), "%s", has_port ? colon + 1 : tls ? "443" : "80");
@@ -145,10 +144,13 @@ static bool resolve(const char *host_port, bool tls, struct net_addr *ret)
     }
     if (getaddrinfo(host, port, &hints, &found) != 0)
         return false;
-    memcpy(&ret->sa, found->ai_addr, found->ai_addrlen);
-    ret->len = found->ai_addrlen;
+    for (const struct addrinfo *f = found; f && !good; f = f->ai_next)
+        if ((good = reach_addr(engines->remote, f->ai_addr, tls))) {
+            memcpy(&ret->sa, f->ai_addr, f->ai_addrlen);
+            ret->len = f->ai_addrlen;
+        }
     freeaddrinfo(found);
-    return true;
+    return good;
 }
 
 /* Goes into a request's head: nothing there may end a line or a word. */
@@ -160,7 +162,7 @@ static bool is_plain(const char *text)
     return true;
 }
 
-static bool read_address(struct arena *a, const char *text, struct snap_replica *r)
+static bool read_address(const struct engine_paths *engines, struct arena *a, const char *text, struct snap_replica *r)
 {
     if (!strncmp(text, "unix:", 5)) {
         r->host = "localhost";
@@ -169,30 +171,37 @@ static bool read_address(struct arena *a, const char *text, struct snap_replica 
     r->tls = !strncmp(text, "https://", 8);
     const char *host = strstr(text, "://");
     r->host = arena_strdup(a, host ? host + 3 : text);
-    return host && is_plain(host) && !strchr(host + 3, '/') && resolve(host + 3, r->tls, &r->addr);
+    return host && is_plain(host) && !strchr(host + 3, '/') && resolve(engines, host + 3, r->tls, &r->addr);
 }
 
-static void add_replica(struct snapshot *s, struct target_set *targets, struct snap_endpoint *e, const json_t *obj)
+/* False: there should be a key, and there is none that can be sent. */
+static bool read_token(const struct engine_paths *engines, struct arena *a, const struct model_replica *mr, const char *uid, const char *address, struct snap_replica *r)
+{
+    char *token = NULL;
+    if (!mr->spec.engine.secret || !*mr->spec.engine.secret)
+        return true;
+    if (engine_secret_read(engines, uid, address, a, &token, NULL) < 0 || !is_plain(token))
+        return false;
+    r->token = token;
+    return true;
+}
+
+static void add_replica(struct snapshot *s, const struct engine_paths *engines, struct target_set *targets, struct snap_endpoint *e, const json_t *obj)
 {
     struct model_replica mr;
+    struct engine_plan where = {.argv = NULL};
     struct arena *a = s->arena;
     struct snap_replica *r = &e->replicas[e->replica_count];
-    if (e->replica_count == REPLICAS_MAX || kind_decode(&kind_model_replica, obj, a, &mr, NULL) < 0 || !mr.status.address || !read_address(a, mr.status.address, r))
+    if (e->replica_count == REPLICAS_MAX || !obj_name(obj) || kind_decode(&kind_model_replica, obj, a, &mr, NULL) < 0 || !mr.status.address ||
+        engine_where(engines, &mr, obj_uid(obj), a, &where, NULL) < 0 || strcmp(where.address, mr.status.address) != 0)
         return;
-    r->name = arena_strdup(a, obj_name(obj));
-    r->base_path = mr.status.base_path && *mr.status.base_path ? mr.status.base_path : "/v1";
-    if (r->base_path[0] != '/' || !is_plain(r->base_path))
+    *r = (struct snap_replica){.name = arena_strdup(a, obj_name(obj)), .base_path = where.base_path};
+    if (!read_address(engines, a, where.address, r) || !is_plain(r->base_path))
         return;
-    r->engine_model = mr.status.engine_model && *mr.status.engine_model && strcmp(mr.status.engine_model, e->served) != 0 ? mr.status.engine_model : NULL;
-    if (mr.status.token_file && *mr.status.token_file) {
-        CLEANUP(mem_freep) char *token = NULL;
-        size_t len = 0;
-        if (file_read(mr.status.token_file, TOKEN_MAX, &token, &len, NULL) == 0)
-            r->token = arena_strndup(a, str_trim(str_n(token, len)));
-        if (r->token && !is_plain(r->token))
-            r->token = NULL;
-    }
-    r->target = take_target(targets, s, mr.status.address);
+    r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
+    if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
+        return;
+    r->target = take_target(targets, s, where.address);
     e->replica_count++;
 }
 
@@ -207,7 +216,7 @@ static bool serves(const json_t *replica)
     return ready && !strcmp(ready, "True") && !obj_deleting(replica);
 }
 
-static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, struct target_set *targets, const json_t *obj)
+static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, const struct engine_paths *engines, struct target_set *targets, const json_t *obj)
 {
     struct model_endpoint mep;
     struct arena *a = s->arena;
@@ -232,7 +241,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     e->replicas = ARENA_ARRAY(a, struct snap_replica, MIN(count, (size_t)REPLICAS_MAX) + 1);
     json_array_foreach (src->replicas, i, replica)
         if (is_of(replica, e) && serves(replica))
-            add_replica(s, targets, e, replica);
+            add_replica(s, engines, targets, e, replica);
     size_t at = s->endpoints.len;
     *VEC_PUSH(&s->endpoints) = e;
     while (at > 0 && s->endpoints.ptr[at - 1]->created_ms > e->created_ms) {
@@ -242,7 +251,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     s->endpoints.ptr[at] = e;
 }
 
-struct snapshot *snapshot_build(const struct snapshot_source *src, struct target_set *targets)
+struct snapshot *snapshot_build(const struct snapshot_source *src, const struct engine_paths *engines, struct target_set *targets)
 {
     struct snapshot *s = XNEW(struct snapshot);
     struct map *tenants = map_new(NULL);
@@ -255,7 +264,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, struct target
     json_array_foreach (src->keys, i, obj)
         add_key(s, src, tenants, obj);
     json_array_foreach (src->endpoints, i, obj)
-        add_endpoint(s, src, targets, obj);
+        add_endpoint(s, src, engines, targets, obj);
     for (size_t n = s->endpoints.len; n > 0; n--) { /* the oldest is set last and wins */
         struct snap_endpoint *e = s->endpoints.ptr[n - 1];
         map_set(s->own, str_of(arena_printf(s->arena, "%s/%s", e->project, e->served)), e);

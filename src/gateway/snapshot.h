@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "base/map.h"
+#include "engine/engine.h"
 #include "json/json.h"
 #include "net/addr.h"
 
@@ -59,7 +60,9 @@ struct target_set;
 struct target_set *target_set_new(void);
 void target_set_free(struct target_set *t);
 
-struct snapshot *snapshot_build(const struct snapshot_source *s, struct target_set *targets);
+/* Where a replica's engine is, and what its key is, follows from its spec, its uid and files that only the system writes (engine/engine.h); its status says no more than that it
+ * serves, and when it names another address it is left out: its controller is behind, or it was not its controller who wrote that. */
+struct snapshot *snapshot_build(const struct snapshot_source *s, const struct engine_paths *engines, struct target_set *targets);
 struct snapshot *snapshot_ref(struct snapshot *s);
 void snapshot_unref(struct snapshot *s);
 

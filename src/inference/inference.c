@@ -4,12 +4,16 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/vec.h"
+#include "kinds/borrowed.h"
 
 #define DEFAULT_PROBE_MS 2000u
 #define DEFAULT_STALL_MS 60000u
 #define DEFAULT_IDLE_MS 60000u
-#define REPLICA_WORKERS 4
-#define MODEL_WORKERS 2
+/* A pass waits for engines, which may hang, or hashes for hours: one project has a share of the workers. */
+#define REPLICA_WORKERS 16
+#define REPLICA_SHARE 4
+#define MODEL_WORKERS 4
+#define MODEL_SHARE 2
 #define MODEL_DEADLINE_MS (6u * 3600 * 1000) /* hashes files of hundreds of gigabytes */
 
 bool set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...)
@@ -47,7 +51,17 @@ static void collect_stray(void *arg, const char *name, const struct workload_sta
         *VEC_PUSH(&x->names) = xstrdup(name);
 }
 
-/* After each complete list of replicas: what runs without one is stopped (its replica went while this program was down). */
+static bool is_replicas(void *arg, struct str uid_prefix)
+{
+    size_t n;
+    json_t *obj;
+    json_array_foreach ((json_t *)arg, n, obj)
+        if (obj_uid(obj) && uid_prefix.len >= 8 && str_starts(str_of(obj_uid(obj)), uid_prefix))
+            return true;
+    return false;
+}
+
+/* After each complete list of replicas: what runs without one is stopped, and what it left is removed (its replica went while this program was down). */
 static void on_replicas_listed(void *arg)
 {
     struct inference *i = arg;
@@ -61,6 +75,7 @@ static void on_replicas_listed(void *arg)
         map_set(x.wanted, str_of(name), i);
     }
     i->runtime->ops->each(i->runtime, collect_stray, &x);
+    engine_files_sweep(&i->o.paths, is_replicas, all);
     VEC_FOREACH (&x.names, name) {
         struct err err = ERR_INIT;
         log_info("a workload without a replica is stopped", KV("workload", *name));
@@ -70,6 +85,33 @@ static void on_replicas_listed(void *arg)
     }
     VEC_DEINIT(&x.names);
     map_free(x.wanted);
+}
+
+/* A replica that went without its finalizer being honoured leaves nothing behind. */
+static void on_replica(void *arg, json_t *prev, json_t *now)
+{
+    struct inference *i = arg;
+    char workload[WORKLOAD_NAME_MAX];
+    struct err err = ERR_INIT;
+    if (now)
+        return;
+    replica_workload_name(prev, workload);
+    if (i->runtime->ops->stop(i->runtime, workload, &err) < 0)
+        log_warn("the workload of a replica that is gone could not be stopped", KV("workload", workload), KVE(&err));
+    replica_remove_files(i, prev);
+}
+
+/* A key is changed in its Secret: who uses it looks at once. */
+static void on_secret(void *arg, json_t *prev, json_t *now)
+{
+    struct inference *i = arg;
+    const json_t *secret = now ? now : prev;
+    JSON_AUTO all = informer_list(i->replicas, obj_namespace(secret));
+    size_t n;
+    json_t *obj;
+    json_array_foreach (all, n, obj)
+        if (!strcmp(json_str_or(obj, "spec.engine.secret", ""), obj_name(secret)))
+            manager_enqueue(i->manager, CONTROLLER_REPLICA, obj_namespace(obj), obj_name(obj));
 }
 
 /* A model's change is its endpoints' and replicas' business. */
@@ -95,9 +137,9 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
 {
     static const struct kind *const endpoint_owns[] = {&kind_model_replica, NULL};
     static const struct controller_ops controllers[] = {
-        {.name = CONTROLLER_MODEL, .primary = &kind_model, .workers = MODEL_WORKERS, .deadline_ms = MODEL_DEADLINE_MS, .reconcile = model_reconcile},
+        {.name = CONTROLLER_MODEL, .primary = &kind_model, .workers = MODEL_WORKERS, .share = MODEL_SHARE, .deadline_ms = MODEL_DEADLINE_MS, .reconcile = model_reconcile},
         {.name = CONTROLLER_ENDPOINT, .primary = &kind_model_endpoint, .owned = endpoint_owns, .workers = 1, .reconcile = endpoint_reconcile},
-        {.name = CONTROLLER_REPLICA, .primary = &kind_model_replica, .workers = REPLICA_WORKERS, .reconcile = replica_reconcile},
+        {.name = CONTROLLER_REPLICA, .primary = &kind_model_replica, .workers = REPLICA_WORKERS, .share = REPLICA_SHARE, .reconcile = replica_reconcile},
     };
     struct inference *i = XNEW(struct inference);
     *i = (struct inference){.manager = m, .runtime = rt, .o = *o, .workloads = map_new(mem_free), .memory = map_new(mem_free)};
@@ -108,10 +150,12 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
     i->models = manager_informer(m, &kind_model);
     i->endpoints = manager_informer(m, &kind_model_endpoint);
     i->replicas = manager_informer(m, &kind_model_replica);
+    i->secrets = manager_informer(m, &kind_secret);
     for (size_t c = 0; c < ARRAY_LEN(controllers); c++)
         manager_add(m, &controllers[c], i);
     informer_add_handler(i->models, &(struct informer_handler){.changed = on_model, .arg = i});
-    informer_add_handler(i->replicas, &(struct informer_handler){.synced = on_replicas_listed, .arg = i});
+    informer_add_handler(i->replicas, &(struct informer_handler){.changed = on_replica, .synced = on_replicas_listed, .arg = i});
+    informer_add_handler(i->secrets, &(struct informer_handler){.changed = on_secret, .arg = i});
     return i;
 }
 

@@ -1,7 +1,8 @@
 /* The inference product: controllers for Model, ModelEndpoint and ModelReplica.
  *
- * Model: verifies files against their digests (a file that differs is renamed NAME.rejected-DIGEST8 and never served). Files may lie where the operator says, and with or without
- * that nowhere in the data directory but in its models/; where symbolic links lead is what counts. ModelEndpoint: makes ModelReplicas NAME-0 … NAME-(n-1), sums up their
+ * Model: verifies files against their digests (a file that differs is never served). A project's own files lie in models/PROJECT/ of the data directory: nobody
+ * else's Model may name them, and one that differs is put aside as NAME.rejected-DIGEST8. What lies in models/ itself and in the operator's model-dirs is for all projects, and is
+ * never moved. Nothing else is ever looked at; where symbolic links lead counts as well as how a path is written. ModelEndpoint: makes ModelReplicas NAME-0 … NAME-(n-1), sums up their
  * conditions. ModelReplica: model verified → workload in the runtime → probe → Ready; liveness by token progress; hung engines are restarted.
  */
 #ifndef SEKI_INFERENCE_INFERENCE_H
@@ -18,7 +19,7 @@ struct inference_options {
     uint64_t probe_interval_ms; /* default 2 s; 200 ms while loading */
     uint64_t stall_ms;          /* running requests without a token for this long: hung; default 60 s */
     uint64_t idle_ms;           /* an engine without requests makes one token so often, to show that it can; default 60 s */
-    const char *model_dirs;     /* in which files of Models may lie, comma-separated; NULL or empty: anywhere but in data_dir */
+    const char *model_dirs;     /* in which files of Models may lie, comma-separated; NULL or empty: nowhere but in data_dir/models */
     const char *data_dir;       /* what is secret lies there; NULL: none */
 };
 

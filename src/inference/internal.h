@@ -28,7 +28,7 @@ struct inference {
     struct manager *manager;
     struct runtime *runtime;
     struct inference_options o;
-    struct informer *models, *endpoints, *replicas;
+    struct informer *models, *endpoints, *replicas, *secrets;
     atomic_bool stopping;
     pthread_mutex_t lock;
     struct map *workloads; /* name → char *: "NS/NAME" of the replica */
@@ -36,12 +36,19 @@ struct inference {
 };
 
 int model_reconcile(void *ctx, struct reconcile *r, struct err *err);
-/* Each file of the Model is there and looks as it did when it was hashed. */
-bool model_files_proven(const json_t *model);
-/* Whether a Model's file may be read: real is its path without links. For tests. */
-bool model_may_read(const char *real, const char *model_dirs, const char *data_dir);
+/* Each file of the Model may be read, is there and looks as it did when it was hashed with the right digest. */
+bool model_files_proven(const struct inference *i, const json_t *model);
+/* The path of a Model's file. */
+#define MODEL_PATH_MAX 8192
+void model_file_path(const char *source, const char *name, char path[MODEL_PATH_MAX]);
+/* Whose a file is, for Models of the project ns: by its path as written, which is judged before anything is looked up, and by where its links lead. */
+enum model_place { MODEL_FORBIDDEN, MODEL_MISSING, MODEL_SHARED, MODEL_OWN };
+enum model_place model_place(const char *path, const char *ns, const char *model_dirs, const char *data_dir);
 int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err);
 int replica_reconcile(void *ctx, struct reconcile *r, struct err *err);
+
+/* Its key and the socket of an engine that was killed. */
+void replica_remove_files(struct inference *i, const json_t *replica);
 
 /* "mr-NS-NAME-UID8": a replica that is made anew under the same name is another workload. */
 #define WORKLOAD_NAME_MAX 384

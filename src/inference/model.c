@@ -17,9 +17,12 @@
 #define PROGRESS_MS 1000u
 #define CONDITION "Verified"
 
-static const char *path_of(struct reconcile *r, const struct model *m, const struct model_file *f)
+void model_file_path(const char *source, const char *name, char path[MODEL_PATH_MAX])
 {
-    return arena_printf(r->arena, "%s/%s", m->spec.source + strlen("file://"), f->name);
+    struct str dir = str_skip(str_of(source), strlen("file://"));
+    while (dir.len && dir.ptr[dir.len - 1] == '/')
+        dir.len--;
+    snprintf(path, MODEL_PATH_MAX, "%.*s/%s", STR_ARG(dir), name);
 }
 
 static int64_t modified_ns(const struct stat *st)
@@ -37,12 +40,12 @@ static json_t *find_proof(const json_t *obj, const char *name)
     return NULL;
 }
 
-/* The file was hashed before and has not been touched since. */
-static bool proven(const json_t *obj, const struct model_file *f, const struct stat *st)
+/* What was found when the file was hashed, when it has not been touched since; NULL: it must be hashed. */
+static const char *known_digest(const json_t *obj, const char *name, const struct stat *st)
 {
-    const json_t *p = find_proof(obj, f->name);
-    return p && !strcmp(json_str_or(p, "digest", ""), f->digest) && json_int(p, "sizeBytes", -1) == st->st_size && json_int(p, "modifiedNs", -1) == modified_ns(st) &&
-           json_int(p, "inode", -1) == (int64_t)st->st_ino;
+    const json_t *p = find_proof(obj, name);
+    bool same = p && json_int(p, "sizeBytes", -1) == st->st_size && json_int(p, "modifiedNs", -1) == modified_ns(st) && json_int(p, "inode", -1) == (int64_t)st->st_ino;
+    return same ? json_str(p, "digest") : NULL;
 }
 
 static void keep_proof(json_t *obj, const struct model_file *f, const char *digest, const struct stat *st)
@@ -62,62 +65,82 @@ static void keep_proof(json_t *obj, const struct model_file *f, const char *dige
     json_object_set_new(p, "inode", json_integer((json_int_t)st->st_ino));
 }
 
-bool model_files_proven(const json_t *model)
+bool model_files_proven(const struct inference *i, const json_t *model)
 {
-    const char *source = json_str_or(model, "spec.source", "file://") + strlen("file://");
-    size_t i;
+    size_t n;
     json_t *f;
-    json_array_foreach (json_at(model, "spec.files"), i, f) {
-        char path[8192];
+    json_array_foreach (json_at(model, "spec.files"), n, f) {
+        char path[MODEL_PATH_MAX];
         struct stat st;
-        const struct model_file file = {.name = json_str_or(f, "name", ""), .digest = json_str_or(f, "digest", "")};
-        snprintf(path, sizeof(path), "%s/%s", source, file.name);
-        if (stat(path, &st) != 0 || !proven(model, &file, &st))
+        const char *name = json_str_or(f, "name", ""), *known;
+        model_file_path(json_str_or(model, "spec.source", ""), name, path);
+        if (model_place(path, obj_namespace(model), i->o.model_dirs, i->o.data_dir) < MODEL_SHARED || stat(path, &st) != 0)
+            return false;
+        known = known_digest(model, name, &st);
+        if (!known || strcmp(known, json_str_or(f, "digest", "")) != 0)
             return false;
     }
-    return i > 0;
+    return n > 0;
 }
 
 /* ---- where files may lie ---- */
 
-/* Below dir, when that exists; both without links. */
-static bool is_below(const char *real, struct str dir)
+/* What is left of path below dir, both as they are written; NULL: it lies elsewhere. */
+static const char *below(const char *path, const char *dir)
 {
-    char name[4096], *root;
-    if (!str_to_array(dir, name, sizeof(name)) || !(root = realpath(name, NULL)))
-        return false;
-    size_t len = strlen(root);
-    bool below = !strncmp(real, root, len) && (len == 1 || real[len] == '/');
-    free(root);
-    return below;
+    size_t len = strlen(dir);
+    while (len && dir[len - 1] == '/')
+        len--;
+    return !strncmp(path, dir, len) && path[len] == '/' && path[len + 1] ? path + len + 1 : NULL;
 }
 
-bool model_may_read(const char *real, const char *model_dirs, const char *data_dir)
+/* The same; dir as it is written, or what its links lead to. Nothing of path itself is looked up. */
+static const char *below_either(const char *path, const char *dir)
 {
-    struct str rest = str_of(model_dirs), dir;
-    char models[4096];
-    snprintf(models, sizeof(models), "%s/models", data_dir ? data_dir : "");
-    if (data_dir && is_below(real, str_of(data_dir)))
-        return is_below(real, str_of(models));
-    if (!rest.len)
-        return true;
-    while (str_cut(&rest, ',', &dir))
-        if (str_trim(dir).len && is_below(real, str_trim(dir)))
-            return true;
-    return false;
-}
-
-static bool check_place(struct inference *i, struct reconcile *r, const char *path)
-{
-    char *real = realpath(path, NULL);
-    bool may = real && model_may_read(real, i->o.model_dirs, i->o.data_dir);
-    if (!real)
-        set_condition(r->obj, CONDITION, "False", "FileMissing", "%s: %s", path, strerror(errno));
-    else if (!may)
-        set_condition(r->obj, CONDITION, "False", "SourceForbidden", "%s lies where no Model's files may lie: %s", path,
-                      i->o.model_dirs && *i->o.model_dirs ? "option model-dirs says where they may" : "in the data directory, and not in its models/");
+    const char *rest = below(path, dir);
+    char *real = rest ? NULL : realpath(dir, NULL);
+    if (real)
+        rest = below(path, real);
     free(real);
-    return may;
+    return rest;
+}
+
+static enum model_place place_by_text(const char *path, const char *ns, const char *model_dirs, const char *data_dir)
+{
+    struct str all = str_of(model_dirs), dir;
+    char name[MODEL_PATH_MAX];
+    snprintf(name, sizeof(name), "%s/models", data_dir ? data_dir : "");
+    const char *rest = data_dir ? below_either(path, name) : NULL, *slash = rest ? strchr(rest, '/') : NULL;
+    if (slash) /* a directory there is the project's of that name, and nobody else's */
+        return str_eqc(str_n(rest, (size_t)(slash - rest)), ns) ? MODEL_OWN : MODEL_FORBIDDEN;
+    if (rest)
+        return MODEL_SHARED;
+    if (data_dir && below_either(path, data_dir))
+        return MODEL_FORBIDDEN;
+    while (str_cut(&all, ',', &dir))
+        if (str_trim(dir).len && str_to_array(str_trim(dir), name, sizeof(name)) && below_either(path, name))
+            return MODEL_SHARED;
+    return MODEL_FORBIDDEN;
+}
+
+/* No way up: "..", "." and empty parts have no place in what is compared as text. */
+static bool is_straight(const char *path)
+{
+    struct str rest = str_skip(str_of(path), 1), part;
+    while (str_cut(&rest, '/', &part))
+        if (!part.len || str_eqc(part, ".") || str_eqc(part, ".."))
+            return false;
+    return *path == '/';
+}
+
+enum model_place model_place(const char *path, const char *ns, const char *model_dirs, const char *data_dir)
+{
+    if (!is_straight(path) || place_by_text(path, ns, model_dirs, data_dir) == MODEL_FORBIDDEN)
+        return MODEL_FORBIDDEN;
+    char *real = realpath(path, NULL);
+    enum model_place place = real ? place_by_text(real, ns, model_dirs, data_dir) : MODEL_MISSING;
+    free(real);
+    return place;
 }
 
 /* ---- verifying ---- */
@@ -150,38 +173,41 @@ static bool tell_progress(void *arg, uint64_t done_bytes)
     return rc != ERR_NOT_FOUND; /* deleted meanwhile: nobody waits for the rest */
 }
 
-/* Out of the way of every engine, and still there for whoever wants to know what it is. Only what is named like a model: a manifest is no means to move other files. */
+/* Out of the way of every engine, and still there for whoever wants to know what it is. Only in the project's own directory: what others use too is not moved by one's manifest. */
 static bool put_aside(struct reconcile *r, const char *path, const char *digest_hex)
 {
-    static const char *const suffixes[] = {".gguf", ".safetensors", ".bin", ".json", ".model", ".txt", ".part"};
-    bool moved = false;
-    for (size_t i = 0; i < ARRAY_LEN(suffixes); i++)
-        moved |= str_ends(str_of(path), str_of(suffixes[i]));
     const char *aside = arena_printf(r->arena, "%s.rejected-%.8s", path, digest_hex);
-    moved = moved && rename(path, aside) == 0;
-    if (moved)
-        manager_event(r->manager, r->obj, "Warning", "DigestMismatch", arena_printf(r->arena, "%s was put aside as %s", path, aside));
-    return moved;
+    if (rename(path, aside) != 0)
+        return false;
+    manager_event(r->manager, r->obj, "Warning", "DigestMismatch", arena_printf(r->arena, "%s was put aside as %s", path, aside));
+    return true;
 }
 
-static bool refuse_digest(struct reconcile *r, const struct model_file *f, const char *path, const char *hex)
+/* digest: with "sha256:". What stays where it is is not hashed again until it changes. */
+static bool refuse_digest(struct reconcile *r, const struct model_file *f, const char *path, enum model_place place, const char *digest, const struct stat *st)
 {
-    bool aside = put_aside(r, path, hex);
-    set_condition(r->obj, CONDITION, "False", "DigestMismatch", "%s has sha256:%s, the manifest says %s; it %sis not served", path, hex, f->digest, aside ? "was put aside and " : "");
+    bool aside = place == MODEL_OWN && put_aside(r, path, digest + strlen("sha256:"));
+    if (!aside)
+        keep_proof(r->obj, f, digest, st);
+    set_condition(r->obj, CONDITION, "False", "DigestMismatch", "%s has %s, the manifest says %s; it %sis not served", path, digest, f->digest, aside ? "was put aside and " : "");
     return false;
 }
 
-/* It may be there, and is of the right size. */
-static bool look_at_file(struct inference *i, struct reconcile *r, const struct model_file *f, const char *path, struct stat *st)
+/* It may be there, and is of the right size. Nothing outside the places for models is looked up: who may not read a file does not learn whether it exists. */
+static bool look_at_file(struct inference *i, struct reconcile *r, const struct model_file *f, const char *path, enum model_place *place, struct stat *st)
 {
     const char *reason_now = obj_condition_reason(r->obj, CONDITION);
-    if (stat(path, st) != 0) {
+    *place = model_place(path, r->ns, i->o.model_dirs, i->o.data_dir);
+    if (*place == MODEL_FORBIDDEN) {
+        set_condition(r->obj, CONDITION, "False", "SourceForbidden",
+                      "%s lies where no file of this project's Models may lie: they lie in models/%s/ of the data directory, or where the operator's option model-dirs says", path, r->ns);
+        return false;
+    }
+    if (*place == MODEL_MISSING || stat(path, st) != 0) {
         if (!reason_now || strcmp(reason_now, "DigestMismatch") != 0) /* it was we who took it away: say that, until another one is there */
             set_condition(r->obj, CONDITION, "False", "FileMissing", "%s: %s", path, strerror(errno));
         return false;
     }
-    if (!check_place(i, r, path))
-        return false;
     if (!S_ISREG(st->st_mode))
         set_condition(r->obj, CONDITION, "False", "FileMissing", "%s is no regular file", path);
     else if (st->st_size < f->size_bytes)
@@ -193,34 +219,47 @@ static bool look_at_file(struct inference *i, struct reconcile *r, const struct 
     return false;
 }
 
-/* False: the condition says what is wrong. */
-static bool verify_file(struct inference *i, struct reconcile *r, const struct model *m, const struct model_file *f)
+/* Its digest, or NULL: the condition says why there is none. */
+static const char *hash_file(struct inference *i, struct reconcile *r, const struct model_file *f, const char *path, const struct stat *st)
 {
-    const char *path = path_of(r, m, f);
     char hex[SHA256_HEX_MAX];
     uint64_t size = 0;
-    struct stat st, after;
+    struct stat after;
     struct err err = ERR_INIT;
-    if (!look_at_file(i, r, f, path, &st))
-        return false;
-    if (proven(r->obj, f, &st))
-        return true;
     struct progress p = {i, r, f, clock_mono_ms()};
     int rc = hash_file_sha256(path, tell_progress, &p, hex, &size, &err);
     if (rc == ERR_CANCELED)
-        return false;
+        return NULL;
     if (rc < 0) {
         set_condition(r->obj, CONDITION, "False", "FileUnreadable", "%s", err.msg);
-        return false;
+        return NULL;
     }
     /* Whoever writes it is not done: its digest says nothing yet. */
-    if (stat(path, &after) != 0 || modified_ns(&after) != modified_ns(&st) || after.st_ino != st.st_ino || after.st_size != st.st_size || (int64_t)size != st.st_size) {
+    if (stat(path, &after) != 0 || modified_ns(&after) != modified_ns(st) || after.st_ino != st->st_ino || after.st_size != st->st_size || (int64_t)size != st->st_size) {
         set_condition(r->obj, CONDITION, "Unknown", "Verifying", "%s changed while it was hashed", path);
-        return false;
+        return NULL;
     }
-    if (strcmp(hex, f->digest + strlen("sha256:")) != 0)
-        return refuse_digest(r, f, path, hex);
-    keep_proof(r->obj, f, f->digest, &st);
+    return arena_printf(r->arena, "sha256:%s", hex);
+}
+
+/* False: the condition says what is wrong. */
+static bool verify_file(struct inference *i, struct reconcile *r, const struct model *m, const struct model_file *f)
+{
+    char path[MODEL_PATH_MAX];
+    struct stat st;
+    enum model_place place;
+    model_file_path(m->spec.source, f->name, path);
+    if (!look_at_file(i, r, f, path, &place, &st))
+        return false;
+    const char *digest = known_digest(r->obj, f->name, &st);
+    bool known = digest != NULL;
+    digest = known ? arena_strdup(r->arena, digest) : hash_file(i, r, f, path, &st);
+    if (!digest)
+        return false;
+    if (strcmp(digest, f->digest) != 0)
+        return refuse_digest(r, f, path, place, digest, &st);
+    if (!known)
+        keep_proof(r->obj, f, digest, &st);
     return true;
 }
 

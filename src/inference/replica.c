@@ -1,10 +1,7 @@
 /* ModelReplica: a verified model → a workload in the runtime → an engine that answers → Ready, and it stays so while tokens come. */
-#include <dirent.h>
-#include <errno.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "crypto/hash.h"
@@ -30,6 +27,7 @@ struct pass {
     struct workload_status w;
     struct replica_memory memory;
     char workload[WORKLOAD_NAME_MAX];
+    uint64_t probe_ms; /* how long the engine was waited for */
 };
 
 void replica_workload_name(const json_t *replica, char name[WORKLOAD_NAME_MAX])
@@ -70,27 +68,17 @@ static void forget(struct pass *p)
     pthread_mutex_unlock(&p->i->lock);
 }
 
-/* ---- files of ours beside the engine's socket ---- */
-
-/* Removes tokens of this replica but the one to keep; with keep NULL all, and the socket of an engine that was killed. */
-static void remove_files(struct pass *p, const char *keep, bool socket)
-{
-    const char *uid = obj_uid(p->r->obj), *where = p->i->o.paths.socket_dir;
-    DIR *d = opendir(where);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        struct str name = str_of(e->d_name);
-        const char *path = arena_printf(p->r->arena, "%s/%s", where, e->d_name);
-        bool mine = str_starts(name, str_of(uid)) && str_ends(name, STR(".token"));
-        if (mine && (!keep || strcmp(keep, path) != 0))
-            unlink(path);
-    }
-    if (d)
-        closedir(d);
-    if (socket)
-        unlink(arena_printf(p->r->arena, "%s/%.18s.sock", where, uid));
-}
-
 /* ---- the end ---- */
+
+void replica_remove_files(struct inference *i, const json_t *replica)
+{
+    const char *uid = obj_uid(replica);
+    if (!uid)
+        return;
+    engine_secret_remove(&i->o.paths, uid);
+    CLEANUP(mem_freep) char *socket = xasprintf("%s/%.18s.sock", i->o.paths.socket_dir, uid);
+    unlink(socket);
+}
 
 static int finish(struct pass *p, struct err *err)
 {
@@ -110,7 +98,7 @@ static int finish(struct pass *p, struct err *err)
         return 0;
     }
     forget(p);
-    remove_files(p, NULL, true);
+    replica_remove_files(p->i, r->obj);
     json_array_foreach (list, i, f)
         if (!strcmp(json_string_value(f), WORKLOAD_FINALIZER)) {
             json_array_remove(list, i);
@@ -142,49 +130,52 @@ static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused
     }
     const char *reason = obj_condition_reason(model, "Verified");
     set_condition(obj, "ModelVerified", status ? status : "Unknown", reason ? reason : "Verifying", "Model %s", name);
-    *ret_file = arena_printf(p->r->arena, "%s/%s", json_str_or(model, "spec.source", "file://") + strlen("file://"),
-                             json_str_or(json_array_get(json_at(model, "spec.files"), 0), "name", ""));
+    char path[MODEL_PATH_MAX];
+    model_file_path(json_str_or(model, "spec.source", ""), json_str_or(json_array_get(json_at(model, "spec.files"), 0), "name", ""), path);
+    *ret_file = arena_strdup(p->r->arena, path);
     *ret_refused = status && !strcmp(status, "False");
     if (!status || strcmp(status, "True") != 0)
         return false;
-    if (model_files_proven(model))
+    if (model_files_proven(p->i, model))
         return true;
     set_condition(obj, "ModelVerified", "Unknown", "Verifying", "files of Model %s changed since they were verified", name);
     manager_enqueue(p->i->manager, CONTROLLER_MODEL, p->r->ns, name);
     return false;
 }
 
-/* A remote engine's key, from the Secret into a file that only this user reads. Another version of the Secret is another file, so that whoever follows the status notices. */
+/* A remote engine's key, from the Secret into a file that only this user reads: see engine.h. The Secret's version in the status tells whoever follows it that the key is another. */
 static int write_token(struct pass *p, struct err *err)
 {
     struct reconcile *r = p->r;
-    const char *name = p->mr.spec.engine.secret, *now = json_str_or(r->obj, "status.tokenFile", "");
-    struct client_resource resource = kind_resource(&kind_secret);
+    const char *name = p->mr.spec.engine.secret;
     CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    JSON_AUTO secret = NULL;
-    if (!name || !*name) {
-        if (*now)
-            json_object_del(json_object_get(r->obj, "status"), "tokenFile");
-        remove_files(p, NULL, false);
+    if (p->plan.argv || !name || !*name) {
+        json_remove(r->obj, "status.secretVersion");
+        engine_secret_remove(&p->i->o.paths, obj_uid(r->obj));
         return 0;
     }
-    int rc = client_get(r->client, &resource, r->ns, name, &secret, err);
-    if (rc < 0)
-        return err_wrap(err, "spec.engine.secret");
-    p->plan.token_file = arena_printf(r->arena, "%s/%s-%s.token", p->i->o.paths.socket_dir, obj_uid(r->obj), json_str_or(secret, "metadata.resourceVersion", "0"));
-    if (!strcmp(now, p->plan.token_file) && file_exists(now)) {
-        remove_files(p, now, false);
-        return 0;
-    }
-    sbuf_init(&key, 16 * 1024);
+    JSON_AUTO secret = informer_get(p->i->secrets, r->ns, name);
+    if (!secret)
+        return err_field(err, ERR_NOT_FOUND, "spec.engine.secret", "spec.engine.secret: there is no Secret \"%s\" in namespace %s", name, r->ns);
+    sbuf_init(&key, ENGINE_SECRET_MAX);
     const char *value = json_string_value(json_object_get(json_object_get(secret, "data"), "apiKey"));
-    if (!value || base64_decode(str_of(value), &key, err) < 0 || !key.len)
-        return err_field(err, ERR_INVALID, "spec.engine.secret", "Secret %s has no data.apiKey", name);
-    rc = file_write(p->plan.token_file, sbuf_str(&key), 0600, err);
+    if (!value || base64_decode(str_of(value), &key, err) < 0 || !str_trim(sbuf_str(&key)).len)
+        return err_field(err, ERR_INVALID, "spec.engine.secret", "spec.engine.secret: Secret %s has no data.apiKey", name);
+    struct str trimmed = str_trim(sbuf_str(&key));
+    int rc = engine_secret_write(&p->i->o.paths, obj_uid(r->obj), p->plan.address, trimmed, NULL, err);
+    if (rc == 0) {
+        p->plan.token = arena_strndup(r->arena, trimmed);
+        json_put_str(r->obj, "status.secretVersion", json_str_or(secret, "metadata.resourceVersion", "0"));
+    }
     mem_wipe(key.ptr, key.len);
-    if (rc == 0)
-        json_put_str(r->obj, "status.tokenFile", p->plan.token_file);
     return rc;
+}
+
+static void forget_token(struct pass *p)
+{
+    if (p->plan.token)
+        mem_wipe((char *)(uintptr_t)p->plan.token, strlen(p->plan.token));
+    p->plan.token = NULL;
 }
 
 static void not_started(struct pass *p, const char *reason, const char *message)
@@ -294,7 +285,7 @@ static void wait_for_answer(struct pass *p, const char *what)
 {
     uint64_t waited_s = (clock_mono_ms() - p->memory.begun_ms) / 1000, limit_s = (uint64_t)p->mr.spec.start_timeout_seconds;
     json_t *obj = p->r->obj;
-    p->r->requeue_ms = LOADING_LOOK_MS;
+    p->r->requeue_ms = MAX(p->probe_ms, (uint64_t)LOADING_LOOK_MS); /* who does not answer is waited for half of the time at most */
     set_condition(obj, "EngineStarted", "True", "Started", p->plan.argv ? "process %d" : "a server elsewhere", (int)p->w.pid);
     if (waited_s >= limit_s) {
         const char *why = arena_printf(p->r->arena, "not ready within %llu s: %s", (unsigned long long)limit_s, what);
@@ -336,7 +327,9 @@ static void look_at_engine(struct pass *p)
         p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms};
         p->memory.liveness.last_progress_ms = p->memory.liveness.last_poke_ms = clock_mono_ms();
     }
+    uint64_t begun_ms = clock_mono_ms();
     int rc = p->engine->probe(&p->plan, PROBE_TIMEOUT_MS, &h, &err);
+    p->probe_ms = clock_mono_ms() - begun_ms;
     if (rc == 0 && !h.serving)
         rc = err_set(&err, ERR_UNAVAILABLE, "loading the model");
     if (p->memory.was_ready || rc == 0)
@@ -390,6 +383,7 @@ static int bring_up(struct pass *p, struct err *err)
             return rc;
     }
     look_at_engine(p);
+    forget_token(p);
     return 0;
 }
 

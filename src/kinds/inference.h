@@ -38,7 +38,7 @@ struct engine_spec {
     int64_t parallel;          /* slots; default 4, 1..256 */
     bool embeddings;           /* serve embeddings instead of completions */
     int64_t threads;           /* 0 (default): the engine decides */
-    const char *url;           /* openai: base URL of the remote server, "http(s)://host:port[/v1]" or "unix:/path" */
+    const char *url;           /* openai: base URL of the remote server, "https://host:port[/v1]"; "http://…" and "unix:/path" where the operator allows it */
     const char *remote_model;  /* remoteModel; openai: model name there, default the served name */
     const char *secret;        /* openai: name of a Secret in the namespace with key "apiKey" */
     struct field_map options;  /* fake: behaviour, e.g. {"tokensPerSecond": "100"} */
@@ -77,7 +77,6 @@ struct model_replica {
         const char *address;      /* where the gateway sends requests: "unix:/…" | "http://127.0.0.1:1234" | "https://…"; set when started */
         const char *base_path;    /* basePath: prefix before "/chat/completions": "/v1" */
         const char *engine_model; /* engineModel: the name to send in "model", when it differs from the served name; may be empty */
-        const char *token_file;   /* tokenFile: file with a bearer token for this engine, or empty */
         int64_t pid;
         int64_t restarts;
         int64_t slots;

@@ -13,10 +13,10 @@ static const struct field spec_fields[] = {
     {0},
 };
 static const struct field status_fields[] = {
-    {.name = "address", .type = FIELD_STRING, .offset = STATUS(address), .help = "where the engine listens, once it serves"},
+    {.name = "address", .type = FIELD_STRING, .offset = STATUS(address), .help = "where the engine listens, once it serves; another than follows from the spec is not believed"},
     {.name = "basePath", .type = FIELD_STRING, .offset = STATUS(base_path), .help = "prefix of the OpenAI paths there"},
     {.name = "engineModel", .type = FIELD_STRING, .offset = STATUS(engine_model), .help = "the model's name there"},
-    {.name = "tokenFile", .type = FIELD_STRING, .offset = STATUS(token_file), .help = "file with the engine's bearer token"},
+    {.name = "secretVersion", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "driver openai: version of the Secret whose key is in use"},
     {.name = "pid", .type = FIELD_INT, .offset = STATUS(pid), .help = "the engine's process"},
     {.name = "restarts", .type = FIELD_INT, .offset = STATUS(restarts), .help = "how often it was started again"},
     {.name = "slots", .type = FIELD_INT, .offset = STATUS(slots), .help = "requests it works on at a time"},

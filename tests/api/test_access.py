@@ -32,7 +32,7 @@ def cloud(tmp_path_factory):
         # dora: one role in red, by name, with names; and one everywhere. otto: everything in blue, by his group.
         c.api("POST", f"{RBAC}/namespaces/red/roles", role("Role", "reader", [
             rule(["get", "list", "watch"], [""], ["configmaps", "secrets"]), rule(["update", "patch"], [""], ["configmaps"], ["one"]),
-            rule(["get"], ["seki.cloud"], ["*/scale"]), {"verbs": ["get"], "nonResourceURLs": ["/of-no-effect"]}]))
+            rule(["get"], ["seki.cloud"], ["*/scale"])]))
         c.api("POST", f"{RBAC}/namespaces/red/rolebindings", binding("RoleBinding", "reader", "Role", "reader", "User", "dora"))
         c.api("POST", f"{RBAC}/clusterroles", role("ClusterRole", "wide", [rule(["list"], ["*"], ["namespaces", "modelendpoints"]), {"verbs": ["get"], "nonResourceURLs": ["/metrics", "/debug/*"]}]))
         c.api("POST", f"{RBAC}/clusterrolebindings", binding("ClusterRoleBinding", "wide", "ClusterRole", "wide", "User", "dora"))

@@ -1,10 +1,14 @@
 """Engines as replicas: elsewhere, changed, gone, hung; and models that are not what they should be."""
 import hashlib
+import http.server
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
+import threading
+import time
 import urllib.request
 
 import pytest
@@ -43,10 +47,17 @@ def ask(cloud, secret, model="fake"):
         return e.code
 
 
-def put_model(cloud, directory, name="m", content=b"GGUF", size=None, file="m.gguf", digest=None, write=True):
+def own_directory(cloud, ns="demo"):
+    """Where the files of a project's Models lie."""
+    directory = cloud.data / "models" / ns
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def put_model(cloud, directory, name="m", content=b"GGUF", size=None, file="m.gguf", digest=None, write=True, ns="demo"):
     if write:
         (directory / file).write_bytes(content)
-    return cloud.create("models", "demo", name, {
+    return cloud.create("models", ns, name, {
         "source": f"file://{directory}", "format": "GGUF", "license": {"id": "test"},
         "files": [{"name": file, "digest": "sha256:" + (digest or hashlib.sha256(content).hexdigest()), "sizeBytes": size or len(content)}]})
 
@@ -65,7 +76,7 @@ exec {FAKE_ENGINE} --listen "unix:$sock" --model m
 
 
 def test_configured_llama_server_is_used_and_follows_its_options(own_cloud, tmp_path, stand_in):
-    cloud = own_cloud(options={"engine-llama-server": stand_in})
+    cloud = own_cloud(options={"engine-llama-server": stand_in, "model-dirs": tmp_path})
     cloud.project("demo")
     put_model(cloud, tmp_path)
     cloud.create("modelendpoints", "demo", "chat", {"model": "m"})
@@ -178,11 +189,145 @@ def test_remote_engine_as_a_replica(own_cloud, tmp_path):
         with Remote(tmp_path, "other") as other:
             patch(cloud, "modelendpoints", "fake", {"engine": {"secret": None, "url": f"http://{other.address}/v1"}})
             wait_for(lambda: other.address in replica(cloud, "fake-0")["status"].get("address", ""), what="the other server")
-            assert "tokenFile" not in replica(cloud, "fake-0")["status"]
+            assert "secretVersion" not in replica(cloud, "fake-0")["status"]
             wait_for(lambda: not list((cloud.data / "run" / "engines").glob("*.token")), what="the key's file to go")
             wait_for(lambda: ask(cloud, key) == 200 and other.served() >= 1, what="an answer from the other")
         cond = cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable", timeout=60)
         assert ask(cloud, key) in (502, 503)
+
+
+class Listing:
+    """A server elsewhere that only lists models: below /moved it redirects, below /long the list is 2 MiB."""
+
+    def __init__(self):
+        self.asked = asked = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append(self.path)
+                moved, body = self.path.startswith("/moved"), b"x" * (2 << 20) if self.path.startswith("/long") else b"{}"
+                self.send_response(302 if moved else 200)
+                self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                try:
+                    self.wfile.write(body)
+                except OSError:
+                    pass
+
+            def log_message(self, *_):
+                pass
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def keys_on_disk(cloud):
+    return {p.name: p.stat() for p in (cloud.data / "run" / "engines").glob("*.token")}
+
+
+def test_a_remote_key_is_written_once_and_goes_with_its_replica(own_cloud):
+    cloud = own_cloud(options={"engine-probe-interval": "20ms"})
+    cloud.project("demo")
+    secret_object(cloud, "key", "first")
+    with Listing() as remote:
+        spec = {"engine": {"driver": "openai", "url": f"http://{remote.address}/v1", "remoteModel": "big", "secret": "key"}}
+        cloud.create("modelendpoints", "demo", "fake", spec)
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        (name, first), = keys_on_disk(cloud).items()
+        assert stat.S_IMODE(first.st_mode) == 0o600 and stat.S_IMODE((cloud.data / "run" / "engines").stat().st_mode) == 0o700
+        probes = len(remote.asked)
+        wait_for(lambda: len(remote.asked) > probes + 10, what="some more looks at it")
+        now = keys_on_disk(cloud)[name]
+        assert (now.st_ino, now.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+        cloud.api("DELETE", f"{GROUP}/namespaces/demo/modelendpoints/fake")
+        wait_for(lambda: not keys_on_disk(cloud), what="the key to go with its endpoint")
+        wait_for(lambda: not cloud.api("GET", f"{GROUP}/namespaces/demo/modelreplicas")["items"], what="the replica to go")
+        cloud.create("modelendpoints", "demo", "fake", spec)
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        cloud.api("PATCH", f"{GROUP}/namespaces/demo/modelendpoints/fake", {"spec": {"replicas": 0}}, content_type="application/merge-patch+json")
+        wait_for(lambda: not keys_on_disk(cloud), what="the key to go with its replica")
+        # And what was left while nobody looked is found at the next start.
+        (cloud.data / "run" / "engines" / "99999999-0000-4000-8000-000000000000.token").write_text("http://x\nk")
+        cloud.stop()
+        cloud.start()
+        wait_for(lambda: not keys_on_disk(cloud), what="the stray key to go")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/v1", "https://localhost:{port}/v1", "https://169.254.169.254/latest", "https://10.0.0.1", "unix:/run/docker.sock", "unix:{dir}/s", "http://example.com"])
+def test_only_public_servers_without_the_operators_word(own_cloud, tmp_path, url):
+    cloud = own_cloud(options={"engine-remote-allow": None})
+    cloud.project("demo")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        s.settimeout(0)
+        url = url.format(port=s.getsockname()[1], dir=tmp_path)
+        cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": url}})
+        cond = cloud.wait_condition("modelendpoints", "demo", "fake", kind="EngineStarted", status="False", reason="EngineInvalid")
+        assert "spec.engine.url" in cond["message"] and "engine-remote-allow" in cond["message"]
+        with pytest.raises(BlockingIOError):
+            s.accept()
+
+
+def test_a_name_that_leads_to_this_machine(own_cloud):
+    """Known only when it is looked up: numbers in spellings of their own."""
+    cloud = own_cloud(options={"engine-remote-allow": None})
+    cloud.project("demo")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        s.settimeout(0)
+        cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": f"https://2130706433:{s.getsockname()[1]}/v1"}})
+        cond = cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable")
+        assert "spec.engine.url" in cond["message"] and "engine-remote-allow" in cond["message"]
+        with pytest.raises(BlockingIOError):
+            s.accept()
+
+
+@pytest.mark.parametrize("status", [{"tokenFile": "/etc/passwd"}, {"address": "ADDRESS"}])
+def test_a_forged_status_sends_nothing_anywhere(own_cloud, tmp_path, status):
+    cloud = own_cloud()
+    cloud.project("demo")
+    secret_object(cloud, "key", "first")
+    with Remote(tmp_path, api_key="first") as remote, socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        s.settimeout(0)
+        forged = {k: v.replace("ADDRESS", f"http://127.0.0.1:{s.getsockname()[1]}") for k, v in status.items()}
+        cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": f"http://{remote.address}/v1", "remoteModel": "big", "secret": "key"}})
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        key = cloud.key("demo")
+        wait_for(lambda: ask(cloud, key) == 200, what="an answer")
+        for _ in range(20):
+            try:
+                cloud.api("PATCH", f"{GROUP}/namespaces/demo/modelreplicas/fake-0/status", {"status": forged}, content_type="application/merge-patch+json")
+            except ApiError as e:
+                assert e.status in (400, 409)  # no such field any more; the controller was faster
+            assert ask(cloud, key) in (200, 503)
+        wait_for(lambda: ask(cloud, key) == 200, what="an answer once its controller has looked")
+        with pytest.raises(BlockingIOError):
+            s.accept()
+
+
+def test_redirects_and_long_lists_of_models(own_cloud):
+    """A redirect is no engine, and where it leads is not asked; a list that is too long to be read is an answer."""
+    cloud = own_cloud()
+    cloud.project("demo")
+    with Listing() as server:
+        for name in ("moved", "long"):
+            cloud.create("modelendpoints", "demo", name, {"engine": {"driver": "openai", "url": f"http://{server.address}/{name}"}})
+        cond = cloud.wait_condition("modelendpoints", "demo", "moved", status="False", reason="ServerUnavailable")
+        assert "302" in cond["message"]
+        cloud.wait_condition("modelendpoints", "demo", "long")
+        assert "/elsewhere" not in server.asked
 
 
 def test_local_engine_ends_when_it_is_moved_elsewhere(own_cloud, tmp_path):
@@ -206,6 +351,36 @@ def test_another_tenants_engine_cannot_be_named(own_cloud):
     cloud.create("modelendpoints", "rival", "mine", {"engine": {"driver": "openai", "url": address}})
     cond = cloud.wait_condition("modelendpoints", "rival", "mine", kind="EngineStarted", status="False", reason="EngineInvalid")
     assert "spec.engine.url" in cond["message"]
+
+
+class Silent:
+    """Accepts, and never says a word."""
+
+    def __init__(self):
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(4096)
+        self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+def test_one_projects_silent_engines_hold_up_nobody_else(own_cloud):
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.project("slow")
+    with Silent() as silent:
+        for i in range(20):
+            cloud.create("modelendpoints", "slow", f"e{i}", {"replicas": 5, "engine": {"driver": "openai", "url": f"http://{silent.address}/v1"}})
+        for i in range(20):
+            cloud.wait_condition("modelendpoints", "slow", f"e{i}", status="False", reason="ServerUnavailable", timeout=60)
+        begun = time.monotonic()
+        cloud.fake_endpoint("demo", "fake")
+        assert time.monotonic() - begun < 2.5 * SLOW, "as long as some of the silent ones are waited for"
 
 
 # ---- liveness ----
@@ -265,22 +440,23 @@ def test_an_engine_that_crashes_again_and_again(own_cloud):
 def test_file_changed_after_verification(own_cloud, tmp_path, stand_in):
     cloud = own_cloud(options={"engine-llama-server": stand_in})
     cloud.project("demo")
-    put_model(cloud, tmp_path, content=b"GGUF-good")
+    own = own_directory(cloud)
+    put_model(cloud, own, content=b"GGUF-good")
     cloud.create("modelendpoints", "demo", "chat", {"model": "m"})
     cloud.wait_condition("modelendpoints", "demo", "chat")
     pid = pid_of(cloud, "chat-0")
-    (tmp_path / "m.gguf").write_bytes(b"GGUF-evil")
+    (own / "m.gguf").write_bytes(b"GGUF-evil")
     # Well before the minute after which files are looked at anyway.
     cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason="DigestMismatch", timeout=10)
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the engine to end")
-    assert [p.read_bytes() for p in tmp_path.glob("m.gguf.rejected-*")] == [b"GGUF-evil"]
-    (tmp_path / "m.gguf").write_bytes(b"GGUF-good")
+    assert [p.read_bytes() for p in own.glob("m.gguf.rejected-*")] == [b"GGUF-evil"]
+    (own / "m.gguf").write_bytes(b"GGUF-good")
     cloud.wait_condition("modelendpoints", "demo", "chat")
 
 
 @pytest.mark.parametrize("case", ["missing", "short", "long", "directory", "link-into-data", "data"])
 def test_what_is_wrong_with_a_file_is_said(own_cloud, tmp_path, case):
-    cloud = own_cloud()
+    cloud = own_cloud(options={"model-dirs": tmp_path})
     cloud.project("demo")
     reasons = {"missing": "FileMissing", "short": "FileIncomplete", "long": "SizeMismatch", "directory": "FileMissing", "link-into-data": "SourceForbidden", "data": "SourceForbidden"}
     directory, file, size = tmp_path, "m.gguf", 10
@@ -299,16 +475,49 @@ def test_what_is_wrong_with_a_file_is_said(own_cloud, tmp_path, case):
     put_model(cloud, directory, file=file, size=size, digest="0" * 64, write=False)
     cond = cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason=reasons[case])
     assert file in cond["message"]
+    assert cond["reason"] != "SourceForbidden" or "model-dirs" in cond["message"]
     assert (cloud.data / "pki" / "ca.key").exists()
     assert not list(tmp_path.glob("*.rejected-*"))
 
 
-def test_no_other_file_is_moved_by_a_manifest(own_cloud, tmp_path):
-    cloud = own_cloud()
+def test_what_all_use_is_not_moved_by_a_manifest(own_cloud, tmp_path):
+    """Nor hashed again and again. One project's wrong manifest does nothing to another's right one."""
+    cloud = own_cloud(options={"model-dirs": tmp_path})
     cloud.project("demo")
-    put_model(cloud, tmp_path, file="passwd", content=b"root", digest="0" * 64)
-    cloud.wait_condition("models", "demo", "m", kind="Verified", status="False", reason="DigestMismatch")
-    assert (tmp_path / "passwd").read_bytes() == b"root"
+    cloud.project("rival")
+    put_model(cloud, tmp_path, "right", content=b"GGUF")
+    cloud.wait_condition("models", "demo", "right", kind="Verified")
+    put_model(cloud, tmp_path, "wrong", content=b"GGUF", digest="0" * 64, write=False, ns="rival")
+    cloud.wait_condition("models", "rival", "wrong", kind="Verified", status="False", reason="DigestMismatch")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+    found, = cloud.get("models", "rival", "wrong")["status"]["verified"]
+    assert found["digest"] == "sha256:" + hashlib.sha256(b"GGUF").hexdigest()
+    # What is right then is seen.
+    (tmp_path / "m.gguf").write_bytes(b"GGUX")
+    cloud.api("PATCH", f"{GROUP}/namespaces/demo/models/right", {"metadata": {"labels": {"look": "again"}}}, content_type="application/merge-patch+json")
+    cloud.wait_condition("models", "demo", "right", kind="Verified", status="False", reason="DigestMismatch")
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUX"
+
+
+def test_files_of_the_host_and_of_other_projects_are_nobodys_business(own_cloud, tmp_path):
+    """Without a word of the operator: what exists and what does not look the same, and nothing is read or moved."""
+    cloud = own_cloud(options={"model-dirs": None})
+    cloud.project("demo")
+    cloud.project("rival")
+    (tmp_path / "there.gguf").write_bytes(b"GGUF")
+    (own_directory(cloud, "rival") / "there.gguf").write_bytes(b"GGUF")
+    (own_directory(cloud) / "mine.gguf").write_bytes(b"GGUF")
+    messages = set()
+    for n, directory in enumerate((tmp_path, cloud.data / "models" / "rival", cloud.data / "models" / "nobody", cloud.data / "pki", f"{cloud.data}/models/demo/../rival", "/etc")):
+        for file in ("there.gguf", "gone.gguf"):
+            name = f"m{n}-{file[0]}"
+            put_model(cloud, directory, name, content=b"GGUF", file=file, digest="0" * 64, write=False)
+            cond = cloud.wait_condition("models", "demo", name, kind="Verified", status="False", reason="SourceForbidden")
+            messages.add(cond["message"].replace(str(directory), "DIR").replace(file, "FILE"))
+    assert len(messages) == 1, messages
+    assert (tmp_path / "there.gguf").exists() and [p.name for p in own_directory(cloud, "rival").iterdir()] == ["there.gguf"]
+    put_model(cloud, own_directory(cloud), "mine", content=b"GGUF", file="mine.gguf", write=False)
+    cloud.wait_condition("models", "demo", "mine", kind="Verified")
 
 
 def test_paths_that_leave_the_source_are_refused(own_cloud, tmp_path):
@@ -325,7 +534,7 @@ def test_paths_that_leave_the_source_are_refused(own_cloud, tmp_path):
 
 
 def test_huge_sizes(own_cloud, tmp_path):
-    cloud = own_cloud()
+    cloud = own_cloud(options={"model-dirs": tmp_path})
     cloud.project("demo")
     files = [{"name": f"{n}.gguf", "digest": "sha256:" + "0" * 64, "sizeBytes": 2**63 - 1} for n in "abc"]
     (tmp_path / "a.gguf").write_bytes(b"x")

@@ -189,21 +189,23 @@ def test_second_sekid_on_the_same_data_is_refused(own_cloud):
     assert "another sekid already runs on this data directory" in other.log.read_text()
 
 
-def test_wrong_digest_is_never_served(own_cloud, tmp_path):
+def test_wrong_digest_is_never_served(own_cloud):
     cloud = own_cloud()
     cloud.project("demo")
-    (tmp_path / "m.gguf").write_bytes(b"not what was promised")
-    cloud.create("models", "demo", "bad", {"source": f"file://{tmp_path}", "format": "GGUF", "license": {"id": "test"},
+    own = cloud.data / "models" / "demo"
+    own.mkdir()
+    (own / "m.gguf").write_bytes(b"not what was promised")
+    cloud.create("models", "demo", "bad", {"source": f"file://{own}", "format": "GGUF", "license": {"id": "test"},
                                            "files": [{"name": "m.gguf", "digest": "sha256:" + "0" * 64, "sizeBytes": 21}]})
     cloud.create("modelendpoints", "demo", "bad", {"model": "bad"})
     cond = cloud.wait_condition("models", "demo", "bad", kind="Verified", status="False", reason="DigestMismatch")
     assert "m.gguf" in cond["message"]
-    assert not (tmp_path / "m.gguf").exists() and list(tmp_path.glob("m.gguf.rejected-*"))
+    assert not (own / "m.gguf").exists() and list(own.glob("m.gguf.rejected-*"))
     cond = cloud.wait_condition("modelendpoints", "demo", "bad", kind="ModelVerified", status="False")
 
 
 def test_engine_missing_says_what_to_install(own_cloud, tmp_path):
-    cloud = own_cloud(options={"engine-venv": tmp_path / "none", "engine-llama-server": None})
+    cloud = own_cloud(options={"model-dirs": tmp_path, "engine-venv": tmp_path / "none", "engine-llama-server": None})
     cloud.project("demo")
     (tmp_path / "m.gguf").write_bytes(b"x")
     import hashlib

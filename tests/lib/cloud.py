@@ -57,6 +57,8 @@ class Cloud:
             "metrics-listen": "127.0.0.1:0", "metrics-gateway-listen": "127.0.0.1:0",
             "engine-fake": FAKE_ENGINE, "engine-venv": CACHE / "engine",
             "engine-launcher": ROOT / "tools" / "engine" / "llamacpp-launcher.py",
+            "model-dirs": CACHE / "models",
+            "engine-remote-allow": "127.0.0.0/8",  # the servers elsewhere that tests make
             "gateway-threads": 2, "engine-probe-interval": "200ms", **(options or {})}
         self.args = list(args)
         self.process = None

@@ -64,9 +64,50 @@ static void deadline_and_cap(void **state)
     ASSERT_ERR(fetch(&(struct fetch_options){.address = p.address, .path = "/never", .timeout_ms = 200}, NULL, &body, NULL, &err), ERR_TIMEOUT);
     ASSERT_ERR(fetch(&(struct fetch_options){.address = p.address, .path = "/large", .timeout_ms = 20000, .max_body_bytes = 511}, NULL, &body, NULL, &err), ERR_TOO_LARGE);
     assert_null(body);
+    int status = 0;
+    ASSERT_ERR(fetch(&(struct fetch_options){.address = p.address, .path = "/large", .timeout_ms = 20000, .max_body_bytes = 511}, &status, NULL, NULL, &err), ERR_TOO_LARGE);
+    assert_int_equal(status, 200);
     ASSERT_OK(fetch(&(struct fetch_options){.address = p.address, .path = "/large", .timeout_ms = 20000, .max_body_bytes = 512}, NULL, &body, NULL, &err));
     mem_free(body);
     tls_peer_stop(&p);
+}
+
+/* A name is judged by where it leads, at the moment of the connect. */
+static void guarded(void **state)
+{
+    (void)state;
+    struct tls_peer p = {.handle = answer_by_path}, local = {.unix_path = peer_path("g"), .handle = answer_by_path};
+    struct err err = ERR_INIT;
+    struct reach reach;
+    char by_name[64], address[200];
+    int status = 0;
+    tls_peer_start(&p);
+    tls_peer_start(&local);
+    snprintf(by_name, sizeof(by_name), "http://localhost%s", strrchr(p.address, ':'));
+    snprintf(address, sizeof(address), "unix:%s", local.unix_path);
+    struct fetch_options o = {.path = "/", .timeout_ms = 20000, .guarded = true};
+    const char *const addresses[] = {p.address, by_name, address};
+    for (size_t i = 0; i < ARRAY_LEN(addresses); i++) {
+        o.address = addresses[i];
+        ASSERT_ERR(fetch(&o, &status, NULL, NULL, &err), ERR_FORBIDDEN);
+    }
+    ASSERT_OK(reach_parse("10.0.0.0/8, unix:/elsewhere", &reach, &err));
+    o.reach = &reach;
+    for (size_t i = 0; i < ARRAY_LEN(addresses); i++) {
+        o.address = addresses[i];
+        ASSERT_ERR(fetch(&o, &status, NULL, NULL, &err), ERR_FORBIDDEN);
+    }
+    reach_deinit(&reach);
+    CLEANUP(mem_freep) char *list = xasprintf("127.0.0.0/8, ::1, %s", address);
+    ASSERT_OK(reach_parse(list, &reach, &err));
+    for (size_t i = 0; i < ARRAY_LEN(addresses); i++) {
+        o.address = addresses[i];
+        ASSERT_OK(fetch(&o, &status, NULL, NULL, &err));
+        assert_int_equal(status, 200);
+    }
+    reach_deinit(&reach);
+    tls_peer_stop(&p);
+    tls_peer_stop(&local);
 }
 
 static void bad_options(void **state)
@@ -96,6 +137,6 @@ static void bad_options(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(over_tcp_tls_and_unix), cmocka_unit_test(deadline_and_cap), cmocka_unit_test(bad_options)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(over_tcp_tls_and_unix), cmocka_unit_test(deadline_and_cap), cmocka_unit_test(guarded), cmocka_unit_test(bad_options)};
     return cmocka_run_group_tests(tests, tls_peer_setup, tls_peer_teardown);
 }

@@ -128,6 +128,90 @@ static void who_waits_longest_goes_first(void **state)
     takes("k0");
 }
 
+static void namespaces_take_turns(void **state)
+{
+    (void)state;
+    char name[16];
+    for (int i = 0; i < 100; i++) {
+        snprintf(name, sizeof(name), "many/%d", i);
+        workqueue_add(q, name, 0);
+    }
+    takes("many/0");
+    workqueue_add(q, "few/a", 0);
+    workqueue_add(q, "few/b", 0);
+    takes("few/a"); /* nothing of theirs is at work */
+    workqueue_done(q, "many/0");
+    takes("many/1");
+    takes("few/b");
+    takes("many/2");
+    takes("many/3");
+    for (int i = 1; i < 4; i++) {
+        snprintf(name, sizeof(name), "many/%d", i);
+        workqueue_done(q, name);
+    }
+    workqueue_done(q, "few/a");
+    workqueue_done(q, "few/b");
+    /* One that asks again and again does not come before those who wait. */
+    workqueue_add(q, "few/a", 0);
+    takes("many/4");
+    workqueue_done(q, "many/4");
+    takes("few/a");
+    workqueue_add(q, "few/a", 0);
+    workqueue_done(q, "few/a");
+    takes("many/5");
+    workqueue_done(q, "many/5");
+    takes("few/a");
+}
+
+static void a_namespace_has_its_share(void **state)
+{
+    (void)state;
+    workqueue_set_share(q, 2);
+    for (const char *const *k = (const char *const[]){"a/1", "a/2", "a/3", "b/1", "/x", "/y", "/z", NULL}; *k; k++)
+        workqueue_add(q, *k, 0);
+    takes("a/1");
+    takes("b/1");
+    takes("/x");
+    takes("a/2");
+    takes("/y");
+    takes("/z"); /* in no namespace: no share */
+    takes(NULL);
+    assert_int_equal(workqueue_len(q), 1);
+    workqueue_done(q, "b/1");
+    takes(NULL);
+    workqueue_done(q, "a/1");
+    takes("a/3");
+    workqueue_done(q, "a/2");
+    workqueue_done(q, "a/3");
+    takes(NULL);
+}
+
+/* A taker that sleeps because of a share is woken by the end of another's work. */
+static void *give_back(void *arg)
+{
+    (void)arg;
+    workqueue_done(q, "a/1");
+    return NULL;
+}
+
+static void who_waits_for_a_share_is_woken(void **state)
+{
+    (void)state;
+    pthread_t other;
+    clock_test_clear();
+    workqueue_set_share(q, 1);
+    workqueue_add(q, "a/1", 0);
+    workqueue_add(q, "a/2", 0);
+    takes("a/1");
+    assert_int_equal(pthread_create(&other, NULL, give_back, NULL), 0);
+    uint64_t begun = clock_mono_ms();
+    char *key = workqueue_take(q, 20000);
+    assert_non_null(key);
+    assert_true(clock_mono_ms() - begun < 10000);
+    mem_free(key);
+    pthread_join(other, NULL);
+}
+
 static void failures_back_off(void **state)
 {
     (void)state;
@@ -264,6 +348,9 @@ int main(void)
                                        T(delays_are_kept_in_order),
                                        T(the_earlier_time_counts),
                                        T(who_waits_longest_goes_first),
+                                       T(namespaces_take_turns),
+                                       T(a_namespace_has_its_share),
+                                       T(who_waits_for_a_share_is_woken),
                                        T(failures_back_off),
                                        T(another_key_does_not_wait_for_one_that_fails),
                                        T(nothing_is_handed_out_after_shutdown),

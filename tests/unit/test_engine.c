@@ -226,19 +226,23 @@ static void test_openai_addresses(void **state)
     static const struct {
         const char *url, *address, *base;
     } cases[] = {
+        {"https://8.8.8.8:8000/v1", "https://8.8.8.8:8000", "/v1"},
         {"http://192.0.2.7:8000/v1", "http://192.0.2.7:8000", "/v1"},
         {"http://192.0.2.7:8000/v1///", "http://192.0.2.7:8000", "/v1"},
         {"http://192.0.2.7:8000", "http://192.0.2.7:8000", "/v1"},
         {"http://192.0.2.7:8000/", "http://192.0.2.7:8000", "/v1"},
         {"https://api.example.com/openai/v1", "https://api.example.com", "/openai/v1"},
-        {"https://[2001:db8::1]:8443/x", "https://[2001:db8::1]:8443", "/x"},
+        {"https://[2001:4860::1]:8443/x", "https://[2001:4860::1]:8443", "/x"},
         {"unix:/run/other/engine.sock", "unix:/run/other/engine.sock", "/v1"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct err err = ERR_INIT;
         struct engine_plan plan;
-        const struct engine_paths p = paths();
+        struct reach reach;
+        struct engine_paths p = paths();
         struct model_replica mr = replica("openai");
+        ASSERT_OK(reach_parse("192.0.2.0/24, unix:/run/other/", &reach, &err));
+        p.remote = &reach;
         mr.spec.engine.url = cases[i].url;
         ASSERT_OK(plan_of(&p, &mr, NULL, &plan, &err));
         assert_string_equal(plan.address, cases[i].address);
@@ -248,15 +252,143 @@ static void test_openai_addresses(void **state)
         mr.spec.engine.remote_model = "big";
         ASSERT_OK(plan_of(&p, &mr, NULL, &plan, &err));
         assert_string_equal(plan.engine_model, "big");
+        reach_deinit(&reach);
     }
+}
+
+/* What a tenant may not name, with nothing allowed and with one network allowed. */
+static void test_openai_addresses_that_are_not_public(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *url, *allow, *says;
+    } cases[] = {
+        {"http://8.8.8.8/v1", "", "engine-remote-allow"},
+        {"http://api.example.com/v1", "", "engine-remote-allow"},
+        {"https://127.0.0.1:6440", "", "engine-remote-allow"},
+        {"https://localhost", "", "engine-remote-allow"},
+        {"https://localhost:6440", "", "engine-remote-allow"},
+        {"https://169.254.169.254/latest", "", "engine-remote-allow"},
+        {"https://10.0.0.1", "", "engine-remote-allow"},
+        {"https://[::1]:6440/", "", "engine-remote-allow"},
+        {"https://[::ffff:127.0.0.1]", "", "engine-remote-allow"},
+        {"https://[fe80::1]", "", "engine-remote-allow"},
+        {"unix:/run/docker.sock", "", "engine-remote-allow"},
+        {"unix:/run/docker.sock", "unix:/run/other.sock", "engine-remote-allow"},
+        {"unix:/run/x/../docker.sock", "unix:/run/x/", "engine-remote-allow"},
+        {"http://10.2.0.1", "10.1.0.0/16", "engine-remote-allow"},
+        {"http://8.8.8.8", "10.1.0.0/16", "engine-remote-allow"},
+        {"https://user@8.8.8.8", "", "base URL"},
+        {"https://8.8.8.8\\@10.0.0.1", "", "base URL"},
+        {"https://8.8.8.8/?x", "", "base URL"},
+        {"https://8.8.8.8/#x", "", "base URL"},
+        {"https://8.8.8.8/v1\r\nX: y", "", "base URL"},
+        {"https://", "", "base URL"},
+        {"https:///v1", "", "base URL"},
+        {"https://:443", "", "base URL"},
+        {"https://[]", "", "base URL"},
+        {"https://8.8.8.8:0", "", "base URL"},
+        {"https://8.8.8.8:x", "", "base URL"},
+        {"ftp://8.8.8.8", "", "base URL"},
+        {"HTTPS://8.8.8.8", "", "base URL"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct engine_plan plan;
+        struct reach reach;
+        struct engine_paths p = paths();
+        struct model_replica mr = replica("openai");
+        ASSERT_OK(reach_parse(cases[i].allow, &reach, &err));
+        p.remote = &reach;
+        mr.spec.engine.url = cases[i].url;
+        if (plan_of(&p, &mr, NULL, &plan, &err) != ERR_INVALID || strcmp(err.field, "spec.engine.url") != 0 || !strstr(err.msg, cases[i].says))
+            fail_msg("%s with \"%s\": %s: %s", cases[i].url, cases[i].allow, err.field, err.msg);
+        reach_deinit(&reach);
+    }
+}
+
+/* ---- keys of engines elsewhere ---- */
+
+static void test_a_key_is_for_one_address(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    const struct engine_paths p = paths();
+    const char *path = in_dir(UID ".token");
+    struct stat before, after;
+    char *key;
+    bool changed;
+    ASSERT_ERR(engine_secret_read(&p, UID, "https://a", arena, &key, &err), ERR_NOT_FOUND);
+    ASSERT_OK(engine_secret_write(&p, UID, "https://a", STR("s3cret"), &changed, &err));
+    assert_true(changed);
+    assert_int_equal(stat(path, &before), 0);
+    assert_int_equal(before.st_mode & 07777, 0600);
+    ASSERT_OK(engine_secret_read(&p, UID, "https://a", arena, &key, &err));
+    assert_string_equal(key, "s3cret");
+    ASSERT_ERR(engine_secret_read(&p, UID, "https://evil", arena, &key, &err), ERR_NOT_FOUND);
+    ASSERT_ERR(engine_secret_read(&p, UID, "https://a\ns3cret", arena, &key, &err), ERR_NOT_FOUND);
+    ASSERT_OK(engine_secret_write(&p, UID, "https://a", STR("s3cret"), &changed, &err)); /* not written again */
+    assert_false(changed);
+    assert_int_equal(stat(path, &after), 0);
+    assert_true(before.st_ino == after.st_ino && before.st_mtim.tv_nsec == after.st_mtim.tv_nsec);
+    ASSERT_OK(engine_secret_write(&p, UID, "https://a", STR("other"), &changed, &err));
+    assert_true(changed);
+    engine_secret_remove(&p, UID);
+    assert_false(file_exists(path));
+}
+
+static void test_no_other_file_is_read_as_a_key(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    const struct engine_paths p = paths();
+    const char *path = in_dir(UID ".token");
+    static const char *const uids[] = {"", "x", "../../../../etc/passwd", "11111111-2222-3333-4444-55555555555", "11111111-2222-3333-4444-5555555555555", "1111111/-2222-3333-4444-555555555555",
+                                       "11111111-2222-3333-4444-55555555555G"};
+    char *key;
+    for (size_t i = 0; i < ARRAY_LEN(uids); i++) {
+        ASSERT_ERR(engine_secret_read(&p, uids[i], "https://a", arena, &key, &err), ERR_INVALID);
+        ASSERT_ERR(engine_secret_write(&p, uids[i], "https://a", STR("k"), NULL, &err), ERR_INVALID);
+    }
+    ASSERT_ERR(engine_secret_read(&p, NULL, "https://a", arena, &key, &err), ERR_INVALID);
+    ASSERT_OK(file_write(in_dir("secret"), STR("https://a\nk"), 0600, &err));
+    assert_int_equal(symlink(in_dir("secret"), path), 0);
+    assert_true(engine_secret_read(&p, UID, "https://a", arena, &key, &err) < 0);
+    assert_int_equal(unlink(path), 0);
+    ASSERT_OK(file_write(path, STR("https://a\nk"), 0640, &err));
+    assert_int_equal(chmod(path, 0640), 0);
+    ASSERT_ERR(engine_secret_read(&p, UID, "https://a", arena, &key, &err), ERR_INVALID);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    ASSERT_ERR(engine_secret_read(&p, UID, "https://a", arena, &key, &err), ERR_INVALID);
+}
+
+static bool only_this(void *arg, struct str uid_prefix)
+{
+    return str_starts(str_of(arg), uid_prefix) && uid_prefix.len >= 8;
+}
+
+static void test_what_nobody_knows_is_swept(void **state)
+{
+    (void)state;
+    const struct engine_paths p = paths();
+    static const char *const names[] = {UID ".token", "11111111-2222-3333.sock", "99999999-2222-3333-4444-555555555555.token", "99999999-2222-3333.sock", UID ".token.tmp", "note"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        make(names[i], 0600);
+    engine_files_sweep(&p, only_this, (void *)(uintptr_t)UID);
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        assert_int_equal(file_exists(in_dir(names[i])), i != 2 && i != 3);
 }
 
 static void test_openai_is_no_way_around_the_gateway(void **state)
 {
     (void)state;
     struct engine_plan plan;
-    const struct engine_paths p = paths();
+    struct engine_paths p = paths();
+    struct reach reach;
     struct model_replica mr = replica("openai");
+    assert_int_equal(reach_parse(arena_printf(arena, "unix:%s/", dir), &reach, NULL), 0); /* not even where the operator has named it */
+    p.remote = &reach;
     make("other.sock", 0600);
     assert_int_equal(symlink(in_dir("other.sock"), in_dir("link")), 0);
     assert_int_equal(mkdir(in_dir("sub"), 0700), 0);
@@ -271,6 +403,7 @@ static void test_openai_is_no_way_around_the_gateway(void **state)
     mr.spec.engine.url = NULL;
     ASSERT_ERR(plan_of(&p, &mr, NULL, &plan, &err), ERR_INVALID);
     assert_string_equal(err.field, "spec.engine.url");
+    reach_deinit(&reach);
 }
 
 /* ---- metrics ---- */
@@ -418,6 +551,10 @@ int main(void)
         TEST(test_fake_command_line),
         TEST(test_openai_addresses),
         TEST(test_openai_is_no_way_around_the_gateway),
+        TEST(test_openai_addresses_that_are_not_public),
+        TEST(test_a_key_is_for_one_address),
+        TEST(test_no_other_file_is_read_as_a_key),
+        TEST(test_what_nobody_knows_is_swept),
         cmocka_unit_test(test_metrics_are_read_with_care),
         cmocka_unit_test(test_no_answer_three_times_is_hung),
         cmocka_unit_test(test_requests_without_tokens_are_hung),

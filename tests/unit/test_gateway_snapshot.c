@@ -13,9 +13,15 @@
 #define READY "\"status\":\"True\",\"type\":\"Ready\",\"reason\":\"Serving\""
 #define ENDPOINT(ns, name, created, spec) \
     "{\"apiVersion\":\"seki.cloud/v1alpha1\",\"kind\":\"ModelEndpoint\",\"metadata\":{\"name\":\"" name "\",\"namespace\":\"" ns "\",\"creationTimestamp\":\"" created "\"},\"spec\":{" spec "}}"
-#define REPLICA(ns, name, endpoint, status) \
-    "{\"apiVersion\":\"seki.cloud/v1alpha1\",\"kind\":\"ModelReplica\",\"metadata\":{\"name\":\"" name "\",\"namespace\":\"" ns "\"},\"spec\":{\"endpoint\":\"" endpoint \
-    "\"},\"status\":{\"conditions\":[{" READY "}]," status "}}"
+#define UID "11111111-2222-3333-4444-555555555555"
+#define ENGINES "/run/engines"
+#define SOCKET "unix:" ENGINES "/11111111-2222-3333.sock"
+#define REPLICA_AS(ns, name, uid, endpoint, engine, status) \
+    "{\"apiVersion\":\"seki.cloud/v1alpha1\",\"kind\":\"ModelReplica\",\"metadata\":{\"name\":\"" name "\",\"namespace\":\"" ns "\",\"uid\":\"" uid "\"}," \
+    "\"spec\":{\"endpoint\":\"" endpoint "\",\"servedName\":\"" endpoint "\",\"engine\":{" engine "}},\"status\":{\"conditions\":[{" READY "}]," status "}}"
+#define REMOTE(url, more) "\"driver\":\"openai\",\"url\":\"" url "\"" more
+/* A server elsewhere, whose status says what its spec says. */
+#define REPLICA(ns, name, endpoint, address, path) REPLICA_AS(ns, name, UID, endpoint, REMOTE(address path, ""), "\"address\":\"" address "\"")
 #define KEY(ns, name, hash, spec) \
     "{\"apiVersion\":\"seki.cloud/v1alpha1\",\"kind\":\"APIKey\",\"metadata\":{\"name\":\"" name "\",\"namespace\":\"" ns "\"},\"spec\":{" spec "},\"status\":{\"hash\":\"" hash "\"}}"
 #define NAMESPACE(name, tenant) \
@@ -28,11 +34,13 @@ static const char whole[] =
     ENDPOINT("p", "other", "2026-01-02T00:00:00Z", "\"model\":\"x\"") ","
     ENDPOINT("shop", "m", "2026-01-01T00:00:00Z", "\"model\":\"x\",\"visibility\":\"Everyone\"") ","
     ENDPOINT("shop", "vip", "2026-01-03T00:00:00Z", "\"model\":\"x\",\"visibility\":\"Tenants\",\"tenants\":[\"tq\"]") "],"
-    "\"replicas\":[" REPLICA("p", "m-0", "m", "\"address\":\"unix:/x/0\"") "," REPLICA("p", "m-1", "m", "\"address\":\"http://127.0.0.1:9\",\"basePath\":\"/api/v1\"") "],"
+    "\"replicas\":[" REPLICA_AS("p", "m-0", UID, "m", "\"driver\":\"llamacpp\"", "\"address\":\"" SOCKET "\"") "," REPLICA("p", "m-1", "m", "http://127.0.0.1:9", "/api/v1") "],"
     "\"namespaces\":[" NAMESPACE("p", "tp") "," NAMESPACE("q", "tq") "]}";
 
 static char dir[] = "/tmp/seki-snapshot-XXXXXX";
 static char path[64];
+static struct reach reach;
+static struct engine_paths engines = {.socket_dir = ENGINES, .remote = &reach};
 
 static int setup(void **state)
 {
@@ -40,13 +48,14 @@ static int setup(void **state)
     if (!mkdtemp(dir))
         return -1;
     snprintf(path, sizeof(path), "%s/s", dir);
-    return 0;
+    return reach_parse("127.0.0.0/8", &reach, NULL);
 }
 
 static int teardown(void **state)
 {
     (void)state;
     struct err err = ERR_INIT;
+    reach_deinit(&reach);
     return file_remove_tree(dir, &err);
 }
 
@@ -57,7 +66,7 @@ static struct snapshot *build(const char *text, struct target_set *targets)
     unlink(path);
     ASSERT_OK(file_write(path, str_of(text), 0600, &err));
     ASSERT_OK(snapshot_load(path, &source, &err));
-    struct snapshot *s = snapshot_build(&source, targets);
+    struct snapshot *s = snapshot_build(&source, &engines, targets);
     snapshot_source_deinit(&source);
     return s;
 }
@@ -111,11 +120,11 @@ static void least_in_flight(void **state)
     /* The next snapshot remembers, as long as it has that replica. */
     struct snapshot *next = build(whole, targets);
     assert_int_equal(atomic_load(&snapshot_find(next, snapshot_key(next, "h1"), "m")->replicas[0].target->in_flight), 3);
-    assert_true(snapshot_has_target(next, "unix:/x/0"));
+    assert_true(snapshot_has_target(next, SOCKET));
     snapshot_unref(s);
     snapshot_unref(next);
     s = build("{\"version\":1,\"keys\":[],\"endpoints\":[],\"replicas\":[],\"namespaces\":[]}", targets);
-    assert_false(snapshot_has_target(s, "unix:/x/0"));
+    assert_false(snapshot_has_target(s, SOCKET));
     snapshot_unref(s);
     target_set_free(targets);
 }
@@ -137,7 +146,7 @@ static void the_file_round_trip(void **state)
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 07777, 0600);
     ASSERT_OK(snapshot_load(path, &source, &err));
-    struct snapshot *again = snapshot_build(&source, targets);
+    struct snapshot *again = snapshot_build(&source, &engines, targets);
     snapshot_source_deinit(&source);
     assert_int_equal(snapshot_key_count(again), snapshot_key_count(s));
     assert_string_equal(found(again, "h2", "vip"), "shop");
@@ -196,15 +205,14 @@ static void hostile_objects(void **state)
         KEY("p", "k", "h1", "") "," KEY("p", "odd", "h2", "\"expiresAt\":\"soon\"") "],"
         "\"endpoints\":[{},{\"metadata\":{\"name\":[]}},{\"metadata\":{\"name\":\"m\",\"namespace\":\"p\"},\"spec\":[]}," ENDPOINT("p", "m", "yesterday", "\"model\":\"x\"") "],"
         "\"replicas\":[{},{\"spec\":9},"
-        REPLICA("p", "a", "m", "\"address\":\"http://127.0.0.1:9\",\"basePath\":\"/v1 HTTP/1.1\\r\\nX: y\\r\\n\"") ","
-        REPLICA("p", "b", "m", "\"address\":\"http://127.0.0.1:9\",\"basePath\":\"v1\"") ","
-        REPLICA("p", "c", "m", "\"address\":\"http://127.0.0.1:9\\r\\nX: y\"") ","
-        REPLICA("p", "d", "m", "\"address\":\"http://127.0.0.1:9/evil\"") ","
-        REPLICA("p", "e", "m", "\"address\":\"unix:relative\"") ","
-        REPLICA("p", "f", "m", "\"address\":\"nonsense\"") ","
-        REPLICA("p", "g", "m", "\"address\":\"http://\"") ","
-        REPLICA("p", "h", "m", "\"address\":7") ","
-        REPLICA("p", "good", "m", "\"address\":\"http://127.0.0.1:9\"") "],"
+        REPLICA("p", "a", "m", "http://127.0.0.1:9", "/v1 HTTP/1.1\\r\\nX: y\\r\\n") ","
+        REPLICA("p", "b", "m", "http://127.0.0.1:9", "?v1") ","
+        REPLICA("p", "c", "m", "http://127.0.0.1:9\\r\\nX: y", "") ","
+        REPLICA("p", "e", "m", "unix:relative", "") ","
+        REPLICA("p", "f", "m", "nonsense", "") ","
+        REPLICA("p", "g", "m", "http://", "") ","
+        REPLICA_AS("p", "h", UID, "m", REMOTE("http://127.0.0.1:9", ""), "\"address\":7") ","
+        REPLICA("p", "good", "m", "http://127.0.0.1:9", "") "],"
         "\"namespaces\":[{},{\"metadata\":{\"name\":\"p\",\"labels\":[]}}]}";
     struct target_set *targets = target_set_new();
     struct snapshot *s = build(text, targets);
@@ -218,9 +226,66 @@ static void hostile_objects(void **state)
     target_set_free(targets);
 }
 
+static size_t replicas_of(const char *replica)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, 65536);
+    sbuf_addf(&text, "{\"version\":1,\"keys\":[" KEY("p", "k", "h1", "") "],\"endpoints\":[" ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") "],\"replicas\":[%s],\"namespaces\":[]}",
+              replica);
+    struct target_set *targets = target_set_new();
+    struct snapshot *s = build(text.ptr, targets);
+    size_t count = snapshot_find(s, snapshot_key(s, "h1"), "m")->replica_count;
+    snapshot_unref(s);
+    target_set_free(targets);
+    return count;
+}
+
+/* Whoever can write a status sends requests nowhere by it. */
+static void an_address_that_the_system_did_not_make(void **state)
+{
+    (void)state;
+    assert_int_equal(replicas_of(REPLICA_AS("p", "r", UID, "m", "\"driver\":\"llamacpp\"", "\"address\":\"" SOCKET "\"")), 1);
+    static const char *const none[] = {
+        REPLICA_AS("p", "r", UID, "m", "\"driver\":\"llamacpp\"", "\"address\":\"unix:" ENGINES "/99999999-2222-3333.sock\""), /* another's engine */
+        REPLICA_AS("p", "r", UID, "m", "\"driver\":\"llamacpp\"", "\"address\":\"unix:/run/docker.sock\""),
+        REPLICA_AS("p", "r", UID, "m", "\"driver\":\"llamacpp\"", "\"address\":\"http://127.0.0.1:9\""),
+        REPLICA_AS("p", "r", "../../../etc/passwd", "m", "\"driver\":\"llamacpp\"", "\"address\":\"" SOCKET "\""),
+        REPLICA_AS("p", "r", "", "m", "\"driver\":\"llamacpp\"", "\"address\":\"" SOCKET "\""),
+        REPLICA_AS("p", "r", UID, "m", REMOTE("http://127.0.0.1:9", ""), "\"address\":\"http://127.0.0.1:10\""),
+        REPLICA_AS("p", "r", UID, "m", REMOTE("http://127.0.0.1:9", ""), "\"address\":\"" SOCKET "\""),
+        REPLICA("p", "r", "m", "http://10.0.0.1:9", ""),   /* what the operator does not allow */
+        REPLICA("p", "r", "m", "https://[::1]:9", ""),
+        REPLICA("p", "r", "m", "http://[::1]:9", ""),
+        REPLICA("p", "r", "m", "unix:/run/docker.sock", ""),
+        REPLICA("p", "r", "m", SOCKET, ""),
+    };
+    for (size_t i = 0; i < ARRAY_LEN(none); i++)
+        if (replicas_of(none[i]))
+            fail_msg("%s", none[i]);
+}
+
+/* Not the file that the status names, and not a key that is for another address. */
+static void keys_of_engines_elsewhere(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct engine_paths before = engines;
+    static const char with_key[] = REPLICA_AS("p", "r", UID, "m", REMOTE("http://127.0.0.1:9", ",\"secret\":\"s\""), "\"address\":\"http://127.0.0.1:9\",\"tokenFile\":\"/etc/passwd\"");
+    engines.socket_dir = dir;
+    assert_int_equal(replicas_of(with_key), 0); /* there is none yet */
+    ASSERT_OK(engine_secret_write(&engines, UID, "http://127.0.0.1:8", STR("k"), NULL, &err));
+    assert_int_equal(replicas_of(with_key), 0);
+    ASSERT_OK(engine_secret_write(&engines, UID, "http://127.0.0.1:9", STR("k"), NULL, &err));
+    assert_int_equal(replicas_of(with_key), 1);
+    ASSERT_OK(engine_secret_write(&engines, UID, "http://127.0.0.1:9", STR("k\r\nX: y"), NULL, &err));
+    assert_int_equal(replicas_of(with_key), 0);
+    engines = before;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(least_in_flight), cmocka_unit_test(the_file_round_trip),
-                                       cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects)};
+                                       cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects),
+                                       cmocka_unit_test(an_address_that_the_system_did_not_make), cmocka_unit_test(keys_of_engines_elsewhere)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

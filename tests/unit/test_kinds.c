@@ -515,7 +515,7 @@ static void members_arrive_where_their_names_say(void **state UNUSED)
     assert_true(model.spec.instruction_tuned);
     assert_string_equal(model.spec.license.commercial_use, "Allowed");
     assert_string_equal(model.spec.license.url, "u");
-    JSON_AUTO r = parsed("{\"spec\":{\"endpoint\":\"e\",\"ordinal\":2,\"engine\":{\"driver\":\"fake\",\"parallel\":3,\"remoteModel\":\"rm\",\"options\":{\"a\":\"b\"}}},\"status\":{\"address\":\"unix:/x\",\"basePath\":\"/v1\",\"tokenFile\":\"t\",\"pid\":7,\"slots\":8}}");
+    JSON_AUTO r = parsed("{\"spec\":{\"endpoint\":\"e\",\"ordinal\":2,\"engine\":{\"driver\":\"fake\",\"parallel\":3,\"remoteModel\":\"rm\",\"options\":{\"a\":\"b\"}}},\"status\":{\"address\":\"unix:/x\",\"basePath\":\"/v1\",\"pid\":7,\"slots\":8}}");
     struct model_replica replica;
     ASSERT_OK(kind_decode(&kind_model_replica, r, arena, &replica, &err));
     assert_string_equal(replica.spec.endpoint, "e");
@@ -525,7 +525,6 @@ static void members_arrive_where_their_names_say(void **state UNUSED)
     assert_string_equal(replica.spec.engine.remote_model, "rm");
     assert_string_equal(replica.spec.engine.options.values[0], "b");
     assert_string_equal(replica.status.base_path, "/v1");
-    assert_string_equal(replica.status.token_file, "t");
     assert_int_equal(replica.status.pid, 7);
     assert_int_equal(replica.status.slots, 8);
     JSON_AUTO k = parsed("{\"spec\":{\"displayName\":\"d\",\"expiresAt\":\"2026-11-24T09:00:00Z\",\"endpoints\":[\"e\"],\"disabled\":true},\"status\":{\"hash\":\"h\",\"prefix\":\"p\",\"key\":\"never\"}}");
