@@ -25,7 +25,7 @@ struct api_user {
     const char *name; /* NULL: nobody */
     const char *groups[API_GROUPS_MAX + 1];
     const char *uid; /* NULL: none is known */
-    json_t *extra;   /* {key: [text]}, or NULL; the request's that it belongs to */
+    json_t *extra;   /* {key: [text]}, or NULL; the arena's that the rest lives in */
 };
 
 struct apiserver {

@@ -206,6 +206,11 @@ static bool put_on(struct mask *m)
     return true;
 }
 
+static void release_extra(void *extra)
+{
+    json_decref(extra);
+}
+
 bool impersonate(struct api_request *q)
 {
     struct mask m = {.q = q};
@@ -214,6 +219,8 @@ bool impersonate(struct api_request *q)
     if (done && m.any) {
         q->sender = q->user.name;
         q->user = m.as;
+        if (m.as.extra)
+            arena_on_free(q->arena, release_extra, m.as.extra);
     } else {
         json_decref(m.as.extra);
     }

@@ -28,7 +28,6 @@ void api_request_unref(struct api_request *q)
     if (--q->refs > 0)
         return;
     json_decref(q->body);
-    json_decref(q->user.extra);
     arena_free(q->arena);
 }
 

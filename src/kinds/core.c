@@ -29,9 +29,10 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
                            struct err *err)
 {
     const char *tenant = obj_label(obj, LABEL_TENANT), *old_tenant = old_obj ? obj_label(old_obj, LABEL_TENANT) : NULL;
-    if (old_tenant && (!tenant || strcmp(tenant, old_tenant) != 0))
+    /* Set at creation or never: whoever may label a namespace could make it another tenant's. */
+    if (old_obj && strcmp(tenant ? tenant : "", old_tenant ? old_tenant : "") != 0)
         return err_field(err, ERR_INVALID, "metadata.labels[" LABEL_TENANT "]",
-                         "Invalid value: \"%s\": the tenant of a namespace cannot be changed", tenant ? tenant : "");
+                         "Invalid value: \"%s\": the tenant of a namespace is set at its creation and cannot be changed", tenant ? tenant : "");
     if (!old_obj)
         json_put_str(obj, "status.phase", "Active");
     json_t *meta = json_object_get(obj, "metadata"), *labels = json_object_get(meta, "labels"); /* selectors of namespaces name one by it */

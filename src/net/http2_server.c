@@ -14,7 +14,7 @@
 
 #define STREAMS_MAX 250
 #define BODIES_MAX 4
-#define RESETS_MAX 100
+#define RESETS_MAX 300
 #define OUT_MAX (256 * 1024) /* waits for the kernel; streams keep their own */
 #define SCRATCH_BYTES (64 * 1024)
 #define READS_AT_ONCE 4
@@ -37,6 +37,7 @@ struct http2_stream {
     bool head_ok, headers_too_large;
     bool body_ended, handling; /* the handler has it */
     bool started, ended, sent, no_body, deferred, over_high;
+    bool closed; /* by the peer or by a reset; the handler does not know yet */
 };
 
 struct http2_conn {
@@ -302,14 +303,34 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     return 0;
 }
 
-static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code UNUSED, void *user UNUSED)
+/* The handler may be on the stack, in the middle of an answer: it hears of the loss from the loop. */
+static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code UNUSED, void *user)
 {
+    struct http2_conn *c = user;
     struct http2_stream *st = nghttp2_session_get_stream_user_data(session, id);
-    if (st) {
-        stream_lost(st);
+    if (!st)
+        return 0;
+    if (!st->heard) {
         stream_free(st);
+        return 0;
     }
+    st->closed = st->ended = true;
+    timer_start(&c->timer, 0);
     return 0;
+}
+
+static void reap(struct http2_conn *c)
+{
+    struct http2_stream *st = LIST_FIRST(&c->streams);
+    while (st) {
+        if (st->closed) {
+            stream_lost(st);
+            stream_free(st);
+            st = LIST_FIRST(&c->streams); /* the handler may have ended others */
+        } else {
+            st = LIST_NEXT(st, link);
+        }
+    }
 }
 
 /* ---- what leaves ---- */
@@ -318,6 +339,9 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
 {
     struct http2_conn *c = user;
     struct http2_stream *st = frame->hd.stream_id ? nghttp2_session_get_stream_user_data(session, frame->hd.stream_id) : NULL;
+    /* Resets that a client makes the server send cost as much as its own. */
+    if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR && resets_too_often(c))
+        nghttp2_session_terminate_session(session, NGHTTP2_ENHANCE_YOUR_CALM);
     bool data_or_head = frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS;
     if (!st || !data_or_head || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM) || st->sent)
         return 0;
@@ -400,7 +424,9 @@ static void tell_drained(struct http2_conn *c)
 static bool fill_out(struct http2_conn *c)
 {
     bool any = false;
-    while (!c->failed && c->out.len - c->out_off < OUT_MAX) {
+    sbuf_consume(&c->out, c->out_off); /* the cap is on what waits, not on what has left */
+    c->out_off = 0;
+    while (!c->failed && c->out.len < OUT_MAX) {
         const uint8_t *data;
         ssize_t n = nghttp2_session_mem_send(c->session, &data);
         if (n < 0) {
@@ -410,6 +436,10 @@ static bool fill_out(struct http2_conn *c)
         if (n == 0)
             break;
         sbuf_add(&c->out, str_n(data, (size_t)n));
+        if (!sbuf_ok(&c->out)) { /* a frame lost is a connection lost */
+            fail(c);
+            return false;
+        }
         any = true;
     }
     return any;
@@ -631,6 +661,9 @@ static void on_timer(struct timer *t)
     struct http2_conn *c = t->arg;
     uint64_t now = clock_mono_ms();
     const struct http_server_options *o = &c->server->o;
+    c->holding = true;
+    reap(c);
+    c->holding = false;
     bool stuck = c->out.len > c->out_off && now - c->out_progress_ms >= o->write_timeout_ms;
     bool idle = !c->stream_count && now - c->idle_since_ms >= o->idle_timeout_ms;
     if (c->failed || stuck) {

@@ -154,6 +154,35 @@ def test_large_bodies_both_ways(cloud, project):
         assert p.answer(p.request("GET", base))["status"] == 200, "the connection lives"
 
 
+def test_no_byte_of_a_large_answer_is_lost(cloud, project):
+    """The client takes all at once: what leaves in many pieces is counted by what waits, not by what has left."""
+    base = f"/api/v1/namespaces/{project}/configmaps"
+    for i in range(12):
+        cloud.api("POST", base, configmap(f"big{i}", 900_000))
+    with Peer(cloud, window=2**30) as p:
+        p.h2.increment_flow_control_window(2**30)
+        p.flush()
+        s = p.request("GET", base)
+        answer = p.answer(s)
+        assert answer["ended"] and int(answer["headers"]["content-length"]) == len(answer["body"]) > 10_800_000
+        assert len(json.loads(answer["body"])["items"]) == 12
+
+
+def test_streams_that_go_while_they_are_written_to(cloud, project):
+    """A watch is reset by its client at every moment of a burst of events."""
+    base = f"/api/v1/namespaces/{project}/configmaps"
+    with Peer(cloud) as p:
+        for i in range(60):
+            watch = p.request("GET", f"{base}?watch=1&resourceVersion=0")
+            other = p.request("POST", base, configmap(f"burst{i}", 20_000), JSON)
+            if i % 2:
+                p.until(lambda: p.streams[watch]["status"] == 200)
+            p.h2.reset_stream(watch)
+            p.flush()
+            assert p.answer(other)["status"] == 201
+    assert len(cloud.api("GET", base)["items"]) == 60
+
+
 def test_a_client_that_opens_no_window_gets_nothing_and_others_go_on(cloud, project):
     cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", configmap("big", 500_000))
     with Peer(cloud, window=0) as p:
@@ -195,7 +224,7 @@ def test_malformed_requests_reach_nobody(cloud, project, headers):
 
 def test_rapid_resets_end_the_connection(cloud, project):
     with Peer(cloud) as p:
-        for _ in range(400):
+        for _ in range(1000):
             try:
                 s = p.request("GET", f"/api/v1/namespaces/{project}/configmaps?watch=1")
                 p.h2.reset_stream(s)

@@ -752,14 +752,14 @@ static void namespaces_keep_their_tenant(void **state UNUSED)
     json_object_del(json_at(freed, "metadata"), "finalizers");
     assert_string_equal(judged(&kind_namespace, freed, going), "");
     assert_false(obj_has_finalizer(freed, NAMESPACE_FINALIZER));
-    /* A tenant can be given, and then neither changed nor taken away. */
+    /* A tenant is given at creation, or never; then it is neither changed nor taken away. */
     json_object_set_new(json_at(again, "metadata"), "labels", json_pack("{s:s}", LABEL_TENANT, "t1"));
-    assert_string_equal(judged(&kind_namespace, again, obj), "");
+    assert_string_equal(judged(&kind_namespace, again, obj), "metadata.labels[" LABEL_TENANT "] Invalid value: \"t1\": the tenant of a namespace is set at its creation and cannot be changed");
     JSON_AUTO moved = json_deep_copy(again);
     json_object_set_new(json_at(moved, "metadata.labels"), LABEL_TENANT, json_string("t2"));
-    assert_string_equal(judged(&kind_namespace, moved, again), "metadata.labels[" LABEL_TENANT "] Invalid value: \"t2\": the tenant of a namespace cannot be changed");
+    assert_string_equal(judged(&kind_namespace, moved, again), "metadata.labels[" LABEL_TENANT "] Invalid value: \"t2\": the tenant of a namespace is set at its creation and cannot be changed");
     json_object_del(json_at(moved, "metadata"), "labels");
-    assert_string_equal(judged(&kind_namespace, moved, again), "metadata.labels[" LABEL_TENANT "] Invalid value: \"\": the tenant of a namespace cannot be changed");
+    assert_string_equal(judged(&kind_namespace, moved, again), "metadata.labels[" LABEL_TENANT "] Invalid value: \"\": the tenant of a namespace is set at its creation and cannot be changed");
 }
 
 static void bindings_keep_their_role(void **state UNUSED)
