@@ -94,6 +94,7 @@ struct store_watch;
 int store_watch(struct store *s, struct str prefix, int64_t after_rev, void (*fn)(void *arg, const struct store_event *e), void *arg,
                 struct store_watch **ret, struct err *err) NODISCARD;
 void store_watch_stop(struct store_watch *w);
+int64_t store_watch_rev(const struct store_watch *w); /* all its events up to here were delivered */
 /* Called after all events up to rev were delivered to every watch, for bookmarks and caches: fn(arg, rev). One hook a store. */
 void store_on_revision(struct store *s, void (*fn)(void *arg, int64_t rev), void *arg);
 

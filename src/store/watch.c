@@ -131,6 +131,11 @@ void store_watch_stop(struct store_watch *w)
         watch_free(w);
 }
 
+int64_t store_watch_rev(const struct store_watch *w)
+{
+    return w->after_rev;
+}
+
 void store_on_revision(struct store *s, void (*fn)(void *arg, int64_t rev), void *arg)
 {
     s->on_revision = fn;
