@@ -45,7 +45,6 @@ struct apiserver {
     struct namespaces *namespaces;
     struct standing *standing;
     struct flow_control *flow;
-    int64_t delivered_rev; /* all events up to here were handed to watchers */
     struct {
         const char *name;
         int (*check)(void *arg, struct err *err);
@@ -184,6 +183,7 @@ struct api_watch;
 void api_watch_http(struct api_request *q); /* takes over q */
 struct api_watch *api_watch_local(struct api_request *q, const struct local_watch_call *c); /* takes over q; NULL: refused, c->ended was called */
 void api_watch_stop(struct api_watch *w);
+void api_watch_drained(struct api_watch *w); /* the client has read what waited for it */
 void api_watches_end(struct apiserver *s);
 void api_create(struct api_request *q);
 void api_update(struct api_request *q);

@@ -23,7 +23,7 @@ struct apiserver_options {
     struct kind_services services;
     size_t max_object_bytes;          /* default 1 MiB */
     uint64_t watch_timeout_ms;        /* a watch ends cleanly after 30..60 min at random by default; clients may ask for less */
-    size_t watch_buffer_bytes;        /* a watcher slower than this is ended; default 4 MiB */
+    size_t watch_buffer_bytes;        /* no more waits for a watcher that does not read; default 4 MiB */
     size_t max_in_flight_writes;      /* default 1,000; then 429 */
 };
 

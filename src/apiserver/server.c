@@ -203,6 +203,13 @@ static void on_abort(void *ctx UNUSED, struct http_request *r)
     api_request_unref(q);
 }
 
+static void on_drain(void *ctx UNUSED, struct http_request *r)
+{
+    struct api_request *q = r->user;
+    if (q && q->watch)
+        api_watch_drained(q->watch);
+}
+
 static void write_error(void *ctx UNUSED, int status, const char *msg, const char *request_id UNUSED, struct sbuf *out, const char **ret_type)
 {
     static const struct {
@@ -281,11 +288,6 @@ struct client_local apiserver_local(struct apiserver *a)
 
 /* ---- life ---- */
 
-static void on_revision(void *arg, int64_t rev)
-{
-    ((struct apiserver *)arg)->delivered_rev = rev;
-}
-
 static void set_defaults(struct apiserver_options *o)
 {
     o->max_object_bytes = o->max_object_bytes ? o->max_object_bytes : DEFAULT_OBJECT_BYTES;
@@ -306,9 +308,9 @@ static void make_metrics(struct apiserver *s)
 
 int apiserver_start(struct loop *l, struct store *st, const struct apiserver_options *o, struct apiserver **ret, struct err *err)
 {
-    static const struct http_server_ops ops = {.on_head = on_head, .on_request = on_request, .on_abort = on_abort, .write_error = write_error};
+    static const struct http_server_ops ops = {.on_head = on_head, .on_request = on_request, .on_abort = on_abort, .on_drain = on_drain, .write_error = write_error};
     struct apiserver *s = XNEW(struct apiserver);
-    *s = (struct apiserver){.loop = l, .store = st, .o = *o, .arena = arena_new(64 * 1024 * 1024), .delivered_rev = store_rev(st)};
+    *s = (struct apiserver){.loop = l, .store = st, .o = *o, .arena = arena_new(64 * 1024 * 1024)};
     TAILQ_INIT(&s->watches);
     set_defaults(&s->o);
     make_metrics(s);
@@ -330,7 +332,6 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     gather_start(s);
     namespaces_start(s);
     standing_start(s);
-    store_on_revision(st, on_revision, s);
     *ret = s;
     return 0;
 }
@@ -360,7 +361,6 @@ void apiserver_free(struct apiserver *a)
 {
     if (!a)
         return;
-    store_on_revision(a->store, NULL, NULL);
     if (a->http)
         http_server_free(a->http);
     api_watches_end(a);

@@ -1,7 +1,9 @@
 /* Watches: the store's change feed of one prefix, as lines of an HTTP answer or as documents for a client in this process.
  *
- * A watch sends what exists first (when asked to), then every change once and in order, and bookmarks so that a client knows how far it is. A client that does not keep
- * up is ended; it resumes from the last revision it saw. What leaves is encoded once a change, however many watch it.
+ * A watch sends what exists first (when asked to), then every change once and in order, and bookmarks so that a client knows how far it is. What leaves is encoded once a
+ * change, however many watch it. A client that does not keep up has no more waiting for it than its buffer holds: then the watch lets go of the feed, and takes it up again
+ * at the same change when the client has read. So it may be as far behind as history reaches; when that is gone it gets 410. One that reads nothing is ended by the
+ * connection's own deadline.
  */
 #include "apiserver/options.h"
 #include "base/clock.h"
@@ -19,9 +21,19 @@ struct api_watch {
     struct store_watch *feed;
     struct api_request *q; /* HTTP: held until the end. Local: holds the arena */
     const struct selector *selector;
+    struct str prefix;   /* arena */
     struct str only_key; /* one object's key, or empty */
     bool bookmarks, columns_sent;
-    struct timer bookmark, timeout;
+    bool full; /* nothing is sent until the client has read */
+    struct timer bookmark, timeout, go_on;
+    struct { /* what exists, sent first */
+        bool left, end; /* end: with a bookmark behind it */
+        int64_t rev;
+        struct str start; /* where to go on; arena */
+    } initial;
+    /* The change that was looked at last, by its revision and its place in that; and where to go on: behind what. */
+    int64_t rev, resume_rev;
+    size_t nth, resume_nth;
     struct local_watch_call local; /* event NULL: HTTP */
 };
 
@@ -37,6 +49,7 @@ static void watch_free(struct api_watch *w)
         store_watch_stop(w->feed);
     timer_stop(&w->bookmark);
     timer_stop(&w->timeout);
+    timer_stop(&w->go_on);
     TAILQ_REMOVE(&s->watches, w, link);
     metric_move(s->watch_gauge, -1);
     w->q->watch = NULL;
@@ -44,8 +57,8 @@ static void watch_free(struct api_watch *w)
     mem_free(w);
 }
 
-/* clean: the client may go on from where it was; else it sees the connection break. */
-static void watch_end(struct api_watch *w, bool clean)
+/* A clean end: the client may go on from where it was. */
+static void watch_end(struct api_watch *w)
 {
     struct http_request *r = w->q->http;
     struct local_watch_call local = w->local;
@@ -54,10 +67,7 @@ static void watch_end(struct api_watch *w, bool clean)
     watch_free(w);
     if (r) {
         r->user = NULL;
-        if (clean)
-            http_respond_end(r);
-        else
-            http_respond_abort(r);
+        http_respond_end(r);
     } else if (local.event) {
         local.ended(local.arg, 200, NULL);
     }
@@ -71,29 +81,26 @@ void api_watch_stop(struct api_watch *w)
 void api_watches_end(struct apiserver *s)
 {
     while (!TAILQ_EMPTY(&s->watches))
-        watch_end(TAILQ_FIRST(&s->watches), true);
+        watch_end(TAILQ_FIRST(&s->watches));
 }
+
+static void on_go_on(struct timer *t);
 
 static void on_timeout(struct timer *t)
 {
-    watch_end(t->arg, true);
+    watch_end(t->arg);
 }
 
 /* ---- sending ---- */
 
-static bool write_line(struct api_watch *w, struct str line)
+static void write_line(struct api_watch *w, struct str line)
 {
-    if (http_write(w->q->http, line) || http_queued(w->q->http) <= w->server->o.watch_buffer_bytes)
-        return true;
-    log_info("watch ended: the client does not keep up", KV("user", w->q->user.name), KV("resource", w->q->kind->plural));
-    watch_end(w, false);
-    return false;
+    w->full = !http_write(w->q->http, line); /* the connection's high mark is the watch's buffer */
 }
 
-static bool send_document(struct api_watch *w, enum event_type type, json_t *object)
+static void send_document(struct api_watch *w, enum event_type type, json_t *object)
 {
     json_t *event = json_pack("{s:s, s:o}", "type", type_names[type], "object", object);
-    bool ok = true;
     if (w->local.event) {
         w->local.event(w->local.arg, event);
     } else {
@@ -101,10 +108,9 @@ static bool send_document(struct api_watch *w, enum event_type type, json_t *obj
         sbuf_init(&line, EVENT_BYTES_MAX);
         json_write(event, &line);
         sbuf_add_char(&line, '\n');
-        ok = write_line(w, sbuf_str(&line));
+        write_line(w, sbuf_str(&line));
     }
     json_decref(event);
-    return ok;
 }
 
 /* One change as a line; the last one is kept, for all the others who watch it. */
@@ -123,7 +129,7 @@ static struct str change_line(struct apiserver *s, enum event_type type, const s
     return sbuf_str(line);
 }
 
-static bool send_value(struct api_watch *w, enum event_type type, struct store_value *v, int64_t rev)
+static void send_value(struct api_watch *w, enum event_type type, struct store_value *v, int64_t rev)
 {
     const struct kind *k = w->q->kind;
     if (w->local.event || w->q->wants.as != AS_ITSELF || k->view_of) {
@@ -131,12 +137,13 @@ static bool send_value(struct api_watch *w, enum event_type type, struct store_v
         JSON_AUTO obj = kind_show(k, stored);
         json_t *shown = shape_object(w->q, obj, rev, !w->columns_sent);
         w->columns_sent = true;
-        return send_document(w, type, shown);
+        send_document(w, type, shown);
+        return;
     }
-    return write_line(w, change_line(w->server, type, v, rev));
+    write_line(w, change_line(w->server, type, v, rev));
 }
 
-static bool send_bookmark(struct api_watch *w, int64_t rev, bool initial_end)
+static void send_bookmark(struct api_watch *w, int64_t rev, bool initial_end)
 {
     char version[128], text[24];
     kind_api_version(w->q->kind, version);
@@ -146,14 +153,17 @@ static bool send_bookmark(struct api_watch *w, int64_t rev, bool initial_end)
                         : json_pack("{s:s, s:s, s:{s:s, s:n}}", "kind", w->q->kind->name, "apiVersion", version, "metadata", "resourceVersion", text, "creationTimestamp");
     if (initial_end)
         json_object_set_new(json_object_get(obj, "metadata"), "annotations", json_pack("{s:s}", INITIAL_END, "true"));
-    return send_document(w, BOOKMARK, w->q->wants.as == AS_METADATA ? shape_metadata(w->q->wants.version, obj) : json_incref(obj));
+    send_document(w, BOOKMARK, w->q->wants.as == AS_METADATA ? shape_metadata(w->q->wants.version, obj) : json_incref(obj));
 }
 
 static void on_bookmark(struct timer *t)
 {
     struct api_watch *w = t->arg;
     timer_start(t, BOOKMARK_MS);
-    if (send_bookmark(w, w->server->delivered_rev, false) && w->q->http)
+    if (!w->feed || w->full)
+        return;
+    send_bookmark(w, store_watch_rev(w->feed), false);
+    if (w->q->http)
         http_flush(w->q->http);
 }
 
@@ -165,12 +175,30 @@ static bool matches(const struct api_watch *w, struct store_value *v)
     return selector_matches(w->selector, obj);
 }
 
+/* Lets go of the feed before the change that is looked at. */
+static void pause_feed(struct api_watch *w)
+{
+    store_watch_stop(w->feed);
+    w->feed = NULL;
+    w->resume_rev = w->rev;
+    w->resume_nth = w->nth - 1;
+    w->rev = 0;
+}
+
 static void on_change(void *arg, const struct store_event *e)
 {
     struct api_watch *w = arg;
     struct store_value *any = e->now ? e->now : e->prev;
     if (w->only_key.len && !str_eq(any->key, w->only_key))
         return;
+    w->nth = e->rev == w->rev ? w->nth + 1 : 1;
+    w->rev = e->rev;
+    if (w->rev == w->resume_rev && w->nth <= w->resume_nth)
+        return; /* sent before we paused */
+    if (w->full) {
+        pause_feed(w);
+        return;
+    }
     bool was = matches(w, e->prev), is = matches(w, e->now);
     if (is)
         send_value(w, was ? MODIFIED : ADDED, e->now, e->rev);
@@ -180,35 +208,19 @@ static void on_change(void *arg, const struct store_event *e)
 
 /* ---- the start ---- */
 
-struct wanted {
-    int64_t rev;
-    bool initial, initial_end;
-    uint64_t timeout_ms;
-};
-
-static void choose_start(struct api_watch *w, const struct list_options *o, struct wanted *ret)
+/* The version to watch from, when nothing is sent first. */
+static int64_t choose_start(struct api_watch *w, const struct list_options *o)
 {
     bool anew = o->match == MATCH_LATEST || o->match == MATCH_ANY; /* no version to go on from: what exists comes first */
     uint64_t timeout_ms = w->server->o.watch_timeout_ms;
+    int64_t now = store_rev(w->server->store);
     w->selector = o->selector;
     w->bookmarks = o->bookmarks;
-    ret->initial_end = o->initial;
-    ret->initial = o->initial_set ? o->initial : anew;
-    ret->rev = ret->initial || anew ? store_rev(w->server->store) : o->rev;
-    ret->timeout_ms = o->timeout_s ? (uint64_t)o->timeout_s * 1000 : timeout_ms + rnd_below(timeout_ms);
-}
-
-struct initial {
-    struct api_watch *w;
-    bool ok;
-};
-
-static bool send_existing(void *arg, struct store_value *v)
-{
-    struct initial *i = arg;
-    if ((!i->w->only_key.len || str_eq(v->key, i->w->only_key)) && matches(i->w, v))
-        i->ok = send_value(i->w, ADDED, v, v->rev);
-    return i->ok;
+    w->initial.left = o->initial_set ? o->initial : anew;
+    w->initial.end = o->initial;
+    w->initial.rev = now;
+    timer_start(&w->timeout, o->timeout_s ? (uint64_t)o->timeout_s * 1000 : timeout_ms + rnd_below(timeout_ms));
+    return w->initial.left || anew ? now : o->rev;
 }
 
 static struct api_watch *watch_new(struct api_request *q)
@@ -217,53 +229,97 @@ static struct api_watch *watch_new(struct api_request *q)
     *w = (struct api_watch){.server = q->server, .q = q};
     timer_init(&w->bookmark, q->server->loop, on_bookmark, w);
     timer_init(&w->timeout, q->server->loop, on_timeout, w);
+    timer_init(&w->go_on, q->server->loop, on_go_on, w);
     TAILQ_INSERT_TAIL(&q->server->watches, w, link);
     metric_move(q->server->watch_gauge, 1);
     q->watch = w;
     return w;
 }
 
-/* Subscribes, and sends what exists. False: w is gone. */
-static bool begin(struct api_watch *w, const struct wanted *o, struct str prefix)
+/* History does not reach back that far: says so, and ends w. */
+static bool too_old(struct api_watch *w, int64_t rev)
 {
     struct err err = ERR_INIT;
-    struct initial i = {w, true};
-    if (o->initial) {
-        (void)!store_range(w->server->store, prefix, STR_NULL, o->rev, 0, send_existing, &i, NULL);
-        if (!i.ok || (o->initial_end && !send_bookmark(w, o->rev, true)))
-            return false;
-    }
-    if (store_watch(w->server->store, prefix, o->rev, on_change, w, &w->feed, &err) < 0) {
-        err_set(&err, ERR_GONE, "too old resource version: %lld (%lld)", (long long)o->rev, (long long)store_first_rev(w->server->store));
-        if (send_document(w, ERROR_EVENT, api_status(410, "Failure", "Expired", err.msg, NULL)))
-            watch_end(w, true);
+    err_set(&err, ERR_GONE, "too old resource version: %lld (%lld)", (long long)rev, (long long)store_first_rev(w->server->store));
+    send_document(w, ERROR_EVENT, api_status(410, "Failure", "Expired", err.msg, NULL));
+    watch_end(w);
+    return false;
+}
+
+static bool follow(struct api_watch *w, int64_t after_rev)
+{
+    return store_watch(w->server->store, w->prefix, after_rev, on_change, w, &w->feed, NULL) == 0 || too_old(w, after_rev);
+}
+
+static bool send_existing(void *arg, struct store_value *v)
+{
+    struct api_watch *w = arg;
+    if (w->full) {
+        w->initial.start = arena_str(w->q->arena, v->key);
         return false;
     }
-    timer_start(&w->timeout, o->timeout_ms);
-    if (w->bookmarks)
-        timer_start(&w->bookmark, BOOKMARK_MS);
+    w->initial.start = STR_NULL;
+    if ((!w->only_key.len || str_eq(v->key, w->only_key)) && matches(w, v))
+        send_value(w, ADDED, v, v->rev);
     return true;
 }
 
-static void prefix_of(struct api_watch *w, struct sbuf *out)
+/* What exists, as far as the client takes it; then changes. False: w is gone. */
+static bool send_initial(struct api_watch *w)
 {
+    if (store_range(w->server->store, w->prefix, w->initial.start, w->initial.rev, 0, send_existing, w, NULL) < 0)
+        return too_old(w, w->initial.rev);
+    if (w->initial.start.len)
+        return true;
+    w->initial.left = false;
+    if (w->initial.end)
+        send_bookmark(w, w->initial.rev, true);
+    return follow(w, w->initial.rev);
+}
+
+/* False: w is gone. */
+static bool begin(struct api_watch *w, int64_t rev)
+{
+    if (w->bookmarks)
+        timer_start(&w->bookmark, BOOKMARK_MS);
+    return w->initial.left ? send_initial(w) : follow(w, rev);
+}
+
+/* The client has read. */
+static void on_go_on(struct timer *t)
+{
+    struct api_watch *w = t->arg;
+    if (w->initial.left ? send_initial(w) : follow(w, w->resume_rev - 1))
+        http_flush(w->q->http);
+}
+
+void api_watch_drained(struct api_watch *w)
+{
+    w->full = false;
+    if (!w->feed)
+        timer_start(&w->go_on, 0);
+}
+
+static void choose_prefix(struct api_watch *w)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     struct api_request *q = w->q;
-    if (!*q->name) {
-        object_prefix(q->kind, q->ns, out);
-        return;
-    }
-    object_key(q->kind, q->ns, q->name, out);
-    w->only_key = arena_str(q->arena, sbuf_str(out));
+    sbuf_init(&text, 1024);
+    if (*q->name)
+        object_key(q->kind, q->ns, q->name, &text);
+    else
+        object_prefix(q->kind, q->ns, &text);
+    w->prefix = arena_str(q->arena, sbuf_str(&text));
+    if (*q->name)
+        w->only_key = w->prefix;
 }
 
 void api_watch_http(struct api_request *q)
 {
     struct err err = ERR_INIT;
-    struct wanted o = {0};
     struct list_options options;
     struct field_errors errors = {0};
     int64_t now = store_rev(q->server->store);
-    CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
     if (list_options_read(q, true, &options, &errors, &err) < 0) {
         list_options_fail(q, &errors, &err);
         return;
@@ -273,22 +329,19 @@ void api_watch_http(struct api_request *q)
         return;
     }
     struct api_watch *w = watch_new(q);
-    choose_start(w, &options, &o);
-    sbuf_init(&prefix, 1024);
-    prefix_of(w, &prefix);
+    int64_t rev = choose_start(w, &options);
+    choose_prefix(w);
     api_count(q, 200);
     http_respond_start(q->http, 200, "application/json", NULL, 0);
-    if (begin(w, &o, sbuf_str(&prefix)))
+    if (begin(w, rev))
         http_flush(q->http);
 }
 
 struct api_watch *api_watch_local(struct api_request *q, const struct local_watch_call *c)
 {
     struct err err = ERR_INIT;
-    struct wanted o = {0};
     struct list_options options;
     struct field_errors errors = {0};
-    CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
     int rc = list_options_read(q, true, &options, &errors, &err);
     int64_t now = store_rev(q->server->store);
     if (rc < 0 || options.rev > now) {
@@ -300,8 +353,7 @@ struct api_watch *api_watch_local(struct api_request *q, const struct local_watc
     }
     struct api_watch *w = watch_new(q);
     w->local = *c;
-    choose_start(w, &options, &o);
-    sbuf_init(&prefix, 1024);
-    prefix_of(w, &prefix);
-    return begin(w, &o, sbuf_str(&prefix)) ? w : NULL;
+    int64_t rev = choose_start(w, &options);
+    choose_prefix(w);
+    return begin(w, rev) ? w : NULL;
 }

@@ -337,6 +337,7 @@ static void turn(struct sqlite *q)
 static void *writer_main(void *arg)
 {
     struct sqlite *q = arg;
+    pthread_setname_np(pthread_self(), "store");
     pthread_mutex_lock(&q->lock);
     for (;;) {
         wait_for_work(q);

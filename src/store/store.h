@@ -97,6 +97,7 @@ void store_watch_stop(struct store_watch *w);
 /* Whether a key that starts with prefix changed after rev, as readers see it now: for who cannot wait until events are delivered. True also when rev is compacted. Its cost
  * is linear in the changes since rev. */
 bool store_changed(struct store *s, struct str prefix, int64_t rev);
+int64_t store_watch_rev(const struct store_watch *w); /* all its events up to here were delivered */
 /* Called after all events up to rev were delivered to every watch, for bookmarks and caches: fn(arg, rev). One hook a store. */
 void store_on_revision(struct store *s, void (*fn)(void *arg, int64_t rev), void *arg);
 

@@ -272,6 +272,11 @@ void store_watches_deinit(struct store *s)
     VEC_DEINIT(&s->watch_lengths);
 }
 
+int64_t store_watch_rev(const struct store_watch *w)
+{
+    return w->group ? MAX(w->after_rev, w->store->fed_rev) : w->after_rev;
+}
+
 void store_on_revision(struct store *s, void (*fn)(void *arg, int64_t rev), void *arg)
 {
     s->on_revision = fn;

@@ -244,7 +244,7 @@ static void lists_again_after_410(bool http)
     done(&e);
 }
 
-/* A slow handler delays what comes, and loses nothing. Over HTTPS the server ends the watch meanwhile: its buffers are small here. */
+/* A slow handler delays what comes, and loses nothing. Over HTTPS the server lets go of the feed meanwhile: its buffers are small here. */
 static void a_slow_handler_loses_nothing(bool http)
 {
     struct env e;
