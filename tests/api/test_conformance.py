@@ -562,8 +562,6 @@ def test_chunks(cloud, project):
 
 @pytest.mark.full
 @pytest.mark.timeout(1500)
-@pytest.mark.full  # waits for five minutes of history to pass
-@pytest.mark.timeout(900)
 def test_an_expired_token_goes_on_inconsistently(own_cloud):
     """API Chunking, server should support continue listing from the last key even if the original version has been compacted away"""
     cloud = own_cloud()
