@@ -35,6 +35,7 @@ def test_a_watch_runs_beside_other_requests(cloud, project):
     with Peer(cloud) as p:
         base = f"/api/v1/namespaces/{project}/configmaps"
         watch = p.request("GET", f"{base}?watch=1&resourceVersion=0")
+        p.until(lambda: p.streams[watch]["status"] == 200)
         for i in range(20):
             assert p.answer(p.request("POST", base, configmap(f"w{i}"), JSON))["status"] == 201
         p.until(lambda: p.streams[watch]["body"].count(b"\n") >= 20)
