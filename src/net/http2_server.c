@@ -286,13 +286,13 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 {
     struct http2_conn *c = user;
     bool ended = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
+    struct http2_stream *st = frame->hd.stream_id ? nghttp2_session_get_stream_user_data(session, frame->hd.stream_id) : NULL;
+    if (!st) /* gone: a client may reset it once more for each frame that was on its way */
+        return 0;
     if (frame->hd.type == NGHTTP2_RST_STREAM && resets_too_often(c)) {
         nghttp2_session_terminate_session(session, NGHTTP2_ENHANCE_YOUR_CALM);
         return 0;
     }
-    struct http2_stream *st = frame->hd.stream_id ? nghttp2_session_get_stream_user_data(session, frame->hd.stream_id) : NULL;
-    if (!st)
-        return 0;
     if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
         begin_request(st, ended);
     } else if (ended && (frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS)) {
@@ -659,11 +659,11 @@ static void check_streams(struct http2_conn *c, uint64_t now)
 static void on_timer(struct timer *t)
 {
     struct http2_conn *c = t->arg;
-    uint64_t now = clock_mono_ms();
     const struct http_server_options *o = &c->server->o;
     c->holding = true;
     reap(c);
     c->holding = false;
+    uint64_t now = clock_mono_ms(); /* after reap: a stream that went just now began the idle time just now */
     bool stuck = c->out.len > c->out_off && now - c->out_progress_ms >= o->write_timeout_ms;
     bool idle = !c->stream_count && now - c->idle_since_ms >= o->idle_timeout_ms;
     if (c->failed || stuck) {

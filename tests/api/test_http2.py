@@ -46,6 +46,18 @@ def test_a_watch_runs_beside_other_requests(cloud, project):
         assert p.answer(p.request("GET", base))["status"] == 200
 
 
+def test_a_connection_outlives_its_last_stream(cloud, project):
+    """Each time the last stream goes by a reset, the connection is idle from that moment on, not for ever."""
+    base = f"/api/v1/namespaces/{project}/configmaps"
+    with Peer(cloud) as p:
+        for _ in range(250):
+            watch = p.request("GET", f"{base}?watch=1")
+            p.until(lambda: p.streams[watch]["status"] == 200)
+            p.h2.reset_stream(watch)
+            p.flush()
+        assert p.answer(p.request("GET", base))["status"] == 200
+
+
 def test_head_and_errors(cloud, project):
     with Peer(cloud) as p:
         head = p.answer(p.request("HEAD", f"/api/v1/namespaces/{project}"))
