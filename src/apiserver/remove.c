@@ -4,7 +4,7 @@
 #include "apiserver/types.h"
 #include "base/mem.h"
 
-#define COLLECTION_MAX 10000 /* one transaction */
+#define COLLECTION_MAX 10000 /* of one request */
 
 struct delete_options {
     const char *uid; /* or NULL */
@@ -124,9 +124,12 @@ static bool collect(void *arg, struct store_value *v)
     return c->values.len < COLLECTION_MAX;
 }
 
+/* The writes of one collection; answered when the last of them is done. */
 struct collection_done {
     struct api_request *q;
     json_t *items;
+    size_t left;
+    int code; /* of the first that failed */
 };
 
 static void reply_collection(struct api_request *q, json_t *items)
@@ -141,60 +144,55 @@ static void collection_committed(void *arg, int code, int64_t rev UNUSED)
 {
     struct collection_done *d = arg;
     struct api_request *q = d->q;
+    d->code = d->code ? d->code : code;
+    if (--d->left > 0)
+        return;
     flow_write_ends(q->server->flow, q);
-    if (code < 0) {
-        json_decref(d->items);
-        api_fail_code(q, ERR_UNAVAILABLE, "the deletions could not be made durable and were undone");
-    } else {
-        reply_collection(q, d->items);
-    }
+    if (d->code < 0)
+        api_fail_code(q, ERR_UNAVAILABLE, "some of the deletions could not be made durable: try again");
+    else
+        reply_collection(q, json_incref(d->items));
+    json_decref(d->items);
     mem_free(d);
     api_request_unref(q);
 }
 
-/* All in one transaction. */
-static int delete_all(struct collection *c, const char *finalizer, json_t *items, struct err *err)
+/* Marks one object, and deletes it when nothing holds it. */
+static int delete_one(struct collection *c, struct store_value *v, const char *finalizer, struct collection_done *d)
 {
     struct api_request *q = c->q;
-    struct store_op *ops = xcalloc(c->values.len + 1, sizeof(*ops));
-    struct sbuf *texts = xcalloc(c->values.len + 1, sizeof(*texts));
-    size_t count = 0;
-    VEC_FOREACH (&c->values, v) {
-        struct store_value *latest = store_get_pending(q->server->store, (*v)->key);
-        JSON_AUTO obj = latest ? object_copy(latest) : NULL;
-        if (!obj || obj_deleting(obj))
-            continue;
-        api_mark_deleted(obj);
-        add_finalizer(obj, finalizer);
-        bool goes = !meta_has_finalizers(obj);
-        sbuf_init(&texts[count], q->server->o.max_object_bytes * 2);
-        if (!goes)
-            object_encode(obj, &texts[count]);
-        ops[count] = (struct store_op){.type = goes ? STORE_DELETE : STORE_PUT, .key = (*v)->key, .value = sbuf_str(&texts[count]), .expect_rev = latest->rev};
-        count++;
-        json_array_append_new(items, kind_show(q->kind, obj));
-    }
-    int rc = 0;
-    if (q->dry_run || !count) {
-        reply_collection(q, json_incref(items));
-    } else {
-        struct collection_done *d = XNEW(struct collection_done);
-        *d = (struct collection_done){q, json_incref(items)};
-        q->refs++;
-        flow_write_begins(q->server->flow, q);
-        rc = store_txn(q->server->store, ops, count, collection_committed, d, err);
-        if (rc < 0) {
-            flow_write_ends(q->server->flow, q);
-            json_decref(d->items);
-            mem_free(d);
-            api_request_unref(q);
-        }
-    }
-    for (size_t i = 0; i < count; i++)
-        sbuf_deinit(&texts[i]);
-    mem_free(texts);
-    mem_free(ops);
+    struct store_value *latest = store_get_pending(q->server->store, v->key);
+    JSON_AUTO obj = latest ? object_copy(latest) : NULL;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    if (!obj || obj_deleting(obj))
+        return 0;
+    api_mark_deleted(obj);
+    add_finalizer(obj, finalizer);
+    bool goes = !meta_has_finalizers(obj);
+    sbuf_init(&text, q->server->o.max_object_bytes * 2);
+    if (!goes)
+        object_encode(obj, &text);
+    json_array_append_new(d->items, kind_show(q->kind, obj));
+    if (q->dry_run)
+        return 0;
+    struct store_op op = {.type = goes ? STORE_DELETE : STORE_PUT, .key = v->key, .value = sbuf_str(&text), .expect_rev = latest->rev};
+    int rc = store_txn(q->server->store, &op, 1, collection_committed, d, NULL);
+    d->left += rc == 0;
     return rc;
+}
+
+/* A transaction each: a watcher that is cut off goes on behind a revision, and must not have had half of one. They share syncs all the same. */
+static void delete_all(struct collection *c, const char *finalizer)
+{
+    struct collection_done *d = XNEW(struct collection_done);
+    int rc = 0;
+    *d = (struct collection_done){.q = c->q, .items = json_array(), .left = 1};
+    c->q->refs++;
+    flow_write_begins(c->q->server->flow, c->q);
+    VEC_FOREACH (&c->values, v)
+        if (rc == 0)
+            rc = delete_one(c, *v, finalizer, d);
+    collection_committed(d, rc, 0);
 }
 
 void api_delete_collection(struct api_request *q)
@@ -204,7 +202,6 @@ void api_delete_collection(struct api_request *q)
     struct selector *selector = NULL;
     struct collection c = {.q = q, .values = VEC_INIT};
     CLEANUP(sbuf_deinit) struct sbuf prefix = {0};
-    JSON_AUTO items = json_array();
     sbuf_init(&prefix, 1024);
     object_prefix(q->kind, q->ns, &prefix);
     if (q->kind->namespaced && !*q->ns)
@@ -215,8 +212,7 @@ void api_delete_collection(struct api_request *q)
     }
     c.selector = selector;
     (void)!store_range(q->server->store, sbuf_str(&prefix), STR_NULL, 0, 0, collect, &c, NULL);
-    if (delete_all(&c, o.finalizer, items, &err) < 0)
-        api_fail(q, &err);
+    delete_all(&c, o.finalizer);
     VEC_FOREACH (&c.values, v)
         store_value_unref(*v);
     VEC_DEINIT(&c.values);
