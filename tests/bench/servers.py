@@ -31,7 +31,7 @@ def rss_mib(pid):
 
 class Server:
     """What both have. Subclasses set host, port, ca and start_s."""
-    connection = None
+    connection, used = None, 0.0
 
     def cpu(self):
         return sum(cpu(p) for p in self.pids())
@@ -47,7 +47,10 @@ class Server:
         return ssl.create_default_context(cafile=str(self.ca))
 
     def ask(self, method, path, body=None):
-        """On one kept connection; the body of the answer."""
+        """On one connection, while it is in use; the body of the answer."""
+        if time.monotonic() - self.used > 5:  # servers end idle ones
+            self.connection = None
+        self.used = time.monotonic()
         if self.connection is None:
             self.connection = http.client.HTTPSConnection(self.host, self.port, context=self.context(), timeout=60)
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
