@@ -26,6 +26,7 @@ struct api_user {
     const char *groups[API_GROUPS_MAX + 1];
     const char *uid; /* NULL: none is known */
     json_t *extra;   /* {key: [text]}, or NULL; the arena's that the rest lives in */
+    const char *new_token; /* what names the token it came with, when that is seen for the first time; or NULL */
 };
 
 struct apiserver {
@@ -34,6 +35,7 @@ struct apiserver {
     struct apiserver_options o;
     struct http_server *http;
     struct map *tokens; /* hex hash → struct api_user * */
+    struct map *secret_kinds; /* audit.c */
     struct map *verified; /* hex hash → claims of tokens whose signature was good */
     struct map *documents; /* document.c; NULL until the first */
     struct arena *arena; /* lives as long as the server */
@@ -83,6 +85,8 @@ struct api_request {
     const char *verb; /* as RBAC names it */
     struct api_user user;
     const char *sender; /* who impersonates user; NULL: nobody does */
+    const char *id, *source; /* the request's, for the audit ledger; "" of this process's own */
+    const char *rule;        /* which binding of which role allows it; "" when nobody needs to know */
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
     struct api_watch *watch;       /* once a watch runs */

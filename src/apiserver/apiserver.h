@@ -11,6 +11,7 @@
 
 #include "client/local.h"
 #include "kinds/kind.h"
+#include "ledger/audit_log.h"
 #include "net/http_server.h"
 #include "store/store.h"
 
@@ -21,6 +22,7 @@ struct apiserver_options {
     struct tls_ctx *tls;              /* required */
     const char *token_file;           /* hashed static tokens, or NULL: lines "sha256hex user group,group" ('#' comments) */
     struct kind_services services;
+    struct audit_log *audit;          /* where what happens is recorded; NULL: nowhere. The store's journal is to be its */
     size_t max_object_bytes;          /* default 1 MiB */
     uint64_t watch_timeout_ms;        /* a watch ends cleanly after 30..60 min at random by default; clients may ask for less */
     size_t watch_buffer_bytes;        /* no more waits for a watcher that does not read; default 4 MiB */

@@ -1,5 +1,6 @@
 /* Who asks, and whether they may: client certificates, hashed static tokens, tokens of service accounts, RBAC. */
 #include "apiserver/api.h"
+#include "apiserver/audit.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -140,6 +141,7 @@ static int by_web_token(struct apiserver *s, struct arena *a, struct str token, 
             return rc;
         make_room(s);
         map_set(s->verified, str_of(hash), json_incref(t.claims));
+        u.new_token = arena_strdup(a, json_str_or(t.claims, "jti", ""));
     }
     *ret = u;
     *ret_audiences = json_incref(meant);
@@ -282,7 +284,13 @@ bool authz_allows(struct apiserver *s, struct api_request *q)
         r.namespace = whole_namespace ? q->name : q->ns;
         r.name = *q->name ? q->name : only_name(q);
     }
-    return authz_allows_as(s, &r);
+    if (!audit_wants_rule(q))
+        return authz_allows_as(s, &r);
+    struct rbac_rule rule;
+    bool allowed = rbac_decide(authz_current(s), &r, &rule);
+    q->rule = !allowed ? "" : *rule.role ? arena_printf(q->arena, "%s/%s%s%s → %s/%s", rule.kind, rule.namespace, *rule.namespace ? "/" : "", rule.name, rule.role_kind, rule.role)
+                         : arena_printf(q->arena, "%s/%s", rule.kind, rule.name);
+    return allowed;
 }
 
 /* ---- for the kinds ---- */

@@ -1,9 +1,11 @@
 /* The end of every write: into the store, and the answer once it is durable. */
 #include "apiserver/api.h"
+#include "apiserver/audit.h"
 #include "apiserver/meta.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "ledger/record.h"
 
 void api_write_drop(const struct api_write *w)
 {
@@ -97,7 +99,7 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
     *kept = *w;
     q->refs++;
     flow_write_begins(s->flow, q);
-    int rc = store_txn(s->store, &op, 1, committed, kept, &err);
+    int rc = store_txn_noted(s->store, &op, 1, audit_note(q, q->name, w->obj), committed, kept, &err);
     if (rc < 0) {
         flow_write_ends(s->flow, q);
         conflict(q, rc, &err);
@@ -135,7 +137,10 @@ int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, s
     if (!sbuf_ok(&text))
         return err_set(err, ERR_TOO_LARGE, "object too large");
     struct store_op op = {.type = gone ? STORE_DELETE : STORE_PUT, .key = v->key, .value = sbuf_str(&text), .expect_rev = v->rev};
-    return store_txn(s->store, &op, 1, quiet_done, s, err);
+    CLEANUP(sbuf_deinit) struct sbuf note = {0};
+    sbuf_init(&note, LEDGER_BODY_MAX);
+    audit_note_own(s, v->key, gone, obj, &note);
+    return store_txn_noted(s->store, &op, 1, sbuf_str(&note), quiet_done, s, err);
 }
 
 int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *err)

@@ -1,5 +1,6 @@
 /* delete and deletecollection. Finalizers hold an object until their owners take them off; what it owns is collected by gc.c. */
 #include "apiserver/api.h"
+#include "apiserver/audit.h"
 #include "apiserver/meta.h"
 #include "apiserver/types.h"
 #include "base/mem.h"
@@ -176,7 +177,7 @@ static int delete_one(struct collection *c, struct store_value *v, const char *f
     if (q->dry_run)
         return 0;
     struct store_op op = {.type = goes ? STORE_DELETE : STORE_PUT, .key = v->key, .value = sbuf_str(&text), .expect_rev = latest->rev};
-    int rc = store_txn(q->server->store, &op, 1, collection_committed, d, NULL);
+    int rc = store_txn_noted(q->server->store, &op, 1, audit_note(q, obj_name(obj), obj), collection_committed, d, NULL);
     d->left += rc == 0;
     return rc;
 }

@@ -1,4 +1,5 @@
 #include "apiserver/api.h"
+#include "apiserver/audit.h"
 #include "apiserver/managed.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -18,6 +19,7 @@ struct api_request *api_request_new(struct apiserver *s)
     q->arena = a;
     q->refs = 1;
     q->ns = q->name = q->sub = q->verb = q->group = q->version = q->content_type = q->user_agent = "";
+    q->id = q->source = q->rule = "";
     q->wants.version = "";
     q->started_ns = clock_mono_ns();
     return q;
@@ -40,6 +42,7 @@ void api_count(struct api_request *q, int status)
     metric_add(m, 1);
     m = metric_series(q->server->duration, (const struct str[]){str_of(q->verb)});
     metric_observe(m, (double)(clock_mono_ns() - q->started_ns) / 1e9);
+    audit_answered(q, status);
     if (q->http && !str_eqc(q->http->head.method, "GET"))
         log_debug("request", KV("user", q->user.name ? q->user.name : "-"), KV("sender", q->sender ? q->sender : ""), KV("verb", q->verb), KV("resource", q->kind ? q->kind->plural : ""),
                   KV("namespace", q->ns), KV("name", q->name), KVI("status", status), KV("id", q->http->id));

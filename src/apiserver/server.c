@@ -1,5 +1,6 @@
 /* The apiserver as a whole, and its HTTPS side: authenticate at the head, route and authorise when the body is there. */
 #include "apiserver/api.h"
+#include "apiserver/audit.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -105,8 +106,13 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max UNUSED)
     q->query = arena_str(q->arena, r->head.query);
     q->content_type = header(q, "content-type");
     q->user_agent = header(q, "user-agent");
-    if (is_health(r->head.path) || authn_http(s, r, q->arena, &q->user))
+    if (is_health(r->head.path))
         return 0;
+    audit_arrived(q);
+    if (authn_http(s, r, q->arena, &q->user)) {
+        audit_token_seen(q);
+        return 0;
+    }
     api_fail_code(q, ERR_UNAUTHENTICATED, "Unauthorized");
     return ERR_UNAUTHENTICATED;
 }
@@ -152,12 +158,23 @@ static int negotiate_objects(struct api_request *q, struct err *err)
     return rc < 0 ? rc : shape_check(q, !strcmp(q->verb, "list"), err);
 }
 
+/* What may be read is read. */
+static void serve_allowed(struct api_request *q)
+{
+    struct err err = ERR_INIT;
+    if (!strcmp(q->verb, "watch"))
+        api_watch_http(q);
+    else if (strcmp(q->verb, "get") != 0 && strcmp(q->verb, "list") != 0 && flow_check_write(q->server->flow, q, &err) < 0)
+        api_fail(q, &err);
+    else
+        api_dispatch(q);
+}
+
 /* Its turn has come. */
 static void serve(struct api_request *q)
 {
     struct apiserver *s = q->server;
     struct err err = ERR_INIT;
-    bool reads = str_eqc(str_of(q->method), "GET") || str_eqc(str_of(q->method), "HEAD");
     if (!impersonate(q))
         return;
     if (api_route(q, &err) < 0)
@@ -168,12 +185,8 @@ static void serve(struct api_request *q)
         serve_path(q);
     else if (negotiate_objects(q, &err) < 0)
         api_fail(q, &err);
-    else if (!strcmp(q->verb, "watch"))
-        api_watch_http(q);
-    else if (!reads && flow_check_write(s->flow, q, &err) < 0)
-        api_fail(q, &err);
-    else
-        api_dispatch(q);
+    else if (!audit_first(q, serve_allowed))
+        serve_allowed(q);
 }
 
 static void on_request(void *ctx, struct http_request *r)
@@ -328,6 +341,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     apiserver_add_ready_check(s, "store", store_check, s);
     apiserver_add_ready_check(s, "serving", drain_check, s);
     authz_start(s);
+    audit_start(s);
     gc_start(s);
     gather_start(s);
     namespaces_start(s);
@@ -372,6 +386,7 @@ void apiserver_free(struct apiserver *a)
     rbac_free(a->rbac);
     map_free(a->tokens);
     map_free(a->verified);
+    map_free(a->secret_kinds);
     map_free(a->documents);
     sbuf_deinit(&a->line.text);
     arena_free(a->arena);

@@ -63,6 +63,9 @@ int cli_key_list(struct cli *c);
 int cli_key_revoke(struct cli *c);
 int cli_usage(struct cli *c);
 int cli_logs(struct cli *c);
+int cli_audit_verify(struct cli *c);
+int cli_audit_list(struct cli *c);
+int cli_audit_export(struct cli *c);
 int cli_completion(struct cli *c);
 int cli_version(struct cli *c);
 

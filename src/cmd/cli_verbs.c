@@ -46,6 +46,18 @@ static const struct cli_flag logs_flags[] = {
     END,
 };
 
+static const struct cli_flag audit_flags[] = {
+    {.name = "--tenant", .value = "NAME", .help = "what concerns this tenant alone"},
+    {.name = "--after", .value = "SEQUENCE", .help = "only what comes after this record"},
+    END,
+};
+static const struct cli_flag export_flags[] = {
+    {.name = "--format", .value = "FORMAT", .help = "ocsf (default) or json: the records as they are", .complete = "ocsf json"},
+    {.name = "--tenant", .value = "NAME", .help = "what concerns this tenant alone"},
+    {.name = "--after", .value = "SEQUENCE", .help = "only what comes after this record"},
+    END,
+};
+
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
      .args = "",
@@ -90,6 +102,28 @@ const struct cli_verb cli_verbs[] = {
      .more = "  seki -n demo logs chat-0 --follow\n",
      .run = cli_logs,
      .flags = logs_flags},
+    {.name = "audit verify",
+     .args = "[DIRECTORY]",
+     .help = "check the audit ledger: nothing changed, nothing missing",
+     .more = "Works on the files, or on a copy of them, without a daemon; names the first bad record. DIRECTORY has the files audit.000001 …\n"
+             "(default: $SEKI_LEDGER_DIR, /var/lib/seki/ledger).\n",
+     .run = cli_audit_verify,
+     .complete = "@dir"},
+    {.name = "audit list",
+     .args = "[DIRECTORY]",
+     .help = "who did what, by which rule, with what result",
+     .more = "  seki audit list --tenant acme\n",
+     .run = cli_audit_list,
+     .flags = audit_flags,
+     .complete = "@dir"},
+    {.name = "audit export",
+     .args = "[DIRECTORY]",
+     .help = "the audit ledger as JSON lines, for a logging system",
+     .more = "One event a line, in OCSF's class API Activity. Go on where the last export ended with --after.\n\n"
+             "  seki audit export --after 1200 > events.jsonl\n",
+     .run = cli_audit_export,
+     .flags = export_flags,
+     .complete = "@dir"},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

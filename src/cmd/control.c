@@ -29,6 +29,7 @@ struct control {
     struct arena *services_arena;
     struct loop *loop;
     struct store *store;
+    struct audit_log *audit;
     struct apiserver *api;
     struct monitor *monitor;
     struct tls_ctx *tls;
@@ -299,7 +300,12 @@ static int check_manifests(void *arg, struct err *err)
     return code;
 }
 
-static const struct monitor_check checks[] = {{"store", check_store}, {"controllers", check_controllers}, {"manifests", check_manifests}, {NULL, NULL}};
+static int check_audit(void *arg, struct err *err)
+{
+    return audit_log_health(((struct control *)arg)->audit, err);
+}
+
+static const struct monitor_check checks[] = {{"store", check_store}, {"controllers", check_controllers}, {"manifests", check_manifests}, {"audit", check_audit}, {NULL, NULL}};
 
 static void ask_for_manifests(struct control *c)
 {
@@ -388,9 +394,14 @@ static void on_bootstrapped(void *arg, int code, const struct err *err)
 
 static int open_store(struct control *c, struct err *err)
 {
+    int rc = audit_log_open(options_path(c->options, c->arena, "ledger"), &c->audit, err);
+    if (rc < 0)
+        return rc;
     struct store_options so = {.path = options_path(c->options, c->arena, "seki.db"),
+                               .journal = audit_log_journal(c->audit),
                                .retain_ms = (uint64_t)c->options->store_retain_ms};
-    return store_open_sqlite(c->loop, &so, &c->store, err);
+    rc = store_open_sqlite(c->loop, &so, &c->store, err);
+    return rc < 0 ? rc : audit_log_settle(c->audit, store_rev(c->store), err);
 }
 
 /* ---- what the store is like, for /metrics; read on the loop's thread ---- */
@@ -432,6 +443,7 @@ static int start_api(struct control *c, struct err *err)
     const struct options *o = c->options;
     struct arena *a = c->arena;
     struct apiserver_options ao = {.token_file = *o->api_token_file ? o->api_token_file : NULL,
+                                   .audit = c->audit,
                                    .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
@@ -509,6 +521,7 @@ int control_run(const struct command_line *cl, struct options *o, struct arena *
     tls_ctx_unref(c.tls);
     if (c.store)
         store_close(c.store);
+    audit_log_close(c.audit);
     if (c.loop)
         loop_free(c.loop);
     arena_free(c.services_arena);

@@ -631,12 +631,12 @@ static bool is_started(const struct http_request *r)
     return ((const struct http2_stream *)r->conn)->started;
 }
 
-static bool peer_of(struct http_request *r, struct conn_peer *ret)
+static struct conn *conn_of(struct http_request *r)
 {
-    return conn_peer_cert(((struct http2_stream *)r->conn)->c->conn, ret);
+    return ((struct http2_stream *)r->conn)->c->conn;
 }
 
-static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, is_started, peer_of};
+static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, is_started, conn_of};
 
 /* ---- time ---- */
 

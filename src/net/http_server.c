@@ -327,5 +327,10 @@ bool http_response_started(const struct http_request *r)
 
 bool http_request_peer(struct http_request *r, struct conn_peer *ret)
 {
-    return r->carrier->peer(r, ret);
+    return conn_peer_cert(r->carrier->conn_of(r), ret);
+}
+
+void http_request_addr(struct http_request *r, struct net_addr *ret)
+{
+    conn_peer_addr(r->carrier->conn_of(r), ret);
 }

@@ -16,7 +16,7 @@ struct http_carrier {
     void (*respond_abort)(struct http_request *r);
     size_t (*queued)(const struct http_request *r);
     bool (*started)(const struct http_request *r);
-    bool (*peer)(struct http_request *r, struct conn_peer *ret);
+    struct conn *(*conn_of)(struct http_request *r);
 };
 extern const struct http_carrier http1_carrier;
 

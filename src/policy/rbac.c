@@ -14,6 +14,7 @@ struct role {
 
 /* One binding, resolved: who, where, which rules. Documents are kept by reference; they are immutable. */
 struct grant {
+    const json_t *binding;
     const json_t *subjects;
     const char *ns; /* NULL: everywhere */
     const json_t *rules;
@@ -118,7 +119,7 @@ static void add_grant(struct rbac *r, const json_t *doc)
         return;
     struct role *role = wide && strcmp(role_kind, "ClusterRole") ? NULL : find_role(r, role_kind, ns, str_at(doc, "roleRef.name"));
     if (role)
-        *VEC_PUSH(&r->grants) = (struct grant){json_object_get(doc, "subjects"), wide ? NULL : ns, rules_of(r, role)};
+        *VEC_PUSH(&r->grants) = (struct grant){doc, json_object_get(doc, "subjects"), wide ? NULL : ns, rules_of(r, role)};
 }
 
 struct rbac *rbac_build(const json_t *const *docs, size_t count)
@@ -186,10 +187,8 @@ static bool is_subject(const struct grant *g, const char *user, const char *cons
     return false;
 }
 
-bool rbac_allows(const struct rbac *r, const struct rbac_request *q)
+static const struct grant *deciding(const struct rbac *r, const struct rbac_request *q)
 {
-    if (in_groups(q->groups, RBAC_MASTERS))
-        return true;
     VEC_FOREACH (&r->grants, g) {
         if (g->ns && (!q->resource || strcmp(g->ns, q->namespace) != 0))
             continue;
@@ -199,9 +198,29 @@ bool rbac_allows(const struct rbac *r, const struct rbac_request *q)
         json_t *rule;
         json_array_foreach (g->rules, i, rule)
             if (rule_allows(rule, q))
-                return true;
+                return g;
     }
-    return false;
+    return NULL;
+}
+
+bool rbac_allows(const struct rbac *r, const struct rbac_request *q)
+{
+    return in_groups(q->groups, RBAC_MASTERS) || deciding(r, q);
+}
+
+bool rbac_decide(const struct rbac *r, const struct rbac_request *q, struct rbac_rule *ret)
+{
+    *ret = (struct rbac_rule){"", "", "", "", ""};
+    if (in_groups(q->groups, RBAC_MASTERS)) {
+        ret->kind = "Group";
+        ret->name = RBAC_MASTERS;
+        return true;
+    }
+    const struct grant *g = deciding(r, q);
+    if (!g)
+        return false;
+    *ret = (struct rbac_rule){str_at(g->binding, "kind"), g->ns ? g->ns : "", str_at(g->binding, "metadata.name"), str_at(g->binding, "roleRef.kind"), str_at(g->binding, "roleRef.name")};
+    return true;
 }
 
 void rbac_each_rule(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg)

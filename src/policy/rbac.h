@@ -28,6 +28,12 @@ struct rbac_request {
 struct rbac *rbac_build(const json_t *const *docs, size_t count);
 void rbac_free(struct rbac *r);
 bool rbac_allows(const struct rbac *r, const struct rbac_request *q);
+/* What decided, for the audit ledger. kind "": nothing allows it. All is the snapshot's. */
+struct rbac_rule {
+    const char *kind, *namespace, *name; /* the binding: "RoleBinding"; or "Group" and RBAC_MASTERS, which no binding needs */
+    const char *role_kind, *role;
+};
+bool rbac_decide(const struct rbac *r, const struct rbac_request *q, struct rbac_rule *ret);
 /* Calls fn with every rule that a user has in a namespace ("": those alone that hold everywhere). wide: the rule holds everywhere, and for paths. Of q, user, groups and namespace are read. */
 void rbac_each_rule(const struct rbac *r, const struct rbac_request *q, void (*fn)(void *arg, const json_t *rule, bool wide), void *arg);
 

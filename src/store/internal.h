@@ -83,6 +83,7 @@ struct store_pending {
     int64_t at_ms; /* by the store's clock */
     store_done *done;
     void *arg;
+    struct str note; /* behind writes; empty: none */
     size_t count;
     struct store_write writes[];
 };

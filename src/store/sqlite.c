@@ -38,6 +38,7 @@ STAILQ_HEAD(forget_list, forget_job);
 
 struct sqlite {
     struct store *store;
+    const struct store_journal *journal; /* or NULL */
     sqlite3 *db;
     sqlite3_stmt *insert, *forget, *set_meta, *begin, *commit, *rollback, *ballast, *free_pages, *all_pages, *tidy;
     int lock_fd;
@@ -142,6 +143,23 @@ static int write_batch(struct sqlite *q, const struct store_pending_list *list, 
     if (rc == SQLITE_OK)
         rc = step(q->commit);
     return rc == SQLITE_OK ? 0 : rolled_back(q, rc, err, "writing the store");
+}
+
+/* The journal first: whatever is committed stands there. */
+static int write_noted(struct sqlite *q, const struct store_pending_list *list, const struct forget_list *forgets, struct err *err)
+{
+    VEC(struct store_note) notes = VEC_INIT;
+    const struct store_pending *p;
+    int rc = 0;
+    STAILQ_FOREACH (p, list, link)
+        if (q->journal && p->note.len)
+            *VEC_PUSH(&notes) = (struct store_note){p->rev, p->note};
+    if (notes.len)
+        rc = q->journal->before(q->journal->ctx, notes.ptr, notes.len, err);
+    if (rc == 0 && (rc = write_batch(q, list, forgets, err)) < 0 && notes.len)
+        q->journal->undone(q->journal->ctx, notes.ptr, notes.len);
+    VEC_DEINIT(&notes);
+    return rc;
 }
 
 /* ---- trouble ---- */
@@ -313,7 +331,7 @@ static void turn(struct sqlite *q)
             STAILQ_CONCAT(&forgets, &q->forgets);
     }
     pthread_mutex_unlock(&q->lock);
-    if (work && write_batch(q, &list, &forgets, &err) < 0) {
+    if (work && write_noted(q, &list, &forgets, &err) < 0) {
         (void)scrub(q);
         set_trouble(q, &err, bytes_of(&list));
     } else if (probe_due(q)) {
@@ -631,6 +649,7 @@ int store_open_sqlite(struct loop *l, const struct store_options *o, struct stor
         db_close(q);
         return rc;
     }
+    q->journal = o->journal;
     struct store *s = q->store = store_new(l, o, &unstarted_member, q);
     struct err started_with = q->trouble; /* the writer's, from its start */
     rc = load(q, err);

@@ -322,6 +322,11 @@ static int check_distinct(const struct store_op *ops, size_t count, struct err *
 
 int store_txn(struct store *s, const struct store_op *ops, size_t count, store_done *done, void *arg, struct err *err)
 {
+    return store_txn_noted(s, ops, count, STR_NULL, done, arg, err);
+}
+
+int store_txn_noted(struct store *s, const struct store_op *ops, size_t count, struct str note, store_done *done, void *arg, struct err *err)
+{
     if (s->closing)
         return err_set(err, ERR_UNAVAILABLE, "the store is closing");
     if (!count) /* its revision would be on no disk */
@@ -334,9 +339,11 @@ int store_txn(struct store *s, const struct store_op *ops, size_t count, store_d
     int rc = check_distinct(ops, count, err);
     if (rc < 0)
         return rc;
-    struct store_pending *p = xcalloc(1, sizeof(*p) + count * sizeof(p->writes[0]));
+    struct store_pending *p = xcalloc(1, sizeof(*p) + count * sizeof(p->writes[0]) + note.len);
     int64_t at_ms = s->base_at_ms + (int64_t)(clock_mono_ms() - s->base_mono_ms);
     *p = (struct store_pending){.store = s, .rev = ++s->accepted_rev, .at_ms = at_ms, .done = done, .arg = arg, .count = count};
+    if (note.len)
+        p->note = str_n(memcpy(&p->writes[count], note.ptr, note.len), note.len);
     for (size_t i = 0; i < count; i++) {
         struct index_node *n = index_ensure(&s->index, ops[i].key);
         struct store_value *old = n->newest ? n->newest->value : NULL;

@@ -45,8 +45,22 @@ struct store_op {
     int64_t expect_rev;
 };
 
+/* What must be durable elsewhere before a transaction is: notes of an audit ledger. Its calls come on the member's writer thread. */
+struct store_note {
+    int64_t rev;
+    struct str text;
+};
+struct store_journal {
+    void *ctx;
+    /* The notes of transactions that are about to be committed together, in order; 0 once they are durable. Else none of the group is committed, and undone() is not called. */
+    int (*before)(void *ctx, const struct store_note *notes, size_t count, struct err *err);
+    /* What before() was told has not been committed after all; the revisions are given again. */
+    void (*undone)(void *ctx, const struct store_note *notes, size_t count);
+};
+
 struct store_options {
     const char *path;           /* sqlite: the database file */
+    const struct store_journal *journal; /* sqlite: where notes go; NULL: nowhere. Lives as long as the store */
     uint64_t retain_ms;         /* history kept; default 5 min */
     size_t retain_bytes;        /* but at most, of versions that are no longer live; default 256 MiB */
     const char *vfs;            /* sqlite VFS name, tests only */
@@ -67,6 +81,8 @@ void store_close(struct store *s);
  * then loses power may one be found that has reached it all the same. At least one op, none with an empty key, no key twice. */
 typedef void store_done(void *arg, int code, int64_t rev);
 int store_txn(struct store *s, const struct store_op *ops, size_t count, store_done *done, void *arg, struct err *err) NODISCARD;
+/* Likewise, with a note for the journal, which is copied; empty: none. */
+int store_txn_noted(struct store *s, const struct store_op *ops, size_t count, struct str note, store_done *done, void *arg, struct err *err) NODISCARD;
 
 /* Latest accepted version of a key, durable or not (what preconditions are judged by); NULL when absent. Borrowed. Writers
  * (update, patch) read this, so that they queue behind accepted writes instead of conflicting. */

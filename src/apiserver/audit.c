@@ -1,0 +1,183 @@
+/* What of the API's work is recorded in the audit ledger, and as what. The decision is here and nowhere else:
+ *
+ *   every write that is stored, also by this program's own controllers, but those of kinds that say `unaudited` (heartbeats, Events);
+ *   every read of a kind with secret fields, and every token that is issued, by somebody outside this process: durable before the answer;
+ *   every request in someone else's name, everything that is denied (401, 403), every token that is seen for the first time.
+ */
+#include "apiserver/api.h"
+#include "apiserver/audit.h"
+#include "base/mem.h"
+#include "kinds/borrowed.h"
+#include "ledger/audit_log.h"
+#include "ledger/record.h"
+
+#define HOUSEKEEPER "system:apiserver"
+
+static bool table_has_secrets(const struct field *table, int depth)
+{
+    for (const struct field *f = table; f && f->name; f++)
+        if ((f->flags & FIELD_SECRET) || (f->sub && depth < 16 && table_has_secrets(f->sub, depth + 1)))
+            return true;
+    return false;
+}
+
+void audit_start(struct apiserver *s)
+{
+    size_t count;
+    const struct kind *const *kinds = kind_all(&count);
+    s->secret_kinds = map_new(NULL);
+    for (size_t i = 0; i < count; i++)
+        if (table_has_secrets(kinds[i]->fields, 0))
+            map_set(s->secret_kinds, str_n((const char *)&kinds[i], sizeof(kinds[i])), s);
+}
+
+static bool has_secrets(struct apiserver *s, const struct kind *k)
+{
+    return map_get(s->secret_kinds, str_n((const char *)&k, sizeof(k))) != NULL;
+}
+
+static bool reads(const struct api_request *q)
+{
+    return !strcmp(q->verb, "get") || !strcmp(q->verb, "list") || !strcmp(q->verb, "watch");
+}
+
+bool audit_wants_rule(struct api_request *q)
+{
+    return q->server->o.audit && q->kind && (!reads(q) || q->sender || has_secrets(q->server, q->kind));
+}
+
+/* Whose business it is: the tenant of the object's project; of a cluster-scoped object, what its label says. "" is the operator's own. */
+static const char *tenant_of(struct apiserver *s, struct arena *a, const char *ns, const json_t *obj)
+{
+    const char *label = obj && !*ns ? obj_label(obj, LABEL_TENANT) : NULL;
+    if (*ns) {
+        struct kind_server server = api_kind_server(s);
+        JSON_AUTO project = server.get(s, &kind_namespace, "", ns);
+        label = project ? obj_label(project, LABEL_TENANT) : NULL;
+        label = label ? label : ns; /* a project of nobody else's is its own tenant */
+        return arena_strdup(a, label);
+    }
+    return label ? arena_strdup(a, label) : "";
+}
+
+static const char *source_of(struct api_request *q)
+{
+    struct net_addr addr;
+    char text[NET_ADDR_TEXT_MAX];
+    if (!q->http)
+        return "";
+    http_request_addr(q->http, &addr);
+    net_addr_format(&addr, text);
+    char *colon = strrchr(text, ':');
+    if (colon)
+        *colon = 0;
+    return arena_strdup(q->arena, text);
+}
+
+static struct audit_event event_of(struct api_request *q, enum audit_type type, const char *name, const json_t *obj)
+{
+    const struct kind *k = q->kind;
+    return (struct audit_event){.type = type,
+                                .id = str_of(q->id),
+                                .user = str_of(q->user.name ? q->user.name : ""),
+                                .uid = str_of(q->user.uid ? q->user.uid : ""),
+                                .groups = q->user.groups,
+                                .sender = str_of(q->sender ? q->sender : ""),
+                                .source = str_of(q->source),
+                                .agent = str_of(q->user_agent),
+                                .verb = str_of(q->verb),
+                                .group = str_of(k ? k->group : ""),
+                                .resource = str_of(k ? k->plural : ""),
+                                .subresource = str_of(q->sub),
+                                .namespace = str_of(q->ns),
+                                .name = str_of(name),
+                                .object = str_of(obj && obj_uid(obj) ? obj_uid(obj) : ""),
+                                .tenant = str_of(k ? tenant_of(q->server, q->arena, k->namespaced ? q->ns : k == &kind_namespace ? name : "", obj) : ""),
+                                .rule = str_of(q->rule)};
+}
+
+void audit_arrived(struct api_request *q)
+{
+    if (!q->server->o.audit)
+        return;
+    q->id = arena_strdup(q->arena, q->http->id);
+    q->source = source_of(q);
+}
+
+void audit_token_seen(struct api_request *q)
+{
+    if (!q->server->o.audit || !q->user.new_token)
+        return;
+    struct audit_event e = event_of(q, AUDIT_TOKEN, "", NULL);
+    e.verb = STR("use");
+    e.object = str_of(q->user.new_token);
+    audit_log_add(q->server->o.audit, &e);
+}
+
+struct str audit_note(struct api_request *q, const char *name, const json_t *obj)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    if (!q->server->o.audit || kind_stored(q->kind)->unaudited)
+        return STR_NULL;
+    struct audit_event e = event_of(q, AUDIT_WRITE, name, obj);
+    sbuf_init(&text, LEDGER_BODY_MAX);
+    audit_encode(&e, &text);
+    return arena_str(q->arena, sbuf_str(&text));
+}
+
+void audit_note_own(struct apiserver *s, struct str key, bool delete, const json_t *obj, struct sbuf *ret)
+{
+    struct str ns, name;
+    const struct kind *k = object_kind_of_key(key, &ns, &name);
+    if (!s->o.audit || !k || k->unaudited)
+        return;
+    CLEANUP(arena_freep) struct arena *a = arena_new(64 * 1024);
+    const char *in = arena_strndup(a, ns), *named = arena_strndup(a, name);
+    struct audit_event e = {.type = AUDIT_WRITE, .user = STR(HOUSEKEEPER), .verb = str_of(delete ? "delete" : "update"), .group = str_of(k->group), .resource = str_of(k->plural),
+                            .namespace = ns, .name = name, .object = str_of(obj && obj_uid(obj) ? obj_uid(obj) : ""),
+                            .tenant = str_of(tenant_of(s, a, k->namespaced ? in : k == &kind_namespace ? named : "", obj))};
+    audit_encode(&e, ret);
+}
+
+void audit_answered(struct api_request *q, int status)
+{
+    bool denied = status == 401 || status == 403;
+    if (!q->server->o.audit || !q->id[0] || (!denied && !q->sender))
+        return;
+    struct audit_event e = event_of(q, denied ? AUDIT_DENIED : AUDIT_IMPERSONATION, q->kind ? q->name : q->path, NULL);
+    e.status = status;
+    e.reason = denied ? str_of(status == 401 ? "Unauthorized" : "Forbidden") : STR("");
+    audit_log_add(q->server->o.audit, &e);
+}
+
+/* ---- what is recorded first ---- */
+
+struct first {
+    struct api_request *q;
+    void (*then)(struct api_request *q);
+};
+
+static void recorded(void *arg, int code)
+{
+    struct first *f = arg;
+    struct api_request *q = f->q;
+    if (code < 0 && !q->replied)
+        api_fail_code(q, ERR_UNAVAILABLE, "the audit ledger takes nothing at present, and this must be recorded before it is answered: try again");
+    else if (!q->replied)
+        f->then(q);
+    api_request_unref(q);
+}
+
+bool audit_first(struct api_request *q, void (*then)(struct api_request *q))
+{
+    struct apiserver *s = q->server;
+    bool token = q->kind && kind_subresource(q->kind, q->sub);
+    if (!s->o.audit || !q->http || !q->kind || (!token && !(reads(q) && has_secrets(s, q->kind))))
+        return false;
+    struct audit_event e = event_of(q, token ? AUDIT_TOKEN : AUDIT_READ, q->name, NULL);
+    struct first *f = ARENA_NEW(q->arena, struct first);
+    *f = (struct first){q, then};
+    q->refs++;
+    audit_log_add_then(s->o.audit, &e, &(struct audit_wait){s->loop, recorded, f});
+    return true;
+}

@@ -1,0 +1,183 @@
+/* seki audit: the audit ledger's files, on the machine where they lie or on a copy of them; no daemon is asked. */
+#include "base/clock.h"
+#include "cmd/cli.h"
+#include "crypto/hash.h"
+#include "ledger/audit.h"
+#include "ledger/ledger.h"
+
+#define DEFAULT_DIR "/var/lib/seki/ledger"
+
+static const char *directory(struct cli *c)
+{
+    const char *word = cli_word(c), *env = getenv("SEKI_LEDGER_DIR");
+    return word ? word : env && *env ? env : DEFAULT_DIR;
+}
+
+static int missing(const char *dir)
+{
+    fprintf(stderr, "seki: there is no audit ledger in %s; name the directory that has the files %s.000001 …\n", dir, AUDIT_LEDGER);
+    return 1;
+}
+
+struct walk {
+    struct arena *arena; /* of one record */
+    int (*show)(struct walk *w, const struct audit_event *e, const struct ledger_record *rec);
+    const char *tenant; /* NULL: all */
+    uint64_t count;
+    int64_t first_ms, last_ms;
+    bool json;
+    struct err err;
+    struct cli_table *table;
+    struct arena *table_arena;
+};
+
+static bool on_record(void *arg, const struct ledger_record *rec)
+{
+    struct walk *w = arg;
+    struct audit_event e;
+    arena_reset(w->arena);
+    if (audit_decode(rec->body, w->arena, &e, &w->err) < 0) {
+        err_wrap(&w->err, "record %llu", (unsigned long long)rec->sequence);
+        return false;
+    }
+    w->first_ms = w->count ? w->first_ms : rec->time_ms;
+    w->last_ms = rec->time_ms;
+    if (w->tenant && !str_eqc(e.tenant, w->tenant))
+        return true;
+    w->count++;
+    if (w->show && w->show(w, &e, rec) < 0)
+        return false;
+    return true;
+}
+
+/* 0, or the exit status with the reason printed. */
+static int walk_all(struct walk *w, const char *dir, uint64_t after)
+{
+    struct ledger_reader *r;
+    struct err err = ERR_INIT;
+    char id[LEDGER_ID_TEXT];
+    if (ledger_reader_open(dir, AUDIT_LEDGER, &r, &err) < 0)
+        return cli_fail(&err);
+    int rc = ledger_reader_id(r, id, &err);
+    if (rc == ERR_NOT_FOUND) {
+        ledger_reader_close(r);
+        return missing(dir);
+    }
+    w->arena = arena_new(1024 * 1024);
+    if (rc == 0)
+        rc = ledger_read(r, after, on_record, w, &err);
+    if (rc == 0 && w->err.code) {
+        err = w->err;
+        rc = err.code;
+    }
+    arena_free(w->arena);
+    ledger_reader_close(r);
+    return rc < 0 ? cli_fail(&err) : 0;
+}
+
+int cli_audit_verify(struct cli *c)
+{
+    struct walk w = {0};
+    struct err err = ERR_INIT;
+    uint64_t records;
+    const char *dir = directory(c);
+    char first[CLOCK_TEXT_MAX], last[CLOCK_TEXT_MAX];
+    int rc = cli_no_more(c);
+    if (rc != 0)
+        return rc;
+    if (ledger_verify(dir, AUDIT_LEDGER, &records, &err) < 0) { /* also what is cut off at the end */
+        fprintf(stderr, "seki: the audit ledger in %s does not verify: %s\n", dir, err.msg);
+        return 1;
+    }
+    if ((rc = walk_all(&w, dir, 0)) != 0)
+        return rc;
+    clock_format(w.first_ms, first);
+    clock_format(w.last_ms, last);
+    if (c->json) {
+        JSON_AUTO doc = json_pack("{s:b, s:I, s:s, s:s}", "verified", true, "records", (json_int_t)w.count, "first", first, "last", last);
+        cli_print_json(doc);
+    } else if (!w.count) {
+        puts("no records yet; the ledger is whole");
+    } else {
+        printf("%llu records from %s to %s: each follows on the one before, none is changed or missing\n", (unsigned long long)w.count, first, last);
+    }
+    return 0;
+}
+
+/* ---- export ---- */
+
+static int print_line(struct walk *w, const struct audit_event *e, const struct ledger_record *rec)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    char hash[2 * sizeof(rec->prev_hash) + 1], time[CLOCK_TEXT_MAX];
+    JSON_AUTO doc = NULL;
+    sbuf_init(&text, 256 * 1024);
+    hash_hex(rec->prev_hash, sizeof(rec->prev_hash), hash);
+    if (w->json) {
+        if (json_parse(rec->body, LEDGER_BODY_MAX, &doc, NULL) < 0)
+            return 0;
+        clock_format(rec->time_ms, time);
+        json_object_set_new(doc, "sequence", json_integer((json_int_t)rec->sequence));
+        json_object_set_new(doc, "time", json_string(time));
+    } else {
+        doc = audit_ocsf(e, rec->sequence, rec->time_ms, hash);
+    }
+    json_write(doc, &text);
+    sbuf_add_char(&text, '\n');
+    return fwrite(text.ptr, 1, text.len, stdout) == text.len ? 0 : -1;
+}
+
+int cli_audit_export(struct cli *c)
+{
+    struct walk w = {.show = print_line};
+    const char *format = cli_flag(c, "--format"), *after = cli_flag(c, "--after");
+    uint64_t from = 0;
+    w.tenant = cli_flag(c, "--tenant");
+    if (format && strcmp(format, "ocsf") != 0 && strcmp(format, "json") != 0)
+        return cli_usage_error("--format %s: expected ocsf or json", format);
+    if (after && str_to_u64(str_of(after), &from) < 0)
+        return cli_usage_error("--after %s: expected the sequence of a record, for example 1200", after);
+    w.json = format && !strcmp(format, "json");
+    const char *dir = directory(c);
+    int rc = cli_no_more(c);
+    return rc ? rc : walk_all(&w, dir, from);
+}
+
+/* ---- list ---- */
+
+static const char *text(struct walk *w, struct str s)
+{
+    return s.len ? arena_strndup(w->table_arena, s) : NULL;
+}
+
+static int add_row(struct walk *w, const struct audit_event *e, const struct ledger_record *rec)
+{
+    struct arena *a = w->table_arena;
+    char time[CLOCK_TEXT_MAX];
+    clock_format(rec->time_ms, time);
+    const char *object = arena_printf(a, "%.*s%s%.*s%s%.*s", STR_ARG(e->resource), e->namespace.len ? " " : "", STR_ARG(e->namespace), e->name.len ? "/" : "", STR_ARG(e->name));
+    const char *result = e->status ? arena_printf(a, "%d", e->status) : e->rev ? arena_printf(a, "rev %lld", (long long)e->rev) : "ok";
+    cli_table_row(w->table, (const char *const[]){arena_printf(a, "%llu", (unsigned long long)rec->sequence), arena_strdup(a, time), audit_type_name(e->type), text(w, e->user), text(w, e->verb), object,
+                                                  result, e->count > 1 ? arena_printf(a, "%lld", (long long)e->count) : "1", text(w, e->rule)});
+    return 0;
+}
+
+int cli_audit_list(struct cli *c)
+{
+    struct walk w = {.show = add_row, .tenant = cli_flag(c, "--tenant")};
+    const char *after = cli_flag(c, "--after");
+    uint64_t from = 0;
+    if (after && str_to_u64(str_of(after), &from) < 0)
+        return cli_usage_error("--after %s: expected the sequence of a record, for example 1200", after);
+    const char *dir = directory(c);
+    int rc = cli_no_more(c);
+    if (rc != 0)
+        return rc;
+    w.table_arena = arena_new((size_t)1 << 30);
+    w.table = cli_table_new(w.table_arena, (const char *const[]){"SEQUENCE", "TIME", "TYPE", "USER", "VERB", "OBJECT", "RESULT", "TIMES", "RULE", NULL});
+    rc = walk_all(&w, dir, from);
+    if (rc == 0)
+        cli_table_print(w.table, c->color);
+    arena_free(w.table_arena);
+    return rc;
+}

@@ -1,0 +1,38 @@
+/* The audit ledger of a running control: one writer for all that is recorded, on threads of its own.
+ *
+ * Three ways in. Writes come with the store's transactions (audit_log_journal): their records are on the disk before the store commits, so that no change exists without its
+ * record; the records of a commit that fails are followed by one that says so. audit_log_add_then() tells when a record is durable: for what is not answered before. audit_log_add()
+ * does not wait: denied requests, of which a stranger can make as many as he likes; the same within a second is one record with a count, and of what is
+ * too much still something is recorded: how many there were.
+ *
+ * Threads: any, but journal's (the store's writer). After a failed write nothing new is taken (ERR_IO, ERR_NO_SPACE) until one succeeds; the store's probing leads to that.
+ */
+#ifndef SEKI_LEDGER_AUDIT_LOG_H
+#define SEKI_LEDGER_AUDIT_LOG_H
+
+#include "ledger/audit.h"
+#include "loop/loop.h"
+#include "store/store.h"
+
+struct audit_log;
+
+/* Verifies what is there, cuts a torn tail. ERR_CORRUPT names the first bad record. */
+int audit_log_open(const char *dir, struct audit_log **ret, struct err *err) NODISCARD;
+void audit_log_close(struct audit_log *l); /* writes what waits */
+/* For store_options; lives as long as l. */
+const struct store_journal *audit_log_journal(struct audit_log *l);
+/* Once, when the store is open: records of revisions that it does not have are said to be undone. */
+int audit_log_settle(struct audit_log *l, int64_t store_rev, struct err *err) NODISCARD;
+
+void audit_log_add(struct audit_log *l, const struct audit_event *e);
+/* done(arg) on the loop's thread; code 0: durable. */
+struct audit_wait {
+    struct loop *loop;
+    void (*done)(void *arg, int code);
+    void *arg;
+};
+void audit_log_add_then(struct audit_log *l, const struct audit_event *e, const struct audit_wait *w);
+/* 0, or why nothing can be recorded. For /readyz. */
+int audit_log_health(struct audit_log *l, struct err *err);
+
+#endif

@@ -1,0 +1,234 @@
+"""The audit ledger: what is recorded, when it is durable, and that no record can be changed, left out or lost."""
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from cloud import GROUP, SEKI, ApiError, wait_for
+
+
+def records(cloud, tenant=None):
+    args = ["audit", "export", str(cloud.data / "ledger"), "--format", "json", *(["--tenant", tenant] if tenant else [])]
+    return [json.loads(line) for line in cloud.seki(*args).stdout.splitlines()]
+
+
+def found(cloud, **want):
+    """The records that have all these members, awaited: what was denied is written a moment after the answer."""
+    def look():
+        return [r for r in records(cloud) if all(r.get(k) == v for k, v in want.items())]
+    return wait_for(look, what=f"a record {want}")
+
+
+def now(cloud, **want):
+    return [r for r in records(cloud) if all(r.get(k) == v for k, v in want.items())]
+
+
+def config_map(name, **data):
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def user_token(cloud, project, name="robot", role="edit"):
+    """A service account of the project with a role there, and its token."""
+    cloud.api("POST", f"/api/v1/namespaces/{project}/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
+    cloud.api("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{project}/rolebindings",
+              {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+               "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": project}]})
+    made = cloud.api("POST", f"/api/v1/namespaces/{project}/serviceaccounts/{name}/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
+    return made["status"]["token"]
+
+
+def test_every_write_is_recorded_before_its_answer(cloud, project):
+    path = f"/api/v1/namespaces/{project}/configmaps"
+    made = cloud.api("POST", path, config_map("a", k="1"))
+    (r,) = now(cloud, namespace=project, name="a", verb="create")
+    assert r["type"] == "write" and r["resource"] == "configmaps" and r["tenant"] == project and r["object"] == made["metadata"]["uid"]
+    assert str(r["rev"]) == made["metadata"]["resourceVersion"]
+    assert r["user"] == "admin" and "system:masters" in r["groups"] and r["rule"] == "Group/system:masters"
+    assert r["source"] == "127.0.0.1" and r["id"].startswith("req-")
+    cloud.api("PUT", f"{path}/a", config_map("a", k="2"))
+    cloud.api("PATCH", f"{path}/a", {"data": {"k": "3"}}, content_type="application/merge-patch+json")
+    cloud.api("DELETE", f"{path}/a")
+    assert [r["verb"] for r in now(cloud, namespace=project, name="a")] == ["create", "update", "patch", "delete"]
+    for i in range(3):
+        cloud.api("POST", path, config_map(f"m{i}"))
+    cloud.api("DELETE", path)
+    assert [r["name"] for r in now(cloud, namespace=project, verb="deletecollection")] == ["m0", "m1", "m2"]
+
+
+def test_what_changes_nothing_is_no_write(cloud, project):
+    path = f"/api/v1/namespaces/{project}/configmaps"
+    cloud.api("POST", path + "?dryRun=All", config_map("dry"))
+    cloud.api("POST", path, config_map("same", k="1"))
+    cloud.api("PUT", f"{path}/same", config_map("same", k="1"))
+    with pytest.raises(ApiError):
+        cloud.api("POST", path, config_map("same"))
+    assert not now(cloud, namespace=project, name="dry") and [r["verb"] for r in now(cloud, namespace=project, name="same")] == ["create"]
+
+
+def test_secret_reads_are_recorded_and_say_no_content(cloud, project):
+    secret = base64.b64encode(b"canary-of-the-audit").decode()
+    path = f"/api/v1/namespaces/{project}/secrets"
+    cloud.api("POST", path, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": secret}})
+    cloud.api("GET", f"{path}/s")
+    cloud.api("GET", path)
+    cloud.api("GET", f"{path}?watch=1&timeoutSeconds=1", raw=True)
+    assert [(r["verb"], r.get("name", "")) for r in now(cloud, namespace=project, type="read")] == [("get", "s"), ("list", ""), ("watch", "")]
+    text = b"".join(p.read_bytes() for p in (cloud.data / "ledger").glob("audit.*"))
+    assert secret.encode() not in text and b"canary-of-the-audit" not in text
+    cloud.api("GET", f"/api/v1/namespaces/{project}/configmaps")
+    assert not now(cloud, namespace=project, resource="configmaps", type="read")
+
+
+def test_denied_requests_tell_who_and_what(cloud, project):
+    token = user_token(cloud, project)
+    with pytest.raises(ApiError) as e:
+        cloud.api("GET", "/api/v1/namespaces/kube-system/secrets/x", headers={"Authorization": f"Bearer {token}"}, context=anonymous(cloud))
+    assert e.value.status == 403
+    (r,) = found(cloud, type="denied", namespace="kube-system", resource="secrets")
+    assert r["user"] == f"system:serviceaccount:{project}:robot" and r["status"] == 403 and r["reason"] == "Forbidden" and r["verb"] == "get" and r["name"] == "x" and "rule" not in r
+    with pytest.raises(ApiError) as e:
+        cloud.api("GET", f"/api/v1/namespaces/{project}/secrets", headers={"Authorization": "Bearer nonsense"}, context=anonymous(cloud))
+    assert e.value.status == 401
+    (r, *_) = found(cloud, type="denied", status=401, name=f"/api/v1/namespaces/{project}/secrets")
+    assert "user" not in r and r["source"] == "127.0.0.1" and "nonsense" not in json.dumps(r)
+
+
+def anonymous(cloud):
+    import ssl
+    return ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+
+
+def test_the_same_denied_many_times_is_one_record_with_a_count(cloud, project):
+    for _ in range(40):
+        with pytest.raises(ApiError):
+            cloud.api("GET", f"/api/v1/namespaces/{project}/secrets/again", headers={"Authorization": "Bearer nonsense"}, context=anonymous(cloud))
+
+    def all_counted():
+        mine = now(cloud, type="denied", name=f"/api/v1/namespaces/{project}/secrets/again")
+        return sum(r.get("count", 1) for r in mine) == 40 and mine
+    assert len(wait_for(all_counted, what="40 denials")) < 40
+
+
+def test_tokens_impersonation_and_grants(cloud, project):
+    token = user_token(cloud, project, "writer")
+    (issued,) = now(cloud, type="token", namespace=project, verb="create", name="writer")
+    assert issued["subresource"] == "token" and issued["user"] == "admin"
+    mine = {"Authorization": f"Bearer {token}"}
+    for name in ("x", "y"):
+        cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", config_map(name), headers=mine, context=anonymous(cloud))
+    (used,) = found(cloud, type="token", verb="use", user=f"system:serviceaccount:{project}:writer")
+    assert used["object"] and token not in json.dumps(records(cloud))
+    assert now(cloud, name="x", namespace=project)[0]["rule"] == f"RoleBinding/{project}/writer → ClusterRole/edit"
+    (grant,) = now(cloud, resource="rolebindings", namespace=project, name="writer")
+    assert grant["type"] == "write" and grant["user"] == "admin"
+    cloud.api("GET", f"/api/v1/namespaces/{project}/configmaps", headers={"Impersonate-User": "someone"} | {"Impersonate-Group": "system:masters"})
+    (r,) = found(cloud, type="impersonation", user="someone", namespace=project)
+    assert r["sender"] == "admin" and r["verb"] == "list"
+
+
+def test_each_tenant_has_its_own_view(cloud, project):
+    other = cloud.project(f"{project}-other", tenant="globex")
+    cloud.api("POST", f"/api/v1/namespaces/{other}/configmaps", config_map("theirs"))
+    cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", config_map("ours"))
+    assert {r["namespace"] for r in records(cloud, "globex") if "namespace" in r} == {other}
+    assert "ours" not in {r.get("name") for r in records(cloud, "globex")}
+    assert "theirs" not in cloud.seki("audit", "list", str(cloud.data / "ledger"), "--tenant", project).stdout
+
+
+def test_controllers_writes_are_recorded_and_heartbeats_are_not(cloud, project):
+    cloud.fake_endpoint(project, "fake")
+    assert now(cloud, namespace=project, resource="modelreplicas", verb="create", user="system:seki:control")
+    assert not now(cloud, resource="leases") and not now(cloud, resource="events")
+
+
+def test_export_as_ocsf(cloud, project):
+    cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", config_map("o"))
+    events = [json.loads(line) for line in cloud.seki("audit", "export", str(cloud.data / "ledger"), "--tenant", project).stdout.splitlines()]
+    (e,) = [e for e in events if e.get("resources", [{}])[0].get("name") == "o"]
+    for name in ("activity_id", "category_uid", "class_uid", "severity_id", "time", "type_uid", "metadata", "actor", "api", "src_endpoint"):
+        assert name in e, name
+    assert (e["class_uid"], e["category_uid"], e["activity_id"], e["type_uid"]) == (6003, 6, 1, 600301)
+    assert e["actor"]["user"]["name"] == "admin" and e["api"]["operation"] == "create" and e["metadata"]["product"]["name"] == "Seki" and e["metadata"]["tenant_uid"] == project
+    sequences = [e["metadata"]["sequence"] for e in events]
+    assert sequences == sorted(sequences)
+    later = cloud.seki("audit", "export", str(cloud.data / "ledger"), "--tenant", project, "--after", str(sequences[-2])).stdout.splitlines()
+    assert [json.loads(line)["metadata"]["sequence"] for line in later] == sequences[-1:]
+
+
+def test_verify_names_the_first_bad_record(cloud, project, tmp_path):
+    for i in range(5):
+        cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", config_map(f"v{i}"))
+    assert "each follows on the one before" in cloud.seki("audit", "verify", str(cloud.data / "ledger")).stdout
+    copy = tmp_path / "copy"
+    shutil.copytree(cloud.data / "ledger", copy)
+    file = copy / "audit.000001"
+    text = bytearray(file.read_bytes())
+    at = text.index(f'"namespace":"{project}","name":"v2"'.encode())
+    text[at + 20] ^= 1
+    file.write_bytes(bytes(text))
+    (bad,) = [r["sequence"] for r in now(cloud, namespace=project, name="v2")]
+    p = cloud.seki("audit", "verify", str(copy), check=False)
+    assert p.returncode == 1 and f"after sequence {bad - 1}:" in p.stderr and "audit.000001" in p.stderr, p.stderr
+    # A record cut out of the middle, checksums intact: the chain tells.
+    shutil.copy(cloud.data / "ledger" / "audit.000001", file)
+    whole = file.read_bytes()
+    at, sizes = 32, []
+    while at < len(whole):
+        size = 60 + int.from_bytes(whole[at:at + 4], "little")
+        sizes.append((at, size))
+        at += size
+    cut_at, size = sizes[len(sizes) // 2]
+    file.write_bytes(whole[:cut_at] + whole[cut_at + size:])
+    assert cloud.seki("audit", "verify", str(copy), check=False).returncode == 1
+    p = cloud.seki("audit", "verify", str(tmp_path), check=False)
+    assert p.returncode == 1 and "no audit ledger" in p.stderr
+
+
+def test_no_change_without_its_record_through_kills(own_cloud):
+    """Writers run while control is killed again and again: each revision of the store that a client made has exactly one record that stands."""
+    cloud = own_cloud()
+    cloud.project("kills")
+    acknowledged = {}
+    for round_ in range(6):
+        writer = subprocess.Popen([str(SEKI), "version"], stdout=subprocess.DEVNULL)  # something that ends by itself, so that rounds differ in time
+        for i in range(12):
+            try:
+                made = cloud.api("POST", "/api/v1/namespaces/kills/configmaps", config_map(f"k{round_}-{i}"))
+                acknowledged[made["metadata"]["name"]] = int(made["metadata"]["resourceVersion"])
+            except (ApiError, OSError):
+                pass
+            if i == 3 + round_:
+                cloud.kill_role("control")
+        writer.wait()
+        wait_for(lambda: cloud.is_ready("metrics"), what="control to be back")
+    standing = {}
+    for r in records(cloud):
+        if r["type"] == "undone":
+            standing = {rev: v for rev, v in standing.items() if not r["rev"] <= rev <= r["last_rev"]}
+        elif r["type"] == "write":
+            assert r["rev"] not in standing, f"revision {r['rev']} is recorded twice"
+            standing[r["rev"]] = r
+    stored = {o["metadata"]["name"]: int(o["metadata"]["resourceVersion"]) for o in cloud.api("GET", "/api/v1/namespaces/kills/configmaps")["items"]}
+    assert acknowledged.items() <= stored.items()
+    recorded = {r["name"]: rev for rev, r in standing.items() if r.get("namespace") == "kills" and r["resource"] == "configmaps" and r["name"] in stored}
+    assert recorded == stored
+    assert cloud.seki("audit", "verify", str(cloud.data / "ledger")).returncode == 0
+
+
+def test_a_damaged_ledger_is_named_at_start_and_left_alone(own_cloud):
+    cloud = own_cloud()
+    cloud.project("d")
+    cloud.stop(signal.SIGTERM)
+    file = cloud.data / "ledger" / "audit.000001"
+    text = bytearray(file.read_bytes())
+    text[100] ^= 1
+    file.write_bytes(bytes(text))
+    cloud.start(wait=False)
+    wait_for(lambda: "audit.000001" in cloud.tail(20000) and "control cannot start" in cloud.tail(20000), what="the reason")
+    assert file.read_bytes() == bytes(text)
+    os.kill(cloud.process.pid, signal.SIGTERM)
+    cloud.process.wait(60)
