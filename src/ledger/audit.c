@@ -209,7 +209,7 @@ json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_
     if (e->last_rev)
         json_object_set_new(unmapped, "last_revision", json_integer(e->last_rev));
     if (*chain)
-        json_object_set_new(unmapped, "record_sha256", json_string(chain));
+        json_object_set_new(unmapped, "previous_sha256", json_string(chain));
     put(o, "status_detail", e->reason);
     json_object_set_new(o, "metadata", meta);
     json_object_set_new(o, "actor", actor_of(e));

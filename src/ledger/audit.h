@@ -37,7 +37,7 @@ struct arena;
 int audit_decode(struct str body, struct arena *a, struct audit_event *ret, struct err *err) NODISCARD;
 const char *audit_type_name(enum audit_type t);
 
-/* As an event of OCSF 1.5, class API Activity (6003): what logging systems of security departments take. `chain` is the record's hash in hexadecimal, or "". New reference. */
+/* As an event of OCSF 1.5, class API Activity (6003): what logging systems of security departments take. `chain` is the hash of the record before it in hexadecimal, or "". New reference. */
 json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain);
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "fuzz.h"
+#include "ledger/audit.h"
 #include "ledger/files.h"
 #include "ledger/usage.h"
 
@@ -15,6 +16,22 @@ static void must(bool holds)
 {
     if (!holds)
         abort();
+}
+
+/* What is taken for an audit record is the same when it is written and read again, but for texts that are cut. */
+static void check_audit(struct arena *a, struct str body)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0}, again = {0};
+    struct audit_event e, f;
+    if (audit_decode(body, a, &e, NULL) < 0)
+        return;
+    sbuf_init(&text, 1 << 20);
+    sbuf_init(&again, 1 << 20);
+    audit_encode(&e, &text);
+    must(audit_decode(sbuf_str(&text), a, &f, NULL) == 0);
+    audit_encode(&f, &again);
+    must(str_eq(sbuf_str(&text), sbuf_str(&again)));
+    json_decref(audit_ocsf(&e, 1, 0, ""));
 }
 
 struct check {
@@ -36,6 +53,7 @@ static bool on_record(void *arg, const struct ledger_record *rec)
     must(again.len <= c->file.len - c->at && !memcmp(again.ptr, c->file.ptr + c->at, again.len));
     c->at += again.len;
     arena_reset(c->arena);
+    check_audit(c->arena, rec->body);
     if (usage_decode(rec->body, c->arena, &u, NULL) == 0)
         must(u.id.len && u.project.len && u.prompt_tokens >= 0 && u.cached_tokens >= 0 && u.completion_tokens >= 0);
     return true;
