@@ -12,9 +12,12 @@ static void print_flags(const struct cli_flag *flags)
 
 void cli_print_help(void)
 {
+    int width = 0;
+    for (size_t i = 0; i < cli_verb_count; i++)
+        width = MAX(width, (int)strlen(cli_verbs[i].name));
     puts("Usage: seki VERB [ARGUMENT]... [OPTION]...\n");
     for (size_t i = 0; i < cli_verb_count; i++)
-        printf("  %-12s %s\n", cli_verbs[i].name, cli_verbs[i].help);
+        printf("  %-*s  %s\n", width, cli_verbs[i].name, cli_verbs[i].help);
     puts("\nEverywhere:");
     print_flags(cli_global_flags);
     puts("\nseki VERB --help tells more. OPENAI_BASE_URL, OPENAI_API_KEY and SEKI_MODEL say where `chat` asks.");
