@@ -163,6 +163,10 @@ const struct rbac *authz_current(struct apiserver *s);
 bool impersonate(struct api_request *q);
 extern const struct kind_access authz_kind_access; /* kind_context.asker is the request */
 
+/* ---- namespaces.c ---- */
+/* Whether the tenant of q's namespace may be served: ERR_FORBIDDEN when it is suspended or being closed, and q is not of somebody who may use all tenants. */
+int tenant_check(struct api_request *q, struct err *err) NODISCARD;
+
 /* ---- object.c: values and documents ---- */
 void object_key(const struct kind *k, const char *ns, const char *name, struct sbuf *out);
 void object_prefix(const struct kind *k, const char *ns, struct sbuf *out);
@@ -223,6 +227,7 @@ enum write_answer { ANSWER_OBJECT, ANSWER_SCALE, ANSWER_STATUS };
 struct api_write {
     struct api_request *q;
     json_t *obj;  /* as it will be, or as it was last; owned */
+    json_t *also; /* what is made with it: documents as they will be stored; owned, or NULL */
     json_t *once; /* merged into this answer, stored nowhere; owned, or NULL */
     json_t *applied; /* by server-side apply: the set of fields; owned, or NULL */
     const char *manager; /* who writes, for managedFields */

@@ -10,6 +10,7 @@
 void api_write_drop(const struct api_write *w)
 {
     json_decref(w->obj);
+    json_decref(w->also);
     json_decref(w->once);
     json_decref(w->applied);
 }
@@ -64,11 +65,23 @@ static void committed(void *arg, int code, int64_t rev)
     api_request_unref(q);
 }
 
+/* Which object a transaction found there already: the request's, or one that is made with it. */
+static void already_exists(struct api_request *q, const struct err *err)
+{
+    struct str ns = STR(""), name = STR("");
+    const struct kind *k = object_kind_of_key(str_of(err->field), &ns, &name);
+    if (!k || k == kind_stored(q->kind))
+        api_fail_code(q, ERR_EXISTS, "%s \"%s\" already exists", api_resource_text(q), q->name);
+    else
+        api_fail_code(q, ERR_EXISTS, "%s%s%s \"%.*s\" already exists, and is made together with %s \"%s\": nothing was made", k->plural, *k->group ? "." : "", k->group, STR_ARG(name),
+                      api_resource_text(q), q->name);
+}
+
 static void conflict(struct api_request *q, int code, const struct err *err)
 {
     const char *resource = api_resource_text(q);
     if (code == ERR_EXISTS)
-        api_fail_code(q, code, "%s \"%s\" already exists", resource, q->name);
+        already_exists(q, err);
     else if (code == ERR_NOT_FOUND)
         api_fail_code(q, code, "%s \"%s\" not found", resource, q->name);
     else if (code == ERR_CONFLICT)
@@ -77,29 +90,54 @@ static void conflict(struct api_request *q, int code, const struct err *err)
         api_fail(q, err);
 }
 
-void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev)
+/* The operations of a write: its own, and one for each object that is made with it. */
+struct batch {
+    struct store_op *ops;
+    struct sbuf *keys, *texts;
+    size_t count;
+};
+
+static void add_op(struct batch *b, const struct kind *k, const char *ns, const char *name, const json_t *obj, size_t max_bytes, int64_t expect_rev)
+{
+    struct sbuf *key = &b->keys[b->count], *text = &b->texts[b->count];
+    sbuf_init(key, 1024);
+    sbuf_init(text, max_bytes);
+    object_key(k, ns, name, key);
+    if (obj)
+        object_encode(obj, text);
+    b->ops[b->count++] = (struct store_op){.type = obj ? STORE_PUT : STORE_DELETE, .expect_rev = expect_rev};
+}
+
+static void batch_deinit(struct batch *b)
+{
+    for (size_t i = 0; i < b->count; i++) {
+        sbuf_deinit(&b->keys[i]);
+        sbuf_deinit(&b->texts[i]);
+    }
+}
+
+/* False: something is too large. */
+static bool batch_seal(struct batch *b)
+{
+    for (size_t i = 0; i < b->count; i++) {
+        if (!sbuf_ok(&b->texts[i]) || !sbuf_ok(&b->keys[i]))
+            return false;
+        b->ops[i].key = sbuf_str(&b->keys[i]);
+        b->ops[i].value = sbuf_str(&b->texts[i]);
+    }
+    return true;
+}
+
+static void begin(const struct api_write *w, const struct batch *b)
 {
     struct api_request *q = w->q;
     struct apiserver *s = q->server;
     struct err err = ERR_INIT;
-    CLEANUP(sbuf_deinit) struct sbuf key = {0}, text = {0};
-    sbuf_init(&key, 1024);
-    sbuf_init(&text, s->o.max_object_bytes);
-    object_key(q->kind, q->ns, q->name, &key);
-    JSON_AUTO stored = kind_unshow(q->kind, w->obj);
-    if (!delete)
-        object_encode(stored, &text);
-    if (!sbuf_ok(&text)) {
-        api_fail_code(q, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", s->o.max_object_bytes);
-        api_write_drop(w);
-        return;
-    }
-    struct store_op op = {.type = delete ? STORE_DELETE : STORE_PUT, .key = sbuf_str(&key), .value = sbuf_str(&text), .expect_rev = expect_rev};
     struct api_write *kept = XNEW(struct api_write);
     *kept = *w;
     q->refs++;
     flow_write_begins(s->flow, q);
-    int rc = store_txn_noted(s->store, &op, 1, audit_note(q, q->name, w->obj), committed, kept, &err);
+    int rc = store_txn_noted(s->store, b->ops, b->count, audit_note(q, q->name, w->obj), committed, kept, &err);
     if (rc < 0) {
         flow_write_ends(s->flow, q);
         conflict(q, rc, &err);
@@ -107,6 +145,27 @@ void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev
         mem_free(kept);
         api_request_unref(q);
     }
+}
+
+void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev)
+{
+    struct api_request *q = w->q;
+    size_t max = q->server->o.max_object_bytes, n = 1 + json_array_size(w->also), i;
+    struct batch b = {ARENA_ARRAY(q->arena, struct store_op, n), ARENA_ARRAY(q->arena, struct sbuf, n), ARENA_ARRAY(q->arena, struct sbuf, n), 0};
+    JSON_AUTO stored = kind_unshow(q->kind, w->obj);
+    json_t *doc;
+    q->refs++; /* its arena has the batch, and the answer may be its end */
+    add_op(&b, q->kind, q->ns, q->name, delete ? NULL : stored, max, expect_rev);
+    json_array_foreach (w->also, i, doc)
+        add_op(&b, kind_of_document(doc), obj_namespace(doc), obj_name(doc), doc, max, 0);
+    if (batch_seal(&b)) {
+        begin(w, &b);
+    } else {
+        api_fail_code(q, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", max);
+        api_write_drop(w);
+    }
+    batch_deinit(&b);
+    api_request_unref(q);
 }
 
 /* ---- the server's own writes ---- */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kinds/borrowed.h"
+#include "kinds/tenancy.h"
 
 #define LOOK_AGAIN_MS 200
 
@@ -26,6 +27,35 @@ int namespace_check(struct apiserver *s, const char *ns, struct err *err)
     if (obj_deleting(obj))
         return err_set(err, ERR_FORBIDDEN, "unable to create new content in namespace %s because it is being terminated", ns);
     return 0;
+}
+
+static json_t *object_at(struct apiserver *s, const struct kind *k, const char *name)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    sbuf_init(&key, 1024);
+    object_key(k, "", name, &key);
+    struct store_value *v = store_get_pending(s->store, sbuf_str(&key));
+    return v ? object_of(v) : NULL;
+}
+
+static bool is_operator(struct api_request *q)
+{
+    struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = "use", .group = kind_tenant.group, .resource = kind_tenant.plural, .subresource = "", .namespace = "", .name = ""};
+    return authz_allows_as(q->server, &r);
+}
+
+int tenant_check(struct api_request *q, struct err *err)
+{
+    const char *project = q->kind->namespaced ? q->ns : q->kind == &kind_namespace ? q->name : "";
+    if (!*project)
+        return 0;
+    JSON_AUTO ns = object_at(q->server, &kind_namespace, project);
+    const char *name = ns ? obj_label(ns, LABEL_TENANT) : NULL;
+    JSON_AUTO tenant = name ? object_at(q->server, &kind_tenant, name) : NULL;
+    if (!tenant || !strcmp(tenant_state(tenant), "Active") || is_operator(q))
+        return 0;
+    bool closing = !strcmp(tenant_state(tenant), "Closing");
+    return err_set(err, ERR_FORBIDDEN, "tenant \"%s\" is %s (rule Tenant%s): ask the operator of this cloud", name, closing ? "being closed" : "suspended", tenant_state(tenant));
 }
 
 struct contents {

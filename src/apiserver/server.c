@@ -183,6 +183,8 @@ static void serve(struct api_request *q)
         api_forbid(q);
     else if (!q->kind)
         serve_path(q);
+    else if (tenant_check(q, &err) < 0)
+        api_forbid_because(q, str_of(err.msg));
     else if (negotiate_objects(q, &err) < 0)
         api_fail(q, &err);
     else if (!audit_first(q, serve_allowed))

@@ -129,6 +129,45 @@ static void fail_create(struct api_request *q, const struct err *err)
     api_fail_invalid(q, &e);
 }
 
+/* One of the objects that are made with another: as if it were sent, but nobody is asked whether it may be. */
+static int prepare_companion(struct api_write *w, const struct kind_context *c, json_t *doc, struct err *err)
+{
+    const struct kind *k = kind_of_document(doc);
+    struct kind_context own = *c;
+    JSON_AUTO once = NULL;
+    own.namespace = obj_namespace(doc);
+    field_defaults(k->fields, doc);
+    int rc = meta_prepare_create(k, doc, own.namespace, err);
+    if (rc == 0 && k->ops && k->ops->admit)
+        rc = k->ops->admit(&own, doc, NULL, &once, err);
+    if (rc < 0)
+        return rc;
+    struct field_errors errors = {.arena = w->q->arena};
+    meta_validate(k, doc, NULL, &errors);
+    field_validate(k->fields, doc, "", &errors);
+    if (errors.count)
+        return err_set(err, ERR_INTERNAL, "%s %s: %s: %s", k->plural, obj_name(doc), errors.items[0].path, errors.items[0].message);
+    const struct managed_by by = {w->manager, "", false};
+    managed_record(k, w->q->arena, NULL, doc, &by, NULL, NULL, clock_wall_ms());
+    return 0;
+}
+
+static int add_companions(struct api_write *w, struct err *err)
+{
+    struct api_request *q = w->q;
+    if (!q->kind->ops || !q->kind->ops->companions)
+        return 0;
+    struct kind_context c = api_kind_context(q);
+    size_t i;
+    json_t *doc;
+    w->also = json_array();
+    int rc = q->kind->ops->companions(&c, w->obj, w->also, err);
+    json_array_foreach (w->also, i, doc)
+        if (rc == 0)
+            rc = prepare_companion(w, &c, doc, err);
+    return rc;
+}
+
 void api_write_create(struct api_write *w)
 {
     struct api_request *q = w->q;
@@ -144,10 +183,14 @@ void api_write_create(struct api_write *w)
         return;
     }
     record(w, NULL, sent);
-    if (q->dry_run)
+    if (add_companions(w, &err) < 0) {
+        api_fail(q, &err);
+        api_write_drop(w);
+    } else if (q->dry_run) {
         api_write_answer(w, 0);
-    else
+    } else {
         api_write_commit(w, false, 0);
+    }
 }
 
 void api_create(struct api_request *q)

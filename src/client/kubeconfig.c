@@ -101,18 +101,19 @@ int client_kubeconfig_parse(struct str text, const char *path, const char *dir, 
     return build(config, path, dir, ret, ret_namespace, namespace_size, err);
 }
 
-int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
+char *client_kubeconfig_path(const char *file)
 {
-    CLEANUP(mem_freep) char *path = NULL;
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len = 0;
     const char *env = getenv("KUBECONFIG"), *home = getenv("HOME");
     if (file)
-        path = xstrdup(file);
-    else if (env && *env)
-        path = xstrndup(env, strcspn(env, ":"));
-    else
-        path = xasprintf("%s/.kube/config", home ? home : "");
+        return xstrdup(file);
+    return env && *env ? xstrndup(env, strcspn(env, ":")) : xasprintf("%s/.kube/config", home ? home : "");
+}
+
+int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = client_kubeconfig_path(file);
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
     int rc = file_read(path, FILE_MAX, &text, &len, err);
     if (rc < 0)
         return rc;

@@ -46,6 +46,18 @@ static const struct cli_flag logs_flags[] = {
     END,
 };
 
+static const struct cli_flag tenant_flags[] = {
+    {.name = "--admin", .value = "USER", .help = "who may do everything in it; repeat for more", .many = true},
+    {.name = "--display-name", .value = "TEXT", .help = "the company's name"},
+    {.name = "--billing-account", .value = "TEXT", .help = "the account in your billing system"},
+    {.name = "--kubeconfig-out", .value = "FILE", .help = "write credentials of its first admin there, good for a day", .complete = "@file"},
+    END,
+};
+static const struct cli_flag close_flags[] = {
+    {.name = "--export", .value = "FILE", .help = "keep its usage there, for the last bill", .complete = "@file"},
+    {.name = "--yes", .help = "all its projects shall be deleted for good"},
+    END,
+};
 static const struct cli_flag audit_flags[] = {
     {.name = "--tenant", .value = "NAME", .help = "what concerns this tenant alone"},
     {.name = "--after", .value = "SEQUENCE", .help = "only what comes after this record"},
@@ -102,6 +114,23 @@ const struct cli_verb cli_verbs[] = {
      .more = "  seki -n demo logs chat-0 --follow\n",
      .run = cli_logs,
      .flags = logs_flags},
+    {.name = "tenant create",
+     .args = "NAME",
+     .help = "make a customer, with a first project, roles and an admin",
+     .more = "All of it is made, or nothing.\n\n"
+             "  seki tenant create acme --display-name \"Acme K.K.\" --admin alice@acme.example --kubeconfig-out acme.kubeconfig\n",
+     .run = cli_tenant_create,
+     .flags = tenant_flags},
+    {.name = "tenant list", .args = "", .help = "the customers, and whether they are active", .run = cli_tenant_list},
+    {.name = "tenant suspend", .args = "NAME", .help = "refuse all new requests of a customer; running answers end", .run = cli_tenant_suspend},
+    {.name = "tenant resume", .args = "NAME", .help = "let a suspended customer go on", .run = cli_tenant_resume},
+    {.name = "tenant close",
+     .args = "NAME",
+     .help = "keep a customer's usage, and delete all its projects for good",
+     .more = "Waits until nothing is left. Usage and audit records stay in the ledgers.\n\n"
+             "  seki tenant close acme --export acme-usage.json --yes\n",
+     .run = cli_tenant_close,
+     .flags = close_flags},
     {.name = "audit verify",
      .args = "[DIRECTORY]",
      .help = "check the audit ledger: nothing changed, nothing missing",

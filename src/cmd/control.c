@@ -14,6 +14,8 @@
 #include "cmd/monitor.h"
 #include "cmd/roles.h"
 #include "inference/inference.h"
+#include "kinds/tenancy.h"
+#include "tenancy/tenancy.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -60,11 +62,19 @@ static const char builtin_manifests[] =
     "metadata: {name: 'system:seki:gateway'}\n"
     "rules:\n"
     "- apiGroups: ['seki.cloud']\n"
-    "  resources: [apikeys, modelendpoints, modelreplicas]\n"
+    "  resources: [apikeys, modelendpoints, modelreplicas, tenants]\n"
     "  verbs: [get, list, watch]\n"
     "- apiGroups: ['']\n"
     "  resources: [namespaces]\n"
     "  verbs: [get, list, watch]\n"
+    "---\n"
+    "apiVersion: rbac.authorization.k8s.io/v1\n"
+    "kind: ClusterRole\n"
+    "metadata: {name: '" TENANT_OWNER "'}\n"
+    "rules:\n"
+    "- apiGroups: ['']\n"
+    "  resources: [namespaces]\n"
+    "  verbs: [get, list, watch, update, patch, delete]\n"
     "---\n"
     "apiVersion: rbac.authorization.k8s.io/v1\n"
     "kind: ClusterRoleBinding\n"
@@ -104,6 +114,7 @@ static void set_inference(struct control *c, struct inference *i)
 }
 
 struct services {
+    struct tenancy *tenancy;
     struct client *client;
     struct runtime *runtime;
     struct manager *manager;
@@ -154,6 +165,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
         (rc = runtime_local_new(&ro, &s->runtime, err)) < 0)
         return rc;
     s->manager = manager_new(s->client, "sekid");
+    s->tenancy = tenancy_new(s->manager);
     s->inference = inference_new(s->manager, s->runtime, &io);
     set_inference(c, s->inference);
     rc = inference_settle(s->inference, s->client, err);
@@ -242,6 +254,7 @@ static void stop_services(struct control *c, struct services *s, bool stop_workl
         s->runtime->ops->free(s->runtime, stop_workloads);
     if (s->inference)
         inference_free(s->inference);
+    tenancy_free(s->tenancy);
     if (s->client)
         client_free(s->client);
 }

@@ -92,6 +92,8 @@ static const struct snap_key *authenticate(struct gateway_loop *l, struct http_r
         answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided.");
     else if (k->disabled)
         answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "This API key is disabled.");
+    else if (k->suspended)
+        answer_refusal(l, r, 403, "permission_error", "tenant_suspended", "The tenant of this API key is suspended (rule TenantSuspended): ask the operator of this cloud.");
     else if (k->expires_ms && k->expires_ms <= clock_wall_ms())
         answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "This API key has expired.");
     else

@@ -14,6 +14,7 @@
 #include "base/rnd.h"
 #include "base/vec.h"
 #include "kinds/inference.h"
+#include "kinds/tenancy.h"
 
 #define SNAPSHOT_MAX (256u * 1024 * 1024)
 #define SNAPSHOT_VERSION 1
@@ -107,6 +108,16 @@ static const char *tenant_of(const struct snapshot_source *src, struct arena *a,
     return arena_strdup(a, project);
 }
 
+static bool is_suspended(const struct snapshot_source *src, const char *tenant)
+{
+    size_t i;
+    json_t *t;
+    json_array_foreach (src->tenants, i, t)
+        if (obj_name(t) && !strcmp(obj_name(t), tenant))
+            return strcmp(tenant_state(t), "Active") != 0;
+    return false;
+}
+
 static void add_key(struct snapshot *s, const struct snapshot_source *src, struct map *tenants, const json_t *obj)
 {
     struct api_key k;
@@ -123,6 +134,7 @@ static void add_key(struct snapshot *s, const struct snapshot_source *src, struc
         map_set(tenants, str_of(project), (void *)(uintptr_t)key->tenant);
     }
     key->disabled = k.spec.disabled;
+    key->suspended = is_suspended(src, key->tenant);
     key->endpoints = k.spec.endpoints.count ? copy_list(a, &k.spec.endpoints) : NULL;
     if (k.spec.expires_at && clock_parse(str_of(k.spec.expires_at), &key->expires_ms) < 0)
         key->expires_ms = 1; /* unreadable: expired, to be on the safe side */
@@ -300,8 +312,8 @@ void snapshot_unref(struct snapshot *s)
 int snapshot_save(const char *path, const struct snapshot_source *s, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
-                              s->namespaces);
+    JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
+                              s->namespaces, "tenants", s->tenants);
     sbuf_init(&text, SNAPSHOT_MAX);
     json_write(doc, &text);
     if (!sbuf_ok(&text))
@@ -337,7 +349,7 @@ static int check_owner(const char *path, struct err *err)
 
 static int read_file(const char *path, json_t **ret, struct err *err)
 {
-    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces"};
+    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants"};
     CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
     size_t len = 0;
@@ -351,6 +363,8 @@ static int read_file(const char *path, json_t **ret, struct err *err)
     int64_t version = json_int(doc, "version", 0);
     if (version != SNAPSHOT_VERSION)
         return err_field(err, ERR_INVALID, "version", "version %lld of the file's format; this program reads version %d", (long long)version, SNAPSHOT_VERSION);
+    if (!json_object_get(doc, "tenants")) /* written before there were any */
+        json_object_set_new(doc, "tenants", json_array());
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)
         if ((rc = check_list(doc, lists[i], err)) < 0)
             return rc;
@@ -365,7 +379,7 @@ int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err
     if (rc < 0)
         return rc;
     *ret = (struct snapshot_source){json_incref(json_object_get(doc, "keys")), json_incref(json_object_get(doc, "endpoints")), json_incref(json_object_get(doc, "replicas")),
-                                    json_incref(json_object_get(doc, "namespaces"))};
+                                    json_incref(json_object_get(doc, "namespaces")), json_incref(json_object_get(doc, "tenants"))};
     return 0;
 }
 
@@ -375,7 +389,8 @@ void snapshot_source_deinit(struct snapshot_source *s)
     json_decref(s->endpoints);
     json_decref(s->replicas);
     json_decref(s->namespaces);
-    *s = (struct snapshot_source){NULL, NULL, NULL, NULL};
+    json_decref(s->tenants);
+    *s = (struct snapshot_source){NULL, NULL, NULL, NULL, NULL};
 }
 
 /* ---- questions ---- */

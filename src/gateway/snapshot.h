@@ -46,14 +46,14 @@ struct snap_key {
     const char *name, *project, *tenant;
     const char *const *endpoints; /* NULL: all that the project sees */
     int64_t expires_ms;           /* 0: never */
-    bool disabled;
+    bool disabled, suspended; /* suspended: its tenant is, or is being closed */
 };
 
 struct snapshot;
 
-/* Documents of the four kinds, as the API gives them. */
+/* Documents of the five kinds, as the API gives them. */
 struct snapshot_source {
-    json_t *keys, *endpoints, *replicas, *namespaces;
+    json_t *keys, *endpoints, *replicas, *namespaces, *tenants;
 };
 /* Targets by address, kept from one build to the next. */
 struct target_set;

@@ -1,6 +1,7 @@
 /* Namespace, Secret, ConfigMap of core/v1, and Lease of coordination.k8s.io/v1. */
 #include "crypto/hash.h"
 #include "kinds/borrowed.h"
+#include "kinds/tenancy.h"
 
 #define LABEL_NAME "kubernetes.io/metadata.name"
 #define VALUE_KEY_MAX 253
@@ -51,7 +52,26 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
     }
     return 0;
 }
-static const struct kind_ops namespace_ops = {.admit = namespace_admit};
+/* Whoever may make namespaces may make them for tenants that he may `use`: all of them, to make one of nobody. */
+static int namespace_authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
+{
+    const char *tenant = obj_label(obj, LABEL_TENANT), *named = tenant ? tenant : "";
+    if (old_obj || c->access->may(c, "use", SEKI_GROUP, "tenants", "", "")) {
+        JSON_AUTO found = old_obj || !tenant || !strcmp(tenant, obj_name(obj)) ? NULL : c->server->get(c->server->ctx, &kind_tenant, "", tenant);
+        if (old_obj || !tenant || !strcmp(tenant, obj_name(obj)) || found)
+            return 0;
+        sbuf_addf(why, "label %s: there is no tenant \"%s\"; seki tenant create makes one", LABEL_TENANT, tenant);
+        return err_set(err, ERR_FORBIDDEN, "no such tenant");
+    }
+    if (!tenant)
+        sbuf_addf(why, "user \"%s\" may make projects of a tenant only: say which with the label %s", c->user->name, LABEL_TENANT);
+    else if (!c->access->may(c, "use", SEKI_GROUP, "tenants", "", tenant))
+        sbuf_addf(why, "user \"%s\" may not use tenant \"%s\" (label %s): ask its admins", c->user->name, named, LABEL_TENANT);
+    else
+        return 0;
+    return err_set(err, ERR_FORBIDDEN, "not this tenant");
+}
+static const struct kind_ops namespace_ops = {.admit = namespace_admit, .authorize = namespace_authorize};
 const struct kind kind_namespace = {
     .group = "", .version = "v1", .name = "Namespace", .plural = "namespaces", .singular = "namespace", .short_names = "ns", .has_status = true, .label_names = true,
     .native = true, .readers = ROLE_VIEW, .fields = namespace_fields, .columns = namespace_columns, .ops = &namespace_ops, .help = "Namespace is a project: a scope for names, limits and access.",

@@ -99,6 +99,9 @@ struct kind_ops {
     /* Before validation of a creation (old_obj NULL) or update by a client: fills what the server decides (e.g. status of an APIKey). *ret_once may be
      * set to members merged into this one answer and stored nowhere (a fresh secret). Must be idempotent; may be NULL. */
     int (*admit)(const struct kind_context *c, json_t *obj, const json_t *old_obj, json_t **ret_once, struct err *err);
+    /* What is made together with an object, in the same transaction: documents are appended to ret (an array), each of a kind of the registry, with a namespace where it needs one. If
+     * one of them exists already, nothing is made. The writer needs no right to make them. obj has its uid and has passed validation. May be NULL. */
+    int (*companions)(const struct kind_context *c, const json_t *obj, json_t *ret, struct err *err);
     /* A kind with this op is virtual: its objects are questions. They can be created only; obj, valid and without status, is filled with the answer, sent back, and stored nowhere. */
     int (*answer)(const struct kind_context *c, json_t *obj, struct err *err);
     const struct kind_subresource *subresources; /* beside status and scale; ends with name NULL; may be NULL */
@@ -158,6 +161,8 @@ const struct kind_subresource *kind_subresource(const struct kind *k, const char
 const struct kind *const *kind_all(size_t *ret_count);
 const struct kind *kind_find(struct str group, struct str version, struct str plural);
 const struct kind *kind_by_name(const char *name);
+/* By a document's apiVersion and kind; NULL: none of ours. */
+const struct kind *kind_of_document(const json_t *doc);
 /* "v1" or "seki.cloud/v1alpha1" */
 void kind_api_version(const struct kind *k, char text[128]);
 /* "/apis/seki.cloud/v1alpha1/namespaces/NS/modelendpoints/NAME/SUB"; ns, name, sub may be NULL. */

@@ -19,6 +19,7 @@
     KIND(kind_self_subject_rules_review) \
     KIND(kind_self_subject_review) \
     KIND(kind_token_review) \
+    KIND(kind_tenant) \
     KIND(kind_model) \
     KIND(kind_model_endpoint) \
     KIND(kind_model_replica) \
@@ -50,6 +51,17 @@ const struct kind *kind_by_name(const char *name)
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
         if (!strcmp(kinds[i]->name, name))
             return kinds[i];
+    return NULL;
+}
+
+const struct kind *kind_of_document(const json_t *doc)
+{
+    char version[128];
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        kind_api_version(kinds[i], version);
+        if (!strcmp(kinds[i]->name, json_str_or(doc, "kind", "")) && !strcmp(version, json_str_or(doc, "apiVersion", "")))
+            return kinds[i];
+    }
     return NULL;
 }
 

@@ -207,7 +207,18 @@ class Cloud:
 
     # ---- objects ----
 
+    def tenant(self, name, **spec):
+        """A Tenant, and with it a first project of its name."""
+        return self.api("POST", f"{GROUP}/tenants", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec})
+
     def project(self, name, tenant=None):
+        """A project of its own, or of a tenant, which is made when it is not there."""
+        if tenant not in (None, name):
+            try:
+                self.tenant(tenant)
+            except ApiError as e:
+                if e.status != 409:
+                    raise
         self.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"seki.cloud/tenant": tenant or name}}})
         return name
 

@@ -1,0 +1,279 @@
+/* seki tenant: customers of the cloud, from the operator's side. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "cmd/cli.h"
+#include "json/yaml.h"
+#include "kinds/borrowed.h"
+#include "kinds/inference.h"
+#include "kinds/tenancy.h"
+
+#include <unistd.h>
+
+#define CLOSE_WAIT_MS (10 * 60 * 1000)
+#define LOOK_EVERY_US 200000
+#define TOKEN_LIFE_S 86400
+#define EXPORT_MAX (256u * 1024 * 1024)
+
+static struct client_resource tenants(void)
+{
+    return kind_resource(&kind_tenant);
+}
+
+/* ---- the first admin's kubeconfig ---- */
+
+static json_t *first_named(const json_t *list, const char *name)
+{
+    size_t i;
+    json_t *v;
+    json_array_foreach (list, i, v)
+        if (!name || !strcmp(json_str_or(v, "name", ""), name))
+            return v;
+    return NULL;
+}
+
+/* The cluster that the operator's own kubeconfig names; new reference. */
+static json_t *own_cluster(struct cli *c, struct err *err)
+{
+    CLEANUP(mem_freep) char *text = NULL;
+    JSON_AUTO doc = NULL;
+    size_t len = 0;
+    CLEANUP(mem_freep) char *path = client_kubeconfig_path(c->kubeconfig);
+    if (file_read(path, 1024 * 1024, &text, &len, err) < 0 || yaml_parse(str_n(text, len), 1024 * 1024, &doc, err) < 0)
+        return NULL;
+    json_t *context = first_named(json_object_get(doc, "contexts"), json_str_or(doc, "current-context", ""));
+    json_t *cluster = first_named(json_object_get(doc, "clusters"), context ? json_str_or(context, "context.cluster", "") : NULL);
+    if (!cluster)
+        err_set(err, ERR_INVALID, "%s names no cluster", path);
+    return json_incref(json_object_get(cluster, "cluster"));
+}
+
+static int write_kubeconfig(struct cli *c, const char *tenant, const char *file, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf path = {0}, text = {0};
+    JSON_AUTO request = json_pack("{s:s, s:s, s:{s:i}}", "apiVersion", "authentication.k8s.io/v1", "kind", "TokenRequest", "spec", "expirationSeconds", TOKEN_LIFE_S);
+    JSON_AUTO answer = NULL;
+    JSON_AUTO cluster = own_cluster(c, err);
+    if (!cluster)
+        return err->code;
+    sbuf_init(&path, 1024);
+    kind_path(&kind_service_account, tenant, TENANT_ADMIN, "token", &path);
+    int rc = client_raw(c->client, "POST", path.ptr, request, &answer, err);
+    if (rc < 0)
+        return rc;
+    JSON_AUTO config = json_pack("{s:s, s:s, s:s, s:[{s:s, s:O}], s:[{s:s, s:{s:s}}], s:[{s:s, s:{s:s, s:s, s:s}}]}", "apiVersion", "v1", "kind", "Config", "current-context", tenant, "clusters", "name",
+                                 "seki", "cluster", cluster, "users", "name", TENANT_ADMIN, "user", "token", json_str_or(answer, "status.token", ""), "contexts", "name", tenant, "context", "cluster",
+                                 "seki", "user", TENANT_ADMIN, "namespace", tenant);
+    sbuf_init(&text, 1024 * 1024);
+    yaml_write(config, &text);
+    return file_write(file, sbuf_str(&text), 0600, err);
+}
+
+/* ---- verbs ---- */
+
+int cli_tenant_create(struct cli *c)
+{
+    const char *name = cli_word(c), *display = cli_flag(c, "--display-name"), *billing = cli_flag(c, "--billing-account"), *file = cli_flag(c, "--kubeconfig-out"), *admin;
+    JSON_AUTO admins = json_array();
+    JSON_AUTO ret = NULL;
+    struct err err = ERR_INIT;
+    while ((admin = cli_flag(c, "--admin")))
+        json_array_append_new(admins, json_string(admin));
+    if (!name)
+        return cli_usage_error("expected the tenant's NAME");
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c))
+        return 1;
+    JSON_AUTO obj = obj_new(&kind_tenant, "", name);
+    json_object_set_new(obj, "spec", json_pack("{s:O, s:s*, s:s*}", "admins", admins, "displayName", display, "billingAccount", billing));
+    struct client_resource r = tenants();
+    if (client_create(c->client, &r, "", obj, &ret, &err) < 0)
+        return cli_fail(&err);
+    if (file && write_kubeconfig(c, name, file, &err) < 0) {
+        fprintf(stderr, "seki: tenant %s is made, but %s could not be written: %s\n", name, file, err.msg);
+        return 1;
+    }
+    if (c->json) {
+        cli_print_json(ret);
+        return 0;
+    }
+    printf("tenant %s is made, with project %s and its admins: group %s%s:admins%s\n", name, name, TENANT_GROUP, name, json_array_size(admins) ? ", and the users named" : "");
+    if (file)
+        printf("%s has the credentials of its first admin, good for a day:\n\n  kubectl --kubeconfig %s create namespace %s-two --dry-run=client -o json |\n"
+               "    kubectl label -f - --local -o json %s=%s | kubectl --kubeconfig %s create -f -\n",
+               file, file, name, LABEL_TENANT, name, file);
+    else
+        printf("give its first admin credentials with --kubeconfig-out, or with: kubectl -n %s create token %s\n", name, TENANT_ADMIN);
+    return 0;
+}
+
+int cli_tenant_list(struct cli *c)
+{
+    struct client_resource r = tenants();
+    struct err err = ERR_INIT;
+    JSON_AUTO items = NULL;
+    static const char *const heads[] = {"NAME", "STATE", "PROJECTS", "COMPANY", "BILLING", "AGE", NULL};
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c))
+        return 1;
+    if (client_list(c->client, &r, NULL, NULL, &items, NULL, &err) < 0)
+        return cli_fail(&err);
+    if (c->json) {
+        cli_print_json(items);
+        return 0;
+    }
+    struct cli_table *t = cli_table_new(c->arena, heads);
+    size_t i;
+    json_t *obj;
+    json_array_foreach (items, i, obj)
+        cli_table_row(t, (const char *const[]){obj_name(obj), tenant_state(obj), arena_printf(c->arena, "%zu", json_array_size(json_at(obj, "status.projects"))), json_str(obj, "spec.displayName"),
+                                               json_str(obj, "spec.billingAccount"), cli_age(c->arena, json_str(obj, "metadata.creationTimestamp"))});
+    cli_table_print(t, c->color);
+    return 0;
+}
+
+static int set_state(struct cli *c, const char *name, const char *state)
+{
+    struct client_resource r = tenants();
+    struct err err = ERR_INIT;
+    JSON_AUTO patch = json_pack("{s:{s:s}}", "spec", "state", state);
+    if (client_patch(c->client, &r, "", name, NULL, patch, NULL, &err) == 0)
+        return 0;
+    if (err.code == ERR_NOT_FOUND)
+        fprintf(stderr, "seki: there is no tenant %s; `seki tenant list` shows those there are\n", name);
+    else
+        return cli_fail(&err);
+    return 1;
+}
+
+static int change_state(struct cli *c, const char *state, const char *said)
+{
+    const char *name = cli_word(c);
+    if (!name)
+        return cli_usage_error("expected the tenant's NAME");
+    if (cli_no_more(c))
+        return 2;
+    if (cli_connect(c) || set_state(c, name, state))
+        return 1;
+    if (c->json)
+        printf("{\"tenant\": \"%s\", \"state\": \"%s\"}\n", name, state);
+    else
+        printf("tenant %s %s\n", name, said);
+    return 0;
+}
+
+int cli_tenant_suspend(struct cli *c)
+{
+    return change_state(c, "Suspended", "is suspended: new requests are refused, nothing is lost; seki tenant resume undoes it");
+}
+
+int cli_tenant_resume(struct cli *c)
+{
+    return change_state(c, "Active", "is active");
+}
+
+/* The usage reports of all its projects. New reference; NULL: printed why. */
+static json_t *usage_of(struct cli *c, const json_t *tenant)
+{
+    struct client_resource r = kind_resource(&kind_usage_report);
+    json_t *all = json_array(), *ns;
+    size_t i;
+    json_array_foreach (json_at(tenant, "status.projects"), i, ns) {
+        struct err err = ERR_INIT;
+        JSON_AUTO items = NULL;
+        if (client_list(c->client, &r, json_string_value(ns), NULL, &items, NULL, &err) < 0) {
+            cli_fail(&err);
+            json_decref(all);
+            return NULL;
+        }
+        json_array_extend(all, items);
+    }
+    return all;
+}
+
+static int export_usage(struct cli *c, const json_t *tenant, const char *file, size_t *ret_count)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    struct err err = ERR_INIT;
+    JSON_AUTO all = usage_of(c, tenant);
+    if (!all)
+        return 1;
+    sbuf_init(&text, EXPORT_MAX);
+    json_write_pretty(all, &text);
+    sbuf_add_char(&text, '\n');
+    *ret_count = json_array_size(all);
+    return !sbuf_ok(&text) ? cli_usage_error("more usage than %u MiB: export it with seki usage -n PROJECT -o json first", EXPORT_MAX >> 20)
+           : file_write(file, sbuf_str(&text), 0600, &err) < 0 ? cli_fail(&err)
+                                                               : 0;
+}
+
+static json_t *get_tenant(struct cli *c, const char *name)
+{
+    struct client_resource r = tenants();
+    struct err err = ERR_INIT;
+    json_t *obj = NULL;
+    if (client_get(c->client, &r, "", name, &obj, &err) == 0)
+        return obj;
+    if (err.code == ERR_NOT_FOUND)
+        fprintf(stderr, "seki: there is no tenant %s; `seki tenant list` shows those there are\n", name);
+    else
+        cli_fail(&err);
+    return NULL;
+}
+
+static bool is_closed(const json_t *tenant)
+{
+    const char *closed = obj_condition(tenant, "Closed");
+    return closed && !strcmp(closed, "True");
+}
+
+/* Tells on stderr how many projects are left, whenever that changes. */
+static int wait_closed(struct cli *c, const char *name)
+{
+    uint64_t end = clock_mono_ms() + CLOSE_WAIT_MS;
+    size_t told = SIZE_MAX;
+    for (;;) {
+        JSON_AUTO obj = get_tenant(c, name);
+        if (!obj)
+            return 1;
+        size_t left = json_array_size(json_at(obj, "status.projects"));
+        if (is_closed(obj))
+            return 0;
+        if (left != told)
+            fprintf(stderr, "seki: %zu projects are left\n", left);
+        told = left;
+        if (clock_mono_ms() > end) {
+            fprintf(stderr, "seki: still not closed after 10 minutes; see kubectl describe tenant %s, and what holds its namespaces\n", name);
+            return 1;
+        }
+        usleep(LOOK_EVERY_US);
+    }
+}
+
+int cli_tenant_close(struct cli *c)
+{
+    const char *file = cli_flag(c, "--export"), *name = cli_word(c);
+    bool sure = cli_switch(c, "--yes");
+    size_t reports = 0;
+    if (!name)
+        return cli_usage_error("expected the tenant's NAME");
+    if (cli_no_more(c))
+        return 2;
+    if (!file)
+        return cli_usage_error("expected --export FILE: where its usage is kept, for the last bill");
+    if (!sure)
+        return cli_usage_error("all projects of %s will be deleted for good: add --yes when that is meant", name);
+    if (cli_connect(c))
+        return 1;
+    JSON_AUTO tenant = get_tenant(c, name);
+    if (!tenant || export_usage(c, tenant, file, &reports) || set_state(c, name, "Closing") || wait_closed(c, name))
+        return 1;
+    if (c->json)
+        printf("{\"tenant\": \"%s\", \"state\": \"Closed\", \"usageReports\": %zu}\n", name, reports);
+    else
+        printf("tenant %s is closed: nothing of it is left but %zu usage reports in %s and its audit records (seki audit list --tenant %s)\nkubectl delete tenant %s removes its name too\n", name, reports,
+               file, name, name);
+    return 0;
+}

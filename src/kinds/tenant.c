@@ -1,0 +1,161 @@
+#include "kinds/tenancy.h"
+#include "kinds/borrowed.h"
+
+#define RBAC "rbac.authorization.k8s.io"
+
+/* ---- rows ---- */
+
+static const struct field contact_fields[] = {
+    {.name = "role", .type = FIELD_ENUM, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .values = "Billing|Technical|Security|DataProtection", .help = "what this person is asked about"},
+    {.name = "name", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .max = 128, .help = "the person's name"},
+    {.name = "email", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .min = 3, .max = 254, .help = "where to write"},
+    {0},
+};
+static const struct field spec_fields[] = {
+    {.name = "displayName", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .max = 128, .help = "the company's name, for people"},
+    {.name = "billingAccount", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .max = 128, .help = "the account in the operator's billing system"},
+    {.name = "contacts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = contact_fields, .list_type = LIST_ATOMIC, .offset = FIELD_NO_MEMBER, .max = 32, .help = "whom to ask"},
+    {.name = "admins", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_SET, .offset = FIELD_NO_MEMBER, .max = 64, .help = "users who may do everything in the tenant, beside the members of group seki:tenant:NAME:admins"},
+    {.name = "state", .type = FIELD_ENUM, .offset = FIELD_NO_MEMBER, .values = "Active|Suspended|Closing", .def = "\"Active\"", .help = "Suspended: new requests are refused, nothing is lost. Closing: all its projects are deleted, for good"},
+    {0},
+};
+static const struct field status_fields[] = {
+    {.name = "projects", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_SET, .offset = FIELD_NO_MEMBER, .max = 10000, .help = "its namespaces"},
+    {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "the generation that this status is of"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "Ready; Closed"},
+    {0},
+};
+static const struct field fields[] = {
+    {.name = "spec", .type = FIELD_OBJECT, .offset = FIELD_NO_MEMBER, .sub = spec_fields, .def = "{}", .help = "the tenant as wanted"},
+    {.name = "status", .type = FIELD_OBJECT, .offset = FIELD_NO_MEMBER, .sub = status_fields, .help = "the tenant as it is"},
+    {0},
+};
+static const struct kind_column columns[] = {
+    {"STATE", "string", "", "spec.state", 0, "Active, Suspended or Closing"},
+    {"PROJECTS", "integer", "", "count:status.projects", 0, "how many namespaces it has"},
+    {"READY", "string", "", "reason:Ready", 0, "whether it can be used, or why not"},
+    {"COMPANY", "string", "", "spec.displayName", 1, "the company's name"},
+    {"BILLING", "string", "", "spec.billingAccount", 1, "the account in the operator's billing system"},
+    {0},
+};
+
+/* ---- what belongs to a tenant ---- */
+
+const char *tenant_state(const json_t *tenant)
+{
+    return json_str_or(tenant, "spec.state", "Active");
+}
+
+static json_t *subject(const char *kind, const char *name)
+{
+    return json_pack("{s:s, s:s, s:s}", "kind", kind, "apiGroup", RBAC, "name", name);
+}
+
+json_t *tenant_admins(const json_t *tenant)
+{
+    char group[512];
+    json_t *list = json_array(), *user;
+    size_t i;
+    snprintf(group, sizeof(group), TENANT_GROUP "%s:admins", obj_name(tenant));
+    json_array_append_new(list, subject("Group", group));
+    json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "kind", "ServiceAccount", "name", TENANT_ADMIN, "namespace", obj_name(tenant)));
+    json_array_foreach (json_at(tenant, "spec.admins"), i, user)
+        json_array_append_new(list, subject("User", json_string_value(user)));
+    return list;
+}
+
+static json_t *labelled(const struct kind *k, const char *ns, const char *name, const json_t *tenant)
+{
+    json_t *obj = obj_new(k, ns, name);
+    json_object_set_new(json_object_get(obj, "metadata"), "labels", json_pack("{s:s}", LABEL_TENANT, obj_name(tenant)));
+    return obj;
+}
+
+static void bind(json_t *binding, const json_t *tenant, const char *role)
+{
+    json_object_set_new(binding, "subjects", tenant_admins(tenant));
+    json_object_set_new(binding, "roleRef", json_pack("{s:s, s:s, s:s}", "apiGroup", RBAC, "kind", "ClusterRole", "name", role));
+}
+
+json_t *tenant_binding(const json_t *tenant, const char *project, const char *name, const char *role)
+{
+    json_t *b = labelled(&kind_role_binding, project, name, tenant);
+    bind(b, tenant, role);
+    return b;
+}
+
+/* What goes with the tenant when it goes. */
+static void own(json_t *obj, const json_t *tenant)
+{
+    obj_add_owner(obj, tenant);
+}
+
+/* May see the tenant, and make projects in it and nowhere else (Namespace asks for `use`). */
+static json_t *cluster_role(const json_t *tenant, const char *name)
+{
+    json_t *role = labelled(&kind_cluster_role, "", name, tenant);
+    json_object_set_new(role, "rules", json_pack("[{s:[s], s:[s], s:[s], s:[s,s,s,s]}, {s:[s], s:[s], s:[s]}]", "apiGroups", SEKI_GROUP, "resources", "tenants", "resourceNames", obj_name(tenant), "verbs",
+                                                 "get", "list", "watch", "use", "apiGroups", "", "resources", "namespaces", "verbs", "create"));
+    own(role, tenant);
+    return role;
+}
+
+static int companions(const struct kind_context *c, const json_t *obj, json_t *ret, struct err *err UNUSED)
+{
+    const char *name = obj_name(obj), *role = arena_printf(c->arena, TENANT_GROUP "%s", name);
+    json_array_append_new(ret, labelled(&kind_namespace, "", name, obj));
+    json_array_append_new(ret, labelled(&kind_service_account, name, TENANT_ADMIN, obj));
+    json_array_append_new(ret, cluster_role(obj, role));
+    json_t *binding = labelled(&kind_cluster_role_binding, "", role, obj);
+    bind(binding, obj, role);
+    own(binding, obj);
+    json_array_append_new(ret, binding);
+    json_array_append_new(ret, tenant_binding(obj, name, TENANT_BINDING, "admin"));
+    json_array_append_new(ret, tenant_binding(obj, name, TENANT_OWNERS, TENANT_OWNER));
+    return 0;
+}
+
+/* ---- ops ---- */
+
+static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED, struct err *err)
+{
+    json_t *meta = json_object_get(obj, "metadata"), *labels = json_object_get(meta, "labels"), *list = json_object_get(meta, "finalizers");
+    if (!labels)
+        json_object_set_new(meta, "labels", json_pack("{s:s}", LABEL_TENANT, obj_name(obj)));
+    else if (json_is_object(labels))
+        json_object_set_new(labels, LABEL_TENANT, json_string(obj_name(obj)));
+    if (!old_obj && !obj_has_finalizer(obj, TENANT_FINALIZER)) {
+        if (!json_is_array(list)) {
+            list = json_array();
+            json_object_set_new(meta, "finalizers", list);
+        }
+        json_array_append_new(list, json_string(TENANT_FINALIZER));
+    }
+    if (old_obj && !strcmp(tenant_state(old_obj), "Closing") && strcmp(tenant_state(obj), "Closing") != 0)
+        return err_field(err, ERR_INVALID, "spec.state", "Invalid value: \"%s\": a tenant that is being closed cannot be opened again; what it had is being deleted", tenant_state(obj));
+    return 0;
+}
+
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
+{
+    size_t i;
+    json_t *user;
+    const char *name = obj_name(obj);
+    static const char *const taken[] = {"default", "kube-system"};
+    for (size_t n = 0; !old_obj && n < ARRAY_LEN(taken); n++)
+        if (!strcmp(name, taken[n]))
+            field_errors_add(errors, "metadata.name", "FieldValueInvalid", "Invalid value: \"%s\": a project that Seki itself has", name);
+    json_array_foreach (json_at(obj, "spec.admins"), i, user) {
+        const char *u = json_string_value(user);
+        if (!*u || !strncmp(u, "system:", 7))
+            field_errors_add(errors, "spec.admins", "FieldValueInvalid", "Invalid value: \"%s\": expected the name of a user; names that begin with system: are Seki's own", u);
+    }
+}
+
+static const struct kind_ops ops = {.admit = admit, .validate = validate, .companions = companions};
+
+const struct kind kind_tenant = {
+    .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Tenant", .plural = "tenants", .singular = "tenant", .short_names = "tn", .categories = "seki",
+    .has_status = true, .label_names = true, .fields = fields, .columns = columns, .ops = &ops,
+    .help = "Tenant is a customer: whose the projects are, and whether they may be used.",
+};

@@ -1,0 +1,191 @@
+#include "tenancy/tenancy.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "kinds/borrowed.h"
+#include "kinds/tenancy.h"
+
+#define CONTROLLER "tenant"
+#define LOOK_AGAIN_MS 500 /* while projects are being deleted */
+
+struct tenancy {
+    struct manager *manager;
+    struct informer *projects;
+};
+
+struct pass {
+    struct tenancy *t;
+    struct reconcile *r;
+    json_t *projects; /* namespaces of the tenant, those that are going too */
+};
+
+static void on_project(void *arg, json_t *prev, json_t *now)
+{
+    struct tenancy *t = arg;
+    const char *tenant = obj_label(now ? now : prev, LABEL_TENANT);
+    if (tenant)
+        manager_enqueue(t->manager, CONTROLLER, "", tenant);
+}
+
+static json_t *projects_of(const struct tenancy *t, const char *tenant)
+{
+    JSON_AUTO all = informer_list(t->projects, NULL);
+    json_t *own = json_array(), *ns;
+    size_t i;
+    json_array_foreach (all, i, ns) {
+        const char *label = obj_label(ns, LABEL_TENANT);
+        if (label && !strcmp(label, tenant))
+            json_array_append(own, ns);
+    }
+    return own;
+}
+
+/* ---- access ---- */
+
+/* Makes an object, or gives the one that is there the wanted subjects. Other members are left to whoever changed them; a roleRef cannot be changed. */
+static int ensure_binding(const struct pass *p, const struct kind *k, json_t *wanted, struct err *err)
+{
+    struct client_resource resource = kind_resource(k);
+    JSON_AUTO have = NULL;
+    JSON_AUTO owned = wanted;
+    int rc = client_get(p->r->client, &resource, obj_namespace(owned), obj_name(owned), &have, NULL);
+    if (rc == ERR_NOT_FOUND)
+        return client_create(p->r->client, &resource, obj_namespace(owned), owned, NULL, err);
+    if (rc < 0)
+        return err_set(err, rc, "%s %s cannot be read", k->plural, obj_name(owned));
+    const char *label = obj_label(have, LABEL_TENANT);
+    if (json_equal(json_object_get(have, "subjects"), json_object_get(owned, "subjects")) || !label || strcmp(label, p->r->name) != 0)
+        return 0; /* as it should be, or somebody's own under that name */
+    JSON_AUTO obj = json_deep_copy(have);
+    json_object_set(obj, "subjects", json_object_get(owned, "subjects"));
+    return client_update(p->r->client, &resource, obj, NULL, err);
+}
+
+static int ensure_access(const struct pass *p, struct err *err)
+{
+    size_t i;
+    json_t *ns;
+    json_t *wide = obj_new(&kind_cluster_role_binding, "", arena_printf(p->r->arena, TENANT_GROUP "%s", p->r->name));
+    json_object_set_new(json_object_get(wide, "metadata"), "labels", json_pack("{s:s}", LABEL_TENANT, p->r->name));
+    json_object_set_new(wide, "subjects", tenant_admins(p->r->obj));
+    json_object_set_new(wide, "roleRef", json_pack("{s:s, s:s, s:s}", "apiGroup", "rbac.authorization.k8s.io", "kind", "ClusterRole", "name", obj_name(wide)));
+    obj_add_owner(wide, p->r->obj);
+    int rc = ensure_binding(p, &kind_cluster_role_binding, wide, err);
+    json_array_foreach (p->projects, i, ns) {
+        if (rc < 0)
+            break;
+        if (obj_deleting(ns))
+            continue;
+        rc = ensure_binding(p, &kind_role_binding, tenant_binding(p->r->obj, obj_name(ns), TENANT_BINDING, "admin"), err);
+        if (rc == 0)
+            rc = ensure_binding(p, &kind_role_binding, tenant_binding(p->r->obj, obj_name(ns), TENANT_OWNERS, TENANT_OWNER), err);
+    }
+    return rc;
+}
+
+/* ---- the end ---- */
+
+static int delete_projects(const struct pass *p, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_namespace);
+    size_t i;
+    json_t *ns;
+    json_array_foreach (p->projects, i, ns) {
+        int rc = obj_deleting(ns) ? 0 : client_delete(p->r->client, &resource, "", obj_name(ns), obj_uid(ns), err);
+        if (rc < 0 && rc != ERR_NOT_FOUND && rc != ERR_CONFLICT)
+            return rc;
+    }
+    return 0;
+}
+
+static int let_go(const struct pass *p, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_tenant);
+    JSON_AUTO obj = json_deep_copy(p->r->obj);
+    json_t *list = json_at(obj, "metadata.finalizers"), *f;
+    size_t i;
+    json_array_foreach (list, i, f)
+        if (!strcmp(json_string_value(f), TENANT_FINALIZER)) {
+            json_array_remove(list, i);
+            int rc = client_update(p->r->client, &resource, obj, NULL, err);
+            return rc == ERR_NOT_FOUND ? 0 : rc;
+        }
+    return 0;
+}
+
+/* ---- status ---- */
+
+static bool condition(json_t *obj, const char *type, bool holds, const char *reason, const char *fmt, ...)
+{
+    char message[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(message, sizeof(message), fmt, ap);
+    va_end(ap);
+    return obj_set_condition(obj, type, holds ? "True" : "False", reason, message, clock_wall_ms());
+}
+
+static void set_status(const struct pass *p)
+{
+    json_t *obj = p->r->obj, *names = json_array(), *ns;
+    const char *state = tenant_state(obj);
+    size_t i, left = json_array_size(p->projects);
+    json_array_foreach (p->projects, i, ns)
+        json_array_append_new(names, json_string(obj_name(ns)));
+    json_put(obj, "status.projects", names);
+    if (obj_deleting(obj) && left)
+        condition(obj, "Ready", false, "ProjectsLeft", "it is deleted when its %zu projects are gone: seki tenant close deletes them", left);
+    else if (!strcmp(state, "Closing"))
+        condition(obj, "Ready", false, "Closing", "its projects are being deleted; %zu are left", left);
+    else if (!strcmp(state, "Suspended"))
+        condition(obj, "Ready", false, "Suspended", "new requests are refused, by the API and by the gateway; nothing is lost");
+    else
+        condition(obj, "Ready", true, "Active", "%zu projects", left);
+    if (!strcmp(state, "Closing"))
+        condition(obj, "Closed", !left, left ? "Emptying" : "Empty", "%zu projects are left; its usage and audit records stay", left);
+}
+
+static int save_status(const struct pass *p, const json_t *before, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_tenant);
+    json_put_int(p->r->obj, "status.observedGeneration", obj_generation(p->r->obj));
+    if (json_equal(before, json_object_get(p->r->obj, "status")))
+        return 0;
+    int rc = client_update_status(p->r->client, &resource, p->r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static int reconcile(void *ctx, struct reconcile *r, struct err *err)
+{
+    struct pass p = {.t = ctx, .r = r};
+    if (!r->obj)
+        return 0;
+    JSON_AUTO projects = projects_of(p.t, r->name);
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    p.projects = projects;
+    bool closing = !strcmp(tenant_state(r->obj), "Closing");
+    int rc = obj_deleting(r->obj) ? 0 : closing ? delete_projects(&p, err) : ensure_access(&p, err);
+    set_status(&p);
+    int status_rc = save_status(&p, before, rc < 0 ? NULL : err);
+    if (rc == 0 && status_rc == 0 && obj_deleting(r->obj) && !json_array_size(projects))
+        return let_go(&p, err);
+    if (closing && json_array_size(projects))
+        r->requeue_ms = LOOK_AGAIN_MS;
+    return rc < 0 ? rc : status_rc;
+}
+
+struct tenancy *tenancy_new(struct manager *m)
+{
+    static const struct controller_ops ops = {.name = CONTROLLER, .primary = &kind_tenant, .reconcile = reconcile};
+    struct tenancy *t = XNEW(struct tenancy);
+    t->manager = m;
+    t->projects = manager_informer(m, &kind_namespace);
+    informer_add_handler(t->projects, &(struct informer_handler){.changed = on_project, .arg = t});
+    manager_add(m, &ops, t);
+    return t;
+}
+
+void tenancy_free(struct tenancy *t)
+{
+    mem_free(t);
+}

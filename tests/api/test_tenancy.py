@@ -1,0 +1,235 @@
+"""Tenants: made whole or not at all, suspended within a second, closed for good; their admins do everything within, and nothing without."""
+import json
+import re
+import ssl
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from cloud import GROUP, ApiError, wait_for
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_n = iter(range(1, 1 << 20))
+
+
+class Admin:
+    """The first admin of a tenant, by the account that was made with it."""
+
+    def __init__(self, cloud, tenant):
+        self.cloud, self.tenant = cloud, tenant
+        answer = cloud.api("POST", f"/api/v1/namespaces/{tenant}/serviceaccounts/tenant-admin/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
+        self.headers = {"Authorization": "Bearer " + answer["status"]["token"]}
+        self.context = ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+
+    def api(self, method, path, body=None, **kwargs):
+        return self.cloud.api(method, path, body, headers=self.headers, context=self.context, **kwargs)
+
+    def project(self, name, tenant=None):
+        labels = {} if tenant == "" else {"seki.cloud/tenant": tenant or self.tenant}
+        return self.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+
+    def refused(self, method, path, body=None, status=403):
+        with pytest.raises(ApiError) as e:
+            self.api(method, path, body)
+        assert e.value.status == status, e.value
+        return e.value.body["message"]
+
+
+@pytest.fixture
+def tenant(cloud):
+    name = f"t{next(_n)}"
+    cloud.tenant(name)
+    return name
+
+
+def config_map(name):
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v"}}
+
+
+def test_a_tenant_is_made_whole_in_one_transaction(cloud):
+    made = cloud.tenant("whole", displayName="Whole K.K.", admins=["alice@whole.example"])
+    rev = made["metadata"]["resourceVersion"]
+    for path in ("/api/v1/namespaces/whole", "/api/v1/namespaces/whole/serviceaccounts/tenant-admin", f"{RBAC}/clusterroles/seki:tenant:whole",
+                 f"{RBAC}/clusterrolebindings/seki:tenant:whole", f"{RBAC}/namespaces/whole/rolebindings/tenant-admins", f"{RBAC}/namespaces/whole/rolebindings/tenant-owners"):
+        obj = cloud.api("GET", path)
+        assert obj["metadata"]["labels"]["seki.cloud/tenant"] == "whole", path
+        if "namespaces/whole/" in path or "cluster" in path:
+            assert obj["metadata"]["resourceVersion"] == rev, path
+    subjects = cloud.api("GET", f"{RBAC}/namespaces/whole/rolebindings/tenant-admins")["subjects"]
+    assert {s["name"] for s in subjects} == {"seki:tenant:whole:admins", "tenant-admin", "alice@whole.example"}
+    wait_for(lambda: cloud.api("GET", f"{GROUP}/tenants/whole").get("status", {}).get("projects") == ["whole"], what="its status")
+    assert cloud.api("GET", f"{GROUP}/tenants/whole")["status"]["conditions"][0]["reason"] == "Active"
+
+
+def test_nothing_is_made_when_one_part_is_there(cloud):
+    cloud.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "part"}})
+    with pytest.raises(ApiError) as e:
+        cloud.tenant("part")
+    assert e.value.status == 409 and 'namespaces "part" already exists' in e.value.body["message"] and "nothing was made" in e.value.body["message"]
+    for path in (f"{GROUP}/tenants/part", f"{RBAC}/clusterroles/seki:tenant:part"):
+        with pytest.raises(ApiError) as e:
+            cloud.api("GET", path)
+        assert e.value.status == 404
+    cloud.api("POST", f"{GROUP}/tenants?dryRun=All", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": "dry"}})
+    with pytest.raises(ApiError):
+        cloud.api("GET", "/api/v1/namespaces/dry")
+
+
+@pytest.mark.parametrize("name,spec,field", [("x", {"admins": ["system:admin"]}, "spec.admins"), ("x", {"state": "Asleep"}, "spec.state"), ("default", {}, "metadata.name"), ("X", {}, "metadata.name"),
+                                             ("x", {"contacts": [{"role": "Billing"}]}, "spec.contacts[0].email")])
+def test_bad_tenants_are_refused_by_field(cloud, name, spec, field):
+    with pytest.raises(ApiError) as e:
+        cloud.tenant(name, **spec)
+    assert e.value.status == 422 and [c["field"] for c in e.value.body["details"]["causes"]] == [field]
+
+
+def test_an_admin_does_everything_within_and_nothing_without(cloud, tenant):
+    other = f"{tenant}-other"
+    cloud.tenant(other)
+    admin = Admin(cloud, tenant)
+    admin.project(f"{tenant}-two")
+
+    def works():
+        try:
+            return admin.api("POST", f"/api/v1/namespaces/{tenant}-two/configmaps", config_map("a"))
+        except ApiError as e:
+            assert e.status == 403
+            return None
+    wait_for(works, what="the admin to have the new project")
+    admin.api("POST", f"{GROUP}/namespaces/{tenant}-two/apikeys", {"apiVersion": "seki.cloud/v1alpha1", "kind": "APIKey", "metadata": {"name": "k"}})
+    admin.api("POST", f"{RBAC}/namespaces/{tenant}-two/rolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "bob"}, "roleRef":
+              {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}, "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "bob"}]})
+    assert admin.api("GET", f"{GROUP}/tenants/{tenant}")["metadata"]["name"] == tenant
+    admin.api("DELETE", f"/api/v1/namespaces/{tenant}-two")
+    wait_for(lambda: cloud.api("GET", f"{GROUP}/tenants/{tenant}")["status"]["projects"] == [tenant], what="the project to go")
+    # Without:
+    assert other in admin.refused("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stolen", "labels": {"seki.cloud/tenant": other}}})
+    assert "say which with the label" in admin.refused("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nobodys"}})
+    for method, path in (("GET", f"{GROUP}/tenants/{other}"), ("GET", f"{GROUP}/tenants"), ("GET", "/api/v1/namespaces"), ("GET", f"/api/v1/namespaces/{other}"), ("DELETE", f"/api/v1/namespaces/{other}"),
+                         ("DELETE", f"{GROUP}/tenants/{tenant}"), ("GET", f"/api/v1/namespaces/{other}/secrets"), ("GET", "/api/v1/secrets")):
+        admin.refused(method, path)
+    admin.refused("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": "Active"}})
+
+
+def test_what_is_not_there_and_what_is_anothers_look_the_same(cloud, tenant):
+    """Every verb on every kind, in another's project and in one that does not exist: the same answer but for the name."""
+    other, nowhere = f"{tenant}-b", f"{tenant}-c"  # of the same length
+    cloud.tenant(other)
+    cloud.api("POST", f"/api/v1/namespaces/{other}/configmaps", config_map("x"))
+    admin = Admin(cloud, tenant)
+    checked = 0
+    for group in [{"groupVersion": "v1"}, *[g["preferredVersion"] for g in cloud.api("GET", "/apis")["groups"]]]:
+        root = f"/api/{group['groupVersion']}" if group["groupVersion"] == "v1" else f"/apis/{group['groupVersion']}"
+        for resource in cloud.api("GET", root)["resources"]:
+            if not resource["namespaced"] or "/" in resource["name"]:
+                continue
+            for verb in resource["verbs"]:
+                method, suffix, body = {"get": ("GET", "/x", None), "list": ("GET", "", None), "watch": ("GET", "?watch=1&timeoutSeconds=1", None), "create": ("POST", "", {}), "update": ("PUT", "/x", {}),
+                                        "patch": ("PATCH", "/x", {}), "delete": ("DELETE", "/x", None), "deletecollection": ("DELETE", "", None)}[verb]
+                messages = set()
+                for ns in (other, nowhere):
+                    message = admin.refused(method, f"{root}/namespaces/{ns}/{resource['name']}{suffix}", body)
+                    messages.add(message.replace(ns, "NS"))
+                assert len(messages) == 1, (resource["name"], verb, messages)
+                checked += 1
+    assert checked > 80
+
+
+def test_suspension_holds_within_a_second(cloud, tenant):
+    admin = Admin(cloud, tenant)
+    cloud.fake_endpoint(tenant, "fake", tokens_per_second=20, tokens=60)
+    key = cloud.key(tenant)
+    request = urllib.request.Request(cloud.base_url + "/chat/completions", json.dumps({"model": "fake", "stream": True, "messages": [{"role": "user", "content": "x"}]}).encode(),
+                                     {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+    stream = urllib.request.urlopen(request, timeout=60)
+    assert stream.readline().startswith(b"data:")
+    rest = []
+    reader = threading.Thread(target=lambda: rest.append(stream.read()))
+    reader.start()
+    cloud.seki("tenant", "suspend", tenant)
+    begun = time.monotonic()
+    wait_for(lambda: cloud.gateway_status("/models", key) == 403, what="the gateway to refuse")
+    took = time.monotonic() - begun
+    message = admin.refused("GET", f"/api/v1/namespaces/{tenant}/configmaps")
+    assert "TenantSuspended" in message and "ask the operator" in message
+    admin.refused("POST", f"/api/v1/namespaces/{tenant}/configmaps", config_map("late"))
+    reader.join(60)
+    assert rest and rest[0].endswith(b"data: [DONE]\n\n")  # what ran has ended as it would have
+    assert cloud.api("GET", f"/api/v1/namespaces/{tenant}/configmaps")["items"] == []  # the operator still sees it
+    assert took < 1, f"the gateway took {took:.2f} s"
+    with pytest.raises(urllib.error.HTTPError) as e:
+        urllib.request.urlopen(request, timeout=60)
+    error = json.loads(e.value.read())["error"]
+    assert e.value.code == 403 and error["code"] == "tenant_suspended" and "ask the operator" in error["message"]
+    cloud.seki("tenant", "resume", tenant)
+    wait_for(lambda: cloud.gateway_status("/models", key) == 200, what="the gateway to serve again")
+    admin.api("POST", f"/api/v1/namespaces/{tenant}/configmaps", config_map("again"))
+
+
+def test_closing_keeps_usage_and_leaves_nothing_else(cloud, tenant, tmp_path):
+    cloud.fake_endpoint(tenant, "fake", tokens=2)
+    key = cloud.key(tenant)
+    request = urllib.request.Request(cloud.base_url + "/chat/completions", json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]}).encode(),
+                                     {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=60).read()
+    wait_for(lambda: cloud.api("GET", f"{GROUP}/namespaces/{tenant}/usagereports")["items"], what="the usage")
+    cloud.project(f"{tenant}-two", tenant=tenant)
+    wait_for(lambda: len(cloud.api("GET", f"{GROUP}/tenants/{tenant}")["status"]["projects"]) == 2, what="both projects")
+    out = tmp_path / "usage.json"
+    for args, said in ((["--yes"], "--export"), (["--export", str(out)], "--yes")):
+        p = cloud.seki("tenant", "close", tenant, *args, check=False)
+        assert p.returncode == 2 and said in p.stderr
+    text = cloud.seki("tenant", "close", tenant, "--export", str(out), "--yes").stdout
+    assert re.search(r"nothing of it is left but 1 usage reports", text)
+    assert [r["status"]["requests"] for r in json.loads(out.read_text())] == [1]
+    for plural in ("configmaps", "secrets", "serviceaccounts"):
+        assert cloud.api("GET", f"/api/v1/namespaces/{tenant}/{plural}")["items"] == []
+    for ns in (tenant, f"{tenant}-two"):
+        with pytest.raises(ApiError) as e:
+            cloud.api("GET", f"/api/v1/namespaces/{ns}")
+        assert e.value.status == 404
+    assert cloud.gateway_status("/models", key) in (401, 403)
+    with pytest.raises(ApiError) as e:
+        cloud.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": "Active"}}, content_type="application/merge-patch+json")
+    assert "cannot be opened again" in e.value.body["message"]
+    ledger = cloud.seki("audit", "list", str(cloud.data / "ledger"), "--tenant", tenant).stdout
+    assert f"namespaces {tenant}" in ledger or f"namespaces/{tenant}" in ledger
+    cloud.api("DELETE", f"{GROUP}/tenants/{tenant}")
+
+    def gone():
+        try:
+            cloud.api("GET", f"{GROUP}/tenants/{tenant}")
+        except ApiError as e:
+            return e.status == 404
+    wait_for(gone, what="the tenant to go")
+    wait_for(lambda: not [r for r in cloud.api("GET", f"{RBAC}/clusterroles")["items"] if r["metadata"]["name"] == f"seki:tenant:{tenant}"], what="its role to go")
+
+
+def test_a_tenant_with_projects_is_not_deleted_by_accident(cloud, tenant):
+    cloud.api("DELETE", f"{GROUP}/tenants/{tenant}")
+    wait_for(lambda: "ProjectsLeft" in json.dumps(cloud.api("GET", f"{GROUP}/tenants/{tenant}")["status"]), what="the condition")
+    assert cloud.api("GET", f"/api/v1/namespaces/{tenant}")["status"]["phase"] == "Active"
+
+
+def test_admins_follow_the_spec(cloud, tenant):
+    cloud.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"admins": ["carol"]}}, content_type="application/merge-patch+json")
+    for path in (f"{RBAC}/namespaces/{tenant}/rolebindings/tenant-admins", f"{RBAC}/clusterrolebindings/seki:tenant:{tenant}"):
+        wait_for(lambda: "carol" in json.dumps(cloud.api("GET", path)["subjects"]), what="carol to be an admin")
+    cloud.api("DELETE", f"{RBAC}/namespaces/{tenant}/rolebindings/tenant-admins")
+    cloud.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"admins": []}}, content_type="application/merge-patch+json")
+    wait_for(lambda: "carol" not in json.dumps(cloud.api("GET", f"{RBAC}/clusterrolebindings/seki:tenant:{tenant}")["subjects"]), what="carol to be none any more")
+
+
+def test_seki_tenant_create_gives_credentials(cloud, tmp_path):
+    file = tmp_path / "acme.kubeconfig"
+    text = cloud.seki("tenant", "create", "acme", "--display-name", "Acme K.K.", "--kubeconfig-out", str(file)).stdout
+    assert "tenant acme is made" in text and file.stat().st_mode & 0o777 == 0o600
+    assert cloud.kubectl("--kubeconfig", str(file), "auth", "can-i", "create", "secrets").stdout.strip() == "yes"
+    assert cloud.kubectl("--kubeconfig", str(file), "auth", "can-i", "get", "secrets", "-n", "kube-system", check=False).stdout.strip() == "no"
+    assert re.search(r"^acme +Active +\d+ +Acme K.K.", cloud.seki("tenant", "list").stdout, re.M)
+    p = cloud.seki("tenant", "create", "acme", check=False)
+    assert p.returncode == 1 and "already exists" in p.stderr
+    p = cloud.seki("tenant", "suspend", "nobody", check=False)
+    assert p.returncode == 1 and "there is no tenant nobody" in p.stderr
