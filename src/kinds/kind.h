@@ -26,8 +26,6 @@ struct kind_column {
     const char *help;
 };
 
-enum kind_verb { VERB_GET, VERB_LIST, VERB_WATCH, VERB_CREATE, VERB_UPDATE, VERB_PATCH, VERB_DELETE, VERB_DELETE_COLLECTION, VERB_COUNT };
-
 struct kind;
 
 /* Who asks, or is asked about. */

@@ -90,7 +90,6 @@ void http_respond_end(struct http_request *r);
 /* Breaks the answer off: closes the connection without a proper end, so that the client sees the failure. on_abort is NOT called. */
 void http_respond_abort(struct http_request *r);
 size_t http_queued(const struct http_request *r);
-bool http_response_started(const struct http_request *r);
 /* The client's verified certificate, and address; while the request is not answered. */
 bool http_request_peer(struct http_request *r, struct conn_peer *ret);
 void http_request_addr(struct http_request *r, struct net_addr *ret);

@@ -91,7 +91,7 @@ static void test_drivers_by_name(void **state)
         assert_string_equal(e->name, names[i]);
         assert_non_null(e->plan);
         assert_non_null(e->probe);
-        assert_true(e->poke || (e->flags & ENGINE_REMOTE)); /* nobody makes others pay for our doubts */
+        assert_true(e->poke || e->remote); /* nobody makes others pay for our doubts */
     }
     assert_null(engine_find("vllm"));
     assert_null(engine_find(""));
