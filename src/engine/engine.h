@@ -45,8 +45,7 @@ void engine_secret_remove(const struct engine_paths *p, const char *replica_uid)
 /* Removes the keys and sockets of all that known() does not know. */
 void engine_files_sweep(const struct engine_paths *p, bool (*known)(void *arg, struct str uid_prefix), void *arg);
 
-/* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. Parsed under a cap;
- * fuzzed. */
+/* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. */
 bool engine_metric(struct str text, const char *name, double *ret);
 
 /* What a probe found. Counters grow over the life of one engine process. */

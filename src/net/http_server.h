@@ -5,10 +5,10 @@
  * cap) → body gathered → ops->on_request → http_respond*() … http_respond_end() → arena freed. If the client goes
  * away before the end, ops->on_abort is called once and the request is gone when it returns; else ops->on_done, likewise the last
  * call. Exactly one of on_abort and on_done is called for each request that reached on_head.
- * Threads: the loop's, http_server_stats excepted.
+ * Threads: the loop's.
  *
  * Answers the server makes itself, through ops->write_error: 400 bad head (and close), 408 slow head or body (slow-loris),
- * 413, 414/431, 501, 505, 503 over max_connections.
+ * 413, 431, 505, 503 over max_connections.
  */
 #ifndef SEKI_NET_HTTP_SERVER_H
 #define SEKI_NET_HTTP_SERVER_H
