@@ -3,7 +3,7 @@
  * Owns the HTTPS listener, authentication, authorisation, and the mapping of verbs onto the store. Objects live in the store under
  * "PLURAL.GROUP/NAMESPACE/NAME" as JSON without resourceVersion; the revision becomes metadata.resourceVersion when an object leaves. The decoded form is
  * cached with the store's value, so that a get, a list and a watch event cost no parse. Everything runs on the loop's thread.
- * Life of a write: route → authenticate → authorise → decode (strict) → defaults, read-only and immutable fields, admit → validate →
+ * Life of a write: authenticate (at the head) → its turn (flow.c) → route → authorise → decode (strict) → defaults, read-only and immutable fields, admit → validate →
  * store_txn → answer when durable. Creations of virtual kinds end after validation: the kind's op answers, the store is not touched. Reads answer from memory at once.
  */
 #ifndef SEKI_APISERVER_APISERVER_H
@@ -31,7 +31,7 @@ struct apiserver_options {
 
 int apiserver_start(struct loop *l, struct store *s, const struct apiserver_options *o, struct apiserver **ret, struct err *err) NODISCARD;
 void apiserver_addr(const struct apiserver *a, struct net_addr *ret);
-/* Ends watches, refuses new requests with 503, lets running ones end; then done. */
+/* Ends watches, takes no new connections, fails /readyz, lets running requests end; then done. */
 void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg);
 void apiserver_free(struct apiserver *a);
 /* For client_local_new(). */

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "net/http.h"
 
 #define CALL_TIMEOUT_MS 30000
 #define WATCH_TIMEOUT_MS (35 * 60 * 1000)
@@ -49,18 +50,6 @@ void client_free(struct client *c)
 
 /* ---- paths ---- */
 
-static void encode(struct sbuf *out, const char *text)
-{
-    for (; *text; text++) {
-        unsigned char ch = (unsigned char)*text;
-        bool plain = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') || strchr("-._~:", ch);
-        if (plain)
-            sbuf_add_char(out, (char)ch);
-        else
-            sbuf_addf(out, "%%%02X", ch);
-    }
-}
-
 static void path_of(const struct client_resource *r, const char *ns, const char *name, const char *sub, struct sbuf *out)
 {
     if (*r->group)
@@ -69,12 +58,12 @@ static void path_of(const struct client_resource *r, const char *ns, const char 
         sbuf_addf(out, "/api/%s", r->version);
     if (r->namespaced && ns && *ns) {
         sbuf_addc(out, "/namespaces/");
-        encode(out, ns);
+        http_encode(out, str_of(ns));
     }
     sbuf_addf(out, "/%s", r->plural);
     if (name) {
         sbuf_add_char(out, '/');
-        encode(out, name);
+        http_encode(out, str_of(name));
     }
     if (sub)
         sbuf_addf(out, "/%s", sub);
@@ -234,14 +223,6 @@ int client_delete(struct client *c, const struct client_resource *r, const char 
     return call_named(c, "DELETE", r, ns, name, NULL, "application/json", options, NULL, err);
 }
 
-int client_raw(struct client *c, const char *method, const char *path, json_t *body, json_t **ret, struct err *err)
-{
-    CLEANUP(sbuf_deinit) struct sbuf p = {0};
-    sbuf_init(&p, PATH_BYTES_MAX);
-    sbuf_addc(&p, path);
-    return call(c, method, &p, body ? "application/json" : NULL, body, NULL, ret, err);
-}
-
 /* Items of a list lack apiVersion and kind; whoever keeps one wants them. */
 static void take_items(json_t *page, json_t *into)
 {
@@ -281,11 +262,11 @@ int client_list_until(struct client *c, const struct client_resource *r, const c
         sbuf_addf(&path, "?limit=%d", limit);
         if (selector) {
             sbuf_addc(&path, "&labelSelector=");
-            encode(&path, selector);
+            http_encode(&path, str_of(selector));
         }
         if (next) {
             sbuf_addc(&path, "&continue=");
-            encode(&path, next);
+            http_encode(&path, str_of(next));
         }
         JSON_AUTO page = NULL;
         struct err why = ERR_INIT;
@@ -348,7 +329,7 @@ int client_watch(struct client *c, const struct client_resource *r, const char *
     sbuf_init(&path, PATH_BYTES_MAX);
     path_of(r, ns, NULL, NULL, &path);
     sbuf_addf(&path, "?watch=1&allowWatchBookmarks=true&timeoutSeconds=%d&resourceVersion=", WATCH_SECONDS);
-    encode(&path, rv);
+    http_encode(&path, str_of(rv));
     if (!sbuf_ok(&path))
         return err_set(err, ERR_TOO_LARGE, "the request path is too long");
     struct client_call k = {.method = "GET", .path = path.ptr, .timeout_ms = WATCH_TIMEOUT_MS, .stop = stop};

@@ -4,22 +4,12 @@
 
 #include <unistd.h>
 
-static json_t *condition(const json_t *obj, const char *type)
-{
-    size_t i;
-    json_t *c;
-    json_array_foreach (json_at(obj, "status.conditions"), i, c)
-        if (!strcmp(json_str_or(c, "type", ""), type))
-            return c;
-    return NULL;
-}
-
 static void add_rows(struct cli *c, struct cli_table *t, json_t *items, const char *kind, const char *path)
 {
     size_t i;
     json_t *obj;
     json_array_foreach (items, i, obj) {
-        json_t *ready = condition(obj, "Ready");
+        json_t *ready = obj_find_condition(obj, "Ready");
         const char *state = json_str_or(ready, "status", "Unknown");
         const char *shown = !strcmp(state, "True") ? "Ready" : json_str_or(ready, "reason", "Pending");
         const char *message = !strcmp(state, "True") ? json_str_or(obj, path, "") : json_str_or(ready, "message", "");
@@ -105,7 +95,7 @@ static int look(struct cli *c, struct awaited *w, struct err *err)
         tell(w, err->msg); /* it may come */
         return 0;
     }
-    json_t *cond = condition(obj, w->condition);
+    json_t *cond = obj_find_condition(obj, w->condition);
     if (!strcmp(json_str_or(cond, "status", ""), "True")) {
         if (c->json)
             cli_print_json(obj);

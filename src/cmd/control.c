@@ -244,8 +244,6 @@ static int start_services(struct control *c, struct services *s, struct err *err
 static void stop_services(struct control *c, struct services *s, bool stop_workloads)
 {
     set_inference(c, NULL);
-    if (s->inference)
-        inference_stopping(s->inference);
     if (s->manager)
         manager_stop(s->manager);
     if (s->billing)

@@ -1,7 +1,7 @@
-/* Inference engines: how to start one, where it listens, whether it lives and makes progress, what it can do.
+/* Inference engines: how to start one, where it listens, whether it lives and makes progress.
  *
  * One ops struct a driver: llamacpp (llama-server, or the xllamacpp wheel through tools/engine/llamacpp-launcher.py), openai (a remote OpenAI-compatible server), fake (tests/tools/fake_engine).
- * Drivers are pure but for probe(). Threads: any; probe() blocks up to its deadline.
+ * Drivers are pure but for probe() and poke(). Threads: any; those two block up to their deadline.
  */
 #ifndef SEKI_ENGINE_ENGINE_H
 #define SEKI_ENGINE_ENGINE_H
@@ -45,23 +45,19 @@ void engine_secret_remove(const struct engine_paths *p, const char *replica_uid)
 /* Removes the keys and sockets of all that known() does not know. */
 void engine_files_sweep(const struct engine_paths *p, bool (*known)(void *arg, struct str uid_prefix), void *arg);
 
-/* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. Parsed under a cap;
- * fuzzed. */
+/* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. */
 bool engine_metric(struct str text, const char *name, double *ret);
 
 /* What a probe found. Counters grow over the life of one engine process. */
 struct engine_health {
     bool serving;             /* loaded, answers */
     int64_t requests_running; /* -1: unknown */
-    int64_t requests_waiting;
     int64_t tokens_total;     /* progress: tokens read and generated so far, and batches worked on, which shows a long prompt's progress; -1: unknown */
 };
 
-enum { ENGINE_CAN_CHAT = 1, ENGINE_CAN_EMBED = 2, ENGINE_CAN_CONTINUE = 4, ENGINE_HAS_CACHE_SALT = 8, ENGINE_REMOTE = 16 };
-
 struct engine_ops {
     const char *name;
-    unsigned flags;
+    bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
     /* The command line for a replica; model_file is the first file's path (NULL for openai, fake). ERR_UNAVAILABLE with what to install when the engine is missing
      * from the machine. Pure but for looking at the file system. */
     int (*plan)(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file,

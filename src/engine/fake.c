@@ -47,5 +47,5 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
 }
 
 const struct engine_ops engine_fake = {
-    .name = "fake", .flags = ENGINE_CAN_CHAT | ENGINE_CAN_EMBED | ENGINE_CAN_CONTINUE, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
+    .name = "fake", .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
 };

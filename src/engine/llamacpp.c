@@ -96,5 +96,5 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
 }
 
 const struct engine_ops engine_llamacpp = {
-    .name = "llamacpp", .flags = ENGINE_CAN_CHAT | ENGINE_CAN_EMBED | ENGINE_CAN_CONTINUE, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
+    .name = "llamacpp", .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
 };

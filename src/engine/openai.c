@@ -103,7 +103,7 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
     char path[2200];
     size_t len = 0;
     int status = 0;
-    *ret = (struct engine_health){.requests_running = -1, .requests_waiting = -1, .tokens_total = -1};
+    *ret = (struct engine_health){.requests_running = -1, .tokens_total = -1};
     snprintf(path, sizeof(path), "%s/models", plan->base_path);
     const struct fetch_options o = {.address = plan->address, .path = path, .bearer = plan->token, .timeout_ms = timeout_ms, .guarded = true, .reach = plan->remote};
     int rc = fetch(&o, &status, &body, &len, err);
@@ -123,5 +123,5 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
 }
 
 const struct engine_ops engine_openai = {
-    .name = "openai", .flags = ENGINE_CAN_CHAT | ENGINE_CAN_EMBED | ENGINE_CAN_CONTINUE | ENGINE_REMOTE, .plan = plan, .probe = probe,
+    .name = "openai", .remote = true, .plan = plan, .probe = probe,
 };

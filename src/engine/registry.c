@@ -58,8 +58,8 @@ int engine_where(const struct engine_paths *p, const struct model_replica *mr, c
     if (!e)
         return err_field(err, ERR_INVALID, "spec.engine.driver", "there is no such engine driver");
     ret->base_path = "/v1";
-    ret->engine_model = e->flags & ENGINE_REMOTE && there && *there ? there : mr->spec.served_name;
-    return e->flags & ENGINE_REMOTE ? engine_remote_url(p, mr->spec.engine.url, a, ret, err) : engine_socket(p, replica_uid, a, &ret->address, err);
+    ret->engine_model = e->remote && there && *there ? there : mr->spec.served_name;
+    return e->remote ? engine_remote_url(p, mr->spec.engine.url, a, ret, err) : engine_socket(p, replica_uid, a, &ret->address, err);
 }
 
 /* ---- Prometheus text ---- */
@@ -104,8 +104,8 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     CLEANUP(mem_freep) char *metrics = NULL;
     size_t len = 0;
     int status = 0;
-    double running, waiting, prompt, predicted, decodes = 0;
-    *ret = (struct engine_health){.requests_running = -1, .requests_waiting = -1, .tokens_total = -1};
+    double running, prompt, predicted, decodes = 0;
+    *ret = (struct engine_health){.requests_running = -1, .tokens_total = -1};
     int rc = get(plan, "/health", timeout_ms, &status, &health, &len, err);
     if (rc < 0)
         return rc;
@@ -119,8 +119,6 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     struct str text = str_n(metrics, len);
     if (engine_metric(text, "llamacpp:requests_processing", &running))
         ret->requests_running = (int64_t)running;
-    if (engine_metric(text, "llamacpp:requests_deferred", &waiting))
-        ret->requests_waiting = (int64_t)waiting;
     if (engine_metric(text, "llamacpp:prompt_tokens_total", &prompt) && engine_metric(text, "llamacpp:tokens_predicted_total", &predicted)) {
         /* A prompt's tokens are counted when all of them are done, an embedding's perhaps never; the calls that work on them are counted as they end. */
         (void)engine_metric(text, "llamacpp:n_decode_total", &decodes);

@@ -20,6 +20,17 @@ static bool path_is(const struct gateway_route *route, struct str path)
     return p.ptr[p.len - 1] == '/' ? str_starts(path, p) && path.len > p.len : str_eq(path, p);
 }
 
+/* Of the API: "/v1/a, /v1/b". */
+static void add_paths(struct sbuf *out)
+{
+    bool first = true;
+    for (size_t i = 0; i < ARRAY_LEN(routes); i++)
+        if (routes[i].name && !str_ends(str_of(routes[i].path), STR("/"))) {
+            sbuf_addf(out, "%s%s", first ? "" : ", ", routes[i].path);
+            first = false;
+        }
+}
+
 /* NULL: answered. */
 static const struct gateway_route *find_route(struct gateway_loop *l, struct http_request *r)
 {
@@ -38,8 +49,11 @@ static const struct gateway_route *find_route(struct gateway_loop *l, struct htt
         snprintf(text, sizeof(text), "%s takes %s, not %.*s", found->path, found->method, (int)MIN(r->head.method.len, (size_t)32), r->head.method.ptr);
         answer_refusal(l, r, 405, "invalid_request_error", "method_not_allowed", text);
     } else {
-        snprintf(text, sizeof(text), "Unknown path %.*s; there are /v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings", (int)MIN(path.len, (size_t)100), path.ptr);
-        answer_refusal(l, r, 404, "invalid_request_error", "unknown_url", text);
+        CLEANUP(sbuf_deinit) struct sbuf why = {0};
+        sbuf_init(&why, 4096);
+        sbuf_addf(&why, "Unknown path %.*s; there are ", (int)MIN(path.len, (size_t)100), path.ptr);
+        add_paths(&why);
+        answer_refusal(l, r, 404, "invalid_request_error", "unknown_url", why.ptr);
     }
     return NULL;
 }

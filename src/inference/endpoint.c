@@ -92,24 +92,9 @@ static void set_model_condition(struct pass *p)
     else if (!status)
         set_condition(obj, "ModelVerified", "Unknown", "Verifying", "Model \"%s\" is about to be verified", name);
     else {
-        const char *reason = obj_condition_reason(model, "Verified"), *message = "";
-        size_t n;
-        json_t *c;
-        json_array_foreach (json_at(model, "status.conditions"), n, c)
-            if (!strcmp(json_str_or(c, "type", ""), "Verified"))
-                message = json_str_or(c, "message", "");
-        set_condition(obj, "ModelVerified", status, reason ? reason : "Unknown", "%s", message);
+        const char *reason = obj_condition_reason(model, "Verified");
+        set_condition(obj, "ModelVerified", status, reason ? reason : "Unknown", "%s", obj_condition_message(model, "Verified"));
     }
-}
-
-static const char *message_of(const json_t *obj, const char *type)
-{
-    size_t n;
-    json_t *c;
-    json_array_foreach (json_at(obj, "status.conditions"), n, c)
-        if (!strcmp(json_str_or(c, "type", ""), type))
-            return json_str_or(c, "message", "");
-    return "";
 }
 
 /* The first wanted replica of which a condition is not True; NULL when all are. *ret_missing: the ordinal of one that does not exist yet. */
@@ -138,14 +123,14 @@ static void sum_up(struct pass *p, const char *type, const char *good_reason, co
     if (p->e.spec.replicas == 0)
         set_condition(obj, type, "False", "ScaledToZero", "no replicas are wanted");
     else if (model && strcmp(model, "True") != 0 && p->ready == 0)
-        set_condition(obj, type, "False", obj_condition_reason(obj, "ModelVerified"), "waiting for the model: %s", message_of(obj, "ModelVerified"));
+        set_condition(obj, type, "False", obj_condition_reason(obj, "ModelVerified"), "waiting for the model: %s", obj_condition_message(obj, "ModelVerified"));
     else if (missing >= 0)
         set_condition(obj, type, "False", "Creating", "replica %s-%lld is being made", p->r->name, (long long)missing);
     else if (!bad)
         set_condition(obj, type, "True", good_reason, "%s", good_message);
     else
         set_condition(obj, type, "False", obj_condition_reason(bad, type) ? obj_condition_reason(bad, type) : "Starting", "replica %s: %s", obj_name(bad),
-                      *message_of(bad, type) ? message_of(bad, type) : "not looked at yet");
+                      *obj_condition_message(bad, type) ? obj_condition_message(bad, type) : "not looked at yet");
 }
 
 static void set_ready(struct pass *p)
@@ -155,7 +140,7 @@ static void set_ready(struct pass *p)
     snprintf(message, sizeof(message), "%lld of %lld replicas serve", (long long)p->ready, (long long)p->e.spec.replicas);
     json_t *bad = first_not(p, "Ready", &missing);
     if (p->ready > 0 && (bad || missing >= 0) && p->e.spec.replicas > 0)
-        set_condition(p->r->obj, "Ready", "True", "Degraded", "%s; %s%s%s", message, bad ? obj_name(bad) : "another", bad ? ": " : " is being made", bad ? message_of(bad, "Ready") : "");
+        set_condition(p->r->obj, "Ready", "True", "Degraded", "%s; %s%s%s", message, bad ? obj_name(bad) : "another", bad ? ": " : " is being made", bad ? obj_condition_message(bad, "Ready") : "");
     else
         sum_up(p, "Ready", "Serving", message);
 }

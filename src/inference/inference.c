@@ -173,11 +173,6 @@ void inference_workload_changed(struct inference *i, const char *workload)
     manager_enqueue(i->manager, CONTROLLER_REPLICA, key, slash + 1);
 }
 
-void inference_stopping(struct inference *i)
-{
-    atomic_store(&i->stopping, true);
-}
-
 void inference_free(struct inference *i)
 {
     if (!i)

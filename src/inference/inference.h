@@ -30,8 +30,6 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
 int inference_settle(struct inference *i, struct client *c, struct err *err) NODISCARD;
 /* For runtime_local_options.changed: maps a workload's name back to its replica and enqueues it. */
 void inference_workload_changed(struct inference *i, const char *workload);
-/* Passes that take long end soon; before manager_stop(). Any thread. */
-void inference_stopping(struct inference *i);
 void inference_free(struct inference *i);
 
 #endif

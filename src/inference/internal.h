@@ -29,7 +29,6 @@ struct inference {
     struct runtime *runtime;
     struct inference_options o;
     struct informer *models, *endpoints, *replicas, *secrets;
-    atomic_bool stopping;
     pthread_mutex_t lock;
     struct map *workloads; /* name → char *: "NS/NAME" of the replica */
     struct map *memory;    /* replica uid → struct replica_memory * */

@@ -146,7 +146,6 @@ enum model_place model_place(const char *path, const char *ns, const char *model
 /* ---- verifying ---- */
 
 struct progress {
-    struct inference *i;
     struct reconcile *r;
     const struct model_file *file;
     uint64_t told_ms;
@@ -157,7 +156,7 @@ static bool tell_progress(void *arg, uint64_t done_bytes)
     struct progress *p = arg;
     struct client_resource resource = kind_resource(&kind_model);
     uint64_t now = clock_mono_ms();
-    if (atomic_load(&p->i->stopping))
+    if (reconcile_must_end(p->r))
         return false;
     if (now - p->told_ms < PROGRESS_MS)
         return true;
@@ -220,13 +219,13 @@ static bool look_at_file(struct inference *i, struct reconcile *r, const struct 
 }
 
 /* Its digest, or NULL: the condition says why there is none. */
-static const char *hash_file(struct inference *i, struct reconcile *r, const struct model_file *f, const char *path, const struct stat *st)
+static const char *hash_file(struct reconcile *r, const struct model_file *f, const char *path, const struct stat *st)
 {
     char hex[SHA256_HEX_MAX];
     uint64_t size = 0;
     struct stat after;
     struct err err = ERR_INIT;
-    struct progress p = {i, r, f, clock_mono_ms()};
+    struct progress p = {r, f, clock_mono_ms()};
     int rc = hash_file_sha256(path, tell_progress, &p, hex, &size, &err);
     if (rc == ERR_CANCELED)
         return NULL;
@@ -253,7 +252,7 @@ static bool verify_file(struct inference *i, struct reconcile *r, const struct m
         return false;
     const char *digest = known_digest(r->obj, f->name, &st);
     bool known = digest != NULL;
-    digest = known ? arena_strdup(r->arena, digest) : hash_file(i, r, f, path, &st);
+    digest = known ? arena_strdup(r->arena, digest) : hash_file(r, f, path, &st);
     if (!digest)
         return false;
     if (strcmp(digest, f->digest) != 0)

@@ -321,7 +321,7 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
 
 static void look_at_engine(struct pass *p)
 {
-    struct engine_health h = {.requests_running = -1, .requests_waiting = -1, .tokens_total = -1};
+    struct engine_health h = {.requests_running = -1, .tokens_total = -1};
     struct err err = ERR_INIT;
     if (p->memory.generation != p->w.generation || !p->memory.begun_ms) {
         p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms};

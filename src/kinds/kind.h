@@ -26,8 +26,6 @@ struct kind_column {
     const char *help;
 };
 
-enum kind_verb { VERB_GET, VERB_LIST, VERB_WATCH, VERB_CREATE, VERB_UPDATE, VERB_PATCH, VERB_DELETE, VERB_DELETE_COLLECTION, VERB_COUNT };
-
 struct kind;
 
 /* Who asks, or is asked about. */
@@ -196,9 +194,12 @@ bool obj_owned_by(const json_t *obj, const char *owner_uid);
 
 /* Conditions: status.conditions[] by type. Sets lastTransitionTime only when status changes; returns true when anything changed. */
 bool obj_set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *message, int64_t now_ms);
+/* The whole condition; borrowed; NULL when there is none. */
+json_t *obj_find_condition(const json_t *obj, const char *type);
 /* "True" | "False" | "Unknown" | NULL */
 const char *obj_condition(const json_t *obj, const char *type);
 const char *obj_condition_reason(const json_t *obj, const char *type);
+const char *obj_condition_message(const json_t *obj, const char *type); /* "" when there is none */
 /* The shared rows of a conditions list, for tables. */
 extern const struct field condition_fields[];
 

@@ -102,7 +102,7 @@ const struct field condition_fields[] = {
     {0},
 };
 
-static json_t *find_condition(const json_t *obj, const char *type)
+json_t *obj_find_condition(const json_t *obj, const char *type)
 {
     size_t i;
     json_t *c;
@@ -138,7 +138,7 @@ static bool set_text(json_t *c, const char *key, const char *value)
 bool obj_set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *message,
                        int64_t now_ms)
 {
-    json_t *c = find_condition(obj, type);
+    json_t *c = obj_find_condition(obj, type);
     if (!c) {
         json_t *list = json_at(obj, "status.conditions");
         if (!json_is_array(list)) {
@@ -162,10 +162,15 @@ bool obj_set_condition(json_t *obj, const char *type, const char *status, const 
 
 const char *obj_condition(const json_t *obj, const char *type)
 {
-    return json_string_value(json_object_get(find_condition(obj, type), "status"));
+    return json_string_value(json_object_get(obj_find_condition(obj, type), "status"));
 }
 
 const char *obj_condition_reason(const json_t *obj, const char *type)
 {
-    return json_string_value(json_object_get(find_condition(obj, type), "reason"));
+    return json_string_value(json_object_get(obj_find_condition(obj, type), "reason"));
+}
+
+const char *obj_condition_message(const json_t *obj, const char *type)
+{
+    return json_str_or(obj_find_condition(obj, type), "message", "");
 }

@@ -228,11 +228,6 @@ int ledger_take_unsynced(struct ledger *l)
     return fd;
 }
 
-bool ledger_dirty(const struct ledger *l)
-{
-    return l->dirty;
-}
-
 uint64_t ledger_last_sequence(const struct ledger *l)
 {
     return l->pos.sequence;

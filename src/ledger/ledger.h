@@ -26,7 +26,6 @@ int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err 
 void ledger_close(struct ledger *l); /* syncs */
 int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err) NODISCARD;
 int ledger_sync(struct ledger *l, struct err *err) NODISCARD;
-bool ledger_dirty(const struct ledger *l);
 /* For a writer that many threads share under a lock: a duplicate of the descriptor that has unsynced records, which then count as synced, or -1 when there are none. The
  * caller calls fdatasync and closes it, without the lock. */
 int ledger_take_unsynced(struct ledger *l);

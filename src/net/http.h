@@ -1,6 +1,6 @@
 /* HTTP/1.1 messages: head checks, headers, status texts. Server and client share this.
  *
- * http_head_check() looks at the raw bytes of a head before llhttp does, because llhttp 8.1 accepts obs-fold and a
+ * http_head_parse() looks at the raw bytes of a head before llhttp does, because llhttp 8.1 accepts obs-fold and a
  * bare CR inside a header. It refuses (RFC 9112): CR without LF, LF without CR, a line that starts with space or tab, control
  * bytes and NUL, header names that are no token, space before the colon, not exactly one Host (and a sound one) in an HTTP/1.1 request, Transfer-Encoding
  * other than exactly "chunked" (once), Content-Length together with Transfer-Encoding, Content-Length repeated or not a plain
@@ -64,6 +64,7 @@ int http_gzip(struct str in, struct sbuf *out, struct err *err) NODISCARD;
 
 /* Percent-decodes a path segment or query value ('+' is a space in queries); ERR_BAD_REQUEST for bad escapes and NUL. */
 int http_decode(struct arena *a, struct str in, bool is_query, struct str *ret, struct err *err) NODISCARD;
+/* The way back, for both: all but letters, digits and "-._~:" is escaped. */
 void http_encode(struct sbuf *out, struct str in);
 /* Value of a query parameter, decoded; ptr NULL when absent. */
 int http_query_get(struct arena *a, struct str query, const char *name, struct str *ret, struct err *err) NODISCARD;

@@ -626,17 +626,12 @@ static size_t queued_bytes(const struct http_request *r)
     return waiting((const struct http2_stream *)r->conn);
 }
 
-static bool is_started(const struct http_request *r)
-{
-    return ((const struct http2_stream *)r->conn)->started;
-}
-
 static struct conn *conn_of(struct http_request *r)
 {
     return ((struct http2_stream *)r->conn)->c->conn;
 }
 
-static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, is_started, conn_of};
+static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, conn_of};
 
 /* ---- time ---- */
 

@@ -320,11 +320,6 @@ size_t http_queued(const struct http_request *r)
     return r->carrier->queued(r);
 }
 
-bool http_response_started(const struct http_request *r)
-{
-    return r->carrier->started(r);
-}
-
 bool http_request_peer(struct http_request *r, struct conn_peer *ret)
 {
     return conn_peer_cert(r->carrier->conn_of(r), ret);

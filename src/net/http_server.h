@@ -5,10 +5,10 @@
  * cap) → body gathered → ops->on_request → http_respond*() … http_respond_end() → arena freed. If the client goes
  * away before the end, ops->on_abort is called once and the request is gone when it returns; else ops->on_done, likewise the last
  * call. Exactly one of on_abort and on_done is called for each request that reached on_head.
- * Threads: the loop's, http_server_stats excepted.
+ * Threads: the loop's.
  *
  * Answers the server makes itself, through ops->write_error: 400 bad head (and close), 408 slow head or body (slow-loris),
- * 413, 414/431, 501, 505, 503 over max_connections.
+ * 413, 431, 505, 503 over max_connections.
  */
 #ifndef SEKI_NET_HTTP_SERVER_H
 #define SEKI_NET_HTTP_SERVER_H
@@ -90,7 +90,6 @@ void http_respond_end(struct http_request *r);
 /* Breaks the answer off: closes the connection without a proper end, so that the client sees the failure. on_abort is NOT called. */
 void http_respond_abort(struct http_request *r);
 size_t http_queued(const struct http_request *r);
-bool http_response_started(const struct http_request *r);
 /* The client's verified certificate, and address; while the request is not answered. */
 bool http_request_peer(struct http_request *r, struct conn_peer *ret);
 void http_request_addr(struct http_request *r, struct net_addr *ret);

@@ -219,17 +219,12 @@ static size_t queued_bytes(const struct http_request *r)
     return queued((const struct http_server_conn *)r->conn);
 }
 
-static bool is_started(const struct http_request *r)
-{
-    return ((const struct http_server_conn *)r->conn)->started;
-}
-
 static struct conn *conn_of(struct http_request *r)
 {
     return ((struct http_server_conn *)r->conn)->conn;
 }
 
-const struct http_carrier http1_carrier = {respond, respond_start, write_bytes, respond_end, respond_abort, queued_bytes, is_started, conn_of};
+const struct http_carrier http1_carrier = {respond, respond_start, write_bytes, respond_end, respond_abort, queued_bytes, conn_of};
 
 /* An answer of the server's own; the handler never sees the request, or sees it end by on_abort. */
 void server_conn_error(struct http_server_conn *c, int status, const char *msg)

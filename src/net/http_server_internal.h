@@ -15,7 +15,6 @@ struct http_carrier {
     void (*respond_end)(struct http_request *r);
     void (*respond_abort)(struct http_request *r);
     size_t (*queued)(const struct http_request *r);
-    bool (*started)(const struct http_request *r);
     struct conn *(*conn_of)(struct http_request *r);
 };
 extern const struct http_carrier http1_carrier;

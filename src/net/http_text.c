@@ -86,7 +86,7 @@ void http_encode(struct sbuf *out, struct str in)
     static const char digits[] = "0123456789ABCDEF";
     for (size_t i = 0; i < in.len; i++) {
         unsigned char c = (unsigned char)in.ptr[i];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("-._~", c));
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("-._~:", c));
         if (plain) {
             sbuf_add_char(out, (char)c);
         } else {

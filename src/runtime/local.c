@@ -485,9 +485,7 @@ static void fill(const struct entry *e, struct workload_status *ret)
     uint64_t now = clock_mono_ms();
     *ret = (struct workload_status){.state = e->state, .pid = e->record.pid, .generation = (uint64_t)e->record.started_ms, .started_wall_ms = e->record.started_ms,
                                     .restarts = e->record.restarts, .last_exit = e->last_exit, .crash_looping = e->crash_looping, .adopted = e->adopted};
-    bool waits = e->state == WORKLOAD_BACKOFF || e->state == WORKLOAD_FAILED_TO_START;
     ret->running_ms = e->record.pid > 0 ? now - e->started_mono_ms : 0;
-    ret->next_start_in_ms = waits && e->due_ms > now ? e->due_ms - now : 0;
     if (e->crash_looping && ret->running_ms > STABLE_MS)
         ret->crash_looping = false;
     snprintf(ret->message, sizeof(ret->message), "%s", e->message);

@@ -32,7 +32,6 @@ struct workload_status {
     uint64_t generation;      /* of starts: changes whenever a new process runs */
     int64_t started_wall_ms;
     uint64_t running_ms;
-    uint64_t next_start_in_ms; /* WORKLOAD_BACKOFF */
     int restarts;
     int last_exit;            /* waitpid status, or -1 unknown */
     bool crash_looping;

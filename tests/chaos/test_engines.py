@@ -480,6 +480,17 @@ def test_what_is_wrong_with_a_file_is_said(own_cloud, tmp_path, case):
     assert not list(tmp_path.glob("*.rejected-*"))
 
 
+def test_the_end_does_not_wait_for_a_hash(own_cloud, tmp_path):
+    """A file that would be hashed for many minutes; it takes no room."""
+    cloud = own_cloud(options={"model-dirs": tmp_path})
+    cloud.project("demo")
+    with open(tmp_path / "m.gguf", "wb") as f:
+        f.truncate(1 << 40)
+    put_model(cloud, tmp_path, size=1 << 40, write=False)
+    cloud.wait_condition("models", "demo", "m", kind="Verified", status="Unknown", reason="Verifying")
+    cloud.stop(timeout=10)
+
+
 def test_what_all_use_is_not_moved_by_a_manifest(own_cloud, tmp_path):
     """Nor hashed again and again. One project's wrong manifest does nothing to another's right one."""
     cloud = own_cloud(options={"model-dirs": tmp_path})

@@ -77,6 +77,8 @@ def test_lists_and_other_paths(two):
     for path in ("/v1/files", "/v1/files/file-1", "/v1/usage", "/v1/batches", "/v1/organization/usage/completions"):
         assert ask(two, two.keys["a"], "GET", path, None, "-")[0] == 404
         assert ask(two, two.keys["a"], "GET", path, None, "-") == ask(two, two.keys["b"], "GET", path, None, "-")
+    said = ask(two, two.keys["a"], "GET", "/v1/files", None, "-")[2]
+    assert all(route[1].split("/{}")[0] in said for route in ROUTES), said  # what there is instead
 
 
 def test_refused_requests_are_in_nobody_elses_usage(two):

@@ -115,6 +115,7 @@ static void a_name_is_one_segment(void **state)
                 {"%2e%2e", "/api/v1/namespaces/default/configmaps/%252e%252e"},
                 {"a?x=1#y", "/api/v1/namespaces/default/configmaps/a%3Fx%3D1%23y"},
                 {"...", "/api/v1/namespaces/default/configmaps/..."},
+                {"system:a", "/api/v1/namespaces/default/configmaps/system:a"},
                 {"\xe9\x96\xa2", "/api/v1/namespaces/default/configmaps/%E9%96%A2"},
                 {"a\r\nb", "/api/v1/namespaces/default/configmaps/a%0D%0Ab"}};
     static const char *const refused[] = {"", ".", ".."};
