@@ -41,6 +41,7 @@ struct apiserver {
     struct arena *arena; /* lives as long as the server */
     struct rbac *rbac;
     int64_t rbac_rev; /* what rbac was built from; -1: nothing yet */
+    uint64_t rbac_builds; /* how often it was built */
     bool draining;
     struct gc *gc;
     struct gather *gather;
@@ -150,6 +151,7 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+struct rbac_request authz_question(struct api_request *q); /* what authz_allows asks; borrows from q */
 /* Whose bearer token this is: see struct kind_server. What ret points at lives as long as a. */
 int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err) NODISCARD;
 
@@ -299,6 +301,8 @@ void standing_start(struct apiserver *s);
 void standing_stop(struct apiserver *s);
 /* 0 when objects may be created in ns. */
 int namespace_check(struct apiserver *s, const char *ns, struct err *err);
+/* Whether the namespace that is there now was there at that revision, or none is there. Who may read it may not read what lay in an earlier one of its name. */
+bool namespace_has_history(struct apiserver *s, const char *ns, int64_t rev);
 
 /* Finds the kind that a store key belongs to; ns and name point into the key. */
 const struct kind *object_kind_of_key(struct str key, struct str *ret_ns, struct str *ret_name);

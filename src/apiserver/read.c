@@ -251,5 +251,8 @@ void api_list(struct api_request *q)
     object_prefix(q->kind, q->ns, &l->prefix);
     choose_form(l);
     arena_on_free(q->arena, list_deinit, l);
-    list_step(l);
+    if (namespace_has_history(q->server, q->ns, l->rev))
+        list_step(l);
+    else
+        fail_gone(l);
 }
