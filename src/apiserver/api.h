@@ -77,6 +77,7 @@ struct api_request {
     struct str query;
     const char *content_type, *user_agent;
     struct accept wants; /* filled by api_negotiate */
+    struct str include; /* what tables have of each object: includeObject; arena */
     bool pretty;
     struct str text;  /* body as text (HTTP) … */
     json_t *body;     /* … or as a document; parsed lazily from text */

@@ -131,3 +131,14 @@ def test_a_namespace_longer_than_any_is_not_all_of_them(tenants, length):
             tenants.api(method, path)
         assert e.value.status == 404
     assert is_there(tenants, "/api/v1/namespaces/red/configmaps/kept")
+
+
+def test_a_long_query_costs_a_long_list_nothing(tenants):
+    control = tenants.role_pid("control")
+    tenants.project("many")
+    for i in range(300):
+        tenants.api("POST", "/api/v1/namespaces/many/configmaps", thing("ConfigMap", f"m{i}"))
+    query = "a&" * 15000 + "limit=299&includeObject=None"
+    table = tenants.api("GET", f"/api/v1/namespaces/many/configmaps?{query}", headers={"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"})
+    assert len(table["rows"]) == 299 and table["metadata"]["continue"] and table["rows"][298]["object"] is None
+    assert tenants.role_pid("control") == control
