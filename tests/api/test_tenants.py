@@ -142,3 +142,14 @@ def test_a_long_query_costs_a_long_list_nothing(tenants):
     table = tenants.api("GET", f"/api/v1/namespaces/many/configmaps?{query}", headers={"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"})
     assert len(table["rows"]) == 299 and table["metadata"]["continue"] and table["rows"][298]["object"] is None
     assert tenants.role_pid("control") == control
+
+
+@pytest.mark.parametrize("plural,spec,field", [
+    ("modelendpoints", {"engine": {"driver": "fake", "options": {"a": "b" * 257}}}, "spec.engine.options"),
+    ("modelendpoints", {"engine": {"driver": "fake", "options": {"a" * 64: "b"}}}, "spec.engine.options"),
+    ("modelendpoints", {"engine": {"driver": "fake"}, "visibility": "Tenants", "tenants": ["good", "t" * 64]}, "spec.tenants[1]"),
+    ("apikeys", {"endpoints": ["good", "e" * 254]}, "spec.endpoints[1]")])
+def test_what_is_copied_for_each_replica_or_into_the_gateway_is_short(tenants, plural, spec, field):
+    kind = {"modelendpoints": "ModelEndpoint", "apikeys": "APIKey"}[plural]
+    status, body = call(tenants, "rosa", "POST", f"/apis/seki.cloud/v1alpha1/namespaces/red/{plural}", {**thing(kind, "long", "seki.cloud/v1alpha1"), "spec": spec})
+    assert status == 422 and [c["field"] for c in body["details"]["causes"]] == [field], body
