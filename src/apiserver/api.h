@@ -96,6 +96,7 @@ struct api_request {
     struct http_out_header headers[API_HEADERS_MAX]; /* of the answer */
     size_t header_count;
 
+    struct flow_held *held; /* what its answer takes; NULL: little. Dies with http */
     struct flow *flow; /* whose share of the server it uses; NULL: this process's own */
     TAILQ_ENTRY(api_request) waiting;
     bool waits;
@@ -252,6 +253,10 @@ void flow_leave(struct flow_control *fc, struct api_request *q); /* its client w
 /* Long work asks now and then: once it has gone on for a slice of time it is to return, and resume() is called when the request's turn comes again. False: go on. */
 bool flow_yield(struct api_request *q, uint64_t since_ns, void (*resume)(struct api_request *q));
 /* Writes between acceptance and durability. ERR_TOO_MANY when there are enough. */
+/* Answers take memory from when they are made until they are read: flow_hold() says how much this one takes by now. ERR_TOO_MANY when the others of its flow, or of all, take
+ * too much already. */
+void flow_hold(struct api_request *q, size_t bytes);
+int flow_check_answer(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
 int flow_check_write(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
 void flow_write_begins(struct flow_control *fc, struct api_request *q);
 void flow_write_ends(struct flow_control *fc, struct api_request *q);
