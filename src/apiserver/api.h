@@ -41,6 +41,7 @@ struct apiserver {
     struct arena *arena; /* lives as long as the server */
     struct rbac *rbac;
     int64_t rbac_rev; /* what rbac was built from; -1: nothing yet */
+    uint64_t rbac_builds; /* how often it was built */
     bool draining;
     struct gc *gc;
     struct gather *gather;
@@ -76,6 +77,7 @@ struct api_request {
     struct str query;
     const char *content_type, *user_agent;
     struct accept wants; /* filled by api_negotiate */
+    struct str include; /* what tables have of each object: includeObject; arena */
     bool pretty;
     struct str text;  /* body as text (HTTP) … */
     json_t *body;     /* … or as a document; parsed lazily from text */
@@ -94,6 +96,7 @@ struct api_request {
     struct http_out_header headers[API_HEADERS_MAX]; /* of the answer */
     size_t header_count;
 
+    struct flow_held *held; /* what its answer takes; NULL: little. Dies with http */
     struct flow *flow; /* whose share of the server it uses; NULL: this process's own */
     TAILQ_ENTRY(api_request) waiting;
     bool waits;
@@ -150,6 +153,7 @@ bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, st
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+struct rbac_request authz_question(struct api_request *q); /* what authz_allows asks; borrows from q */
 /* Whose bearer token this is: see struct kind_server. What ret points at lives as long as a. */
 int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err) NODISCARD;
 
@@ -254,6 +258,10 @@ void flow_leave(struct flow_control *fc, struct api_request *q); /* its client w
 /* Long work asks now and then: once it has gone on for a slice of time it is to return, and resume() is called when the request's turn comes again. False: go on. */
 bool flow_yield(struct api_request *q, uint64_t since_ns, void (*resume)(struct api_request *q));
 /* Writes between acceptance and durability. ERR_TOO_MANY when there are enough. */
+/* Answers take memory from when they are made until they are read: flow_hold() says how much this one takes by now. ERR_TOO_MANY when the others of its flow, or of all, take
+ * too much already. */
+void flow_hold(struct api_request *q, size_t bytes);
+int flow_check_answer(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
 int flow_check_write(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
 void flow_write_begins(struct flow_control *fc, struct api_request *q);
 void flow_write_ends(struct flow_control *fc, struct api_request *q);
@@ -304,6 +312,8 @@ void standing_start(struct apiserver *s);
 void standing_stop(struct apiserver *s);
 /* 0 when objects may be created in ns. */
 int namespace_check(struct apiserver *s, const char *ns, struct err *err);
+/* Whether the namespace that is there now was there at that revision, or none is there. Who may read it may not read what lay in an earlier one of its name. */
+bool namespace_has_history(struct apiserver *s, const char *ns, int64_t rev);
 
 /* Finds the kind that a store key belongs to; ns and name point into the key. */
 const struct kind *object_kind_of_key(struct str key, struct str *ret_ns, struct str *ret_name);

@@ -226,6 +226,7 @@ static void rebuild(struct apiserver *s)
         (void)!store_range(s->store, sbuf_str(&prefix), STR_NULL, 0, 0, collect, &d, NULL);
     }
     rbac_free(s->rbac);
+    s->rbac_builds++;
     s->rbac = rbac_build(d.list.ptr, d.list.len);
     VEC_FOREACH (&d.list, doc)
         json_decref((json_t *)(uintptr_t)*doc);
@@ -273,7 +274,7 @@ static const char *only_name(struct api_request *q)
     return name && !strpbrk(name, "/%") && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 ? name : "";
 }
 
-bool authz_allows(struct apiserver *s, struct api_request *q)
+struct rbac_request authz_question(struct api_request *q)
 {
     struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = q->verb, .path = q->path};
     if (q->kind) {
@@ -284,6 +285,12 @@ bool authz_allows(struct apiserver *s, struct api_request *q)
         r.namespace = whole_namespace ? q->name : q->ns;
         r.name = *q->name ? q->name : only_name(q);
     }
+    return r;
+}
+
+bool authz_allows(struct apiserver *s, struct api_request *q)
+{
+    struct rbac_request r = authz_question(q);
     if (!audit_wants_rule(q))
         return authz_allows_as(s, &r);
     struct rbac_rule rule;

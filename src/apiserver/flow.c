@@ -4,7 +4,7 @@
  * of the loop has spent BUDGET_NS on requests, what arrives is queued by flow, and each turn serves the flows that have had the least of the loop's time lately: who asks
  * little is served before who asks much, however many of those there are, and nothing is withheld while nobody else waits. The server's own users and administrators
  * (system:seki:*, system:masters) come before all others; a part of the writes in flight is theirs alone.
- * Caps: requests and bytes that wait, writes in flight by flow and in all; beyond them, and after WAIT_MAX_MS, the answer is 429 with Retry-After.
+ * Caps: answers that are being made or that their clients have not read, by flow and in all; requests and bytes that wait, writes in flight by flow and in all; beyond them, and after WAIT_MAX_MS, the answer is 429 with Retry-After.
  */
 #include "apiserver/api.h"
 #include "base/clock.h"
@@ -19,6 +19,9 @@
 #define WAITING_MAX 20000
 #define WAITING_FLOW_MAX 1000
 #define WAITING_BYTES_MAX ((size_t)64 << 20)
+#define HELD_FLOW_MAX ((size_t)64 << 20) /* of answers, of one flow */
+#define HELD_MAX ((size_t)1 << 30)
+#define HELD_LEAST 16384u /* smaller answers are not counted */
 #define LEVELS 40 /* by the logarithm of the charge; level 0: the privileged */
 #define SWEEP_FLOWS 1000
 
@@ -29,8 +32,15 @@ struct flow {
     bool privileged;
     struct flow_list *listed; /* or NULL */
     uint64_t charged_ns, charged_at_ns;
-    size_t writes, count;
+    size_t writes, count, held;
     TAILQ_HEAD(, api_request) waiting;
+};
+
+/* The bytes of one answer, as long as its request lives. */
+struct flow_held {
+    struct flow_control *control;
+    struct flow *flow;
+    size_t bytes;
 };
 
 struct flow_control {
@@ -40,7 +50,7 @@ struct flow_control {
     struct flow_list levels[LEVELS];
     struct timer turn;
     uint64_t spent_ns; /* in this turn of the loop */
-    size_t waiting, waiting_bytes, writes;
+    size_t waiting, waiting_bytes, writes, held;
     struct metric *waiting_gauge, *refused_total;
     struct metric_family *wait_seconds;
 };
@@ -70,7 +80,7 @@ static void sweep(struct flow_control *fc, uint64_t now_ns)
     struct map_iter it = MAP_ITER_INIT;
     while (map_next(fc->flows, &it)) {
         const struct flow *f = it.value;
-        if (!f->count && !f->writes && now_ns - f->charged_at_ns > (uint64_t)30 * HALF_LIFE_NS)
+        if (!f->count && !f->writes && !f->held && now_ns - f->charged_at_ns > (uint64_t)30 * HALF_LIFE_NS)
             map_del(fc->flows, it.key);
     }
 }
@@ -236,6 +246,42 @@ void flow_leave(struct flow_control *fc, struct api_request *q)
     take_out(fc, q->flow, q);
     if (!q->flow->count)
         list(fc, q->flow);
+}
+
+/* ---- answers ---- */
+
+static void set_held(struct flow_held *h, size_t bytes)
+{
+    h->control->held = h->control->held - h->bytes + bytes;
+    h->flow->held = h->flow->held - h->bytes + bytes;
+    h->bytes = bytes;
+}
+
+static void let_go(void *held)
+{
+    set_held(held, 0);
+}
+
+void flow_hold(struct api_request *q, size_t bytes)
+{
+    if (!q->http || !q->flow || q->flow->privileged || (!q->held && bytes < HELD_LEAST))
+        return;
+    if (!q->held) {
+        q->held = ARENA_NEW(q->http->arena, struct flow_held);
+        *q->held = (struct flow_held){q->server->flow, q->flow, 0};
+        arena_on_free(q->http->arena, let_go, q->held);
+    }
+    set_held(q->held, bytes);
+}
+
+int flow_check_answer(const struct flow_control *fc, const struct api_request *q, struct err *err)
+{
+    const struct flow *f = q->flow;
+    size_t own = q->held ? q->held->bytes : 0;
+    if (!q->http || !f || f->privileged || (f->held - own < HELD_FLOW_MAX && fc->held - own < HELD_MAX))
+        return 0;
+    metric_add(fc->refused_total, 1);
+    return err_set(err, ERR_TOO_MANY, "Too many requests, please try again later: too much was asked for and is not read yet");
 }
 
 /* ---- writes in flight ---- */

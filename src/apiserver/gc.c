@@ -166,7 +166,15 @@ static void remove_text(json_t *list, const char *text)
         }
 }
 
-static int let_go(struct gc *gc, const char *uid, struct err *err)
+/* Anybody may write down any uid: an owner is what the reference names where the object lies, and has that uid. */
+static bool is_of(const struct gc *gc, const json_t *obj, const json_t *ref, const struct store_value *owner)
+{
+    struct store_value *found = NULL;
+    enum owner_state state = owner_state(gc->server, obj, ref, &found);
+    return (state == OWNER_ALIVE || state == OWNER_WAITS) && str_eq(found->key, owner->key);
+}
+
+static int let_go(struct gc *gc, const struct store_value *owner, const char *uid, struct err *err)
 {
     struct owned *o = map_getc(gc->by_owner, uid);
     struct map_iter it = MAP_ITER_INIT;
@@ -178,7 +186,7 @@ static int let_go(struct gc *gc, const char *uid, struct err *err)
         json_t *refs = json_at(obj, "metadata.ownerReferences"), *ref;
         size_t i, before = json_array_size(refs);
         json_array_foreach (refs, i, ref)
-            if (!strcmp(json_str_or(ref, "uid", ""), uid)) {
+            if (!strcmp(json_str_or(ref, "uid", ""), uid) && is_of(gc, obj, ref, owner)) {
                 json_array_remove(refs, i);
                 break;
             }
@@ -194,7 +202,7 @@ static int let_go(struct gc *gc, const char *uid, struct err *err)
 }
 
 /* Whether one of those that it owns says that it is to be waited for. */
-static bool is_blocked(struct gc *gc, const char *uid)
+static bool is_blocked(struct gc *gc, const struct store_value *owner, const char *uid)
 {
     struct owned *o = map_getc(gc->by_owner, uid);
     struct map_iter it = MAP_ITER_INIT;
@@ -204,7 +212,7 @@ static bool is_blocked(struct gc *gc, const char *uid)
         size_t i;
         json_t *ref;
         json_array_foreach (json_at(obj, "metadata.ownerReferences"), i, ref)
-            if (!strcmp(json_str_or(ref, "uid", ""), uid) && json_flag(ref, "blockOwnerDeletion", false))
+            if (!strcmp(json_str_or(ref, "uid", ""), uid) && json_flag(ref, "blockOwnerDeletion", false) && is_of(gc, obj, ref, owner))
                 return true;
     }
     return false;
@@ -218,10 +226,10 @@ static int finish_owner(struct gc *gc, struct store_value *v, json_t *obj, struc
     if (!obj_deleting(obj) || (!orphan && !foreground))
         return 0;
     if (orphan) {
-        rc = let_go(gc, obj_uid(obj), err);
+        rc = let_go(gc, v, obj_uid(obj), err);
     } else {
         mark_owned(gc, obj_uid(obj)); /* they go; then we are looked at again */
-        if (is_blocked(gc, obj_uid(obj)))
+        if (is_blocked(gc, v, obj_uid(obj)))
             return 0;
     }
     if (rc < 0)

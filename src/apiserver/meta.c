@@ -112,8 +112,11 @@ static int make_name(json_t *meta, struct err *err)
     if (!prefix || !*prefix)
         return err_field(err, ERR_INVALID, "metadata.name", "Required value: name or generateName is required");
     char text[GENERATE_NAME_MAX + GENERATED_CHARS + 1], random[GENERATED_CHARS + 1];
+    size_t len = MIN(strlen(prefix), (size_t)GENERATE_NAME_MAX);
+    while (len && ((unsigned char)prefix[len] & 0xC0) == 0x80) /* a character is kept whole or not at all */
+        len--;
     rnd_name(random, GENERATED_CHARS);
-    snprintf(text, sizeof(text), "%.*s%s", GENERATE_NAME_MAX, prefix, random);
+    snprintf(text, sizeof(text), "%.*s%s", (int)len, prefix, random);
     json_object_set_new(meta, "name", json_string(text));
     return 0;
 }

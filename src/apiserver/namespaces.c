@@ -58,6 +58,17 @@ int tenant_check(struct api_request *q, struct err *err)
     return err_set(err, ERR_FORBIDDEN, "tenant \"%s\" is %s (rule Tenant%s): ask the operator of this cloud", name, closing ? "being closed" : "suspended", tenant_state(tenant));
 }
 
+bool namespace_has_history(struct apiserver *s, const char *ns, int64_t rev)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    if (!*ns)
+        return true;
+    sbuf_init(&key, 1024);
+    object_key(&kind_namespace, "", ns, &key);
+    const struct store_value *v = store_get(s->store, sbuf_str(&key));
+    return !v || rev >= v->created_rev;
+}
+
 struct contents {
     struct apiserver *server;
     VEC(struct store_value *) values;

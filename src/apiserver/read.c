@@ -26,7 +26,7 @@ struct list {
     const struct selector *selector;
     int64_t limit, rev;
     struct str start;
-    size_t count;
+    size_t count, bytes; /* of objects, as they are stored */
     /* one of the three */
     struct sbuf *text;
     json_t *items, *table;
@@ -45,6 +45,8 @@ static bool add(void *arg, struct store_value *v)
 {
     struct list *l = arg;
     json_t *obj = NULL;
+    if (l->looked % LOOK_EVERY == 0)
+        flow_hold(l->q, l->bytes);
     if (++l->looked % LOOK_EVERY == 0 && flow_yield(l->q, l->slice_ns, list_resume)) {
         l->start = arena_str(l->q->arena, v->key);
         l->yielded = true;
@@ -77,6 +79,7 @@ static bool add(void *arg, struct store_value *v)
         object_write(v, v->rev, l->text);
     }
     l->count++;
+    l->bytes += v->value.len;
     json_decref(obj);
     return true;
 }
@@ -228,7 +231,11 @@ static void list_step(struct list *l)
 
 static void list_resume(struct api_request *q)
 {
-    list_step(q->work);
+    struct err err = ERR_INIT;
+    if (flow_check_answer(q->server->flow, q, &err) < 0)
+        api_fail(q, &err);
+    else
+        list_step(q->work);
 }
 
 void api_list(struct api_request *q)
@@ -251,5 +258,8 @@ void api_list(struct api_request *q)
     object_prefix(q->kind, q->ns, &l->prefix);
     choose_form(l);
     arena_on_free(q->arena, list_deinit, l);
-    list_step(l);
+    if (namespace_has_history(q->server, q->ns, l->rev))
+        list_step(l);
+    else
+        fail_gone(l);
 }

@@ -84,7 +84,9 @@ static void answer_http(struct api_request *q, int status, const char *type, str
         headers[count++] = q->headers[i];
     if (status == 429 || status == 503)
         headers[count++] = (struct http_out_header){"Retry-After", STR("1")};
+    flow_hold(q, text.len);
     q->http = NULL;
+    q->held = NULL;
     r->user = NULL;
     http_respond(r, status, type, headers, count, text);
 }

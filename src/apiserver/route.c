@@ -2,6 +2,7 @@
 #include "apiserver/api.h"
 
 #define PARTS_MAX 9
+#define PART_BYTES_MAX 253 /* of names: what is longer names nothing, and no key of the store has room for it */
 
 static int verb_of(struct api_request *q, struct err *err)
 {
@@ -66,7 +67,7 @@ int api_route(struct api_request *q, struct err *err)
         struct str text;
         if (!raw.len)
             continue;
-        if (count == PARTS_MAX || http_decode(q->arena, raw, false, &text, err) < 0)
+        if (count == PARTS_MAX || http_decode(q->arena, raw, false, &text, err) < 0 || text.len > PART_BYTES_MAX)
             return not_found(err);
         part[count++] = text.ptr;
     }

@@ -181,6 +181,8 @@ static void serve(struct api_request *q)
         api_fail(q, &err);
     else if (!authz_allows(s, q))
         api_forbid(q);
+    else if (flow_check_answer(s->flow, q, &err) < 0)
+        api_fail(q, &err);
     else if (!q->kind)
         serve_path(q);
     else if (tenant_check(q, &err) < 0)
@@ -209,6 +211,7 @@ static void on_abort(void *ctx UNUSED, struct http_request *r)
         return;
     r->user = NULL;
     q->http = NULL;
+    q->held = NULL;
     flow_leave(q->server->flow, q);
     if (q->watch) {
         api_watch_stop(q->watch);

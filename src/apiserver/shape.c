@@ -6,6 +6,7 @@ int shape_check(struct api_request *q, bool is_list, struct err *err)
     static const char *const names[] = {[AS_METADATA] = "PartialObjectMetadata", [AS_METADATA_LIST] = "PartialObjectMetadataList"};
     struct str include = api_query(q, "includeObject");
     enum accept_as as = q->wants.as;
+    q->include = include;
     bool fits = (as != AS_METADATA || !is_list) && (as != AS_METADATA_LIST || is_list);
     if (!fits) {
         q->wants.as = AS_ITSELF;

@@ -134,7 +134,7 @@ static json_t *cell(const struct kind_column *c, const json_t *obj)
 void table_row(json_t *table, const struct api_request *q, const json_t *obj)
 {
     const struct kind *k = q->kind;
-    struct str include = api_query((struct api_request *)(uintptr_t)q, "includeObject");
+    struct str include = q->include;
     const json_t *meta = json_object_get(obj, "metadata");
     json_t *cells = json_array(), *row = json_pack("{s:o}", "cells", cells);
     if (!is_complete(k))

@@ -26,6 +26,8 @@ struct api_watch {
     bool bookmarks, columns_sent;
     bool full; /* nothing is sent until the client has read */
     struct timer bookmark, timeout, go_on;
+    struct rbac_request question; /* whether it may be; HTTP only */
+    uint64_t allowed_by;          /* the roles that said so last, by the number of their building */
     struct { /* what exists, sent first */
         bool left, end; /* end: with a bookmark behind it */
         int64_t rev;
@@ -175,6 +177,19 @@ static bool matches(const struct api_watch *w, struct store_value *v)
     return selector_matches(w->selector, obj);
 }
 
+/* Rights that were taken away, or lay in a namespace that is another now, show nothing more. */
+static bool is_allowed_still(struct api_watch *w)
+{
+    struct apiserver *s = w->server;
+    if (w->local.event)
+        return true;
+    (void)authz_current(s);
+    if (w->allowed_by == s->rbac_builds)
+        return true;
+    w->allowed_by = s->rbac_builds;
+    return authz_allows_as(s, &w->question);
+}
+
 /* Lets go of the feed before the change that is looked at. */
 static void pause_feed(struct api_watch *w)
 {
@@ -197,6 +212,10 @@ static void on_change(void *arg, const struct store_event *e)
         return; /* sent before we paused */
     if (w->full) {
         pause_feed(w);
+        return;
+    }
+    if (!is_allowed_still(w)) {
+        watch_end(w);
         return;
     }
     bool was = matches(w, e->prev), is = matches(w, e->now);
@@ -248,6 +267,8 @@ static bool too_old(struct api_watch *w, int64_t rev)
 
 static bool follow(struct api_watch *w, int64_t after_rev)
 {
+    if (!namespace_has_history(w->server, w->q->ns, after_rev + 1))
+        return too_old(w, after_rev);
     return store_watch(w->server->store, w->prefix, after_rev, on_change, w, &w->feed, NULL) == 0 || too_old(w, after_rev);
 }
 
@@ -267,7 +288,11 @@ static bool send_existing(void *arg, struct store_value *v)
 /* What exists, as far as the client takes it; then changes. False: w is gone. */
 static bool send_initial(struct api_watch *w)
 {
-    if (store_range(w->server->store, w->prefix, w->initial.start, w->initial.rev, 0, send_existing, w, NULL) < 0)
+    if (!is_allowed_still(w)) {
+        watch_end(w);
+        return false;
+    }
+    if (!namespace_has_history(w->server, w->q->ns, w->initial.rev) || store_range(w->server->store, w->prefix, w->initial.start, w->initial.rev, 0, send_existing, w, NULL) < 0)
         return too_old(w, w->initial.rev);
     if (w->initial.start.len)
         return true;
@@ -331,6 +356,8 @@ void api_watch_http(struct api_request *q)
     struct api_watch *w = watch_new(q);
     int64_t rev = choose_start(w, &options);
     choose_prefix(w);
+    w->question = authz_question(q);
+    w->allowed_by = q->server->rbac_builds;
     api_count(q, 200);
     http_respond_start(q->http, 200, "application/json", NULL, 0);
     if (begin(w, rev))

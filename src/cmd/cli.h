@@ -96,6 +96,9 @@ void cli_print_verb_help(const struct cli_verb *v);
 int cli_connect(struct cli *c);
 /* Prints what the API answered, or why it did not, and what to do; returns 1. */
 int cli_fail(const struct err *err);
+/* The text without what a terminal would obey; for whatever others wrote: servers, engines, other projects. Lines and tabs stay. Lives as long as a. */
+const char *cli_plain(struct arena *a, const char *text);
+char *cli_make_plain(char *text); /* the same, in its place */
 int cli_usage_error(const char *fmt, ...) PRINTF(1, 2); /* prints, returns 2 */
 /* For an empty list: whether the project is there at all. 0; or 1 with the reason printed. */
 int cli_check_project(struct cli *c);

@@ -61,7 +61,8 @@ static void on_event(void *arg, const struct sse_event *e)
     sbuf_addc(&c->answer, text);
     if (c->cli->json)
         return;
-    fputs(text, stdout);
+    CLEANUP(mem_freep) char *plain = isatty(STDOUT_FILENO) ? cli_make_plain(xstrdup(text)) : NULL;
+    fputs(plain ? plain : text, stdout);
     fflush(stdout);
 }
 
@@ -170,7 +171,7 @@ static void print_models(const struct chat *c)
         return;
     const char *gap = "seki: this key may call: ";
     json_array_foreach (json_object_get(doc, "data"), i, model) {
-        fprintf(stderr, "%s%s", gap, json_str_or(model, "id", "?"));
+        fprintf(stderr, "%s%s", gap, cli_plain(c->cli->arena, json_str_or(model, "id", "?")));
         gap = ", ";
     }
     fputs(i ? "\n" : "seki: this key may call no model: its project has no ready ModelEndpoint (seki status)\n", stderr);
@@ -186,7 +187,7 @@ static int explain_refusal(const struct chat *c)
     const char *advice = c->status == 401   ? "; `seki -n PROJECT key create NAME` makes a key, OPENAI_API_KEY takes it"
                          : c->status == 503 ? "; `seki status` tells what is awaited"
                                             : "";
-    fprintf(stderr, "seki: the gateway answered %d: %s%s\n", c->status, message ? message : "no explanation", advice);
+    fprintf(stderr, "seki: the gateway answered %d: %s%s\n", c->status, message ? cli_plain(c->cli->arena, message) : "no explanation", advice);
     if (c->status == 404)
         print_models(c);
     return 1;
@@ -197,7 +198,7 @@ static int explain_failure(const struct chat *c)
     if (c->status == 0)
         fprintf(stderr, "seki: the gateway at %s does not answer: %s; is sekid running, and is OPENAI_BASE_URL right?\n", c->origin, c->err.msg);
     else
-        fprintf(stderr, "%sseki: the answer broke off: %s\n", c->answer.len ? "\n" : "", c->err.msg);
+        fprintf(stderr, "%sseki: the answer broke off: %s\n", c->answer.len ? "\n" : "", cli_plain(c->cli->arena, c->err.msg));
     return 1;
 }
 

@@ -38,10 +38,30 @@ static const char *advice(const struct err *err)
     }
 }
 
+/* In UTF-8: C0 and DEL are a byte, C1 is C2 80 to C2 9F. */
+char *cli_make_plain(char *text)
+{
+    char *to = text;
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
+        bool wide = c[0] == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0;
+        bool order = (*c < 0x20 && *c != '\n' && *c != '\t') || *c == 0x7f;
+        *to++ = wide || order ? '?' : (char)*c;
+        c += wide;
+    }
+    *to = 0;
+    return text;
+}
+
+const char *cli_plain(struct arena *a, const char *text)
+{
+    return cli_make_plain(arena_strdup(a, text));
+}
+
 int cli_fail(const struct err *err)
 {
+    struct err plain = *err;
     bool named = !err->field[0] || strstr(err->msg, err->field);
-    fprintf(stderr, "seki: %s%s%s%s\n", named ? "" : err->field, named ? "" : ": ", err->msg, advice(err));
+    fprintf(stderr, "seki: %s%s%s%s\n", named ? "" : cli_make_plain(plain.field), named ? "" : ": ", cli_make_plain(plain.msg), advice(err));
     return 1;
 }
 

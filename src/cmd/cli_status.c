@@ -75,9 +75,10 @@ struct awaited {
     char last[ERR_MSG_MAX];
 };
 
-static void tell(struct awaited *w, const char *line)
+static void tell(struct cli *c, struct awaited *w, const char *text)
 {
-    if (strcmp(line, w->last) == 0)
+    const char *line = cli_plain(c->arena, text);
+    if (!strncmp(line, w->last, sizeof(w->last) - 1))
         return;
     fprintf(stderr, "    %s\n", line);
     snprintf(w->last, sizeof(w->last), "%s", line);
@@ -92,7 +93,7 @@ static int look(struct cli *c, struct awaited *w, struct err *err)
     if (rc < 0 && rc != ERR_NOT_FOUND && !err_retryable(rc) && rc != ERR_CLOSED)
         return rc;
     if (rc < 0) {
-        tell(w, err->msg); /* it may come */
+        tell(c, w, err->msg); /* it may come */
         return 0;
     }
     json_t *cond = obj_find_condition(obj, w->condition);
@@ -101,7 +102,7 @@ static int look(struct cli *c, struct awaited *w, struct err *err)
             cli_print_json(obj);
         return 1;
     }
-    tell(w, arena_printf(c->arena, "%s: %s", json_str_or(cond, "reason", "Pending"), json_str_or(cond, "message", "not yet looked at")));
+    tell(c, w, arena_printf(c->arena, "%s: %s", json_str_or(cond, "reason", "Pending"), json_str_or(cond, "message", "not yet looked at")));
     return 0;
 }
 

@@ -18,6 +18,9 @@
 
 #define SNAPSHOT_MAX (256u * 1024 * 1024)
 #define SNAPSHOT_VERSION 1
+#define MEMORY_MAX ((size_t)1 << 30)
+#define PROJECT_MAX ((size_t)32 << 20) /* a project's share: what goes beyond is not routed to */
+#define OBJECT_ROOM ((size_t)16 << 20) /* more than the largest object takes */
 #define REPLICAS_MAX 64 /* of one endpoint that are looked at: a bit each */
 
 struct snapshot {
@@ -263,25 +266,64 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     s->endpoints.ptr[at] = e;
 }
 
+/* How much of the snapshot's memory a project has. */
+struct share {
+    size_t used;
+    bool told;
+};
+
+static struct share *share_of(struct map *shares, const char *project)
+{
+    struct share *sh = map_getc(shares, project);
+    if (!sh) {
+        sh = XNEW(struct share);
+        map_set(shares, str_of(project), sh);
+    }
+    return sh;
+}
+
+/* The share that one more object of the project is charged to; NULL: there is no room. Nobody may fill what others need: a snapshot that is full ends the process. */
+static struct share *with_room(const struct snapshot *s, struct map *shares, const json_t *obj)
+{
+    struct share *sh = share_of(shares, obj_namespace(obj));
+    if (arena_used(s->arena) <= MEMORY_MAX - OBJECT_ROOM && sh->used < PROJECT_MAX)
+        return sh;
+    if (!sh->told)
+        log_warn("a project's keys and endpoints take more room than the gateway has for them: the rest is not served", KV("project", obj_namespace(obj)));
+    sh->told = true;
+    return NULL;
+}
+
 struct snapshot *snapshot_build(const struct snapshot_source *src, const struct engine_paths *engines, struct target_set *targets)
 {
     struct snapshot *s = XNEW(struct snapshot);
     struct map *tenants = map_new(NULL);
-    size_t i;
+    struct map *shares = map_new(mem_free);
+    struct share *share;
+    size_t i, before;
     json_t *obj;
     atomic_store(&s->refs, 1);
-    s->arena = arena_new(1024u * 1024 * 1024);
+    s->arena = arena_new(MEMORY_MAX);
     s->keys = map_new(NULL);
     s->own = map_new(NULL);
     json_array_foreach (src->keys, i, obj)
-        add_key(s, src, tenants, obj);
+        if ((share = with_room(s, shares, obj))) {
+            before = arena_used(s->arena);
+            add_key(s, src, tenants, obj);
+            share->used += arena_used(s->arena) - before;
+        }
     json_array_foreach (src->endpoints, i, obj)
-        add_endpoint(s, src, engines, targets, obj);
+        if ((share = with_room(s, shares, obj))) {
+            before = arena_used(s->arena);
+            add_endpoint(s, src, engines, targets, obj);
+            share->used += arena_used(s->arena) - before;
+        }
     for (size_t n = s->endpoints.len; n > 0; n--) { /* the oldest is set last and wins */
         struct snap_endpoint *e = s->endpoints.ptr[n - 1];
         map_set(s->own, str_of(arena_printf(s->arena, "%s/%s", e->project, e->served)), e);
     }
     map_free(tenants);
+    map_free(shares);
     prune(targets);
     return s;
 }

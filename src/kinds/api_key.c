@@ -7,6 +7,7 @@
 #define KEY_TEXT_MAX 64
 #define KEY_HASH_MAX 65
 #define PREFIX_CHARS 12
+#define ENDPOINT_NAME_MAX 253
 
 static const struct field spec_fields[] = {
     {.name = "displayName", .type = FIELD_STRING, .offset = SPEC(display_name), .max = 256, .help = "what people call it"},
@@ -46,7 +47,19 @@ static int admit(const struct kind_context *c, json_t *obj, const json_t *old_ob
     mem_wipe(text, sizeof(text));
     return 0;
 }
-static const struct kind_ops ops = {.admit = admit};
+/* The gateway holds them all in memory. */
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+{
+    char path[64];
+    size_t i;
+    json_t *v;
+    json_array_foreach (json_at(obj, "spec.endpoints"), i, v) {
+        snprintf(path, sizeof(path), "spec.endpoints[%zu]", i);
+        if (json_string_length(v) > ENDPOINT_NAME_MAX)
+            field_errors_add(errors, path, "FieldValueTooLong", "Too long: may not be more than %d bytes", ENDPOINT_NAME_MAX);
+    }
+}
+static const struct kind_ops ops = {.admit = admit, .validate = validate};
 
 const struct kind kind_api_key = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "APIKey", .plural = "apikeys", .singular = "apikey", .categories = "seki", .namespaced = true,

@@ -16,11 +16,27 @@ const struct field engine_fields[] = {
     {0},
 };
 
+#define OPTION_NAME_MAX 63
+#define OPTION_VALUE_MAX 256
+
+/* Each replica has a copy of them. */
+static void check_options(const json_t *options, const char *path, struct field_errors *errors)
+{
+    char field[160];
+    const char *key;
+    json_t *v;
+    snprintf(field, sizeof(field), "%s.engine.options", path);
+    json_object_foreach ((json_t *)(uintptr_t)options, key, v)
+        if (strlen(key) > OPTION_NAME_MAX || json_string_length(v) > OPTION_VALUE_MAX)
+            field_errors_add(errors, field, "FieldValueTooLong", "Too long: \"%.64s\": an option has a name of at most %d bytes, and at most %d bytes", key, OPTION_NAME_MAX, OPTION_VALUE_MAX);
+}
+
 void engine_validate(const json_t *spec, const char *path, struct field_errors *errors)
 {
     const char *driver = json_str_or(spec, "engine.driver", "llamacpp"), *url = json_str(spec, "engine.url");
     const char *model = json_str(spec, "model");
     char field[160];
+    check_options(json_at(spec, "engine.options"), path, errors);
     if (!strcmp(driver, "llamacpp") && (!model || !*model)) {
         snprintf(field, sizeof(field), "%s.model", path);
         field_errors_add(errors, field, "FieldValueRequired", "Required value: driver llamacpp runs a Model");
@@ -77,6 +93,14 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
         field_errors_add(errors, "spec.tenants", "FieldValueRequired", "Required value: visibility Tenants needs at least one tenant");
     if (!wanted && named)
         field_errors_add(errors, "spec.tenants", "FieldValueForbidden", "Forbidden: only with visibility Tenants");
+    char path[64];
+    size_t i;
+    json_t *v;
+    json_array_foreach (json_object_get(spec, "tenants"), i, v) {
+        snprintf(path, sizeof(path), "spec.tenants[%zu]", i);
+        if (!field_label_value(str_of(json_string_value(v)))) /* as the namespaces' label has them */
+            field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.100s\": a tenant is named as a label value, with at most 63 bytes", json_string_value(v));
+    }
 }
 static const struct kind_ops ops = {.validate = validate};
 

@@ -58,26 +58,53 @@ static int hex(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+/* The character at *at, which is moved behind it. */
+static int decode_one(struct str in, size_t *at, bool is_query, char *ret, struct err *err)
+{
+    size_t i = *at;
+    char c = in.ptr[i];
+    if (c == '%') {
+        int high = i + 2 < in.len ? hex(in.ptr[i + 1]) : -1, low = i + 2 < in.len ? hex(in.ptr[i + 2]) : -1;
+        if (high < 0 || low < 0 || (high == 0 && low == 0))
+            return err_set(err, ERR_BAD_REQUEST, "bad percent escape in the request target");
+        c = (char)(high << 4 | low);
+        i += 2;
+    } else if (c == '+' && is_query) {
+        c = ' ';
+    }
+    *at = i + 1;
+    *ret = c;
+    return 0;
+}
+
 int http_decode(struct arena *a, struct str in, bool is_query, struct str *ret, struct err *err)
 {
     char *out = arena_try(a, in.len + 1);
     size_t len = 0;
     if (!out)
         return err_set(err, ERR_NO_MEMORY, "out of memory");
-    for (size_t i = 0; i < in.len; i++) {
-        char c = in.ptr[i];
-        if (c == '%') {
-            int high = i + 2 < in.len ? hex(in.ptr[i + 1]) : -1, low = i + 2 < in.len ? hex(in.ptr[i + 2]) : -1;
-            if (high < 0 || low < 0 || (high == 0 && low == 0))
-                return err_set(err, ERR_BAD_REQUEST, "bad percent escape in the request target");
-            c = (char)(high << 4 | low);
-            i += 2;
-        } else if (c == '+' && is_query) {
-            c = ' ';
-        }
-        out[len++] = c;
+    for (size_t i = 0; i < in.len; len++) {
+        int rc = decode_one(in, &i, is_query, &out[len], err);
+        if (rc < 0)
+            return rc;
     }
     *ret = str_n(out, len);
+    return 0;
+}
+
+/* Whether the encoded text is that name; nothing is allocated, as most names in a query are not the one. */
+static int is_encoded(struct str in, const char *name, bool *ret, struct err *err)
+{
+    size_t len = 0, wanted = strlen(name);
+    bool same = true;
+    for (size_t i = 0; i < in.len; len++) {
+        char c;
+        int rc = decode_one(in, &i, true, &c, err);
+        if (rc < 0)
+            return rc;
+        same = same && len < wanted && name[len] == c;
+    }
+    *ret = same && len == wanted;
     return 0;
 }
 
@@ -99,15 +126,16 @@ void http_encode(struct sbuf *out, struct str in)
 
 int http_query_get(struct arena *a, struct str query, const char *name, struct str *ret, struct err *err)
 {
-    struct str pair, key;
+    struct str pair;
     *ret = STR_NULL;
     while (str_cut(&query, '&', &pair)) {
         ssize_t eq = str_find(pair, '=');
         struct str raw = eq < 0 ? pair : str_n(pair.ptr, (size_t)eq);
-        int rc = http_decode(a, raw, true, &key, err);
+        bool is = false;
+        int rc = is_encoded(raw, name, &is, err);
         if (rc < 0)
             return rc;
-        if (!str_eqc(key, name))
+        if (!is)
             continue;
         return http_decode(a, eq < 0 ? STR("") : str_skip(pair, (size_t)eq + 1), true, ret, err);
     }

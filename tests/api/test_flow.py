@@ -71,6 +71,24 @@ def test_writes_beyond_the_cap_are_refused(crowded):
             peer.sock.close()
 
 
+# ---- answers that are not read ----
+
+def test_answers_that_nobody_reads_do_not_fill_the_memory(crowded):
+    for i in range(3):
+        crowded.api("POST", "/api/v1/namespaces/busy/configmaps", config_map(f"big{i}", BIG))
+    path = "/api/v1/namespaces/busy/configmaps"
+    with Peer(crowded, window=0, as_admin=False) as peer:
+        streams = [peer.request("GET", path, headers=JSON) for _ in range(60)]
+        peer.until(lambda: all(peer.streams[s]["status"] for s in streams))
+        statuses = [peer.streams[s]["status"] for s in streams]
+        assert set(statuses) == {200, 429} and 20 <= statuses.count(200) <= 26, statuses  # 64 MiB of 2.7 MB each
+        with Peer(crowded, as_admin=False) as other:
+            assert other.answer(other.request("GET", path, headers=JSON))["status"] == 429  # a connection more gives no more
+        assert get(crowded, path).status == 200  # others read on
+    with Peer(crowded, as_admin=False) as peer:
+        wait_for(lambda: peer.answer(peer.request("GET", path, headers=JSON))["status"] == 200, what="the memory to be given back")
+
+
 # ---- watchers ----
 
 def start_watch(cloud, ns, **query):

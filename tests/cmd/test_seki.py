@@ -1,4 +1,5 @@
 """The seki command line: verbs, exit codes, -o json, errors that say what to do, terminals, completion in a real bash, the manual page."""
+import http.server
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -302,6 +304,44 @@ def test_wide_characters_are_aligned_and_control_characters_shown(served):
     narrow = next(line for line in lines if " fake " in line)
     assert narrow[column - 1] == " " and narrow[column].isdigit()
     assert wide[column - 6 - 1] == " " and wide[column - 6].isdigit()
+
+
+ORDERS = "\x1b]0;owned\x07\x9b2J\x7f"  # what a terminal obeys, in seven and in eight bits
+
+
+def obeys(text):
+    return any(c in text for c in ORDERS if c not in "]0;owned2J")
+
+
+def test_nothing_that_others_wrote_gives_the_terminal_orders(served):
+    served.create("models", "demo", "loud", {"source": f"file:///{ORDERS}", "files": [{"name": "f", "digest": "sha256:" + "0" * 64, "sizeBytes": 1}], "license": {"id": "none"}})
+    served.wait_condition("models", "demo", "loud", "Verified", "False")
+    p = run("-n", "demo", "wait", "model/loud", "--for", "Verified", "--timeout", "1s", env=served.env)
+    assert p.returncode == 1 and "owned" in p.stderr and not obeys(p.stderr), p.stderr
+    served.create("modelendpoints", "demo", "loud", {"servedName": f"loud{ORDERS}", "engine": {"driver": "fake"}})
+    served.wait_condition("modelendpoints", "demo", "loud")
+    p = wait_for(lambda: "owned" in (answer := run("chat", "hi", "--model", "none", env=served.env)).stderr and answer, what="the names of models")
+    assert p.returncode == 1 and not obeys(p.stderr), p.stderr
+
+
+def test_an_answer_gives_the_terminal_no_orders(served):
+    class Engine(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            event = {"choices": [{"index": 0, "delta": {"content": f"before{ORDERS}\n\tafter ☺"}}]}
+            self.wfile.write(f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode())
+
+        def log_message(self, *_):
+            pass
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {**served.env, "OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1"}
+        assert f"before{ORDERS}\n\tafter ☺" in run("chat", "hi", env=env).stdout  # a pipe gets what was said
+        t = Terminal(["chat", "hi"], {**env, "NO_COLOR": "1"})
+        assert t.status() == 0 and "before?]0;owned?" in t.text and "after ☺" in t.text and not obeys(t.text), repr(t.text)
+        server.shutdown()
 
 
 def test_ctrl_c_ends_an_answer_then_the_prompt_is_back(served):

@@ -282,9 +282,39 @@ static void keys_of_engines_elsewhere(void **state)
     engines = before;
 }
 
+/* Endpoints whose lists of tenants are a megabyte each; the lists are one document here, and a copy each in the snapshot. */
+static void one_project_does_not_fill_the_snapshot(void **state)
+{
+    (void)state;
+    struct snapshot_source source = {.keys = json_array(), .endpoints = json_array(), .replicas = json_array(), .namespaces = json_array()};
+    JSON_AUTO tenants = json_array();
+    char text[1001];
+    memset(text, 't', 1000);
+    text[1000] = 0;
+    for (int i = 0; i < 1000; i++)
+        json_array_append_new(tenants, json_string(text));
+    for (int i = 0; i < 700; i++) {
+        snprintf(text, sizeof(text), "e%d", i);
+        json_array_append_new(source.endpoints, json_pack("{s:s, s:s, s:{s:s, s:s, s:s}, s:{s:{}, s:s, s:O}}", "apiVersion", "seki.cloud/v1alpha1", "kind", "ModelEndpoint", "metadata",
+                                                          "name", text, "namespace", "greedy", "creationTimestamp", "2026-01-01T00:00:00Z", "spec", "engine", "visibility", "Tenants",
+                                                          "tenants", tenants));
+    }
+    json_array_append_new(source.endpoints, json_loads(ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"engine\":{},\"model\":\"x\""), 0, NULL));
+    json_array_append_new(source.keys, json_loads(KEY("p", "k", "h1", ""), 0, NULL));
+    json_array_append_new(source.keys, json_loads(KEY("greedy", "k", "h2", ""), 0, NULL));
+    struct target_set *targets = target_set_new();
+    struct snapshot *s = snapshot_build(&source, &engines, targets);
+    assert_string_equal(found(s, "h1", "m"), "p");
+    assert_string_equal(found(s, "h2", "e0"), "greedy");
+    assert_string_equal(found(s, "h2", "e699"), ""); /* beyond its share */
+    snapshot_unref(s);
+    target_set_free(targets);
+    snapshot_source_deinit(&source);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(least_in_flight), cmocka_unit_test(the_file_round_trip),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(the_file_round_trip),
                                        cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects),
                                        cmocka_unit_test(an_address_that_the_system_did_not_make), cmocka_unit_test(keys_of_engines_elsewhere)};
     return cmocka_run_group_tests(tests, setup, teardown);
