@@ -84,6 +84,10 @@ int cli_no_more(struct cli *c);
 /* ---- cli_help.c ---- */
 void cli_print_help(void);
 void cli_print_verb_help(const struct cli_verb *v);
+/* Of the verbs that begin with these words (second: NULL for none). False, and nothing printed, when there are none. */
+bool cli_print_help_of(const char *first, const char *second);
+/* Says which verbs there are instead; returns 2. */
+int cli_no_such_verb(const char *first, const char *second);
 
 /* ---- cli_common.c ---- */
 
