@@ -72,3 +72,19 @@ def test_commands_in_pages_exist():
             for flag in re.findall(r"^sekid (.*)", block, re.M):
                 for name in re.findall(r"(--[\w-]+)", flag):
                     assert name in options, (page.name, name)
+
+
+def test_the_gateway_in_one_command_is_one(own_cloud, tmp_path):
+    """The page's manifest under the page's options: the daemon takes them, and looks for the page's server."""
+    page = (ROOT / "docs" / "use" / "one-command.md").read_text()
+    (tmp_path / "gateway.yaml").write_text(re.search(r"<<'END'\n(.*?)^END", page, re.M | re.S)[1])
+    line = re.search(r"^sekid (--data=.*) &$", page, re.M)[1]
+    options = dict(o.removeprefix("--").split("=", 1) for o in line.split())
+    del options["data"]
+    cloud = own_cloud(options={"engine-remote-allow": "", **options, "manifests": tmp_path})
+    assert (cloud.data / "keys" / "shop" / "app").exists()
+
+    def reason():
+        conditions = cloud.get("modelendpoints", "shop", "chat").get("status", {}).get("conditions", [])
+        return next((c["reason"] for c in conditions if c["type"] == "Ready" and c["reason"] not in ("Creating", "Starting", "Loading")), None)
+    assert wait_for(reason, 30, "a verdict about the endpoint") in ("ServerUnavailable", "Serving")
