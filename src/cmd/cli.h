@@ -98,7 +98,8 @@ int cli_fail(const struct err *err);
 int cli_usage_error(const char *fmt, ...) PRINTF(1, 2); /* prints, returns 2 */
 /* For an empty list: whether the project is there at all. 0; or 1 with the reason printed. */
 int cli_check_project(struct cli *c);
-void cli_print_json(const json_t *j);
+/* An object or an array of them, without metadata.managedFields, as kubectl shows them. These are taken out of j. */
+void cli_print_json(json_t *j);
 
 /* Columns aligned by display width (wide CJK characters count two). Control characters of cells are shown as '?'. */
 struct cli_table;

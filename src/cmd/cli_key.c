@@ -109,6 +109,10 @@ int cli_key_list(struct cli *c)
     }
     if (!all && !json_array_size(items) && cli_check_project(c))
         return 1;
+    if (!json_array_size(items)) {
+        fputs(all ? "seki: no project has keys\n" : arena_printf(c->arena, "seki: project %s has no keys\n", c->ns), stderr);
+        return 0;
+    }
     static const char *const heads[] = {"PROJECT", "NAME", "KEY", "STATE", "EXPIRES", "AGE", NULL};
     struct cli_table *t = cli_table_new(c->arena, heads);
     size_t i;
@@ -146,6 +150,16 @@ int cli_key_revoke(struct cli *c)
         printf("{\"project\": \"%s\", \"revoked\": \"%s\"}\n", c->ns, name);
     else
         printf("key %s of project %s is revoked\n", name, c->ns);
+    return 0;
+}
+
+static int say_unused(struct cli *c, bool all, const char *day)
+{
+    const char *when = day ? arena_printf(c->arena, "on %s", day) : "yet";
+    if (all)
+        fprintf(stderr, "seki: nothing was used %s\n", when);
+    else
+        fprintf(stderr, "seki: project %s used nothing %s\n", c->ns, when);
     return 0;
 }
 
@@ -190,6 +204,8 @@ int cli_usage(struct cli *c)
             cli_table_row(t, cells);
         }
     }
+    if (!cli_table_rows(t))
+        return say_unused(c, all, day);
     cli_table_print(t, c->color);
     return 0;
 }

@@ -222,6 +222,24 @@ def test_usage(served):
     assert run("-n", "demo", "usage", "--day", row[0], env=served.env).stdout.count(" fake ") >= 1
 
 
+def test_empty_lists_are_sentences(served):
+    served.project("empty")
+    for args, said in ((["key", "list"], "project empty has no keys"), (["usage"], "project empty used nothing yet"),
+                       (["usage", "--day", "2020-01-31"], "project empty used nothing on 2020-01-31")):
+        p = run("-n", "empty", *args, env=served.env)
+        assert p.returncode == 0 and p.stdout == "" and p.stderr == f"seki: {said}\n", (p.stdout, p.stderr)
+        assert json.loads(run("-n", "empty", *args, "-o", "json", env=served.env).stdout) == []
+    p = run("usage", "-A", "--day", "2020-01-31", env=served.env)
+    assert p.returncode == 0 and p.stdout == "" and p.stderr == "seki: nothing was used on 2020-01-31\n", (p.stdout, p.stderr)
+
+
+def test_json_is_without_bookkeeping(served):
+    """As kubectl's: who manages which field is not what one asked for."""
+    for args in (["status"], ["key", "list"], ["wait", "mep/fake"]):
+        p = run("-n", "demo", *args, "-o", "json", env=served.env)
+        assert p.returncode == 0 and '"metadata"' in p.stdout and "managedFields" not in p.stdout
+
+
 def test_logs(served):
     p = run("-n", "demo", "logs", "fake-0", env=served.env)
     assert p.returncode == 0, p.stderr
