@@ -88,3 +88,16 @@ def test_the_gateway_in_one_command_is_one(own_cloud, tmp_path):
         conditions = cloud.get("modelendpoints", "shop", "chat").get("status", {}).get("conditions", [])
         return next((c["reason"] for c in conditions if c["type"] == "Ready" and c["reason"] not in ("Creating", "Starting", "Loading")), None)
     assert wait_for(reason, 30, "a verdict about the endpoint") in ("ServerUnavailable", "Serving")
+
+
+def test_a_backup_has_the_keys_of_every_project(tmp_path):
+    """Whatever the project is called: run, log and models are left out at the top only."""
+    line = re.search(r"^tar .*", (ROOT / "docs" / "operate" / "lifecycle.md").read_text(), re.M)[0]
+    data, archive = tmp_path / "data", tmp_path / "backup.tar.gz"
+    kept = [data / "seki.db", data / "pki" / "pepper", *(data / "keys" / p / "app" for p in ("shop", "run", "log", "models"))]
+    for path in [*kept, data / "run" / "x", data / "log" / "x", data / "models" / "x"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    subprocess.run([str(archive) if w == "/root/seki-backup.tar.gz" else str(data) if w == "/var/lib/seki" else w for w in line.split()], check=True)
+    there = subprocess.run(["tar", "-tzf", str(archive)], capture_output=True, text=True, check=True).stdout.split()
+    assert {n for n in there if not n.endswith("/")} == {f"./{p.relative_to(data)}" for p in kept}
