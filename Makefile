@@ -48,6 +48,7 @@ install: build
 	@meson setup --reconfigure build/release -Dprefix=$(PREFIX) >/dev/null
 	@ninja -C build/release --quiet
 	@meson install -C build/release --no-rebuild --quiet
+	@printf '    installed below %s\n' '$(DESTDIR)$(PREFIX)'
 
 kubectl:
 	@scripts/kubectl

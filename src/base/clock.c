@@ -276,3 +276,15 @@ void clock_format_age(int64_t age_ms, char text[CLOCK_AGE_MAX])
     else
         snprintf(text, CLOCK_AGE_MAX, "%lld%c", first, steps[i].unit);
 }
+
+void clock_format_duration(int64_t ms, char text[CLOCK_AGE_MAX])
+{
+    static const struct {
+        int64_t ms;
+        const char *unit;
+    } steps[] = {{3600000, "h"}, {60000, "m"}, {1000, "s"}, {1, "ms"}};
+    size_t i = 0;
+    while (ms == 0 ? i < 2 : ms % steps[i].ms != 0)
+        i++;
+    snprintf(text, CLOCK_AGE_MAX, "%lld%s", (long long)(ms / steps[i].ms), steps[i].unit);
+}

@@ -24,7 +24,8 @@ int clock_parse(struct str text, int64_t *ret_wall_ms) NODISCARD;
 #define CLOCK_AGE_MAX 32
 void clock_format_age(int64_t age_ms, char text[CLOCK_AGE_MAX]);
 
-/* "90s", "1m30s", "250ms", "2h": Go's duration texts. */
+/* "90s", "1m30s", "250ms", "2h": Go's duration texts. Written in the largest unit that is exact: "5m", "90s", "1500ms". */
+void clock_format_duration(int64_t ms, char text[CLOCK_AGE_MAX]);
 int clock_parse_duration(struct str text, int64_t *ret_ms) NODISCARD;
 
 /* Tests only: from here on the clocks stand still at these values; clock_test_advance moves both. */

@@ -29,6 +29,24 @@ static const char *full_name(const struct loader *l, const struct conf_option *o
     return o->section[0] ? arena_printf(l->arena, "%s.%s", o->section, o->name) : o->name;
 }
 
+/* A bound as one would write it: "5m", "16M", "256". */
+static void add_bound(struct sbuf *out, enum conf_type type, int64_t n)
+{
+    static const char units[] = "KMG";
+    char text[CLOCK_AGE_MAX];
+    if (type == CONF_DURATION) {
+        clock_format_duration(n, text);
+        sbuf_addc(out, text);
+        return;
+    }
+    size_t i = 0;
+    for (; type == CONF_SIZE && i < 3 && n && n % 1024 == 0; i++)
+        n /= 1024;
+    sbuf_addf(out, "%lld", (long long)n);
+    if (i)
+        sbuf_add_char(out, units[i - 1]);
+}
+
 /* What the option takes, for messages and the reference: "an integer from 1 to 65535". */
 static void describe(const struct conf_option *o, struct sbuf *out)
 {
@@ -46,9 +64,12 @@ static void describe(const struct conf_option *o, struct sbuf *out)
         sbuf_addf(out, " %s", o->values);
     if (o->min == 0 && o->max == 0)
         return;
-    const char *unit = o->type == CONF_DURATION ? "ms" : "";
-    if (o->type == CONF_INT || o->type == CONF_SIZE || o->type == CONF_DURATION)
-        sbuf_addf(out, " from %lld%s to %lld%s", (long long)o->min, unit, (long long)o->max, unit);
+    if (o->type == CONF_INT || o->type == CONF_SIZE || o->type == CONF_DURATION) {
+        sbuf_addc(out, " from ");
+        add_bound(out, o->type, o->min);
+        sbuf_addc(out, " to ");
+        add_bound(out, o->type, o->max);
+    }
 }
 
 static bool parse_bool(struct str text, int64_t *ret)

@@ -89,6 +89,10 @@ int cli_no_more(struct cli *c);
 /* ---- cli_help.c ---- */
 void cli_print_help(void);
 void cli_print_verb_help(const struct cli_verb *v);
+/* Of the verbs that begin with these words (second: NULL for none). False, and nothing printed, when there are none. */
+bool cli_print_help_of(const char *first, const char *second);
+/* Says which verbs there are instead; returns 2. */
+int cli_no_such_verb(const char *first, const char *second);
 
 /* ---- cli_common.c ---- */
 
@@ -102,7 +106,8 @@ char *cli_make_plain(char *text); /* the same, in its place */
 int cli_usage_error(const char *fmt, ...) PRINTF(1, 2); /* prints, returns 2 */
 /* For an empty list: whether the project is there at all. 0; or 1 with the reason printed. */
 int cli_check_project(struct cli *c);
-void cli_print_json(const json_t *j);
+/* An object or an array of them, without metadata.managedFields, as kubectl shows them. These are taken out of j. */
+void cli_print_json(json_t *j);
 
 /* Columns aligned by display width (wide CJK characters count two). Control characters of cells are shown as '?'. */
 struct cli_table;

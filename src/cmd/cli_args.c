@@ -52,7 +52,9 @@ static int take_long(struct cli *c, char **argv, size_t *index)
         return cli_usage_error("unknown option %.*s%s%s", STR_ARG(name), c->verb ? " of " : " before a verb", c->verb ? c->verb->name : "");
     if (!f->value && value)
         return cli_usage_error("%s takes no value", f->name);
-    if (f->value && !value && !(value = argv[*index + 1]))
+    if (f->value && !value)
+        value = argv[*index + 1];
+    if (f->value && (!value || (eq < 0 && !strncmp(value, "--", 2)))) /* an option; as a value it is written --name=--value */
         return cli_usage_error("%s needs a value: %s", f->name, f->value);
     if (f->value && eq < 0)
         ++*index;

@@ -364,7 +364,7 @@ static int read_environment(struct chat *c, const char **url)
         if (!*values[i] || !**values[i])
             sbuf_addf(&missing, "%s%s", missing.len ? ", " : "", names[i]);
     }
-    return missing.len ? cli_usage_error("%s not set: after `make run`, source var/seki.env; elsewhere `seki key create` makes a key", missing.ptr) : 0;
+    return missing.len ? cli_usage_error("%s not set: after `make run`, source var/seki.env; elsewhere set the gateway's URL (or --base-url), a key that `seki key create` made, a model's name (or --model)", missing.ptr) : 0;
 }
 
 int cli_chat(struct cli *cli)

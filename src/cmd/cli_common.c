@@ -77,8 +77,18 @@ int cli_check_project(struct cli *c)
     return 1;
 }
 
-void cli_print_json(const json_t *j)
+static void drop_managed_fields(json_t *obj)
 {
+    json_object_del(json_object_get(obj, "metadata"), "managedFields");
+}
+
+void cli_print_json(json_t *j)
+{
+    size_t i;
+    json_t *item;
+    drop_managed_fields(j);
+    json_array_foreach (j, i, item)
+        drop_managed_fields(item);
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, JSON_OUT_MAX);
     json_write_pretty(j, &out);

@@ -23,7 +23,7 @@ void cli_print_help(void)
     puts("\nseki VERB --help tells more. OPENAI_BASE_URL, OPENAI_API_KEY and SEKI_MODEL say where `chat` asks.");
 }
 
-void cli_print_verb_help(const struct cli_verb *v)
+static void print_own_help(const struct cli_verb *v)
 {
     printf("Usage: seki %s%s%s%s\n\n  %s\n", v->name, *v->args ? " " : "", v->args, v->flags ? " [OPTION]..." : "", v->help);
     if (v->more)
@@ -31,8 +31,65 @@ void cli_print_verb_help(const struct cli_verb *v)
     if (v->flags)
         puts("\nOptions:");
     print_flags(v->flags);
+}
+
+void cli_print_verb_help(const struct cli_verb *v)
+{
+    print_own_help(v);
     puts("\nEverywhere:");
     print_flags(cli_global_flags);
+}
+
+/* How many verbs begin with these words; with `print` their help. */
+static size_t verbs_of(const char *first, const char *second, bool print)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        struct str rest = str_of(cli_verbs[i].name), word;
+        str_cut(&rest, ' ', &word);
+        if (!str_eqc(word, first) || (second && !str_eqc(rest, second)))
+            continue;
+        if (print && found)
+            putchar('\n');
+        if (print)
+            print_own_help(&cli_verbs[i]);
+        found++;
+    }
+    return found;
+}
+
+bool cli_print_help_of(const char *first, const char *second)
+{
+    if (!verbs_of(first, second, true))
+        return false;
+    puts("\nEverywhere:");
+    print_flags(cli_global_flags);
+    return true;
+}
+
+/* The first words of verbs, each once; or with `first` the verbs of two words that begin with it: all of both words, or only the second. */
+static void list_verbs(struct sbuf *out, const char *first, bool second_only)
+{
+    struct str last = STR_NULL;
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        struct str rest = str_of(cli_verbs[i].name), word, name = rest;
+        str_cut(&rest, ' ', &word);
+        if (first ? !rest.len || !str_eqc(word, first) : str_eq(word, last))
+            continue;
+        last = word;
+        sbuf_addf(out, "%s%.*s", out->len ? ", " : "", STR_ARG(!first ? word : second_only ? rest : name));
+    }
+}
+
+int cli_no_such_verb(const char *first, const char *second)
+{
+    CLEANUP(sbuf_deinit) struct sbuf there = {0};
+    sbuf_init(&there, 1024);
+    bool begun = verbs_of(first, NULL, false) > 0;
+    list_verbs(&there, begun ? first : NULL, begun && !second);
+    if (begun && !second)
+        return cli_usage_error("%s needs one more word: one of %s", first, there.ptr);
+    return cli_usage_error("no such verb: %s%s%s; there are %s", first, begun ? " " : "", begun ? second : "", there.ptr);
 }
 
 /* ---- completion ---- */

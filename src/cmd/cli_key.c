@@ -15,6 +15,30 @@ static int parse_life(const char *text, int64_t *ret_ms)
     return rc == 0 && *ret_ms <= 0 ? ERR_INVALID : rc;
 }
 
+/* A key may be made before its endpoints are; a name that is only mistyped should not go unnoticed. */
+static void note_missing_endpoints(struct cli *c, const json_t *endpoints)
+{
+    struct client_resource r = kind_resource(&kind_model_endpoint);
+    size_t i;
+    json_t *name;
+    json_array_foreach (endpoints, i, name) {
+        struct err err = ERR_INIT;
+        JSON_AUTO obj = NULL;
+        if (client_get(c->client, &r, c->ns, json_string_value(name), &obj, &err) == ERR_NOT_FOUND)
+            fprintf(stderr, "note: project %s has no endpoint %s yet\n", c->ns, json_string_value(name));
+    }
+}
+
+static int create_failed(struct cli *c, const char *name, const struct err *err)
+{
+    if (err->code == ERR_NOT_FOUND && cli_check_project(c))
+        return 1;
+    if (err->code != ERR_EXISTS)
+        return cli_fail(err);
+    fprintf(stderr, "seki: key %s of project %s already exists; `seki -n %s key revoke %s` deletes it\n", name, c->ns, c->ns, name);
+    return 1;
+}
+
 int cli_key_create(struct cli *c)
 {
     const char *expires = cli_flag(c, "--expires"), *endpoint;
@@ -44,7 +68,8 @@ int cli_key_create(struct cli *c)
     struct client_resource r = kind_resource(&kind_api_key);
     struct err err = ERR_INIT;
     if (client_create(c->client, &r, c->ns, obj, &ret, &err) < 0)
-        return err.code == ERR_NOT_FOUND && cli_check_project(c) ? 1 : cli_fail(&err);
+        return create_failed(c, name, &err);
+    note_missing_endpoints(c, endpoints);
     const char *key = json_str(ret, "status.key");
     if (c->json)
         cli_print_json(ret);
@@ -84,6 +109,10 @@ int cli_key_list(struct cli *c)
     }
     if (!all && !json_array_size(items) && cli_check_project(c))
         return 1;
+    if (!json_array_size(items)) {
+        fputs(all ? "seki: no project has keys\n" : arena_printf(c->arena, "seki: project %s has no keys\n", c->ns), stderr);
+        return 0;
+    }
     static const char *const heads[] = {"PROJECT", "NAME", "KEY", "STATE", "EXPIRES", "AGE", NULL};
     struct cli_table *t = cli_table_new(c->arena, heads);
     size_t i;
@@ -121,6 +150,16 @@ int cli_key_revoke(struct cli *c)
         printf("{\"project\": \"%s\", \"revoked\": \"%s\"}\n", c->ns, name);
     else
         printf("key %s of project %s is revoked\n", name, c->ns);
+    return 0;
+}
+
+static int say_unused(struct cli *c, bool all, const char *day)
+{
+    const char *when = day ? arena_printf(c->arena, "on %s", day) : "yet";
+    if (all)
+        fprintf(stderr, "seki: nothing was used %s\n", when);
+    else
+        fprintf(stderr, "seki: project %s used nothing %s\n", c->ns, when);
     return 0;
 }
 
@@ -165,6 +204,8 @@ int cli_usage(struct cli *c)
             cli_table_row(t, cells);
         }
     }
+    if (!cli_table_rows(t))
+        return say_unused(c, all, day);
     cli_table_print(t, c->color);
     return 0;
 }

@@ -84,7 +84,19 @@ static void tell(struct cli *c, struct awaited *w, const char *text)
     snprintf(w->last, sizeof(w->last), "%s", line);
 }
 
-/* One look: 1 when the condition holds, 0 when not yet, negative on error. What has changed is told. */
+static const char *condition_names(struct cli *c, const json_t *obj)
+{
+    const char *names = "";
+    size_t i;
+    json_t *cond;
+    json_array_foreach (json_at(obj, "status.conditions"), i, cond)
+        names = arena_printf(c->arena, "%s%s%s", names, *names ? ", " : "", json_str_or(cond, "type", ""));
+    return names;
+}
+
+#define WAIT_FAILED 2 /* and the reason is printed */
+
+/* One look: 1 when the condition holds, 0 when not yet, negative on error, or WAIT_FAILED. What has changed is told. */
 static int look(struct cli *c, struct awaited *w, struct err *err)
 {
     struct client_resource r = kind_resource(w->kind);
@@ -92,11 +104,22 @@ static int look(struct cli *c, struct awaited *w, struct err *err)
     int rc = client_get(c->client, &r, w->kind->namespaced ? c->ns : NULL, w->name, &obj, err);
     if (rc < 0 && rc != ERR_NOT_FOUND && !err_retryable(rc) && rc != ERR_CLOSED)
         return rc;
+    if (rc == ERR_NOT_FOUND) { /* it may come, but not into a project that is not there */
+        if (w->kind->namespaced && !*w->last && cli_check_project(c))
+            return WAIT_FAILED;
+        const char *where = w->kind->namespaced ? arena_printf(c->arena, "project %s", c->ns) : "Seki";
+        tell(c, w, arena_printf(c->arena, "%s has no %s %s yet", where, w->kind->singular, w->name));
+        return 0;
+    }
     if (rc < 0) {
-        tell(c, w, err->msg); /* it may come */
+        tell(c, w, err->msg);
         return 0;
     }
     json_t *cond = obj_find_condition(obj, w->condition);
+    if (!cond && json_array_size(json_at(obj, "status.conditions"))) {
+        tell(c, w, arena_printf(c->arena, "it has no condition %s; it has %s", w->condition, condition_names(c, obj)));
+        return 0;
+    }
     if (!strcmp(json_str_or(cond, "status", ""), "True")) {
         if (c->json)
             cli_print_json(obj);
@@ -129,11 +152,13 @@ int cli_wait(struct cli *c)
         struct err err = ERR_INIT;
         int rc = look(c, &w, &err);
         if (rc > 0)
-            return 0;
+            return rc == WAIT_FAILED ? 1 : 0;
         if (rc < 0)
             return cli_fail(&err);
         if (clock_mono_ms() > w.deadline_ms) {
-            fprintf(stderr, "seki: %s is not %s after %lld ms; last seen: %s\n", target, w.condition, (long long)timeout_ms, w.last);
+            char waited[CLOCK_AGE_MAX];
+            clock_format_duration(timeout_ms, waited);
+            fprintf(stderr, "seki: %s is not %s after %s; last seen: %s\n", target, w.condition, waited, w.last);
             return 1;
         }
         usleep(100000);

@@ -77,7 +77,8 @@ const struct conf_option *options_schema(size_t *ret_len)
     return schema;
 }
 
-static int check_listen(const char *option, const char *text, bool plain, struct err *err)
+/* plain: NULL, or what to do about an address other than loopback. */
+static int check_listen(const char *option, const char *text, const char *plain, struct err *err)
 {
     struct net_addr a;
     struct err inner = ERR_INIT;
@@ -85,8 +86,8 @@ static int check_listen(const char *option, const char *text, bool plain, struct
         return err_field(err, ERR_INVALID, option, "%s: %s", option, inner.msg);
     if (plain && !net_addr_is_loopback(&a))
         return err_field(err, ERR_INVALID, option,
-                         "%s: %s is not a loopback address, and plain text is served on loopback only",
-                         option, text);
+                         "%s: %s is not a loopback address, and plain text is served on loopback only%s",
+                         option, text, plain);
     return 0;
 }
 
@@ -129,10 +130,10 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
     if (has_tls != (*o.gateway_tls_key != 0))
         return err_field(err, ERR_INVALID, "gateway-tls-key",
                          "gateway-tls-cert and gateway-tls-key must be given together");
-    if (check_data(o.data, err) < 0 || check_listen("api-listen", o.api_listen, false, err) < 0 ||
-        check_listen("gateway-listen", o.gateway_listen, !has_tls, err) < 0 ||
-        check_listen("metrics-listen", o.metrics_listen, true, err) < 0 ||
-        check_listen("metrics-gateway-listen", o.metrics_gateway_listen, true, err) < 0 ||
+    if (check_data(o.data, err) < 0 || check_listen("api-listen", o.api_listen, NULL, err) < 0 ||
+        check_listen("gateway-listen", o.gateway_listen, has_tls ? NULL : "; for TLS set gateway-tls-cert and gateway-tls-key", err) < 0 ||
+        check_listen("metrics-listen", o.metrics_listen, "", err) < 0 ||
+        check_listen("metrics-gateway-listen", o.metrics_gateway_listen, "", err) < 0 ||
         check_reach("engine-remote-allow", o.engine_remote_allow, err) < 0 ||
         check_readable("gateway-tls-cert", o.gateway_tls_cert, err) < 0 ||
         check_readable("gateway-tls-key", o.gateway_tls_key, err) < 0 ||

@@ -25,7 +25,7 @@ static void use_utf8(void)
 static int run(struct cli *c, char **argv)
 {
     bool help = false;
-    if (argv[0] && !argv[1] && !strcmp(argv[0], "--version"))
+    if (argv[0] && !argv[1] && (!strcmp(argv[0], "--version") || !strcmp(argv[0], "-V")))
         return cli_version(c);
     int rc = cli_parse(c, argv, &help);
     if (rc)
@@ -36,12 +36,18 @@ static int run(struct cli *c, char **argv)
     }
     if (c->verb)
         return c->verb->run(c);
-    const char *first = cli_word(c), *second = cli_word(c);
-    if (help || !first || !strcmp(first, "help")) {
+    const char *first = cli_word(c);
+    bool asked = first && !strcmp(first, "help");
+    if (asked)
+        first = cli_word(c);
+    const char *second = first ? cli_word(c) : NULL;
+    if (!first) {
         cli_print_help();
-        return help || first ? 0 : 2;
+        return help || asked ? 0 : 2;
     }
-    return cli_usage_error("no such verb: %s%s%s", first, second ? " " : "", second ? second : "");
+    if ((help || asked) && cli_print_help_of(first, second))
+        return 0;
+    return cli_no_such_verb(first, second);
 }
 
 int main(int argc UNUSED, char **argv)

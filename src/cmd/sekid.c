@@ -24,6 +24,28 @@ static const char usage[] =
     "\n"
     "Options of seki.conf as flags:\n";
 
+#define HELP_COLUMN 43
+#define HELP_WIDTH 110
+
+/* From HELP_COLUMN on, words that do not fit in further lines. */
+static void print_wrapped(struct str text)
+{
+    struct str word;
+    size_t column = HELP_COLUMN;
+    while (str_cut(&text, ' ', &word)) {
+        if (column > HELP_COLUMN && column + 1 + word.len > HELP_WIDTH) {
+            printf("\n%*s", HELP_COLUMN, "");
+            column = HELP_COLUMN;
+        } else if (column > HELP_COLUMN) {
+            putchar(' ');
+            column++;
+        }
+        printf("%.*s", STR_ARG(word));
+        column += word.len;
+    }
+    putchar('\n');
+}
+
 static void print_usage(void)
 {
     size_t count;
@@ -31,12 +53,12 @@ static void print_usage(void)
     fputs(usage, stdout);
     for (size_t i = 0; i < count; i++) {
         const struct conf_option *o = &schema[i];
-        char flag[96];
+        char flag[96], help[512];
+        bool def = o->def && *o->def;
         snprintf(flag, sizeof(flag), "--%s%s%s=VALUE", o->section, *o->section ? "-" : "", o->name);
-        printf("      %-36s %s", flag, o->help);
-        if (o->def && *o->def)
-            printf(" (%s)", o->def);
-        putchar('\n');
+        snprintf(help, sizeof(help), "%s%s%s%s", o->help, def ? " (" : "", def ? o->def : "", def ? ")" : "");
+        printf("      %-36s ", flag);
+        print_wrapped(str_of(help));
     }
     fputs("\nSIGTERM drains and leaves engines running, SIGINT stops them too. See sekid(8).\n", stdout);
 }
@@ -50,6 +72,16 @@ static int print_reference(void)
     conf_write_reference(schema, count, &out);
     fputs(out.ptr ? out.ptr : "", stdout);
     return 0;
+}
+
+/* The word after argv[*index] as its value; NULL when there is none, or another option: a value that begins with a dash is written --name=VALUE. */
+static const char *next_word(char **argv, int *index)
+{
+    const char *word = argv[*index + 1];
+    if (!word || word[0] == '-')
+        return NULL;
+    ++*index;
+    return word;
 }
 
 /* --name=VALUE or --name VALUE of the schema; *index moves past a separate value. */
@@ -69,7 +101,7 @@ static int take_flag(struct command_line *cl, char **argv, int *index, struct ar
         return -1;
     }
     if (!value)
-        value = argv[*index + 1] ? argv[++*index] : NULL;
+        value = next_word(argv, index);
     if (!value) {
         fprintf(stderr, "sekid: --%.*s needs a value\n", STR_ARG(name));
         return -1;
@@ -82,17 +114,28 @@ static int take_flag(struct command_line *cl, char **argv, int *index, struct ar
     return 0;
 }
 
-/* An option of the command line itself: the text after "--name=" or the next word. */
-static const char *own_value(char **argv, int *index, const char *name)
+/* An option of the command line itself, as --name=VALUE or --name VALUE. 1: it is this one; 0: it is another; -1: it has no value. */
+static int own_value(char **argv, int *index, const char *name, const char *what, const char **ret)
 {
     size_t len = strlen(name);
-    if (strncmp(argv[*index], name, len) != 0)
-        return NULL;
-    if (argv[*index][len] == '=')
-        return argv[*index] + len + 1;
-    if (argv[*index][len] == 0 && argv[*index + 1])
-        return argv[++*index];
-    return NULL;
+    const char *rest = argv[*index] + len;
+    if (strncmp(argv[*index], name, len) != 0 || (*rest && *rest != '='))
+        return 0;
+    const char *value = *rest ? rest + 1 : next_word(argv, index);
+    if (!value) {
+        fprintf(stderr, "sekid: %s needs a value: %s\n", name, what);
+        return -1;
+    }
+    *ret = value;
+    return 1;
+}
+
+static int take_own(struct command_line *cl, char **argv, int *index)
+{
+    int rc = own_value(argv, index, "--config", "FILE", &cl->config_file);
+    if (rc == 0)
+        rc = own_value(argv, index, "-c", "FILE", &cl->config_file);
+    return rc ? rc : own_value(argv, index, "--role", "ROLE", &cl->role);
 }
 
 /* 0: go on; 1: done, leave with success; -1: refused. */
@@ -100,7 +143,11 @@ static int parse_command_line(char **argv, struct command_line *cl, struct arena
 {
     cl->role = "all";
     for (int i = 1; argv[i]; i++) {
-        const char *value;
+        int own = take_own(cl, argv, &i);
+        if (own < 0)
+            return -1;
+        if (own)
+            continue;
         if (!strcmp(argv[i], "-h") || !strcmp(argv[i], "--help")) {
             print_usage();
             return 1;
@@ -112,15 +159,11 @@ static int parse_command_line(char **argv, struct command_line *cl, struct arena
         } else if (!strcmp(argv[i], "--config-reference")) {
             print_reference();
             return 1;
-        } else if ((value = own_value(argv, &i, "--config")) || (value = own_value(argv, &i, "-c"))) {
-            cl->config_file = value;
-        } else if ((value = own_value(argv, &i, "--role"))) {
-            cl->role = value;
         } else if (!strncmp(argv[i], "--", 2)) {
             if (take_flag(cl, argv, &i, a) < 0)
                 return -1;
         } else {
-            fprintf(stderr, "sekid: unexpected argument %s; see sekid --help\n", argv[i]);
+            fprintf(stderr, "sekid: %s %s; see sekid --help\n", argv[i][0] == '-' ? "unknown option" : "unexpected argument", argv[i]);
             return -1;
         }
     }

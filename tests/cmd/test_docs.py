@@ -72,3 +72,32 @@ def test_commands_in_pages_exist():
             for flag in re.findall(r"^sekid (.*)", block, re.M):
                 for name in re.findall(r"(--[\w-]+)", flag):
                     assert name in options, (page.name, name)
+
+
+def test_the_gateway_in_one_command_is_one(own_cloud, tmp_path):
+    """The page's manifest under the page's options: the daemon takes them, and looks for the page's server."""
+    page = (ROOT / "docs" / "use" / "one-command.md").read_text()
+    (tmp_path / "gateway.yaml").write_text(re.search(r"<<'END'\n(.*?)^END", page, re.M | re.S)[1])
+    line = re.search(r"^sekid (--data=.*) &$", page, re.M)[1]
+    options = dict(o.removeprefix("--").split("=", 1) for o in line.split())
+    del options["data"]
+    cloud = own_cloud(options={"engine-remote-allow": "", **options, "manifests": tmp_path})
+    assert (cloud.data / "keys" / "shop" / "app").exists()
+
+    def reason():
+        conditions = cloud.get("modelendpoints", "shop", "chat").get("status", {}).get("conditions", [])
+        return next((c["reason"] for c in conditions if c["type"] == "Ready" and c["reason"] not in ("Creating", "Starting", "Loading")), None)
+    assert wait_for(reason, 30, "a verdict about the endpoint") in ("ServerUnavailable", "Serving")
+
+
+def test_a_backup_has_the_keys_of_every_project(tmp_path):
+    """Whatever the project is called: run, log and models are left out at the top only."""
+    line = re.search(r"^tar .*", (ROOT / "docs" / "operate" / "lifecycle.md").read_text(), re.M)[0]
+    data, archive = tmp_path / "data", tmp_path / "backup.tar.gz"
+    kept = [data / "seki.db", data / "pki" / "pepper", *(data / "keys" / p / "app" for p in ("shop", "run", "log", "models"))]
+    for path in [*kept, data / "run" / "x", data / "log" / "x", data / "models" / "x"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    subprocess.run([str(archive) if w == "/root/seki-backup.tar.gz" else str(data) if w == "/var/lib/seki" else w for w in line.split()], check=True)
+    there = subprocess.run(["tar", "-tzf", str(archive)], capture_output=True, text=True, check=True).stdout.split()
+    assert {n for n in there if not n.endswith("/")} == {f"./{p.relative_to(data)}" for p in kept}

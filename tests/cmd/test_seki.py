@@ -56,11 +56,22 @@ def test_each_verb_helps(verb):
     p = run(*verb.split(), "--help")
     assert p.returncode == 0 and p.stdout.startswith(f"Usage: seki {verb}") and "--namespace" in p.stdout
     assert run("-h", *verb.split()).stdout == p.stdout
+    assert run("help", *verb.split()).stdout == p.stdout
+
+
+def test_help_of_a_first_word_names_its_verbs():
+    for args in (["key", "--help"], ["help", "key"]):
+        p = run(*args)
+        assert p.returncode == 0 and p.stdout.count("Usage: ") == 3, p.stderr
+        assert all(f"Usage: seki key {v}" in p.stdout for v in ("create NAME", "list", "revoke NAME"))
 
 
 @pytest.mark.parametrize("args, said", [
-    (["nonsense"], "no such verb: nonsense"),
-    (["key", "nonsense"], "no such verb: key nonsense"),
+    (["nonsense"], "no such verb: nonsense; there are status, wait, chat, key, usage, "),
+    (["key", "nonsense"], "no such verb: key nonsense; there are key create, key list, key revoke"),
+    (["key"], "key needs one more word: one of create, list, revoke"),
+    (["help", "nonsense"], "no such verb: nonsense"),
+    (["chat", "--model", "--raw", "hi"], "--model needs a value: NAME"),
     (["status", "extra"], "unexpected argument extra"),
     (["status", "--nope"], "unknown option --nope of status"),
     (["--raw", "chat"], "unknown option --raw before a verb"),
@@ -77,6 +88,7 @@ def test_each_verb_helps(verb):
     (["logs", "r", "--lines", "0"], "--lines=0: expected a number"),
     (["status", "-o", "yaml"], "--output=yaml: expected table or json"),
     (["chat", "hi"], "OPENAI_BASE_URL, OPENAI_API_KEY, SEKI_MODEL not set"),
+    (["chat", "hi"], "--model"),
     (["chat", "hi", "--max-tokens", "many"], "--max-tokens=many: expected a number"),
     (["completion", "powershell"], "expected a shell: bash, zsh or fish"),
 ])
@@ -87,7 +99,7 @@ def test_wrong_use_is_status_2_and_says_what_was_expected(args, said):
 
 def test_version():
     assert re.fullmatch(r"seki \d+\.\d+\.\d+\n", run("version").stdout)
-    assert run("--version").stdout == run("version").stdout
+    assert run("--version").stdout == run("-V").stdout == run("version").stdout
     assert json.loads(run("version", "-o", "json").stdout)["version"] in run("version").stdout
 
 
@@ -147,6 +159,17 @@ def test_wrong_and_expired_keys(served):
     wait_for(lambda: "expired" in run("chat", "hi", env={**served.env, "OPENAI_API_KEY": old}).stderr, what="the gateway to know the key")
 
 
+def test_a_key_that_is_there_already(served):
+    p = run("-n", "demo", "key", "create", "first", env=served.env)
+    assert p.returncode == 1 and "key first of project demo already exists" in p.stderr and "seki -n demo key revoke first" in p.stderr, p.stderr
+
+
+def test_a_key_for_an_endpoint_that_is_not_there_is_made_with_a_note(served):
+    p = run("-n", "demo", "key", "create", "early", "--endpoint", "later", "--endpoint", "fake", "--quiet", env=served.env)
+    assert p.returncode == 0 and p.stdout.startswith("sk-seki-"), p.stderr
+    assert "note: project demo has no endpoint later yet" in p.stderr and "fake" not in p.stderr, p.stderr
+
+
 def test_missing_replica_and_key(served):
     p = run("-n", "demo", "logs", "nope-0", env=served.env)
     assert p.returncode == 1 and "no replica nope-0; it has fake-0" in p.stderr, p.stderr
@@ -201,6 +224,24 @@ def test_usage(served):
     assert run("-n", "demo", "usage", "--day", row[0], env=served.env).stdout.count(" fake ") >= 1
 
 
+def test_empty_lists_are_sentences(served):
+    served.project("empty")
+    for args, said in ((["key", "list"], "project empty has no keys"), (["usage"], "project empty used nothing yet"),
+                       (["usage", "--day", "2020-01-31"], "project empty used nothing on 2020-01-31")):
+        p = run("-n", "empty", *args, env=served.env)
+        assert p.returncode == 0 and p.stdout == "" and p.stderr == f"seki: {said}\n", (p.stdout, p.stderr)
+        assert json.loads(run("-n", "empty", *args, "-o", "json", env=served.env).stdout) == []
+    p = run("usage", "-A", "--day", "2020-01-31", env=served.env)
+    assert p.returncode == 0 and p.stdout == "" and p.stderr == "seki: nothing was used on 2020-01-31\n", (p.stdout, p.stderr)
+
+
+def test_json_is_without_bookkeeping(served):
+    """As kubectl's: who manages which field is not what one asked for."""
+    for args in (["status"], ["key", "list"], ["wait", "mep/fake"]):
+        p = run("-n", "demo", *args, "-o", "json", env=served.env)
+        assert p.returncode == 0 and '"metadata"' in p.stdout and "managedFields" not in p.stdout
+
+
 def test_logs(served):
     p = run("-n", "demo", "logs", "fake-0", env=served.env)
     assert p.returncode == 0, p.stderr
@@ -234,7 +275,12 @@ def test_wait(served):
     assert p.returncode == 0 and p.stdout == ""
     assert json.loads(run("-n", "demo", "wait", "mep/fake", "-o", "json", env=served.env).stdout)["metadata"]["name"] == "fake"
     p = run("-n", "demo", "wait", "mep/nope", "--timeout", "300ms", env=served.env)
-    assert p.returncode == 1 and "is not Ready after 300 ms" in p.stderr and "nope" in p.stderr and "not found" in p.stderr
+    assert p.returncode == 1 and "is not Ready after 300ms" in p.stderr
+    assert "project demo has no modelendpoint nope yet" in p.stderr, p.stderr
+    p = run("-n", "nowhere", "wait", "mep/fake", env=served.env)
+    assert p.returncode == 1 and "no project nowhere" in p.stderr, p.stderr
+    p = run("-n", "demo", "wait", "mep/fake", "--for", "Happy", "--timeout", "100ms", env=served.env)
+    assert p.returncode == 1 and "it has no condition Happy; it has ModelVerified, EngineStarted, Ready" in p.stderr, p.stderr
     served.create("modelendpoints", "demo", "never", {"engine": {"driver": "fake", "options": {"loadDelayMs": "600000"}}})
     p = run("-n", "demo", "wait", "mep/never", "--timeout", "2s", env=served.env)
     assert p.returncode == 1 and "last seen:" in p.stderr and len(p.stderr.splitlines()) >= 2, p.stderr

@@ -116,6 +116,27 @@ static void durations(void **state)
         ASSERT_ERR(clock_parse_duration(str_of(bad[i]), &ms), ERR_BAD_REQUEST);
 }
 
+static void durations_are_written_as_they_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t ms;
+        const char *text;
+    } cases[] = {{0, "0s"},       {1, "1ms"},       {250, "250ms"},    {1000, "1s"},         {1500, "1500ms"},
+                 {90000, "90s"},  {300000, "5m"},   {3600000, "1h"},   {5400000, "90m"},     {86400000, "24h"},
+                 {-5000, "-5s"}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char text[CLOCK_AGE_MAX];
+        int64_t back;
+        clock_format_duration(cases[i].ms, text);
+        assert_string_equal(text, cases[i].text);
+        if (cases[i].ms >= 0) {
+            assert_int_equal(clock_parse_duration(str_of(text), &back), 0);
+            assert_int_equal(back, cases[i].ms);
+        }
+    }
+}
+
 static void ages(void **state)
 {
     (void)state;
@@ -151,7 +172,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(format_and_parse), cmocka_unit_test(every_day_survives),
         cmocka_unit_test(refuses),          cmocka_unit_test(durations),
-        cmocka_unit_test(ages),             cmocka_unit_test(test_clock),
+        cmocka_unit_test(ages),             cmocka_unit_test(durations_are_written_as_they_are_read),
+        cmocka_unit_test(test_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
