@@ -7,6 +7,7 @@ import random
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -14,7 +15,7 @@ import time
 
 import pytest
 
-from cloud import CACHE, ROOT
+from cloud import CACHE, ROOT, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 MODEL = CACHE / "models" / "gemma3-270m" / "gemma-3-270m-q4_k_m.gguf"
@@ -120,6 +121,17 @@ def test_detached_twice_and_stopped_twice(place):
     p = place.make("run", "ARGS=--detach")
     assert p.returncode == 0, p.stdout + p.stderr
     assert place.shell('printf %s "$OPENAI_API_KEY"').stdout == key and time.monotonic() - begun < 900
+
+
+def test_stop_ends_engines_of_a_killed_sekid(place):
+    p = place.make("run", "ARGS=--detach")
+    assert p.returncode == 0, p.stdout + p.stderr
+    pid = int((place.data / "run.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="sekid to be gone")
+    p = place.make("stop")
+    assert p.returncode == 0 and "sekid was gone; 1 engine stopped" in p.stdout, p.stdout + p.stderr
+    wait_for(lambda: not place.processes(), what="the gateway to have left too")
 
 
 def test_ctrl_c_ends_everything(place):

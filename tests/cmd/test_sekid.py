@@ -56,7 +56,7 @@ def test_help_and_reference_name_every_option():
         elif m := re.match(r"#([\w-]+) = ", line):
             names.append(section + m[1])
     assert names == flags and len(flags) > 20
-    assert all(f"--{word}" in text for word in ("config", "role", "check-config", "config-reference", "version", "help"))
+    assert all(f"--{word}" in text for word in ("config", "role", "check-config", "config-reference", "stop-engines", "version", "help"))
 
 
 def test_the_reference_is_a_valid_configuration(tmp_path):
