@@ -167,6 +167,15 @@ def test_ctrl_c_ends_everything(place):
     assert not (place.data / "run.pid").exists()
 
 
+def test_a_model_that_is_none(place, tmp_path):
+    (tmp_path / "text.gguf").write_bytes(b"not a model")
+    p = place.make("run", "ARGS=--detach", MODEL=str(tmp_path / "text.gguf"))
+    assert p.returncode != 0 and "text.gguf: not a GGUF file" in p.stderr and not place.processes(), p.stdout + p.stderr
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(range(256)))
+    p = place.make("run", "ARGS=--detach", MODEL=str(tmp_path / "broken.gguf"), timeout=120)  # well before the five minutes that a slow one has
+    assert p.returncode != 0 and "CrashLoopBackOff" in p.stderr and "the model did not come up" in p.stderr and not place.processes(), p.stdout + p.stderr
+
+
 def test_another_model(place, tmp_path):
     (tmp_path / "My Model (v2).gguf").symlink_to(MODEL)
     p = place.make("run", "ARGS=--detach", MODEL=str(tmp_path / "My Model (v2).gguf"))
