@@ -71,6 +71,8 @@ static const struct kind *kind_by_any_name(const char *text, size_t len)
 struct awaited {
     const struct kind *kind;
     const char *name, *condition;
+    const char *unless[8]; /* reasons to give up for */
+    size_t unless_count;
     uint64_t deadline_ms;
     char last[ERR_MSG_MAX];
 };
@@ -95,6 +97,14 @@ static const char *condition_names(struct cli *c, const json_t *obj)
 }
 
 #define WAIT_FAILED 2 /* and the reason is printed */
+
+static bool is_hopeless(const struct awaited *w, const char *reason)
+{
+    for (size_t i = 0; i < w->unless_count; i++)
+        if (!strcmp(w->unless[i], reason))
+            return true;
+    return false;
+}
 
 /* One look: 1 when the condition holds, 0 when not yet, negative on error, or WAIT_FAILED. What has changed is told. */
 static int look(struct cli *c, struct awaited *w, struct err *err)
@@ -125,8 +135,9 @@ static int look(struct cli *c, struct awaited *w, struct err *err)
             cli_print_json(obj);
         return 1;
     }
-    tell(c, w, arena_printf(c->arena, "%s: %s", json_str_or(cond, "reason", "Pending"), json_str_or(cond, "message", "not yet looked at")));
-    return 0;
+    const char *reason = json_str_or(cond, "reason", "Pending"), *message = json_str_or(cond, "message", "not yet looked at");
+    tell(c, w, arena_printf(c->arena, "%s: %s", reason, message));
+    return is_hopeless(w, reason) ? err_set(err, ERR_CANCELED, "%s is not %s: %s", w->name, w->condition, reason) : 0;
 }
 
 int cli_wait(struct cli *c)
@@ -136,14 +147,20 @@ int cli_wait(struct cli *c)
     int64_t timeout_ms = 300000;
     if (!slash || !slash[1])
         return cli_usage_error("expected KIND/NAME, for example modelendpoint/chat");
+    const char *reason;
+    struct awaited w = {.condition = condition_name ? condition_name : "Ready"};
+    while ((reason = cli_flag(c, "--unless"))) {
+        if (w.unless_count == ARRAY_LEN(w.unless))
+            return cli_usage_error("--unless: at most %zu reasons", ARRAY_LEN(w.unless));
+        w.unless[w.unless_count++] = reason;
+    }
     if (timeout && clock_parse_duration(str_of(timeout), &timeout_ms) < 0)
         return cli_usage_error("--timeout=%s: expected a duration such as 5m", timeout);
     if (cli_no_more(c))
         return 2;
-    struct awaited w = {.kind = kind_by_any_name(target, (size_t)(slash - target)),
-                        .name = slash + 1,
-                        .condition = condition_name ? condition_name : "Ready",
-                        .deadline_ms = clock_mono_ms() + (uint64_t)timeout_ms};
+    w.kind = kind_by_any_name(target, (size_t)(slash - target));
+    w.name = slash + 1;
+    w.deadline_ms = clock_mono_ms() + (uint64_t)timeout_ms;
     if (!w.kind)
         return cli_usage_error("no such kind: %.*s", (int)(slash - target), target);
     if (cli_connect(c))

@@ -13,6 +13,7 @@ const struct cli_flag cli_global_flags[] = {
 
 static const struct cli_flag wait_flags[] = {
     {.name = "--for", .value = "CONDITION", .help = "the condition (default: Ready)", .complete = "Ready EngineStarted ModelVerified Verified"},
+    {.name = "--unless", .value = "REASON", .help = "give up, with status 1, when this is the condition's reason; repeat for more", .complete = "CrashLoopBackOff", .many = true},
     {.name = "--timeout", .value = "DURATION", .help = "give up after this long, with status 1 (default: 5m)"},
     END,
 };

@@ -31,7 +31,7 @@ struct options {
 struct command_line {
     const char *config_file;
     const char *role; /* "all" | "control" | "gateway" */
-    bool check_config, print_reference;
+    bool check_config, print_reference, stop_engines;
     struct conf_flag flags[64];
     size_t flag_count;
 };

@@ -11,6 +11,8 @@
 
 /* o is the caller's; the role changes it on reload. */
 int supervisor_run(const struct command_line *cl, struct options *o, char **argv, struct arena *a);
+/* --stop-engines: ends the engines that a sekid which is gone has left running. Refused while one runs. */
+int supervisor_stop_engines(const struct options *o, struct arena *a);
 int control_run(const struct command_line *cl, struct options *o, struct arena *a);
 int gateway_run(const struct command_line *cl, struct options *o, struct arena *a);
 

@@ -19,6 +19,7 @@ static const char usage[] =
     "      --role=ROLE          all (default), control or gateway\n"
     "      --check-config       check the configuration, say what is wrong, and leave\n"
     "      --config-reference   print a commented seki.conf with every option, and leave\n"
+    "      --stop-engines       stop the engines that a sekid which is gone has left running, and leave\n"
     "  -V, --version            print the version, and leave\n"
     "  -h, --help               print this help, and leave\n"
     "\n"
@@ -156,6 +157,8 @@ static int parse_command_line(char **argv, struct command_line *cl, struct arena
             return 1;
         } else if (!strcmp(argv[i], "--check-config")) {
             cl->check_config = true;
+        } else if (!strcmp(argv[i], "--stop-engines")) {
+            cl->stop_engines = true;
         } else if (!strcmp(argv[i], "--config-reference")) {
             print_reference();
             return 1;
@@ -196,6 +199,8 @@ static void harden(void)
 
 static int run(const struct command_line *cl, struct options *o, char **argv, struct arena *a)
 {
+    if (cl->stop_engines)
+        return supervisor_stop_engines(o, a);
     if (!strcmp(cl->role, "all"))
         return supervisor_run(cl, o, argv, a);
     if (!strcmp(cl->role, "control"))

@@ -1,10 +1,12 @@
-/* The parent of the roles: starts them, restarts them with back-off, passes signals on, leaves when both have left. */
+/* The parent of the roles: starts them, restarts them with back-off, passes signals on, leaves when both have left. Control stops the engines; those that it could not, because
+ * it was down or was killed, are ended here. */
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/roles.h"
 #include "loop/spawn.h"
+#include "runtime/runtime.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -15,6 +17,8 @@
 #define RESTART_MAX_MS 5000
 #define STEADY_MS 10000 /* a role that ran this long starts again without delay */
 #define STOP_MS 660000  /* beyond the gateway's drain; then SIGKILL */
+#define STOP_NOW_MS 30000 /* after SIGINT, which drains nothing */
+#define LEAVING_MS 10000 /* for control to leave, whose supervisor was killed */
 
 enum { ROLE_CONTROL, ROLE_GATEWAY, ROLE_COUNT };
 static const char *const role_names[ROLE_COUNT] = {"control", "gateway"};
@@ -37,7 +41,7 @@ struct supervisor {
     struct loop *loop;
     struct role roles[ROLE_COUNT];
     struct timer kill_timer;
-    bool stopping;
+    bool stopping, stop_engines;
 };
 
 static void role_start(struct role *r);
@@ -114,9 +118,11 @@ static void on_signal(void *arg, int signo)
             signal_roles(s, SIGHUP);
         return;
     }
-    if (!s->stopping)
-        timer_start(&s->kill_timer, STOP_MS);
+    bool now = signo == SIGINT;
+    if (!s->stopping || (now && !s->stop_engines))
+        timer_start(&s->kill_timer, now ? STOP_NOW_MS : STOP_MS);
     s->stopping = true;
+    s->stop_engines = s->stop_engines || now;
     for (int i = 0; i < ROLE_COUNT; i++)
         timer_stop(&s->roles[i].restart);
     signal_roles(s, signo);
@@ -135,6 +141,45 @@ static const char **role_argv(char **argv, const char *role, struct arena *a)
         out[i] = argv[i];
     out[count] = arena_printf(a, "--role=%s", role);
     return out;
+}
+
+static int end_engines(const struct options *o, struct arena *a, int *ret_ended)
+{
+    struct err err = ERR_INIT;
+    int rc = runtime_local_end_left(options_path(o, a, "run/workloads"), ret_ended, &err);
+    if (rc < 0)
+        log_error("engines that were left running cannot be stopped", KVE(&err));
+    return rc;
+}
+
+/* Control holds the store's lock, whoever started it. */
+static int lock_store(const char *path, int *ret_fd, struct err *err)
+{
+    uint64_t until = clock_mono_ms() + LEAVING_MS;
+    int rc;
+    while ((rc = file_lock(path, ret_fd, err)) == ERR_BUSY && clock_mono_ms() < until)
+        usleep(20000);
+    return rc;
+}
+
+int supervisor_stop_engines(const struct options *o, struct arena *a)
+{
+    CLEANUP(file_closep) int lock_fd = -1, store_fd = -1;
+    struct err err = ERR_INIT;
+    int ended = 0, rc = 0;
+    if (file_exists(options_path(o, a, "run")) && (rc = file_lock(options_path(o, a, "run/sekid.lock"), &lock_fd, &err)) == 0)
+        rc = lock_store(options_path(o, a, "seki.db.lock"), &store_fd, &err);
+    if (rc == ERR_BUSY)
+        log_error("a sekid runs on this data directory: end it with SIGINT, which stops its engines too", KV("data", o->data));
+    else if (rc < 0)
+        log_error("cannot use the data directory", KV("data", o->data), KVE(&err));
+    if (rc < 0 || end_engines(o, a, &ended) < 0)
+        return 1;
+    if (ended)
+        printf("%d engine%s stopped\n", ended, ended == 1 ? "" : "s");
+    else
+        puts("no engine runs");
+    return 0;
 }
 
 int supervisor_run(const struct command_line *cl, struct options *o, char **argv, struct arena *a)
@@ -171,6 +216,9 @@ int supervisor_run(const struct command_line *cl, struct options *o, char **argv
         role_start(r);
     }
     loop_run(s.loop);
+    int ended;
+    if (s.stop_engines)
+        (void)!end_engines(o, a, &ended);
     timer_stop(&s.kill_timer);
     loop_free(s.loop);
     arena_free(s.held);

@@ -45,7 +45,7 @@ static void on_prepare(uv_prepare_t *handle)
 
 static void on_limit(uv_timer_t *handle)
 {
-    (void)handle; /* its only use is to end the wait */
+    uv_stop(handle->loop); /* ends the wait, also one that has not begun: libuv runs what is due before it waits, and would then wait for ever */
 }
 
 static void on_wake(uv_async_t *handle)

@@ -71,4 +71,8 @@ struct runtime_local_options {
 };
 int runtime_local_new(const struct runtime_local_options *o, struct runtime **ret, struct err *err) NODISCARD;
 
+/* Kills and forgets what a runtime on state_dir has left running; *ret_ended: how many workloads that were. Only while there is no runtime on it: the caller holds whatever
+ * keeps others away. */
+int runtime_local_end_left(const char *state_dir, int *ret_ended, struct err *err) NODISCARD;
+
 #endif

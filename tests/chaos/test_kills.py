@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 import urllib.request
@@ -11,7 +12,7 @@ import urllib.request
 import openai
 import pytest
 
-from cloud import Cloud, ApiError, wait_for, SLOW
+from cloud import SEKID, Cloud, ApiError, wait_for, SLOW
 
 
 def configmap(name):
@@ -111,7 +112,6 @@ def test_control_killed_during_100_streams(own_cloud):
         os.kill(cloud.role_pid("control"), signal.SIGKILL)
         gateway = cloud.role_pid("gateway")
         os.kill(gateway, signal.SIGKILL)
-        import subprocess
         env = {k: v for k, v in os.environ.items() if k != "SEKI_SUPERVISOR"}
         with open(cloud.log, "ab") as log:
             alone = subprocess.Popen(cloud.command("gateway"), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
@@ -149,6 +149,41 @@ def test_engines_survive_a_restart_and_are_adopted(own_cloud):
     assert cloud.get("modelreplicas", "demo", "fake-0")["status"]["pid"] == pid
     cloud.stop(signal.SIGINT)
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the engine to be stopped with SIGINT")
+
+
+def test_sigint_stops_engines_when_control_is_dead(own_cloud):
+    """Ctrl-C in the moment in which control is down: engines are not left behind by whoever should have ended them."""
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake", replicas=2)
+    pids = [cloud.get("modelreplicas", "demo", f"fake-{i}")["status"]["pid"] for i in range(2)]
+    os.kill(cloud.process.pid, signal.SIGSTOP)  # so that nothing starts control again before the signal is there
+    try:
+        os.kill(cloud.role_pid("control"), signal.SIGKILL)
+        cloud.process.send_signal(signal.SIGINT)
+    finally:
+        os.kill(cloud.process.pid, signal.SIGCONT)
+    cloud.process.wait(60 * SLOW)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{p}") for p in pids), what="the engines to end")
+    assert not list((cloud.data / "run" / "workloads").glob("*.json"))
+
+
+def test_engines_of_a_killed_sekid_can_be_stopped(own_cloud):
+    """All of sekid is gone, its engines are not: --stop-engines ends them, and is refused while a sekid runs."""
+    cloud = own_cloud()
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "fake")
+    pid = cloud.get("modelreplicas", "demo", "fake-0")["status"]["pid"]
+    command = [SEKID, f"--data={cloud.data}", "--stop-engines"]
+    p = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW)
+    assert p.returncode == 1 and "a sekid runs on this data directory" in p.stderr and os.path.exists(f"/proc/{pid}"), p
+    cloud.process.kill()
+    cloud.process.wait()
+    p = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW)
+    assert (p.returncode, p.stdout) == (0, "1 engine stopped\n"), p
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the engine to end")
+    p = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW)
+    assert (p.returncode, p.stdout) == (0, "no engine runs\n"), p
 
 
 def test_killed_engine_comes_back_and_conditions_tell(own_cloud):

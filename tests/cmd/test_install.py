@@ -45,7 +45,7 @@ def test_manual_pages_are_whole(installed):
 
 
 @pytest.mark.parametrize("unit, must", [
-    ("seki-control", ["KillMode=process", "ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "LimitCORE=0", "Restart=always", "User=seki"]),
+    ("seki-control", ["KillMode=process", "ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "LimitCORE=0", "Restart=always", "User=seki", "Delegate=yes"]),
     ("seki-gateway", ["ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "LimitCORE=0", "TimeoutStopSec=11min", "User=seki"]),
 ])
 def test_units(installed, tmp_path, unit, must):

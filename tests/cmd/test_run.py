@@ -7,6 +7,7 @@ import random
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -14,7 +15,7 @@ import time
 
 import pytest
 
-from cloud import CACHE, ROOT
+from cloud import CACHE, ROOT, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 MODEL = CACHE / "models" / "gemma3-270m" / "gemma-3-270m-q4_k_m.gguf"
@@ -122,6 +123,17 @@ def test_detached_twice_and_stopped_twice(place):
     assert place.shell('printf %s "$OPENAI_API_KEY"').stdout == key and time.monotonic() - begun < 900
 
 
+def test_stop_ends_engines_of_a_killed_sekid(place):
+    p = place.make("run", "ARGS=--detach")
+    assert p.returncode == 0, p.stdout + p.stderr
+    pid = int((place.data / "run.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="sekid to be gone")
+    p = place.make("stop")
+    assert p.returncode == 0 and "sekid was gone; 2 engines stopped" in p.stdout, p.stdout + p.stderr
+    wait_for(lambda: not place.processes(), what="the gateway to have left too")
+
+
 def test_ctrl_c_ends_everything(place):
     pid, fd = pty.fork()
     if pid == 0:
@@ -153,6 +165,15 @@ def test_ctrl_c_ends_everything(place):
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status != 0 and not place.processes()
     assert not (place.data / "run.pid").exists()
+
+
+def test_a_model_that_is_none(place, tmp_path):
+    (tmp_path / "text.gguf").write_bytes(b"not a model")
+    p = place.make("run", "ARGS=--detach", MODEL=str(tmp_path / "text.gguf"))
+    assert p.returncode != 0 and "text.gguf: not a GGUF file" in p.stderr and not place.processes(), p.stdout + p.stderr
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(range(256)))
+    p = place.make("run", "ARGS=--detach", MODEL=str(tmp_path / "broken.gguf"), timeout=120)  # well before the five minutes that a slow one has
+    assert p.returncode != 0 and "CrashLoopBackOff" in p.stderr and "the model did not come up" in p.stderr and not place.processes(), p.stdout + p.stderr
 
 
 def test_another_model(place, tmp_path):

@@ -284,6 +284,9 @@ def test_wait(served):
     served.create("modelendpoints", "demo", "never", {"engine": {"driver": "fake", "options": {"loadDelayMs": "600000"}}})
     p = run("-n", "demo", "wait", "mep/never", "--timeout", "2s", env=served.env)
     assert p.returncode == 1 and "last seen:" in p.stderr and len(p.stderr.splitlines()) >= 2, p.stderr
+    served.create("modelendpoints", "demo", "crashing", {"engine": {"driver": "fake", "options": {"noSuchOption": "1"}}})
+    p = run("-n", "demo", "wait", "mep/crashing", "--unless", "DigestMismatch", "--unless", "CrashLoopBackOff", "--timeout", "5m", env=served.env)
+    assert p.returncode == 1 and "crashing is not Ready: CrashLoopBackOff" in p.stderr and "no-such-option" in p.stderr, p.stderr
 
 
 # ---- terminals ----

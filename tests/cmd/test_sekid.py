@@ -56,7 +56,7 @@ def test_help_and_reference_name_every_option():
         elif m := re.match(r"#([\w-]+) = ", line):
             names.append(section + m[1])
     assert names == flags and len(flags) > 20
-    assert all(f"--{word}" in text for word in ("config", "role", "check-config", "config-reference", "version", "help"))
+    assert all(f"--{word}" in text for word in ("config", "role", "check-config", "config-reference", "stop-engines", "version", "help"))
 
 
 def test_help_fits_a_terminal():
@@ -506,6 +506,12 @@ def test_full_disk():
         def configmap(i):
             return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"c{i}"}, "data": {"k": "v" * 20000}}
         cloud.api("POST", name, configmap(0))
+        cloud.fake_endpoint("demo", "fake", tokens=3)
+        client = openai.OpenAI(base_url=cloud.base_url, api_key=cloud.key("demo"), max_retries=0, timeout=30 * SLOW)
+        wait_for(lambda: len(client.models.list().data) == 1, what="the model")
+
+        def ask():
+            return client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hi"}]).choices[0].message.content
         filler = cloud.data / "filler"
         with open(filler, "wb", buffering=0) as f:
             with pytest.raises(OSError):
@@ -530,9 +536,16 @@ def test_full_disk():
         assert len(cloud.api("GET", name)["items"]) == i
         with pytest.raises(ApiError):
             cloud.api("GET", f"{name}/c{i}")  # what was refused is not there
+        for _ in range(20):
+            assert ask().startswith("tok0")
         filler.unlink()
         cloud.wait_ready()
         cloud.api("POST", name, configmap(i))
+
+        def billed():
+            reports = cloud.api("GET", "/apis/seki.cloud/v1alpha1/namespaces/demo/usagereports")["items"]
+            return sum(item["requests"] for r in reports for item in r.get("status", {}).get("items", []))
+        wait_for(lambda: billed() == 20, 30, "what was used while the disk was full to be counted, once")
         cloud.kill_role("control")
         cloud.wait_ready()
         assert len(cloud.api("GET", name)["items"]) == i + 1

@@ -12,20 +12,24 @@ from cloud import CACHE, Cloud, wait_for
 MODEL_DIR = CACHE / "models" / "gemma3-270m"
 
 
+def serve_gemma(c):
+    """llama.cpp and Gemma 3 270M: one endpoint for text, one for embeddings."""
+    facts = json.loads((MODEL_DIR / "manifest.json").read_text())
+    c.project("demo")
+    c.create("models", "demo", "gemma", {"source": f"file://{MODEL_DIR}", "format": "GGUF", "files": facts["files"], "license": facts["license"],
+                                         "capabilities": ["Completion", "Embedding"]})
+    c.create("modelendpoints", "demo", "gemma", {"model": "gemma", "engine": {"contextLength": 512, "parallel": 2}})
+    c.create("modelendpoints", "demo", "gemma-embed", {"model": "gemma", "engine": {"contextLength": 512, "parallel": 1, "embeddings": True}})
+    for name in ("gemma", "gemma-embed"):
+        c.wait_condition("modelendpoints", "demo", name, timeout=120)
+    c.secret = c.key("demo")
+    wait_for(lambda: len(client(c).models.list().data) == 2, what="both models")
+
+
 @pytest.fixture(scope="module")
 def real():
-    """A cloud with llama.cpp and Gemma 3 270M: one endpoint for text, one for embeddings."""
-    facts = json.loads((MODEL_DIR / "manifest.json").read_text())
     with Cloud() as c:
-        c.project("demo")
-        c.create("models", "demo", "gemma", {"source": f"file://{MODEL_DIR}", "format": "GGUF", "files": facts["files"], "license": facts["license"],
-                                             "capabilities": ["Completion", "Embedding"]})
-        c.create("modelendpoints", "demo", "gemma", {"model": "gemma", "engine": {"contextLength": 512, "parallel": 2}})
-        c.create("modelendpoints", "demo", "gemma-embed", {"model": "gemma", "engine": {"contextLength": 512, "parallel": 1, "embeddings": True}})
-        for name in ("gemma", "gemma-embed"):
-            c.wait_condition("modelendpoints", "demo", name, timeout=120)
-        c.secret = c.key("demo")
-        wait_for(lambda: len(client(c).models.list().data) == 2, what="both models")
+        serve_gemma(c)
         yield c
 
 
@@ -77,6 +81,39 @@ def test_real_async(real):
         c = openai.AsyncOpenAI(base_url=real.base_url, api_key=real.secret, max_retries=0)
         return await asyncio.gather(*[c.completions.create(model="gemma", prompt=f"{i},", max_tokens=4) for i in range(6)])
     assert all(r.usage.completion_tokens > 0 for r in asyncio.run(main()))
+
+
+def test_the_real_engine_writes_no_prompt_down(own_cloud):
+    """Its log is a file of ours: prompts that are answered, too long, nonsense or left alone are not in it, nor anywhere else."""
+    canary = "canary-" + os.urandom(12).hex()
+    c = own_cloud()
+    serve_gemma(c)
+    ask = client(c)
+    said = [{"role": "user", "content": f"Say {canary}"}]
+    ask.chat.completions.create(model="gemma", messages=said, max_tokens=4, user=canary)
+    ask.completions.create(model="gemma", prompt=canary, max_tokens=4, stop=[canary])
+    ask.embeddings.create(model="gemma-embed", input=[canary])
+    stream = ask.chat.completions.create(model="gemma", messages=said, stream=True)
+    next(stream)
+    stream.close()
+    for bad in (dict(messages=[{"role": "user", "content": f"{canary} " * 400}]), dict(messages=[{"role": canary, "content": {canary: 1}}]),
+                dict(messages=said, extra_body={"grammar": f"root ::= {canary}"}), dict(messages=said, extra_body={"temperature": canary}),
+                dict(messages=said, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": canary, "pattern": f"^({canary}"}}}),
+                dict(messages=said, tools=[{"type": canary, "function": {"name": canary}}])):
+        try:
+            ask.chat.completions.create(model="gemma", max_tokens=2, **bad)
+        except openai.APIError:
+            pass
+    with pytest.raises(openai.APIError):
+        ask.embeddings.create(model="gemma-embed", input=f"{canary} " * 400)
+    logs = list((c.data / "log").glob("*.log"))
+    assert len(logs) == 2 and all("serving gemma" in log.read_text() for log in logs), "what the engines say of themselves is there"
+    objects = c.kubectl("get", "seki,events", "-A", "-o", "yaml").stdout
+    exposition = c.metrics("metrics-gateway") + c.metrics()
+    c.stop()
+    assert canary not in objects and canary not in exposition
+    found = [path for path in pathlib.Path(c.dir).rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
+    assert not found, [(str(p), [line for line in p.read_text(errors="replace").splitlines() if canary in line][:3]) for p in found]
 
 
 # ---- the fake engine ----

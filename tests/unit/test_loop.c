@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "loop/loop.h"
+#include "loop/loop_internal.h"
 #include "loop/thread.h"
 
 #define WAIT_MS 10000
@@ -410,10 +411,33 @@ static void loop_threads(void **state)
 
 #define LOOP_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* What a busy machine does between the start of the limit and the wait: time passes, and libuv runs the limit before it waits. */
+static void late(struct timer *t UNUSED)
+{
+    uint64_t end = clock_mono_ms() + 5;
+    while (clock_mono_ms() < end)
+        ;
+    uv_update_time(&loop->uv);
+}
+
+static void a_limit_that_is_over_before_the_wait(void **state)
+{
+    (void)state;
+    struct timer t;
+    timer_init(&t, loop, late, NULL);
+    timer_start(&t, 0);
+    alarm(10); /* without an end the wait is for ever */
+    loop_run_once(loop, 1);
+    loop_run_once(loop, 1);
+    alarm(0);
+    assert_false(timer_armed(&t));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         LOOP_TEST(timers_in_order),
+        LOOP_TEST(a_limit_that_is_over_before_the_wait),
         LOOP_TEST(timer_that_restarts_lets_others_run),
         LOOP_TEST(timer_stopped_by_another),
         LOOP_TEST(many_timers),

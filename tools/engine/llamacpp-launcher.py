@@ -5,12 +5,16 @@ It serves until SIGTERM or SIGINT, with /health and /metrics on and nothing of w
 """
 import argparse
 import os
+import re
 import signal
 import socket
 import stat
 import sys
 
 BATCH_TOKENS = 512
+
+# What may be said once requests come: failures of the library itself, with the text of its own sources in them.
+OWN_FAILURE = re.compile(rb"\S+:\d+: GGML_ASSERT\(|CUDA error|ggml_(backend|cuda|gallocr|aligned_malloc)\w*: ")
 
 # A plain format, for models that come without a chat template: base models.
 PLAIN_TEMPLATE = (
@@ -113,6 +117,28 @@ def end(host):
     os._exit(0)
 
 
+def withholder():
+    """The writing end of a pipe to a process that keeps back what requests may have brought, and writes on what is left. Verbosity is not enough: what is wrong with a
+    grammar or a schema is written past the library's log, with the grammar in it. Made before the model is loaded, while this program is small."""
+    out, into = os.pipe()
+    if os.fork():
+        os.close(out)
+        return into
+    os.close(into)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # it ends when the server has
+    rest, cut = b"", False
+    while data := os.read(out, 65536):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if OWN_FAILURE.match(line) and not cut:
+                os.write(2, line[:1024] + b"\n")
+            cut = False
+        if len(rest) > 65536:  # no line of the library's own
+            rest, cut = b"", True
+    os._exit(0)
+
+
 def has_template(path):
     """Whether the GGUF file's head names a chat template."""
     with open(path, "rb") as f:
@@ -127,6 +153,7 @@ def main():
         if f.read(4) != b"GGUF":
             fail(f"--model {a.model}: not a GGUF file")
     host, port = place(a.listen)
+    into = withholder()
     try:
         import xllamacpp
     except ImportError as e:
@@ -146,6 +173,9 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: end(host))
     print(f"serving {a.alias} on {server.listening_address}", flush=True)
+    os.dup2(into, 1)
+    os.dup2(into, 2)
+    os.close(into)
     while True:
         signal.pause()
 
