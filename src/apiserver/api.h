@@ -1,6 +1,6 @@
 /* Inside the apiserver: one struct a request, and what its files offer each other.
  *
- * A request comes by HTTP (server.c) or from this process (local.c) and is answered exactly once by api_reply*(). It has an arena and a reference count: the transport holds one, a
+ * A request comes by HTTP (server.c) or from this process (server.c too) and is answered exactly once by api_reply*(). It has an arena and a reference count: the transport holds one, a
  * transaction on its way holds another; when the client goes away first, the answer is dropped. Everything runs on the loop's thread.
  */
 #ifndef SEKI_APISERVER_API_H
@@ -147,7 +147,7 @@ json_t *api_status(int http_status, const char *status, const char *reason, cons
 int api_route(struct api_request *q, struct err *err) NODISCARD;
 void api_dispatch(struct api_request *q); /* authorised from here on */
 
-/* ---- authn.c, authz.c ---- */
+/* ---- auth.c ---- */
 int authn_load_tokens(struct apiserver *s, struct err *err) NODISCARD;
 bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret);
 void authz_start(struct apiserver *s);
@@ -287,7 +287,7 @@ struct api_subresource {
 /* What a kind has beside its objects: for discovery and OpenAPI. */
 size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUBRESOURCES_MAX]);
 
-/* ---- local.c, server.c ---- */
+/* ---- server.c ---- */
 void api_serve_health(struct api_request *q, bool ready);
 
 /* ---- gc.c, namespaces.c, gather.c ---- */
