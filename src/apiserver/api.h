@@ -91,6 +91,7 @@ struct api_request {
     const char *rule;        /* which binding of which role allows it; "" when nobody needs to know */
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
+    struct field_errors *refused_option; /* what api_fail answers about, once api_bad_option was called */
     struct api_watch *watch;       /* once a watch runs */
     void *work;                    /* of whoever yields: what resume() goes on with; arena */
     struct http_out_header headers[API_HEADERS_MAX]; /* of the answer */
@@ -131,6 +132,8 @@ void api_fail_code(struct api_request *q, int code, const char *fmt, ...) PRINTF
 void api_fail_invalid(struct api_request *q, const struct field_errors *e);
 /* Likewise, of something that is not the object of the request. */
 void api_fail_invalid_as(struct api_request *q, const char *kind, const char *group, const char *name, const struct field_errors *e);
+/* Sets err to ERR_INVALID for an option of a write (dryRun, propagationPolicy …); api_fail then answers as Kubernetes does: about a CreateOptions, DeleteOptions … */
+int api_bad_option(struct api_request *q, struct err *err, const char *option, const char *reason, const char *fmt, ...) PRINTF(5, 6);
 /* "modelendpoints.seki.cloud" */
 const char *api_resource_text(const struct api_request *q);
 struct str api_query(struct api_request *q, const char *name); /* "" when absent or malformed */
@@ -211,7 +214,7 @@ int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *e
 int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err) NODISCARD;
 /* Marks obj as being deleted. */
 void api_mark_deleted(json_t *obj);
-/* dryRun=All of the query; ERR_BAD_REQUEST for other values. */
+/* dryRun=All of the query; ERR_INVALID for other values. */
 int api_read_dry_run(struct api_request *q, struct err *err) NODISCARD;
 
 /* Types and unknown members of a document, by the query's fieldValidation. */

@@ -6,7 +6,6 @@
 #include "json/yaml.h"
 
 #define LAST_APPLIED "kubectl.kubernetes.io/last-applied-configuration"
-#define OPTIONS_INVALID "PatchOptions.meta.k8s.io \"\" is invalid: "
 
 static bool is_printable(struct str s)
 {
@@ -22,9 +21,9 @@ int api_read_manager(struct api_request *q, const char **ret, struct err *err)
 {
     struct str name = api_query(q, "fieldManager");
     if (name.len > MANAGER_NAME_MAX)
-        return err_field(err, ERR_INVALID, "fieldManager", OPTIONS_INVALID "fieldManager: Too long: may not be more than %d bytes", MANAGER_NAME_MAX);
+        return api_bad_option(q, err, "fieldManager", "FieldValueTooLong", "Too long: may not be more than %d bytes", MANAGER_NAME_MAX);
     if (!is_printable(name))
-        return err_field(err, ERR_INVALID, "fieldManager", OPTIONS_INVALID "fieldManager: Invalid value: should only contain printable characters");
+        return api_bad_option(q, err, "fieldManager", "FieldValueInvalid", "Invalid value: should only contain printable characters");
     if (name.len) {
         *ret = arena_strndup(q->arena, name);
         return 0;
@@ -39,7 +38,7 @@ static int read_options(struct api_request *q, bool *ret_force, struct err *err)
 {
     struct str force = api_query(q, "force");
     if (!api_query(q, "fieldManager").len)
-        return err_field(err, ERR_INVALID, "fieldManager", OPTIONS_INVALID "fieldManager: Required value: is required for apply patch");
+        return api_bad_option(q, err, "fieldManager", "FieldValueRequired", "Required value: is required for apply patch");
     if (force.len && !str_eqc(force, "true") && !str_eqc(force, "false") && !str_eqc(force, "1") && !str_eqc(force, "0"))
         return err_field(err, ERR_BAD_REQUEST, "force", "force: Invalid value: \"%.*s\": must be true or false", (int)MIN(force.len, (size_t)32), force.ptr);
     *ret_force = str_eqc(force, "true") || str_eqc(force, "1");

@@ -13,6 +13,41 @@ struct delete_options {
     const char *finalizer; /* to add: "orphan", "foregroundDeletion", or NULL */
 };
 
+static int read_policy(struct api_request *q, struct delete_options *ret, struct err *err)
+{
+    struct str policy = api_query(q, "propagationPolicy");
+    const char *given = json_str(q->body, "propagationPolicy");
+    if (given)
+        policy = str_of(given);
+    const char *shown = arena_strndup(q->arena, str_n(policy.ptr, MIN(policy.len, (size_t)64)));
+    if (policy.len && (json_is_boolean(json_object_get(q->body, "orphanDependents")) || api_query(q, "orphanDependents").len))
+        return api_bad_option(q, err, "propagationPolicy", "FieldValueInvalid", "Invalid value: \"%s\": orphanDependents and deletionPropagation cannot be both set", shown);
+    if (policy.len && !str_eqc(policy, "Background") && !str_eqc(policy, "Foreground") && !str_eqc(policy, "Orphan"))
+        return api_bad_option(q, err, "propagationPolicy", "FieldValueNotSupported",
+                              "Unsupported value: \"%s\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"", shown);
+    bool orphan = str_eqc(policy, "Orphan") || json_flag(q->body, "orphanDependents", api_query_flag(q, "orphanDependents"));
+    ret->finalizer = orphan ? "orphan" : str_eqc(policy, "Foreground") ? "foregroundDeletion" : NULL;
+    return 0;
+}
+
+/* The body's, which was found to be a list of strings. */
+static int read_dry_run(struct api_request *q, struct err *err)
+{
+    json_t *list = json_object_get(q->body, "dryRun"), *v;
+    bool all = true;
+    size_t i;
+    CLEANUP(sbuf_deinit) struct sbuf shown = {0};
+    sbuf_init(&shown, 1024);
+    json_array_foreach(list, i, v) {
+        all = all && !strcmp(json_string_value(v), "All");
+        sbuf_addf(&shown, "%s\"%.64s\"", i ? "," : "", json_string_value(v));
+    }
+    if (!all)
+        return api_bad_option(q, err, "dryRun", "FieldValueNotSupported", "Unsupported value: [%.256s]: supported values: \"All\"", sbuf_ok(&shown) ? shown.ptr : "…");
+    q->dry_run = q->dry_run || json_array_size(list) > 0;
+    return 0;
+}
+
 static int read_options(struct api_request *q, struct delete_options *ret, struct err *err)
 {
     int rc = api_read_dry_run(q, err);
@@ -20,33 +55,23 @@ static int read_options(struct api_request *q, struct delete_options *ret, struc
         return rc;
     if (!q->body && str_trim(q->text).len && (rc = api_parse_body_of(q, delete_option_fields, err)) < 0)
         return rc;
+    if (q->body && !json_is_object(q->body))
+        return err_set(err, ERR_BAD_REQUEST, "the body is no JSON object");
     struct field_errors e = {.arena = q->arena};
     if (q->body) {
         field_unknown(delete_option_fields, q->body, "", &e);
         field_validate(delete_option_fields, q->body, "", &e);
     }
-    if (e.count)
-        return err_field(err, ERR_BAD_REQUEST, e.items[0].path, "%s: %s", e.items[0].path, e.items[0].message);
-    struct str policy = api_query(q, "propagationPolicy");
-    const char *given = json_str(q->body, "propagationPolicy");
-    if (given)
-        policy = str_of(given);
-    if (policy.len && !str_eqc(policy, "Background") && !str_eqc(policy, "Foreground") && !str_eqc(policy, "Orphan"))
-        return err_field(err, ERR_BAD_REQUEST, "propagationPolicy", "Unsupported value: supported values: \"Background\", \"Foreground\", \"Orphan\"");
-    bool orphan = str_eqc(policy, "Orphan") || json_flag(q->body, "orphanDependents", false);
-    ret->finalizer = orphan ? "orphan" : str_eqc(policy, "Foreground") ? "foregroundDeletion" : NULL;
+    for (size_t i = 0; i < e.count; i++)
+        if (strcmp(e.items[i].reason, "FieldValueNotSupported") != 0) /* what is no policy has words of its own */
+            return err_field(err, ERR_BAD_REQUEST, e.items[i].path, "%s: %s", e.items[i].path, e.items[i].message);
+    if ((rc = read_policy(q, ret, err)) < 0)
+        return rc;
     ret->uid = json_str(q->body, "preconditions.uid");
     const char *rev = json_str(q->body, "preconditions.resourceVersion");
     if (rev && str_to_i64(str_of(rev), 1, INT64_MAX, &ret->rev) < 0)
         return err_field(err, ERR_BAD_REQUEST, "preconditions.resourceVersion", "must be a number");
-    const json_t *dry = json_object_get(q->body, "dryRun");
-    if (json_array_size(dry)) {
-        const char *text = json_string_value(json_array_get(dry, 0));
-        if (!text || strcmp(text, "All") != 0)
-            return err_field(err, ERR_BAD_REQUEST, "dryRun", "Unsupported value: supported values: \"All\"");
-        q->dry_run = true;
-    }
-    return 0;
+    return read_dry_run(q, err);
 }
 
 static bool precondition_fails(struct api_request *q, const struct delete_options *o, const struct store_value *v, const json_t *obj)

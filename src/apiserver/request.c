@@ -194,8 +194,34 @@ json_t *api_details(const struct api_request *q)
     return d;
 }
 
+static const char *options_kind(const struct api_request *q)
+{
+    static const char *const kinds[][2] = {{"create", "CreateOptions"}, {"update", "UpdateOptions"}, {"patch", "PatchOptions"}};
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        if (!strcmp(q->verb, kinds[i][0]))
+            return kinds[i][1];
+    return "DeleteOptions";
+}
+
+int api_bad_option(struct api_request *q, struct err *err, const char *option, const char *reason, const char *fmt, ...)
+{
+    char text[ERR_MSG_MAX];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    q->refused_option = ARENA_NEW(q->arena, struct field_errors);
+    q->refused_option->arena = q->arena;
+    field_errors_add(q->refused_option, option, reason, "%s", text);
+    return err_field(err, ERR_INVALID, option, "%s: %s", option, text);
+}
+
 void api_fail(struct api_request *q, const struct err *err)
 {
+    if (err->code == ERR_INVALID && q->refused_option) {
+        api_fail_invalid_as(q, options_kind(q), "meta.k8s.io", "", q->refused_option);
+        return;
+    }
     json_t *details = api_details(q);
     int status = err_http_status(err->code);
     if (err->field[0])

@@ -6,11 +6,17 @@
 #include "json/patch.h"
 #include "json/strategic.h"
 
+/* An option's value, as an answer may show it. */
+static const char *shown(struct api_request *q, struct str v)
+{
+    return arena_strndup(q->arena, str_n(v.ptr, MIN(v.len, (size_t)64)));
+}
+
 int api_read_dry_run(struct api_request *q, struct err *err)
 {
     struct str v = api_query(q, "dryRun");
     if (v.len && !str_eqc(v, "All"))
-        return err_field(err, ERR_BAD_REQUEST, "dryRun", "Invalid value: \"%.*s\": supported values: \"All\"", (int)(v.len > 64 ? 64 : v.len), v.ptr);
+        return api_bad_option(q, err, "dryRun", "FieldValueNotSupported", "Unsupported value: [\"%s\"]: supported values: \"All\"", shown(q, v));
     q->dry_run = v.len > 0;
     return 0;
 }
@@ -25,7 +31,7 @@ static int read_field_validation(struct api_request *q, enum meta_unknown *ret, 
     else if (str_eqc(v, "Ignore"))
         *ret = META_IGNORE;
     else
-        return err_field(err, ERR_BAD_REQUEST, "fieldValidation", "Invalid value: \"%.*s\": supported values: \"Ignore\", \"Warn\", \"Strict\"", (int)(v.len > 64 ? 64 : v.len), v.ptr);
+        return api_bad_option(q, err, "fieldValidation", "FieldValueNotSupported", "Unsupported value: \"%s\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"", shown(q, v));
     return 0;
 }
 
@@ -120,7 +126,7 @@ static int prepare_create(struct api_request *q, json_t *obj, struct err *err)
 /* An error of the metadata as one of the object's fields. */
 static void fail_create(struct api_request *q, const struct err *err)
 {
-    if (err->code != ERR_INVALID) {
+    if (err->code != ERR_INVALID || q->refused_option) {
         api_fail(q, err);
         return;
     }
@@ -168,6 +174,15 @@ static int add_companions(struct api_write *w, struct err *err)
     return rc;
 }
 
+/* The latest accepted version of what the request names; NULL: it is not there. */
+static struct store_value *pending(struct api_request *q)
+{
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    sbuf_init(&key, 1024);
+    object_key(q->kind, q->ns, q->name, &key);
+    return store_get_pending(q->server->store, sbuf_str(&key));
+}
+
 void api_write_create(struct api_write *w)
 {
     struct api_request *q = w->q;
@@ -186,10 +201,13 @@ void api_write_create(struct api_write *w)
     if (add_companions(w, &err) < 0) {
         api_fail(q, &err);
         api_write_drop(w);
-    } else if (q->dry_run) {
-        api_write_answer(w, 0);
-    } else {
+    } else if (!q->dry_run) {
         api_write_commit(w, false, 0);
+    } else if (pending(q)) { /* of a real one the store would say so */
+        api_fail_code(q, ERR_EXISTS, "%s \"%s\" already exists", api_resource_text(q), q->name);
+        api_write_drop(w);
+    } else {
+        api_write_answer(w, 0);
     }
 }
 
@@ -209,10 +227,7 @@ void api_create(struct api_request *q)
 
 static struct store_value *find_pending(struct api_request *q)
 {
-    CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    sbuf_init(&key, 1024);
-    object_key(q->kind, q->ns, q->name, &key);
-    struct store_value *v = store_get_pending(q->server->store, sbuf_str(&key));
+    struct store_value *v = pending(q);
     if (!v)
         api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
     return v;
@@ -336,7 +351,7 @@ static json_t *patched(struct api_request *q, const json_t *target, struct err *
         return NULL;
     }
     if (api_query(q, "force").len) {
-        err_field(err, ERR_INVALID, "force", "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch");
+        api_bad_option(q, err, "force", "FieldValueForbidden", "Forbidden: may not be specified for non-apply patch");
         return NULL;
     }
     if (api_parse_body(q, err) < 0)

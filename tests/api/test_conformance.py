@@ -18,6 +18,7 @@ from raw import call, connection_to, get
 
 MERGE, STRATEGIC, JSON_PATCH = "application/merge-patch+json", "application/strategic-merge-patch+json", "application/json-patch+json"
 CORE, LEASES, EVENTS, RBAC = "/api/v1", "/apis/coordination.k8s.io/v1", "/apis/events.k8s.io/v1", "/apis/rbac.authorization.k8s.io/v1"
+AUTHZ = "/apis/authorization.k8s.io/v1"
 NOW = "2026-01-02T03:04:05.000000Z"
 
 
@@ -407,6 +408,24 @@ def test_service_account_lifecycle(cloud, project):
         assert updated["automountServiceAccountToken"] is True and w.expect(("MODIFIED", "sa"))
         cloud.api("DELETE", path + quoted(labelSelector="test-serviceaccount-static=true"))
         w.expect(("DELETED", "sa"))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_subject_reviews(cloud, project, allowed):
+    """SubjectReview, API Operations: what a review says of a service account is what the account meets, impersonated"""
+    cloud.api("POST", f"{CORE}/namespaces/{project}/serviceaccounts", named("ServiceAccount", "e2e"))
+    user = f"system:serviceaccount:{project}:e2e"
+    if allowed:
+        cloud.api("POST", f"{RBAC}/namespaces/{project}/rolebindings", named("RoleBinding", "e2e", "rbac.authorization.k8s.io/v1", subjects=[{"kind": "ServiceAccount", "name": "e2e", "namespace": project}],
+                                                                             roleRef={"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}))
+    spec = {"user": user, "resourceAttributes": {"verb": "list", "resource": "configmaps", "namespace": project, "version": "v1"}}
+    said = []
+    for place, kind in (("", "SubjectAccessReview"), (f"/namespaces/{project}", "LocalSubjectAccessReview")):
+        review = cloud.api("POST", f"{AUTHZ}{place}/{kind.lower()}s", {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec})
+        assert review["kind"] == kind and review["spec"]["user"] == user
+        said.append(review["status"]["allowed"])
+    answer = get(cloud, maps(project), impersonate_user=user)
+    assert said == [answer.status == 200] * 2 == [allowed] * 2 and answer.status in (200, 403)
 
 
 RULES = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]

@@ -43,6 +43,13 @@ def test_get_in_every_output(cloud, project, output):
         assert p.stdout.split()[0] == "NAME"
 
 
+def test_wide_has_more_columns(cloud, project):
+    apply(cloud, MANIFEST.format(name="e1", ns=project))
+    plain, wide = ([line.split() for line in cloud.kubectl("-n", project, "get", "mep", *args).stdout.splitlines()] for args in ((), ("-o", "wide")))
+    assert plain[0] == [name for name in wide[0] if name not in ("DRIVER", "VISIBILITY")] and {"DRIVER", "VISIBILITY"} <= set(wide[0])
+    assert {"fake", "Project"} <= set(wide[1]) and not {"fake", "Project"} & set(plain[1])
+
+
 def test_create_twice_says_already_exists(cloud, project):
     apply(cloud, MANIFEST.format(name="e1", ns=project))
     p = cloud.kubectl("create", "-f", "-", input=MANIFEST.format(name="e1", ns=project), check=False)
