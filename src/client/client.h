@@ -58,6 +58,9 @@ int client_patch(struct client *c, const struct client_resource *r, const char *
 /* uid NULL: whatever has that name. ERR_NOT_FOUND when it is gone. */
 int client_delete(struct client *c, const struct client_resource *r, const char *ns, const char *name, const char *uid, struct err *err) NODISCARD;
 
+/* To a subresource that takes what is no object of the collection, such as `token`: path as kind_path() makes it. */
+int client_post(struct client *c, const char *path, json_t *body, json_t **ret, struct err *err) NODISCARD;
+
 /* Watches from resource version rv until the stream ends, *stop becomes true (noticed within 1 s), or on_event returns false. type: "ADDED" | "MODIFIED" |
  * "DELETED" | "BOOKMARK". ERR_GONE: list again. A clean end (server timeout) is 0. on_event runs on the calling thread. */
 int client_watch(struct client *c, const struct client_resource *r, const char *ns, const char *rv, atomic_bool *stop,

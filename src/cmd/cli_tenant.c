@@ -58,7 +58,7 @@ static int write_kubeconfig(struct cli *c, const char *tenant, const char *file,
         return err->code;
     sbuf_init(&path, 1024);
     kind_path(&kind_service_account, tenant, TENANT_ADMIN, "token", &path);
-    int rc = client_raw(c->client, "POST", path.ptr, request, &answer, err);
+    int rc = client_post(c->client, path.ptr, request, &answer, err);
     if (rc < 0)
         return rc;
     JSON_AUTO config = json_pack("{s:s, s:s, s:s, s:[{s:s, s:O}], s:[{s:s, s:{s:s}}], s:[{s:s, s:{s:s, s:s, s:s}}]}", "apiVersion", "v1", "kind", "Config", "current-context", tenant, "clusters", "name",
