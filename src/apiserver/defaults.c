@@ -72,15 +72,20 @@ static const struct {
     const char *aggregates_to; /* or NULL */
 } tiers[] = {{"admin", ROLE_ADMIN, NULL}, {"edit", ROLE_EDIT, "admin"}, {"view", ROLE_VIEW, "edit"}};
 
+static void add_reading(json_t *rules, const struct kind *k)
+{
+    char text[400];
+    snprintf(text, sizeof(text), "%s%s%s%s%s%s%s", k->plural, k->has_status ? " " : "", k->has_status ? k->plural : "", k->has_status ? "/status" : "", k->has_scale ? " " : "",
+             k->has_scale ? k->plural : "", k->has_scale ? "/scale" : "");
+    json_array_append_new(rules, rule(k->group, text, READ));
+}
+
 /* One rule a kind keeps the roles readable: "what may they do with secrets?" is one line. */
 static void add_kind_rules(json_t *rules, const struct kind *k, enum kind_role role)
 {
     char text[400];
-    if (k->readers == role) {
-        snprintf(text, sizeof(text), "%s%s%s%s%s%s%s", k->plural, k->has_status ? " " : "", k->has_status ? k->plural : "", k->has_status ? "/status" : "", k->has_scale ? " " : "",
-                 k->has_scale ? k->plural : "", k->has_scale ? "/scale" : "");
-        json_array_append_new(rules, rule(k->group, text, READ));
-    }
+    if (k->readers == role)
+        add_reading(rules, k);
     /* Status is what the server and its controllers say; whoever else writes it lies to those who believe it. */
     if (k->writers == role) {
         snprintf(text, sizeof(text), "%s%s%s%s", k->plural, k->has_scale ? " " : "", k->has_scale ? k->plural : "", k->has_scale ? "/scale" : "");
@@ -115,6 +120,23 @@ static void add_tier(json_t *list, size_t i)
     json_object_set_new(json_object_get(json_object_get(json_array_get(list, json_array_size(list) - 1), "metadata"), "labels"), label, json_string("true"));
 }
 
+/* ---- who runs the cloud ---- */
+
+/* Sees how everything is, and nothing of what tenants put into it; makes, suspends and closes tenants. */
+static json_t *operator_rules(void)
+{
+    size_t count;
+    const struct kind *const *all = kind_all(&count);
+    json_t *rules = json_array();
+    for (size_t i = 0; i < count; i++) {
+        const struct kind *k = all[i];
+        if (!k->content && !kind_is_virtual(k))
+            add_reading(rules, k);
+    }
+    json_array_append_new(rules, rule("seki.cloud", "tenants", "use " WRITE));
+    return rules;
+}
+
 json_t *default_objects(void)
 {
     static const char *const masters[] = {"system:masters", NULL}, *const known[] = {"system:authenticated", NULL};
@@ -126,6 +148,7 @@ json_t *default_objects(void)
     add_binding(list, "cluster-admin", masters);
     for (size_t i = 0; i < ARRAY_LEN(tiers); i++)
         add_tier(list, i);
+    add_role(list, "operator", operator_rules());
     add_role(list, "system:discovery", json_pack("[o]", paths("/ /api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")));
     add_binding(list, "system:discovery", known);
     add_role(list, "system:basic-user", json_pack("[o, o]", rule("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create"),

@@ -62,7 +62,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
 static const struct kind_ops ops = {.admit = admit, .validate = validate};
 
 const struct kind kind_api_key = {
-    .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "APIKey", .plural = "apikeys", .singular = "apikey", .categories = "seki", .namespaced = true,
+    .content = true, .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "APIKey", .plural = "apikeys", .singular = "apikey", .categories = "seki", .namespaced = true,
     .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = fields, .size = sizeof(struct api_key), .columns = columns, .ops = &ops,
     .help = "APIKey lets a program call models. Its secret is shown once, when it is made.",
 };

@@ -148,7 +148,7 @@ static int secret_admit(const struct kind_context *c UNUSED, json_t *obj, const 
 static const struct kind_ops value_ops = {.validate = validate_values};
 static const struct kind_ops secret_ops = {.validate = validate_values, .admit = secret_admit};
 const struct kind kind_secret = {
-    .group = "", .version = "v1", .name = "Secret", .plural = "secrets", .singular = "secret", .namespaced = true,
+    .content = true, .group = "", .version = "v1", .name = "Secret", .plural = "secrets", .singular = "secret", .namespaced = true,
     .native = true, .readers = ROLE_EDIT, .writers = ROLE_EDIT, .fields = secret_fields, .columns = secret_columns, .ops = &secret_ops, .help = "Secret holds values that only those may read who may get secrets.",
 };
 
@@ -165,7 +165,7 @@ static const struct kind_column config_map_columns[] = {
     {0},
 };
 const struct kind kind_config_map = {
-    .group = "", .version = "v1", .name = "ConfigMap", .plural = "configmaps", .singular = "configmap", .short_names = "cm", .namespaced = true,
+    .content = true, .group = "", .version = "v1", .name = "ConfigMap", .plural = "configmaps", .singular = "configmap", .short_names = "cm", .namespaced = true,
     .native = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = config_map_fields, .columns = config_map_columns, .ops = &value_ops, .help = "ConfigMap holds values that are no secrets.",
 };
 

@@ -126,6 +126,7 @@ struct kind {
     const char *categories;   /* comma-separated, or NULL; ours are in "seki" */
     bool namespaced;
     bool has_status; /* status subresource: main verbs ignore status, /status ignores the rest */
+    bool content;    /* what is in it is the tenant's own, and no business of whoever runs the cloud: the role `operator` does not read it */
     bool unaudited;  /* heartbeats and notes: that they are written is not recorded */
     bool has_scale;  /* spec.replicas, status.replicas, status.selector */
     bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */

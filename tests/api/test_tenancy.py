@@ -233,3 +233,24 @@ def test_seki_tenant_create_gives_credentials(cloud, tmp_path):
     assert p.returncode == 1 and "already exists" in p.stderr
     p = cloud.seki("tenant", "suspend", "nobody", check=False)
     assert p.returncode == 1 and "there is no tenant nobody" in p.stderr
+
+
+def test_an_operator_sees_how_things_are_and_nothing_of_what_is_in_them(cloud, tenant):
+    cloud.project("ops") if "ops" not in {n["metadata"]["name"] for n in cloud.api("GET", "/api/v1/namespaces")["items"]} else None
+    cloud.api("POST", "/api/v1/namespaces/ops/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "op"}})
+    cloud.api("POST", f"{RBAC}/clusterrolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "op"},
+              "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator"}, "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": "ops"}]})
+    token = cloud.api("POST", "/api/v1/namespaces/ops/serviceaccounts/op/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})["status"]["token"]
+    operator = Admin.__new__(Admin)
+    operator.cloud, operator.headers, operator.context = cloud, {"Authorization": f"Bearer {token}"}, ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+    for path in (f"{GROUP}/tenants", f"{GROUP}/modelendpoints", f"{GROUP}/modelreplicas", f"{GROUP}/models", f"{GROUP}/usagereports", "/api/v1/namespaces", "/api/v1/events", f"{RBAC}/rolebindings"):
+        operator.api("GET", path)
+    for path in ("/api/v1/secrets", f"/api/v1/namespaces/{tenant}/secrets/x", "/api/v1/configmaps", f"{GROUP}/apikeys", f"{GROUP}/namespaces/{tenant}/apikeys?watch=1"):
+        operator.refused("GET", path)
+    operator.refused("POST", f"/api/v1/namespaces/{tenant}/configmaps", config_map("x"))
+    operator.refused("POST", f"/api/v1/namespaces/{tenant}/serviceaccounts/tenant-admin/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
+    operator.refused("POST", f"{RBAC}/namespaces/{tenant}/rolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "me"}, "roleRef":
+                     {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": "ops"}]})
+    operator.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": "Suspended"}}, content_type="application/merge-patch+json")
+    operator.api("GET", f"{GROUP}/namespaces/{tenant}/modelendpoints")  # what is suspended is still looked after
+    operator.api("POST", f"{GROUP}/tenants", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": f"{tenant}-made"}})
