@@ -405,7 +405,7 @@ static void on_bootstrapped(void *arg, int code, const struct err *err)
 
 static int open_store(struct control *c, struct err *err)
 {
-    int rc = audit_log_open(options_path(c->options, c->arena, "ledger"), &c->audit, err);
+    int rc = audit_log_open(&(struct audit_log_options){options_path(c->options, c->arena, "ledger"), AUDIT_LEDGER, AUDIT_GATEWAY}, &c->audit, err);
     if (rc < 0)
         return rc;
     struct store_options so = {.path = options_path(c->options, c->arena, "seki.db"),

@@ -163,6 +163,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     if (rc == 0)
         rc = journal_open(o->journal_dir, &g->journal, err);
     if (rc == 0)
+        rc = audit_log_open(&(struct audit_log_options){o->journal_dir, AUDIT_GATEWAY, NULL}, &g->audit, err);
+    if (rc == 0)
         rc = feed_start(o->client, o->snapshot_file, &g->o.engines, &g->feed, err);
     if (rc == 0)
         rc = start_loops(g, err);
@@ -231,6 +233,7 @@ void gateway_free(struct gateway *g)
         loop_thread_stop(g->loops[i].thread);
     feed_stop(g->feed);
     journal_close(g->journal);
+    audit_log_close(g->audit);
     tls_ctx_unref(g->upstream_tls);
     tls_ctx_unref(g->o.tls);
     mem_wipe(&g->o.pepper, sizeof(g->o.pepper));

@@ -7,6 +7,7 @@
 #include "gateway/feed.h"
 #include "gateway/gateway.h"
 #include "gateway/journal.h"
+#include "ledger/audit_log.h"
 #include "gateway/usage_scan.h"
 #include "loop/thread.h"
 #include "net/http_client.h"
@@ -40,6 +41,7 @@ struct gateway {
     struct tls_ctx *upstream_tls; /* for engines behind https:// */
     struct feed *feed;
     struct journal *journal;
+    struct audit_log *audit; /* refusals */
     struct gateway_metrics metrics;
     struct gateway_loop *loops;
     int loop_count;

@@ -91,25 +91,41 @@ static struct str bearer(const struct http_head *h)
     return STR_NULL;
 }
 
+/* Who was refused what, and by which rule: who has no good key is known by his address. */
+static void refuse(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule, const char *message)
+{
+    struct net_addr addr;
+    char source[NET_ADDR_TEXT_MAX];
+    http_request_addr(r, &addr);
+    net_addr_format(&addr, source);
+    char *colon = strrchr(source, ':');
+    if (colon)
+        *colon = 0;
+    audit_log_add(l->gateway->audit, &(struct audit_event){.type = AUDIT_REFUSED, .id = str_of(r->id), .user = str_of(k ? k->name : ""), .namespace = str_of(k ? k->project : ""),
+                                                           .tenant = str_of(k ? k->tenant : ""), .source = str_of(source), .agent = http_header_get(&r->head, "User-Agent"),
+                                                           .verb = r->head.method, .resource = STR("gateway"), .name = r->head.path, .status = status, .reason = str_of(code), .rule = str_of(rule)});
+    answer_refusal(l, r, status, status == 403 ? "permission_error" : "invalid_request_error", code, message);
+}
+
 /* NULL: answered. */
 static const struct snap_key *authenticate(struct gateway_loop *l, struct http_request *r)
 {
     char hash[SHA256_HEX_MAX];
     struct str secret = bearer(&r->head);
     if (!secret.len) {
-        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
+        refuse(l, r, NULL, 401, "invalid_api_key", "KeyMissing", "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
         return NULL;
     }
     token_hash(&l->gateway->o.pepper, secret, hash);
     const struct snap_key *k = snapshot_key(l->snapshot, hash);
     if (!k)
-        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided.");
+        refuse(l, r, NULL, 401, "invalid_api_key", "KeyUnknown", "Incorrect API key provided.");
     else if (k->disabled)
-        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "This API key is disabled.");
+        refuse(l, r, k, 401, "invalid_api_key", "KeyDisabled", "This API key is disabled.");
     else if (k->suspended)
-        answer_refusal(l, r, 403, "permission_error", "tenant_suspended", "The tenant of this API key is suspended (rule TenantSuspended): ask the operator of this cloud.");
+        refuse(l, r, k, 403, "tenant_suspended", "TenantSuspended", "The tenant of this API key is suspended (rule TenantSuspended): ask the operator of this cloud.");
     else if (k->expires_ms && k->expires_ms <= clock_wall_ms())
-        answer_refusal(l, r, 401, "invalid_request_error", "invalid_api_key", "This API key has expired.");
+        refuse(l, r, k, 401, "invalid_api_key", "KeyExpired", "This API key has expired.");
     else
         return k;
     return NULL;

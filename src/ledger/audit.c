@@ -35,6 +35,7 @@ static const struct {
     {"tenant", offsetof(struct audit_event, tenant)},
     {"rule", offsetof(struct audit_event, rule)},
     {"reason", offsetof(struct audit_event, reason)},
+    {"origin", offsetof(struct audit_event, origin)},
 };
 static const struct {
     const char *name;

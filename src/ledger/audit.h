@@ -1,7 +1,7 @@
 /* The body of an audit record: who did what to which object, by which rule, with what result. Names and counts, never content.
  *
  * JSON members, each left out when empty: type (below), id (request), user, uid, groups, sender (who impersonated user), source (address), agent; verb, group, resource,
- * subresource, namespace, name, object (uid), tenant; rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
+ * subresource, namespace, name, object (uid), tenant, origin ("JOURNAL/ID/SEQUENCE" of a record that another process wrote first); rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
  * revision), count (how often the same happened within a second; absent: once).
  *
  * Types: write (durable before it is acknowledged; what could not be committed after all has an "undone" behind it), read (of secret fields), token (issued, or
@@ -15,6 +15,7 @@
 #include "json/json.h"
 
 #define AUDIT_LEDGER "audit"
+#define AUDIT_GATEWAY "audit-gateway" /* the gateway's journal of refusals, which control copies */
 #define AUDIT_RECORD_VERSION 1
 #define AUDIT_GROUPS_MAX 24
 
@@ -24,7 +25,7 @@ struct audit_event {
     enum audit_type type;
     struct str id, user, uid, sender, source, agent;
     const char *const *groups; /* ends in NULL; or NULL */
-    struct str verb, group, resource, subresource, namespace, name, object, tenant, rule, reason;
+    struct str verb, group, resource, subresource, namespace, name, object, tenant, rule, reason, origin;
     int status;
     int64_t rev, last_rev; /* 0: none */
     int64_t count;         /* 0 and 1: once */

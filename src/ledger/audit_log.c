@@ -18,6 +18,7 @@
 #define DIFFERENT_MAX 500       /* different ones of audit_log_add within a window; more are counted together */
 #define WAITING_MAX 20000
 #define RETRY_MS 1000
+#define COLLECT_MS 1000
 
 struct entry {
     STAILQ_ENTRY(entry) link;
@@ -35,14 +36,25 @@ struct repeat {
     char body[]; /* of the first, without its closing brace */
 };
 
+/* The journal that is copied. Only the log's thread comes here. */
+struct collecting {
+    char *name; /* NULL: none */
+    struct ledger_reader *reader;
+    char id[LEDGER_ID_TEXT]; /* of the journal that was read last; empty: not known */
+    uint64_t copied;         /* sequence of its last record that is here */
+    struct err err;          /* of one record */
+};
+
 struct audit_log {
     struct store_journal journal;
-    char *dir;
+    char *dir, *name;
+    struct collecting from;
     struct metric *records, *lost, *waiting_gauge;
 
     pthread_mutex_t ledger_lock; /* taken before lock */
     struct ledger *ledger;
     int64_t undone_first, undone_last; /* writes to be called undone before anything else is written; 0: none */
+    int64_t last_rev;                  /* of the writes that were here at the start */
     struct err broken;                 /* a sync failed: what is on the disk is not known any more, until it is read anew */
 
     pthread_mutex_t lock;
@@ -319,6 +331,65 @@ static void turn(struct audit_log *l)
     STAILQ_CONCAT(&l->queue, &list);
 }
 
+/* ---- another process's records ---- */
+
+/* The body with where it came from. */
+static bool copy(void *arg, const struct ledger_record *rec)
+{
+    struct audit_log *l = arg;
+    struct collecting *c = &l->from;
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    sbuf_init(&body, LEDGER_BODY_MAX);
+    sbuf_add(&body, str_n(rec->body.ptr, rec->body.len ? rec->body.len - 1 : 0));
+    sbuf_addf(&body, ",\"origin\":\"%s/%s/%llu\"}", c->name, c->id, (unsigned long long)rec->sequence);
+    if (rec->body.len > 2 && sbuf_ok(&body) && append(l, rec->time_ms, sbuf_str(&body), &c->err) < 0)
+        return false;
+    c->copied = rec->sequence;
+    return true;
+}
+
+/* Another journal under the same name (that process lost its disk) is read from its beginning. */
+static int identify(struct collecting *c, const char *dir, struct err *err)
+{
+    char id[LEDGER_ID_TEXT];
+    int rc = c->reader ? 0 : ledger_reader_open(dir, c->name, &c->reader, err);
+    if (rc == 0)
+        rc = ledger_reader_id(c->reader, id, err);
+    if (rc < 0 || !strcmp(id, c->id))
+        return rc;
+    if (*c->id) {
+        log_warn("an audit journal was replaced by another one", KV("journal", c->name), KVI("copied", c->copied));
+        ledger_reader_close(c->reader);
+        c->reader = NULL;
+        rc = ledger_reader_open(dir, c->name, &c->reader, err);
+    }
+    c->copied = 0;
+    memcpy(c->id, id, sizeof(c->id));
+    return rc;
+}
+
+static void collect(struct audit_log *l)
+{
+    struct collecting *c = &l->from;
+    struct err err = ERR_INIT;
+    int rc = identify(c, l->dir, &err);
+    if (rc == ERR_NOT_FOUND)
+        return; /* it has written nothing yet */
+    c->err = (struct err){0};
+    pthread_mutex_lock(&l->ledger_lock);
+    if (rc == 0)
+        rc = check_usable(l, &err);
+    if (rc == 0)
+        rc = ledger_read(c->reader, c->copied, copy, l, &err);
+    if (rc == 0 && c->err.code)
+        err = c->err;
+    if (!l->broken.code)
+        (void)sync_all(l, NULL);
+    pthread_mutex_unlock(&l->ledger_lock);
+    if (err.code)
+        log_warn("audit records cannot be collected; trying again", KV("journal", c->name), KVE(&err));
+}
+
 static struct timespec at(uint64_t mono_ms)
 {
     return (struct timespec){.tv_sec = (time_t)(mono_ms / 1000), .tv_nsec = (long)(mono_ms % 1000) * 1000000};
@@ -327,7 +398,7 @@ static struct timespec at(uint64_t mono_ms)
 static void *run(void *arg)
 {
     struct audit_log *l = arg;
-    uint64_t retry_ms = 0;
+    uint64_t retry_ms = 0, collect_ms = 0;
     pthread_setname_np(pthread_self(), "audit");
     pthread_mutex_lock(&l->lock);
     for (;;) {
@@ -340,9 +411,19 @@ static void *run(void *arg)
             if (!l->stop || l->trouble.code == 0)
                 continue;
         }
+        if (l->from.name && (now >= collect_ms || l->stop)) {
+            pthread_mutex_unlock(&l->lock);
+            collect(l);
+            pthread_mutex_lock(&l->lock);
+            collect_ms = clock_mono_ms() + COLLECT_MS;
+            if (!l->stop)
+                continue;
+        }
         if (l->stop)
             break;
         uint64_t until = l->window_ends_ms;
+        if (l->from.name && (!until || collect_ms < until))
+            until = collect_ms;
         if (!STAILQ_EMPTY(&l->queue) && (!until || retry_ms < until))
             until = retry_ms;
         if (until) {
@@ -379,10 +460,34 @@ static int64_t number_in(struct str body, struct str name)
     return n;
 }
 
-/* The last write that stands, without parsing what may be many records: within texts a quotation mark has a backslash before it. */
+/* "JOURNAL/ID/SEQUENCE", the last member of a record that was copied. */
+static void look_for_origin(struct collecting *c, struct str body)
+{
+    static const char member[] = ",\"origin\":\"";
+    const char *found = memmem(body.ptr, body.len, member, sizeof(member) - 1);
+    struct str rest, name, id;
+    uint64_t n;
+    if (!found || body.len < 2 || !c->name)
+        return;
+    rest = str_skip(body, (size_t)(found - body.ptr) + sizeof(member) - 1);
+    rest.len -= 2; /* "} */
+    if (str_cut(&rest, '/', &name) && str_eqc(name, c->name) && str_cut(&rest, '/', &id) && id.len < sizeof(c->id) && str_to_u64(rest, &n) == 0) {
+        snprintf(c->id, sizeof(c->id), "%.*s", STR_ARG(id));
+        c->copied = n;
+    }
+}
+
+struct looking {
+    int64_t last; /* write that stands */
+    struct collecting *from;
+};
+
+/* Without parsing what may be many records: within texts a quotation mark has a backslash before it. */
 static bool look_at(void *arg, const struct ledger_record *rec)
 {
-    int64_t *last = arg, rev = number_in(rec->body, STR("\"rev\":"));
+    struct looking *x = arg;
+    int64_t *last = &x->last, rev = number_in(rec->body, STR("\"rev\":"));
+    look_for_origin(x->from, rec->body);
     if (str_starts(rec->body, STR("{\"type\":\"write\"")))
         *last = MAX(*last, rev);
     else if (str_starts(rec->body, STR("{\"type\":\"undone\"")) && rev <= *last)
@@ -392,18 +497,13 @@ static bool look_at(void *arg, const struct ledger_record *rec)
 
 int audit_log_settle(struct audit_log *l, int64_t store_rev, struct err *err)
 {
-    struct ledger_reader *r;
-    int64_t last = 0;
-    int rc = ledger_reader_open(l->dir, AUDIT_LEDGER, &r, err);
-    if (rc == 0) {
-        rc = ledger_read(r, 0, look_at, &last, err);
-        ledger_reader_close(r);
-    }
-    if (rc < 0 || last <= store_rev)
-        return rc;
+    if (l->last_rev <= store_rev)
+        return 0;
     pthread_mutex_lock(&l->ledger_lock);
     l->undone_first = store_rev + 1;
-    l->undone_last = last;
+    l->undone_last = l->last_rev;
+    l->last_rev = store_rev;
+    int rc;
     rc = say_undone(l, err);
     if (rc == 0)
         rc = sync_all(l, err);
@@ -411,12 +511,26 @@ int audit_log_settle(struct audit_log *l, int64_t store_rev, struct err *err)
     return rc;
 }
 
-int audit_log_open(const char *dir, struct audit_log **ret, struct err *err)
+/* What is in it already: the last write that stands, and how far the other journal was copied. */
+static int look_back(struct audit_log *l, struct err *err)
 {
-    struct ledger_options o = {.dir = dir, .name = AUDIT_LEDGER, .kind = LEDGER_AUDIT};
+    struct ledger_reader *r;
+    struct looking x = {0, &l->from};
+    int rc = ledger_reader_open(l->dir, l->name, &r, err);
+    if (rc < 0)
+        return rc;
+    rc = ledger_read(r, 0, look_at, &x, err);
+    ledger_reader_close(r);
+    l->last_rev = x.last;
+    return rc;
+}
+
+int audit_log_open(const struct audit_log_options *options, struct audit_log **ret, struct err *err)
+{
+    struct ledger_options o = {.dir = options->dir, .name = options->name, .kind = LEDGER_AUDIT};
     struct audit_log *l = XNEW(struct audit_log);
     pthread_condattr_t monotonic;
-    *l = (struct audit_log){.dir = xstrdup(dir), .window = map_new(mem_free), .queue = STAILQ_HEAD_INITIALIZER(l->queue)};
+    *l = (struct audit_log){.dir = xstrdup(options->dir), .name = xstrdup(options->name), .from.name = options->collect ? xstrdup(options->collect) : NULL, .window = map_new(mem_free), .queue = STAILQ_HEAD_INITIALIZER(l->queue)};
     l->journal = (struct store_journal){l, before, undone};
     l->records = metric_counter("seki_audit_records_total", "Records written to the audit ledger.");
     l->waiting_gauge = metric_gauge("seki_audit_records_waiting", "Records that the disk has not taken yet.");
@@ -428,6 +542,8 @@ int audit_log_open(const char *dir, struct audit_log **ret, struct err *err)
     pthread_cond_init(&l->wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
     int rc = ledger_open(&o, &l->ledger, err);
+    if (rc == 0)
+        rc = look_back(l, err);
     if (rc == 0) {
         int eno = pthread_create(&l->thread, NULL, run, l);
         rc = eno ? err_sys(err, eno, "start the audit ledger's thread") : 0;
@@ -464,6 +580,10 @@ void audit_log_close(struct audit_log *l)
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->lock);
     pthread_mutex_destroy(&l->ledger_lock);
+    if (l->from.reader)
+        ledger_reader_close(l->from.reader);
+    mem_free(l->from.name);
     mem_free(l->dir);
+    mem_free(l->name);
     mem_free(l);
 }

@@ -16,8 +16,13 @@
 
 struct audit_log;
 
+struct audit_log_options {
+    const char *dir;
+    const char *name;    /* AUDIT_LEDGER, or another process's journal */
+    const char *collect; /* a journal in dir whose records are copied here, each once, in their order; NULL: none */
+};
 /* Verifies what is there, cuts a torn tail. ERR_CORRUPT names the first bad record. */
-int audit_log_open(const char *dir, struct audit_log **ret, struct err *err) NODISCARD;
+int audit_log_open(const struct audit_log_options *o, struct audit_log **ret, struct err *err) NODISCARD;
 void audit_log_close(struct audit_log *l); /* writes what waits */
 /* For store_options; lives as long as l. */
 const struct store_journal *audit_log_journal(struct audit_log *l);

@@ -232,3 +232,25 @@ def test_a_damaged_ledger_is_named_at_start_and_left_alone(own_cloud):
     assert file.read_bytes() == bytes(text)
     os.kill(cloud.process.pid, signal.SIGTERM)
     cloud.process.wait(60)
+
+
+def test_the_gateways_refusals_are_recorded(own_cloud):
+    cloud = own_cloud()
+    cloud.project("shop")
+    key = cloud.key("shop", "till")
+    assert cloud.gateway_status("/models", "sk-seki-nonsense") == 401
+    cloud.api("PATCH", f"{GROUP}/namespaces/shop/apikeys/till", {"spec": {"disabled": True}}, content_type="application/merge-patch+json")
+    wait_for(lambda: cloud.gateway_status("/models", key) == 401, what="the key to be off")
+    (r, *_) = found(cloud, type="refused", rule="KeyUnknown")
+    assert r["status"] == 401 and r["source"] == "127.0.0.1" and r["name"] == "/v1/models" and "user" not in r and r["origin"].startswith("audit-gateway/")
+    (r, *_) = found(cloud, type="refused", rule="KeyDisabled")
+    assert (r["user"], r["namespace"], r["tenant"]) == ("till", "shop", "shop")
+    text = b"".join(p.read_bytes() for p in (cloud.data / "ledger").glob("audit*"))
+    assert b"nonsense" not in text and key.encode() not in text
+    before = len(now(cloud, type="refused"))
+    cloud.stop(signal.SIGTERM)
+    cloud.start()
+    assert cloud.gateway_status("/models", "sk-seki-more") == 401
+    wait_for(lambda: len(now(cloud, type="refused")) > before, what="the next one")
+    origins = [r["origin"] for r in now(cloud, type="refused")]
+    assert len(origins) == len(set(origins))

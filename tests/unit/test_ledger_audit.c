@@ -1,7 +1,10 @@
 /* Audit records, and their writer on a store: no transaction is committed before its note is durable, and what is not committed is said to be undone. */
 #include "store_env.h"
 
+#include <unistd.h>
+
 #include "base/clock.h"
+#include "base/mem.h"
 #include "ledger/audit_log.h"
 #include "ledger/ledger.h"
 #include "store_disk.h"
@@ -18,7 +21,7 @@ static int setup(void **state)
     arena = arena_new(16 * 1024 * 1024);
     env_init(&env);
     env.open = store_open_sqlite;
-    ASSERT_OK(audit_log_open(env.dir, &audit, &err));
+    ASSERT_OK(audit_log_open(&(struct audit_log_options){env.dir, AUDIT_LEDGER, AUDIT_GATEWAY}, &audit, &err));
     env.options.journal = audit_log_journal(audit);
     return 0;
 }
@@ -221,11 +224,68 @@ static void records_of_a_lost_future_are_settled(void **state)
         put_noted("a", "{\"type\":\"write\",\"name\":\"\\\"rev\\\":99\"}");
     ASSERT_OK(audit_log_settle(audit, 3, &err));
     assert_int_equal(read_all().count, 3);
+    env_close(&env);
+    audit_log_close(audit);
+    ASSERT_OK(audit_log_open(&(struct audit_log_options){env.dir, AUDIT_LEDGER, NULL}, &audit, &err));
     ASSERT_OK(audit_log_settle(audit, 1, &err)); /* as after a kill between the two */
     ASSERT_OK(audit_log_settle(audit, 1, &err));
     struct seen s = read_all();
     assert_int_equal(s.count, 4);
     assert_true(str_eqc(s.all[3], "{\"type\":\"undone\",\"rev\":2,\"last_rev\":3}"));
+}
+
+static void reopen_audit(void)
+{
+    struct err err = ERR_INIT;
+    audit_log_close(audit);
+    ASSERT_OK(audit_log_open(&(struct audit_log_options){env.dir, AUDIT_LEDGER, AUDIT_GATEWAY}, &audit, &err));
+}
+
+static void write_elsewhere(const char *name)
+{
+    struct audit_log *other;
+    struct err err = ERR_INIT;
+    ASSERT_OK(audit_log_open(&(struct audit_log_options){env.dir, AUDIT_GATEWAY, NULL}, &other, &err));
+    audit_log_add(other, &(struct audit_event){.type = AUDIT_REFUSED, .name = str_of(name), .status = 401});
+    audit_log_close(other);
+}
+
+static void records_of_another_process_are_copied_once(void **state)
+{
+    (void)state;
+    write_elsewhere("a");
+    write_elsewhere("b");
+    reopen_audit(); /* copies at its end at the latest */
+    reopen_audit();
+    write_elsewhere("c");
+    reopen_audit();
+    audit_log_close(audit);
+    audit = NULL;
+    struct seen s = read_all();
+    assert_int_equal(s.count, 3);
+    for (size_t i = 0; i < 3; i++) {
+        struct audit_event e;
+        struct err err = ERR_INIT;
+        char end[16];
+        ASSERT_OK(audit_decode(s.all[i], arena, &e, &err));
+        snprintf(end, sizeof(end), "/%zu", i + 1);
+        assert_true(str_starts(e.origin, STR(AUDIT_GATEWAY "/")) && str_ends(e.origin, str_of(end)));
+        assert_int_equal(e.name.ptr[0], "abc"[i]);
+    }
+}
+
+static void another_journal_under_the_name_is_read_from_its_beginning(void **state)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/" AUDIT_GATEWAY ".000001", env.dir);
+    (void)state;
+    write_elsewhere("a");
+    reopen_audit();
+    assert_int_equal(unlink(path), 0);
+    write_elsewhere("b");
+    reopen_audit();
+    audit_log_close(audit);
+    audit = NULL;
+    assert_int_equal(read_all().count, 2);
 }
 
 static void on_durable(void *arg, int code)
@@ -292,6 +352,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_disk_does_not_take_is_said_to_be_undone, setup, teardown),
         cmocka_unit_test_setup_teardown(without_its_note_nothing_is_written, setup, teardown),
         cmocka_unit_test_setup_teardown(records_of_a_lost_future_are_settled, setup, teardown),
+        cmocka_unit_test_setup_teardown(records_of_another_process_are_copied_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(another_journal_under_the_name_is_read_from_its_beginning, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_is_told_when_it_is_durable, setup, teardown),
         cmocka_unit_test_setup_teardown(the_same_is_counted_and_too_many_different_are_bounded, setup, teardown),
     };
