@@ -1,6 +1,6 @@
 #include "apiserver/defaults.h"
 
-#include "kinds/kind.h"
+#include "kinds/tenancy.h"
 #include "policy/rules.h"
 
 #define RBAC "rbac.authorization.k8s.io"
@@ -137,6 +137,18 @@ static json_t *operator_rules(void)
     return rules;
 }
 
+/* What an AccessGrant opens. */
+static json_t *content_rules(void)
+{
+    size_t count;
+    const struct kind *const *all = kind_all(&count);
+    json_t *rules = json_array();
+    for (size_t i = 0; i < count; i++)
+        if (all[i]->content)
+            add_reading(rules, all[i]);
+    return rules;
+}
+
 json_t *default_objects(void)
 {
     static const char *const masters[] = {"system:masters", NULL}, *const known[] = {"system:authenticated", NULL};
@@ -149,6 +161,7 @@ json_t *default_objects(void)
     for (size_t i = 0; i < ARRAY_LEN(tiers); i++)
         add_tier(list, i);
     add_role(list, "operator", operator_rules());
+    add_role(list, CONTENT_READER, content_rules());
     add_role(list, "system:discovery", json_pack("[o]", paths("/ /api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")));
     add_binding(list, "system:discovery", known);
     add_role(list, "system:basic-user", json_pack("[o, o]", rule("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create"),

@@ -6,13 +6,14 @@
 
 #include "kinds/kind.h"
 
-extern const struct kind kind_tenant;
+extern const struct kind kind_tenant, kind_access_grant;
 
 #define TENANT_GROUP "seki:tenant:"       /* NAME: everybody of a tenant; NAME:admins: those who may do everything in it */
 #define TENANT_ADMIN "tenant-admin"       /* the service account that is made with a tenant, in its first project */
 #define TENANT_BINDING "tenant-admins"    /* the RoleBinding of a tenant's admins to `admin`, in each of its projects … */
 #define TENANT_OWNERS "tenant-owners"     /* … and to TENANT_OWNER */
 #define TENANT_OWNER "seki:project-owner" /* the ClusterRole of those who may change and delete the project itself */
+#define CONTENT_READER "seki:content-reader" /* the ClusterRole that an AccessGrant gives */
 #define TENANT_FINALIZER "seki.cloud/projects"
 
 /* "Active" | "Suspended" | "Closing" */

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "kinds/borrowed.h"
 #include "kinds/tenancy.h"
+#include "tenancy/internal.h"
 
 #define CONTROLLER "tenant"
 #define LOOK_AGAIN_MS 500 /* while projects are being deleted */
@@ -115,14 +116,24 @@ static int let_go(const struct pass *p, struct err *err)
 
 /* ---- status ---- */
 
-static bool condition(json_t *obj, const char *type, bool holds, const char *reason, const char *fmt, ...)
+void tenancy_condition(json_t *obj, const char *type, bool holds, const char *reason, const char *fmt, ...)
 {
     char message[512];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(message, sizeof(message), fmt, ap);
     va_end(ap);
-    return obj_set_condition(obj, type, holds ? "True" : "False", reason, message, clock_wall_ms());
+    obj_set_condition(obj, type, holds ? "True" : "False", reason, message, clock_wall_ms());
+}
+
+int tenancy_save_status(struct reconcile *r, const struct kind *k, const json_t *before, struct err *err)
+{
+    struct client_resource resource = kind_resource(k);
+    json_put_int(r->obj, "status.observedGeneration", obj_generation(r->obj));
+    if (json_equal(before, json_object_get(r->obj, "status")))
+        return 0;
+    int rc = client_update_status(r->client, &resource, r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
 }
 
 static void set_status(const struct pass *p)
@@ -134,25 +145,15 @@ static void set_status(const struct pass *p)
         json_array_append_new(names, json_string(obj_name(ns)));
     json_put(obj, "status.projects", names);
     if (obj_deleting(obj) && left)
-        condition(obj, "Ready", false, "ProjectsLeft", "it is deleted when its %zu projects are gone: seki tenant close deletes them", left);
+        tenancy_condition(obj, "Ready", false, "ProjectsLeft", "it is deleted when its %zu projects are gone: seki tenant close deletes them", left);
     else if (!strcmp(state, "Closing"))
-        condition(obj, "Ready", false, "Closing", "its projects are being deleted; %zu are left", left);
+        tenancy_condition(obj, "Ready", false, "Closing", "its projects are being deleted; %zu are left", left);
     else if (!strcmp(state, "Suspended"))
-        condition(obj, "Ready", false, "Suspended", "new requests are refused, by the API and by the gateway; nothing is lost");
+        tenancy_condition(obj, "Ready", false, "Suspended", "new requests are refused, by the API and by the gateway; nothing is lost");
     else
-        condition(obj, "Ready", true, "Active", "%zu projects", left);
+        tenancy_condition(obj, "Ready", true, "Active", "%zu projects", left);
     if (!strcmp(state, "Closing"))
-        condition(obj, "Closed", !left, left ? "Emptying" : "Empty", "%zu projects are left; its usage and audit records stay", left);
-}
-
-static int save_status(const struct pass *p, const json_t *before, struct err *err)
-{
-    struct client_resource resource = kind_resource(&kind_tenant);
-    json_put_int(p->r->obj, "status.observedGeneration", obj_generation(p->r->obj));
-    if (json_equal(before, json_object_get(p->r->obj, "status")))
-        return 0;
-    int rc = client_update_status(p->r->client, &resource, p->r->obj, NULL, err);
-    return rc == ERR_NOT_FOUND ? 0 : rc;
+        tenancy_condition(obj, "Closed", !left, left ? "Emptying" : "Empty", "%zu projects are left; its usage and audit records stay", left);
 }
 
 static int reconcile(void *ctx, struct reconcile *r, struct err *err)
@@ -166,7 +167,7 @@ static int reconcile(void *ctx, struct reconcile *r, struct err *err)
     bool closing = !strcmp(tenant_state(r->obj), "Closing");
     int rc = obj_deleting(r->obj) ? 0 : closing ? delete_projects(&p, err) : ensure_access(&p, err);
     set_status(&p);
-    int status_rc = save_status(&p, before, rc < 0 ? NULL : err);
+    int status_rc = tenancy_save_status(r, &kind_tenant, before, rc < 0 ? NULL : err);
     if (rc == 0 && status_rc == 0 && obj_deleting(r->obj) && !json_array_size(projects))
         return let_go(&p, err);
     if (closing && json_array_size(projects))
@@ -177,11 +178,14 @@ static int reconcile(void *ctx, struct reconcile *r, struct err *err)
 struct tenancy *tenancy_new(struct manager *m)
 {
     static const struct controller_ops ops = {.name = CONTROLLER, .primary = &kind_tenant, .reconcile = reconcile};
+    static const struct kind *const grant_owns[] = {&kind_role_binding, NULL};
+    static const struct controller_ops grants = {.name = "access-grant", .primary = &kind_access_grant, .owned = grant_owns, .reconcile = grant_reconcile};
     struct tenancy *t = XNEW(struct tenancy);
     t->manager = m;
     t->projects = manager_informer(m, &kind_namespace);
     informer_add_handler(t->projects, &(struct informer_handler){.changed = on_project, .arg = t});
     manager_add(m, &ops, t);
+    manager_add(m, &grants, t);
     return t;
 }
 

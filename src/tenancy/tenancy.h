@@ -1,4 +1,4 @@
-/* Tenants: keeps their admins' access to each of their projects, says which projects they have, and empties those that are being closed.
+/* Tenants: carries out AccessGrants; keeps their admins' access to each of their projects, says which projects they have, and empties those that are being closed.
  *
  * The Tenant's own objects (first project, roles, account) are made with it, in one transaction, by its kind. What may be used is decided elsewhere: by the apiserver and by
  * the gateway, from the Tenant's state.

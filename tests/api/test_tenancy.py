@@ -254,3 +254,63 @@ def test_an_operator_sees_how_things_are_and_nothing_of_what_is_in_them(cloud, t
     operator.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": "Suspended"}}, content_type="application/merge-patch+json")
     operator.api("GET", f"{GROUP}/namespaces/{tenant}/modelendpoints")  # what is suspended is still looked after
     operator.api("POST", f"{GROUP}/tenants", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": f"{tenant}-made"}})
+
+
+class User(Admin):
+    """Somebody of the operator's, by a static token."""
+
+    def __init__(self, cloud, token):
+        self.cloud, self.headers, self.context = cloud, {"Authorization": f"Bearer {token}"}, ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+
+
+def soon(seconds):
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+
+
+def grant(user, purpose="incident 4711: the key does not unlock", seconds=3600):
+    return {"apiVersion": "seki.cloud/v1alpha1", "kind": "AccessGrant", "metadata": {"generateName": "g-"}, "spec": {"user": user, "purpose": purpose, "expiresAt": soon(seconds)}}
+
+
+def test_a_tenant_opens_what_it_holds_to_an_operator_for_a_time(own_cloud, tmp_path):
+    import hashlib
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{hashlib.sha256(b'of-olga').hexdigest()} olga night-shift\n")
+    cloud = own_cloud(options={"api-token-file": tokens})
+    cloud.tenant("acme")
+    cloud.api("POST", f"{RBAC}/clusterrolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "night-shift"}, "roleRef":
+              {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator"}, "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "night-shift"}]})
+    admin, olga = Admin(cloud, "acme"), User(cloud, "of-olga")
+    admin.api("POST", "/api/v1/namespaces/acme/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}})
+    secret, grants = "/api/v1/namespaces/acme/secrets/s", f"{GROUP}/namespaces/acme/accessgrants"
+    olga.refused("GET", secret)
+    # Who gives it:
+    olga.refused("POST", grants, grant("olga"))
+    with pytest.raises(ApiError) as e:
+        cloud.api("POST", grants, grant("olga"))
+    assert e.value.status == 403 and "given by an admin of the tenant" in e.value.body["message"]
+    assert "himself" in admin.refused("POST", grants, grant("system:serviceaccount:acme:tenant-admin"))
+    for bad, field in ((grant("olga", seconds=-5), "spec.expiresAt"), (grant("olga", seconds=40 * 86400), "spec.expiresAt"), (grant("olga", purpose="x"), "spec.purpose")):
+        with pytest.raises(ApiError) as e:
+            admin.api("POST", grants, bad)
+        assert e.value.status == 422 and e.value.body["details"]["causes"][0]["field"] == field
+    made = admin.api("POST", grants, grant("olga"))
+    assert made["status"]["approvedBy"] == "system:serviceaccount:acme:tenant-admin"
+
+    def reads():
+        try:
+            return olga.api("GET", secret)["data"]
+        except ApiError as e:
+            assert e.status == 403
+    wait_for(reads, what="the grant to open")
+    olga.refused("DELETE", secret)
+    olga.refused("GET", "/api/v1/namespaces/kube-system/secrets")
+    admin.api("DELETE", f"{grants}/{made['metadata']['name']}")
+    wait_for(lambda: not reads(), what="the revoked grant to close")
+    admin.api("POST", grants, grant("olga", seconds=4))
+    wait_for(reads, what="the second grant to open")
+    wait_for(lambda: not reads(), what="it to expire")
+    wait_for(lambda: "Expired" in json.dumps(admin.api("GET", grants)), what="its condition")
+    # The tenant's audit view has it all: the grant, its purpose's object, and each read.
+    rows = [json.loads(x) for x in cloud.seki("audit", "export", str(cloud.data / "ledger"), "--format", "json", "--tenant", "acme").stdout.splitlines()]
+    assert [r for r in rows if r.get("resource") == "accessgrants" and r.get("verb") == "create" and r["user"] == "system:serviceaccount:acme:tenant-admin"]
+    assert [r for r in rows if r["type"] == "read" and r["user"] == "olga" and r["name"] == "s" and r["rule"].endswith("ClusterRole/seki:content-reader")]
