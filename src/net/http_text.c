@@ -98,7 +98,7 @@ static int is_encoded(struct str in, const char *name, bool *ret, struct err *er
     size_t len = 0, wanted = strlen(name);
     bool same = true;
     for (size_t i = 0; i < in.len; len++) {
-        char c;
+        char c = 0;
         int rc = decode_one(in, &i, true, &c, err);
         if (rc < 0)
             return rc;
