@@ -13,10 +13,10 @@ import subprocess
 
 import pytest
 
-from cloud import CACHE, FAKE_ENGINE, ROOT, wait_for
+from cloud import CACHE, FAKE_ENGINE, KUBECTL, ROOT, wait_for
 
 HERE = pathlib.Path(__file__).parent
-PACKAGES = "systemd,systemd-sysv,dbus,adduser,procps,libuv1,libssl3,libsqlite3-0,libjansson4,libcurl4,libyaml-0-2,libnghttp2-14,zlib1g"
+PACKAGES = "systemd,systemd-sysv,dbus,adduser,procps,curl,iproute2,openssl,libuv1,libssl3,libsqlite3-0,libjansson4,libcurl4,libyaml-0-2,libnghttp2-14,zlib1g"
 TARBALL = CACHE / f"debian-root-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}.tar"
 ENV = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"]
 UNITS = ("seki-control", "seki-gateway")
@@ -72,6 +72,7 @@ class Machine:
         self.top = top
         unpack(top)
         self.add_fake_engine()
+        shutil.copy(KUBECTL, top / "usr" / "local" / "bin" / "kubectl")
         self.log = open(top.parent / "boot.log", "w")
         self.process = subprocess.Popen([str(HERE / "boot-root"), str(top)], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.pid = wait_for(self.find_init, what="systemd to be started")
@@ -201,6 +202,16 @@ def test_an_upgrade_restarts_both_services_and_no_engine(machine, deb):
     wait_for(machine.endpoint_ready, 60, "the endpoint to be ready")
     assert machine.engines() == engines
     assert (machine.top / "etc/seki/seki.conf").read_text() == conf
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/operate/runbooks").glob("*.md")), ids=lambda p: p.stem)
+def test_the_commands_of_runbooks_work(machine, page):
+    """As they stand, where everything is well: that they are accepted and find what they look for."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S)
+    script = "set -eo pipefail; export KUBECONFIG=/var/lib/seki/admin.kubeconfig HOME=/root\n" + "".join(blocks)
+    p = machine("bash", "-c", script, check=False)
+    assert p.returncode == 0, p.stdout + p.stderr
+    wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "everything to be well again")
 
 
 def test_a_removal_stops_everything_and_keeps_the_data(machine):
