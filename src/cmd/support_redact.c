@@ -37,12 +37,13 @@ static bool is_code(struct str s)
     return true;
 }
 
+/* As the servers make them: "req-" and hexadecimal digits. */
 static bool is_request_id(struct str s)
 {
-    if (s.len < 8 || s.len > 40)
+    if (!str_starts(s, STR("req-")) || s.len < 8 || s.len > 40)
         return false;
-    for (size_t i = 0; i < s.len; i++)
-        if (!strchr("0123456789abcdef-", s.ptr[i]) || !s.ptr[i])
+    for (size_t i = 4; i < s.len; i++)
+        if (!s.ptr[i] || !strchr("0123456789abcdef", s.ptr[i]))
             return false;
     return true;
 }
@@ -89,7 +90,7 @@ void support_log_line(struct str line, bool texts, struct sbuf *out)
 /* How lines begin in which llama.cpp, ggml and the launcher tell of files, memory, devices and their own end. Requests are told of elsewhere. */
 static const char *const engine_tags[] = {"ggml_", "llama_model", "llama_context", "llama_kv_cache", "llama_init", "llama_params_fit", "load_tensors", "load_backend", "print_info", "load:",
                                           "main: load", "main: model", "main: exit", "main: server", "system_info", "build:", "build_info", "CUDA error", "GGML_ASSERT", "terminate called",
-                                          "srv    load_model", "srv   load_model", "srv  load_model", "common_init", "fake_engine:", "launcher:", NULL};
+                                          "srv    load_model", "srv   load_model", "srv  load_model", "common_init", "llamacpp-launcher:", "listening on ", NULL};
 
 bool support_engine_line(struct str line, struct sbuf *out)
 {

@@ -18,7 +18,7 @@ from cloud import CACHE, FAKE_ENGINE, KUBECTL, ROOT, wait_for
 HERE = pathlib.Path(__file__).parent
 PACKAGES = "systemd,systemd-sysv,dbus,adduser,procps,curl,iproute2,openssl,libuv1,libssl3,libsqlite3-0,libjansson4,libcurl4,libyaml-0-2,libnghttp2-14,zlib1g"
 TARBALL = CACHE / f"debian-root-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}.tar"
-ENV = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"]
+ENV = ["env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"]
 UNITS = ("seki-control", "seki-gateway")
 MANIFESTS = [
     {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo", "labels": {"seki.cloud/tenant": "demo"}}},
@@ -227,7 +227,7 @@ def test_a_removal_stops_everything_and_keeps_the_data(machine):
 def test_a_later_install_takes_the_data_up(machine, deb):
     uid = (machine.top / "var/lib/seki/pki/ca.crt").read_bytes()
     machine.dpkg("-i", f"/root/{deb.name}")
-    wait_for(machine.endpoint_ready, 60, "the endpoint to be ready")
+    wait_for(lambda: machine.engines() and machine.endpoint_ready(), 60, "the endpoint to be ready")
     assert (machine.top / "var/lib/seki/pki/ca.crt").read_bytes() == uid
     # This time SIGTERM leaves engines: what the removal had changed is gone.
     engines = machine.engines()
