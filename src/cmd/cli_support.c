@@ -234,7 +234,7 @@ static int add_engine_logs(struct bundle *b, struct err *err)
         if (rc == 0 && i < LOG_FILES_MAX) {
             (void)!read_tail(arena_printf(b->c->arena, "%s/%s", dir, list[i]->d_name), ENGINE_TAIL, &raw, &why);
             struct str rest = sbuf_str(&raw), line;
-            for (; str_cut(&rest, '\n', &line); lines++)
+            for (; str_cut(&rest, '\n', &line); lines += line.len > 0)
                 kept += support_engine_line(line, &out);
             sbuf_addf(&out, "# %zu of the last %zu lines\n", kept, lines);
             rc = add(b, arena_printf(b->c->arena, "logs/%s", list[i]->d_name), &out, why.code ? why.msg : NULL, err);

@@ -74,6 +74,8 @@ CASES = {
     "SekiUsageWaits": (on(G, ("seki_gateway_usage_records_waiting", "7x90")), on(G, ("seki_gateway_usage_records_waiting", "0x58 7x20")), {}),
     "SekiUsageNotCollected": (on(C, ("seki_billing_collected_timestamp_seconds", "0x90")), on(C, ("seki_billing_collected_timestamp_seconds", "0+60x90")), {}),
     "SekiUsageJournalDamaged": (on(C, ("seki_billing_journals_damaged", "1x90")), on(C, ("seki_billing_journals_damaged", "0x90")), {}),
+    "SekiAuditWaits": (on(C, ("seki_audit_records_waiting", "4x90")), on(C, ("seki_audit_records_waiting", "0x58 4x30")), {}),
+    "SekiAuditLost": (on(C, ("seki_audit_records_lost_total", "0x50 3x40")), on(C, ("seki_audit_records_lost_total", "3x90")), {}),
     "SekiSnapshotOld": (on(G, ("seki_gateway_snapshot_age_seconds", "0+60x90")), on(G, ("seki_gateway_snapshot_age_seconds", "3x90")), {}),
     "SekiSnapshotMissing": (on(G, ("seki_gateway_snapshot_age_seconds", "-1x90")), on(G, ("seki_gateway_snapshot_age_seconds", "0x90")), {}),
     "SekiAPIErrors": (api(30), api(10), {}),

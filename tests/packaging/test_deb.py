@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 
 import pytest
 
@@ -204,7 +205,7 @@ def test_an_upgrade_restarts_both_services_and_no_engine(machine, deb):
     assert (machine.top / "etc/seki/seki.conf").read_text() == conf
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs/operate/runbooks").glob("*.md")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [*sorted((ROOT / "docs/operate/runbooks").glob("*.md")), ROOT / "docs/operate/support.md"], ids=lambda p: p.stem)
 def test_the_commands_of_runbooks_work(machine, page):
     """As they stand, where everything is well: that they are accepted and find what they look for."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S)
@@ -212,6 +213,12 @@ def test_the_commands_of_runbooks_work(machine, page):
     p = machine("bash", "-c", script, check=False)
     assert p.returncode == 0, p.stdout + p.stderr
     wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "everything to be well again")
+
+
+def test_a_support_bundle_has_the_journal(machine):
+    with tarfile.open(machine.top / "root" / "case-1234.tar.gz") as t:
+        lines = [json.loads(line) for line in t.extractfile("logs/sekid.jsonl").read().splitlines()]
+    assert {"control", "gateway"} <= {line["component"] for line in lines}
 
 
 def test_a_removal_stops_everything_and_keeps_the_data(machine):
