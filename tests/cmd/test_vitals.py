@@ -88,3 +88,24 @@ def test_an_engine_that_ends_is_counted(demo):
 
 def test_usage_is_collected(demo):
     wait_for(lambda: time.time() - value(demo, "seki_billing_collected_timestamp_seconds") < 5, what="a round")
+
+
+def test_a_damaged_journal_shows_by_age(own_cloud):
+    c = own_cloud()
+    c.project("demo")
+    c.fake_endpoint("demo", "fake")
+    env = {"OPENAI_BASE_URL": c.base_url, "OPENAI_API_KEY": c.key("demo"), "SEKI_MODEL": "fake"}
+    for _ in range(2):
+        c.seki("chat", "hi", env=env)
+    wait_for(lambda: value(c, "seki_billing_records_total") >= 2, what="the records to be collected")
+    c.stop(signal.SIGTERM)
+    # The first record of two is damaged, and the ledger is to be made anew from it.
+    (c.data / "ledger" / "usage.000001").unlink()
+    journal = c.data / "ledger" / "usage-gateway.000001"
+    text = bytearray(journal.read_bytes())
+    text[120] ^= 1
+    journal.write_bytes(text)
+    c.start(wait=False)  # the gateway does not start with such a journal
+    wait_for(lambda: c.alive() and c.is_ready("metrics"), 60, "control")
+    wait_for(lambda: value(c, "seki_billing_journals_damaged") == 1, what="the damage to be seen")
+    wait_for(lambda: time.time() - value(c, "seki_billing_collected_timestamp_seconds") > 4, what="the age to grow")
