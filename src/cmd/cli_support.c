@@ -20,7 +20,7 @@
 #define LOG_TAIL ((size_t)1 << 20)
 #define ENGINE_TAIL ((size_t)256 << 10)
 #define FETCH_MS 10000
-#define RAW_MAX ((size_t)16 << 20)
+#define RAW_MAX ((size_t)32 << 20)
 #define CONFIG_FILE "/etc/seki/seki.conf"
 
 static const char read_me[] =
@@ -75,8 +75,17 @@ static const char *monitor_address(struct bundle *b, const char *name, struct er
     size_t len = 0;
     if (file_read(arena_printf(b->c->arena, "%s/run/%s.addr", b->data, name), 256, &text, &len, err) < 0)
         return NULL;
-    struct str addr = str_trim(str_n(text, len));
-    return arena_printf(b->c->arena, "http://%.*s", STR_ARG(addr));
+    struct net_addr addr;
+    char written[NET_ADDR_TEXT_MAX];
+    if (net_addr_parse(str_trim(str_n(text, len)), &addr, err) < 0)
+        return NULL;
+    /* Monitoring listens nowhere else; root asks nobody else for what goes into the bundle. */
+    if (!net_addr_is_loopback(&addr)) {
+        err_set(err, ERR_INVALID, "run/%s.addr has no loopback address", name);
+        return NULL;
+    }
+    net_addr_format(&addr, written);
+    return arena_printf(b->c->arena, "http://%s", written);
 }
 
 static int add_monitor(struct bundle *b, const char *role, const char *addr_name, struct err *err)
@@ -201,15 +210,20 @@ static int read_tail(const char *path, size_t max, struct sbuf *out, struct err 
 
 static int add_daemon_log(struct bundle *b, const char *file, struct err *err)
 {
-    static const char *const journal[] = {"journalctl", "--unit=seki-control", "--unit=seki-gateway", "--output=cat", "--no-pager", "--since=-48h", "--lines=50000", NULL};
+    static const char *const journal[] = {"journalctl", "--unit=seki-control", "--unit=seki-gateway", "--output=cat", "--no-pager", "--since=-48h", "--lines=20000", NULL};
     CLEANUP(sbuf_deinit) struct sbuf raw = {0}, out = {0};
     struct err why = ERR_INIT;
     sbuf_init(&raw, RAW_MAX);
-    sbuf_init(&out, PART_MAX);
+    sbuf_init(&out, RAW_MAX);
     (void)!(file ? read_tail(file, LOG_TAIL * 8, &raw, &why) : support_run(journal, &raw, &why));
     struct str rest = sbuf_str(&raw), line;
     while (str_cut(&rest, '\n', &line) && !out.failed)
         support_log_line(line, b->texts, &out);
+    if (out.len > PART_MAX) { /* what happened last matters most */
+        const char *from = memchr(out.ptr + (out.len - PART_MAX), '\n', PART_MAX);
+        sbuf_consume(&out, from ? (size_t)(from + 1 - out.ptr) : out.len);
+        err_set(&why, ERR_TOO_LARGE, "older lines are left out");
+    }
     if (!out.len && !why.code)
         err_set(&why, ERR_NOT_FOUND, "no lines of sekid; --log names a file that has them");
     return add(b, "logs/sekid.jsonl", &out, why.code ? why.msg : NULL, err);

@@ -1,6 +1,7 @@
 """seki support-bundle: what is in it, and that nothing of a customer is: canaries in every place where content, keys and Secrets are."""
 import base64
 import json
+import os
 import subprocess
 import tarfile
 import urllib.error
@@ -143,11 +144,15 @@ def test_a_wrong_directory_is_named(tmp_path):
 def test_a_large_log_is_cut(lived, tmp_path):
     """Its last lines stay."""
     log = tmp_path / "large.log"
+    os.makedirs(tmp_path / "data" / "run")
+    (tmp_path / "data" / "run" / "metrics.addr").write_text("192.0.2.1:80\n")  # asked by nobody
     line = '{"ts":"2026-01-01T00:00:00.000000Z","level":"info","component":"control","msg":"%s","n":%d}\n'
     with open(log, "w") as f:
         for n in range(200000):
             f.write(line % ("a sentence of some length that is in the sources", n))
-    p = subprocess.run([str(SEKI), "support-bundle", f"--data={lived.data}", f"--log={log}", str(tmp_path / "b.tar.gz")], capture_output=True, text=True, timeout=240)
+    p = subprocess.run([str(SEKI), "support-bundle", f"--data={tmp_path}/data", f"--log={log}", str(tmp_path / "b.tar.gz")], capture_output=True, text=True, timeout=240)
     assert p.returncode == 0, p.stderr
-    kept = files(tmp_path / "b.tar.gz")["logs/sekid.jsonl"]
+    parts = files(tmp_path / "b.tar.gz")
+    kept, why = parts["logs/sekid.jsonl"], {p["name"]: p.get("missing", "") for p in json.loads(parts["manifest.json"])["parts"]}
+    assert "no loopback address" in why["control/metrics.txt"]
     assert len(kept) <= 8 << 20 and json.loads(kept.splitlines()[-1])["n"] == 199999
