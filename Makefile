@@ -5,7 +5,7 @@ ARGS ?=
 PREFIX ?= /usr/local
 export PORT_BASE MODEL
 
-.PHONY: help run stop test test-full demo bench build install kubectl format clean
+.PHONY: help run stop test test-full demo bench build install deb kubectl format clean
 
 help:
 	@printf '%s\n' \
@@ -19,6 +19,7 @@ help:
 	  'make bench          measure, and print tables' \
 	  'make build          the release build alone, in build/release' \
 	  'make install        install it (PREFIX, DESTDIR)' \
+  'make deb            the Debian package, in build/deb' \
 	  'make kubectl        build kubectl when this machine has none that is new enough' \
 	  'make format         clang-format on what differs from HEAD' \
 	  'make clean          remove build/ (state in var/ stays)'
@@ -49,6 +50,9 @@ install: build
 	@ninja -C build/release --quiet
 	@meson install -C build/release --no-rebuild --quiet
 	@printf '    installed below %s\n' '$(DESTDIR)$(PREFIX)'
+
+deb:
+	@scripts/deb
 
 kubectl:
 	@scripts/kubectl

@@ -37,7 +37,7 @@ struct billing {
     VEC(struct source) sources;
     struct reports *reports;
     struct arena *arena; /* of one record */
-    struct metric *records, *damaged;
+    struct metric *records, *damaged, *collected_at;
     uint64_t round_ms;
     pthread_t thread;
     pthread_mutex_t lock;
@@ -140,14 +140,15 @@ static int identify(struct billing *b, struct source *s, struct err *err)
     return rc;
 }
 
-static void collect(struct billing *b, struct source *s)
+/* Whether all that the journal holds is in the ledger. */
+static bool collect(struct billing *b, struct source *s)
 {
     struct collecting c = {.b = b, .s = s};
     struct err err = ERR_INIT;
     bool was_damaged = s->damaged;
     int rc = identify(b, s, &err);
     if (rc == ERR_NOT_FOUND)
-        return; /* its first file is being made, or all are gone */
+        return true; /* its first file is being made, or all are gone */
     if (rc == 0)
         rc = ledger_read(s->reader, s->collected, on_journal_record, &c, &err);
     if (rc == 0 && c.err.code)
@@ -157,6 +158,7 @@ static void collect(struct billing *b, struct source *s)
         log_error("a usage journal is damaged; what follows in it is not counted", KV("journal", s->name), KVE(&err));
     else if (err.code && !s->damaged)
         log_warn("usage cannot be collected; trying again", KV("journal", s->name), KVE(&err));
+    return !err.code;
 }
 
 /* Journals are found by their names: usage-GATEWAY.NNNNNN. The ledger itself is "usage.NNNNNN". */
@@ -185,13 +187,16 @@ static void round_of(struct billing *b)
     struct err err = ERR_INIT;
     find_journals(b);
     int64_t damaged = 0;
+    bool whole = true;
     VEC_FOREACH (&b->sources, s) {
-        collect(b, s);
+        whole &= collect(b, s);
         damaged += s->damaged;
     }
     metric_set(b->damaged, damaged);
     if (ledger_sync(b->ledger, &err) < 0)
         log_error("the usage ledger cannot be synced", KVE(&err));
+    else if (whole)
+        metric_set(b->collected_at, clock_wall_ms() / 1000);
     reports_write(b->reports, b->client);
 }
 
@@ -221,6 +226,8 @@ int billing_start(struct client *c, const struct billing_options *o, struct bill
                           .arena = arena_new(4 * 1024 * 1024)};
     b->records = metric_counter("seki_billing_records_total", "Usage records copied from journals into the ledger.");
     b->damaged = metric_gauge("seki_billing_journals_damaged", "Usage journals that cannot be read on, because a record in them is damaged.");
+    b->collected_at = metric_gauge("seki_billing_collected_timestamp_seconds", "When all usage in the journals was last in the ledger, since 1970-01-01 UTC.");
+    metric_set(b->collected_at, clock_wall_ms() / 1000); /* the first round is due */
     pthread_mutex_init(&b->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -71,6 +71,14 @@ static const struct cli_flag export_flags[] = {
     END,
 };
 
+static const struct cli_flag support_flags[] = {
+    {.name = "--texts", .help = "keep error texts of the log and messages of conditions, which may quote what somebody wrote"},
+    {.name = "--config", .value = "FILE", .help = "sekid's configuration (default: /etc/seki/seki.conf)", .complete = "@file"},
+    {.name = "--data", .value = "DIRECTORY", .help = "sekid's data directory (default: as the configuration says)", .complete = "@dir"},
+    {.name = "--log", .value = "FILE", .help = "sekid's log, in JSON (default: the journal of systemd)", .complete = "@file"},
+    END,
+};
+
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
      .args = "",
@@ -154,6 +162,14 @@ const struct cli_verb cli_verbs[] = {
      .run = cli_audit_export,
      .flags = export_flags,
      .complete = "@dir"},
+    {.name = "support-bundle",
+     .args = "[FILE]",
+     .help = "what a support case needs, without anything of a customer",
+     .more = "Runs on the machine, as root. FILE (default: seki-support-TIME.tar.gz) is made with mode 0600; nothing is overwritten. What could not be had is named in its\n"
+             "manifest.json. No prompt, answer, key, token, Secret or private key is in it.\n\n"
+             "  seki support-bundle /root/case-1234.tar.gz\n",
+     .run = cli_support_bundle,
+     .flags = support_flags},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

@@ -13,6 +13,7 @@
 #include "cmd/manifests.h"
 #include "cmd/monitor.h"
 #include "cmd/roles.h"
+#include "cmd/vitals.h"
 #include "inference/inference.h"
 #include "kinds/tenancy.h"
 #include "tenancy/tenancy.h"
@@ -346,6 +347,7 @@ static void renew_credentials(struct control *c)
         rc = tls_server_reload(c->tls, options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"), options_path(o, a, "pki/ca.crt"), &err);
     if (rc == 0)
         rc = credentials_write_kubeconfig(o, a, &addr, &err);
+    vitals_control_certificates(o);
     if (rc < 0)
         log_error("the API keeps its certificate: another could not be had", KVE(&err));
 }
@@ -470,6 +472,9 @@ static int start_api(struct control *c, struct err *err)
         apiserver_add_ready_check(c->api, checks[i].name, checks[i].check, c);
     c->local = apiserver_local(c->api);
     make_store_metrics(c->store);
+    vitals_ready("seki_control_ready", "1 while /readyz of control answers 200, else 0.", checks, c);
+    vitals_disk(o->data);
+    vitals_control_certificates(o);
     if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)
         return rc;
     monitor_addr(c->monitor, &addr);

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cmd/monitor.h"
 #include "cmd/roles.h"
+#include "cmd/vitals.h"
 #include "gateway/gateway.h"
 
 #include <signal.h>
@@ -59,6 +60,7 @@ static void reload(struct gateway_role *g)
         log_error("the gateway keeps its certificate: the new one is refused", KVE(&err));
     else
         log_info("the gateway's certificate is read anew", KV("file", o->gateway_tls_cert));
+    vitals_certificate("gateway-server", o->gateway_tls_cert);
 }
 
 static void on_signal(void *arg, int signo)
@@ -147,6 +149,10 @@ static int start(struct gateway_role *g, struct err *err)
     if (*o->gateway_tls_cert &&
         (rc = tls_server_ctx(o->gateway_tls_cert, o->gateway_tls_key, NULL, &g->tls, err)) < 0)
         return rc;
+    vitals_ready("seki_gateway_ready", "1 while /readyz of the gateway answers 200, else 0.", checks, g);
+    vitals_certificate("gateway-client", options_path(o, a, "pki/gateway.crt"));
+    if (g->tls)
+        vitals_certificate("gateway-server", o->gateway_tls_cert);
     go.client = g->client;
     go.tls = g->tls;
     if ((rc = gateway_start(&go, &g->gateway, err)) < 0 ||

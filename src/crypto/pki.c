@@ -325,3 +325,18 @@ int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, 
     EVP_PKEY_free(key);
     return rc;
 }
+
+int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err)
+{
+    X509 *cert = NULL;
+    ASN1_TIME *epoch = ASN1_TIME_set(NULL, 0);
+    int days = 0, seconds = 0;
+    int rc = epoch ? load_cert(path, &cert, err) : err_set(err, ERR_NO_MEMORY, "out of memory");
+    if (rc == 0 && ASN1_TIME_diff(&days, &seconds, epoch, X509_get0_notAfter(cert)) != 1)
+        rc = err_set(err, ERR_CORRUPT, "%s: the certificate's end is no time", path);
+    if (rc == 0)
+        *ret_ms = ((int64_t)days * 86400 + seconds) * 1000;
+    X509_free(cert);
+    ASN1_TIME_free(epoch);
+    return rc;
+}

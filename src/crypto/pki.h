@@ -30,5 +30,7 @@ struct pki_leaf {
  * ones (the key first, then the certificate, each atomically). ret_made may be NULL. */
 int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, const struct pki_leaf *leaf, bool *ret_made,
                     struct err *err) NODISCARD;
+/* When the first certificate of a PEM file ends. */
+int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err) NODISCARD;
 
 #endif

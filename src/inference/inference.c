@@ -153,6 +153,7 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
     i->secrets = manager_informer(m, &kind_secret);
     for (size_t c = 0; c < ARRAY_LEN(controllers); c++)
         manager_add(m, &controllers[c], i);
+    census_start(i);
     informer_add_handler(i->models, &(struct informer_handler){.changed = on_model, .arg = i});
     informer_add_handler(i->replicas, &(struct informer_handler){.changed = on_replica, .synced = on_replicas_listed, .arg = i});
     informer_add_handler(i->secrets, &(struct informer_handler){.changed = on_secret, .arg = i});

@@ -34,6 +34,9 @@ struct inference {
     struct map *memory;    /* replica uid → struct replica_memory * */
 };
 
+/* Counts endpoints and replicas by state; before the informers start. */
+void census_start(struct inference *i);
+
 int model_reconcile(void *ctx, struct reconcile *r, struct err *err);
 /* Each file of the Model may be read, is there and looks as it did when it was hashed with the right digest. */
 bool model_files_proven(const struct inference *i, const json_t *model);
