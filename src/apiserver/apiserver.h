@@ -13,6 +13,7 @@
 #include "kinds/kind.h"
 #include "ledger/audit_log.h"
 #include "net/http_server.h"
+#include "oidc/issuers.h"
 #include "store/store.h"
 
 struct apiserver;
@@ -21,6 +22,7 @@ struct apiserver_options {
     struct net_addr listen;
     struct tls_ctx *tls;              /* required */
     const char *token_file;           /* hashed static tokens, or NULL: lines "sha256hex user group,group" ('#' comments) */
+    struct oidc *issuers;             /* of people's tokens; borrowed; NULL: none */
     struct kind_services services;
     struct audit_log *audit;          /* where what happens is recorded; NULL: nowhere. The store's journal is to be its */
     size_t max_object_bytes;          /* default 1 MiB */

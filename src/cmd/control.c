@@ -35,6 +35,7 @@ struct control {
     struct apiserver *api;
     struct monitor *monitor;
     struct tls_ctx *tls;
+    struct oidc *issuers;
     struct token_pepper pepper;
     struct jwt_key *token_key;
     struct client_local local;
@@ -316,7 +317,12 @@ static int check_audit(void *arg, struct err *err)
     return audit_log_health(((struct control *)arg)->audit, err);
 }
 
-static const struct monitor_check checks[] = {{"store", check_store}, {"controllers", check_controllers}, {"manifests", check_manifests}, {"audit", check_audit}, {NULL, NULL}};
+static int check_issuers(void *arg, struct err *err)
+{
+    return oidc_check(((struct control *)arg)->issuers, err);
+}
+
+static const struct monitor_check checks[] = {{"store", check_store}, {"controllers", check_controllers}, {"manifests", check_manifests}, {"audit", check_audit}, {"issuers", check_issuers}, {NULL, NULL}};
 
 static void ask_for_manifests(struct control *c)
 {
@@ -356,10 +362,20 @@ static void on_renew(struct timer *t)
     timer_start(t, RENEW_EVERY_MS);
 }
 
+/* From the file as it is now. On failure those of before stay. */
+static int read_issuers(struct control *c, struct err *err)
+{
+    struct oidc_options opt = {.file = c->options->authentication_config, .skew_ms = c->options->authentication_skew_ms, .refresh_ms = (uint64_t)c->options->authentication_refresh_ms};
+    return oidc_configure(c->issuers, &opt, err);
+}
+
 static void reload(struct control *c)
 {
     if (options_reload_logged(c->cl, c->options, &c->held) < 0)
         return;
+    struct err err = ERR_INIT;
+    if (read_issuers(c, &err) < 0)
+        log_error("issuers of tokens stay as they were", KVE(&err));
     renew_credentials(c);
     ask_for_manifests(c);
 }
@@ -449,12 +465,22 @@ static void make_store_metrics(struct store *s)
     metric_gauge_fn("seki_store_writable", "1 while the disk takes writes, else 0.", store_writable, s);
 }
 
+static double issuers_known(void *issuers)
+{
+    return (double)oidc_issuers(issuers);
+}
+static double issuers_unreachable(void *issuers)
+{
+    return (double)oidc_unreachable(issuers);
+}
+
 static int start_api(struct control *c, struct err *err)
 {
     const struct options *o = c->options;
     struct arena *a = c->arena;
     struct apiserver_options ao = {.token_file = *o->api_token_file ? o->api_token_file : NULL,
                                    .audit = c->audit,
+                                   .issuers = c->issuers,
                                    .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
@@ -470,6 +496,8 @@ static int start_api(struct control *c, struct err *err)
         apiserver_add_ready_check(c->api, checks[i].name, checks[i].check, c);
     c->local = apiserver_local(c->api);
     make_store_metrics(c->store);
+    metric_gauge_fn("seki_authentication_issuers", "Issuers of people's tokens.", issuers_known, c->issuers);
+    metric_gauge_fn("seki_authentication_issuers_unreachable", "Issuers whose keys could not be fetched last time; known ones stay in use.", issuers_unreachable, c->issuers);
     if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)
         return rc;
     monitor_addr(c->monitor, &addr);
@@ -500,6 +528,10 @@ static int start(struct control *c, struct err *err)
         rc = open_store(c, err);
     if (rc == 0)
         rc = credentials_ensure(c->options, c->arena, &c->pepper, &c->token_key, err);
+    if (rc == 0) {
+        c->issuers = oidc_new(c->loop);
+        rc = read_issuers(c, err);
+    }
     if (rc == 0)
         rc = start_api(c, err);
     return rc;
@@ -529,6 +561,7 @@ int control_run(const struct command_line *cl, struct options *o, struct arena *
     monitor_free(c.monitor);
     if (c.api)
         apiserver_free(c.api);
+    oidc_free(c.issuers);
     tls_ctx_unref(c.tls);
     if (c.store)
         store_close(c.store);

@@ -13,7 +13,6 @@
 
 #define CA_DAYS 3650
 #define SERIAL_BYTES 16
-#define BACKDATE_S 300 /* clocks of peers may be a little behind */
 #define PEM_MAX 65536
 
 struct pki_ca {
@@ -132,7 +131,7 @@ static int set_name(X509_NAME *name, const char *common_name, const char *const 
 static X509 *new_cert(EVP_PKEY *key, int days)
 {
     X509 *c = X509_new();
-    if (c && X509_set_version(c, X509_VERSION_3) && set_serial(c) && X509_gmtime_adj(X509_getm_notBefore(c), -BACKDATE_S) &&
+    if (c && X509_set_version(c, X509_VERSION_3) && set_serial(c) && X509_gmtime_adj(X509_getm_notBefore(c), -PKI_BACKDATE_S) &&
         X509_time_adj_ex(X509_getm_notAfter(c), days, 0, NULL) && X509_set_pubkey(c, key))
         return c;
     X509_free(c);
@@ -247,7 +246,7 @@ static bool has_life_left(X509 *cert)
     if (!ASN1_TIME_diff(&past_days, &past_s, X509_get0_notBefore(cert), NULL) || !ASN1_TIME_diff(&left_days, &left_s, NULL, X509_get0_notAfter(cert)))
         return false;
     int64_t past = (int64_t)past_days * 86400 + past_s, left = (int64_t)left_days * 86400 + left_s;
-    return left > 0 && past > -BACKDATE_S && left * 3 > past + left;
+    return left > 0 && past > -PKI_BACKDATE_S && left * 3 > past + left;
 }
 
 static bool is_good(const struct pki_ca *ca, const char *dir, const char *name, const struct pki_leaf *leaf)

@@ -10,6 +10,8 @@
 
 #include "base/err.h"
 
+#define PKI_BACKDATE_S 300 /* certificates are good from this long before they are made: clocks of peers may be a little behind */
+
 struct pki_ca;
 
 /* Loads dir/NAME.crt and dir/NAME.key, or makes them (10 years). */
