@@ -18,10 +18,15 @@
 
 struct apiserver;
 
+#define BREAK_GLASS_USER "seki:break-glass:" /* ID */
+
 struct apiserver_options {
     struct net_addr listen;
     struct tls_ctx *tls;              /* required */
     const char *token_file;           /* hashed static tokens, or NULL: lines "sha256hex user group,group" ('#' comments) */
+    /* Certificates of users "seki:break-glass:ID" are good only while this says so of the ID. NULL: never. */
+    bool (*break_glass)(void *ctx, const char *id);
+    void *break_glass_ctx;
     struct oidc *issuers;             /* of people's tokens; borrowed; NULL: none */
     struct kind_services services;
     struct audit_log *audit;          /* where what happens is recorded; NULL: nowhere. The store's journal is to be its */

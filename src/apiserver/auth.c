@@ -225,10 +225,16 @@ static int by_header(struct apiserver *s, struct str header, struct arena *a, st
 }
 
 /* TLS looked at the certificate when the connection began; that may be long ago. */
-static int by_certificate(struct http_request *r, struct arena *a, struct api_user *ret)
+static bool is_announced(struct apiserver *s, const char *user)
+{
+    struct str name = str_of(user), prefix = STR(BREAK_GLASS_USER);
+    return !str_starts(name, prefix) || (s->o.break_glass && s->o.break_glass(s->o.break_glass_ctx, name.ptr + prefix.len));
+}
+
+static int by_certificate(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret)
 {
     struct conn_peer peer;
-    if (!http_request_peer(r, &peer) || peer.not_after_ms <= clock_wall_ms())
+    if (!http_request_peer(r, &peer) || peer.not_after_ms <= clock_wall_ms() || !is_announced(s, peer.common_name))
         return ERR_UNAUTHENTICATED;
     ret->name = arena_strdup(a, peer.common_name);
     ret->issued_ms = peer.not_before_ms + PKI_BACKDATE_S * 1000;
@@ -243,7 +249,7 @@ int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, str
 {
     memset(ret, 0, sizeof(*ret));
     struct str header = http_header_get(&r->head, "authorization");
-    int rc = header.ptr ? by_header(s, header, a, ret, ret_issuer) : by_certificate(r, a, ret);
+    int rc = header.ptr ? by_header(s, header, a, ret, ret_issuer) : by_certificate(s, r, a, ret);
     return rc == 0 && revoked_user(s, ret->name, ret->issued_ms) ? ERR_UNAUTHENTICATED : rc;
 }
 

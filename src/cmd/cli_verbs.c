@@ -70,6 +70,12 @@ static const struct cli_flag export_flags[] = {
     {.name = "--after", .value = "SEQUENCE", .help = "only what comes after this record"},
     END,
 };
+static const struct cli_flag break_glass_flags[] = {
+    {.name = "--for", .value = "DURATION", .help = "how long, from 1m to 8h (default: 30m)"},
+    {.name = "--reason", .value = "TEXT", .help = "why, for those who are told of it"},
+    {.name = "--data", .value = "DIRECTORY", .help = "sekid's data directory (default: /var/lib/seki)", .complete = "@dir"},
+    END,
+};
 
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
@@ -154,6 +160,13 @@ const struct cli_verb cli_verbs[] = {
      .run = cli_audit_export,
      .flags = export_flags,
      .complete = "@dir"},
+    {.name = "break-glass",
+     .args = "",
+     .help = "in an emergency: access to everything for a while, on the machine of sekid",
+     .more = "It needs no issuer and no API that answers, but the data directory. It ends by itself, and does not go unnoticed.\n\n"
+             "  eval $(sudo seki break-glass --for 30m --reason \"the issuer is down, ticket 4711\")\n",
+     .run = cli_break_glass,
+     .flags = break_glass_flags},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "billing/billing.h"
+#include "cmd/break_glass.h"
 #include "cmd/credentials.h"
 #include "cmd/manifests.h"
 #include "cmd/monitor.h"
@@ -36,6 +37,7 @@ struct control {
     struct monitor *monitor;
     struct tls_ctx *tls;
     struct oidc *issuers;
+    struct break_glass *emergencies;
     struct token_pepper pepper;
     struct jwt_key *token_key;
     struct client_local local;
@@ -409,6 +411,7 @@ static void on_bootstrapped(void *arg, int code, const struct err *err)
         loop_stop(c->loop);
         return;
     }
+    break_glass_start(c->emergencies, &c->local);
     ask_for_manifests(c);
     if (pthread_create(&c->services, NULL, services_main, c) != 0) {
         log_error("cannot start a thread");
@@ -481,6 +484,8 @@ static int start_api(struct control *c, struct err *err)
     struct apiserver_options ao = {.token_file = *o->api_token_file ? o->api_token_file : NULL,
                                    .audit = c->audit,
                                    .issuers = c->issuers,
+                                   .break_glass = break_glass_announced,
+                                   .break_glass_ctx = c->emergencies,
                                    .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
@@ -530,6 +535,7 @@ static int start(struct control *c, struct err *err)
         rc = credentials_ensure(c->options, c->arena, &c->pepper, &c->token_key, err);
     if (rc == 0) {
         c->issuers = oidc_new(c->loop);
+        c->emergencies = break_glass_new(c->loop, options_path(c->options, c->arena, "break-glass"));
         rc = read_issuers(c, err);
     }
     if (rc == 0)
@@ -562,6 +568,7 @@ int control_run(const struct command_line *cl, struct options *o, struct arena *
     if (c.api)
         apiserver_free(c.api);
     oidc_free(c.issuers);
+    break_glass_free(c.emergencies);
     tls_ctx_unref(c.tls);
     if (c.store)
         store_close(c.store);

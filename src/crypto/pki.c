@@ -128,11 +128,11 @@ static int set_name(X509_NAME *name, const char *common_name, const char *const 
     return X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, (const unsigned char *)common_name, -1, -1, 0);
 }
 
-static X509 *new_cert(EVP_PKEY *key, int days)
+static X509 *new_cert(EVP_PKEY *key, int days, int seconds)
 {
     X509 *c = X509_new();
     if (c && X509_set_version(c, X509_VERSION_3) && set_serial(c) && X509_gmtime_adj(X509_getm_notBefore(c), -PKI_BACKDATE_S) &&
-        X509_time_adj_ex(X509_getm_notAfter(c), days, 0, NULL) && X509_set_pubkey(c, key))
+        X509_time_adj_ex(X509_getm_notAfter(c), days, seconds, NULL) && X509_set_pubkey(c, key))
         return c;
     X509_free(c);
     return NULL;
@@ -141,7 +141,7 @@ static X509 *new_cert(EVP_PKEY *key, int days)
 static int make_ca(struct pki_ca *ca, const char *common_name, struct err *err)
 {
     ca->key = EVP_EC_gen("P-256");
-    ca->cert = ca->key ? new_cert(ca->key, CA_DAYS) : NULL;
+    ca->cert = ca->key ? new_cert(ca->key, CA_DAYS, 0) : NULL;
     X509 *c = ca->cert;
     if (!c || !set_name(X509_get_subject_name(c), common_name, NULL) || !X509_set_issuer_name(c, X509_get_subject_name(c)) ||
         !add_ext(c, c, NID_basic_constraints, "critical,CA:TRUE") || !add_ext(c, c, NID_key_usage, "critical,keyCertSign,cRLSign,digitalSignature") ||
@@ -185,7 +185,7 @@ static const char *usage_text(int usage)
 static int make_leaf(const struct pki_ca *ca, const struct pki_leaf *leaf, X509 **ret_cert, EVP_PKEY **ret_key, struct err *err)
 {
     EVP_PKEY *key = EVP_EC_gen("P-256");
-    X509 *c = key ? new_cert(key, leaf->days) : NULL;
+    X509 *c = key ? new_cert(key, leaf->seconds ? 0 : leaf->days, leaf->seconds) : NULL;
     bool ok = c && set_name(X509_get_subject_name(c), leaf->common_name, leaf->orgs) && X509_set_issuer_name(c, X509_get_subject_name(ca->cert)) &&
               add_ext(c, ca->cert, NID_basic_constraints, "critical,CA:FALSE") && add_ext(c, ca->cert, NID_key_usage, "critical,digitalSignature") &&
               add_ext(c, ca->cert, NID_ext_key_usage, usage_text(leaf->usage)) && add_ext(c, ca->cert, NID_subject_key_identifier, "hash") &&
@@ -320,6 +320,34 @@ int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, 
     int rc = make_leaf(ca, leaf, &cert, &key, err);
     if (rc == 0)
         rc = save_pair(dir, name, cert, key, err);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+    return rc;
+}
+
+static char *text_of(BIO *b)
+{
+    char *text = NULL;
+    long len = BIO_get_mem_data(b, &text);
+    return xstrndup(text, (size_t)len);
+}
+
+int pki_leaf_make(const struct pki_ca *ca, const struct pki_leaf *leaf, char **ret_cert_pem, char **ret_key_pem, struct err *err)
+{
+    X509 *cert = NULL;
+    EVP_PKEY *key = NULL;
+    int rc = make_leaf(ca, leaf, &cert, &key, err);
+    if (rc < 0)
+        return rc;
+    BIO *c = BIO_new(BIO_s_mem()), *k = BIO_new(BIO_s_secmem());
+    if (!c || !k || !PEM_write_bio_X509(c, cert) || !PEM_write_bio_PKCS8PrivateKey(k, key, NULL, NULL, 0, NULL, NULL)) {
+        rc = ssl_error(err, "writing a certificate");
+    } else {
+        *ret_cert_pem = text_of(c);
+        *ret_key_pem = text_of(k);
+    }
+    BIO_free(c);
+    BIO_free(k);
     X509_free(cert);
     EVP_PKEY_free(key);
     return rc;

@@ -27,10 +27,14 @@ struct pki_leaf {
     const char *const *ips;
     int usage;                    /* pki_usage flags */
     int days;
+    int seconds; /* instead, when not 0 */
 };
 /* Loads dir/NAME.crt and .key when they are there, chain to ca, cover what `leaf` asks for, and have a third of their life left; else makes new
  * ones (the key first, then the certificate, each atomically). ret_made may be NULL. */
 int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, const struct pki_leaf *leaf, bool *ret_made,
                     struct err *err) NODISCARD;
+
+/* Makes one that is kept nowhere, with its key, both in PEM; mem_free'd by the caller, who wipes the key. */
+int pki_leaf_make(const struct pki_ca *ca, const struct pki_leaf *leaf, char **ret_cert_pem, char **ret_key_pem, struct err *err) NODISCARD;
 
 #endif
