@@ -61,7 +61,7 @@ def test_links_lead_somewhere(page):
 
 def test_commands_in_pages_exist():
     """Every seki verb and sekid option that a page shows is one."""
-    verbs = re.findall(r"^  (\w+(?: \w+)?)  +", subprocess.run([str(SEKI), "--help"], capture_output=True, text=True).stdout, re.M)
+    verbs = re.findall(r"^  ([\w-]+(?: \w+)?)  +", subprocess.run([str(SEKI), "--help"], capture_output=True, text=True).stdout, re.M)
     options = subprocess.run([str(SEKID), "--help"], capture_output=True, text=True).stdout
     assert "key create" in verbs
     for page in PAGES:
