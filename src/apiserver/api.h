@@ -28,6 +28,7 @@ struct api_user {
     json_t *extra;   /* {key: [text]}, or NULL; the arena's that the rest lives in */
     const char *new_token; /* what names the token it came with, when that is seen for the first time; or NULL */
     int64_t issued_ms, expires_ms; /* what proves it was made, and ends; 0: it does not say */
+    bool by_issuer;                /* an issuer elsewhere, as it is configured now */
 };
 
 struct apiserver {
@@ -94,6 +95,7 @@ struct api_request {
     struct { /* of who really sent it; user NULL: this process */
         const char *user;
         int64_t issued_ms, expires_ms;
+        bool by_issuer;
     } credential;
     struct oidc_waiter keys; /* it waits for keys of its token's issuer */
     bool has_body;

@@ -41,6 +41,8 @@ void apiserver_addr(const struct apiserver *a, struct net_addr *ret);
 /* Ends watches, takes no new connections, fails /readyz, lets running requests end; then done. */
 void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg);
 void apiserver_free(struct apiserver *a);
+/* The issuers were configured anew: watches of people who came by one end, and whoever is still known takes his up again. */
+void apiserver_issuers_changed(struct apiserver *a);
 /* For client_local_new(). */
 struct client_local apiserver_local(struct apiserver *a);
 /* /readyz of the API itself also fails while this returns non-zero (err->msg says why). One hook, several calls add hooks. */

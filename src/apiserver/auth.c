@@ -135,7 +135,7 @@ static int by_person(struct apiserver *s, struct arena *a, const char *hash, con
         return rc;
     if (!(meant = common_audiences(s, audiences, own)))
         return err_set(err, ERR_UNAUTHENTICATED, "the token is meant for other audiences");
-    *ret = (struct api_user){.name = p.name, .uid = p.uid, .issued_ms = p.issued_ms, .expires_ms = p.expires_ms};
+    *ret = (struct api_user){.name = p.name, .uid = p.uid, .issued_ms = p.issued_ms, .expires_ms = p.expires_ms, .by_issuer = true};
     for (size_t i = 0; p.groups[i]; i++)
         add_group(ret, p.groups[i]);
     add_group(ret, AUTHENTICATED);

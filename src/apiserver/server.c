@@ -118,6 +118,7 @@ static int authenticate(struct api_request *q)
     q->credential.user = u.name;
     q->credential.issued_ms = u.issued_ms;
     q->credential.expires_ms = u.expires_ms;
+    q->credential.by_issuer = u.by_issuer;
     audit_token_seen(q);
     return 0;
 }
@@ -418,6 +419,16 @@ void apiserver_add_ready_check(struct apiserver *a, const char *name, int (*chec
     a->hooks[a->hook_count].name = name;
     a->hooks[a->hook_count].check = check;
     a->hooks[a->hook_count++].arg = arg;
+}
+
+static bool is_by_issuer(struct api_request *q)
+{
+    return q->credential.by_issuer;
+}
+
+void apiserver_issuers_changed(struct apiserver *a)
+{
+    api_watches_end_if(a, is_by_issuer);
 }
 
 void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg)

@@ -378,6 +378,8 @@ static void reload(struct control *c)
     struct err err = ERR_INIT;
     if (read_issuers(c, &err) < 0)
         log_error("issuers of tokens stay as they were", KVE(&err));
+    else
+        apiserver_issuers_changed(c->api);
     renew_credentials(c);
     ask_for_manifests(c);
 }

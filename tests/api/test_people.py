@@ -218,8 +218,14 @@ def test_reload_takes_issuers_up_and_drops_them_and_a_bad_file_changes_nothing(o
     assert who(c, red.token())[0] == "red:ann" and who(c, blue.token())[0] == "blue:ann"
     token = red.token()
     assert who(c, token)[0] == "red:ann"
+    c.api("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "reds"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "seki:tenant:red"}]})
+    watch = Watcher(c, token, "/api/v1/configmaps?watch=1")
     reload(c, config(entry(blue, "blue")))
     wait_for(lambda: ask(c, token)[0] == 401, what="red to be gone")
+    watch.join(10)
+    assert watch.ended
 
 
 # ---- revocation ----
