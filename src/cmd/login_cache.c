@@ -41,7 +41,7 @@ int login_cache_open(const struct oidc_client *c, struct arena *a, struct login_
 {
     uint8_t digest[SHA256_BYTES];
     char name[SHA256_HEX_MAX];
-    const char *dir;
+    const char *dir = NULL;
     int rc = directory(a, &dir, err), fd = -1;
     if (rc < 0)
         return rc;

@@ -107,7 +107,7 @@ static int endpoint(const struct oidc_client *c, const char *name, const char **
 /* The answer of an endpoint, whatever it says. */
 static int post(const struct oidc_client *c, const char *name, struct sbuf *form, int *ret_status, json_t **ret, struct err *err)
 {
-    const char *url;
+    const char *url = NULL;
     add(form, "client_id", c->id);
     add(form, "client_secret", c->secret);
     int rc = endpoint(c, name, &url, err);
@@ -158,7 +158,7 @@ int oidc_revoke(struct oidc_client *c, const char *refresh_token, struct err *er
 {
     CLEANUP(sbuf_deinit) struct sbuf form = {0};
     CLEANUP(mem_freep) char *text = NULL;
-    const char *url;
+    const char *url = NULL;
     int status = 0;
     if (!json_object_get(c->doc, "revocation_endpoint"))
         return 0;
@@ -316,7 +316,7 @@ static void make_pkce(struct pkce *p)
 static int add_url(const struct oidc_client *c, const struct pkce *p, const char *redirect, struct sbuf *out, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf query = {0};
-    const char *url;
+    const char *url = NULL;
     int rc = endpoint(c, "authorization_endpoint", &url, err);
     if (rc < 0)
         return rc;
