@@ -107,18 +107,23 @@ static int add_groups(const struct oidc_issuer *c, const json_t *claims, struct 
     size_t n = json_is_array(v) ? json_array_size(v) : v && !json_is_null(v) ? 1 : 0;
     if (n > OIDC_GROUPS_MAX)
         return err_set(err, ERR_UNAUTHENTICATED, "the token names %zu groups: expected at most %d", n, OIDC_GROUPS_MAX);
+    bool admin = false;
     for (size_t i = 0; i < n; i++) {
-        groups[*count] = text_of(json_is_array(v) ? json_array_get(v, i) : v, c->mappings.groups.prefix, a);
+        const json_t *group = json_is_array(v) ? json_array_get(v, i) : v;
+        groups[*count] = text_of(group, c->mappings.groups.prefix, a);
         if (!groups[(*count)++])
             return refuse(err, "has a claim for groups that is no list of names");
+        admin = admin || (c->admins && !strcmp(json_string_value(group), c->admins));
     }
+    if (admin)
+        groups[(*count)++] = arena_printf(a, "seki:tenant:%s:admins", c->tenant);
     return 0;
 }
 
 int oidc_claims_person(const struct oidc_issuer *c, const json_t *claims, struct arena *a, struct oidc_person *ret, struct err *err)
 {
     struct oidc_person p = {0};
-    const char **groups = ARENA_ARRAY(a, const char *, OIDC_GROUPS_MAX + 2);
+    const char **groups = ARENA_ARRAY(a, const char *, OIDC_GROUPS_MAX + 3);
     size_t count = 0;
     p.name = text_of(json_object_get(claims, c->mappings.username.claim), c->mappings.username.prefix, a);
     if (!p.name)

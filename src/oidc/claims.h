@@ -9,7 +9,7 @@
 
 struct oidc_person {
     const char *name, *uid;    /* uid NULL: unknown */
-    const char *const *groups; /* ends in NULL; with the tenant's; at most OIDC_GROUPS_MAX + 1 */
+    const char *const *groups; /* ends in NULL; with the tenant's; at most OIDC_GROUPS_MAX + 2 */
     int64_t issued_ms;         /* iat; 0: it does not say */
     int64_t expires_ms;
 };

@@ -52,6 +52,7 @@ static const struct field jwt_fields[] = {
     {.name = "claimValidationRules", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = offsetof(struct oidc_issuer, rules), .sub = rule_fields, .sub_size = sizeof(struct oidc_rule), .max = RULES_MAX,
      .help = "what else must hold"},
     {.name = "tenant", .type = FIELD_STRING, .flags = FIELD_DNS_LABEL, .offset = offsetof(struct oidc_issuer, tenant), .min = 1, .max = 63, .help = "whose users these are; absent: the operator's"},
+    {.name = "tenantAdmins", .type = FIELD_STRING, .offset = offsetof(struct oidc_issuer, admins), .min = 1, .max = TEXT_MAX, .help = "the group, as the issuer has it, whose members are the tenant's admins"},
     {0},
 };
 static const struct field config_fields[] = {
@@ -179,6 +180,8 @@ static int finish(struct oidc_config *c, struct arena *a, struct err *err)
             j->mappings.groups.prefix = own;
         if ((rc = check_urls(j, i, err)) < 0 || (rc = check_prefix(j->mappings.username.prefix, i, "claimMappings.username.prefix", err)) < 0)
             return rc;
+        if (j->admins && (!j->tenant || !j->mappings.groups.claim))
+            return wrong(err, i, "tenantAdmins", "expected together with tenant and claimMappings.groups only");
         if (j->mappings.groups.claim && (rc = check_prefix(j->mappings.groups.prefix, i, "claimMappings.groups.prefix", err)) < 0)
             return rc;
         if ((rc = check_apart(c, i, err)) < 0)

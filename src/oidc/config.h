@@ -1,6 +1,7 @@
-/* Who may log in: Kubernetes' AuthenticationConfiguration (apiserver.config.k8s.io/v1), read strictly, without CEL, and with one member more: each issuer of `jwt` may say whose it is.
+/* Who may log in: Kubernetes' AuthenticationConfiguration (apiserver.config.k8s.io/v1), read strictly, without CEL, and with two members more: each issuer of `jwt` may say whose it is, and who the admins are.
  *
- * With `tenant: NAME` its users belong to that tenant and are in the group "seki:tenant:NAME"; without, they are the operator's. Names of users are the prefix and the claim's value. Prefixes
+ * With `tenant: NAME` its users belong to that tenant and are in the group "seki:tenant:NAME", those in its group `tenantAdmins` also in "seki:tenant:NAME:admins";
+ * without, they are the operator's. Names of users are the prefix and the claim's value. Prefixes
  * end in ':' or '#', none of them begins another or "system:" or "seki:", and none is empty: so nobody's name can be that of a user of another issuer, or of the system. Groups
  * likewise, but that issuers of one tenant may share them. Threads: any; what was read is immutable.
  */
@@ -32,6 +33,7 @@ struct oidc_issuer {
     } mappings;
     struct field_list rules; /* struct oidc_rule */
     const char *tenant;      /* NULL: the operator's */
+    const char *admins;      /* who has this in the groups claim is a tenant admin, too; NULL: nobody by that */
 };
 struct oidc_config {
     const char *api_version, *kind;

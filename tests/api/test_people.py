@@ -39,7 +39,7 @@ def issuers(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cloud(issuers, tmp_path_factory):
     file = tmp_path_factory.mktemp("config") / "authentication.yaml"
-    file.write_text(config(entry(issuers["red"], "red"), entry(issuers["blue"], "blue"), entry(issuers["ops"])))
+    file.write_text(config(entry(issuers["red"], "red", tenantAdmins="admins"), entry(issuers["blue"], "blue"), entry(issuers["ops"])))
     with Cloud(options={"authentication-config": file, "authentication-clock-skew": "5s", "authentication-key-refresh": "1h"}) as c:
         c.file = file
         yield c
@@ -110,6 +110,18 @@ def test_roles_are_bound_to_groups_of_an_issuer(cloud, issuers):
     path = "/api/v1/namespaces/people/configmaps"
     assert ask(cloud, issuers["red"].token("ann", groups=["developers"]), "GET", path, None)[0] == 200
     assert ask(cloud, issuers["blue"].token("ann", groups=["developers", "red:developers"]), "GET", path, None)[0] == 403
+
+
+def test_admins_of_a_tenant_come_from_its_issuer(cloud, issuers):
+    cloud.tenant("red")
+    path, red = "/api/v1/namespaces/red/secrets", issuers["red"]
+    boss = red.token("ann", groups=["admins"])
+    assert "seki:tenant:red:admins" in who(cloud, boss)[1]
+    wait_for(lambda: ask(cloud, boss, "GET", path, None)[0] == 200, what="the tenant's bindings")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}}
+    assert ask(cloud, boss, "POST", path, secret)[0] == 201
+    for token in (red.token("bob", groups=["developers", "seki:tenant:red:admins"]), issuers["blue"].token("ann", groups=["admins"])):
+        assert ask(cloud, token, "GET", path, None)[0] == 403
 
 
 @pytest.mark.parametrize("claims, why", [

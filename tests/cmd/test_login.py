@@ -209,7 +209,7 @@ def test_strangers_at_the_listener_change_nothing(ann, tmp_path):
     """Whoever does not know the state is answered 404, and the login goes on."""
     script = tmp_path / "browser"
     script.write_text(f"""#!/bin/sh
-port=$(printf %s "$1" | sed 's/.*127.0.0.1%3A\\([0-9]*\\)%2F.*/\\1/')
+port=$(printf %s "$1" | sed 's/.*redirect_uri=http[^&]*127.0.0.1\\(:\\|%3A\\)\\([0-9]*\\).*/\\2/')
 for q in 'code=x&state=wrong' 'code=x' '' 'error=access_denied&state='; do
     curl -s -o /dev/null -w '%{{http_code}}\\n' "http://127.0.0.1:$port/callback?$q" >>{tmp_path}/codes
 done

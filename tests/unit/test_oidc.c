@@ -169,6 +169,23 @@ static void a_person_is_what_the_mappings_say(void **state UNUSED)
             fail_msg("%s", bad[n]);
 }
 
+static void admins_are_who_the_configuration_says(void **state UNUSED)
+{
+    const struct oidc_issuer *i = the_issuer("  claimMappings: {username: {claim: sub}, groups: {claim: g}}\n  tenantAdmins: boss\n");
+    struct oidc_person p;
+    struct err err = ERR_INIT;
+    ASSERT_OK(identify(i, ",\"sub\":\"a\",\"g\":[\"boss\",\"x\",\"boss\"]", &p, &err));
+    assert_string_equal(p.groups[4], "seki:tenant:red:admins");
+    assert_null(p.groups[5]);
+    ASSERT_OK(identify(i, ",\"sub\":\"a\",\"g\":[\"red:boss\",\"seki:tenant:red:admins\",\"Boss\"]", &p, &err));
+    assert_null(p.groups[4]);
+    for (size_t n = 0; p.groups[n]; n++)
+        assert_string_not_equal(p.groups[n], "seki:tenant:red:admins");
+    struct oidc_config c;
+    ASSERT_ERR(parse("- issuer: {url: 'https://a.test', audiences: [x]}\n  claimMappings: {username: {claim: sub}, groups: {claim: g}}\n  tenantAdmins: boss\n", &c, &err), ERR_INVALID);
+    ASSERT_ERR(parse("- tenant: red\n  issuer: {url: 'https://a.test', audiences: [x]}\n  claimMappings: {username: {claim: sub}}\n  tenantAdmins: boss\n", &c, &err), ERR_INVALID);
+}
+
 static void times_have_a_skew(void **state UNUSED)
 {
     static const struct {
@@ -194,7 +211,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),       cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(issuers_of_one_tenant_share_groups_and_not_names), cmocka_unit_test(a_person_is_what_the_mappings_say),
-        cmocka_unit_test(times_have_a_skew),
+        cmocka_unit_test(admins_are_who_the_configuration_says), cmocka_unit_test(times_have_a_skew),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
