@@ -3,6 +3,7 @@ import http.client
 import json
 import signal
 import ssl
+import subprocess
 import threading
 import time
 import urllib.parse
@@ -295,6 +296,47 @@ def test_a_watch_ends_with_the_token(cloud, issuers):
     watch = Watcher(cloud, issuers["ops"].token("olga", exp=int(began) + 2), "/api/v1/configmaps?watch=1")
     watch.join(20)
     assert watch.ended and 0.5 < time.time() - began < 15
+
+
+def test_a_certificate_ends_on_a_connection_that_is_kept(cloud, tmp_path):
+    """TLS looks at it once; each request looks again, and a watch ends with it."""
+    end = time.time() + 5
+    (tmp_path / "ca.cnf").write_text(f"""
+[ca]
+default_ca = it
+[it]
+database = {tmp_path}/index
+rand_serial = yes
+new_certs_dir = {tmp_path}
+default_md = sha256
+policy = any
+[any]
+organizationName = supplied
+commonName = supplied
+""")
+    (tmp_path / "index").write_text("")
+    subprocess.run(["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", tmp_path / "key", "-out", tmp_path / "csr", "-subj", "/O=system:masters/CN=shorty"],
+                   check=True, capture_output=True)
+    subprocess.run(["openssl", "ca", "-batch", "-notext", "-config", tmp_path / "ca.cnf", "-cert", cloud.data / "pki" / "ca.crt", "-keyfile", cloud.data / "pki" / "ca.key", "-in", tmp_path / "csr",
+                    "-out", tmp_path / "crt", "-startdate", time.strftime("%y%m%d%H%M%SZ", time.gmtime(end - 600)), "-enddate", time.strftime("%y%m%d%H%M%SZ", time.gmtime(end))], check=True, capture_output=True)
+    kept, watching = connect(cloud), connect(cloud)
+    for c in (kept, watching):
+        c._context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+
+    def get(connection, path):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        if "watch" not in path:
+            answer.read()
+        return answer
+    assert get(kept, "/api/v1/secrets").status == 200
+    watch = get(watching, "/api/v1/configmaps?watch=1")
+    assert watch.status == 200
+    socket = kept.sock
+    wait_for(lambda: get(kept, "/api/v1/secrets").status == 401, 10, "the certificate to end")
+    assert kept.sock is socket and time.time() > end - 2
+    watch.read()  # to its end
+    assert time.time() < end + 30
 
 
 def test_service_accounts_and_certificates_can_be_revoked(cloud):
