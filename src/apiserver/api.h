@@ -16,7 +16,7 @@
 
 #include <sys/queue.h>
 
-#define API_GROUPS_MAX 20
+#define API_GROUPS_MAX 210
 #define API_HOOKS_MAX 16
 #define API_HEADERS_MAX 6
 #define API_SUBRESOURCES_MAX 4
@@ -27,6 +27,8 @@ struct api_user {
     const char *uid; /* NULL: none is known */
     json_t *extra;   /* {key: [text]}, or NULL; the arena's that the rest lives in */
     const char *new_token; /* what names the token it came with, when that is seen for the first time; or NULL */
+    int64_t issued_ms, expires_ms; /* what proves it was made, and ends; 0: it does not say */
+    bool by_issuer;                /* an issuer elsewhere, as it is configured now */
 };
 
 struct apiserver {
@@ -47,6 +49,7 @@ struct apiserver {
     struct gather *gather;
     struct namespaces *namespaces;
     struct standing *standing;
+    struct revoked *revoked;
     struct flow_control *flow;
     struct {
         const char *name;
@@ -56,7 +59,7 @@ struct apiserver {
     size_t hook_count;
     TAILQ_HEAD(, api_watch) watches;
     struct metric_family *requests_total, *duration;
-    struct metric *watch_gauge;
+    struct metric *watch_gauge, *refused_total;
     struct { /* the last change that was sent, encoded: watch.c */
         const struct store_value *value;
         int64_t rev;
@@ -89,6 +92,13 @@ struct api_request {
     const char *sender; /* who impersonates user; NULL: nobody does */
     const char *id, *source; /* the request's, for the audit ledger; "" of this process's own */
     const char *rule;        /* which binding of which role allows it; "" when nobody needs to know */
+    struct { /* of who really sent it; user NULL: this process */
+        const char *user;
+        int64_t issued_ms, expires_ms;
+        bool by_issuer;
+    } credential;
+    struct oidc_waiter keys; /* it waits for keys of its token's issuer */
+    bool has_body;
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
     struct field_errors *refused_option; /* what api_fail answers about, once api_bad_option was called */
@@ -152,7 +162,8 @@ void api_dispatch(struct api_request *q); /* authorised from here on */
 
 /* ---- auth.c: who asks, and whether they may ---- */
 int authn_load_tokens(struct apiserver *s, struct err *err) NODISCARD;
-bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret);
+/* 0; ERR_UNAUTHENTICATED; ERR_BUSY: not yet known, oidc_wait() for keys of *ret_issuer, which then is not NULL. */
+int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret, const char **ret_issuer) NODISCARD;
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
@@ -200,6 +211,7 @@ struct api_watch *api_watch_local(struct api_request *q, const struct local_watc
 void api_watch_stop(struct api_watch *w);
 void api_watch_drained(struct api_watch *w); /* the client has read what waited for it */
 void api_watches_end(struct apiserver *s);
+void api_watches_end_if(struct apiserver *s, bool (*fn)(struct api_request *q)); /* those over HTTP */
 void api_create(struct api_request *q);
 void api_update(struct api_request *q);
 void api_patch(struct api_request *q);
@@ -310,6 +322,11 @@ void namespaces_start(struct apiserver *s);
 void namespaces_stop(struct apiserver *s);
 void gc_start(struct apiserver *s);
 void gc_stop(struct apiserver *s);
+/* revoked.c: users whose tokens and certificates of before count no longer. */
+void revoked_start(struct apiserver *s);
+void revoked_stop(struct apiserver *s);
+bool revoked_user(struct apiserver *s, const char *user, int64_t issued_ms);
+bool revoked_request(struct api_request *q); /* who really sent it */
 /* standing.c: objects that stand in every namespace. */
 void standing_start(struct apiserver *s);
 void standing_stop(struct apiserver *s);

@@ -13,14 +13,21 @@
 #include "kinds/kind.h"
 #include "ledger/audit_log.h"
 #include "net/http_server.h"
+#include "oidc/issuers.h"
 #include "store/store.h"
 
 struct apiserver;
+
+#define BREAK_GLASS_USER "seki:break-glass:" /* ID */
 
 struct apiserver_options {
     struct net_addr listen;
     struct tls_ctx *tls;              /* required */
     const char *token_file;           /* hashed static tokens, or NULL: lines "sha256hex user group,group" ('#' comments) */
+    /* Certificates of users "seki:break-glass:ID" are good only while this says so of the ID. NULL: never. */
+    bool (*break_glass)(void *ctx, const char *id);
+    void *break_glass_ctx;
+    struct oidc *issuers;             /* of people's tokens; borrowed; NULL: none */
     struct kind_services services;
     struct audit_log *audit;          /* where what happens is recorded; NULL: nowhere. The store's journal is to be its */
     size_t max_object_bytes;          /* default 1 MiB */
@@ -34,6 +41,8 @@ void apiserver_addr(const struct apiserver *a, struct net_addr *ret);
 /* Ends watches, takes no new connections, fails /readyz, lets running requests end; then done. */
 void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg);
 void apiserver_free(struct apiserver *a);
+/* The issuers were configured anew: watches of people who came by one end, and whoever is still known takes his up again. */
+void apiserver_issuers_changed(struct apiserver *a);
 /* For client_local_new(). */
 struct client_local apiserver_local(struct apiserver *a);
 /* /readyz of the API itself also fails while this returns non-zero (err->msg says why). One hook, several calls add hooks. */

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "crypto/jwt.h"
+#include "crypto/pki.h"
 #include "kinds/borrowed.h"
 #include "policy/rules.h"
 
@@ -103,7 +104,7 @@ static int by_account(struct apiserver *s, struct arena *a, const json_t *claims
         arena_on_free(a, release, extra);
     if (!(meant = common_audiences(s, audiences, json_object_get(claims, "aud"))))
         return err_set(err, ERR_UNAUTHENTICATED, "the token is meant for other audiences");
-    *ret = (struct api_user){.name = u.name, .uid = u.uid, .extra = extra};
+    *ret = (struct api_user){.name = u.name, .uid = u.uid, .extra = extra, .issued_ms = json_int(claims, "iat", 0) * 1000, .expires_ms = json_int(claims, "exp", 0) * 1000};
     for (size_t i = 0; u.groups[i]; i++)
         add_group(ret, u.groups[i]);
     *ret_audiences = meant;
@@ -123,17 +124,46 @@ static void make_room(struct apiserver *s)
         map_clear(s->verified);
 }
 
-static int by_web_token(struct apiserver *s, struct arena *a, struct str token, const char *hash, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
+/* A person of an issuer elsewhere. Like static tokens, what they show is for this API; that it is meant for us, by the issuer's names, the configuration has said. */
+static int by_person(struct apiserver *s, struct arena *a, const char *hash, const struct jwt *t, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
+{
+    JSON_AUTO own = json_string(s->o.services.token_issuer);
+    struct oidc_person p;
+    json_t *meant;
+    int rc = oidc_identify(s->o.issuers, hash, t, a, &p, err);
+    if (rc < 0)
+        return rc;
+    if (!(meant = common_audiences(s, audiences, own)))
+        return err_set(err, ERR_UNAUTHENTICATED, "the token is meant for other audiences");
+    *ret = (struct api_user){.name = p.name, .uid = p.uid, .issued_ms = p.issued_ms, .expires_ms = p.expires_ms, .by_issuer = true};
+    for (size_t i = 0; p.groups[i]; i++)
+        add_group(ret, p.groups[i]);
+    add_group(ret, AUTHENTICATED);
+    if (t)
+        ret->new_token = arena_strdup(a, json_str_or(t->claims, "jti", hash));
+    *ret_audiences = meant;
+    return 0;
+}
+
+static int by_web_token(struct apiserver *s, struct arena *a, struct str token, const char *hash, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, const char **ret_issuer,
+                        struct err *err)
 {
     const json_t *known = map_getc(s->verified, hash);
     CLEANUP(jwt_deinit) struct jwt t = {0};
     JSON_AUTO meant = NULL;
     struct api_user u = {0};
     int rc;
-    if (!s->o.services.token_key)
-        return err_set(err, ERR_UNAUTHENTICATED, "the token is not known here");
+    if (!known && s->o.issuers && (rc = by_person(s, a, hash, NULL, audiences, ret, ret_audiences, err)) != ERR_NOT_FOUND)
+        return rc;
     if (!known && (rc = jwt_parse(token, &t, err)) < 0)
         return rc;
+    const char *issuer = json_str(t.claims, "iss");
+    if (!known && issuer && oidc_knows(s->o.issuers, issuer)) {
+        *ret_issuer = arena_strdup(a, issuer);
+        return by_person(s, a, hash, &t, audiences, ret, ret_audiences, err);
+    }
+    if (!s->o.services.token_key)
+        return err_set(err, ERR_UNAUTHENTICATED, "the token is not known here");
     if ((rc = by_account(s, a, known ? known : t.claims, audiences, &u, &meant, err)) < 0)
         return rc;
     if (!known) {
@@ -148,7 +178,7 @@ static int by_web_token(struct apiserver *s, struct arena *a, struct str token, 
     return 0;
 }
 
-int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
+static int check_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, const char **ret_issuer, struct err *err)
 {
     uint8_t digest[SHA256_BYTES];
     char hex[SHA256_HEX_MAX];
@@ -158,7 +188,7 @@ int authn_token(struct apiserver *s, struct arena *a, struct str token, const js
     hash_hex(digest, sizeof(digest), hex);
     const struct api_user *u = map_getc(s->tokens, hex);
     if (!u)
-        return by_web_token(s, a, token, hex, audiences, ret, ret_audiences, err);
+        return by_web_token(s, a, token, hex, audiences, ret, ret_audiences, ret_issuer, err);
     JSON_AUTO own = json_string(s->o.services.token_issuer); /* static tokens are for this API and nobody else */
     json_t *meant = common_audiences(s, audiences, own);
     if (!meant)
@@ -168,32 +198,59 @@ int authn_token(struct apiserver *s, struct arena *a, struct str token, const js
     return 0;
 }
 
-static bool by_header(struct apiserver *s, struct str header, struct arena *a, struct api_user *ret)
+int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err)
+{
+    struct api_user u = {0};
+    JSON_AUTO meant = NULL;
+    const char *issuer = NULL;
+    int rc = check_token(s, a, token, audiences, &u, &meant, &issuer, err);
+    if (rc == ERR_BUSY) /* whoever asks about a token asks again */
+        return err_set(err, ERR_UNAUTHENTICATED, "keys of the token's issuer are being fetched");
+    if (rc < 0)
+        return rc;
+    if (revoked_user(s, u.name, u.issued_ms))
+        return err_set(err, ERR_UNAUTHENTICATED, "the user's tokens of before are revoked");
+    *ret = u;
+    *ret_audiences = json_incref(meant);
+    return 0;
+}
+
+static int by_header(struct apiserver *s, struct str header, struct arena *a, struct api_user *ret, const char **ret_issuer)
 {
     struct str scheme;
     JSON_AUTO audiences = NULL;
     if (!str_cut(&header, ' ', &scheme) || !str_ieq(scheme, STR("bearer")))
-        return false;
-    return authn_token(s, a, str_trim(header), NULL, ret, &audiences, NULL) == 0;
+        return ERR_UNAUTHENTICATED;
+    return check_token(s, a, str_trim(header), NULL, ret, &audiences, ret_issuer, NULL);
 }
 
-static bool by_certificate(struct http_request *r, struct arena *a, struct api_user *ret)
+/* TLS looked at the certificate when the connection began; that may be long ago. */
+static bool is_announced(struct apiserver *s, const char *user)
+{
+    struct str name = str_of(user), prefix = STR(BREAK_GLASS_USER);
+    return !str_starts(name, prefix) || (s->o.break_glass && s->o.break_glass(s->o.break_glass_ctx, name.ptr + prefix.len));
+}
+
+static int by_certificate(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret)
 {
     struct conn_peer peer;
-    if (!http_request_peer(r, &peer))
-        return false;
+    if (!http_request_peer(r, &peer) || peer.not_after_ms <= clock_wall_ms() || !is_announced(s, peer.common_name))
+        return ERR_UNAUTHENTICATED;
     ret->name = arena_strdup(a, peer.common_name);
+    ret->issued_ms = peer.not_before_ms + PKI_BACKDATE_S * 1000;
+    ret->expires_ms = peer.not_after_ms;
     for (int i = 0; i < peer.org_count; i++)
         add_group(ret, arena_strdup(a, peer.orgs[i]));
     add_group(ret, AUTHENTICATED);
-    return true;
+    return 0;
 }
 
-bool authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret)
+int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret, const char **ret_issuer)
 {
     memset(ret, 0, sizeof(*ret));
     struct str header = http_header_get(&r->head, "authorization");
-    return header.ptr ? by_header(s, header, a, ret) : by_certificate(r, a, ret);
+    int rc = header.ptr ? by_header(s, header, a, ret, ret_issuer) : by_certificate(s, r, a, ret);
+    return rc == 0 && revoked_user(s, ret->name, ret->issued_ms) ? ERR_UNAUTHENTICATED : rc;
 }
 
 /* ---- authorisation ---- */

@@ -11,6 +11,7 @@
 #define UNAUTHENTICATED "system:unauthenticated"
 #define ANONYMOUS "system:anonymous"
 #define EXTRAS_MAX 64
+#define GROUPS_MAX 20
 
 struct mask {
     struct api_request *q;
@@ -37,8 +38,8 @@ static int too_much(const char *what, size_t max, struct err *err)
 
 static int add_group(struct mask *m, const char *group, struct err *err)
 {
-    if (m->group_count == API_GROUPS_MAX)
-        return too_much("groups", API_GROUPS_MAX - 1, err);
+    if (m->group_count == GROUPS_MAX)
+        return too_much("groups", GROUPS_MAX - 1, err);
     m->as.groups[m->group_count++] = group;
     return 0;
 }

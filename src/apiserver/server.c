@@ -11,6 +11,7 @@
 #define DEFAULT_WRITES 1000
 #define DEFAULT_ISSUER "https://kubernetes.default.svc" /* of tokens; also their audience */
 #define CONNECTIONS_MAX 20000
+#define STRANGERS_BODY_MAX ((size_t)256 * 1024) /* of a request whose sender is not known until keys have come */
 #define COMPRESS_MIN_BYTES (128 * 1024) /* as kube-apiserver has it: below, the time costs more than the bytes */
 #define METRICS_MAX (16u * 1024 * 1024)
 
@@ -30,7 +31,7 @@ void api_serve_health(struct api_request *q, bool ready)
         if (rc != 0)
             sbuf_addf(&text, "[-]%s failed: %s\n", s->hooks[i].name, err.msg);
         else
-            sbuf_addf(&text, "[+]%s ok\n", s->hooks[i].name);
+            sbuf_addf(&text, "[+]%s ok%s%s\n", s->hooks[i].name, *err.msg ? ": " : "", err.msg);
     }
     if (failed)
         sbuf_addc(&text, "readyz check failed\n");
@@ -95,7 +96,47 @@ static const char *header(struct api_request *q, const char *name)
     return v.ptr ? arena_strndup(q->arena, v) : "";
 }
 
-static int on_head(void *ctx, struct http_request *r, size_t *body_max UNUSED)
+static void refuse(struct api_request *q)
+{
+    metric_add(q->server->refused_total, 1);
+    api_fail_code(q, ERR_UNAUTHENTICATED, "Unauthorized");
+}
+
+static void go_on(void *arg);
+
+/* 0: q->user is known. ERR_BUSY: it will be when go_on() is called; or ERR_UNAUTHENTICATED. */
+static int authenticate(struct api_request *q)
+{
+    const char *issuer = NULL;
+    struct api_user u;
+    int rc = authn_http(q->server, q->http, q->arena, &u, &issuer);
+    if (rc == ERR_BUSY && !oidc_wait(q->server->o.issuers, issuer, &q->keys, go_on, q))
+        rc = ERR_UNAUTHENTICATED;
+    if (rc < 0)
+        return rc;
+    q->user = u;
+    q->credential.user = u.name;
+    q->credential.issued_ms = u.issued_ms;
+    q->credential.expires_ms = u.expires_ms;
+    q->credential.by_issuer = u.by_issuer;
+    audit_token_seen(q);
+    return 0;
+}
+
+/* Keys of the token's issuer have come, or will not. Before the body has, that is looked at when it has. */
+static void go_on(void *arg)
+{
+    struct api_request *q = arg;
+    if (!q->has_body)
+        return;
+    int rc = authenticate(q);
+    if (rc == 0)
+        flow_admit(q->server->flow, q);
+    else if (rc != ERR_BUSY)
+        refuse(q);
+}
+
+static int on_head(void *ctx, struct http_request *r, size_t *body_max)
 {
     struct apiserver *s = ctx;
     struct api_request *q = api_request_new(s);
@@ -109,11 +150,12 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max UNUSED)
     if (is_health(r->head.path))
         return 0;
     audit_arrived(q);
-    if (authn_http(s, r, q->arena, &q->user)) {
-        audit_token_seen(q);
+    int rc = authenticate(q);
+    if (rc == ERR_BUSY)
+        *body_max = MIN(*body_max, STRANGERS_BODY_MAX);
+    if (rc == 0 || rc == ERR_BUSY)
         return 0;
-    }
-    api_fail_code(q, ERR_UNAUTHENTICATED, "Unauthorized");
+    refuse(q);
     return ERR_UNAUTHENTICATED;
 }
 
@@ -175,6 +217,10 @@ static void serve(struct api_request *q)
 {
     struct apiserver *s = q->server;
     struct err err = ERR_INIT;
+    if (revoked_request(q)) {
+        refuse(q);
+        return;
+    }
     if (!impersonate(q))
         return;
     if (api_route(q, &err) < 0)
@@ -198,10 +244,13 @@ static void on_request(void *ctx, struct http_request *r)
     struct apiserver *s = ctx;
     struct api_request *q = r->user;
     q->text = r->body;
+    q->has_body = true;
     if (is_health(str_of(q->path)))
         serve_path(q);
-    else
+    else if (q->user.name)
         flow_admit(s->flow, q);
+    else if (!q->keys.issuer)
+        go_on(q);
 }
 
 static void on_abort(void *ctx UNUSED, struct http_request *r)
@@ -212,6 +261,7 @@ static void on_abort(void *ctx UNUSED, struct http_request *r)
     r->user = NULL;
     q->http = NULL;
     q->held = NULL;
+    oidc_wait_cancel(&q->keys);
     flow_leave(q->server->flow, q);
     if (q->watch) {
         api_watch_stop(q->watch);
@@ -321,6 +371,7 @@ static void make_metrics(struct apiserver *s)
     s->requests_total = metric_family("seki_apiserver_requests_total", "Requests answered, by verb, resource and HTTP status.", METRIC_COUNTER, request_labels, 4000, NULL, 0);
     s->duration = metric_family("seki_apiserver_request_duration_seconds", "Time from head to answer, without watches.", METRIC_HISTOGRAM, duration_labels, 32,
                                 metric_latency_buckets, metric_latency_bucket_count);
+    s->refused_total = metric_counter("seki_authentication_refused_total", "Requests answered 401: nobody is known by what they show.");
     s->watch_gauge = metric_gauge("seki_apiserver_watches", "Watches that run.");
 }
 
@@ -351,6 +402,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     gather_start(s);
     namespaces_start(s);
     standing_start(s);
+    revoked_start(s);
     *ret = s;
     return 0;
 }
@@ -367,6 +419,16 @@ void apiserver_add_ready_check(struct apiserver *a, const char *name, int (*chec
     a->hooks[a->hook_count].name = name;
     a->hooks[a->hook_count].check = check;
     a->hooks[a->hook_count++].arg = arg;
+}
+
+static bool is_by_issuer(struct api_request *q)
+{
+    return q->credential.by_issuer;
+}
+
+void apiserver_issuers_changed(struct apiserver *a)
+{
+    api_watches_end_if(a, is_by_issuer);
 }
 
 void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg)
@@ -387,6 +449,7 @@ void apiserver_free(struct apiserver *a)
     gather_stop(a);
     namespaces_stop(a);
     standing_stop(a);
+    revoked_stop(a);
     flow_free_all(a->flow);
     rbac_free(a->rbac);
     map_free(a->tokens);

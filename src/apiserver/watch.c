@@ -86,6 +86,16 @@ void api_watches_end(struct apiserver *s)
         watch_end(TAILQ_FIRST(&s->watches));
 }
 
+void api_watches_end_if(struct apiserver *s, bool (*fn)(struct api_request *q))
+{
+    struct api_watch *w = TAILQ_FIRST(&s->watches), *next;
+    for (; w; w = next) {
+        next = TAILQ_NEXT(w, link);
+        if (w->q->http && fn(w->q))
+            watch_end(w);
+    }
+}
+
 static void on_go_on(struct timer *t);
 
 static void on_timeout(struct timer *t)
@@ -227,6 +237,13 @@ static void on_change(void *arg, const struct store_event *e)
 
 /* ---- the start ---- */
 
+/* A watch ends with what proved who watches. */
+static uint64_t life_left_ms(const struct api_request *q)
+{
+    int64_t now_ms = clock_wall_ms(), end_ms = q->credential.expires_ms;
+    return !end_ms ? UINT64_MAX : end_ms > now_ms ? (uint64_t)(end_ms - now_ms) : 0;
+}
+
 /* The version to watch from, when nothing is sent first. */
 static int64_t choose_start(struct api_watch *w, const struct list_options *o)
 {
@@ -238,7 +255,7 @@ static int64_t choose_start(struct api_watch *w, const struct list_options *o)
     w->initial.left = o->initial_set ? o->initial : anew;
     w->initial.end = o->initial;
     w->initial.rev = now;
-    timer_start(&w->timeout, o->timeout_s ? (uint64_t)o->timeout_s * 1000 : timeout_ms + rnd_below(timeout_ms));
+    timer_start(&w->timeout, MIN(o->timeout_s ? (uint64_t)o->timeout_s * 1000 : timeout_ms + rnd_below(timeout_ms), life_left_ms(w->q)));
     return w->initial.left || anew ? now : o->rev;
 }
 

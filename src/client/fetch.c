@@ -97,6 +97,12 @@ static void set_url(CURL *h, const char *address, const struct sbuf *url)
     curl_easy_setopt(h, CURLOPT_PROXY, "");
 }
 
+/* Called at least once a second. */
+static int on_progress(void *arg, curl_off_t total UNUSED, curl_off_t now UNUSED, curl_off_t up_total UNUSED, curl_off_t up_now UNUSED)
+{
+    return atomic_load((const atomic_bool *)arg);
+}
+
 static struct curl_slist *set_request(CURL *h, const struct fetch_options *o)
 {
     struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
@@ -104,6 +110,8 @@ static struct curl_slist *set_request(CURL *h, const struct fetch_options *o)
         curl_easy_setopt(h, CURLOPT_POSTFIELDS, o->body_json);
         headers = curl_slist_append(headers, "Content-Type: application/json");
     }
+    if (o->body_form)
+        curl_easy_setopt(h, CURLOPT_POSTFIELDS, o->body_form); /* its content type is the one that curl says */
     if (o->bearer) {
         CLEANUP(mem_freep) char *line = xasprintf("Authorization: Bearer %s", o->bearer);
         headers = curl_slist_append(headers, line);
@@ -114,6 +122,15 @@ static struct curl_slist *set_request(CURL *h, const struct fetch_options *o)
         curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, o->method);
     if (o->ca_file)
         curl_easy_setopt(h, CURLOPT_CAINFO, o->ca_file);
+    if (o->ca_pem) {
+        struct curl_blob pem = {(void *)(uintptr_t)o->ca_pem, strlen(o->ca_pem), CURL_BLOB_COPY};
+        curl_easy_setopt(h, CURLOPT_CAINFO_BLOB, &pem);
+    }
+    if (o->cancel) {
+        curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
+        curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);
+        curl_easy_setopt(h, CURLOPT_XFERINFODATA, (void *)(uintptr_t)o->cancel);
+    }
     return headers;
 }
 

@@ -55,7 +55,7 @@ static int text_at(const json_t *obj, const char *key, const char **ret, struct 
     return 0;
 }
 
-static int build(const json_t *config, const char *path, const char *dir, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
+static int build(const json_t *config, const char *path, const char *dir, bool may_run, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
 {
     const char *name = json_str(config, "current-context");
     const json_t *context = json_at(named(config, "contexts", name), "context");
@@ -80,6 +80,9 @@ static int build(const json_t *config, const char *path, const char *dir, struct
         rc = take_pem(user, "client-key", dir, &c.key_pem, err);
     if (rc == 0 && (c.cert_pem != NULL) != (c.key_pem != NULL))
         rc = err_set(err, ERR_INVALID, "%s: the user has a client certificate or a key, not both", path);
+    const json_t *exec = json_object_get(user, "exec");
+    if (rc == 0 && exec && !token && !c.cert_pem)
+        rc = may_run ? client_exec(exec, dir, &c, err) : err_set(err, ERR_UNAUTHENTICATED, "its user's program for credentials is not run here");
     if (rc < 0) {
         client_credentials_deinit(&c);
         return err_wrap(err, "%s", path);
@@ -92,13 +95,13 @@ static int build(const json_t *config, const char *path, const char *dir, struct
     return 0;
 }
 
-int client_kubeconfig_parse(struct str text, const char *path, const char *dir, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
+int client_kubeconfig_parse(struct str text, const char *path, const char *dir, bool may_run, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err)
 {
     JSON_AUTO config = NULL;
     int rc = yaml_parse(text, FILE_MAX, &config, err);
     if (rc < 0)
         return err_wrap(err, "%s", path);
-    return build(config, path, dir, ret, ret_namespace, namespace_size, err);
+    return build(config, path, dir, may_run, ret, ret_namespace, namespace_size, err);
 }
 
 char *client_kubeconfig_path(const char *file)
@@ -119,7 +122,7 @@ int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace
         return rc;
     const char *slash = strrchr(path, '/');
     CLEANUP(mem_freep) char *dir = slash ? xstrndup(path, (size_t)(slash - path)) : xstrdup(".");
-    rc = client_kubeconfig_parse(str_n(text, len), path, dir, ret, ret_namespace, namespace_size, err);
+    rc = client_kubeconfig_parse(str_n(text, len), path, dir, true, ret, ret_namespace, namespace_size, err);
     mem_wipe(text, len);
     return rc;
 }

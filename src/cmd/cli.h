@@ -72,6 +72,10 @@ int cli_audit_verify(struct cli *c);
 int cli_audit_list(struct cli *c);
 int cli_audit_export(struct cli *c);
 int cli_support_bundle(struct cli *c);
+int cli_login(struct cli *c);
+int cli_logout(struct cli *c);
+int cli_credential(struct cli *c);
+int cli_break_glass(struct cli *c);
 int cli_completion(struct cli *c);
 int cli_version(struct cli *c);
 

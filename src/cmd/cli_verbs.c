@@ -70,6 +70,29 @@ static const struct cli_flag export_flags[] = {
     {.name = "--after", .value = "SEQUENCE", .help = "only what comes after this record"},
     END,
 };
+#define ISSUER_FLAGS \
+    {.name = "--issuer", .value = "URL", .help = "who knows you; https only"}, \
+    {.name = "--client-id", .value = "ID", .help = "by which the issuer knows this client"}, \
+    {.name = "--client-secret-file", .value = "FILE", .help = "its secret, where the issuer wants one", .complete = "@file"}, \
+    {.name = "--issuer-ca", .value = "FILE", .help = "authority of the issuer's certificate (default: the system's)", .complete = "@file"}, \
+    {.name = "--scopes", .value = "TEXT", .help = "what is asked for (default: openid profile email groups offline_access)"}
+#define FLOW_FLAG {.name = "--flow", .value = "FLOW", .help = "browser or device (default: what fits)", .complete = "browser device"}
+static const struct cli_flag login_flags[] = {
+    {.name = "--server", .value = "URL", .help = "the API"},
+    {.name = "--ca", .value = "FILE", .help = "authority of the API's certificate (default: the system's)", .complete = "@file"},
+    {.name = "--name", .value = "NAME", .help = "of the context, cluster and user in the kubeconfig (default: seki)"},
+    ISSUER_FLAGS,
+    FLOW_FLAG,
+    END,
+};
+static const struct cli_flag logout_flags[] = {ISSUER_FLAGS, END};
+static const struct cli_flag credential_flags[] = {ISSUER_FLAGS, FLOW_FLAG, END};
+static const struct cli_flag break_glass_flags[] = {
+    {.name = "--for", .value = "DURATION", .help = "how long, from 1m to 8h (default: 30m)"},
+    {.name = "--reason", .value = "TEXT", .help = "why, for those who are told of it"},
+    {.name = "--data", .value = "DIRECTORY", .help = "sekid's data directory (default: /var/lib/seki)", .complete = "@dir"},
+    END,
+};
 
 static const struct cli_flag support_flags[] = {
     {.name = "--texts", .help = "keep error texts of the log and messages of conditions, which may quote what somebody wrote"},
@@ -170,6 +193,27 @@ const struct cli_verb cli_verbs[] = {
              "  seki support-bundle /root/case-1234.tar.gz\n",
      .run = cli_support_bundle,
      .flags = support_flags},
+    {.name = "login",
+     .args = "",
+     .help = "log in at an issuer, and have kubectl and seki use that",
+     .more = "With a browser on this machine, or (device flow) with one anywhere. Tokens are kept in ~/.cache/seki/login and refreshed as long as the issuer allows it.\n\n"
+             "  seki login --server https://cloud.example:6440 --ca ca.crt --issuer https://id.example --client-id seki\n"
+             "  kubectl get modelendpoints\n",
+     .run = cli_login,
+     .flags = login_flags},
+    {.name = "logout", .args = "", .help = "forget the tokens of the current context's user, here and at the issuer", .run = cli_logout, .flags = logout_flags},
+    {.name = "credential",
+     .args = "",
+     .help = "print a token for kubectl: its exec plugin, as login writes it into a kubeconfig",
+     .run = cli_credential,
+     .flags = credential_flags},
+    {.name = "break-glass",
+     .args = "",
+     .help = "in an emergency: access to everything for a while, on the machine of sekid",
+     .more = "It needs no issuer and no API that answers, but the data directory. It ends by itself, and does not go unnoticed.\n\n"
+             "  eval $(sudo seki break-glass --for 30m --reason \"the issuer is down, ticket 4711\")\n",
+     .run = cli_break_glass,
+     .flags = break_glass_flags},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "billing/billing.h"
+#include "cmd/break_glass.h"
 #include "cmd/credentials.h"
 #include "cmd/manifests.h"
 #include "cmd/monitor.h"
@@ -36,6 +37,8 @@ struct control {
     struct apiserver *api;
     struct monitor *monitor;
     struct tls_ctx *tls;
+    struct oidc *issuers;
+    struct break_glass *emergencies;
     struct token_pepper pepper;
     struct jwt_key *token_key;
     struct client_local local;
@@ -317,7 +320,12 @@ static int check_audit(void *arg, struct err *err)
     return audit_log_health(((struct control *)arg)->audit, err);
 }
 
-static const struct monitor_check checks[] = {{"store", check_store}, {"controllers", check_controllers}, {"manifests", check_manifests}, {"audit", check_audit}, {NULL, NULL}};
+static int check_issuers(void *arg, struct err *err)
+{
+    return oidc_check(((struct control *)arg)->issuers, err);
+}
+
+static const struct monitor_check checks[] = {{"store", check_store}, {"controllers", check_controllers}, {"manifests", check_manifests}, {"audit", check_audit}, {"issuers", check_issuers}, {NULL, NULL}};
 
 static void ask_for_manifests(struct control *c)
 {
@@ -358,10 +366,22 @@ static void on_renew(struct timer *t)
     timer_start(t, RENEW_EVERY_MS);
 }
 
+/* From the file as it is now. On failure those of before stay. */
+static int read_issuers(struct control *c, struct err *err)
+{
+    struct oidc_options opt = {.file = c->options->authentication_config, .skew_ms = c->options->authentication_skew_ms, .refresh_ms = (uint64_t)c->options->authentication_refresh_ms};
+    return oidc_configure(c->issuers, &opt, err);
+}
+
 static void reload(struct control *c)
 {
     if (options_reload_logged(c->cl, c->options, &c->held) < 0)
         return;
+    struct err err = ERR_INIT;
+    if (read_issuers(c, &err) < 0)
+        log_error("issuers of tokens stay as they were", KVE(&err));
+    else
+        apiserver_issuers_changed(c->api);
     renew_credentials(c);
     ask_for_manifests(c);
 }
@@ -395,6 +415,7 @@ static void on_bootstrapped(void *arg, int code, const struct err *err)
         loop_stop(c->loop);
         return;
     }
+    break_glass_start(c->emergencies, &c->local);
     ask_for_manifests(c);
     if (pthread_create(&c->services, NULL, services_main, c) != 0) {
         log_error("cannot start a thread");
@@ -451,12 +472,24 @@ static void make_store_metrics(struct store *s)
     metric_gauge_fn("seki_store_writable", "1 while the disk takes writes, else 0.", store_writable, s);
 }
 
+static double issuers_known(void *issuers)
+{
+    return (double)oidc_issuers(issuers);
+}
+static double issuers_unreachable(void *issuers)
+{
+    return (double)oidc_unreachable(issuers);
+}
+
 static int start_api(struct control *c, struct err *err)
 {
     const struct options *o = c->options;
     struct arena *a = c->arena;
     struct apiserver_options ao = {.token_file = *o->api_token_file ? o->api_token_file : NULL,
                                    .audit = c->audit,
+                                   .issuers = c->issuers,
+                                   .break_glass = break_glass_announced,
+                                   .break_glass_ctx = c->emergencies,
                                    .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
@@ -475,6 +508,8 @@ static int start_api(struct control *c, struct err *err)
     vitals_ready("seki_control_ready", "1 while /readyz of control answers 200, else 0.", checks, c);
     vitals_disk(o->data);
     vitals_control_certificates(o);
+    metric_gauge_fn("seki_authentication_issuers", "Issuers of people's tokens.", issuers_known, c->issuers);
+    metric_gauge_fn("seki_authentication_issuers_unreachable", "Issuers whose keys could not be fetched last time; known ones stay in use.", issuers_unreachable, c->issuers);
     if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)
         return rc;
     monitor_addr(c->monitor, &addr);
@@ -505,6 +540,11 @@ static int start(struct control *c, struct err *err)
         rc = open_store(c, err);
     if (rc == 0)
         rc = credentials_ensure(c->options, c->arena, &c->pepper, &c->token_key, err);
+    if (rc == 0) {
+        c->issuers = oidc_new(c->loop);
+        c->emergencies = break_glass_new(c->loop, options_path(c->options, c->arena, "break-glass"));
+        rc = read_issuers(c, err);
+    }
     if (rc == 0)
         rc = start_api(c, err);
     return rc;
@@ -534,6 +574,8 @@ int control_run(const struct command_line *cl, struct options *o, struct arena *
     monitor_free(c.monitor);
     if (c.api)
         apiserver_free(c.api);
+    oidc_free(c.issuers);
+    break_glass_free(c.emergencies);
     tls_ctx_unref(c.tls);
     if (c.store)
         store_close(c.store);

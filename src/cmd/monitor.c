@@ -40,7 +40,7 @@ static void answer_ready(struct monitor *m, struct http_request *r)
         if (rc != 0)
             sbuf_addf(&text, "[-]%s failed: %s\n", c->name, err.msg);
         else if (verbose)
-            sbuf_addf(&text, "[+]%s ok\n", c->name);
+            sbuf_addf(&text, "[+]%s ok%s%s\n", c->name, *err.msg ? ": " : "", err.msg);
     }
     sbuf_addc(&text, failed ? "not ready\n" : "ok\n");
     http_respond(r, failed ? 503 : 200, "text/plain; charset=utf-8", NULL, 0, sbuf_str(&text));

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "net/reach.h"
+#include "oidc/config.h"
 
 #define OPT(member) offsetof(struct options, member)
 
@@ -23,6 +24,12 @@ static const struct conf_option schema[] = {
      "further DNS names and addresses for the API's certificate, comma-separated"},
     {"api", "token-file", CONF_PATH, OPT(api_token_file), "", 0, 0, NULL, NULL, false,
      "hashed bearer tokens: lines of SHA-256, user, groups"},
+    {"authentication", "config", CONF_PATH, OPT(authentication_config), "", 0, 0, NULL, NULL, true,
+     "who may log in: a file with an AuthenticationConfiguration (apiserver.config.k8s.io/v1) that names issuers of tokens"},
+    {"authentication", "clock-skew", CONF_DURATION, OPT(authentication_skew_ms), "10s", 0, 600000, NULL, NULL, true,
+     "how far an issuer's clock may be from ours"},
+    {"authentication", "key-refresh", CONF_DURATION, OPT(authentication_refresh_ms), "10m", 1000, 86400000, NULL, NULL, true,
+     "how often the issuers' keys are fetched; besides, when a token names one that is not known"},
     {"gateway", "listen", CONF_STR, OPT(gateway_listen), "127.0.0.1:8000", 0, 0, NULL, NULL, false,
      "address of the inference gateway; other than loopback needs tls-cert"},
     {"gateway", "tls-cert", CONF_PATH, OPT(gateway_tls_cert), "", 0, 0, NULL, NULL, true,
@@ -113,6 +120,16 @@ static int check_reach(const char *option, const char *text, struct err *err)
     return 0;
 }
 
+static int check_authentication(const char *path, struct err *err)
+{
+    CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
+    struct oidc_config config;
+    struct err inner = ERR_INIT;
+    if (*path && oidc_config_load(path, a, &config, &inner) < 0)
+        return err_field(err, ERR_INVALID, "authentication-config", "authentication-config: %s", inner.msg);
+    return 0;
+}
+
 static int check_readable(const char *option, const char *path, struct err *err)
 {
     if (*path && access(path, R_OK) < 0)
@@ -138,7 +155,7 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
         check_readable("gateway-tls-cert", o.gateway_tls_cert, err) < 0 ||
         check_readable("gateway-tls-key", o.gateway_tls_key, err) < 0 ||
         check_readable("api-token-file", o.api_token_file, err) < 0 ||
-        check_readable("manifests", o.manifests, err) < 0)
+        check_readable("manifests", o.manifests, err) < 0 || check_authentication(o.authentication_config, err) < 0)
         return ERR_INVALID;
     *ret = o;
     return 0;

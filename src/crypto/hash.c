@@ -126,3 +126,33 @@ int base64_decode(struct str in, struct sbuf *out, struct err *err)
     }
     return sbuf_ok(out) ? 0 : err_set(err, ERR_TOO_LARGE, "base64: the value is too large");
 }
+
+/* ---- base64url ---- */
+
+void base64url_encode(struct str in, struct sbuf *out)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, in.len * 2 + 8);
+    base64_encode(in, &text);
+    for (size_t i = 0; i < text.len && text.ptr[i] != '='; i++)
+        sbuf_add_char(out, text.ptr[i] == '+' ? '-' : text.ptr[i] == '/' ? '_' : text.ptr[i]);
+}
+
+bool base64url_decode(struct str in, struct sbuf *out)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0}, again = {0};
+    sbuf_init(&text, in.len + 4);
+    sbuf_init(&again, in.len + 4);
+    for (size_t i = 0; i < in.len; i++) {
+        char c = in.ptr[i];
+        if (c == '+' || c == '/' || c == '=')
+            return false;
+        sbuf_add_char(&text, c == '-' ? '+' : c == '_' ? '/' : c);
+    }
+    while (text.len % 4)
+        sbuf_add_char(&text, '=');
+    if (!sbuf_ok(&text) || base64_decode(sbuf_str(&text), out, NULL) < 0)
+        return false;
+    base64url_encode(sbuf_str(out), &again);
+    return str_eq(sbuf_str(&again), in);
+}

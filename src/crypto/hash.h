@@ -17,5 +17,8 @@ int hash_file_sha256(const char *path, bool (*progress)(void *arg, uint64_t done
                      char ret_hex[SHA256_HEX_MAX], uint64_t *ret_size, struct err *err) NODISCARD;
 void base64_encode(struct str in, struct sbuf *out);
 int base64_decode(struct str in, struct sbuf *out, struct err *err) NODISCARD;
+/* base64url without padding, into an empty buffer. False for anything that base64url_encode() would not have written. */
+void base64url_encode(struct str in, struct sbuf *out);
+bool base64url_decode(struct str in, struct sbuf *out) NODISCARD;
 
 #endif

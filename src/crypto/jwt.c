@@ -26,37 +26,6 @@ static int ssl_error(struct err *err, const char *what)
     return err_set(err, ERR_INTERNAL, "%s failed", what);
 }
 
-/* ---- base64url ---- */
-
-static void encode(struct str in, struct sbuf *out)
-{
-    CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    sbuf_init(&text, in.len * 2 + 8);
-    base64_encode(in, &text);
-    for (size_t i = 0; i < text.len && text.ptr[i] != '='; i++)
-        sbuf_add_char(out, text.ptr[i] == '+' ? '-' : text.ptr[i] == '/' ? '_' : text.ptr[i]);
-}
-
-/* False for anything that encode() would not have written. */
-static bool decode(struct str in, struct sbuf *out)
-{
-    CLEANUP(sbuf_deinit) struct sbuf text = {0}, again = {0};
-    sbuf_init(&text, in.len + 4);
-    sbuf_init(&again, in.len + 4);
-    for (size_t i = 0; i < in.len; i++) {
-        char c = in.ptr[i];
-        if (c == '+' || c == '/' || c == '=')
-            return false;
-        sbuf_add_char(&text, c == '-' ? '+' : c == '_' ? '/' : c);
-    }
-    while (text.len % 4)
-        sbuf_add_char(&text, '=');
-    if (!sbuf_ok(&text) || base64_decode(sbuf_str(&text), out, NULL) < 0)
-        return false;
-    encode(sbuf_str(out), &again);
-    return str_eq(sbuf_str(&again), in);
-}
-
 /* ---- keys ---- */
 
 static int save(const char *path, EVP_PKEY *pkey, struct err *err)
@@ -104,7 +73,7 @@ static int name_key(struct jwt_key *k, struct err *err)
     hash_sha256(str_n(der, (size_t)len), digest);
     OPENSSL_free(der);
     sbuf_init(&id, sizeof(k->id) - 1);
-    encode(str_n(digest, sizeof(digest)), &id);
+    base64url_encode(str_n(digest, sizeof(digest)), &id);
     return str_to_array(sbuf_str(&id), k->id, sizeof(k->id)) ? 0 : err_set(err, ERR_INTERNAL, "a key's id is too long");
 }
 
@@ -171,16 +140,16 @@ int jwt_sign(const struct jwt_key *k, const json_t *claims, struct sbuf *out, st
     sbuf_init(&token, JWT_MAX);
     sbuf_addf(&header, "{\"alg\":\"ES256\",\"kid\":\"%s\",\"typ\":\"JWT\"}", k->id);
     json_write(claims, &body);
-    encode(sbuf_str(&header), &token);
+    base64url_encode(sbuf_str(&header), &token);
     sbuf_add_char(&token, '.');
-    encode(sbuf_str(&body), &token);
+    base64url_encode(sbuf_str(&body), &token);
     if (!sbuf_ok(&body) || !sbuf_ok(&token))
         return err_set(err, ERR_TOO_LARGE, "a token may have at most %d bytes", JWT_MAX);
     int rc = sign(k, sbuf_str(&token), signature, err);
     if (rc < 0)
         return rc;
     sbuf_add_char(&token, '.');
-    encode(str_n(signature, sizeof(signature)), &token);
+    base64url_encode(str_n(signature, sizeof(signature)), &token);
     if (sbuf_ok(&token))
         sbuf_add(out, sbuf_str(&token));
     mem_wipe(token.ptr, token.len);
@@ -199,7 +168,7 @@ static json_t *object_of(struct str part, size_t max)
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     json_t *j = NULL;
     sbuf_init(&text, max);
-    if (!decode(part, &text) || json_parse(sbuf_str(&text), max, &j, NULL) < 0)
+    if (!base64url_decode(part, &text) || json_parse(sbuf_str(&text), max, &j, NULL) < 0)
         return NULL;
     if (json_is_object(j))
         return j;
@@ -213,10 +182,11 @@ static int read_header(struct str part, struct jwt *t, struct err *err)
     const char *alg = json_string_value(json_object_get(header, "alg")), *kid = json_string_value(json_object_get(header, "kid"));
     if (!header)
         return refuse(err, "has no header");
-    if (!alg || strcmp(alg, "ES256") != 0)
-        return refuse(err, "is not signed by ES256");
-    if (!kid || !str_to_array(str_of(kid), t->key_id, sizeof(t->key_id)))
-        return refuse(err, "names no key of this server");
+    t->alg = jws_alg_find(alg);
+    if (!t->alg)
+        return refuse(err, "is signed by no algorithm that is accepted here");
+    if (json_object_get(header, "kid") && (!kid || !*kid || !str_to_array(str_of(kid), t->key_id, sizeof(t->key_id))))
+        return refuse(err, "does not name its key as it should");
     if (json_object_get(header, "crit"))
         return refuse(err, "has extensions that are not known here");
     return 0;
@@ -232,13 +202,14 @@ int jwt_parse(struct str token, struct jwt *ret, struct err *err)
     if (!str_cut(&rest, '.', &header) || !str_cut(&rest, '.', &claims) || !rest.len || str_find(rest, '.') >= 0)
         return refuse(err, "does not have three parts");
     t.content = str_n(token.ptr, header.len + 1 + claims.len);
-    sbuf_init(&signature, JWT_SIGNATURE_BYTES + 3); /* room for what is too long */
-    if (!decode(rest, &signature) || signature.len != JWT_SIGNATURE_BYTES)
-        return refuse(err, "has no signature of ES256");
-    memcpy(t.signature, signature.ptr, JWT_SIGNATURE_BYTES);
     int rc = read_header(header, &t, err);
     if (rc < 0)
         return rc;
+    sbuf_init(&signature, JWS_SIGNATURE_MAX + 3); /* room for what is too long */
+    if (!base64url_decode(rest, &signature) || !jws_alg_size_ok(t.alg, signature.len))
+        return refuse(err, "has no signature of its algorithm");
+    memcpy(t.signature, signature.ptr, signature.len);
+    t.signature_len = signature.len;
     t.claims = object_of(claims, JWT_MAX);
     if (!t.claims)
         return refuse(err, "has no claims");
@@ -252,32 +223,10 @@ void jwt_deinit(struct jwt *t)
     t->claims = NULL;
 }
 
-/* The DER form; its length, 0: no memory. */
-static size_t to_der(const uint8_t signature[JWT_SIGNATURE_BYTES], unsigned char der[DER_MAX])
-{
-    ECDSA_SIG *sig = ECDSA_SIG_new();
-    BIGNUM *r = BN_bin2bn(signature, HALF, NULL), *s = BN_bin2bn(signature + HALF, HALF, NULL);
-    if (!sig || !r || !s || !ECDSA_SIG_set0(sig, r, s)) {
-        BN_free(r);
-        BN_free(s);
-        ECDSA_SIG_free(sig);
-        return 0;
-    }
-    int len = i2d_ECDSA_SIG(sig, &der);
-    ECDSA_SIG_free(sig);
-    return len > 0 ? (size_t)len : 0;
-}
-
 int jwt_verify(const struct jwt_key *k, const struct jwt *t, struct err *err)
 {
-    unsigned char der[DER_MAX];
     if (strcmp(t->key_id, k->id) != 0)
         return refuse(err, "names no key of this server");
-    size_t len = to_der(t->signature, der);
-    EVP_MD_CTX *md = EVP_MD_CTX_new();
-    bool ok = len && md && EVP_DigestVerifyInit(md, NULL, EVP_sha256(), NULL, k->pkey) == 1 &&
-              EVP_DigestVerify(md, der, len, (const unsigned char *)t->content.ptr, t->content.len) == 1;
-    EVP_MD_CTX_free(md);
-    ERR_clear_error();
+    bool ok = !strcmp(jws_alg_name(t->alg), "ES256") && jws_verify(t->alg, k->pkey, t->content, str_n(t->signature, t->signature_len));
     return ok ? 0 : refuse(err, "is not signed by this server");
 }

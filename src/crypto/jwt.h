@@ -1,4 +1,4 @@
-/* JSON Web Tokens (RFC 7519) signed by ES256: ECDSA on P-256 with SHA-256, and nothing else.
+/* JSON Web Tokens (RFC 7519). Our own are signed by ES256: ECDSA on P-256 with SHA-256; those of issuers elsewhere by what jws.h knows, and are checked by jwk.h.
  *
  * A token is parsed without trust first (jwt_parse: form, caps, the header), so that a caller can look at its claims before it pays for the signature (jwt_verify), and
  * must not believe them until then. Only the one spelling of a token is taken: base64url without padding, no stray bits. The key lies in a file of mode 0600 as PKCS#8 PEM; its id
@@ -8,12 +8,13 @@
 #define SEKI_CRYPTO_JWT_H
 
 #include "crypto/hash.h"
+#include "crypto/jws.h"
 #include "json/json.h"
 
 #define JWT_MAX 16384       /* bytes of a token */
 #define JWT_HEADER_MAX 1024 /* bytes of its header as JSON */
-#define JWT_SIGNATURE_BYTES 64
-#define JWT_KEY_ID_MAX 44
+#define JWT_SIGNATURE_BYTES 64 /* of our own */
+#define JWT_KEY_ID_MAX 256
 
 struct jwt_key;
 /* Loads the file or makes it. */
@@ -26,14 +27,16 @@ int jwt_sign(const struct jwt_key *k, const json_t *claims, struct sbuf *out, st
 
 struct jwt {
     json_t *claims;              /* an object, not to be believed yet */
-    char key_id[JWT_KEY_ID_MAX]; /* as the header says */
+    const struct jws_alg *alg;   /* as the header says … */
+    char key_id[JWT_KEY_ID_MAX]; /* … likewise; "" when it names no key */
     struct str content;          /* what is signed; points into the token */
-    uint8_t signature[JWT_SIGNATURE_BYTES];
+    uint8_t signature[JWS_SIGNATURE_MAX];
+    size_t signature_len;
 };
-/* ERR_UNAUTHENTICATED for all that is no such token. */
+/* ERR_UNAUTHENTICATED for all that is no token with an algorithm of jws.h. */
 int jwt_parse(struct str token, struct jwt *ret, struct err *err) NODISCARD;
 void jwt_deinit(struct jwt *t); /* also for CLEANUP */
-/* 0 when k signed it; else ERR_UNAUTHENTICATED. */
+/* 0 when k, one of our own keys, signed it; else ERR_UNAUTHENTICATED. */
 int jwt_verify(const struct jwt_key *k, const struct jwt *t, struct err *err) NODISCARD;
 
 #endif

@@ -13,7 +13,6 @@
 
 #define CA_DAYS 3650
 #define SERIAL_BYTES 16
-#define BACKDATE_S 300 /* clocks of peers may be a little behind */
 #define PEM_MAX 65536
 
 struct pki_ca {
@@ -129,11 +128,11 @@ static int set_name(X509_NAME *name, const char *common_name, const char *const 
     return X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, (const unsigned char *)common_name, -1, -1, 0);
 }
 
-static X509 *new_cert(EVP_PKEY *key, int days)
+static X509 *new_cert(EVP_PKEY *key, int days, int seconds)
 {
     X509 *c = X509_new();
-    if (c && X509_set_version(c, X509_VERSION_3) && set_serial(c) && X509_gmtime_adj(X509_getm_notBefore(c), -BACKDATE_S) &&
-        X509_time_adj_ex(X509_getm_notAfter(c), days, 0, NULL) && X509_set_pubkey(c, key))
+    if (c && X509_set_version(c, X509_VERSION_3) && set_serial(c) && X509_gmtime_adj(X509_getm_notBefore(c), -PKI_BACKDATE_S) &&
+        X509_time_adj_ex(X509_getm_notAfter(c), days, seconds, NULL) && X509_set_pubkey(c, key))
         return c;
     X509_free(c);
     return NULL;
@@ -142,7 +141,7 @@ static X509 *new_cert(EVP_PKEY *key, int days)
 static int make_ca(struct pki_ca *ca, const char *common_name, struct err *err)
 {
     ca->key = EVP_EC_gen("P-256");
-    ca->cert = ca->key ? new_cert(ca->key, CA_DAYS) : NULL;
+    ca->cert = ca->key ? new_cert(ca->key, CA_DAYS, 0) : NULL;
     X509 *c = ca->cert;
     if (!c || !set_name(X509_get_subject_name(c), common_name, NULL) || !X509_set_issuer_name(c, X509_get_subject_name(c)) ||
         !add_ext(c, c, NID_basic_constraints, "critical,CA:TRUE") || !add_ext(c, c, NID_key_usage, "critical,keyCertSign,cRLSign,digitalSignature") ||
@@ -186,7 +185,7 @@ static const char *usage_text(int usage)
 static int make_leaf(const struct pki_ca *ca, const struct pki_leaf *leaf, X509 **ret_cert, EVP_PKEY **ret_key, struct err *err)
 {
     EVP_PKEY *key = EVP_EC_gen("P-256");
-    X509 *c = key ? new_cert(key, leaf->days) : NULL;
+    X509 *c = key ? new_cert(key, leaf->seconds ? 0 : leaf->days, leaf->seconds) : NULL;
     bool ok = c && set_name(X509_get_subject_name(c), leaf->common_name, leaf->orgs) && X509_set_issuer_name(c, X509_get_subject_name(ca->cert)) &&
               add_ext(c, ca->cert, NID_basic_constraints, "critical,CA:FALSE") && add_ext(c, ca->cert, NID_key_usage, "critical,digitalSignature") &&
               add_ext(c, ca->cert, NID_ext_key_usage, usage_text(leaf->usage)) && add_ext(c, ca->cert, NID_subject_key_identifier, "hash") &&
@@ -247,7 +246,7 @@ static bool has_life_left(X509 *cert)
     if (!ASN1_TIME_diff(&past_days, &past_s, X509_get0_notBefore(cert), NULL) || !ASN1_TIME_diff(&left_days, &left_s, NULL, X509_get0_notAfter(cert)))
         return false;
     int64_t past = (int64_t)past_days * 86400 + past_s, left = (int64_t)left_days * 86400 + left_s;
-    return left > 0 && past > -BACKDATE_S && left * 3 > past + left;
+    return left > 0 && past > -PKI_BACKDATE_S && left * 3 > past + left;
 }
 
 static bool is_good(const struct pki_ca *ca, const char *dir, const char *name, const struct pki_leaf *leaf)
@@ -338,5 +337,33 @@ int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err)
         *ret_ms = ((int64_t)days * 86400 + seconds) * 1000;
     X509_free(cert);
     ASN1_TIME_free(epoch);
+    return rc;
+}
+
+static char *text_of(BIO *b)
+{
+    char *text = NULL;
+    long len = BIO_get_mem_data(b, &text);
+    return xstrndup(text, (size_t)len);
+}
+
+int pki_leaf_make(const struct pki_ca *ca, const struct pki_leaf *leaf, char **ret_cert_pem, char **ret_key_pem, struct err *err)
+{
+    X509 *cert = NULL;
+    EVP_PKEY *key = NULL;
+    int rc = make_leaf(ca, leaf, &cert, &key, err);
+    if (rc < 0)
+        return rc;
+    BIO *c = BIO_new(BIO_s_mem()), *k = BIO_new(BIO_s_secmem());
+    if (!c || !k || !PEM_write_bio_X509(c, cert) || !PEM_write_bio_PKCS8PrivateKey(k, key, NULL, NULL, 0, NULL, NULL)) {
+        rc = ssl_error(err, "writing a certificate");
+    } else {
+        *ret_cert_pem = text_of(c);
+        *ret_key_pem = text_of(k);
+    }
+    BIO_free(c);
+    BIO_free(k);
+    X509_free(cert);
+    EVP_PKEY_free(key);
     return rc;
 }

@@ -10,6 +10,8 @@
 
 #include "base/err.h"
 
+#define PKI_BACKDATE_S 300 /* certificates are good from this long before they are made: clocks of peers may be a little behind */
+
 struct pki_ca;
 
 /* Loads dir/NAME.crt and dir/NAME.key, or makes them (10 years). */
@@ -25,6 +27,7 @@ struct pki_leaf {
     const char *const *ips;
     int usage;                    /* pki_usage flags */
     int days;
+    int seconds; /* instead, when not 0 */
 };
 /* Loads dir/NAME.crt and .key when they are there, chain to ca, cover what `leaf` asks for, and have a third of their life left; else makes new
  * ones (the key first, then the certificate, each atomically). ret_made may be NULL. */
@@ -32,5 +35,8 @@ int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, 
                     struct err *err) NODISCARD;
 /* When the first certificate of a PEM file ends. */
 int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err) NODISCARD;
+
+/* Makes one that is kept nowhere, with its key, both in PEM; mem_free'd by the caller, who wipes the key. */
+int pki_leaf_make(const struct pki_ca *ca, const struct pki_leaf *leaf, char **ret_cert_pem, char **ret_key_pem, struct err *err) NODISCARD;
 
 #endif

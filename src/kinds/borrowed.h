@@ -15,6 +15,8 @@
 extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_event, kind_event_view, kind_service_account;
 extern const struct kind kind_lease, kind_role, kind_role_binding, kind_cluster_role, kind_cluster_role_binding;
 extern const struct kind kind_subject_access_review, kind_self_subject_access_review, kind_local_subject_access_review, kind_self_subject_rules_review;
+/* Our own, but the server's business: whose tokens and certificates count no longer. */
+extern const struct kind kind_user_revocation;
 extern const struct kind kind_self_subject_review, kind_token_review;
 /* What the subresource "token" of ServiceAccount takes; in no registry. */
 extern const struct kind kind_token_request;

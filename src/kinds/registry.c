@@ -21,6 +21,7 @@
     KIND(kind_token_review) \
     KIND(kind_tenant) \
     KIND(kind_access_grant) \
+    KIND(kind_user_revocation) \
     KIND(kind_model) \
     KIND(kind_model_endpoint) \
     KIND(kind_model_replica) \

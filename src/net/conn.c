@@ -310,6 +310,15 @@ static bool copy_entry(X509_NAME *name, int index, char *out, size_t size)
     return !memchr(text.ptr, 0, text.len) && str_to_array(text, out, size);
 }
 
+static bool time_of(const ASN1_TIME *t, int64_t *ret_ms)
+{
+    struct tm tm;
+    if (!t || ASN1_TIME_to_tm(t, &tm) != 1)
+        return false;
+    *ret_ms = (int64_t)timegm(&tm) * 1000;
+    return true;
+}
+
 bool conn_peer_cert(struct conn *c, struct conn_peer *ret)
 {
     X509 *cert = c->ssl && !c->handshaking ? SSL_get0_peer_certificate(c->ssl) : NULL;
@@ -319,6 +328,8 @@ bool conn_peer_cert(struct conn *c, struct conn_peer *ret)
     int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
     ret->org_count = 0;
     if (at < 0 || !copy_entry(name, at, ret->common_name, sizeof(ret->common_name)))
+        return false;
+    if (!time_of(X509_get0_notBefore(cert), &ret->not_before_ms) || !time_of(X509_get0_notAfter(cert), &ret->not_after_ms))
         return false;
     for (at = -1; (at = X509_NAME_get_index_by_NID(name, NID_organizationName, at)) >= 0 && ret->org_count < CONN_ORGS_MAX;)
         if (copy_entry(name, at, ret->orgs[ret->org_count], sizeof(ret->orgs[0])))

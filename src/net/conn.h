@@ -46,6 +46,7 @@ struct conn_peer {
     char common_name[256];
     char orgs[CONN_ORGS_MAX][128];
     int org_count;
+    int64_t not_before_ms, not_after_ms; /* wall clock */
 };
 bool conn_peer_cert(struct conn *c, struct conn_peer *ret);
 /* Whether the TLS handshake is over and its ALPN chose this protocol. */

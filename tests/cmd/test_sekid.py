@@ -321,7 +321,7 @@ def test_a_bad_manifest_is_named_before_anything_is_made(tmp_path, text, said):
 
 # ---- health and metrics ----
 
-@pytest.mark.parametrize("role, parts", [("metrics", ["store", "controllers", "manifests"]), ("metrics-gateway", ["gateway", "serving"])])
+@pytest.mark.parametrize("role, parts", [("metrics", ["store", "controllers", "manifests", "audit", "issuers"]), ("metrics-gateway", ["gateway", "serving"])])
 def test_health_and_metrics_of_both_roles(cloud, role, parts):
     base = f"http://{cloud.address(role)}"
     assert get(base + "/livez") == (200, "ok\n") and get(base + "/readyz") == (200, "ok\n")

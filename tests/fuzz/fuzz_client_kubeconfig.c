@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char ns[64] = "";
     if (size > 65536 || (size && memmem(data, size, "/dev/", 5)))
         return 0;
-    int rc = client_kubeconfig_parse(str_n(data, size), "config", "/nonexistent", &c, ns, sizeof(ns), &err);
+    int rc = client_kubeconfig_parse(str_n(data, size), "config", "/nonexistent", false, &c, ns, sizeof(ns), &err);
     if ((rc == 0) != (c != NULL) || (rc < 0 && (err.code != rc || !*err.msg || strstr(err.msg, "canary"))))
         abort();
     client_free(c);

@@ -17,7 +17,7 @@ static const char form[] = "apiVersion: v1\nkind: Config\ncurrent-context: c\ncl
 static int parse(const char *text, char *ns, size_t size, struct err *err)
 {
     struct client *c = NULL;
-    int rc = client_kubeconfig_parse(str_of(text), "/k/config", "/nonexistent", &c, ns, size, err);
+    int rc = client_kubeconfig_parse(str_of(text), "/k/config", "/nonexistent", false, &c, ns, size, err);
     if (rc < 0)
         assert_null(c);
     else

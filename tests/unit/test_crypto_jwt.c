@@ -123,16 +123,18 @@ static void text64(const char *in, char *out, size_t size)
         *p = *p == '+' ? '-' : *p == '/' ? '_' : *p;
 }
 
+#define LONG "0123456789012345678901234567890123456789012345678901234567890123" /* four are one more than an id may have */
+
 static void headers(void **state UNUSED)
 {
     static const struct {
         const char *header;
         bool ok;
     } cases[] = {{"{\"alg\":\"ES256\",\"kid\":\"k\"}", true}, {"{\"alg\":\"none\",\"kid\":\"k\"}", false}, {"{\"alg\":\"HS256\",\"kid\":\"k\"}", false}, {"{\"alg\":\"RS256\",\"kid\":\"k\"}", false},
-                 {"{\"alg\":\"es256\",\"kid\":\"k\"}", false}, {"{\"kid\":\"k\"}", false}, {"{\"alg\":\"ES256\"}", false}, {"{\"alg\":[\"ES256\"],\"kid\":\"k\"}", false}, {"[]", false}, {"", false},
+                 {"{\"alg\":\"es256\",\"kid\":\"k\"}", false}, {"{\"kid\":\"k\"}", false}, {"{\"alg\":\"ES256\"}", true}, {"{\"alg\":\"ES256\",\"kid\":\"\"}", false}, {"{\"alg\":\"ES256\",\"kid\":7}", false}, {"{\"alg\":\"ES384\",\"kid\":\"k\"}", false}, {"{\"alg\":\"EdDSA\",\"kid\":\"k\"}", true}, {"{\"alg\":[\"ES256\"],\"kid\":\"k\"}", false}, {"[]", false}, {"", false},
                  {"{\"alg\":\"ES256\",\"kid\":\"k\",\"crit\":[\"exp\"]}", false}, {"{\"alg\":\"none\",\"alg\":\"ES256\",\"kid\":\"k\"}", false},
-                 {"{\"alg\":\"ES256\",\"kid\":\"0123456789012345678901234567890123456789012345\"}", false}};
-    char signature[JWT_SIGNATURE_BYTES + 1], s[128], h[256], c[64], token[512];
+                 {"{\"alg\":\"ES256\",\"kid\":\"" LONG LONG LONG LONG "\"}", false}};
+    char signature[JWT_SIGNATURE_BYTES + 1], s[128], h[512], c[64], token[1024];
     memset(signature, 'x', JWT_SIGNATURE_BYTES);
     signature[JWT_SIGNATURE_BYTES] = 0;
     text64(signature, s, sizeof(s));
