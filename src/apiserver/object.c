@@ -1,5 +1,8 @@
 #include "apiserver/api.h"
+#include "apiserver/sealing.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "kinds/borrowed.h"
 
 #define OBJECT_START "{\"metadata\":{"
 
@@ -39,11 +42,10 @@ const struct kind *object_kind_of_key(struct str key, struct str *ret_ns, struct
 
 json_t *object_decode(const struct store_value *v, int64_t rev)
 {
-    json_error_t e;
-    json_t *obj = json_loadb(v->value.ptr, v->value.len, 0, &e);
+    json_t *obj = sealing_open(v->key, v->value);
     char text[24];
-    if (!obj) /* what this program wrote itself: a bug, or a corrupt disk that SQLite did not notice */
-        return json_object();
+    if (sealing_shut(obj))
+        log_error("an object's sealed text does not open", KVS("key", v->key), KV("why", sealing_shut(obj)));
     snprintf(text, sizeof(text), "%lld", (long long)rev);
     json_object_set_new(json_object_get(obj, "metadata"), "resourceVersion", json_string(text));
     return obj;
@@ -80,8 +82,21 @@ json_t *object_copy_as(const struct kind *k, struct store_value *v)
     return kind_show(k, obj);
 }
 
-void object_write(const struct store_value *v, int64_t rev, struct sbuf *out)
+const char *object_shut(struct store_value *v)
 {
+    if (!sealing_is_sealed(v->value, NULL))
+        return NULL;
+    JSON_AUTO obj = object_of(v); /* kept with the value */
+    return sealing_shut(obj);
+}
+
+void object_write(struct store_value *v, int64_t rev, struct sbuf *out)
+{
+    if (sealing_is_sealed(v->value, NULL)) {
+        JSON_AUTO obj = rev == v->rev ? object_of(v) : object_decode(v, rev);
+        json_write(obj, out);
+        return;
+    }
     size_t skip = sizeof(OBJECT_START) - 1;
     sbuf_addc(out, OBJECT_START "\"resourceVersion\":\"");
     sbuf_add_u64(out, (uint64_t)rev);
@@ -89,16 +104,46 @@ void object_write(const struct store_value *v, int64_t rev, struct sbuf *out)
     sbuf_add(out, str_skip(v->value, skip));
 }
 
-void object_encode(const json_t *obj, struct sbuf *out)
+/* Metadata first, no resourceVersion. */
+static json_t *stored_form(const json_t *obj)
 {
-    JSON_AUTO first = json_object();
-    JSON_AUTO meta = json_copy(json_object_get(obj, "metadata"));
+    json_t *first = json_object(), *meta = json_copy(json_object_get(obj, "metadata")), *v;
     const char *key;
-    json_t *v;
     json_object_del(meta, "resourceVersion");
-    json_object_set(first, "metadata", meta);
+    json_object_set_new(first, "metadata", meta);
     json_object_foreach ((json_t *)(uintptr_t)obj, key, v)
         if (strcmp(key, "metadata") != 0)
             json_object_set(first, key, v);
-    json_write(first, out);
+    return first;
+}
+
+const char *object_tenant(struct apiserver *s, const char *ns, char tenant[OBJECT_TENANT_MAX])
+{
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    sbuf_init(&key, 1024);
+    object_key(&kind_namespace, "", ns, &key);
+    struct store_value *v = *ns ? store_get_pending(s->store, sbuf_str(&key)) : NULL;
+    JSON_AUTO namespace = v ? object_of(v) : NULL;
+    const char *label = obj_label(namespace, LABEL_TENANT);
+    snprintf(tenant, OBJECT_TENANT_MAX, "%s", !*ns ? CLUSTER_TENANT : label && *label ? label : ns);
+    return tenant;
+}
+
+int object_encode(struct apiserver *s, struct str key, const json_t *obj, struct sbuf *out, struct err *err)
+{
+    struct str ns, name;
+    char text[OBJECT_TENANT_MAX], tenant[OBJECT_TENANT_MAX];
+    if (sealing_shut(obj))
+        return err_set(err, ERR_CORRUPT, "the object cannot be written, because its secrets cannot be read: %s", sealing_shut(obj));
+    const struct kind *k = s->keyring ? object_kind_of_key(key, &ns, &name) : NULL;
+    JSON_AUTO stored = stored_form(obj);
+    JSON_AUTO secrets = k ? sealing_take(k, stored) : NULL;
+    json_write(stored, out);
+    if (!sbuf_ok(out))
+        return err_set(err, ERR_TOO_LARGE, "object too large");
+    if (!secrets)
+        return 0;
+    if (!str_to_array(ns, text, sizeof(text)))
+        return err_set(err, ERR_INTERNAL, "a namespace with a long name");
+    return sealing_close(s->keyring, key, object_tenant(s, text, tenant), secrets, out, err);
 }

@@ -35,6 +35,24 @@ void hash_hex(const uint8_t *bytes, size_t len, char *text)
     text[2 * len] = 0;
 }
 
+static int digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+bool hash_unhex(struct str text, uint8_t *bytes, size_t len)
+{
+    if (text.len != 2 * len)
+        return false;
+    for (size_t i = 0; i < len; i++) {
+        int high = digit(text.ptr[2 * i]), low = digit(text.ptr[2 * i + 1]);
+        if (high < 0 || low < 0)
+            return false;
+        bytes[i] = (uint8_t)(high << 4 | low);
+    }
+    return true;
+}
+
 static int digest_fd(int fd, const char *path, EVP_MD_CTX *md, bool (*progress)(void *arg, uint64_t done_bytes), void *arg,
                      uint64_t *ret_size, struct err *err)
 {

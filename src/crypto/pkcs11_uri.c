@@ -1,10 +1,6 @@
 /* URIs of RFC 7512, as far as they name a key: pkcs11:token=seki;object=root?module-path=/usr/lib/…&pin-source=file:/etc/seki/pin */
+#include "crypto/hash.h"
 #include "crypto/pkcs11.h"
-
-static int hex(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
 
 /* Percent-encoded bytes; at most size - 1 of them, which end in NUL. */
 static int decode(struct str name, struct str value, char *out, size_t size, size_t *ret_len, struct err *err)
@@ -13,10 +9,10 @@ static int decode(struct str name, struct str value, char *out, size_t size, siz
     for (size_t i = 0; i < value.len; i++, n++) {
         char c = value.ptr[i];
         if (c == '%') {
-            int high = i + 2 < value.len ? hex(value.ptr[i + 1]) : -1, low = i + 2 < value.len ? hex(value.ptr[i + 2]) : -1;
-            if (high < 0 || low < 0)
+            uint8_t byte;
+            if (i + 2 >= value.len || !hash_unhex(str_n(value.ptr + i + 1, 2), &byte, 1))
                 return err_set(err, ERR_INVALID, "%.*s: %% is to be followed by two hexadecimal digits", STR_ARG(name));
-            c = (char)(high << 4 | low);
+            c = (char)byte;
             i += 2;
         } else if ((unsigned char)c <= ' ' || (unsigned char)c >= 127) {
             return err_set(err, ERR_INVALID, "%.*s: only printable ASCII without spaces; %%20 is a space", STR_ARG(name));

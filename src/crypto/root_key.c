@@ -40,24 +40,6 @@ static void file_free(void *state)
 
 static const struct root_key_ops file_ops = {.driver = "file", .wrap = file_wrap, .unwrap = file_unwrap, .free = file_free};
 
-static int digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-static bool from_hex(struct str text, struct envelope_key *ret)
-{
-    if (text.len != HEX_CHARS)
-        return false;
-    for (size_t i = 0; i < ENVELOPE_KEY_BYTES; i++) {
-        int high = digit(text.ptr[2 * i]), low = digit(text.ptr[2 * i + 1]);
-        if (high < 0 || low < 0)
-            return false;
-        ret->bytes[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
-}
-
 static int make_file(const char *path, struct err *err)
 {
     struct envelope_key key;
@@ -92,7 +74,7 @@ static int read_key(const char *path, int fd, struct envelope_key *ret, struct e
     ssize_t n = read(fd, text, sizeof(text));
     if (n < 0)
         return err_sys(err, errno, "%s", path);
-    int rc = from_hex(str_trim(str_n(text, (size_t)n)), ret) ? 0 : err_set(err, ERR_CORRUPT, "%s: expected %d hexadecimal digits and nothing else", path, HEX_CHARS);
+    int rc = hash_unhex(str_trim(str_n(text, (size_t)n)), ret->bytes, sizeof(ret->bytes)) ? 0 : err_set(err, ERR_CORRUPT, "%s: expected %d hexadecimal digits and nothing else", path, HEX_CHARS);
     mem_wipe(text, sizeof(text));
     return rc;
 }
