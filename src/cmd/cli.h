@@ -71,6 +71,8 @@ int cli_tenant_close(struct cli *c);
 int cli_audit_verify(struct cli *c);
 int cli_audit_list(struct cli *c);
 int cli_audit_export(struct cli *c);
+int cli_secrets_rotate(struct cli *c);
+int cli_secrets_status(struct cli *c);
 int cli_completion(struct cli *c);
 int cli_version(struct cli *c);
 

@@ -70,6 +70,15 @@ static const struct cli_flag export_flags[] = {
     {.name = "--after", .value = "SEQUENCE", .help = "only what comes after this record"},
     END,
 };
+static const struct cli_flag secrets_flags[] = {
+    {.name = "--tenant", .value = "NAME", .help = "of this tenant alone (default: of all)"},
+    END,
+};
+static const struct cli_flag rotate_flags[] = {
+    {.name = "--tenant", .value = "NAME", .help = "of this tenant alone (default: of all)"},
+    {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
+    END,
+};
 
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
@@ -154,6 +163,18 @@ const struct cli_verb cli_verbs[] = {
      .run = cli_audit_export,
      .flags = export_flags,
      .complete = "@dir"},
+    {.name = "secrets rotate",
+     .args = "",
+     .help = "give tenants new keys, and wait until all secrets are sealed with them",
+     .more = "What is stored is sealed anew in the background, whether this waits or not. An older key goes when history needs it no more.\n\n"
+             "  seki secrets rotate --tenant acme\n",
+     .run = cli_secrets_rotate,
+     .flags = rotate_flags},
+    {.name = "secrets status",
+     .args = "",
+     .help = "the keys that secrets are sealed with in the store, by tenant",
+     .run = cli_secrets_status,
+     .flags = secrets_flags},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

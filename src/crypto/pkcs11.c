@@ -104,6 +104,17 @@ static int log_in(const struct token *t, struct err *err)
     return rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN ? 0 : fail(rv, "logging in", err);
 }
 
+/* AES-256 and nothing shorter: what it wraps has 256 bits. */
+static int check_size(const struct token *t, struct err *err)
+{
+    CK_ULONG size = 0;
+    CK_ATTRIBUTE a = {CKA_VALUE_LEN, &size, sizeof(size)};
+    CK_RV rv = t->f->C_GetAttributeValue(t->session, t->key, &a, 1);
+    if (rv != CKR_OK)
+        return fail(rv, "asking for the key's size", err);
+    return size == ENVELOPE_KEY_BYTES ? 0 : err_set(err, ERR_INVALID, "PKCS#11: the key \"%s\" has %lu bytes; expected AES-256, which has %d", t->uri.object, size, ENVELOPE_KEY_BYTES);
+}
+
 static int find_key(struct token *t, struct err *err)
 {
     CK_OBJECT_CLASS class = CKO_SECRET_KEY;
@@ -124,7 +135,7 @@ static int find_key(struct token *t, struct err *err)
         return fail(rv, "looking for the key", err);
     t->key = found ? keys[0] : 0;
     if (found == 1)
-        return 0;
+        return check_size(t, err);
     if (found)
         return err_set(err, ERR_INVALID, "PKCS#11: several AES keys of the token are what the URI says (object \"%s\")", t->uri.object);
     return err_set(err, ERR_NOT_FOUND, "PKCS#11: the token \"%s\" has no AES key \"%s\" that can be seen%s", t->uri.token, t->uri.object, *t->uri.pin_file ? "" : " without a PIN (pin-source)");

@@ -56,11 +56,13 @@ static bool make_tokens(void)
     put("pin", "1234\n", 0600);
     put("wrong-pin", "4321\n", 0600);
     put("key-one", "0123456789abcdef0123456789abcdef", 0600);
+    put("key-short", "0123456789abcdef", 0600);
     put("key-two", "fedcba9876543210fedcba9876543210", 0600);
     snprintf(text, sizeof(text),
              "cd %s && mkdir tokens && for t in one two; do softhsm2-util --init-token --free --label $t --so-pin 5678 --pin 1234 && "
              "softhsm2-util --import key-$t --aes --token $t --label root --id 01 --pin 1234 || exit 1; done >/dev/null && "
-             "softhsm2-util --import key-two --aes --token one --label other --id 02 --pin 1234 >/dev/null",
+             "softhsm2-util --import key-two --aes --token one --label other --id 02 --pin 1234 >/dev/null && "
+             "softhsm2-util --import key-short --aes --token one --label short --id 03 --pin 1234 >/dev/null",
              dir);
     return sh(text) == 0;
 }
@@ -310,7 +312,7 @@ static void a_token_that_is_not_as_named_is_refused(void **state)
         int code;
         const char *says;
     } cases[] = {{"token=three;object=root", "pin", ERR_NOT_FOUND, "three"}, {"token=one;object=nothing", "pin", ERR_NOT_FOUND, "nothing"},
-                 {"token=one;object=root", "wrong-pin", ERR_UNAVAILABLE, "PIN is wrong"}, {"token=one;object=root", "no-pin", ERR_NOT_FOUND, "no-pin"},
+                 {"token=one;object=root", "wrong-pin", ERR_UNAVAILABLE, "PIN is wrong"}, {"token=one;object=root", "no-pin", ERR_NOT_FOUND, "no-pin"}, {"token=one;object=short", "pin", ERR_INVALID, "has 16 bytes"},
                  {"object=root", "pin", ERR_INVALID, "expected one"}};
     if (!have_tokens)
         skip();
