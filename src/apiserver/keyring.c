@@ -124,13 +124,13 @@ static void record_done(void *arg UNUSED, int code, int64_t rev UNUSED)
         log_warn("a key of a tenant could not be stored, nor what was sealed with it; with the next write it is tried again", KVI("code", code));
 }
 
-static int put_record(struct keyring *k, const char *key, const json_t *doc, struct err *err)
+static int put_record(struct keyring *k, const char *key, const json_t *doc, struct str note, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, RECORD_MAX);
     json_write(doc, &text);
     struct store_op op = {.type = STORE_PUT, .key = str_of(key), .value = sbuf_str(&text), .expect_rev = 0};
-    return store_txn(k->store, &op, 1, record_done, NULL, err);
+    return store_txn_noted(k->store, &op, 1, note, record_done, NULL, err);
 }
 
 static json_t *encode_key(struct root_key *root, const struct tenant_key *t, struct err *err)
@@ -194,23 +194,23 @@ static void insert(struct keyring *k, struct tenant_key *t)
     choose_current(k, t->tenant);
 }
 
-static int store_key(struct keyring *k, const struct tenant_key *t, struct err *err)
+static int store_key(struct keyring *k, const struct tenant_key *t, struct str note, struct err *err)
 {
     CLEANUP(mem_freep) char *key = record_key(t->tenant, t->version);
     JSON_AUTO doc = encode_key(k->root, t, err);
     if (!doc)
         return err ? err->code : ERR_INTERNAL;
-    return put_record(k, key, doc, err);
+    return put_record(k, key, doc, note, err);
 }
 
-static int make_key(struct keyring *k, const char *tenant, int64_t version, struct err *err)
+static int make_key(struct keyring *k, const char *tenant, int64_t version, struct str note, struct err *err)
 {
     struct err local = ERR_INIT;
     struct tenant_key *t = XNEW(struct tenant_key);
     *t = (struct tenant_key){.tenant = xstrdup(tenant), .version = version, .created_ms = clock_wall_ms()};
     rnd_bytes(t->id, sizeof(t->id));
     rnd_bytes(t->key.bytes, sizeof(t->key.bytes));
-    int rc = store_key(k, t, err ? err : &local);
+    int rc = store_key(k, t, note, err ? err : &local);
     t->usable = rc == 0;
     if (rc == 0)
         insert(k, t);
@@ -232,24 +232,24 @@ static struct tenant_key *newest_of(struct keyring *k, const char *tenant, bool 
 static int ensure_stored(struct keyring *k, const struct tenant_key *t, struct err *err)
 {
     CLEANUP(mem_freep) char *key = record_key(t->tenant, t->version);
-    return store_get_pending(k->store, str_of(key)) ? 0 : store_key(k, t, err);
+    return store_get_pending(k->store, str_of(key)) ? 0 : store_key(k, t, STR_NULL, err);
 }
 
 int keyring_current(struct keyring *k, const char *tenant, const struct tenant_key **ret, struct err *err)
 {
     struct tenant_key *t = newest_of(k, tenant, true), *newest = newest_of(k, tenant, false);
-    int rc = t ? ensure_stored(k, t, err) : make_key(k, tenant, newest ? newest->version + 1 : 1, err);
+    int rc = t ? ensure_stored(k, t, err) : make_key(k, tenant, newest ? newest->version + 1 : 1, STR_NULL, err);
     if (rc == 0)
         *ret = newest_of(k, tenant, true);
     return rc;
 }
 
-int keyring_rotate(struct keyring *k, const char *tenant, struct err *err)
+int keyring_rotate(struct keyring *k, const char *tenant, struct str note, struct err *err)
 {
     struct tenant_key *newest = newest_of(k, tenant, false);
     if (!newest)
         return err_set(err, ERR_NOT_FOUND, "tenant \"%s\" has no keys: nothing of it was ever sealed", tenant);
-    return make_key(k, tenant, newest->version + 1, err);
+    return make_key(k, tenant, newest->version + 1, note, err);
 }
 
 char *keyring_drop(struct keyring *k, struct tenant_key *t)
@@ -413,7 +413,7 @@ static int begin(struct keyring *k, struct err *err)
     if (!doc)
         return err->code;
     log_info("secrets are sealed from here on: keep the root key, and keep it apart from backups", KV("root_key", root_key_name(k->root)));
-    return put_record(k, ROOT_RECORD, doc, err);
+    return put_record(k, ROOT_RECORD, doc, STR_NULL, err);
 }
 
 static int load(struct keyring *k, const struct keyring_options *o, const struct records *r, struct err *err)

@@ -41,8 +41,8 @@ void keyring_free(struct keyring *k);
 
 /* The key that seals for a tenant; made when there is none. What is written next after this is durable only when the key is. Borrowed. */
 int keyring_current(struct keyring *k, const char *tenant, const struct tenant_key **ret, struct err *err) NODISCARD;
-/* A new version for a tenant that has one. ERR_NOT_FOUND. */
-int keyring_rotate(struct keyring *k, const char *tenant, struct err *err) NODISCARD;
+/* A new version for a tenant that has one; note: for the journal of the store. ERR_NOT_FOUND. */
+int keyring_rotate(struct keyring *k, const char *tenant, struct str note, struct err *err) NODISCARD;
 /* Forgets a key that opens nothing any more. Returns the store's key of its record, which is on its way out (mem_free); NULL: the store takes nothing now, and the key stays. */
 char *keyring_drop(struct keyring *k, struct tenant_key *key) NODISCARD;
 /* Whether its record is. */

@@ -39,7 +39,7 @@ static int answer(const struct kind_context *c, json_t *obj, struct err *err)
     if (!c->server->allows(c->server->ctx, c->user, &a))
         return err_set(err, ERR_FORBIDDEN, "keyrotations.seki.cloud is forbidden: User \"%s\" cannot %s the keys of %s%s%s", c->user->name, a.verb, *tenant ? "tenant \"" : "all tenants", tenant,
                        *tenant ? "\"" : "");
-    int rc = c->server->keys(c->server->ctx, tenant, rotate, &keys, err);
+    int rc = c->server->keys(c->server->ctx, c->asker, tenant, rotate, &keys, err);
     if (rc == 0)
         json_put(obj, "status", json_pack("{s:o}", "keys", keys));
     return rc;

@@ -132,6 +132,12 @@ def test_rotation_by_tenant(cloud):
     assert state[("left", 1)] == ("Retired", 0) and state[("left", 2)] == ("Current", 60) and state[("right", 1)][0] == "Current"
     assert all(value(cloud, ns, f"s{i}") == f"{ns}-{i}" for ns in ("left-one", "left-two", "right") for i in range(30))
     assert "seki_secrets_outdated_objects 0" in cloud.metrics()
+    # Who did it is in the ledger, for the tenant too; a dry run makes no keys.
+    lines = cloud.seki("audit", "export", str(cloud.data / "ledger"), "--format", "json", "--tenant", "left").stdout.splitlines()
+    (r,) = [r for r in map(json.loads, lines) if r["resource"] == "keyrotations"]
+    assert r["type"] == "write" and r["name"] == "left" and r["user"] == "admin"
+    cloud.api("POST", f"{GROUP}/keyrotations?dryRun=All", {"apiVersion": "seki.cloud/v1alpha1", "kind": "KeyRotation", "spec": {"tenant": "left"}})
+    assert max(k["version"] for k in keys(cloud, "left")) == 2
     bad = cloud.seki("secrets", "rotate", "--tenant", "nobody", check=False)
     assert bad.returncode == 1 and "no keys" in bad.stderr
 
