@@ -5,6 +5,7 @@
 #include "kinds/borrowed.h"
 
 #define OBJECT_START "{\"metadata\":{"
+#define CLEAR_TEXT_MAX (64u * 1024 * 1024)
 
 void object_key(const struct kind *k, const char *ns, const char *name, struct sbuf *out)
 {
@@ -51,23 +52,62 @@ json_t *object_decode(const struct store_value *v, int64_t rev)
     return obj;
 }
 
-static void cache_free(void *cache)
+/* ---- what is kept with a value: the document; of a sealed one its text in clear, too ---- */
+
+struct opened {
+    json_t *obj;
+    char *text; /* as it would be stored unsealed; NULL until somebody wants it */
+    size_t len;
+};
+
+static void free_plain(void *cache)
 {
     json_decref(cache);
 }
 
+static void free_opened(void *cache)
+{
+    struct opened *o = cache;
+    json_decref(o->obj);
+    if (o->text)
+        mem_wipe(o->text, o->len);
+    mem_free(o->text);
+    mem_free(o);
+}
+
+static bool is_sealed(const struct store_value *v)
+{
+    return v->cache ? v->cache_free == free_opened : sealing_is_sealed(v->value, NULL);
+}
+
+/* Borrowed. */
+static json_t *kept(struct store_value *v)
+{
+    if (!v->cache && is_sealed(v)) {
+        struct opened *o = XNEW(struct opened);
+        o->obj = object_decode(v, v->rev);
+        v->cache = o;
+        v->cache_free = free_opened;
+    } else if (!v->cache) {
+        v->cache = object_decode(v, v->rev);
+        v->cache_free = free_plain;
+    }
+    return is_sealed(v) ? ((struct opened *)v->cache)->obj : v->cache;
+}
+
 json_t *object_of(struct store_value *v)
 {
-    if (!v->cache) {
-        v->cache = object_decode(v, v->rev);
-        v->cache_free = cache_free;
-    }
-    return json_incref(v->cache);
+    return json_incref(kept(v));
 }
 
 json_t *object_copy(struct store_value *v)
 {
-    return v->cache ? json_deep_copy(v->cache) : object_decode(v, v->rev);
+    return v->cache ? json_deep_copy(kept(v)) : object_decode(v, v->rev);
+}
+
+const char *object_shut(struct store_value *v)
+{
+    return is_sealed(v) ? sealing_shut(kept(v)) : NULL;
 }
 
 json_t *object_of_as(const struct kind *k, struct store_value *v)
@@ -82,28 +122,6 @@ json_t *object_copy_as(const struct kind *k, struct store_value *v)
     return kind_show(k, obj);
 }
 
-const char *object_shut(struct store_value *v)
-{
-    if (!sealing_is_sealed(v->value, NULL))
-        return NULL;
-    JSON_AUTO obj = object_of(v); /* kept with the value */
-    return sealing_shut(obj);
-}
-
-void object_write(struct store_value *v, int64_t rev, struct sbuf *out)
-{
-    if (sealing_is_sealed(v->value, NULL)) {
-        JSON_AUTO obj = rev == v->rev ? object_of(v) : object_decode(v, rev);
-        json_write(obj, out);
-        return;
-    }
-    size_t skip = sizeof(OBJECT_START) - 1;
-    sbuf_addc(out, OBJECT_START "\"resourceVersion\":\"");
-    sbuf_add_u64(out, (uint64_t)rev);
-    sbuf_addc(out, "\",");
-    sbuf_add(out, str_skip(v->value, skip));
-}
-
 /* Metadata first, no resourceVersion. */
 static json_t *stored_form(const json_t *obj)
 {
@@ -115,6 +133,34 @@ static json_t *stored_form(const json_t *obj)
         if (strcmp(key, "metadata") != 0)
             json_object_set(first, key, v);
     return first;
+}
+
+/* The text that would be stored if nothing were sealed. */
+static struct str clear_text(struct store_value *v)
+{
+    if (!is_sealed(v))
+        return v->value;
+    (void)kept(v);
+    struct opened *o = v->cache;
+    if (!o->text) {
+        CLEANUP(sbuf_deinit) struct sbuf text = {0};
+        JSON_AUTO stored = stored_form(o->obj);
+        sbuf_init(&text, CLEAR_TEXT_MAX);
+        json_write(stored, &text);
+        o->len = text.len;
+        o->text = sbuf_take(&text);
+    }
+    return o->text ? str_n(o->text, o->len) : STR(OBJECT_START "}}");
+}
+
+void object_write(struct store_value *v, int64_t rev, struct sbuf *out)
+{
+    size_t skip = sizeof(OBJECT_START) - 1;
+    struct str text = clear_text(v);
+    sbuf_addc(out, OBJECT_START "\"resourceVersion\":\"");
+    sbuf_add_u64(out, (uint64_t)rev);
+    sbuf_addc(out, "\",");
+    sbuf_add(out, str_skip(text, skip));
 }
 
 const char *object_tenant(struct apiserver *s, const char *ns, char tenant[OBJECT_TENANT_MAX])
