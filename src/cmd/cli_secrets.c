@@ -22,7 +22,7 @@ static json_t *ask(struct cli *c, const char *tenant, bool rotate, struct err *e
     return keys ? json_incref(keys) : json_array();
 }
 
-static void print_keys(struct cli *c, const json_t *keys)
+static void print_keys(struct cli *c, json_t *keys)
 {
     static const char *const heads[] = {"TENANT", "KEY", "STATE", "OBJECTS", "AGE", NULL};
     struct cli_table *t = cli_table_new(c->arena, heads);
