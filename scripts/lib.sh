@@ -32,8 +32,8 @@ need_packages() {
 }
 
 BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config libuv1-dev libssl-dev libsqlite3-dev libjansson-dev
-    libcurl4-openssl-dev libyaml-dev libnghttp2-dev zlib1g-dev libcmocka-dev node-llhttp python3 python3-venv ca-certificates)
-TEST_PACKAGES=(clang-19 libclang-rt-19-dev curl jq procps iproute2 debhelper dpkg-dev lintian mmdebstrap)
+    libcurl4-openssl-dev libyaml-dev libnghttp2-dev zlib1g-dev libp11-kit-dev libcmocka-dev node-llhttp python3 python3-venv ca-certificates)
+TEST_PACKAGES=(clang-19 libclang-rt-19-dev curl jq procps iproute2 debhelper dpkg-dev lintian mmdebstrap softhsm2)
 DEB_PACKAGES=(debhelper dpkg-dev)
 
 # configure DIR OPTIONS...: a meson build directory, made once, looking for new files each time.

@@ -1,7 +1,10 @@
 /* What the ops of kinds see of the server, and the kinds that are answered and never stored. */
 #include "apiserver/api.h"
+#include "apiserver/audit.h"
 #include "apiserver/meta.h"
+#include "apiserver/sealing.h"
 #include "base/clock.h"
+#include "base/mem.h"
 
 /* ---- the server, as ops see it ---- */
 
@@ -60,9 +63,47 @@ static json_t *get(void *ctx, const struct kind *k, const char *ns, const char *
     return v ? object_of_as(k, v) : NULL;
 }
 
+/* The tenant's own, too, may see in the ledger who did it. */
+static int rotate_key(struct api_request *q, const char *tenant, struct err *err)
+{
+    JSON_AUTO about = json_pack("{s:{s:{s:s}}}", "metadata", "labels", LABEL_TENANT, tenant);
+    return keyring_rotate(q->server->keyring, tenant, audit_note(q, tenant, about), err);
+}
+
+static int rotate_keys(struct api_request *q, const char *tenant, struct err *err)
+{
+    size_t count;
+    VEC(char *) tenants = VEC_INIT;
+    struct tenant_key **all = keyring_all(q->server->keyring, &count);
+    for (size_t i = 0; i < count; i++)
+        if (all[i]->current && (!*tenant || !strcmp(all[i]->tenant, tenant)))
+            *VEC_PUSH(&tenants) = xstrdup(all[i]->tenant);
+    int rc = *tenant && !tenants.len ? err_set(err, ERR_NOT_FOUND, "tenant \"%s\" has no keys: no secret of it is sealed", tenant) : 0;
+    VEC_FOREACH (&tenants, t) {
+        rc = rc < 0 ? rc : rotate_key(q, *t, err);
+        mem_free(*t);
+    }
+    VEC_DEINIT(&tenants);
+    return rc;
+}
+
+static int keys(void *ctx, void *asker, const char *tenant, bool rotate, json_t **ret, struct err *err)
+{
+    struct apiserver *s = ctx;
+    struct api_request *q = asker;
+    if (!s->keyring)
+        return err_set(err, ERR_UNAVAILABLE, "this server seals nothing");
+    int rc = rotate && !q->dry_run ? rotate_keys(q, tenant, err) : 0;
+    if (rc < 0)
+        return rc;
+    *ret = reseal_report(s, tenant);
+    reseal_wake(s); /* also for whoever asks again */
+    return 0;
+}
+
 struct kind_server api_kind_server(struct apiserver *s)
 {
-    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get};
+    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get, .keys = keys};
 }
 
 struct kind_context api_kind_context(struct api_request *q)

@@ -50,6 +50,8 @@ struct apiserver {
     struct namespaces *namespaces;
     struct standing *standing;
     struct revoked *revoked;
+    struct keyring *keyring; /* NULL: nothing is sealed */
+    struct reseal *reseal;
     struct flow_control *flow;
     struct {
         const char *name;
@@ -139,6 +141,8 @@ int api_negotiate(struct api_request *q, unsigned offers, struct err *err) NODIS
 void api_reply_value(struct api_request *q, int status, struct store_value *v);
 void api_fail(struct api_request *q, const struct err *err);
 void api_fail_code(struct api_request *q, int code, const char *fmt, ...) PRINTF(3, 4);
+/* 500: the secrets of an object cannot be read. */
+void api_fail_shut(struct api_request *q, struct str key, const char *why);
 void api_fail_invalid(struct api_request *q, const struct field_errors *e);
 /* Likewise, of something that is not the object of the request. */
 void api_fail_invalid_as(struct api_request *q, const char *kind, const char *group, const char *name, const struct field_errors *e);
@@ -197,10 +201,15 @@ json_t *object_copy(struct store_value *v);
 /* The same two as a kind shows them, which may be a view of what is stored. */
 json_t *object_of_as(const struct kind *k, struct store_value *v);
 json_t *object_copy_as(const struct kind *k, struct store_value *v);
-/* The value's text with a resourceVersion put in. */
-void object_write(const struct store_value *v, int64_t rev, struct sbuf *out);
-/* A document as it is stored: metadata first, no resourceVersion. */
-void object_encode(const json_t *obj, struct sbuf *out);
+/* The value as text with a resourceVersion put in. */
+void object_write(struct store_value *v, int64_t rev, struct sbuf *out);
+/* Why the secrets of a value cannot be read; NULL: they can, or there are none. Then it is not shown, and nothing is written over it. */
+const char *object_shut(struct store_value *v);
+/* A document as it is stored under a key: metadata first, no resourceVersion, what is secret sealed. ERR_TOO_LARGE: it would pass out's maximum, but for what sealing adds. */
+int object_encode(struct apiserver *s, struct str key, const json_t *obj, struct sbuf *out, struct err *err) NODISCARD;
+/* Whose objects those of a namespace are: its label, else its name. ns "": of the cluster. Returns tenant. */
+#define OBJECT_TENANT_MAX 256
+const char *object_tenant(struct apiserver *s, const char *ns, char tenant[OBJECT_TENANT_MAX]);
 
 /* ---- read.c, watch.c, write.c, remove.c, discovery.c, openapi.c ---- */
 void api_get(struct api_request *q);
@@ -327,6 +336,13 @@ void revoked_start(struct apiserver *s);
 void revoked_stop(struct apiserver *s);
 bool revoked_user(struct apiserver *s, const char *user, int64_t issued_ms);
 bool revoked_request(struct api_request *q); /* who really sent it */
+/* reseal.c: what is not sealed yet, or with a key that is not current, is written anew. */
+void reseal_start(struct apiserver *s);
+void reseal_stop(struct apiserver *s);
+/* Looks again, soon: a key was made. */
+void reseal_wake(struct apiserver *s);
+/* Keys by tenant, as a KeyRotation answers them. tenant "": all. */
+json_t *reseal_report(struct apiserver *s, const char *tenant);
 /* standing.c: objects that stand in every namespace. */
 void standing_start(struct apiserver *s);
 void standing_stop(struct apiserver *s);

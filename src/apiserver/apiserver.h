@@ -34,8 +34,11 @@ struct apiserver_options {
     uint64_t watch_timeout_ms;        /* a watch ends cleanly after 30..60 min at random by default; clients may ask for less */
     size_t watch_buffer_bytes;        /* no more waits for a watcher that does not read; default 4 MiB */
     size_t max_in_flight_writes;      /* default 1,000; then 429 */
+    const char *root_key;             /* what seals secrets (crypto/root_key.h); NULL: they are stored as they are, for tests */
+    const char *old_root_key;         /* the one before: keys are wrapped anew; NULL or "": none */
 };
 
+/* With a root key: the errors of keyring_open(), before anything is served or written. */
 int apiserver_start(struct loop *l, struct store *s, const struct apiserver_options *o, struct apiserver **ret, struct err *err) NODISCARD;
 void apiserver_addr(const struct apiserver *a, struct net_addr *ret);
 /* Ends watches, takes no new connections, fails /readyz, lets running requests end; then done. */

@@ -95,16 +95,19 @@ struct batch {
     struct store_op *ops;
     struct sbuf *keys, *texts;
     size_t count;
+    struct err err; /* the first thing that cannot be stored */
 };
 
-static void add_op(struct batch *b, const struct kind *k, const char *ns, const char *name, const json_t *obj, size_t max_bytes, int64_t expect_rev)
+static void add_op(struct batch *b, struct apiserver *s, const struct kind *k, const char *ns, const char *name, const json_t *obj, int64_t expect_rev)
 {
     struct sbuf *key = &b->keys[b->count], *text = &b->texts[b->count];
     sbuf_init(key, 1024);
-    sbuf_init(text, max_bytes);
+    sbuf_init(text, s->o.max_object_bytes);
     object_key(k, ns, name, key);
-    if (obj)
-        object_encode(obj, text);
+    if (!sbuf_ok(key))
+        err_set(&b->err, ERR_TOO_LARGE, "a key is too long");
+    else if (obj && !b->err.code)
+        (void)!object_encode(s, sbuf_str(key), obj, text, &b->err);
     b->ops[b->count++] = (struct store_op){.type = obj ? STORE_PUT : STORE_DELETE, .expect_rev = expect_rev};
 }
 
@@ -116,16 +119,12 @@ static void batch_deinit(struct batch *b)
     }
 }
 
-/* False: something is too large. */
-static bool batch_seal(struct batch *b)
+static void batch_close(struct batch *b)
 {
     for (size_t i = 0; i < b->count; i++) {
-        if (!sbuf_ok(&b->texts[i]) || !sbuf_ok(&b->keys[i]))
-            return false;
         b->ops[i].key = sbuf_str(&b->keys[i]);
         b->ops[i].value = sbuf_str(&b->texts[i]);
     }
-    return true;
 }
 
 static void begin(const struct api_write *w, const struct batch *b)
@@ -150,18 +149,22 @@ static void begin(const struct api_write *w, const struct batch *b)
 void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev)
 {
     struct api_request *q = w->q;
-    size_t max = q->server->o.max_object_bytes, n = 1 + json_array_size(w->also), i;
-    struct batch b = {ARENA_ARRAY(q->arena, struct store_op, n), ARENA_ARRAY(q->arena, struct sbuf, n), ARENA_ARRAY(q->arena, struct sbuf, n), 0};
+    struct apiserver *s = q->server;
+    size_t n = 1 + json_array_size(w->also), i;
+    struct batch b = {ARENA_ARRAY(q->arena, struct store_op, n), ARENA_ARRAY(q->arena, struct sbuf, n), ARENA_ARRAY(q->arena, struct sbuf, n), 0, ERR_INIT};
     JSON_AUTO stored = kind_unshow(q->kind, w->obj);
     json_t *doc;
     q->refs++; /* its arena has the batch, and the answer may be its end */
-    add_op(&b, q->kind, q->ns, q->name, delete ? NULL : stored, max, expect_rev);
+    add_op(&b, s, q->kind, q->ns, q->name, delete ? NULL : stored, expect_rev);
     json_array_foreach (w->also, i, doc)
-        add_op(&b, kind_of_document(doc), obj_namespace(doc), obj_name(doc), doc, max, 0);
-    if (batch_seal(&b)) {
+        add_op(&b, s, kind_of_document(doc), obj_namespace(doc), obj_name(doc), doc, 0);
+    batch_close(&b);
+    if (!b.err.code) {
         begin(w, &b);
     } else {
-        api_fail_code(q, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", max);
+        if (b.err.code == ERR_TOO_LARGE)
+            err_set(&b.err, ERR_TOO_LARGE, "Request entity too large: an object may have at most %zu bytes", s->o.max_object_bytes);
+        api_fail(q, &b.err);
         api_write_drop(w);
     }
     batch_deinit(&b);
@@ -191,10 +194,9 @@ int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, s
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, s->o.max_object_bytes * 2);
     bool gone = obj_deleting(obj) && !meta_has_finalizers(obj);
-    if (!gone)
-        object_encode(obj, &text);
-    if (!sbuf_ok(&text))
-        return err_set(err, ERR_TOO_LARGE, "object too large");
+    int rc = gone ? 0 : object_encode(s, v->key, obj, &text, err);
+    if (rc < 0)
+        return rc;
     struct store_op op = {.type = gone ? STORE_DELETE : STORE_PUT, .key = v->key, .value = sbuf_str(&text), .expect_rev = v->rev};
     CLEANUP(sbuf_deinit) struct sbuf note = {0};
     sbuf_init(&note, LEDGER_BODY_MAX);

@@ -36,6 +36,7 @@ struct list {
     uint64_t slice_ns; /* when this one began */
     size_t looked;
     bool yielded;
+    const char *shut; /* why the object at `start` cannot be shown; NULL: all can */
     size_t remaining; /* objects that did not fit; 0 when selectors make it unknown */
 };
 
@@ -55,6 +56,12 @@ static bool add(void *arg, struct store_value *v)
     if (l->remaining) {
         l->remaining++;
         return true;
+    }
+    const char *shut = object_shut(v);
+    if (shut) {
+        l->shut = arena_strdup(l->q->arena, shut);
+        l->start = arena_str(l->q->arena, v->key);
+        return false;
     }
     if (l->selector || l->items || l->table) {
         obj = object_of_as(l->q->kind, v);
@@ -221,7 +228,9 @@ static void list_step(struct list *l)
     int rc = store_range(l->q->server->store, sbuf_str(&l->prefix), l->start, l->rev, 0, add, l, &err);
     if (l->yielded)
         return;
-    if (rc == 0)
+    if (l->shut)
+        api_fail_shut(l->q, l->start, l->shut);
+    else if (rc == 0)
         reply_list(l);
     else if (err.code == ERR_GONE)
         fail_gone(l);

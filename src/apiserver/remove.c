@@ -196,13 +196,14 @@ static int delete_one(struct collection *c, struct store_value *v, const char *f
     add_finalizer(obj, finalizer);
     bool goes = !meta_has_finalizers(obj);
     sbuf_init(&text, q->server->o.max_object_bytes * 2);
-    if (!goes)
-        object_encode(obj, &text);
+    int rc = goes ? 0 : object_encode(q->server, v->key, obj, &text, NULL);
+    if (rc < 0)
+        return rc;
     json_array_append_new(d->items, kind_show(q->kind, obj));
     if (q->dry_run)
         return 0;
     struct store_op op = {.type = goes ? STORE_DELETE : STORE_PUT, .key = v->key, .value = sbuf_str(&text), .expect_rev = latest->rev};
-    int rc = store_txn_noted(q->server->store, &op, 1, audit_note(q, obj_name(obj), obj), collection_committed, d, NULL);
+    rc = store_txn_noted(q->server->store, &op, 1, audit_note(q, obj_name(obj), obj), collection_committed, d, NULL);
     d->left += rc == 0;
     return rc;
 }

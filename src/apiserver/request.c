@@ -146,8 +146,18 @@ void api_reply_json(struct api_request *q, int status, struct str text)
         api_reply(q, status, doc);
 }
 
+void api_fail_shut(struct api_request *q, struct str key, const char *why)
+{
+    api_fail_code(q, ERR_CORRUPT, "the secrets of %.*s cannot be read: %s", STR_ARG(key), why);
+}
+
 void api_reply_value(struct api_request *q, int status, struct store_value *v)
 {
+    const char *shut = object_shut(v);
+    if (shut) {
+        api_fail_shut(q, v->key, shut);
+        return;
+    }
     if (q->wants.as != AS_ITSELF || q->local_done || q->kind->view_of) {
         JSON_AUTO obj = object_of_as(q->kind, v);
         api_reply(q, status, shape_object(q, obj, v->rev, true));

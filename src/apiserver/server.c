@@ -1,6 +1,7 @@
 /* The apiserver as a whole, and its HTTPS side: authenticate at the head, route and authorise when the body is there. */
 #include "apiserver/api.h"
 #include "apiserver/audit.h"
+#include "apiserver/sealing.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -365,6 +366,28 @@ static void set_defaults(struct apiserver_options *o)
     o->max_in_flight_writes = o->max_in_flight_writes ? o->max_in_flight_writes : DEFAULT_WRITES;
 }
 
+struct seals {
+    bool found;
+};
+
+static bool look_for_seal(void *arg, struct store_value *v)
+{
+    struct seals *s = arg;
+    s->found = sealing_is_sealed(v->value, NULL);
+    return !s->found;
+}
+
+static int open_keyring(struct apiserver *s, struct err *err)
+{
+    struct seals seals = {false};
+    struct err local = ERR_INIT;
+    if (!s->o.root_key)
+        return 0;
+    (void)!store_range(s->store, STR(""), STR_NULL, 0, 0, look_for_seal, &seals, NULL);
+    struct keyring_options o = {.root_key = s->o.root_key, .old_root_key = s->o.old_root_key, .sealed = seals.found};
+    return keyring_open(s->store, &o, &s->keyring, err ? err : &local);
+}
+
 static void make_metrics(struct apiserver *s)
 {
     static const char *const request_labels[] = {"verb", "resource", "code", NULL}, *const duration_labels[] = {"verb", NULL};
@@ -387,7 +410,9 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_connections = CONNECTIONS_MAX, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes,
                                      .compress_min_bytes = COMPRESS_MIN_BYTES};
     s->flow = flow_new(s, serve);
-    int rc = authn_load_tokens(s, err);
+    int rc = open_keyring(s, err);
+    if (rc == 0)
+        rc = authn_load_tokens(s, err);
     if (rc == 0)
         rc = http_server_start(l, &ho, &ops, s, &s->http, err);
     if (rc < 0) {
@@ -403,6 +428,8 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     namespaces_start(s);
     standing_start(s);
     revoked_start(s);
+    if (s->keyring)
+        reseal_start(s);
     *ret = s;
     return 0;
 }
@@ -450,6 +477,8 @@ void apiserver_free(struct apiserver *a)
     namespaces_stop(a);
     standing_stop(a);
     revoked_stop(a);
+    reseal_stop(a);
+    keyring_free(a->keyring);
     flow_free_all(a->flow);
     rbac_free(a->rbac);
     map_free(a->tokens);

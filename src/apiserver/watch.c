@@ -126,7 +126,7 @@ static void send_document(struct api_watch *w, enum event_type type, json_t *obj
 }
 
 /* One change as a line; the last one is kept, for all the others who watch it. */
-static struct str change_line(struct apiserver *s, enum event_type type, const struct store_value *v, int64_t rev)
+static struct str change_line(struct apiserver *s, enum event_type type, struct store_value *v, int64_t rev)
 {
     struct sbuf *line = &s->line.text;
     if (s->line.value == v && s->line.rev == rev && s->line.type == (int)type)
@@ -141,9 +141,23 @@ static struct str change_line(struct apiserver *s, enum event_type type, const s
     return sbuf_str(line);
 }
 
+/* What cannot be shown ends the watch: whoever lists again is told, too. */
+static void send_shut(struct api_watch *w, struct str key, const char *why)
+{
+    struct err err = ERR_INIT;
+    err_set(&err, ERR_CORRUPT, "the secrets of %.*s cannot be read: %s", STR_ARG(key), why);
+    send_document(w, ERROR_EVENT, api_status(500, "Failure", err_reason(err.code), err.msg, NULL));
+    timer_start(&w->timeout, 0);
+}
+
 static void send_value(struct api_watch *w, enum event_type type, struct store_value *v, int64_t rev)
 {
     const struct kind *k = w->q->kind;
+    const char *shut = object_shut(v);
+    if (shut) {
+        send_shut(w, v->key, shut);
+        return;
+    }
     if (w->local.event || w->q->wants.as != AS_ITSELF || k->view_of) {
         JSON_AUTO stored = rev == v->rev ? object_of(v) : object_decode(v, rev);
         JSON_AUTO obj = kind_show(k, stored);

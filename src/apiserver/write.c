@@ -277,6 +277,12 @@ void api_write_update(struct api_write *w, struct store_value *v)
 {
     struct api_request *q = w->q;
     struct err err = ERR_INIT;
+    const char *shut = object_shut(v);
+    if (shut) {
+        api_fail_shut(q, v->key, shut);
+        api_write_drop(w);
+        return;
+    }
     JSON_AUTO old_obj = object_of_as(q->kind, v);
     JSON_AUTO sent = sent_managers(w->obj);
     if (prepare_update(q, w->obj, old_obj, v, &err) < 0) {

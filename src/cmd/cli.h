@@ -76,6 +76,8 @@ int cli_login(struct cli *c);
 int cli_logout(struct cli *c);
 int cli_credential(struct cli *c);
 int cli_break_glass(struct cli *c);
+int cli_secrets_rotate(struct cli *c);
+int cli_secrets_status(struct cli *c);
 int cli_completion(struct cli *c);
 int cli_version(struct cli *c);
 

@@ -101,6 +101,15 @@ static const struct cli_flag support_flags[] = {
     {.name = "--log", .value = "FILE", .help = "sekid's log, in JSON (default: the journal of systemd)", .complete = "@file"},
     END,
 };
+static const struct cli_flag secrets_flags[] = {
+    {.name = "--tenant", .value = "NAME", .help = "of this tenant alone (default: of all)"},
+    END,
+};
+static const struct cli_flag rotate_flags[] = {
+    {.name = "--tenant", .value = "NAME", .help = "of this tenant alone (default: of all)"},
+    {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
+    END,
+};
 
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
@@ -214,6 +223,18 @@ const struct cli_verb cli_verbs[] = {
              "  eval $(sudo seki break-glass --for 30m --reason \"the issuer is down, ticket 4711\")\n",
      .run = cli_break_glass,
      .flags = break_glass_flags},
+    {.name = "secrets rotate",
+     .args = "",
+     .help = "give tenants new keys, and wait until all secrets are sealed with them",
+     .more = "What is stored is sealed anew in the background, whether this waits or not. An older key goes when history needs it no more.\n\n"
+             "  seki secrets rotate --tenant acme\n",
+     .run = cli_secrets_rotate,
+     .flags = rotate_flags},
+    {.name = "secrets status",
+     .args = "",
+     .help = "the keys that secrets are sealed with in the store, by tenant",
+     .run = cli_secrets_status,
+     .flags = secrets_flags},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

@@ -490,6 +490,8 @@ static int start_api(struct control *c, struct err *err)
                                    .issuers = c->issuers,
                                    .break_glass = break_glass_announced,
                                    .break_glass_ctx = c->emergencies,
+                                   .root_key = *o->secrets_root_key ? o->secrets_root_key : options_path(o, a, "secrets/root.key"),
+                                   .old_root_key = o->secrets_old_root_key,
                                    .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
@@ -527,7 +529,7 @@ static int start_api(struct control *c, struct err *err)
 
 static int start(struct control *c, struct err *err)
 {
-    static const char *const dirs[] = {"", "run", "pki", "ledger", "models", "log"};
+    static const char *const dirs[] = {"", "run", "pki", "ledger", "models", "log", "secrets"};
     static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(dirs); i++)

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include "crypto/root_key.h"
 #include "net/reach.h"
 #include "oidc/config.h"
 
@@ -58,6 +59,10 @@ static const struct conf_option schema[] = {
      NULL, false, "metrics, /livez and /readyz of the gateway process"},
     {"store", "retain", CONF_DURATION, OPT(store_retain_ms), "5m", 300000, 86400000, NULL, NULL, false,
      "history kept for watches and paged lists"},
+    {"secrets", "root-key", CONF_STR, OPT(secrets_root_key), "", 0, 0, NULL, NULL, false,
+     "what wraps the keys that seal secrets: a file, or a pkcs11: URI with module-path and pin-source; empty: secrets/root.key of the data directory, made at the first start"},
+    {"secrets", "old-root-key", CONF_STR, OPT(secrets_old_root_key), "", 0, 0, NULL, NULL, false,
+     "the root key before, for one start: keys that it wraps are wrapped with root-key instead"},
     {"engine", "llama-server", CONF_PATH, OPT(engine_llama_server), "", 0, 0, NULL, NULL, false,
      "llama.cpp's server; empty: look on PATH, then use engine-venv"},
     {"engine", "venv", CONF_PATH, OPT(engine_venv), "", 0, 0, NULL, NULL, false,
@@ -130,6 +135,14 @@ static int check_authentication(const char *path, struct err *err)
     return 0;
 }
 
+static int check_root_key(const char *option, const char *text, struct err *err)
+{
+    struct err inner = ERR_INIT;
+    if (*text && root_key_check(text, &inner) < 0)
+        return err_field(err, ERR_INVALID, option, "%s: %s", option, inner.msg);
+    return 0;
+}
+
 static int check_readable(const char *option, const char *path, struct err *err)
 {
     if (*path && access(path, R_OK) < 0)
@@ -152,6 +165,8 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
         check_listen("metrics-listen", o.metrics_listen, "", err) < 0 ||
         check_listen("metrics-gateway-listen", o.metrics_gateway_listen, "", err) < 0 ||
         check_reach("engine-remote-allow", o.engine_remote_allow, err) < 0 ||
+        check_root_key("secrets-root-key", o.secrets_root_key, err) < 0 ||
+        check_root_key("secrets-old-root-key", o.secrets_old_root_key, err) < 0 ||
         check_readable("gateway-tls-cert", o.gateway_tls_cert, err) < 0 ||
         check_readable("gateway-tls-key", o.gateway_tls_key, err) < 0 ||
         check_readable("api-token-file", o.api_token_file, err) < 0 ||

@@ -22,6 +22,8 @@ struct options {
     char *metrics_listen, *metrics_gateway_listen;
     /* [store] */
     int64_t store_retain_ms;
+    /* [secrets] */
+    char *secrets_root_key, *secrets_old_root_key;
     /* [engine] */
     char *engine_remote_allow;
     char *engine_llama_server, *engine_venv, *engine_launcher, *engine_fake;

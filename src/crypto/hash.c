@@ -35,6 +35,24 @@ void hash_hex(const uint8_t *bytes, size_t len, char *text)
     text[2 * len] = 0;
 }
 
+static int digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+bool hash_unhex(struct str text, uint8_t *bytes, size_t len)
+{
+    if (text.len != 2 * len)
+        return false;
+    for (size_t i = 0; i < len; i++) {
+        int high = digit(text.ptr[2 * i]), low = digit(text.ptr[2 * i + 1]);
+        if (high < 0 || low < 0)
+            return false;
+        bytes[i] = (uint8_t)(high << 4 | low);
+    }
+    return true;
+}
+
 static int digest_fd(int fd, const char *path, EVP_MD_CTX *md, bool (*progress)(void *arg, uint64_t done_bytes), void *arg,
                      uint64_t *ret_size, struct err *err)
 {
@@ -83,48 +101,60 @@ int hash_file_sha256(const char *path, bool (*progress)(void *arg, uint64_t done
     return rc;
 }
 
+#define BASE64_ALPHABET "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
 void base64_encode(struct str in, struct sbuf *out)
 {
-    static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char alphabet[] = BASE64_ALPHABET;
     const uint8_t *p = (const uint8_t *)in.ptr;
-    for (size_t i = 0; i < in.len; i += 3) {
+    size_t size = (in.len + 2) / 3 * 4;
+    char *to = sbuf_reserve(out, size);
+    if (!to || !size)
+        return;
+    for (size_t i = 0; i < in.len; i += 3, to += 4) {
         size_t left = in.len - i;
         uint32_t v = (uint32_t)p[i] << 16 | (left > 1 ? (uint32_t)p[i + 1] << 8 : 0) | (left > 2 ? p[i + 2] : 0);
-        char quad[4] = {alphabet[v >> 18], alphabet[v >> 12 & 63], left > 1 ? alphabet[v >> 6 & 63] : '=',
-                        left > 2 ? alphabet[v & 63] : '='};
-        sbuf_add(out, str_n(quad, 4));
+        to[0] = alphabet[v >> 18];
+        to[1] = alphabet[v >> 12 & 63];
+        to[2] = left > 1 ? alphabet[v >> 6 & 63] : '=';
+        to[3] = left > 2 ? alphabet[v & 63] : '=';
     }
+    sbuf_commit(out, size);
 }
 
-static int base64_digit(char c)
+/* The digits' values and one; 0: no digit. */
+static void make_digits(uint8_t digits[256])
 {
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
+    static const char alphabet[] = BASE64_ALPHABET;
+    memset(digits, 0, 256);
+    for (size_t i = 0; i < 64; i++)
+        digits[(unsigned char)alphabet[i]] = (uint8_t)(i + 1);
 }
 
 int base64_decode(struct str in, struct sbuf *out, struct err *err)
 {
+    uint8_t digits[256];
     if (in.len % 4)
         return err_set(err, ERR_BAD_REQUEST, "base64: the length must be a multiple of 4");
-    for (size_t i = 0; i < in.len; i += 4) {
-        bool last = i + 4 == in.len;
-        size_t pad = last && in.ptr[i + 3] == '=' ? (in.ptr[i + 2] == '=' ? 2 : 1) : 0;
+    size_t pad = in.len && in.ptr[in.len - 1] == '=' ? (in.ptr[in.len - 2] == '=' ? 2 : 1) : 0, size = in.len / 4 * 3 - pad;
+    char *to = sbuf_reserve(out, size);
+    if (!to)
+        return err_set(err, ERR_TOO_LARGE, "base64: the value is too large");
+    make_digits(digits);
+    for (size_t i = 0; i < in.len; i += 4, to += 3) {
         uint32_t v = 0;
         for (size_t k = 0; k < 4; k++) {
-            int d = k >= 4 - pad ? 0 : base64_digit(in.ptr[i + k]);
-            if (d < 0)
+            uint8_t d = i + k >= in.len - pad ? 1 : digits[(unsigned char)in.ptr[i + k]];
+            if (!d)
                 return err_set(err, ERR_BAD_REQUEST, "base64: unexpected character at position %zu", i + k);
-            v = v << 6 | (uint32_t)d;
+            v = v << 6 | (uint32_t)(d - 1);
         }
-        char bytes[3] = {(char)(v >> 16), (char)(v >> 8), (char)v};
-        sbuf_add(out, str_n(bytes, 3 - pad));
+        const char bytes[3] = {(char)(v >> 16), (char)(v >> 8), (char)v};
+        memcpy(to, bytes, i + 4 == in.len ? 3 - pad : 3);
     }
-    return sbuf_ok(out) ? 0 : err_set(err, ERR_TOO_LARGE, "base64: the value is too large");
+    if (size)
+        sbuf_commit(out, size);
+    return 0;
 }
 
 /* ---- base64url ---- */

@@ -12,6 +12,8 @@
 void hash_sha256(struct str data, uint8_t ret[SHA256_BYTES]);
 void hash_hmac_sha256(struct str key, struct str data, uint8_t ret[SHA256_BYTES]);
 void hash_hex(const uint8_t *bytes, size_t len, char *text); /* 2 * len + 1 bytes */
+/* The reverse, of exactly len bytes. False: the text is something else; bytes may have changed. */
+bool hash_unhex(struct str text, uint8_t *bytes, size_t len) NODISCARD;
 /* Reads the file in 1 MiB pieces; progress (may be NULL) is told the bytes so far and returns false to cancel. */
 int hash_file_sha256(const char *path, bool (*progress)(void *arg, uint64_t done_bytes), void *arg,
                      char ret_hex[SHA256_HEX_MAX], uint64_t *ret_size, struct err *err) NODISCARD;

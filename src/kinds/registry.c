@@ -26,7 +26,8 @@
     KIND(kind_model_endpoint) \
     KIND(kind_model_replica) \
     KIND(kind_api_key) \
-    KIND(kind_usage_report)
+    KIND(kind_usage_report) \
+    KIND(kind_key_rotation)
 
 #define DECLARE(name) extern const struct kind name;
 #define POINT(name) &(name),

@@ -95,6 +95,8 @@ struct store_member {
     void (*submit)(struct store *s, struct store_pending *p);
     /* Rows that history needs no more, in an order in which they may go; best effort. */
     void (*forget)(struct store *s, const int64_t *row_ids, size_t count, int64_t compacted_rev);
+    /* Soon after all that was told to be forgotten: its traces too. NULL: there are none. */
+    void (*scrub)(struct store *s);
     /* Waits until all that is accepted is answered, ends threads. Nothing is accepted any more. */
     void (*close)(struct store *s);
 };

@@ -18,7 +18,7 @@
 #include <sqlite3.h>
 #include <unistd.h>
 
-#define FORMAT_VERSION 1
+#define FORMAT_VERSION 2
 #define PROBE_EVERY_MS 1000
 #define PROBE_BYTES_MIN (64u * 1024)
 #define PROBE_BYTES_MAX (4u * 1024 * 1024)
@@ -49,6 +49,7 @@ struct sqlite {
     struct store_pending_list queue; /* under lock */
     struct forget_list forgets;      /* under lock */
     bool stop, failed;               /* under lock; failed: wait for the loop */
+    bool scrub_asked;                /* under lock: the log is to lose what was deleted */
     int inflight;                    /* under lock: batches posted and not yet taken by the loop */
 
     /* The writer's own. */
@@ -249,6 +250,14 @@ static bool tidy(struct sqlite *q)
     return !q->untidy;
 }
 
+/* SQLite overwrites what is deleted (secure_delete), but older pages stay in the log until it is begun anew. */
+static void cut_log(struct sqlite *q)
+{
+    struct err err = ERR_INIT;
+    if (checkpoint(q, SQLITE_CHECKPOINT_TRUNCATE, &err) < 0)
+        set_trouble(q, &err, 0);
+}
+
 static void keep_house(struct sqlite *q)
 {
     struct err err = ERR_INIT;
@@ -259,7 +268,7 @@ static void keep_house(struct sqlite *q)
 
 static bool house_calls(const struct sqlite *q)
 {
-    return !q->trouble.code && (q->untidy || q->wal_pages >= CHECKPOINT_PAGES);
+    return !q->trouble.code && (q->scrub_asked || q->untidy || q->wal_pages >= CHECKPOINT_PAGES);
 }
 
 static bool probe_due(const struct sqlite *q)
@@ -325,6 +334,8 @@ static void turn(struct sqlite *q)
     int told = q->trouble.code;
     bool overdue = !told && q->wal_pages >= CHECKPOINT_PAGES; /* after the answers of the last turn, before the next */
     bool work = !overdue && has_work(q);
+    bool cut = q->scrub_asked && !overdue && !work && !told;
+    q->scrub_asked = q->scrub_asked && !cut;
     if (work) {
         STAILQ_CONCAT(&list, &q->queue);
         if (!told)
@@ -336,6 +347,8 @@ static void turn(struct sqlite *q)
         set_trouble(q, &err, bytes_of(&list));
     } else if (probe_due(q)) {
         probe(q);
+    } else if (cut) {
+        cut_log(q);
     } else if (!work && !told) {
         keep_house(q);
     }
@@ -415,6 +428,15 @@ static void sqlite_forget(struct store *s, const int64_t *row_ids, size_t count,
     pthread_mutex_unlock(&q->lock);
 }
 
+static void sqlite_scrub(struct store *s)
+{
+    struct sqlite *q = s->member_state;
+    pthread_mutex_lock(&q->lock);
+    q->scrub_asked = true;
+    pthread_cond_signal(&q->wake);
+    pthread_mutex_unlock(&q->lock);
+}
+
 static void db_close(struct sqlite *q)
 {
     sqlite3_stmt *all[] = {q->insert, q->forget, q->set_meta, q->begin, q->commit, q->rollback, q->ballast, q->free_pages, q->all_pages, q->tidy};
@@ -442,7 +464,7 @@ static void sqlite_close(struct store *s)
     db_close(q);
 }
 
-static const struct store_member sqlite_member = {.submit = sqlite_submit, .forget = sqlite_forget, .close = sqlite_close};
+static const struct store_member sqlite_member = {.submit = sqlite_submit, .forget = sqlite_forget, .scrub = sqlite_scrub, .close = sqlite_close};
 
 /* ---- opening ---- */
 
@@ -467,6 +489,7 @@ static const char *const migrations[FORMAT_VERSION] = {
     "CREATE TABLE log (id INTEGER PRIMARY KEY, rev INTEGER NOT NULL, created INTEGER NOT NULL, at_ms INTEGER NOT NULL,"
     " key BLOB NOT NULL, value BLOB) STRICT;"
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
+    "", /* the same tables; but values may be sealed, which earlier programs would not notice */
 };
 
 static int check_version(struct sqlite *q, const char *path, struct err *err)
@@ -608,7 +631,7 @@ static int open_db(struct sqlite *q, const struct store_options *o, struct err *
     if (rc != SQLITE_OK)
         return sql_error(q, rc, err, o->path);
     /* EXCLUSIVE: one process, no shared memory file. A small page cache: reads come from the index. */
-    if ((rc = exec(q, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY;", err)) < 0 ||
+    if ((rc = exec(q, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY; PRAGMA secure_delete = ON;", err)) < 0 ||
         (rc = check_version(q, o->path, err)) < 0 || (rc = start_new(q, err)) < 0 ||
         (rc = exec(q, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;", err)) < 0 ||
         (rc = migrate(q, err)) < 0 || (rc = prepare(q, err)) < 0)

@@ -481,6 +481,12 @@ int store_health(const struct store *s, struct err *err)
     return s->health.code;
 }
 
+void store_scrub(struct store *s)
+{
+    if (s->member->scrub && !s->closing)
+        s->member->scrub(s);
+}
+
 void store_get_stats(const struct store *s, struct store_stats *ret)
 {
     *ret = s->stats;

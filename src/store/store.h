@@ -122,6 +122,9 @@ int store_health(const struct store *s, struct err *err);
 /* Drops history up to rev, as soon as every watch has had it, and not beyond what is visible; normally by the retention timer. */
 void store_compact(struct store *s, int64_t rev);
 
+/* Soon, what was forgotten is on the disk no more: neither in the database nor in its log. Costs two syncs. */
+void store_scrub(struct store *s);
+
 struct store_stats {
     uint64_t txns, commits, bytes_written; /* accepted; groups made durable; keys and values made durable */
     size_t live_objects, live_bytes, history_versions, history_bytes, watches;

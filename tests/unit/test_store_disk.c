@@ -477,7 +477,7 @@ static void other_files_are_refused(void **state)
     env_close(&env);
     assert_opens(0);
     /* A newer one: refused, and left as it is. */
-    run_sql("PRAGMA user_version = 2");
+    run_sql("PRAGMA user_version = 3");
     char *before, *after;
     size_t before_len, after_len;
     struct err err = ERR_INIT;
