@@ -88,6 +88,8 @@ CASES = {
     "SekiStreamsBreak": (gateway(100, status="200"), gateway(100, status="200", outcome="client_gone"), {}),
     "SekiFirstTokenSlow": (slow("gen_ai_server_time_to_first_token_seconds", G, "10", "60", 100, gen_ai_request_model="m"),
                            slow("gen_ai_server_time_to_first_token_seconds", G, "10", "60", 10, gen_ai_request_model="m"), {"gen_ai_request_model": "m"}),
+    "SekiBreakGlass": (on(C, ("seki_break_glass_active", "0x59 1x30")), on(C, ("seki_break_glass_active", "1x50 0x40")), {}),
+    "SekiIssuerUnreachable": (on(C, ("seki_authentication_issuers_unreachable", "1x90")), on(C, ("seki_authentication_issuers_unreachable", "0x50 1x40")), {}),
     "SekiDescriptorsNearlyUsedUp": (on(C, ("process_open_fds", "900x90"), ("process_max_fds", "1000x90")), on(C, ("process_open_fds", "700x90"), ("process_max_fds", "1000x90")), {}),
 }
 
