@@ -122,7 +122,7 @@ static void add_tier(json_t *list, size_t i)
 
 /* ---- who runs the cloud ---- */
 
-/* Sees how everything is, and nothing of what tenants put into it; makes, suspends and closes tenants. */
+/* Sees how everything is, and nothing of what tenants put into it; makes, suspends and closes tenants, ends people's access. */
 static json_t *operator_rules(void)
 {
     size_t count;
@@ -134,6 +134,7 @@ static json_t *operator_rules(void)
             add_reading(rules, k);
     }
     json_array_append_new(rules, rule("seki.cloud", "tenants", "use " WRITE));
+    json_array_append_new(rules, rule("seki.cloud", "userrevocations", WRITE));
     return rules;
 }
 

@@ -253,6 +253,7 @@ def test_an_operator_sees_how_things_are_and_nothing_of_what_is_in_them(cloud, t
                      {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": "ops"}]})
     operator.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": "Suspended"}}, content_type="application/merge-patch+json")
     operator.api("GET", f"{GROUP}/namespaces/{tenant}/modelendpoints")  # what is suspended is still looked after
+    operator.api("POST", f"{GROUP}/userrevocations?dryRun=All", {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"name": "gone"}, "spec": {"username": "somebody@acme.example"}})
     operator.api("POST", f"{GROUP}/tenants", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": f"{tenant}-made"}})
 
 
