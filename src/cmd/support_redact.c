@@ -53,8 +53,8 @@ static bool is_request_id(struct str s)
 static bool log_value_stays(struct str key, struct str value, bool texts)
 {
     static const char *const own[] = {"ts", "level", "component", NULL}, *const ids[] = {"request", "id", NULL}, *const sentences[] = {"error", "why", "how", NULL};
-    static const char *const names[] = {"workload", "namespace", "project", "replica", "endpoint", "journal", "role", "resource", "controller", "address", "route", "outcome", "options",
-                                        "workloads", "verb", "tls", "missing", "reason", "tenant", "issuer", NULL};
+    static const char *const names[] = {"workload", "namespace", "project", "replica", "endpoint", "journal", "role", "resource", "controller", "address", "route", "outcome",
+                                        "workloads", "verb", "tls", "missing", "tenant", "issuer", NULL};
     if (str_eqc(key, "msg"))
         return value.len <= MESSAGE_MAX; /* a constant of the sources */
     if (one_of(key, own))
@@ -62,7 +62,11 @@ static bool log_value_stays(struct str key, struct str value, bool texts)
     if (one_of(key, ids))
         return is_request_id(value);
     if (one_of(key, names))
-        return of_chars(value, NAME_MAX_BYTES, "._:/[], -");
+        return of_chars(value, NAME_MAX_BYTES, "._:/[]-");
+    if (str_eqc(key, "options")) /* names of the schema */
+        return of_chars(value, 1024, "., -");
+    if (str_eqc(key, "reason")) /* codes; people give reasons too */
+        return is_code(value);
     return texts && one_of(key, sentences);
 }
 

@@ -27,6 +27,8 @@ static void log_lines(void **state)
     assert_string_equal(log_of(&out, HEAD ",\"error\":\"told\",\"user\":\"" CANARY "\"}", true), HEAD ",\"error\":\"told\"}\n");
     assert_string_equal(log_of(&out, HEAD ",\"replica\":\"a \\\"" CANARY "\\\"\",\"namespace\":{\"a\":\"" CANARY "\"},\"" CANARY " x\":1}", false), HEAD "}\n");
     assert_string_equal(log_of(&out, HEAD ",\"id\":\"" CANARY "\",\"request\":\"req-0123abcd00000000002a\"}", false), HEAD ",\"request\":\"req-0123abcd00000000002a\"}\n");
+    assert_string_equal(log_of(&out, HEAD ",\"reason\":\"EngineHung\",\"options\":\"api.listen, data\"}", false), HEAD ",\"reason\":\"EngineHung\",\"options\":\"api.listen, data\"}\n");
+    assert_string_equal(log_of(&out, HEAD ",\"reason\":\"what somebody wrote\",\"replica\":\"what somebody wrote\"}", false), HEAD "}\n");
     assert_string_equal(log_of(&out, "prompt: " CANARY, true), "");
     assert_string_equal(log_of(&out, "{\"prompt\":\"" CANARY "\"}", true), "");
     assert_string_equal(log_of(&out, "", false), "");
