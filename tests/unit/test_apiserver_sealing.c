@@ -142,6 +142,8 @@ static void make_namespace(const char *name, const char *tenant)
 {
     json_t *ns = json_pack("{s:s, s:s, s:{s:s}}", "apiVersion", "v1", "kind", "Namespace", "metadata", "name", name);
     if (tenant)
+        json_decref(call("POST", "/apis/seki.cloud/v1alpha1/tenants", json_pack("{s:s, s:s, s:{s:s}}", "apiVersion", "seki.cloud/v1alpha1", "kind", "Tenant", "metadata", "name", tenant), 201));
+    if (tenant)
         json_object_set_new(json_object_get(ns, "metadata"), "labels", json_pack("{s:s}", LABEL_TENANT, tenant));
     json_decref(call("POST", "/api/v1/namespaces", ns, 201));
 }
