@@ -522,7 +522,7 @@ static int append_event(struct ledger *l, const struct audit_event *e, struct er
 static int find_last_write(const char *dir, int64_t *ret, struct err *err)
 {
     struct ledger_reader *r;
-    struct source none = {0};
+    struct collecting none = {0};
     struct looking x = {0, &none};
     int rc = ledger_reader_open(dir, AUDIT_LEDGER, &r, err);
     if (rc < 0)
