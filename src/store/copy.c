@@ -250,13 +250,13 @@ int store_copy(const char *path, const char *to, const struct store_copy_progres
 
 /* ---- going on behind a restore ---- */
 
-#define REVISIONS_A_SECOND 1000000
+#define REVISIONS_A_MS 1000
 #define REVISIONS_APART 1000000000
 
 int64_t store_revision_after_restore(const struct store_copy_info *copy, int64_t now_ms)
 {
-    int64_t seconds = MAX(now_ms, copy->newest_at_ms) / 1000 + 1;
-    return MAX(copy->rev + REVISIONS_APART, seconds * REVISIONS_A_SECOND);
+    int64_t ms = MAX(now_ms, copy->newest_at_ms) + 1;
+    return MAX(copy->rev + REVISIONS_APART, ms * REVISIONS_A_MS);
 }
 
 int store_forget_history(const char *path, int64_t rev, struct err *err)

@@ -31,7 +31,7 @@ int store_copy(const char *path, const char *to, const struct store_copy_progres
 int store_copy_check(const char *path, struct store_copy_info *ret, struct err *err) NODISCARD;
 
 /* The revision with which a store goes on that is put back now: greater than any that its earlier lives can have given out, whatever happened after the copy. One rule makes that so:
- * no life gives out a revision above its seconds since 1970 times a million. */
+ * no life gives out a revision above the milliseconds since 1970 times 1,000. */
 int64_t store_revision_after_restore(const struct store_copy_info *copy, int64_t now_ms);
 /* Makes the copy go on behind `rev`: all that is in it stays as it is, history ends, and whoever knows an earlier revision must list again (ERR_GONE). */
 int store_forget_history(const char *path, int64_t rev, struct err *err) NODISCARD;
