@@ -22,6 +22,7 @@ struct backup_progress {
 struct backup_options {
     const char *data, *file;
     const struct sealed_key *key;
+    bool root_key; /* making: with secrets/, where the root key of secrets lies unless another place is configured */
     struct backup_progress progress;
 };
 int backup_make(const struct backup_options *o, json_t **ret, struct err *err) NODISCARD;

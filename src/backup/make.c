@@ -167,12 +167,13 @@ static int make_once(struct making *m, int fd, char **ret_changed, struct err *e
     archive_writer_free(TAKE(m->writer));
     json_decref(m->manifest);
     m->manifest = new_manifest();
+    json_put(m->manifest, "rootKey", json_boolean(m->o->root_key));
     if (ftruncate(fd, 0) < 0 || lseek(fd, 0, SEEK_SET) < 0)
         return err_sys(err, errno, "%s.tmp", m->o->file);
     unlink(m->copy);
     int rc = archive_writer_new(fd, m->o->key, &m->writer, err);
     /* Keys that the store's objects are sealed with must be those of the same moment: files did not change from before the store was copied to after. */
-    if (rc < 0 || (rc = tree_read(m->o->data, &before, err)) < 0 || (rc = add_store(m, err)) < 0 || (rc = add_tree(m, &before, err)) < 0 || (rc = tree_read(m->o->data, &after, err)) < 0)
+    if (rc < 0 || (rc = tree_read(m->o->data, m->o->root_key, &before, err)) < 0 || (rc = add_store(m, err)) < 0 || (rc = add_tree(m, &before, err)) < 0 || (rc = tree_read(m->o->data, m->o->root_key, &after, err)) < 0)
         return rc;
     const char *changed = tree_difference(&before, &after);
     if (changed) {

@@ -22,28 +22,32 @@ static const char *const left_out[] = {
     "lost+found",
 };
 
-static bool is_left_out(const char *name, bool top)
+#define ROOT_KEY "secrets" /* kept apart, unless it is asked for: whoever has backup and key would have every secret */
+
+static bool is_left_out(const char *name, bool top, bool root_key)
 {
     for (size_t i = 0; top && i < ARRAY_LEN(left_out); i++)
         if (!strcmp(name, left_out[i]))
             return true;
     struct str s = str_of(name);
+    if (top && !root_key && !strcmp(name, ROOT_KEY))
+        return true;
     return (top && str_starts(s, STR("seki.db"))) || str_ends(s, STR(".lock")) || memmem(name, s.len, ".tmp-", 5); /* file_write()'s */
 }
 
-static int walk(struct tree *t, const char *dir, const char *below, int depth, struct err *err);
+static int walk(struct tree *t, const char *dir, const char *below, bool root_key, int depth, struct err *err);
 
-static int look_at(struct tree *t, const char *dir, const char *path, const char *name, int depth, struct err *err)
+static int look_at(struct tree *t, const char *dir, const char *path, const char *name, bool root_key, int depth, struct err *err)
 {
     char ledger[LEDGER_NAME_MAX];
     struct stat st;
     CLEANUP(mem_freep) char *full = xasprintf("%s/%s", dir, path);
-    if (is_left_out(name, depth == 0) || (str_starts(str_of(path), STR("ledger/")) && ledger_split_name(name, ledger)))
+    if (is_left_out(name, depth == 0, root_key) || (str_starts(str_of(path), STR("ledger/")) && ledger_split_name(name, ledger)))
         return 0;
     if (lstat(full, &st) < 0)
         return errno == ENOENT ? 0 : err_sys(err, errno, "%s", full);
     if (S_ISDIR(st.st_mode))
-        return walk(t, dir, path, depth + 1, err);
+        return walk(t, dir, path, root_key, depth + 1, err);
     if (S_ISLNK(st.st_mode))
         return err_set(err, ERR_INVALID, "%s is a link: it would not be in the backup; put the file itself there", full);
     if (!S_ISREG(st.st_mode))
@@ -54,7 +58,7 @@ static int look_at(struct tree *t, const char *dir, const char *path, const char
     return 0;
 }
 
-static int walk(struct tree *t, const char *dir, const char *below, int depth, struct err *err)
+static int walk(struct tree *t, const char *dir, const char *below, bool root_key, int depth, struct err *err)
 {
     CLEANUP(mem_freep) char *full = xasprintf("%s/%s", dir, below);
     int rc = 0;
@@ -67,7 +71,7 @@ static int walk(struct tree *t, const char *dir, const char *below, int depth, s
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
             continue;
         CLEANUP(mem_freep) char *path = *below ? xasprintf("%s/%s", below, e->d_name) : xstrdup(e->d_name);
-        rc = look_at(t, dir, path, e->d_name, depth, err);
+        rc = look_at(t, dir, path, e->d_name, root_key, depth, err);
     }
     closedir(d);
     return rc;
@@ -78,10 +82,10 @@ static int by_path(const void *a, const void *b)
     return strcmp(((const struct tree_file *)a)->path, ((const struct tree_file *)b)->path);
 }
 
-int tree_read(const char *dir, struct tree *ret, struct err *err)
+int tree_read(const char *dir, bool root_key, struct tree *ret, struct err *err)
 {
     struct tree t = {0};
-    int rc = walk(&t, dir, "", 0, err);
+    int rc = walk(&t, dir, "", root_key, 0, err);
     if (rc < 0) {
         tree_deinit(&t);
         return rc;

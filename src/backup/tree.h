@@ -15,7 +15,8 @@ struct tree {
     VEC(struct tree_file) files; /* in the order of their paths */
 };
 
-int tree_read(const char *dir, struct tree *ret, struct err *err) NODISCARD;
+/* root_key: with the directory of the key that all secrets hang on. */
+int tree_read(const char *dir, bool root_key, struct tree *ret, struct err *err) NODISCARD;
 void tree_deinit(struct tree *t); /* also for CLEANUP */
 /* NULL; or the path of the first file that is new, gone or changed. */
 const char *tree_difference(const struct tree *a, const struct tree *b);

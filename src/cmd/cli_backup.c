@@ -161,6 +161,7 @@ int cli_backup(struct cli *c)
         return rc;
     o.file = file;
     o.key = &key;
+    o.root_key = cli_switch(c, "--with-root-key");
     rc = backup_make(&o, &manifest, &err);
     mem_wipe(&key, sizeof(key));
     end_shown(&shown);
@@ -225,6 +226,7 @@ int cli_restore(struct cli *c)
         return failed("nothing was restored", &err);
     print_result(c, "is restored", file, manifest);
     if (!c->json)
-        printf("it lies in %s and goes on behind revision %lld; start sekid\n", o.data, (long long)json_int(manifest, "restored.revision", 0));
+        printf("it lies in %s and goes on behind revision %lld; %s\n", o.data, (long long)json_int(manifest, "restored.revision", 0),
+               json_flag(manifest, "rootKey", false) ? "start sekid" : "put your copy of the root key back (secrets/root.key in there, or where seki.conf says), then start sekid");
     return 0;
 }

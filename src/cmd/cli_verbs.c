@@ -115,6 +115,7 @@ static const struct cli_flag backup_flags[] = {
     {.name = "--key", .value = "FILE", .help = "the key that seals it; `seki backup keygen` makes one", .complete = "@file"},
     {.name = "--data", .value = "DIRECTORY", .help = "the data directory (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
     {.name = "--keep", .value = "N", .help = "in a directory of backups: remove all but the newest N"},
+    {.name = "--with-root-key", .help = "with secrets/root.key in it: then this key is all that guards secrets"},
     END,
 };
 static const struct cli_flag verify_flags[] = {

@@ -52,7 +52,7 @@ def backup(tmp_path_factory, key):
     with Cloud() as c:
         c.project("small")
         c.api("POST", "/api/v1/namespaces/small/configmaps", config_map("kept", canary="canary-in-the-store"))
-        run("backup", path, "--key", key, "--data", c.data)
+        run("backup", path, "--key", key, "--data", c.data, "--with-root-key")
         assert not (c.data / "run" / "backup").exists() and not path.with_suffix(".backup.tmp").exists()
     return path
 
@@ -122,12 +122,17 @@ def test_drill_backup_under_load_lost_machine_restore(own_cloud, key, tmp_path):
     for w in writers:
         w.join()
     cloud.process.wait()
-    # Only the file and the key are left.
+    # Only the file, its key and a copy of the root key are left.
+    root_key = (cloud.data / "secrets" / "root.key").read_bytes()
     assert file.stat().st_mode & 0o777 == 0o600 and b"canary" not in file.read_bytes()
     other = Cloud()
     said = run("restore", file, "--key", key, "--data", other.data).stdout
     assert "goes on behind revision" in said
     before_start = standing(other.data)
+    assert "root key" in said and not (other.data / "secrets").exists()
+    (other.data / "secrets").mkdir(mode=0o700)
+    (other.data / "secrets" / "root.key").write_bytes(root_key)
+    os.chmod(other.data / "secrets" / "root.key", 0o600)
     try:
         other.start()
         wait_for(lambda: other.gateway_status("/models", secret) == 200, what="the old key to be known")
@@ -180,7 +185,7 @@ def test_verify_and_what_is_in_it(backup, key, tmp_path):
     assert "is whole" in run("backup", "verify", backup, "--key", key).stdout
     manifest = json.loads(run("backup", "verify", backup, "--key", key, "-o", "json").stdout)
     paths = {f["path"] for f in manifest["files"]}
-    assert {"seki.db", "pki/ca.key", "pki/pepper", "ledger/audit.000001", "ledger/usage.000001"} <= paths
+    assert {"seki.db", "secrets/root.key", "pki/ca.key", "pki/pepper", "ledger/audit.000001", "ledger/usage.000001"} <= paths
     assert not [p for p in paths if p.startswith(("run/", "log/", "models/")) or p.endswith((".lock", "-wal"))]
     names = [e["name"] for e in manifest["ledgers"]]
     assert names.index("usage") < min(i for i, n in enumerate(names) if "-" in n)
