@@ -78,6 +78,10 @@ int cli_credential(struct cli *c);
 int cli_break_glass(struct cli *c);
 int cli_secrets_rotate(struct cli *c);
 int cli_secrets_status(struct cli *c);
+int cli_backup(struct cli *c);
+int cli_backup_keygen(struct cli *c);
+int cli_backup_verify(struct cli *c);
+int cli_restore(struct cli *c);
 int cli_completion(struct cli *c);
 int cli_version(struct cli *c);
 

@@ -15,19 +15,20 @@ static const struct cli_flag *find_flag(const struct cli *c, struct str name, ch
     return f || !c->verb ? f : find_in(c->verb->flags, name, letter);
 }
 
-/* The verb of the words so far. NULL when there is none, or when one more word is needed. */
+/* The verb of the words so far: of "backup" and "backup verify" the longer one. NULL when there is none, or when one more word is needed. */
 static const struct cli_verb *find_verb(struct cli *c)
 {
     const char *first = c->words.ptr[0], *second = c->words.len > 1 ? c->words.ptr[1] : NULL;
+    const struct cli_verb *found = NULL;
     for (size_t i = 0; i < cli_verb_count; i++) {
         struct str rest = str_of(cli_verbs[i].name), word;
         str_cut(&rest, ' ', &word);
-        if (!str_eqc(word, first) || (rest.len && (!second || !str_eqc(rest, second))))
+        if (!str_eqc(word, first) || (rest.len && (!second || !str_eqc(rest, second))) || (found && !rest.len))
             continue;
         c->next_word = rest.len ? 2 : 1;
-        return &cli_verbs[i];
+        found = &cli_verbs[i];
     }
-    return NULL;
+    return found;
 }
 
 static int take_value(struct cli *c, const struct cli_flag *f, const char *text)
@@ -111,7 +112,7 @@ int cli_parse(struct cli *c, char **argv, bool *ret_help)
             rc = take_short(c, argv, &i);
         } else {
             *VEC_PUSH(&c->words) = argv[i];
-            if (!c->verb)
+            if (!c->verb || c->words.len == 2)
                 c->verb = find_verb(c);
         }
         if (rc)

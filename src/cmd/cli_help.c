@@ -33,13 +33,6 @@ static void print_own_help(const struct cli_verb *v)
     print_flags(v->flags);
 }
 
-void cli_print_verb_help(const struct cli_verb *v)
-{
-    print_own_help(v);
-    puts("\nEverywhere:");
-    print_flags(cli_global_flags);
-}
-
 /* How many verbs begin with these words; with `print` their help. */
 static size_t verbs_of(const char *first, const char *second, bool print)
 {
@@ -65,6 +58,18 @@ bool cli_print_help_of(const char *first, const char *second)
     puts("\nEverywhere:");
     print_flags(cli_global_flags);
     return true;
+}
+
+/* Of "backup" also those of "backup verify". */
+void cli_print_verb_help(const struct cli_verb *v)
+{
+    if (!strchr(v->name, ' ')) {
+        (void)cli_print_help_of(v->name, NULL);
+        return;
+    }
+    print_own_help(v);
+    puts("\nEverywhere:");
+    print_flags(cli_global_flags);
 }
 
 /* The first words of verbs, each once; or with `first` the verbs of two words that begin with it: all of both words, or only the second. */
@@ -98,11 +103,13 @@ int cli_no_such_verb(const char *first, const char *second)
 static void print_words(const char *first)
 {
     const char *gap = "";
+    struct str last = STR_NULL;
     for (size_t i = 0; i < cli_verb_count; i++) {
         struct str rest = str_of(cli_verbs[i].name), word;
         str_cut(&rest, ' ', &word);
-        bool again = i && !first && str_starts(str_of(cli_verbs[i - 1].name), str_n(word.ptr, word.len + (rest.len > 0)));
-        if (again || (first && (!rest.len || !str_eqc(word, first))))
+        bool again = str_eq(word, last);
+        last = word;
+        if ((again && !first) || (first && (!rest.len || !str_eqc(word, first))))
             continue;
         printf("%s%.*s", gap, STR_ARG(first ? rest : word));
         gap = " ";

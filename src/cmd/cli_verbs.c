@@ -111,6 +111,23 @@ static const struct cli_flag rotate_flags[] = {
     END,
 };
 
+static const struct cli_flag backup_flags[] = {
+    {.name = "--key", .value = "FILE", .help = "the key that seals it; `seki backup keygen` makes one", .complete = "@file"},
+    {.name = "--data", .value = "DIRECTORY", .help = "the data directory (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
+    {.name = "--keep", .value = "N", .help = "in a directory of backups: remove all but the newest N"},
+    {.name = "--with-root-key", .help = "with secrets/root.key in it: then this key is all that guards secrets"},
+    END,
+};
+static const struct cli_flag verify_flags[] = {
+    {.name = "--key", .value = "FILE", .help = "the key that it was made with", .complete = "@file"},
+    END,
+};
+static const struct cli_flag restore_flags[] = {
+    {.name = "--key", .value = "FILE", .help = "the key that it was made with", .complete = "@file"},
+    {.name = "--data", .value = "DIRECTORY", .help = "where to: empty, or not there yet (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
+    END,
+};
+
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
      .args = "",
@@ -235,6 +252,26 @@ const struct cli_verb cli_verbs[] = {
      .help = "the keys that secrets are sealed with in the store, by tenant",
      .run = cli_secrets_status,
      .flags = secrets_flags},
+    {.name = "backup keygen", .args = "FILE", .help = "make the key that seals backups", .run = cli_backup_keygen, .complete = "@file"},
+    {.name = "backup verify", .args = "FILE", .help = "read a backup: whole, and with this key?", .run = cli_backup_verify, .flags = verify_flags, .complete = "@file"},
+    {.name = "backup",
+     .args = "FILE|DIRECTORY",
+     .help = "store, ledgers, keys: one sealed file, while sekid runs",
+     .more = "As the owner of the data directory, on its machine. In a DIRECTORY the file is named after the time.\n\n"
+             "  seki backup keygen backup.key\n"
+             "  seki backup seki.backup --key backup.key\n"
+             "  seki backup /var/backups/seki --key backup.key --keep 14\n",
+     .run = cli_backup,
+     .flags = backup_flags,
+     .complete = "@file"},
+    {.name = "restore",
+     .args = "FILE",
+     .help = "put a backup in place on an empty machine",
+     .more = "All is verified before anything is in place; what is there already is never written over.\n\n"
+             "  seki restore seki.backup --key backup.key --data /var/lib/seki\n",
+     .run = cli_restore,
+     .flags = restore_flags,
+     .complete = "@file"},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

@@ -1,4 +1,6 @@
 /* sekid: the daemon. main() reads the command line, loads the configuration and runs a role. */
+#include "backup/backup.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/manifests.h"
@@ -212,6 +214,9 @@ static int run(const struct command_line *cl, struct options *o, char **argv, st
 static int check(const struct command_line *cl, const struct options *o, struct err *err)
 {
     struct manifests m = {0};
+    CLEANUP(mem_freep) char *mark = xasprintf("%s/" RESTORE_MARK, o->data);
+    if (!cl->check_config && file_exists(mark))
+        return err_set(err, ERR_UNAVAILABLE, "%s holds a restore that was not finished: run seki restore again", o->data);
     if (!*o->manifests || (strcmp(cl->role, "all") != 0 && !cl->check_config))
         return 0;
     int rc = manifests_load_dir(o->manifests, &m, err);

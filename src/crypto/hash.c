@@ -18,6 +18,28 @@ void hash_sha256(struct str data, uint8_t ret[SHA256_BYTES])
         abort(); /* only without memory, or with a broken OpenSSL */
 }
 
+struct hash_stream *hash_stream_new(void)
+{
+    EVP_MD_CTX *md = EVP_MD_CTX_new();
+    if (!md || !EVP_DigestInit_ex(md, EVP_sha256(), NULL))
+        abort();
+    return (struct hash_stream *)md;
+}
+
+void hash_stream_add(struct hash_stream *h, struct str piece)
+{
+    if (piece.len && !EVP_DigestUpdate((EVP_MD_CTX *)h, piece.ptr, piece.len))
+        abort();
+}
+
+void hash_stream_end(struct hash_stream *h, uint8_t ret[SHA256_BYTES])
+{
+    unsigned len = 0;
+    if (h && !EVP_DigestFinal_ex((EVP_MD_CTX *)h, ret, &len))
+        abort();
+    EVP_MD_CTX_free((EVP_MD_CTX *)h);
+}
+
 void hash_hmac_sha256(struct str key, struct str data, uint8_t ret[SHA256_BYTES])
 {
     unsigned len = 0;

@@ -10,6 +10,11 @@
 #define SHA256_HEX_MAX 65
 
 void hash_sha256(struct str data, uint8_t ret[SHA256_BYTES]);
+/* Of what comes in pieces. hash_stream_end() frees it; with NULL it does nothing. */
+struct hash_stream;
+struct hash_stream *hash_stream_new(void);
+void hash_stream_add(struct hash_stream *h, struct str piece);
+void hash_stream_end(struct hash_stream *h, uint8_t ret[SHA256_BYTES]);
 void hash_hmac_sha256(struct str key, struct str data, uint8_t ret[SHA256_BYTES]);
 void hash_hex(const uint8_t *bytes, size_t len, char *text); /* 2 * len + 1 bytes */
 /* The reverse, of exactly len bytes. False: the text is something else; bytes may have changed. */

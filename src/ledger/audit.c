@@ -7,7 +7,7 @@
 #define AUDIT_BODY_MAX (64 * 1024)
 #define TEXT_MAX 512
 
-static const char *const type_names[] = {"write", "read", "token", "impersonation", "denied", "refused", "undone"};
+static const char *const type_names[] = {"write", "read", "token", "impersonation", "denied", "refused", "undone", "restored"};
 
 const char *audit_type_name(enum audit_type t)
 {

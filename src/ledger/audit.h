@@ -5,7 +5,8 @@
  * revision), count (how often the same happened within a second; absent: once).
  *
  * Types: write (durable before it is acknowledged; what could not be committed after all has an "undone" behind it), read (of secret fields), token (issued, or
- * seen for the first time), impersonation, denied (401, 403), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record).
+ * seen for the first time), impersonation, denied (401, 403), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
+ * restored (the store was put back from a backup: it is as of revision last_rev, and goes on behind rev).
  */
 #ifndef SEKI_LEDGER_AUDIT_H
 #define SEKI_LEDGER_AUDIT_H
@@ -19,7 +20,7 @@
 #define AUDIT_RECORD_VERSION 1
 #define AUDIT_GROUPS_MAX 24
 
-enum audit_type { AUDIT_WRITE, AUDIT_READ, AUDIT_TOKEN, AUDIT_IMPERSONATION, AUDIT_DENIED, AUDIT_REFUSED, AUDIT_UNDONE };
+enum audit_type { AUDIT_WRITE, AUDIT_READ, AUDIT_TOKEN, AUDIT_IMPERSONATION, AUDIT_DENIED, AUDIT_REFUSED, AUDIT_UNDONE, AUDIT_RESTORED };
 
 struct audit_event {
     enum audit_type type;

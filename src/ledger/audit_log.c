@@ -511,6 +511,48 @@ int audit_log_settle(struct audit_log *l, int64_t store_rev, struct err *err)
     return rc;
 }
 
+static int append_event(struct ledger *l, const struct audit_event *e, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    sbuf_init(&body, LEDGER_BODY_MAX);
+    audit_encode(e, &body);
+    return ledger_append(l, clock_wall_ms(), AUDIT_RECORD_VERSION, sbuf_str(&body), NULL, err);
+}
+
+static int find_last_write(const char *dir, int64_t *ret, struct err *err)
+{
+    struct ledger_reader *r;
+    struct collecting none = {0};
+    struct looking x = {0, &none};
+    int rc = ledger_reader_open(dir, AUDIT_LEDGER, &r, err);
+    if (rc < 0)
+        return rc;
+    rc = ledger_read(r, 0, look_at, &x, err);
+    ledger_reader_close(r);
+    *ret = x.last;
+    return rc;
+}
+
+int audit_log_restored(const char *dir, int64_t store_rev, int64_t next_rev, const char *user, const char *backup, struct err *err)
+{
+    struct ledger_options o = {.dir = dir, .name = AUDIT_LEDGER, .kind = LEDGER_AUDIT};
+    struct ledger *l;
+    int64_t last;
+    int rc = find_last_write(dir, &last, err);
+    if (rc == 0)
+        rc = ledger_open(&o, &l, err);
+    if (rc < 0)
+        return rc;
+    if (last > store_rev)
+        rc = append_event(l, &(struct audit_event){.type = AUDIT_UNDONE, .rev = store_rev + 1, .last_rev = last}, err);
+    if (rc == 0)
+        rc = append_event(l, &(struct audit_event){.type = AUDIT_RESTORED, .user = str_of(user), .name = str_of(backup), .rev = next_rev, .last_rev = store_rev}, err);
+    if (rc == 0)
+        rc = ledger_sync(l, err);
+    ledger_close(l);
+    return rc;
+}
+
 /* What is in it already: the last write that stands, and how far the other journal was copied. */
 static int look_back(struct audit_log *l, struct err *err)
 {

@@ -29,6 +29,10 @@ const struct store_journal *audit_log_journal(struct audit_log *l);
 /* Once, when the store is open: records of revisions that it does not have are said to be undone. */
 int audit_log_settle(struct audit_log *l, int64_t store_rev, struct err *err) NODISCARD;
 
+/* For a store that was put back from a backup, before a control runs on it: the writes behind store_rev are said to be undone, and a record tells that it goes on behind
+ * next_rev, who did it, and which backup it was. Where there is no ledger one is begun. */
+int audit_log_restored(const char *dir, int64_t store_rev, int64_t next_rev, const char *user, const char *backup, struct err *err) NODISCARD;
+
 void audit_log_add(struct audit_log *l, const struct audit_event *e);
 /* done(arg) on the loop's thread; code 0: durable. */
 struct audit_wait {

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "store/copy.h"
 #include "store/internal.h"
 
 #include <errno.h>
@@ -18,12 +19,13 @@
 #include <sqlite3.h>
 #include <unistd.h>
 
-#define FORMAT_VERSION 2
 #define PROBE_EVERY_MS 1000
 #define PROBE_BYTES_MIN (64u * 1024)
 #define PROBE_BYTES_MAX (4u * 1024 * 1024)
 #define PROBE_ROW 0              /* rows of the log count from 1 */
 #define CHECKPOINT_PAGES 4000    /* of the write-ahead log */
+#define HELD_PAGES_MAX 256000    /* so far a log grows because somebody copies it */
+#define HELD_RETRY_MS 1000
 #define AT_MS_MAX (INT64_C(1) << 52)
 #define TIDY_PAGES 64            /* given back in one step */
 #define TIDY_MIN_PAGES 1024      /* free pages that are kept for what comes */
@@ -41,7 +43,7 @@ struct sqlite {
     const struct store_journal *journal; /* or NULL */
     sqlite3 *db;
     sqlite3_stmt *insert, *forget, *set_meta, *begin, *commit, *rollback, *ballast, *free_pages, *all_pages, *tidy;
-    int lock_fd;
+    int lock_fd, hold_fd;
 
     pthread_t thread;
     pthread_mutex_t lock;
@@ -58,6 +60,7 @@ struct sqlite {
     size_t probe_bytes;      /* as much as could not be written */
     int wal_pages;
     bool untidy;
+    uint64_t house_at_ms;    /* housekeeping waits until then: somebody copies the files */
 };
 
 /* A batch on its way back to the loop. */
@@ -258,17 +261,33 @@ static void cut_log(struct sqlite *q)
         set_trouble(q, &err, 0);
 }
 
+/* While somebody copies the files the log is not written back: then it would be begun anew. */
+static bool put_off(struct sqlite *q)
+{
+    if (q->wal_pages >= HELD_PAGES_MAX || !store_is_held(q->hold_fd))
+        return false;
+    q->house_at_ms = real_mono_ms() + HELD_RETRY_MS;
+    return true;
+}
+
 static void keep_house(struct sqlite *q)
 {
     struct err err = ERR_INIT;
+    if (put_off(q))
+        return;
     /* The file shrinks when the log is written back. */
     if ((q->wal_pages >= CHECKPOINT_PAGES || tidy(q)) && checkpoint(q, SQLITE_CHECKPOINT_PASSIVE, &err) < 0)
         set_trouble(q, &err, 0); /* writes still go to the log, but that is not to last */
 }
 
-static bool house_calls(const struct sqlite *q)
+static bool house_waits(const struct sqlite *q)
 {
     return !q->trouble.code && (q->scrub_asked || q->untidy || q->wal_pages >= CHECKPOINT_PAGES);
+}
+
+static bool house_calls(const struct sqlite *q)
+{
+    return house_waits(q) && (!q->house_at_ms || real_mono_ms() >= q->house_at_ms);
 }
 
 static bool probe_due(const struct sqlite *q)
@@ -285,11 +304,12 @@ static bool has_work(const struct sqlite *q)
 static void wait_for_work(struct sqlite *q)
 {
     while (!q->stop && (q->failed || (!has_work(q) && !house_calls(q) && !probe_due(q)))) {
-        if (q->failed || !q->trouble.code) {
+        uint64_t at_ms = q->trouble.code ? q->probe_at_ms : house_waits(q) ? q->house_at_ms : 0;
+        if (q->failed || !at_ms) {
             pthread_cond_wait(&q->wake, &q->lock);
             continue;
         }
-        struct timespec until = {.tv_sec = (time_t)(q->probe_at_ms / 1000), .tv_nsec = (long)(q->probe_at_ms % 1000) * 1000000};
+        struct timespec until = {.tv_sec = (time_t)(at_ms / 1000), .tv_nsec = (long)(at_ms % 1000) * 1000000};
         pthread_cond_timedwait(&q->wake, &q->lock, &until);
     }
 }
@@ -332,9 +352,9 @@ static void turn(struct sqlite *q)
     struct forget_list forgets = STAILQ_HEAD_INITIALIZER(forgets);
     struct err err = ERR_INIT;
     int told = q->trouble.code;
-    bool overdue = !told && q->wal_pages >= CHECKPOINT_PAGES; /* after the answers of the last turn, before the next */
+    bool overdue = !told && q->wal_pages >= CHECKPOINT_PAGES && house_calls(q); /* after the answers of the last turn, before the next */
     bool work = !overdue && has_work(q);
-    bool cut = q->scrub_asked && !overdue && !work && !told;
+    bool cut = q->scrub_asked && !overdue && !work && !told && house_calls(q) && !put_off(q);
     q->scrub_asked = q->scrub_asked && !cut;
     if (work) {
         STAILQ_CONCAT(&list, &q->queue);
@@ -443,6 +463,7 @@ static void db_close(struct sqlite *q)
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         sqlite3_finalize(all[i]);
     sqlite3_close(q->db); /* writes the log back; if that fails, opening does */
+    file_closep(&q->hold_fd);
     file_closep(&q->lock_fd);
     pthread_mutex_destroy(&q->lock);
     pthread_cond_destroy(&q->wake);
@@ -485,7 +506,7 @@ static int query_int(struct sqlite *q, const char *sql, int64_t *ret, struct err
 }
 
 /* Steps from one format to the next; the number of steps done is the file's user_version. */
-static const char *const migrations[FORMAT_VERSION] = {
+static const char *const migrations[STORE_FORMAT_VERSION] = {
     "CREATE TABLE log (id INTEGER PRIMARY KEY, rev INTEGER NOT NULL, created INTEGER NOT NULL, at_ms INTEGER NOT NULL,"
     " key BLOB NOT NULL, value BLOB) STRICT;"
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
@@ -500,8 +521,8 @@ static int check_version(struct sqlite *q, const char *path, struct err *err)
         return rc;
     if (version < 0)
         return err_set(err, ERR_CORRUPT, "%s: format %lld", path, (long long)version);
-    if (version > FORMAT_VERSION)
-        return err_set(err, ERR_INVALID, "%s was written by a newer release (format %lld, this one knows %d)", path, (long long)version, FORMAT_VERSION);
+    if (version > STORE_FORMAT_VERSION)
+        return err_set(err, ERR_INVALID, "%s was written by a newer release (format %lld, this one knows %d)", path, (long long)version, STORE_FORMAT_VERSION);
     return 0;
 }
 
@@ -509,7 +530,7 @@ static int migrate(struct sqlite *q, struct err *err)
 {
     int64_t version = 0;
     int rc = query_int(q, "PRAGMA user_version", &version, err);
-    for (; rc == 0 && version < FORMAT_VERSION; version++) {
+    for (; rc == 0 && version < STORE_FORMAT_VERSION; version++) {
         CLEANUP(mem_freep) char *sql = xasprintf("BEGIN; %s PRAGMA user_version = %lld; COMMIT;", migrations[version], (long long)version + 1);
         rc = exec(q, sql, err);
     }
@@ -627,6 +648,7 @@ static int open_db(struct sqlite *q, const struct store_options *o, struct err *
         return err_set(err, ERR_BUSY, "%s is in use by another process", o->path);
     if (rc < 0 || (rc = make_private(o->path, err)) < 0)
         return rc;
+    q->hold_fd = store_hold_open(o->path); /* without it nothing is put off, and a copier notices that */
     rc = sqlite3_open_v2(o->path, &q->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, o->vfs);
     if (rc != SQLITE_OK)
         return sql_error(q, rc, err, o->path);
@@ -642,7 +664,7 @@ static int open_db(struct sqlite *q, const struct store_options *o, struct err *
 static struct sqlite *sqlite_new(void)
 {
     struct sqlite *q = XNEW(struct sqlite);
-    q->lock_fd = -1;
+    q->lock_fd = q->hold_fd = -1;
     STAILQ_INIT(&q->queue);
     STAILQ_INIT(&q->forgets);
     pthread_mutex_init(&q->lock, NULL);
