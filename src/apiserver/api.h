@@ -289,6 +289,7 @@ int flow_check_answer(const struct flow_control *fc, const struct api_request *q
 int flow_check_write(const struct flow_control *fc, const struct api_request *q, struct err *err) NODISCARD;
 void flow_write_begins(struct flow_control *fc, struct api_request *q);
 void flow_write_ends(struct flow_control *fc, struct api_request *q);
+size_t flow_writes(const struct flow_control *fc); /* that have begun and not ended */
 
 /* ---- shape.c: objects as a client asked to see them ---- */
 /* What q asks for fits a list (is_list) or a single object; ERR_NOT_ACCEPTABLE, and ERR_BAD_REQUEST for a bad includeObject. */

@@ -43,6 +43,7 @@ int apiserver_start(struct loop *l, struct store *s, const struct apiserver_opti
 void apiserver_addr(const struct apiserver *a, struct net_addr *ret);
 /* Ends watches, takes no new connections, fails /readyz, lets running requests end; then done. */
 void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg);
+/* Runs the loop until accepted writes are answered: whoever began one may be gone, but its end comes back here. Before store_close(). */
 void apiserver_free(struct apiserver *a);
 /* The issuers were configured anew: watches of people who came by one end, and whoever is still known takes his up again. */
 void apiserver_issuers_changed(struct apiserver *a);

@@ -307,6 +307,11 @@ void flow_write_begins(struct flow_control *fc, struct api_request *q)
     }
 }
 
+size_t flow_writes(const struct flow_control *fc)
+{
+    return (size_t)fc->writes;
+}
+
 void flow_write_ends(struct flow_control *fc, struct api_request *q)
 {
     fc->writes--;

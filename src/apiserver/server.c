@@ -14,6 +14,7 @@
 #define CONNECTIONS_MAX 20000
 #define STRANGERS_BODY_MAX ((size_t)256 * 1024) /* of a request whose sender is not known until keys have come */
 #define COMPRESS_MIN_BYTES (128 * 1024) /* as kube-apiserver has it: below, the time costs more than the bytes */
+#define FREE_WAIT_MS 10000u
 #define METRICS_MAX (16u * 1024 * 1024)
 
 /* ---- health and version: no resources ---- */
@@ -465,6 +466,15 @@ void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg)
     http_server_drain(a->http, done, arg);
 }
 
+/* Their callbacks lead to the server. False: the disk hangs. */
+static bool await_writes(struct apiserver *s)
+{
+    uint64_t end = clock_mono_ms() + FREE_WAIT_MS;
+    while (flow_writes(s->flow) && clock_mono_ms() < end)
+        loop_run_once(s->loop, 20);
+    return !flow_writes(s->flow);
+}
+
 void apiserver_free(struct apiserver *a)
 {
     if (!a)
@@ -478,6 +488,10 @@ void apiserver_free(struct apiserver *a)
     standing_stop(a);
     revoked_stop(a);
     reseal_stop(a);
+    if (!await_writes(a)) {
+        log_error("writes are still on their way to the disk; the API's memory is left to them");
+        return;
+    }
     keyring_free(a->keyring);
     flow_free_all(a->flow);
     rbac_free(a->rbac);
