@@ -250,6 +250,10 @@ void api_forbid_as(struct api_request *q, const struct rbac_request *r);
 /* Likewise, with a reason of its own. */
 void api_forbid_because(struct api_request *q, struct str why);
 
+/* The version that q starts from: a write from the latest that was accepted, so that it queues behind others; what only looks (reads, dry runs) from the latest that is durable, as
+ * what it shows must not be undone. NULL: there is none. Borrowed for this turn. */
+struct store_value *api_start(struct api_request *q, struct str key);
+
 /* One write on its way to the disk, answered when it is there. */
 enum write_answer { ANSWER_OBJECT, ANSWER_SCALE, ANSWER_STATUS };
 struct api_write {

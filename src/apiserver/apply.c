@@ -179,7 +179,7 @@ void api_apply(struct api_request *q)
     if (!doc || check_document(q, doc, &err) < 0)
         goto fail;
     w.applied = managed_applied(q->kind, q->sub, q->arena, doc);
-    struct store_value *v = store_get_pending(q->server->store, sbuf_str(&key));
+    struct store_value *v = api_start(q, sbuf_str(&key));
     if (v) {
         apply_over(&w, v, doc, force);
     } else if (*q->sub) {

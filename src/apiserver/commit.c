@@ -90,6 +90,11 @@ static void conflict(struct api_request *q, int code, const struct err *err)
         api_fail(q, err);
 }
 
+struct store_value *api_start(struct api_request *q, struct str key)
+{
+    return q->dry_run || !strcmp(q->verb, "get") ? store_get(q->server->store, key) : store_get_pending(q->server->store, key);
+}
+
 /* The operations of a write: its own, and one for each object that is made with it. */
 struct batch {
     struct store_op *ops;

@@ -110,7 +110,7 @@ void api_delete(struct api_request *q)
     }
     sbuf_init(&key, 1024);
     object_key(q->kind, q->ns, q->name, &key);
-    struct store_value *v = store_get_pending(q->server->store, sbuf_str(&key));
+    struct store_value *v = api_start(q, sbuf_str(&key));
     if (!v) {
         api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
         return;

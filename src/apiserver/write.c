@@ -174,13 +174,13 @@ static int add_companions(struct api_write *w, struct err *err)
     return rc;
 }
 
-/* The latest accepted version of what the request names; NULL: it is not there. */
-static struct store_value *pending(struct api_request *q)
+/* What a write to what the request names starts from; NULL: it is not there. */
+static struct store_value *start_of(struct api_request *q)
 {
     CLEANUP(sbuf_deinit) struct sbuf key = {0};
     sbuf_init(&key, 1024);
     object_key(q->kind, q->ns, q->name, &key);
-    return store_get_pending(q->server->store, sbuf_str(&key));
+    return api_start(q, sbuf_str(&key));
 }
 
 void api_write_create(struct api_write *w)
@@ -203,7 +203,7 @@ void api_write_create(struct api_write *w)
         api_write_drop(w);
     } else if (!q->dry_run) {
         api_write_commit(w, false, 0);
-    } else if (pending(q)) { /* of a real one the store would say so */
+    } else if (start_of(q)) { /* of a real one the store would say so */
         api_fail_code(q, ERR_EXISTS, "%s \"%s\" already exists", api_resource_text(q), q->name);
         api_write_drop(w);
     } else {
@@ -225,9 +225,9 @@ void api_create(struct api_request *q)
 
 /* ---- update ---- */
 
-static struct store_value *find_pending(struct api_request *q)
+static struct store_value *find_start(struct api_request *q)
 {
-    struct store_value *v = pending(q);
+    struct store_value *v = start_of(q);
     if (!v)
         api_fail_code(q, ERR_NOT_FOUND, "%s \"%s\" not found", api_resource_text(q), q->name);
     return v;
@@ -310,7 +310,7 @@ void api_update(struct api_request *q)
         api_fail(q, &err);
         return;
     }
-    struct store_value *v = find_pending(q);
+    struct store_value *v = find_start(q);
     if (v)
         api_write_update(&w, v);
     else
@@ -376,7 +376,7 @@ void api_patch(struct api_request *q)
         api_fail(q, &err);
         return;
     }
-    struct store_value *v = find_pending(q);
+    struct store_value *v = find_start(q);
     if (!v)
         return;
     JSON_AUTO old_obj = object_copy_as(q->kind, v);
@@ -410,7 +410,11 @@ void api_scale(struct api_request *q)
 {
     struct err err = ERR_INIT;
     struct api_write w = {.q = q, .http_status = 200, .answer = ANSWER_SCALE};
-    struct store_value *v = find_pending(q);
+    if (api_read_dry_run(q, &err) < 0) {
+        api_fail(q, &err);
+        return;
+    }
+    struct store_value *v = find_start(q);
     if (!v)
         return;
     JSON_AUTO old_obj = object_of(v);
@@ -420,7 +424,7 @@ void api_scale(struct api_request *q)
     }
     JSON_AUTO old_scale = scale_of(old_obj);
     JSON_AUTO scale = !strcmp(q->verb, "patch") ? patched(q, old_scale, &err) : take_body(q, &err);
-    if (scale && api_read_dry_run(q, &err) == 0 && api_read_manager(q, &w.manager, &err) == 0) {
+    if (scale && api_read_manager(q, &w.manager, &err) == 0) {
         const json_t *replicas = json_at(scale, "spec.replicas"), *rv = json_at(scale, "metadata.resourceVersion");
         if (!json_is_integer(replicas))
             err_field(&err, ERR_BAD_REQUEST, "spec.replicas", "a Scale has spec.replicas, a number");

@@ -165,3 +165,59 @@ def test_options_of_other_types(cloud, project, body):
     cloud.api("POST", maps(project), config_map("old"))
     assert refused(400, cloud, "DELETE", maps(project, "old"), options(**body) if isinstance(body, dict) else body)["reason"] == "BadRequest"
     assert cloud.api("GET", maps(project, "old"))
+
+
+def test_a_dry_run_shows_nothing_that_may_yet_be_undone(cloud, project):
+    """What a dry run starts from is what a read shows: never a version that is on its way to the disk. Else a read after it would go back in time."""
+    import threading
+    path = f"/api/v1/namespaces/{project}/configmaps"
+    cloud.api("POST", path, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "d"}, "data": {"n": "0"}})
+    stop = threading.Event()
+
+    def write():
+        n = 0
+        while not stop.is_set():
+            n += 1
+            cloud.api("PATCH", f"{path}/d", {"data": {"n": str(n)}}, content_type="application/merge-patch+json")
+    writers = [threading.Thread(target=write) for _ in range(3)]
+    for w in writers:
+        w.start()
+    try:
+        tries = [("PATCH", "application/merge-patch+json", {"data": {"x": "y"}}),
+                 ("PATCH", "application/apply-patch+yaml", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "d"}, "data": {"x": "y"}}),
+                 ("PUT", "application/json", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "d"}, "data": {"x": "y"}})]
+        with api_connection(cloud) as ask:
+            for i in range(240):
+                method, content_type, body = tries[i % len(tries)]
+                dry = ask(method, f"{path}/d?dryRun=All&fieldManager=dry&force=true" if "apply" in content_type else f"{path}/d?dryRun=All", body, content_type)
+                now = ask("GET", f"{path}/d")
+                assert int(now["metadata"]["resourceVersion"]) >= int(dry["metadata"]["resourceVersion"]), (method, content_type)
+    finally:
+        stop.set()
+        for w in writers:
+            w.join()
+
+
+class api_connection:
+    """Requests as admin on one kept connection."""
+
+    def __init__(self, cloud):
+        import http.client
+        import ssl
+        context = ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
+        context.load_cert_chain(str(cloud.data / "pki" / "admin.crt"), str(cloud.data / "pki" / "admin.key"))
+        host, port = cloud.address("api").rsplit(":", 1)
+        self.connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
+
+    def __enter__(self):
+        def ask(method, path, body=None, content_type="application/json"):
+            import json
+            self.connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": content_type, "Accept": "application/json"})
+            answer = self.connection.getresponse()
+            text = answer.read()
+            assert answer.status == 200, text
+            return json.loads(text)
+        return ask
+
+    def __exit__(self, *_):
+        self.connection.close()
