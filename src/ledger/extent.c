@@ -68,7 +68,7 @@ int ledger_extent_find(const char *dir, const char *name, struct ledger_extent *
     for (unsigned n = first; rc == 0 && n <= last; n++) {
         char path[LEDGER_PATH_MAX];
         struct ledger_extent_file f = {.number = n};
-        off_t behind;
+        off_t behind = 0;
         ledger_path(dir, name, n, path);
         rc = measure(path, n == first, &e, &pos, &f, &behind, err);
         if (rc == 0 && n < last && (behind || !f.bytes))
