@@ -1,5 +1,6 @@
 """Fixtures for the end-to-end tests. `cloud` is shared by a module's tests; a test that kills or fills things starts its own with `own_cloud`."""
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,8 @@ from cloud import Cloud  # noqa: E402
 
 
 def pytest_configure(config):
+    # A shell starts what it puts into the background with SIGINT ignored, and children inherit that: Ctrl-C must work in those that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "full: long; runs in make test-full only")
     config.addinivalue_line("markers", "threads: runs against a build with ThreadSanitizer too")
 

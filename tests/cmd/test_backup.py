@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cloud import SEKI, ApiError, Cloud, wait_for
+from cloud import SEKI, SEKID, ApiError, Cloud, wait_for
 
 
 def run(*args, check=True):
@@ -122,6 +122,8 @@ def test_drill_backup_under_load_lost_machine_restore(own_cloud, key, tmp_path):
     for w in writers:
         w.join()
     cloud.process.wait()
+    run_sekid = subprocess.run([str(SEKID), f"--data={cloud.data}", "--stop-engines"], capture_output=True, text=True, timeout=60)  # they died with the machine
+    assert run_sekid.returncode == 0, run_sekid
     # Only the file, its key and a copy of the root key are left.
     root_key = (cloud.data / "secrets" / "root.key").read_bytes()
     assert file.stat().st_mode & 0o777 == 0o600 and b"canary" not in file.read_bytes()
