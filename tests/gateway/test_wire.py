@@ -138,11 +138,14 @@ def test_response(wired, case):
 
 
 def test_late_bytes_are_nobody_s_answer(wired):
-    """An engine that sends a second answer after the first: the next client does not get it."""
+    """An engine that sends a second answer after the first: the next client does not get it. What comes only after the next request is on its way cannot be told from its answer,
+    by anyone: the next client asks when the second answer is there."""
     wired.upstream.script = [answer(), answer(b'{"choices":[],"EVIL":1}')]
     for _ in range(20):
+        played = wired.upstream.played
         got = ask(wired, "POST /v1/chat/completions", CHAT)
         assert got.status == 200 and b"EVIL" not in got.body
+        wired.upstream.wait(lambda: wired.upstream.played == played + 2, "the second answer")
     wired.upstream.script = [answer()]
 
 

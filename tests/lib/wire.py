@@ -237,7 +237,9 @@ class Upstream:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 return False
             sock.sendall(step)
-            self.played += 1
+            with self.changed:
+                self.played += 1
+                self.changed.notify_all()
         return True
 
     def wait(self, condition, what):
