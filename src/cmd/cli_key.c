@@ -39,13 +39,34 @@ static int create_failed(struct cli *c, const char *name, const struct err *err)
     return 1;
 }
 
+static const struct {
+    const char *flag, *path;
+} rate_flags[] = {{"--requests-per-minute", "spec.limits.requestsPerMinute"},
+                  {"--tokens-per-minute", "spec.limits.tokensPerMinute"},
+                  {"--concurrent-requests", "spec.limits.concurrentRequests"}};
+
+/* 0, or the exit status. */
+static int take_rates(struct cli *c, int64_t ret[ARRAY_LEN(rate_flags)])
+{
+    for (size_t i = 0; i < ARRAY_LEN(rate_flags); i++) {
+        const char *text = cli_flag(c, rate_flags[i].flag);
+        ret[i] = 0;
+        if (text && str_to_i64(str_of(text), 1, INT64_MAX, &ret[i]) < 0)
+            return cli_usage_error("%s=%s: expected a number from 1 on", rate_flags[i].flag, text);
+    }
+    return 0;
+}
+
 int cli_key_create(struct cli *c)
 {
+    int64_t rates[ARRAY_LEN(rate_flags)];
     const char *expires = cli_flag(c, "--expires"), *endpoint;
     bool quiet = cli_switch(c, "--quiet");
     JSON_AUTO endpoints = json_array();
     while ((endpoint = cli_flag(c, "--endpoint")))
         json_array_append_new(endpoints, json_string(endpoint));
+    if (take_rates(c, rates))
+        return 2;
     const char *name = cli_word(c);
     if (!name)
         return cli_usage_error("expected the key's NAME");
@@ -60,6 +81,9 @@ int cli_key_create(struct cli *c)
     JSON_AUTO ret = NULL;
     if (json_array_size(endpoints))
         json_put(obj, "spec.endpoints", json_incref(endpoints));
+    for (size_t i = 0; i < ARRAY_LEN(rates); i++)
+        if (rates[i])
+            json_put_int(obj, rate_flags[i].path, rates[i]);
     if (expires) {
         char text[CLOCK_TEXT_MAX];
         clock_format(clock_wall_ms() + life_ms, text);

@@ -1,4 +1,5 @@
 /* Answers that the gateway makes itself: errors in OpenAI's shape, the list of models. */
+#include "base/clock.h"
 #include "gateway/internal.h"
 
 #define ERROR_MAX (16 * 1024)
@@ -57,6 +58,77 @@ void answer_server_error(void *ctx, int status, const char *msg, const char *req
     *ret_type = JSON_TYPE;
     answer_error_body(out, status >= 500 ? "server_error" : "invalid_request_error", status == 413 ? "request_too_large" : NULL, NULL, str_of(msg), request_id);
 }
+
+/* ---- limits ---- */
+
+/* As OpenAI writes it: "17ms", "1.5s", "2m30s". */
+static const char *duration_text(struct arena *a, uint64_t ns)
+{
+    uint64_t ms = (ns + 999999) / 1000000;
+    if (ms < 1000)
+        return arena_printf(a, "%llums", (unsigned long long)ms);
+    if (ms < 60000)
+        return arena_printf(a, "%llu.%llus", (unsigned long long)ms / 1000, (unsigned long long)ms % 1000 / 100);
+    return arena_printf(a, "%llum%llus", (unsigned long long)ms / 60000, (unsigned long long)ms % 60000 / 1000);
+}
+
+size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct http_out_header ret[LIMIT_HEADERS_MAX])
+{
+    static const char *const names[][3] = {{"x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"},
+                                           {"x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"}};
+    static const enum limit_unit units[] = {LIMIT_REQUESTS, LIMIT_TOKENS};
+    struct limit_state s;
+    size_t n = 0;
+    uint64_t now_ns = clock_mono_ns();
+    for (size_t i = 0; i < ARRAY_LEN(units); i++) {
+        if (!limit_state(limits, units[i], now_ns, &s))
+            continue;
+        ret[n++] = (struct http_out_header){names[i][0], str_of(arena_printf(a, "%lld", (long long)s.max))};
+        ret[n++] = (struct http_out_header){names[i][1], str_of(arena_printf(a, "%lld", (long long)s.left))};
+        ret[n++] = (struct http_out_header){names[i][2], str_of(duration_text(a, s.reset_ns))};
+    }
+    return n;
+}
+
+/* Whose limit it is, and who can change it. */
+static const char *limit_owner(struct arena *a, const struct snap_key *k, enum limit_scope scope)
+{
+    if (scope == LIMIT_KEY)
+        return arena_printf(a, "API key `%s`", k->name);
+    return scope == LIMIT_PROJECT ? arena_printf(a, "project `%s`", k->project) : arena_printf(a, "tenant `%s`", k->tenant);
+}
+
+static const char *limited_message(struct http_request *r, const struct snap_key *k, const struct limit_refusal *why)
+{
+    static const char *const ask[] = {"whoever made the key", "the project's admin", "the operator of this cloud"};
+    const char *owner = limit_owner(r->arena, k, why->scope);
+    if (why->unit == LIMIT_CONCURRENT)
+        return arena_printf(r->arena, "Rate limit reached for %s: %lld requests may run at the same time, and do. Try again when one has ended; %s can change the limit.", owner,
+                            (long long)why->max, ask[why->scope]);
+    if (!why->retry_ns)
+        return arena_printf(r->arena, "Request too large for %s: it may use %lld tokens a minute, and this request needs %lld. Shorten the prompt, or have %s raise the limit.", owner,
+                            (long long)why->max, (long long)why->wanted, ask[why->scope]);
+    return arena_printf(r->arena, "Rate limit reached for %s on %s a minute: limit %lld, left %lld, requested %lld. Try again in %s; %s can change the limit.", owner,
+                        limit_unit_text(why->unit), (long long)why->max, (long long)why->left, (long long)why->wanted, duration_text(r->arena, why->retry_ns), ask[why->scope]);
+}
+
+void answer_limited(struct http_request *r, const struct snap_key *k, const struct limit_refusal *why)
+{
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    struct http_out_header headers[LIMIT_HEADERS_MAX + 2];
+    size_t n = answer_limit_headers(r->arena, k->limits, headers);
+    if (why->retry_ns) {
+        headers[n++] = (struct http_out_header){"Retry-After", str_of(arena_printf(r->arena, "%llu", (unsigned long long)(why->retry_ns + 999999999) / 1000000000))};
+        headers[n++] = (struct http_out_header){"retry-after-ms", str_of(arena_printf(r->arena, "%llu", (unsigned long long)(why->retry_ns + 999999) / 1000000))};
+    } else {
+        headers[n++] = (struct http_out_header){"x-should-retry", STR("false")};
+    }
+    sbuf_init(&body, ERROR_MAX);
+    answer_error_body(&body, why->unit == LIMIT_TOKENS ? "tokens" : "requests", "rate_limit_exceeded", NULL, str_of(limited_message(r, k, why)), r->id);
+    http_respond(r, 429, JSON_TYPE, headers, n, sbuf_str(&body));
+}
+
+/* ---- models ---- */
 
 static void add_model(struct sbuf *out, const struct snap_endpoint *e)
 {

@@ -1,6 +1,6 @@
 #include "gateway/body.h"
 
-enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_COUNT };
+enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_N, AT_COUNT };
 
 static bool absent(const struct span *s)
 {
@@ -12,9 +12,20 @@ static bool is_bool(const struct span *s)
     return s->type == SPAN_TRUE || s->type == SPAN_FALSE;
 }
 
+/* What the client lets the engine make. Odd values are for the engine to judge. */
+static int64_t max_tokens(const struct span *at)
+{
+    int64_t most = 0, n = 1;
+    if (!span_int(&at[AT_MAX_COMPLETION], &most) && !span_int(&at[AT_MAX_TOKENS], &most))
+        return 0;
+    if (!span_int(&at[AT_N], &n) || n < 1 || n > 1000)
+        n = 1;
+    return most < 1 ? 0 : MIN(most, (int64_t)1000000000) * n;
+}
+
 int request_body_read(struct str text, const char *prompt, struct request_body *ret, struct err *err)
 {
-    const char *const paths[AT_COUNT] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt};
+    const char *const paths[AT_COUNT] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "n"};
     struct span at[AT_COUNT];
     if (!str_trim(text).len)
         return err_set(err, ERR_BAD_REQUEST, "the body is empty; expected a JSON object with \"model\" and \"%s\"", prompt);
@@ -38,6 +49,7 @@ int request_body_read(struct str text, const char *prompt, struct request_body *
     ret->stream = span_bool(&at[AT_STREAM], false);
     ret->usage_wanted = span_bool(&at[AT_USAGE], false);
     ret->prompt_bytes = at[AT_PROMPT].text.len;
+    ret->max_tokens = max_tokens(at);
     ret->text = text;
     ret->at_model = at[AT_MODEL];
     ret->at_options = at[AT_OPTIONS];

@@ -20,7 +20,7 @@ struct feed {
     char *file;
     const struct engine_paths *engines;
     struct informer *informers[KIND_COUNT];
-    struct target_set *targets; /* the thread's */
+    struct snapshot_memory *memory; /* the thread's */
     pthread_t thread;
     pthread_mutex_t lock; /* guards what follows, but for version */
     pthread_cond_t wake;
@@ -71,7 +71,7 @@ static void load_file(struct feed *f)
         log_warn("the saved routing snapshot cannot be used; waiting for the API", KV("file", f->file), KVE(&err));
         return;
     }
-    publish(f, snapshot_build(&source, f->engines, f->targets), (int64_t)st.st_mtim.tv_sec * 1000 + 1);
+    publish(f, snapshot_build(&source, f->engines, f->memory), (int64_t)st.st_mtim.tv_sec * 1000 + 1);
     snapshot_source_deinit(&source);
 }
 
@@ -120,7 +120,7 @@ static void *run(void *arg)
             source = (struct snapshot_source){informer_list(f->informers[KEYS], NULL), informer_list(f->informers[ENDPOINTS], NULL),
                                               informer_list(f->informers[REPLICAS], NULL), informer_list(f->informers[NAMESPACES], NULL),
                                               informer_list(f->informers[TENANTS], NULL)};
-            publish(f, snapshot_build(&source, f->engines, f->targets), 0);
+            publish(f, snapshot_build(&source, f->engines, f->memory), 0);
             if (!save_at_ms)
                 save_at_ms = MAX(saved_ms + SAVE_EVERY_MS, (uint64_t)1);
         }
@@ -145,7 +145,7 @@ int feed_start(struct client *c, const char *snapshot_file, const struct engine_
     int rc = 0;
     f->file = xstrdup(snapshot_file);
     f->engines = engines;
-    f->targets = target_set_new();
+    f->memory = snapshot_memory_new();
     pthread_mutex_init(&f->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -189,7 +189,7 @@ void feed_stop(struct feed *f)
     for (int i = 0; i < KIND_COUNT; i++)
         informer_free(f->informers[i]);
     snapshot_unref(f->current);
-    target_set_free(f->targets);
+    snapshot_memory_free(f->memory);
     pthread_cond_destroy(&f->wake);
     pthread_mutex_destroy(&f->lock);
     mem_free(f->file);

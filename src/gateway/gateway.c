@@ -26,6 +26,7 @@ static void make_metrics(struct gateway *g)
     static const char *const token_labels[] = {"project", "endpoint", "type", NULL};
     static const char *const model_labels[] = {"gen_ai_operation_name", "gen_ai_request_model", "error_type", NULL};
     static const char *const reason_labels[] = {"reason", NULL};
+    static const char *const limit_labels[] = {"scope", "unit", NULL};
     m->active = metric_gauge("seki_gateway_requests_active", "Inference requests between their complete body and their last byte.");
     m->requests = metric_family("seki_gateway_requests_total", "Inference requests that have ended.", METRIC_COUNTER, request_labels, SERIES_MAX, NULL, 0);
     m->tokens = metric_family("seki_gateway_tokens_total", "Tokens used; cached ones are among the input.", METRIC_COUNTER, token_labels, SERIES_MAX, NULL, 0);
@@ -36,6 +37,7 @@ static void make_metrics(struct gateway *g)
     m->per_token = metric_family("gen_ai_server_time_per_output_token_seconds", "Of a stream, after its first token.", METRIC_HISTOGRAM, model_labels, MODEL_SERIES_MAX,
                                  per_token_buckets, ARRAY_LEN(per_token_buckets));
     m->upstream_errors = metric_family("seki_gateway_upstream_errors_total", "Attempts that an engine failed.", METRIC_COUNTER, reason_labels, 16, NULL, 0);
+    m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);
 }
 
 static double snapshot_age(void *arg)

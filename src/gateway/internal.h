@@ -21,6 +21,7 @@ struct gateway_metrics {
     struct metric_family *first;      /* likewise */
     struct metric_family *per_token;  /* likewise */
     struct metric_family *upstream_errors; /* reason */
+    struct metric_family *limited;         /* scope, unit */
 };
 
 /* One thread with a listening socket of its own. All members belong to it, but for connections. */
@@ -79,6 +80,11 @@ void answer_error(struct http_request *r, int status, const char *type, const ch
 /* The same before there is a struct request; counted here. */
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);
 void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
+/* Headers that tell what is left of the tightest rate of each unit; values in the arena. Returns how many. */
+#define LIMIT_HEADERS_MAX 6
+size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct http_out_header ret[LIMIT_HEADERS_MAX]);
+/* 429, in OpenAI's words. */
+void answer_limited(struct http_request *r, const struct snap_key *k, const struct limit_refusal *why);
 void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 

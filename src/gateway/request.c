@@ -3,7 +3,7 @@
  *   begin ─► attempt ─► head ─► body … ─► end          a stream passes through as it comes; any other answer is gathered and sent whole
  *              ▲         │ another replica, while the client has seen nothing
  *              └─────────┘
- * Whatever happens, settle() runs once: it releases the replica, writes the usage record, counts, logs. It runs before the client gets the last byte, so that whoever has
+ * Whatever happens, settle() runs once: it releases the replica and what was reserved of limits, writes the usage record, counts, logs. It runs before the client gets the last byte, so that whoever has
  * seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too slow or sent too
  * much) is none: nothing was used, nothing is written; the server's refusal is counted as one.
  */
@@ -31,6 +31,7 @@ struct request {
     struct request_body body;
     struct iovec pieces[BODY_PIECES_MAX];
     struct http_header headers[HEADERS_MAX];
+    struct limit_hold hold;
 
     struct http_call *call; /* NULL: none runs */
     uint64_t tried;         /* replicas, a bit each */
@@ -94,6 +95,11 @@ static void release_replica(struct request *q)
     q->holds_replica = false;
 }
 
+static int64_t prompt_estimate(const struct request *q)
+{
+    return (int64_t)q->body.prompt_bytes / BYTES_A_TOKEN + 1;
+}
+
 /* What the engine said, or what went by; a request that got no content has used nothing. */
 static void fill_counts(const struct request *q, struct usage *u)
 {
@@ -103,11 +109,25 @@ static void fill_counts(const struct request *q, struct usage *u)
         u->completion_tokens = q->scan.completion_tokens;
         u->exact = true;
     } else if (q->first_ns && is_success(q->status)) {
-        u->prompt_tokens = (int64_t)q->body.prompt_bytes / BYTES_A_TOKEN + 1;
+        u->prompt_tokens = prompt_estimate(q);
         u->completion_tokens = q->scan.content_events;
     } else {
         u->exact = true;
     }
+}
+
+/* What failed is free. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, which the engine had to read. */
+static void settle_limits(struct request *q, const struct usage *u)
+{
+    bool ok = str_eqc(u->outcome, "ok"), gone = str_eqc(u->outcome, "client_gone");
+    int64_t used = u->prompt_tokens + u->completion_tokens;
+    if (ok && u->exact && !q->route->embeddings)
+        limit_learn(q->key->limits, q->endpoint->name, u->completion_tokens);
+    if (ok && !u->exact)
+        used = MAX(used, q->hold.tokens);
+    if (gone && !used && q->status < 400)
+        used = MIN(prompt_estimate(q), q->hold.tokens);
+    limit_settle(&q->hold, used, !ok && !gone);
 }
 
 static void count(struct request *q, const struct usage *u, uint64_t now_ns)
@@ -150,7 +170,9 @@ static void settle(struct request *q, int status, const char *outcome)
                       .status = status, .start_ms = q->start_ms, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
     fill_counts(q, &u);
-    journal_add(q->loop->gateway->journal, &u);
+    settle_limits(q, &u);
+    if (status != 429 || q->attempts) /* what a limit keeps away must not fill the disk */
+        journal_add(q->loop->gateway->journal, &u);
     count(q, &u, now_ns);
     log_debug("request", KVS("request", u.id), KVS("project", u.project), KVS("key", u.key), KVS("route", u.route), KVS("endpoint", u.endpoint), KVS("replica", u.replica),
               KVI("status", status), KVS("outcome", u.outcome), KVI("prompt_tokens", u.prompt_tokens), KVI("completion_tokens", u.completion_tokens),
@@ -267,7 +289,9 @@ static void on_head(void *arg, const struct http_head *head)
         q->streaming = true;
         usage_scan_deinit(&q->scan);
         usage_scan_init(&q->scan, !q->body.usage_wanted, pass_on, q);
-        http_respond_start(q->http, 200, q->type, headers, ARRAY_LEN(headers));
+        struct http_out_header all[ARRAY_LEN(headers) + LIMIT_HEADERS_MAX];
+        memcpy(all, headers, sizeof(headers));
+        http_respond_start(q->http, 200, q->type, all, ARRAY_LEN(headers) + answer_limit_headers(q->http->arena, q->key->limits, all + ARRAY_LEN(headers)));
     }
 }
 
@@ -331,8 +355,9 @@ static void on_end(void *arg)
         count_upstream_error(q, "protocol", NULL);
         try_another(q, 502, "The engine's answer is no JSON object.");
     } else {
+        struct http_out_header headers[LIMIT_HEADERS_MAX];
         settle(q, q->status, "ok");
-        http_respond(q->http, q->status, q->type, NULL, 0, sbuf_str(&q->answer));
+        http_respond(q->http, q->status, q->type, headers, answer_limit_headers(q->http->arena, q->key->limits, headers), sbuf_str(&q->answer));
     }
 }
 
@@ -432,6 +457,19 @@ static bool resolve(struct request *q)
     return true;
 }
 
+/* False: answered. */
+static bool reserve(struct request *q)
+{
+    struct limit_refusal why;
+    int64_t prompt = prompt_estimate(q), answer = q->route->embeddings ? 0 : limit_expect(q->key->limits, q->endpoint->name, prompt, q->body.max_tokens);
+    if (limit_reserve(&q->hold, q->key->limits, prompt + answer, clock_mono_ns(), &why))
+        return true;
+    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(why.scope)), str_of(limit_unit_text(why.unit))}), 1);
+    settle(q, 429, "refused");
+    answer_limited(q->http, q->key, &why);
+    return false;
+}
+
 void request_begin(struct request *q)
 {
     struct err err = ERR_INIT;
@@ -441,7 +479,7 @@ void request_begin(struct request *q)
         refuse(q, 400, "refused", "invalid_request_error", err.field[0] ? "invalid_value" : "invalid_json", err.field, err.msg);
         return;
     }
-    if (!resolve(q) || attempt(q))
+    if (!resolve(q) || !reserve(q) || attempt(q))
         return;
     refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
 }

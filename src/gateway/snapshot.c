@@ -30,12 +30,14 @@ struct snapshot {
     struct map *own;       /* "PROJECT/SERVED" → snap_endpoint */
     VEC(struct snap_endpoint *) endpoints; /* oldest first */
     VEC(struct target *) targets;
+    VEC(struct limit_counter *) counters;
 };
 
-/* ---- targets ---- */
+/* ---- what outlives snapshots ---- */
 
-struct target_set {
-    struct map *by_address;
+struct snapshot_memory {
+    struct map *targets; /* address → struct target */
+    struct limit_set *limits;
 };
 
 static void target_unref(struct target *t)
@@ -51,42 +53,45 @@ static void target_release(void *value)
     target_unref(value);
 }
 
-struct target_set *target_set_new(void)
+struct snapshot_memory *snapshot_memory_new(void)
 {
-    struct target_set *t = XNEW(struct target_set);
-    t->by_address = map_new(target_release);
-    return t;
+    struct snapshot_memory *m = XNEW(struct snapshot_memory);
+    m->targets = map_new(target_release);
+    m->limits = limit_set_new();
+    return m;
 }
 
-void target_set_free(struct target_set *t)
+void snapshot_memory_free(struct snapshot_memory *m)
 {
-    if (!t)
+    if (!m)
         return;
-    map_free(t->by_address);
-    mem_free(t);
+    map_free(m->targets);
+    limit_set_free(m->limits);
+    mem_free(m);
 }
 
-static struct target *take_target(struct target_set *set, struct snapshot *s, const char *address)
+static struct target *take_target(struct snapshot_memory *m, struct snapshot *s, const char *address)
 {
-    struct target *t = map_getc(set->by_address, address);
+    struct target *t = map_getc(m->targets, address);
     if (!t) {
         t = XNEW(struct target);
         t->address = xstrdup(address);
         atomic_store(&t->refs, 1);
-        map_set(set->by_address, str_of(address), t);
+        map_set(m->targets, str_of(address), t);
     }
     atomic_fetch_add(&t->refs, 1);
     *VEC_PUSH(&s->targets) = t;
     return t;
 }
 
-/* Those that only the set still knows are forgotten. */
-static void prune(struct target_set *set)
+/* Those that only the memory still knows are forgotten. */
+static void prune(struct snapshot_memory *m)
 {
     struct map_iter it = MAP_ITER_INIT;
-    while (map_next(set->by_address, &it))
+    while (map_next(m->targets, &it))
         if (atomic_load(&((struct target *)it.value)->refs) == 1)
-            map_del(set->by_address, it.key);
+            map_del(m->targets, it.key);
+    limit_prune(m->limits, clock_mono_ns());
 }
 
 /* ---- building ---- */
@@ -121,7 +126,17 @@ static bool is_suspended(const struct snapshot_source *src, const char *tenant)
     return false;
 }
 
-static void add_key(struct snapshot *s, const struct snapshot_source *src, struct map *tenants, const json_t *obj)
+/* name: of the counter, "key PROJECT/NAME". */
+static struct limit limit_of(struct snapshot *s, struct snapshot_memory *m, const struct rate_limits *r, const char *name)
+{
+    struct limit l = {.max = {[LIMIT_REQUESTS] = r->requests_per_minute, [LIMIT_TOKENS] = r->tokens_per_minute, [LIMIT_CONCURRENT] = r->concurrent_requests}};
+    for (int u = 0; u < LIMIT_UNITS && !l.counter; u++)
+        if (l.max[u] > 0)
+            *VEC_PUSH(&s->counters) = l.counter = limit_take(m->limits, name);
+    return l;
+}
+
+static void add_key(struct snapshot *s, struct snapshot_memory *memory, const struct snapshot_source *src, struct map *tenants, const json_t *obj)
 {
     struct api_key k;
     struct arena *a = s->arena;
@@ -141,6 +156,7 @@ static void add_key(struct snapshot *s, const struct snapshot_source *src, struc
     key->endpoints = k.spec.endpoints.count ? copy_list(a, &k.spec.endpoints) : NULL;
     if (k.spec.expires_at && clock_parse(str_of(k.spec.expires_at), &key->expires_ms) < 0)
         key->expires_ms = 1; /* unreadable: expired, to be on the safe side */
+    key->limits[LIMIT_KEY] = limit_of(s, memory, &k.spec.limits, arena_printf(a, "key %s/%s", project, key->name));
     map_set(s->keys, str_of(k.status.hash), key);
 }
 
@@ -201,7 +217,7 @@ static bool read_token(const struct engine_paths *engines, struct arena *a, cons
     return true;
 }
 
-static void add_replica(struct snapshot *s, const struct engine_paths *engines, struct target_set *targets, struct snap_endpoint *e, const json_t *obj)
+static void add_replica(struct snapshot *s, const struct engine_paths *engines, struct snapshot_memory *memory, struct snap_endpoint *e, const json_t *obj)
 {
     struct model_replica mr;
     struct engine_plan where = {.argv = NULL};
@@ -216,7 +232,7 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
-    r->target = take_target(targets, s, where.address);
+    r->target = take_target(memory, s, where.address);
     e->replica_count++;
 }
 
@@ -231,7 +247,7 @@ static bool serves(const json_t *replica)
     return ready && !strcmp(ready, "True") && !obj_deleting(replica);
 }
 
-static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, const struct engine_paths *engines, struct target_set *targets, const json_t *obj)
+static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, const struct engine_paths *engines, struct snapshot_memory *memory, const json_t *obj)
 {
     struct model_endpoint mep;
     struct arena *a = s->arena;
@@ -256,7 +272,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     e->replicas = ARENA_ARRAY(a, struct snap_replica, MIN(count, (size_t)REPLICAS_MAX) + 1);
     json_array_foreach (src->replicas, i, replica)
         if (is_of(replica, e) && serves(replica))
-            add_replica(s, engines, targets, e, replica);
+            add_replica(s, engines, memory, e, replica);
     size_t at = s->endpoints.len;
     *VEC_PUSH(&s->endpoints) = e;
     while (at > 0 && s->endpoints.ptr[at - 1]->created_ms > e->created_ms) {
@@ -294,7 +310,7 @@ static struct share *with_room(const struct snapshot *s, struct map *shares, con
     return NULL;
 }
 
-struct snapshot *snapshot_build(const struct snapshot_source *src, const struct engine_paths *engines, struct target_set *targets)
+struct snapshot *snapshot_build(const struct snapshot_source *src, const struct engine_paths *engines, struct snapshot_memory *memory)
 {
     struct snapshot *s = XNEW(struct snapshot);
     struct map *tenants = map_new(NULL);
@@ -309,13 +325,13 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     json_array_foreach (src->keys, i, obj)
         if ((share = with_room(s, shares, obj))) {
             before = arena_used(s->arena);
-            add_key(s, src, tenants, obj);
+            add_key(s, memory, src, tenants, obj);
             share->used += arena_used(s->arena) - before;
         }
     json_array_foreach (src->endpoints, i, obj)
         if ((share = with_room(s, shares, obj))) {
             before = arena_used(s->arena);
-            add_endpoint(s, src, engines, targets, obj);
+            add_endpoint(s, src, engines, memory, obj);
             share->used += arena_used(s->arena) - before;
         }
     for (size_t n = s->endpoints.len; n > 0; n--) { /* the oldest is set last and wins */
@@ -324,7 +340,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     }
     map_free(tenants);
     map_free(shares);
-    prune(targets);
+    prune(memory);
     return s;
 }
 
@@ -341,7 +357,10 @@ void snapshot_unref(struct snapshot *s)
         return;
     VEC_FOREACH (&s->targets, t)
         target_unref(*t);
+    VEC_FOREACH (&s->counters, c)
+        limit_counter_unref(*c);
     VEC_DEINIT(&s->targets);
+    VEC_DEINIT(&s->counters);
     VEC_DEINIT(&s->endpoints);
     map_free(s->keys);
     map_free(s->own);

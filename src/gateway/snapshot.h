@@ -1,7 +1,8 @@
 /* What may be called by whom: an immutable picture of keys, endpoints and replicas, shared by reference count.
  *
- * Built from documents (informers give them, a file keeps them), read by all loops without locks. Targets, the places that requests are sent to, outlive snapshots: they
- * hold what must not be forgotten when a new one comes, the number of requests in flight and a cool-down after a failed connect. Threads: build on one, read on any.
+ * Built from documents (informers give them, a file keeps them), read by all loops without locks. What must not be forgotten when a new one comes outlives snapshots, in a
+ * `struct snapshot_memory`: targets, the places that requests are sent to, with the number of requests in flight and a cool-down after a failed connect; and the counters of
+ * limits. Threads: build on one, read on any.
  */
 #ifndef SEKI_GATEWAY_SNAPSHOT_H
 #define SEKI_GATEWAY_SNAPSHOT_H
@@ -10,6 +11,7 @@
 
 #include "base/map.h"
 #include "engine/engine.h"
+#include "gateway/limits.h"
 #include "json/json.h"
 #include "net/addr.h"
 
@@ -47,6 +49,7 @@ struct snap_key {
     const char *const *endpoints; /* NULL: all that the project sees */
     int64_t expires_ms;           /* 0: never */
     bool disabled, suspended; /* suspended: its tenant is, or is being closed */
+    struct limit limits[LIMIT_SCOPES];
 };
 
 struct snapshot;
@@ -55,14 +58,14 @@ struct snapshot;
 struct snapshot_source {
     json_t *keys, *endpoints, *replicas, *namespaces, *tenants;
 };
-/* Targets by address, kept from one build to the next. */
-struct target_set;
-struct target_set *target_set_new(void);
-void target_set_free(struct target_set *t);
+/* Targets by address and counters by name, kept from one build to the next. */
+struct snapshot_memory;
+struct snapshot_memory *snapshot_memory_new(void);
+void snapshot_memory_free(struct snapshot_memory *m);
 
 /* Where a replica's engine is, and what its key is, follows from its spec, its uid and files that only the system writes (engine/engine.h); its status says no more than that it
  * serves, and when it names another address it is left out: its controller is behind, or it was not its controller who wrote that. */
-struct snapshot *snapshot_build(const struct snapshot_source *s, const struct engine_paths *engines, struct target_set *targets);
+struct snapshot *snapshot_build(const struct snapshot_source *s, const struct engine_paths *engines, struct snapshot_memory *memory);
 struct snapshot *snapshot_ref(struct snapshot *s);
 void snapshot_unref(struct snapshot *s);
 

@@ -14,6 +14,7 @@ static const struct field spec_fields[] = {
     {.name = "expiresAt", .type = FIELD_TIME, .offset = SPEC(expires_at), .help = "from then on it is refused; absent: never"},
     {.name = "endpoints", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoints), .list_type = LIST_SET, .max = 1000, .help = "ModelEndpoints it may call; empty: all that the project sees"},
     {.name = "disabled", .type = FIELD_BOOL, .offset = SPEC(disabled), .def = "false", .help = "refuse it for now"},
+    {.name = "limits", .type = FIELD_OBJECT, .offset = SPEC(limits), .sub = rate_limit_fields, .help = "what it may use; more than its project or tenant may, it never may"},
     {0},
 };
 static const struct field status_fields[] = {
@@ -30,6 +31,8 @@ static const struct field fields[] = {
 static const struct kind_column columns[] = {
     {"KEY", "string", "", "status.prefix", 0, "its first characters"},
     {"EXPIRES", "string", "", "spec.expiresAt", 0, "until when it is accepted"},
+    {"RPM", "integer", "", "spec.limits.requestsPerMinute", 1, "requests that it may send a minute"},
+    {"TPM", "integer", "", "spec.limits.tokensPerMinute", 1, "tokens that it may use a minute"},
     {"DISABLED", "boolean", "", "spec.disabled", 0, "whether it is refused for now"},
     {0},
 };

@@ -5,6 +5,7 @@
 #define SEKI_KINDS_INFERENCE_H
 
 #include "kinds/kind.h"
+#include "kinds/rate_limits.h"
 
 extern const struct kind kind_model, kind_model_endpoint, kind_model_replica, kind_api_key, kind_usage_report;
 
@@ -91,6 +92,7 @@ struct api_key {
         const char *expires_at;   /* expiresAt: RFC 3339, or absent: never */
         struct field_list endpoints; /* set of ModelEndpoint names it may call; empty: all that the project sees */
         bool disabled;
+        struct rate_limits limits;
     } spec;
     struct {
         const char *hash;

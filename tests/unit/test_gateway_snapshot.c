@@ -59,7 +59,7 @@ static int teardown(void **state)
     return file_remove_tree(dir, &err);
 }
 
-static struct snapshot *build(const char *text, struct target_set *targets)
+static struct snapshot *build(const char *text, struct snapshot_memory *targets)
 {
     struct err err = ERR_INIT;
     struct snapshot_source source;
@@ -80,7 +80,7 @@ static const char *found(const struct snapshot *s, const char *hash, const char 
 static void who_may_call_what(void **state)
 {
     (void)state;
-    struct target_set *targets = target_set_new();
+    struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot *s = build(whole, targets);
     assert_int_equal(snapshot_key_count(s), 5);
     assert_null(snapshot_key(s, "h9"));
@@ -96,13 +96,13 @@ static void who_may_call_what(void **state)
     assert_true(snapshot_key(s, "h4")->disabled);
     assert_true(snapshot_key(s, "h5")->expires_ms > 0 && snapshot_key(s, "h5")->expires_ms < clock_wall_ms());
     snapshot_unref(s);
-    target_set_free(targets);
+    snapshot_memory_free(targets);
 }
 
 static void least_in_flight(void **state)
 {
     (void)state;
-    struct target_set *targets = target_set_new();
+    struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot *s = build(whole, targets);
     const struct snap_endpoint *e = snapshot_find(s, snapshot_key(s, "h1"), "m");
     size_t index;
@@ -126,14 +126,14 @@ static void least_in_flight(void **state)
     s = build("{\"version\":1,\"keys\":[],\"endpoints\":[],\"replicas\":[],\"namespaces\":[]}", targets);
     assert_false(snapshot_has_target(s, SOCKET));
     snapshot_unref(s);
-    target_set_free(targets);
+    snapshot_memory_free(targets);
 }
 
 static void the_file_round_trip(void **state)
 {
     (void)state;
     struct err err = ERR_INIT;
-    struct target_set *targets = target_set_new();
+    struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot_source source;
     struct stat st;
     struct snapshot *s = build(whole, targets);
@@ -152,7 +152,7 @@ static void the_file_round_trip(void **state)
     assert_string_equal(found(again, "h2", "vip"), "shop");
     snapshot_unref(s);
     snapshot_unref(again);
-    target_set_free(targets);
+    snapshot_memory_free(targets);
 }
 
 static void refused(const char *text, mode_t mode, const char *want)
@@ -214,7 +214,7 @@ static void hostile_objects(void **state)
         REPLICA_AS("p", "h", UID, "m", REMOTE("http://127.0.0.1:9", ""), "\"address\":7") ","
         REPLICA("p", "good", "m", "http://127.0.0.1:9", "") "],"
         "\"namespaces\":[{},{\"metadata\":{\"name\":\"p\",\"labels\":[]}}]}";
-    struct target_set *targets = target_set_new();
+    struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot *s = build(text, targets);
     const struct snap_endpoint *e = snapshot_find(s, snapshot_key(s, "h1"), "m");
     assert_non_null(e);
@@ -223,7 +223,7 @@ static void hostile_objects(void **state)
     const struct snap_key *odd = snapshot_key(s, "h2"); /* an end that cannot be read is behind us */
     assert_true(!odd || (odd->expires_ms > 0 && odd->expires_ms < clock_wall_ms()));
     snapshot_unref(s);
-    target_set_free(targets);
+    snapshot_memory_free(targets);
 }
 
 static size_t replicas_of(const char *replica)
@@ -232,11 +232,11 @@ static size_t replicas_of(const char *replica)
     sbuf_init(&text, 65536);
     sbuf_addf(&text, "{\"version\":1,\"keys\":[" KEY("p", "k", "h1", "") "],\"endpoints\":[" ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") "],\"replicas\":[%s],\"namespaces\":[]}",
               replica);
-    struct target_set *targets = target_set_new();
+    struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot *s = build(text.ptr, targets);
     size_t count = snapshot_find(s, snapshot_key(s, "h1"), "m")->replica_count;
     snapshot_unref(s);
-    target_set_free(targets);
+    snapshot_memory_free(targets);
     return count;
 }
 
@@ -302,13 +302,13 @@ static void one_project_does_not_fill_the_snapshot(void **state)
     json_array_append_new(source.endpoints, json_loads(ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"engine\":{},\"model\":\"x\""), 0, NULL));
     json_array_append_new(source.keys, json_loads(KEY("p", "k", "h1", ""), 0, NULL));
     json_array_append_new(source.keys, json_loads(KEY("greedy", "k", "h2", ""), 0, NULL));
-    struct target_set *targets = target_set_new();
+    struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot *s = snapshot_build(&source, &engines, targets);
     assert_string_equal(found(s, "h1", "m"), "p");
     assert_string_equal(found(s, "h2", "e0"), "greedy");
     assert_string_equal(found(s, "h2", "e699"), ""); /* beyond its share */
     snapshot_unref(s);
-    target_set_free(targets);
+    snapshot_memory_free(targets);
     snapshot_source_deinit(&source);
 }
 

@@ -1,0 +1,72 @@
+/* Rates and concurrency: a request reserves before it is sent, and settles when it has ended.
+ *
+ * A key, its project and its tenant each may have limits; the tightest wins, as all must have room. What is reserved is what the request may use: its prompt and the answer that
+ * is expected of it. What it really used is settled; the rest is given back, and what it used beyond is owed. So the sum is exact however many requests run at once, but for
+ * answers that grow longer than was reserved, and those are paid for by the requests that follow.
+ *
+ * A rate is a bucket of one minute's worth that fills evenly: kept as the one moment at which it is full again (the generic cell rate algorithm, ITU-T I.371), so that taking and
+ * giving back are one atomic operation each. Counters outlive snapshots, as targets do. Costs are rounded up, refunds down: never more than the limit passes.
+ * Threads: any, without locks, but for limit_set, which belongs to the builder of snapshots.
+ */
+#ifndef SEKI_GATEWAY_LIMITS_H
+#define SEKI_GATEWAY_LIMITS_H
+
+#include <stdatomic.h>
+
+#include "base/map.h"
+
+enum limit_scope { LIMIT_KEY, LIMIT_PROJECT, LIMIT_TENANT, LIMIT_SCOPES };
+enum limit_unit { LIMIT_REQUESTS, LIMIT_TOKENS, LIMIT_CONCURRENT, LIMIT_UNITS };
+
+struct limit_counter;
+
+/* What one scope allows: in a snapshot. counter NULL: it has no limits. */
+struct limit {
+    struct limit_counter *counter;
+    int64_t max[LIMIT_UNITS]; /* requests a minute, tokens a minute, requests at once; 0: any number */
+};
+
+/* Counters by name, kept from one snapshot to the next. */
+struct limit_set;
+struct limit_set *limit_set_new(void);
+void limit_set_free(struct limit_set *s);
+/* A new reference. */
+struct limit_counter *limit_take(struct limit_set *s, const char *name);
+/* Forgets counters that nobody refers to and that hold nothing back any more. */
+void limit_prune(struct limit_set *s, uint64_t now_ns);
+void limit_counter_unref(struct limit_counter *c);
+
+/* What a request holds. limits: LIMIT_SCOPES of them, alive until it is settled. */
+struct limit_hold {
+    const struct limit *limits;
+    int64_t tokens;
+    bool held;
+};
+struct limit_refusal {
+    enum limit_scope scope;
+    enum limit_unit unit;
+    int64_t max, wanted, left;
+    uint64_t retry_ns; /* from when there may be room; 0: never for a request of that size */
+};
+
+/* Tokens that an answer of the endpoint to this key is expected to have: the 90th percentile of those before, at most what the client allows (0: it does not say), and so that
+ * prompt and answer fit in a full bucket. */
+int64_t limit_expect(const struct limit *limits, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens);
+void limit_learn(const struct limit *limits, const char *endpoint, int64_t completion_tokens);
+
+/* One request of so many tokens. False: nothing is held, and *ret says why. */
+bool limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret);
+/* It has ended and used so many tokens; free: it failed, and does not count. Once; nothing happens when nothing is held. */
+void limit_settle(struct limit_hold *h, int64_t tokens, bool free);
+
+/* The scope that leaves the least of a rate. False: none limits it. */
+struct limit_state {
+    int64_t max, left;
+    uint64_t reset_ns; /* until all of it is there again */
+};
+bool limit_state(const struct limit *limits, enum limit_unit unit, uint64_t now_ns, struct limit_state *ret);
+
+const char *limit_scope_text(enum limit_scope s); /* "key" */
+const char *limit_unit_text(enum limit_unit u);   /* "requests" */
+
+#endif
