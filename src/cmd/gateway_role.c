@@ -136,7 +136,8 @@ static int start(struct gateway_role *g, struct err *err)
                                  .body_timeout_ms = (uint64_t)o->gateway_body_ms,
                                  .connect_timeout_ms = 2000,
                                  .first_byte_timeout_ms = (uint64_t)o->gateway_first_byte_ms,
-                                 .idle_timeout_ms = (uint64_t)o->gateway_idle_ms};
+                                 .idle_timeout_ms = (uint64_t)o->gateway_idle_ms,
+                                 .keepalive_ms = (uint64_t)o->gateway_keepalive_ms};
     struct net_addr addr, monitor_listen;
     int rc;
     if ((rc = file_mkdirs(go.journal_dir, 0700, err)) < 0 ||

@@ -53,6 +53,8 @@ static const struct conf_option schema[] = {
      NULL, NULL, false, "longest wait for an engine's first byte"},
     {"gateway", "idle-timeout", CONF_DURATION, OPT(gateway_idle_ms), "5m", 100, 86400000, NULL, NULL,
      false, "longest gap between two pieces of an engine's answer"},
+    {"gateway", "keepalive", CONF_DURATION, OPT(gateway_keepalive_ms), "15s", 0, 3600000, NULL, NULL, false,
+     "a stream whose first content is long in coming gets a comment this often, so that proxies keep it; 0: none"},
     {"metrics", "listen", CONF_STR, OPT(metrics_listen), "127.0.0.1:9440", 0, 0, NULL, NULL, false,
      "metrics, /livez and /readyz of the control process"},
     {"metrics", "gateway-listen", CONF_STR, OPT(metrics_gateway_listen), "127.0.0.1:9441", 0, 0, NULL,

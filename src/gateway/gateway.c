@@ -37,6 +37,7 @@ static void make_metrics(struct gateway *g)
     m->per_token = metric_family("gen_ai_server_time_per_output_token_seconds", "Of a stream, after its first token.", METRIC_HISTOGRAM, model_labels, MODEL_SERIES_MAX,
                                  per_token_buckets, ARRAY_LEN(per_token_buckets));
     m->upstream_errors = metric_family("seki_gateway_upstream_errors_total", "Attempts that an engine failed.", METRIC_COUNTER, reason_labels, 16, NULL, 0);
+    m->put_aside = metric_counter("seki_gateway_replicas_put_aside_total", "Times that a replica was put aside, as it failed.");
     m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);
 }
 

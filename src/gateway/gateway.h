@@ -30,6 +30,7 @@ struct gateway_options {
     uint64_t connect_timeout_ms;  /* to an engine; default 2 s */
     uint64_t first_byte_timeout_ms; /* default 600 s: long prefills are legal */
     uint64_t idle_timeout_ms;     /* between bytes of a stream; default 300 s */
+    uint64_t keepalive_ms;        /* a stream that waits for its first content gets a comment so often; 0: none */
 };
 
 int gateway_start(const struct gateway_options *o, struct gateway **ret, struct err *err) NODISCARD;

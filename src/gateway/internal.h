@@ -22,6 +22,7 @@ struct gateway_metrics {
     struct metric_family *per_token;  /* likewise */
     struct metric_family *upstream_errors; /* reason */
     struct metric_family *limited;         /* scope, unit */
+    struct metric *put_aside;
 };
 
 /* One thread with a listening socket of its own. All members belong to it, but for connections. */
@@ -63,7 +64,7 @@ struct gateway_route {
 };
 extern const struct http_server_ops gateway_server_ops;
 
-/* ---- request.c: from the complete body to the last line ---- */
+/* ---- request.h: from the complete body to the last line ---- */
 struct request;
 /* On the head, once the key is known; r->user is then the request. */
 void request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key);

@@ -36,27 +36,14 @@ struct snapshot {
 /* ---- what outlives snapshots ---- */
 
 struct snapshot_memory {
-    struct map *targets; /* address → struct target */
+    struct target_set *targets;
     struct limit_set *limits;
 };
-
-static void target_unref(struct target *t)
-{
-    if (atomic_fetch_sub(&t->refs, 1) == 1) {
-        mem_free(t->address);
-        mem_free(t);
-    }
-}
-
-static void target_release(void *value)
-{
-    target_unref(value);
-}
 
 struct snapshot_memory *snapshot_memory_new(void)
 {
     struct snapshot_memory *m = XNEW(struct snapshot_memory);
-    m->targets = map_new(target_release);
+    m->targets = target_set_new();
     m->limits = limit_set_new();
     return m;
 }
@@ -65,33 +52,9 @@ void snapshot_memory_free(struct snapshot_memory *m)
 {
     if (!m)
         return;
-    map_free(m->targets);
+    target_set_free(m->targets);
     limit_set_free(m->limits);
     mem_free(m);
-}
-
-static struct target *take_target(struct snapshot_memory *m, struct snapshot *s, const char *address)
-{
-    struct target *t = map_getc(m->targets, address);
-    if (!t) {
-        t = XNEW(struct target);
-        t->address = xstrdup(address);
-        atomic_store(&t->refs, 1);
-        map_set(m->targets, str_of(address), t);
-    }
-    atomic_fetch_add(&t->refs, 1);
-    *VEC_PUSH(&s->targets) = t;
-    return t;
-}
-
-/* Those that only the memory still knows are forgotten. */
-static void prune(struct snapshot_memory *m)
-{
-    struct map_iter it = MAP_ITER_INIT;
-    while (map_next(m->targets, &it))
-        if (atomic_load(&((struct target *)it.value)->refs) == 1)
-            map_del(m->targets, it.key);
-    limit_prune(m->limits, clock_mono_ns());
 }
 
 /* ---- building ---- */
@@ -232,7 +195,7 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
-    r->target = take_target(memory, s, where.address);
+    *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, where.address);
     e->replica_count++;
 }
 
@@ -340,7 +303,8 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     }
     map_free(tenants);
     map_free(shares);
-    prune(memory);
+    target_prune(memory->targets);
+    limit_prune(memory->limits, clock_mono_ns());
     return s;
 }
 
@@ -507,7 +471,7 @@ const struct snap_replica *snapshot_pick(const struct snap_endpoint *e, uint64_t
     for (int pass = 0; pass < 2 && !ties; pass++)
         for (size_t i = 0; i < e->replica_count; i++) {
             struct target *t = e->replicas[i].target;
-            if (tried & (1ull << i) || (pass == 0 && atomic_load(&t->cool_until_ms) > now_ms))
+            if (tried & (1ull << i) || (pass == 0 && target_is_aside(t, now_ms)))
                 continue;
             int load = atomic_load(&t->in_flight);
             if (ties && load > best)

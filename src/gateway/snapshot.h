@@ -1,7 +1,7 @@
 /* What may be called by whom: an immutable picture of keys, endpoints and replicas, shared by reference count.
  *
  * Built from documents (informers give them, a file keeps them), read by all loops without locks. What must not be forgotten when a new one comes outlives snapshots, in a
- * `struct snapshot_memory`: targets, the places that requests are sent to, with the number of requests in flight and a cool-down after a failed connect; and the counters of
+ * `struct snapshot_memory`: targets, the places that requests are sent to, with the number of requests in flight and how they do; and the counters of
  * limits. Threads: build on one, read on any.
  */
 #ifndef SEKI_GATEWAY_SNAPSHOT_H
@@ -12,15 +12,9 @@
 #include "base/map.h"
 #include "engine/engine.h"
 #include "gateway/limits.h"
+#include "gateway/target.h"
 #include "json/json.h"
 #include "net/addr.h"
-
-struct target {
-    atomic_uint refs;
-    char *address; /* "unix:/…", "http://…" */
-    atomic_int in_flight;
-    atomic_ullong cool_until_ms;
-};
 
 struct snap_replica {
     const char *name;
@@ -80,7 +74,7 @@ const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_h
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
 /* All that a key may call, each name once. */
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
-/* The replica with the fewest requests in flight, ties at random; skips `tried` (a bit a replica) and those that cool down while others do not. NULL: none left. */
+/* The replica with the fewest requests in flight, ties at random; skips `tried` (a bit a replica) and those that are put aside while others are not. NULL: none left. */
 const struct snap_replica *snapshot_pick(const struct snap_endpoint *e, uint64_t tried, uint64_t now_ms, size_t *ret_index);
 bool snapshot_has_target(const struct snapshot *s, const char *address);
 size_t snapshot_key_count(const struct snapshot *s);

@@ -76,6 +76,13 @@ static bool ends_choice(struct str data)
     return str_starts(str_trim(str_skip(rest, 1)), STR("\""));
 }
 
+/* The event that only says whose turn it is: engines send it before they have anything to say. Where in doubt it is more than that. */
+static bool only_begins(struct str data)
+{
+    return contains(data, STR("\"role\"")) && (contains(data, STR("\"content\":null")) || contains(data, STR("\"content\":\"\"")) || !contains(data, STR("content\""))) &&
+           !contains(data, STR("tool_calls")) && !ends_choice(data);
+}
+
 /* The data of one whole event. False: the event is to be taken out. */
 static bool look_at_data(struct usage_scan *u, struct str data)
 {
@@ -88,6 +95,7 @@ static bool look_at_data(struct usage_scan *u, struct str data)
     if (contains(data, STR("\"usage\"")) && read_usage(u, data, &usage, &choices) && usage && !choices)
         return !u->take_out;
     u->content_events += contains(data, STR("\"choices\"")) && !ends_choice(data);
+    u->has_content = u->has_content || !only_begins(data);
     return true;
 }
 

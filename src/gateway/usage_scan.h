@@ -23,6 +23,7 @@ struct usage_scan {
     bool done;                  /* the stream's [DONE] was seen */
     int64_t prompt_tokens, completion_tokens, cached_tokens;
     int64_t content_events;     /* events with content: the count when the engine gives none */
+    bool has_content;           /* something that cannot be taken back: more than an answer's role */
     /* its own */
     struct sbuf carry;          /* the event that has begun */
     bool skipping;              /* in an event too large to hold: passed on unread */

@@ -168,13 +168,14 @@ def answer(body=OK_BODY, status=200, content_type="application/json", headers=""
 
 class Upstream:
     """An OpenAI-compatible server in the test's hands. Probes (GET) are answered; a POST is recorded and answered by `script`, a list of bytes to send and words: "hold" (wait
-    for the peer to close), "close", "reset". `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
+    for the peer to close), "close", "reset", "wait" (until `go` is set). `first`: scripts that are played before that one, once each. `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
 
     def __init__(self, host="127.0.0.1"):
         self.listener = socket.create_server((host, 0), backlog=128)
         self.url = f"http://{host}:{self.listener.getsockname()[1]}/v1"
-        self.script, self.requests, self.closed, self.played = [answer()], [], 0, 0
+        self.script, self.first, self.requests, self.closed, self.played = [answer()], [], [], 0, 0
         self.changed = threading.Condition()
+        self.go = threading.Event()
         self.stopping = False
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -213,7 +214,7 @@ class Upstream:
                     continue
                 with self.changed:
                     self.requests.append((head, body))
-                    script = list(self.script)
+                    script = list(self.first.pop(0) if self.first else self.script)
                     self.changed.notify_all()
                 if not self._play(sock, script):
                     return
@@ -231,6 +232,10 @@ class Upstream:
                     self.closed += 1
                     self.changed.notify_all()
                 return False
+            if step == "wait":
+                if not self.go.wait(WAIT):
+                    return False
+                continue
             if step == "close":
                 return False
             if step == "reset":

@@ -113,7 +113,7 @@ static void least_in_flight(void **state)
     atomic_store(&e->replicas[0].target->in_flight, 3);
     assert_ptr_equal(snapshot_pick(e, 0, 1000, &index), &e->replicas[1]);
     assert_ptr_equal(snapshot_pick(e, 1u << 1, 1000, &index), &e->replicas[0]); /* tried already */
-    atomic_store(&e->replicas[1].target->cool_until_ms, 2000);
+    atomic_store(&e->replicas[1].target->aside_until_ms, 2000);
     assert_ptr_equal(snapshot_pick(e, 0, 1000, &index), &e->replicas[0]);
     assert_ptr_equal(snapshot_pick(e, 1u << 0, 1000, &index), &e->replicas[1]); /* better than none */
     assert_null(snapshot_pick(e, 3, 1000, &index));

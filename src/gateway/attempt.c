@@ -1,0 +1,354 @@
+#include "base/clock.h"
+#include "base/log.h"
+#include "gateway/request.h"
+
+#define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
+#define HELD_MAX 65536 /* of a stream without content: then it is passed on as it is */
+#define ENGINE_MESSAGE_MAX 1024
+
+void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms)
+{
+    if (!q->holds_replica)
+        return;
+    q->holds_replica = false;
+    if (!target_end(q->replica->target, q->tries_target, outcome, busy_ms, clock_mono_ms()))
+        return;
+    metric_add(q->loop->gateway->metrics.put_aside, 1);
+    log_warn("a replica fails and is put aside", KV("endpoint", q->endpoint->name), KV("project", q->endpoint->project), KV("replica", q->replica->name));
+}
+
+/* ---- towards the client ---- */
+
+/* The head of the stream: it leaves with the first bytes. */
+static void commit(struct request *q, const char *type)
+{
+    static const struct http_out_header headers[] = {{"Cache-Control", {"no-cache", 8}}, {"X-Accel-Buffering", {"no", 2}}};
+    struct http_out_header all[ARRAY_LEN(headers) + LIMIT_HEADERS_MAX];
+    if (q->committed)
+        return;
+    q->committed = true;
+    memcpy(all, headers, sizeof(headers));
+    http_respond_start(q->http, 200, type, all, ARRAY_LEN(headers) + answer_limit_headers(q->http->arena, q->key->limits, all + ARRAY_LEN(headers)));
+}
+
+static void write_out(struct request *q, struct str bytes)
+{
+    if (bytes.len && !http_write(q->http, bytes) && q->call)
+        http_call_pause(q->call, true);
+}
+
+/* From now on the stream is this engine's. */
+static void pass_held(struct request *q)
+{
+    if (q->passed)
+        return;
+    commit(q, q->type);
+    q->passed = true;
+    timer_stop(&q->keepalive);
+    write_out(q, sbuf_str(&q->answer));
+    sbuf_reset(&q->answer);
+}
+
+static void pass_on(void *arg, struct str bytes)
+{
+    struct request *q = arg;
+    if (q->passed)
+        write_out(q, bytes);
+    else
+        sbuf_add(&q->answer, bytes);
+}
+
+/* What stands between us and the client may take a silent connection for a dead one. */
+static void on_keepalive(struct timer *t)
+{
+    struct request *q = t->arg;
+    commit(q, "text/event-stream");
+    write_out(q, STR(": keep-alive\n\n"));
+    http_flush(q->http);
+    timer_start(t, q->loop->gateway->o.keepalive_ms);
+}
+
+/* ---- failure ---- */
+
+static void count_upstream_error(struct request *q, const char *reason, const struct err *err)
+{
+    metric_add(metric_series(q->loop->gateway->metrics.upstream_errors, (struct str[]){str_of(reason)}), 1);
+    log_warn("an engine failed a request", KV("request", q->http->id), KV("replica", q->replica->name), KV("reason", reason), KV("error", err ? err->msg : ""));
+}
+
+/* The engine's part of the stream has begun and cannot go on: the client is told inside it, when that can still be understood. */
+static void break_off(struct request *q, const char *outcome, const char *message)
+{
+    attempt_release(q, TARGET_FAILED, 0);
+    if (usage_scan_between_events(&q->scan)) {
+        request_refuse(q, q->status, outcome, "server_error", "upstream_error", NULL, message);
+    } else {
+        request_settle(q, q->status, outcome);
+        http_respond_abort(q->http);
+    }
+}
+
+/* What came of a failed attempt is forgotten. */
+static void forget(struct request *q)
+{
+    usage_scan_deinit(&q->scan);
+    usage_scan_init(&q->scan, false, NULL, NULL);
+    q->scan.input_only = q->route->embeddings;
+    sbuf_reset(&q->answer);
+    q->streaming = false;
+    q->retry_after[0] = 0;
+    q->status = 0;
+    q->first_ns = 0;
+}
+
+/* The attempt has failed before anything of it was passed on: another replica, or the end. status: what the client is told then. */
+static void try_another(struct request *q, int status, enum target_outcome outcome, const char *message)
+{
+    bool timed_out = status == 504; /* who has waited that long does not wait again */
+    bool may = !timed_out && (outcome == TARGET_UNREACHABLE || target_may_retry(q->replica->target));
+    attempt_release(q, outcome, 0);
+    forget(q);
+    if (may && attempt_start(q))
+        return;
+    request_refuse(q, status, timed_out ? "timeout" : "upstream_error", "server_error", timed_out ? "upstream_timeout" : "upstream_error", NULL, message);
+}
+
+static uint64_t retry_after_ms(const struct request *q)
+{
+    int64_t seconds;
+    return str_to_i64(str_of(q->retry_after), 0, 86400, &seconds) == 0 ? (uint64_t)seconds * 1000 : 0;
+}
+
+/* The replica has too much to do: others are asked, and if there are none, the client is told what it says. */
+static bool try_one_less_busy(struct request *q)
+{
+    size_t index;
+    count_upstream_error(q, "busy", NULL);
+    attempt_release(q, TARGET_BUSY, retry_after_ms(q));
+    if (q->attempts >= ATTEMPTS_MAX || !snapshot_pick(q->endpoint, q->tried, clock_mono_ms(), &index) || !target_may_retry(q->replica->target))
+        return false;
+    http_call_cancel(q->call);
+    q->call = NULL;
+    try_another(q, 503, TARGET_NEITHER, "The engines have too much to do; try again.");
+    return true;
+}
+
+/* ---- what the engine answers ---- */
+
+static bool is_event_stream(struct str type)
+{
+    struct str want = STR("text/event-stream");
+    return type.len >= want.len && str_ieq(str_n(type.ptr, want.len), want);
+}
+
+/* Others may do better: this replica is overloaded, starting, does not know us, or is no engine at all. */
+static bool is_replica_s_own_trouble(int status)
+{
+    return (status >= 300 && status < 400) || status == 401 || status == 403 || status == 502 || status == 503 || status == 504;
+}
+
+/* Why an answer with this head is of no use; NULL: it is. */
+static const char *wrong_with(const struct http_head *head, char message[128])
+{
+    struct str coding = http_header_get(head, "Content-Encoding");
+    if (is_replica_s_own_trouble(head->status))
+        snprintf(message, 128, "The engine answered with status %d.", head->status);
+    else if (coding.len && !str_ieq(coding, STR("identity")))
+        snprintf(message, 128, "The engine answered in a content coding that nobody asked for.");
+    else
+        return NULL;
+    return message;
+}
+
+static void on_head(void *arg, const struct http_head *head)
+{
+    struct request *q = arg;
+    char message[128];
+    q->status = head->status;
+    struct str type = http_header_get(head, "Content-Type");
+    if (!type.len || !str_to_array(type, q->type, sizeof(q->type)))
+        (void)!str_to_array(STR(JSON_TYPE), q->type, sizeof(q->type));
+    struct str retry_after = http_header_get(head, "Retry-After");
+    if (!str_to_array(retry_after, q->retry_after, sizeof(q->retry_after)))
+        q->retry_after[0] = 0;
+    if (wrong_with(head, message)) {
+        bool busy = head->status == 503 && retry_after_ms(q);
+        count_upstream_error(q, "status", NULL);
+        http_call_cancel(q->call);
+        q->call = NULL;
+        if (busy)
+            attempt_release(q, TARGET_BUSY, retry_after_ms(q));
+        try_another(q, head->status == 503 ? 503 : 502, TARGET_FAILED, message);
+        return;
+    }
+    if (head->status == 429 && try_one_less_busy(q))
+        return;
+    if (head->status == 200 && is_event_stream(type)) {
+        q->streaming = true;
+        usage_scan_deinit(&q->scan);
+        usage_scan_init(&q->scan, !q->body.usage_wanted, pass_on, q);
+    }
+}
+
+static void on_body(void *arg, struct str bytes)
+{
+    struct request *q = arg;
+    if (!q->first_ns)
+        q->first_ns = clock_mono_ns();
+    if (q->streaming) {
+        usage_scan_feed(&q->scan, bytes);
+        if (!q->passed && (q->scan.has_content || q->answer.len > HELD_MAX))
+            pass_held(q);
+        return;
+    }
+    sbuf_add(&q->answer, bytes);
+    if (!sbuf_ok(&q->answer)) {
+        count_upstream_error(q, "too_large", NULL);
+        attempt_release(q, TARGET_FAILED, 0);
+        request_refuse(q, 502, "upstream_error", "server_error", "upstream_error", NULL, "The engine's answer is larger than the gateway holds.");
+    }
+}
+
+/* An engine's error in OpenAI's shape: passed on when it has it, else made of what it says. */
+static void answer_engine_error(struct request *q)
+{
+    static const char *const paths[] = {"error", "message", "detail"};
+    struct span at[ARRAY_LEN(paths)];
+    char message[ENGINE_MESSAGE_MAX];
+    const char *outcome = q->status < 500 ? "refused" : "upstream_error";
+    struct http_out_header headers[] = {{"Retry-After", str_of(q->retry_after)}};
+    struct str body = sbuf_str(&q->answer);
+    bool json = span_scan(body, paths, ARRAY_LEN(paths), at, NULL) == 0;
+    if (json && at[0].type == SPAN_OBJECT && !q->committed) {
+        request_settle(q, q->status, outcome);
+        http_respond(q->http, q->status, JSON_TYPE, headers, q->retry_after[0] != 0, body);
+        return;
+    }
+    const char *const within[] = {"error.message"};
+    struct span inner = {.type = SPAN_ABSENT};
+    if (json && at[0].type == SPAN_OBJECT && span_scan(body, within, 1, &inner, NULL) == 0)
+        at[0] = inner;
+    if (!json || !(span_string(&at[0], message, sizeof(message)) || span_string(&at[1], message, sizeof(message)) || span_string(&at[2], message, sizeof(message))))
+        snprintf(message, sizeof(message), "The engine answered with status %d.", q->status);
+    request_refuse(q, q->status, outcome, q->status < 500 ? "invalid_request_error" : "server_error", q->status < 500 ? NULL : "upstream_error", NULL, message);
+}
+
+static void end_stream(struct request *q)
+{
+    if (usage_scan_end(&q->scan)) {
+        request_settle(q, 200, "ok");
+        pass_held(q);
+        http_respond_end(q->http);
+        return;
+    }
+    count_upstream_error(q, "cut", NULL);
+    if (q->passed)
+        break_off(q, "upstream_error", "The engine ended its answer early.");
+    else
+        try_another(q, 502, TARGET_FAILED, "The engine ended its answer before it had begun.");
+}
+
+static void end_whole(struct request *q)
+{
+    struct http_out_header headers[LIMIT_HEADERS_MAX];
+    if (!usage_scan_body(&q->scan, sbuf_str(&q->answer))) {
+        count_upstream_error(q, "protocol", NULL);
+        try_another(q, 502, TARGET_FAILED, "The engine's answer is no JSON object.");
+    } else if (q->committed) {
+        count_upstream_error(q, "protocol", NULL);
+        attempt_release(q, TARGET_FAILED, 0);
+        request_refuse(q, 502, "upstream_error", "server_error", "upstream_error", NULL, "The engine's answer is no stream.");
+    } else {
+        request_settle(q, q->status, "ok");
+        http_respond(q->http, q->status, q->type, headers, answer_limit_headers(q->http->arena, q->key->limits, headers), sbuf_str(&q->answer));
+    }
+}
+
+static void on_end(void *arg)
+{
+    struct request *q = arg;
+    q->call = NULL;
+    if (q->streaming) {
+        end_stream(q);
+    } else if (q->status >= 400) {
+        if (q->status >= 500) {
+            count_upstream_error(q, "status", NULL);
+            attempt_release(q, TARGET_FAILED, 0);
+        }
+        answer_engine_error(q);
+    } else {
+        end_whole(q);
+    }
+}
+
+static void on_error(void *arg, const struct err *err)
+{
+    struct request *q = arg;
+    /* Who could not even be reached in time has cost little: others are tried. */
+    bool timed_out = err->code == ERR_TIMEOUT && http_call_sent_any(q->call);
+    bool never_spoke = !q->status;
+    q->call = NULL;
+    count_upstream_error(q, timed_out ? "timeout" : err->code == ERR_PROTOCOL ? "protocol" : never_spoke ? "connect" : "cut", err);
+    if (q->passed)
+        break_off(q, timed_out ? "timeout" : "upstream_error", timed_out ? "The engine stopped in the middle of its answer." : "The engine failed in the middle of its answer.");
+    else
+        try_another(q, timed_out ? 504 : 502, never_spoke && !timed_out ? TARGET_UNREACHABLE : TARGET_FAILED,
+                    timed_out ? "The engine took too long to answer." : "The engine failed before it had answered.");
+}
+
+static const struct http_call_ops call_ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
+
+/* ---- towards the engine ---- */
+
+static size_t fill_headers(struct request *q)
+{
+    static const char *const forwarded[] = {"traceparent", "tracestate"};
+    size_t n = 0;
+    q->headers[n++] = (struct http_header){STR("Content-Type"), STR("application/json")};
+    q->headers[n++] = (struct http_header){STR("X-Request-Id"), str_of(q->http->id)};
+    q->headers[n++] = (struct http_header){STR("User-Agent"), STR("seki-gateway")};
+    if (q->replica->token) {
+        const char *value = arena_printf(q->http->arena, "Bearer %s", q->replica->token);
+        q->headers[n++] = (struct http_header){STR("Authorization"), str_of(value)};
+    }
+    for (size_t i = 0; i < ARRAY_LEN(forwarded); i++) {
+        struct str v = http_header_get(&q->http->head, forwarded[i]);
+        if (v.len && v.len < 1024)
+            q->headers[n++] = (struct http_header){str_of(forwarded[i]), v};
+    }
+    return n;
+}
+
+bool attempt_start(struct request *q)
+{
+    const struct gateway_options *o = &q->loop->gateway->o;
+    const struct snap_replica *replica;
+    size_t index;
+    while (q->attempts < ATTEMPTS_MAX && (replica = snapshot_pick(q->endpoint, q->tried, clock_mono_ms(), &index))) {
+        q->replica = replica;
+        q->tried |= 1ull << index;
+        q->attempts++;
+        struct http_pool *pool = gateway_loop_pool(q->loop, replica);
+        if (!pool)
+            continue;
+        struct http_call_options call = {.method = "POST",
+                                         .target = arena_printf(q->http->arena, "%s%s", replica->base_path, q->route->path + sizeof("/v1") - 1),
+                                         .headers = q->headers,
+                                         .header_count = fill_headers(q),
+                                         .body = q->pieces,
+                                         .body_count = request_body_pieces(&q->body, replica->engine_model, q->http->arena, q->pieces),
+                                         .first_byte_timeout_ms = o->first_byte_timeout_ms,
+                                         .idle_timeout_ms = o->idle_timeout_ms};
+        q->call = http_call_start(pool, &call, &call_ops, q);
+        if (!q->call)
+            continue;
+        q->tries_target = target_begin(replica->target, clock_mono_ms());
+        q->holds_replica = true;
+        if (q->body.stream && o->keepalive_ms && !timer_armed(&q->keepalive)) {
+            timer_init(&q->keepalive, q->loop->loop, on_keepalive, q);
+            timer_start(&q->keepalive, o->keepalive_ms);
+        }
+        return true;
+    }
+    return false;
+}

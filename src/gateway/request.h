@@ -1,0 +1,65 @@
+/* One inference request, from its complete body to its last line. Inside the gateway: request.c (what is asked, limits, the last line) and attempt.c (engines and what they answer).
+ *
+ *   begin ─► reserve ─► attempt ─► head ─► body … ─► end     a stream passes through from its first content on; any other answer is gathered and sent whole
+ *                          ▲         │ another replica, while nothing of an engine's was passed on
+ *                          └─────────┘
+ * Whatever happens, settle() runs once: it releases the replica and what was reserved of limits, writes the usage record, counts, logs. It runs before the client gets the last
+ * byte, so that whoever has seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too
+ * slow or sent too much) is none: nothing was used, nothing is written; the server's refusal is counted as one.
+ */
+#ifndef SEKI_GATEWAY_REQUEST_H
+#define SEKI_GATEWAY_REQUEST_H
+
+#include "gateway/internal.h"
+
+#define REQUEST_TYPE_MAX 128
+#define REQUEST_RETRY_AFTER_MAX 40 /* seconds or a date */
+#define REQUEST_HEADERS_MAX 8
+
+struct request {
+    struct http_request *http;
+    struct gateway_loop *loop;
+    struct snapshot *snapshot; /* keeps key, endpoint, replica alive */
+    const struct gateway_route *route;
+    const struct snap_key *key;
+    const struct snap_endpoint *endpoint; /* NULL: not resolved */
+    const struct snap_replica *replica;   /* of the last attempt */
+    struct request_body body;
+    struct iovec pieces[BODY_PIECES_MAX];
+    struct http_header headers[REQUEST_HEADERS_MAX];
+    struct limit_hold hold;
+
+    /* the attempt that runs, or the last one */
+    struct http_call *call; /* NULL: none runs */
+    uint64_t tried;         /* replicas, a bit each */
+    int attempts;
+    bool holds_replica;     /* its target counts us */
+    bool tries_target;      /* we are the one that tries it */
+    int status;             /* of the engine's answer */
+    char type[REQUEST_TYPE_MAX]; /* its content type */
+    char retry_after[REQUEST_RETRY_AFTER_MAX];
+    bool streaming;         /* its answer is a stream */
+    struct usage_scan scan;
+    struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
+
+    struct timer keepalive;
+    bool committed; /* the client has the head of a stream: comments may have followed */
+    bool passed;    /* the client has bytes of the engine's: no other one can take over */
+
+    int64_t start_ms;
+    uint64_t start_ns, first_ns; /* first_ns 0: no content yet */
+    bool begun, settled;
+};
+
+/* The last line: see above. */
+void request_settle(struct request *q, int status, const char *outcome);
+/* Settles, and answers in place of an engine: as a response, or as an event of the stream that has begun. */
+void request_refuse(struct request *q, int status, const char *outcome, const char *type, const char *code, const char *param, const char *message);
+
+/* ---- attempt.c ---- */
+/* Sends the request to the best replica that was not tried. False: none is left. */
+bool attempt_start(struct request *q);
+/* The replica is let go, and what came of it is told to its breaker. busy_ms: with TARGET_BUSY. */
+void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms);
+
+#endif

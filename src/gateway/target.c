@@ -1,0 +1,115 @@
+#include "gateway/target.h"
+
+#include "base/mem.h"
+
+#define FAILURES_MAX 3     /* in a row; a failed connect is enough */
+#define ASIDE_MS 1000      /* the first time, then twice as long each time … */
+#define ASIDE_MAX_MS 30000 /* … up to this */
+#define RETRIES_MAX 100    /* in a burst: what a target that dies had in flight */
+#define BUSY_MS 1000       /* where the target does not say how long */
+#define BUSY_MAX_MS 30000  /* whatever it says */
+
+struct target_set {
+    struct map *by_address;
+};
+
+void target_unref(struct target *t)
+{
+    if (atomic_fetch_sub(&t->refs, 1) == 1) {
+        mem_free(t->address);
+        mem_free(t);
+    }
+}
+
+static void release(void *value)
+{
+    target_unref(value);
+}
+
+struct target_set *target_set_new(void)
+{
+    struct target_set *s = XNEW(struct target_set);
+    s->by_address = map_new(release);
+    return s;
+}
+
+void target_set_free(struct target_set *s)
+{
+    if (!s)
+        return;
+    map_free(s->by_address);
+    mem_free(s);
+}
+
+struct target *target_take(struct target_set *s, const char *address)
+{
+    struct target *t = map_getc(s->by_address, address);
+    if (!t) {
+        t = XNEW(struct target);
+        t->address = xstrdup(address);
+        atomic_store(&t->refs, 1);
+        atomic_store(&t->retries, RETRIES_MAX * 10);
+        map_set(s->by_address, str_of(address), t);
+    }
+    atomic_fetch_add(&t->refs, 1);
+    return t;
+}
+
+void target_prune(struct target_set *s)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(s->by_address, &it))
+        if (atomic_load(&((struct target *)it.value)->refs) == 1)
+            map_del(s->by_address, it.key);
+}
+
+/* ---- the breaker ---- */
+
+bool target_is_aside(const struct target *t, uint64_t now_ms)
+{
+    return atomic_load(&t->aside_until_ms) > now_ms || (atomic_load(&t->opened) && atomic_load(&t->trying));
+}
+
+bool target_begin(struct target *t, uint64_t now_ms)
+{
+    bool nobody = false;
+    atomic_fetch_add(&t->in_flight, 1);
+    if (atomic_load(&t->retries) < RETRIES_MAX * 10)
+        atomic_fetch_add(&t->retries, 1);
+    return atomic_load(&t->opened) && atomic_load(&t->aside_until_ms) <= now_ms && atomic_compare_exchange_strong(&t->trying, &nobody, true);
+}
+
+static uint64_t aside_for(int opened)
+{
+    return opened > 5 ? ASIDE_MAX_MS : MIN((uint64_t)ASIDE_MS << opened, (uint64_t)ASIDE_MAX_MS);
+}
+
+bool target_end(struct target *t, bool tries, enum target_outcome outcome, uint64_t busy_ms, uint64_t now_ms)
+{
+    bool open = false;
+    atomic_fetch_sub(&t->in_flight, 1);
+    if (outcome == TARGET_OK) {
+        atomic_store(&t->failures, 0);
+        atomic_store(&t->opened, 0);
+    } else if (outcome == TARGET_BUSY) {
+        atomic_store(&t->aside_until_ms, now_ms + MIN(busy_ms ? busy_ms : BUSY_MS, (uint64_t)BUSY_MAX_MS));
+    } else if (outcome != TARGET_NEITHER) {
+        int failures = atomic_fetch_add(&t->failures, 1) + 1;
+        /* Those that were under way when it was put aside say nothing new. */
+        bool was = atomic_load(&t->opened) && target_is_aside(t, now_ms);
+        open = tries || (!was && (outcome == TARGET_UNREACHABLE || failures >= FAILURES_MAX));
+        if (open)
+            atomic_store(&t->aside_until_ms, now_ms + aside_for(atomic_fetch_add(&t->opened, 1)));
+    }
+    if (tries)
+        atomic_store(&t->trying, false);
+    return open;
+}
+
+bool target_may_retry(struct target *t)
+{
+    if (atomic_fetch_sub(&t->retries, 10) >= 10)
+        return true;
+    atomic_fetch_add(&t->retries, 10);
+    return false;
+}

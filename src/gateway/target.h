@@ -1,0 +1,45 @@
+/* Targets: the places that requests are sent to, and what is known of how they do. They outlive snapshots.
+ *
+ * A breaker with three outcomes. What a target answers is a success, a failure, or neither: one that is busy (429, or 503 with a time) is left alone for as long as it asks, which says
+ * nothing about its health; nor does a client that leaves. After a failed connect, or FAILURES_MAX failures in a row, a target is put aside, each time for twice as long; then one
+ * request tries it, and its outcome decides. Those that are put aside are not forbidden: they come last, and serve when nothing else does. Threads: any, without locks, but for
+ * target_set, which belongs to the builder of snapshots.
+ */
+#ifndef SEKI_GATEWAY_TARGET_H
+#define SEKI_GATEWAY_TARGET_H
+
+#include <stdatomic.h>
+
+#include "base/map.h"
+
+struct target {
+    atomic_uint refs;
+    char *address; /* "unix:/…", "http://…" */
+    atomic_int in_flight;
+    atomic_ullong aside_until_ms; /* on the monotonic clock */
+    atomic_int failures;          /* in a row */
+    atomic_int opened;            /* how often it was put aside since it last did well; 0: it does well */
+    atomic_bool trying;           /* the request that is to tell whether it does again */
+    atomic_int retries;           /* tenths of one that may still be made elsewhere after it failed */
+};
+
+struct target_set;
+struct target_set *target_set_new(void);
+void target_set_free(struct target_set *s);
+struct target *target_take(struct target_set *s, const char *address); /* a new reference */
+void target_unref(struct target *t);
+void target_prune(struct target_set *s); /* forgets those that only the set still knows */
+
+/* Whether requests should rather go elsewhere. */
+bool target_is_aside(const struct target *t, uint64_t now_ms);
+
+enum target_outcome { TARGET_OK, TARGET_FAILED, TARGET_UNREACHABLE, TARGET_BUSY, TARGET_NEITHER };
+/* One request is sent there. Returns whether it is the one that tries it: to be handed to target_end(). */
+bool target_begin(struct target *t, uint64_t now_ms);
+/* busy_ms: what it asked for, with TARGET_BUSY; 0: it did not say. True: it was put aside for failing. */
+bool target_end(struct target *t, bool tries, enum target_outcome outcome, uint64_t busy_ms, uint64_t now_ms);
+
+/* Whether a request that failed here may be sent elsewhere: one in ten, and RETRIES_MAX in a burst, so that a failure does not multiply the load of those who still serve. */
+bool target_may_retry(struct target *t);
+
+#endif

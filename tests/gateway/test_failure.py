@@ -1,0 +1,168 @@
+"""Engines that fail: what a client never notices, and what it is told otherwise."""
+import json
+
+import pytest
+
+from cloud import Cloud, wait_for
+from exposition import parse
+from wire import OK_BODY, RawClient, Upstream, answer
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+STREAM = {**CHAT, "stream": True}
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}]}\n\n'
+TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"good"},"finish_reason":null}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}}\n\n'
+DONE = b"data: [DONE]\n\n"
+GOOD = [HEAD, ROLE, TEXT, USAGE, DONE, "close"]
+BUSY = [answer(b'{"error":{"message":"too much to do"}}', 429, headers="Retry-After: 2\r\n")]
+
+
+@pytest.fixture(scope="module")
+def two():
+    """One model with two replicas, both served by an engine in the test's hands."""
+    with Cloud(options={"gateway-first-byte-timeout": "3s", "gateway-idle-timeout": "3s", "gateway-keepalive": "100ms", "gateway-threads": 1}) as c:
+        c.upstream = Upstream()
+        c.project("demo")
+        c.create("modelendpoints", "demo", "m", {"replicas": 2, "engine": {"driver": "openai", "url": c.upstream.url}})
+        c.wait_condition("modelendpoints", "demo", "m")
+        c.secret = c.key("demo")
+        wait_for(lambda: c.get("modelendpoints", "demo", "m")["status"].get("readyReplicas") == 2, what="both replicas")
+        yield c
+        c.upstream.stop()
+
+
+@pytest.fixture
+def engine(two):
+    e = two.upstream
+    e.go.clear()
+    e.script, e.first[:], e.requests[:] = list(GOOD), [], []
+    yield e
+    e.first[:] = []
+    e.script = [answer()]
+    e.go.set()
+    wait_for(lambda: ask(two, CHAT).status == 200, what="the engine to be well again")
+
+
+def send(c, body):
+    body = json.dumps(body).encode()
+    return f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {c.secret}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def ask(c, body=STREAM):
+    with RawClient(c.address("gateway")) as client:
+        client.send(send(c, body))
+        return client.response()
+
+
+BEFORE_CONTENT = {
+    "reset": ["reset"],
+    "closed": ["close"],
+    "a head alone": [HEAD, "close"],
+    "a role alone": [HEAD, ROLE, "close"],
+    "half an event": [HEAD, ROLE, TEXT[:20], "close"],
+    "500": [answer(b"oops", 503)],
+    "no http": [b"what?\r\n\r\n", "close"],
+    "no json": [answer(b"what?")],
+    "busy": BUSY,
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_CONTENT)
+def test_a_failure_before_the_first_content_is_never_seen(two, engine, name):
+    engine.first.append(BEFORE_CONTENT[name])
+    got = ask(two)
+    assert got.status == 200 and b"good" in got.body and got.body.endswith(DONE) and b"error" not in got.body
+    assert got.body.count(b'"role"') == 1  # nothing of the first attempt is left
+    assert len(engine.requests) == 2
+
+
+def test_a_failure_after_content_is_told_in_the_stream(two, engine):
+    engine.script = [HEAD, ROLE, TEXT, "close"]
+    got = ask(two)
+    assert got.status == 200 and b"good" in got.body and b'"code":"upstream_error"' in got.body and len(engine.requests) == 1
+
+
+def test_a_long_prefill_is_kept_alive(two, engine):
+    engine.script = ["wait", *GOOD]
+    with RawClient(two.address("gateway")) as client:
+        client.send(send(two, STREAM))
+        status, headers = client.read_head()
+        assert status == 200 and headers["content-type"].startswith("text/event-stream")
+        assert client.read_chunk() == client.read_chunk() == b": keep-alive\n\n"
+        engine.go.set()
+        rest = b""
+        while chunk := client.read_chunk():
+            rest += chunk
+    assert rest.replace(b": keep-alive\n\n", b"") == ROLE + TEXT + DONE
+
+
+def test_another_engine_takes_over_after_comments(two, engine):
+    """Comments are not the engine's: who got only those may still be served by another."""
+    engine.first.append(["wait", "reset"])
+    with RawClient(two.address("gateway")) as client:
+        client.send(send(two, STREAM))
+        assert client.read_head()[0] == 200 and client.read_chunk() == b": keep-alive\n\n"
+        engine.go.set()
+        rest = b""
+        while chunk := client.read_chunk():
+            rest += chunk
+    assert rest.endswith(ROLE + TEXT + DONE) and len(engine.requests) == 2
+
+
+@pytest.mark.parametrize("end, code", [([answer(b'{"error":{"message":"the prompt is too long","type":"x"}}', 400)], None), (["reset"], "upstream_error"), ([answer()], "upstream_error")],
+                         ids=["400", "reset", "no stream"])
+def test_after_comments_errors_come_as_events(two, engine, end, code):
+    engine.script = ["wait", *end]
+    with RawClient(two.address("gateway")) as client:
+        client.send(send(two, STREAM))
+        assert client.read_head()[0] == 200 and client.read_chunk() == b": keep-alive\n\n"
+        engine.go.set()
+        rest = b""
+        while chunk := client.read_chunk():
+            rest += chunk
+    event = rest.replace(b": keep-alive\n\n", b"")
+    assert event.startswith(b"data: ") and event.endswith(b"\n\n")
+    error = json.loads(event[6:])["error"]
+    assert error["code"] == code and (code or error["message"] == "the prompt is too long")
+
+
+def test_no_comments_where_no_stream_was_asked_for(two, engine):
+    engine.script = ["wait", answer()]
+    with RawClient(two.address("gateway")) as client:
+        client.send(send(two, CHAT))
+        client.sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.sock.recv(1)
+        client.sock.settimeout(20)
+        engine.go.set()
+        got = client.response()
+    assert got.status == 200 and got.body == OK_BODY
+
+
+def test_all_busy_is_told_as_the_engine_told_it(two, engine):
+    engine.script = BUSY
+    got = ask(two)
+    assert got.status == 429 and got.headers["retry-after"] == "2" and b"too much to do" in got.body and len(engine.requests) == 2
+
+
+def put_aside(c):
+    return parse(c.metrics("metrics-gateway"))["seki_gateway_replicas_put_aside_total", ()]
+
+
+def test_an_engine_that_fails_is_put_aside_and_found_again(two, engine):
+    before = put_aside(two)
+    engine.script = [answer(b"{}", 500)]
+    for _ in range(4):
+        assert ask(two).status == 500
+    assert put_aside(two) > before
+    engine.script = list(GOOD)
+    assert ask(two).status == 200  # it comes last, but there is no other
+
+
+def test_busy_is_no_failure(two, engine):
+    before = put_aside(two)
+    engine.script = BUSY
+    for _ in range(5):
+        ask(two)
+    assert put_aside(two) == before

@@ -1,0 +1,140 @@
+/* Targets: the breaker's three outcomes. */
+#include "unit.h"
+
+#include "gateway/target.h"
+
+static struct target_set *set;
+
+static int setup(void **state)
+{
+    (void)state;
+    set = target_set_new();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    target_set_free(set);
+    return 0;
+}
+
+static bool goes(struct target *t, enum target_outcome outcome, uint64_t busy_ms, uint64_t now)
+{
+    return target_end(t, target_begin(t, now), outcome, busy_ms, now);
+}
+
+static void three_failures_in_a_row(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "a");
+    assert_false(goes(t, TARGET_FAILED, 0, 1000));
+    assert_false(goes(t, TARGET_FAILED, 0, 1000));
+    assert_false(goes(t, TARGET_OK, 0, 1000)); /* not in a row */
+    assert_false(goes(t, TARGET_FAILED, 0, 1000));
+    assert_false(goes(t, TARGET_FAILED, 0, 1000));
+    assert_false(target_is_aside(t, 1000));
+    assert_true(goes(t, TARGET_FAILED, 0, 1000));
+    assert_true(target_is_aside(t, 1999));
+    assert_false(target_is_aside(t, 2000));
+    assert_int_equal(atomic_load(&t->in_flight), 0);
+    target_unref(t);
+}
+
+static void one_request_tries_it(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "b");
+    assert_true(goes(t, TARGET_UNREACHABLE, 0, 1000));
+    bool tries = target_begin(t, 2000);
+    assert_true(tries);
+    assert_true(target_is_aside(t, 2000)); /* for all others */
+    assert_false(target_begin(t, 2000));
+    assert_false(target_end(t, false, TARGET_FAILED, 0, 2000)); /* who was not to tell says nothing new */
+    assert_true(target_end(t, tries, TARGET_FAILED, 0, 2000));
+    assert_true(target_is_aside(t, 3999)); /* twice as long */
+    assert_false(target_is_aside(t, 4000));
+    tries = target_begin(t, 4000);
+    assert_true(tries);
+    assert_false(target_end(t, tries, TARGET_NEITHER, 0, 4000)); /* the client left: somebody else tries */
+    assert_false(target_is_aside(t, 4000));
+    tries = target_begin(t, 4000);
+    assert_true(tries);
+    assert_false(target_end(t, tries, TARGET_OK, 0, 4000));
+    assert_false(target_is_aside(t, 4000));
+    assert_false(target_begin(t, 4000));
+    target_end(t, false, TARGET_OK, 0, 4000);
+    assert_true(goes(t, TARGET_UNREACHABLE, 0, 5000)); /* from the beginning */
+    assert_false(target_is_aside(t, 6000));
+    target_unref(t);
+}
+
+static void busy_is_no_failure(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "c");
+    for (int i = 0; i < 10; i++)
+        assert_false(goes(t, TARGET_BUSY, 0, 1000));
+    assert_true(target_is_aside(t, 1999));
+    assert_false(target_is_aside(t, 2000));
+    assert_false(target_begin(t, 2000)); /* nobody has to try it */
+    target_end(t, false, TARGET_BUSY, 5000, 2000);
+    assert_true(target_is_aside(t, 6999));
+    assert_false(target_is_aside(t, 7000));
+    goes(t, TARGET_BUSY, 86400000, 7000);
+    assert_false(target_is_aside(t, 7000 + 30000)); /* no longer than that, whatever it asks */
+    goes(t, TARGET_BUSY, 5000, 8000);
+    assert_true(goes(t, TARGET_UNREACHABLE, 0, 8000)); /* but a failure is one also while it is busy */
+    target_unref(t);
+}
+
+static void the_wait_has_an_end(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "d");
+    uint64_t now = 1000;
+    for (int i = 0; i < 100; i++) {
+        assert_true(goes(t, TARGET_UNREACHABLE, 0, now));
+        now += 30000;
+        assert_false(target_is_aside(t, now));
+    }
+    target_unref(t);
+}
+
+static void retries_have_a_budget(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "e");
+    int burst = 0, more = 0;
+    while (target_may_retry(t))
+        burst++;
+    assert_int_equal(burst, 100);
+    for (int i = 0; i < 200; i++) {
+        target_end(t, target_begin(t, 1000), TARGET_OK, 0, 1000);
+        more += target_may_retry(t);
+    }
+    assert_int_equal(more, 20);
+    target_unref(t);
+}
+
+static void they_outlive_who_forgets_them(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "f");
+    assert_ptr_equal(target_take(set, "f"), t);
+    target_unref(t);
+    target_prune(set);
+    assert_ptr_equal(target_take(set, "f"), t);
+    target_unref(t);
+    target_unref(t);
+    target_prune(set); /* the sanitizer would tell */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(three_failures_in_a_row), cmocka_unit_test(one_request_tries_it), cmocka_unit_test(busy_is_no_failure),
+        cmocka_unit_test(the_wait_has_an_end),     cmocka_unit_test(retries_have_a_budget), cmocka_unit_test(they_outlive_who_forgets_them),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
