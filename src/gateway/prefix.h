@@ -1,0 +1,32 @@
+/* What a replica has probably cached: hashes of the beginnings of prompts that went there.
+ *
+ * A prompt's bytes are cut into blocks; each block's hash continues the one before, so equal hashes mean equal beginnings. The chain starts from a salt that belongs to the tenant: no
+ * tenant's prompt ever matches another's, whatever it says. An index is a table of fixed size, eight ways a set, the oldest of a set makes room: its memory is known from the
+ * start. Threads: the caller's lock.
+ */
+#ifndef SEKI_GATEWAY_PREFIX_H
+#define SEKI_GATEWAY_PREFIX_H
+
+#include "base/str.h"
+
+#define PREFIX_BLOCK_BYTES 256 /* some 64 tokens */
+#define PREFIX_BLOCKS_MAX 512  /* of a prompt: what follows is taken for new */
+
+struct prefix_salt {
+    uint8_t key[16];
+};
+/* From the process's own secret and the tenant's name. */
+void prefix_salt_of(const char *tenant, struct prefix_salt *ret);
+
+/* Hashes of the whole blocks of a prompt. Returns how many. */
+size_t prefix_hash(const struct prefix_salt *salt, struct str prompt, uint64_t ret[PREFIX_BLOCKS_MAX]);
+
+struct prefix_index;
+struct prefix_index *prefix_index_new(size_t bytes);
+void prefix_index_free(struct prefix_index *x);
+/* How many of the blocks, from the first on, it has. */
+size_t prefix_match(const struct prefix_index *x, const uint64_t *hashes, size_t count);
+/* They are there now, and the newest. */
+void prefix_add(struct prefix_index *x, const uint64_t *hashes, size_t count);
+
+#endif

@@ -1,0 +1,159 @@
+#include "gateway/queue.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+#define QUANTUM 1024   /* tokens a turn */
+#define LOOK_AHEAD 16  /* requests of a turn among which the best cached is chosen */
+#define OVERTAKEN_MAX 8
+#define DEBT_MAX (1 << 17) /* of a tenant: one absurd answer must not keep it out for ever */
+
+struct queue_flow {
+    TAILQ_ENTRY(queue_flow) link; /* in the round, while somebody waits */
+    TAILQ_HEAD(, queue_entry) waiting;
+    char *key;
+    enum queue_class class;
+    size_t len;
+    int64_t deficit; /* what it may still send; below 0: what it owes */
+    bool has_turn;
+};
+
+void queue_init(struct queue *q)
+{
+    *q = (struct queue){.flows = map_new(NULL)};
+    for (int c = 0; c < CLASS_COUNT; c++)
+        TAILQ_INIT(&q->active[c]);
+}
+
+static void flow_free(struct queue_flow *f)
+{
+    mem_free(f->key);
+    mem_free(f);
+}
+
+void queue_deinit(struct queue *q)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    while (q->flows && map_next(q->flows, &it))
+        flow_free(it.value);
+    map_free(q->flows);
+    q->flows = NULL;
+}
+
+static struct queue_flow *find(const struct queue *q, enum queue_class class, const char *tenant)
+{
+    char key[300];
+    snprintf(key, sizeof(key), "%d%s", (int)class, tenant);
+    return map_getc(q->flows, key);
+}
+
+static struct queue_flow *find_or_make(struct queue *q, enum queue_class class, const char *tenant)
+{
+    struct queue_flow *f = find(q, class, tenant);
+    char key[300];
+    if (f)
+        return f;
+    f = XNEW(struct queue_flow);
+    snprintf(key, sizeof(key), "%d%s", (int)class, tenant);
+    f->key = xstrdup(key);
+    f->class = class;
+    TAILQ_INIT(&f->waiting);
+    map_set(q->flows, str_of(key), f);
+    return f;
+}
+
+void queue_add(struct queue *q, const char *tenant, struct queue_entry *e, bool first)
+{
+    struct queue_flow *f = find_or_make(q, e->class, tenant);
+    e->flow = f;
+    e->overtaken = 0;
+    if (first)
+        TAILQ_INSERT_HEAD(&f->waiting, e, link);
+    else
+        TAILQ_INSERT_TAIL(&f->waiting, e, link);
+    if (!f->len++)
+        TAILQ_INSERT_TAIL(&q->active[f->class], f, link);
+    q->len++;
+}
+
+/* Whoever has nothing to send has no turn, and is forgotten: credit is not saved up. Debts are forgiven, too, as nobody was kept waiting by them. */
+void queue_remove(struct queue *q, struct queue_entry *e)
+{
+    struct queue_flow *f = e->flow;
+    if (!f)
+        return;
+    TAILQ_REMOVE(&f->waiting, e, link);
+    e->flow = NULL;
+    q->len--;
+    if (--f->len)
+        return;
+    TAILQ_REMOVE(&q->active[f->class], f, link);
+    map_del(q->flows, str_of(f->key));
+    flow_free(f);
+}
+
+size_t queue_len_of(const struct queue *q, const char *tenant)
+{
+    size_t n = 0;
+    for (int c = 0; c < CLASS_COUNT; c++) {
+        const struct queue_flow *f = find(q, (enum queue_class)c, tenant);
+        n += f ? f->len : 0;
+    }
+    return n;
+}
+
+/* Of those that the flow can pay: the best cached, unless somebody has been overtaken too often. NULL: it can pay none. */
+static struct queue_entry *choose(struct queue_flow *f, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg)
+{
+    struct queue_entry *e = TAILQ_FIRST(&f->waiting), *best = NULL;
+    int64_t most = -1;
+    if (!cached || e->overtaken >= OVERTAKEN_MAX)
+        return e->cost <= f->deficit ? e : NULL;
+    for (int i = 0; e && i < LOOK_AHEAD; e = TAILQ_NEXT(e, link), i++) {
+        int64_t n = e->cost <= f->deficit ? cached(arg, e) : -1;
+        if (n > most) {
+            best = e;
+            most = n;
+        }
+    }
+    return best;
+}
+
+struct queue_entry *queue_next(struct queue *q, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg)
+{
+    for (int c = 0; c < CLASS_COUNT; c++) {
+        struct queue_flow *f;
+        while ((f = TAILQ_FIRST(&q->active[c]))) {
+            if (!f->has_turn)
+                f->deficit += QUANTUM;
+            f->has_turn = true;
+            struct queue_entry *e = choose(f, cached, arg);
+            if (e)
+                return e;
+            f->has_turn = false;
+            TAILQ_REMOVE(&q->active[c], f, link);
+            TAILQ_INSERT_TAIL(&q->active[c], f, link);
+        }
+    }
+    return NULL;
+}
+
+void queue_take(struct queue *q, struct queue_entry *e)
+{
+    for (struct queue_entry *before = TAILQ_FIRST(&e->flow->waiting); before && before != e; before = TAILQ_NEXT(before, link))
+        before->overtaken++;
+    e->flow->deficit -= e->cost;
+    queue_remove(q, e);
+}
+
+void queue_settle(struct queue *q, const char *tenant, enum queue_class class, int64_t more)
+{
+    struct queue_flow *f = find(q, class, tenant);
+    if (!f)
+        return;
+    f->deficit -= more;
+    if (f->deficit < -DEBT_MAX)
+        f->deficit = -DEBT_MAX;
+}

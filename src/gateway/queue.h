@@ -1,0 +1,47 @@
+/* Who is next: requests that wait for a replica, in fair order.
+ *
+ * Deficit round robin (Shreedhar and Varghese, 1995) over tenants: each in its turn gets a quantum of tokens, and sends what it can pay. A request costs the tokens that are expected
+ * of it and not cached; what it really cost is settled afterwards, so that tenants who wait at the same time get equal shares, however many requests each of them sends, and
+ * however wrong the guess. Who does not wait earns nothing. Classes are strict: while an interactive request waits, no batch request is sent. Within a tenant's turn the request
+ * with the longest cached beginning goes first, but none is overtaken more than a few times.
+ * Threads: the caller's lock.
+ */
+#ifndef SEKI_GATEWAY_QUEUE_H
+#define SEKI_GATEWAY_QUEUE_H
+
+#include <sys/queue.h>
+
+#include "base/map.h"
+
+enum queue_class { CLASS_INTERACTIVE, CLASS_BATCH, CLASS_COUNT };
+
+struct queue_flow;
+
+/* Embedded in what waits. The caller sets cost and class. */
+struct queue_entry {
+    TAILQ_ENTRY(queue_entry) link;
+    struct queue_flow *flow; /* NULL: it does not wait */
+    int64_t cost;            /* tokens, at least 1 */
+    enum queue_class class;
+    int overtaken;
+};
+
+struct queue {
+    struct map *flows; /* by class and tenant */
+    TAILQ_HEAD(queue_flows, queue_flow) active[CLASS_COUNT];
+    size_t len;
+};
+
+void queue_init(struct queue *q);
+void queue_deinit(struct queue *q);
+/* first: before its tenant's others, as it was sent once and failed. */
+void queue_add(struct queue *q, const char *tenant, struct queue_entry *e, bool first);
+void queue_remove(struct queue *q, struct queue_entry *e); /* harmless when it does not wait */
+size_t queue_len_of(const struct queue *q, const char *tenant);
+/* The next one, which stays where it is until queue_take(); NULL: nobody waits. cached: how many tokens of an entry a replica has, or NULL. */
+struct queue_entry *queue_next(struct queue *q, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg);
+void queue_take(struct queue *q, struct queue_entry *e);
+/* A request of the tenant cost so much more (or less) than was taken for it. Forgotten when the tenant does not wait. */
+void queue_settle(struct queue *q, const char *tenant, enum queue_class class, int64_t more);
+
+#endif
