@@ -24,7 +24,7 @@ void answer_error_body(struct sbuf *out, const char *type, const char *code, con
     sbuf_addc(out, "}}");
 }
 
-void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *message)
+void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message)
 {
     CLEANUP(sbuf_deinit) struct sbuf body = {0};
     struct http_out_header headers[2];
@@ -33,8 +33,8 @@ void answer_error(struct http_request *r, int status, const char *type, const ch
     answer_error_body(&body, type, code, param, str_of(message), r->id);
     if (status == 401)
         headers[n++] = (struct http_out_header){"WWW-Authenticate", STR("Bearer")};
-    if (status == 503)
-        headers[n++] = (struct http_out_header){"Retry-After", STR("1")};
+    if (retry_after || status == 503)
+        headers[n++] = (struct http_out_header){"Retry-After", str_of(retry_after ? retry_after : "1")};
     http_respond(r, status, JSON_TYPE, headers, n, sbuf_str(&body));
 }
 
@@ -49,7 +49,7 @@ static void count_refusal(struct gateway_loop *l, int status)
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message)
 {
     count_refusal(l, status);
-    answer_error(r, status, type, code, NULL, message);
+    answer_error(r, status, type, code, NULL, NULL, message);
 }
 
 void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type)
@@ -155,7 +155,7 @@ void answer_models(struct gateway_loop *l, struct http_request *r, const struct 
     snapshot_each(l->snapshot, k, add_to_list, &body);
     sbuf_addc(&body, "]}");
     if (!sbuf_ok(&body))
-        answer_error(r, 500, "server_error", NULL, NULL, "the list of models is too long");
+        answer_error(r, 500, "server_error", NULL, NULL, NULL, "the list of models is too long");
     else
         http_respond(r, 200, JSON_TYPE, NULL, 0, sbuf_str(&body));
 }
@@ -168,7 +168,7 @@ void answer_model(struct gateway_loop *l, struct http_request *r, const struct s
     if (http_decode(r->arena, str_skip(r->head.path, sizeof("/v1/models/") - 1), false, &name, NULL) == 0 && name.len < MODEL_NAME_MAX)
         e = snapshot_find(l->snapshot, k, arena_strndup(r->arena, name));
     if (!e) {
-        answer_error(r, 404, "invalid_request_error", "model_not_found", "model", "The model does not exist or you do not have access to it.");
+        answer_error(r, 404, "invalid_request_error", "model_not_found", "model", NULL, "The model does not exist or you do not have access to it.");
         return;
     }
     sbuf_init(&body, LIST_MAX);

@@ -5,13 +5,13 @@
 #define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
 #define HELD_MAX 65536 /* of a stream without content: then it is passed on as it is */
 #define ENGINE_MESSAGE_MAX 1024
+#define TICK_MS 500 /* while a request waits: its deadline, new replicas */
+
+static bool attempt_start(struct request *q);
 
 void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms)
 {
-    if (!q->holds_replica)
-        return;
-    q->holds_replica = false;
-    if (!target_end(q->replica->target, q->tries_target, outcome, busy_ms, clock_mono_ms()))
+    if (!q->ticket.holds || !dispatch_done(&q->ticket, outcome, busy_ms))
         return;
     metric_add(q->loop->gateway->metrics.put_aside, 1);
     log_warn("a replica fails and is put aside", KV("endpoint", q->endpoint->name), KV("project", q->endpoint->project), KV("replica", q->replica->name));
@@ -125,7 +125,7 @@ static bool try_one_less_busy(struct request *q)
     size_t index;
     count_upstream_error(q, "busy", NULL);
     attempt_release(q, TARGET_BUSY, retry_after_ms(q));
-    if (q->attempts >= ATTEMPTS_MAX || !snapshot_pick(q->endpoint, q->tried, clock_mono_ms(), &index) || !target_may_retry(q->replica->target))
+    if (q->attempts >= ATTEMPTS_MAX || pick_replica(q->endpoint, &q->ticket.wish, clock_mono_ms(), &index, NULL) == PICK_NONE || !target_may_retry(q->replica->target))
         return false;
     http_call_cancel(q->call);
     q->call = NULL;
@@ -319,36 +319,136 @@ static size_t fill_headers(struct request *q)
     return n;
 }
 
-bool attempt_start(struct request *q)
+/* To the replica that the ticket names. False: it could not even be begun. */
+static bool send_it(struct request *q)
 {
     const struct gateway_options *o = &q->loop->gateway->o;
-    const struct snap_replica *replica;
-    size_t index;
-    while (q->attempts < ATTEMPTS_MAX && (replica = snapshot_pick(q->endpoint, q->tried, clock_mono_ms(), &index))) {
-        q->replica = replica;
-        q->tried |= 1ull << index;
-        q->attempts++;
-        struct http_pool *pool = gateway_loop_pool(q->loop, replica);
-        if (!pool)
-            continue;
-        struct http_call_options call = {.method = "POST",
-                                         .target = arena_printf(q->http->arena, "%s%s", replica->base_path, q->route->path + sizeof("/v1") - 1),
-                                         .headers = q->headers,
-                                         .header_count = fill_headers(q),
-                                         .body = q->pieces,
-                                         .body_count = request_body_pieces(&q->body, replica->engine_model, q->http->arena, q->pieces),
-                                         .first_byte_timeout_ms = o->first_byte_timeout_ms,
-                                         .idle_timeout_ms = o->idle_timeout_ms};
-        q->call = http_call_start(pool, &call, &call_ops, q);
-        if (!q->call)
-            continue;
-        q->tries_target = target_begin(replica->target, clock_mono_ms());
-        q->holds_replica = true;
-        if (q->body.stream && o->keepalive_ms && !timer_armed(&q->keepalive)) {
+    const struct snap_replica *replica = q->replica = &q->endpoint->replicas[q->ticket.index];
+    q->ticket.wish.tried |= 1ull << q->ticket.index;
+    q->attempts++;
+    struct http_pool *pool = gateway_loop_pool(q->loop, replica);
+    struct http_call_options call = {.method = "POST",
+                                     .target = arena_printf(q->http->arena, "%s%s", replica->base_path, q->route->path + sizeof("/v1") - 1),
+                                     .headers = q->headers,
+                                     .header_count = fill_headers(q),
+                                     .body = q->pieces,
+                                     .body_count = request_body_pieces(&q->body, replica->engine_model, q->http->arena, q->pieces),
+                                     .first_byte_timeout_ms = o->first_byte_timeout_ms,
+                                     .idle_timeout_ms = o->idle_timeout_ms};
+    q->call = pool ? http_call_start(pool, &call, &call_ops, q) : NULL;
+    if (!q->call)
+        attempt_release(q, TARGET_NEITHER, 0);
+    return q->call != NULL;
+}
+
+/* ---- waiting for a turn ---- */
+
+static void refuse_none(struct request *q)
+{
+    request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+}
+
+static void count_wait(struct request *q)
+{
+    if (q->ticket.since_ms)
+        metric_observe(q->loop->gateway->metrics.queue_seconds, (double)(clock_mono_ms() - q->ticket.since_ms) / 1000);
+    q->ticket.since_ms = 0;
+}
+
+static void on_sent(struct ticket *t)
+{
+    struct request *q = (struct request *)((char *)t - offsetof(struct request, ticket));
+    timer_stop(&q->tick);
+    count_wait(q);
+    if (t->index == SIZE_MAX || (!send_it(q) && !attempt_start(q)))
+        refuse_none(q);
+}
+
+/* Replicas may have come and gone meanwhile. */
+static void look_again(struct request *q)
+{
+    gateway_loop_refresh(q->loop);
+    if (q->loop->snapshot == q->routing)
+        return;
+    const struct snap_endpoint *e = snapshot_find(q->loop->snapshot, q->key, q->body.model);
+    if (!e || !e->replica_count || !dispatch_move(&q->ticket, e))
+        return;
+    snapshot_unref(q->routing);
+    q->routing = snapshot_ref(q->loop->snapshot);
+    q->endpoint = e;
+}
+
+static void on_tick(struct timer *t)
+{
+    struct request *q = t->arg;
+    uint64_t waited_ms = clock_mono_ms() - q->ticket.since_ms;
+    char message[160];
+    if (waited_ms < q->loop->gateway->o.queue_timeout_ms) {
+        timer_start(t, TICK_MS);
+        look_again(q);
+        dispatch_kick(q->endpoint->dispatch);
+        return;
+    }
+    count_wait(q);
+    snprintf(message, sizeof(message), "The model has too much to do: the request waited %llu s for its turn. Try again later.", (unsigned long long)waited_ms / 1000);
+    request_refuse(q, 503, "timeout", "server_error", "engine_overloaded", NULL, message);
+}
+
+static void wait_for_turn(struct request *q)
+{
+    timer_init(&q->tick, q->loop->loop, on_tick, q);
+    timer_start(&q->tick, MIN((uint64_t)TICK_MS, q->loop->gateway->o.queue_timeout_ms));
+}
+
+static void refuse_full(struct request *q, uint64_t retry_ms)
+{
+    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){STR("tenant"), STR("waiting")}), 1);
+    snprintf(q->retry_after, sizeof(q->retry_after), "%llu", (unsigned long long)(retry_ms + 999) / 1000);
+    request_refuse(q, 429, "refused", "requests", "rate_limit_exceeded", NULL,
+                   "The model has too much to do, and as many requests of your tenant wait for it as may. Try again when the Retry-After of this answer has passed.");
+}
+
+/* Now or in its turn. False: no replica is left. */
+static bool attempt_start(struct request *q)
+{
+    const struct gateway_options *o = &q->loop->gateway->o;
+    uint64_t retry_ms = 0;
+    while (q->attempts < ATTEMPTS_MAX) {
+        q->ticket.again = q->attempts > 0;
+        enum dispatch_result r = dispatch_ask(&q->ticket, o->queue_max, &retry_ms);
+        if (r == DISPATCH_NONE)
+            return false;
+        if (q->body.stream && o->keepalive_ms && r != DISPATCH_FULL && !timer_armed(&q->keepalive)) {
             timer_init(&q->keepalive, q->loop->loop, on_keepalive, q);
             timer_start(&q->keepalive, o->keepalive_ms);
         }
+        if (r == DISPATCH_FULL)
+            refuse_full(q, retry_ms);
+        else if (r == DISPATCH_WAITS)
+            wait_for_turn(q);
+        else if (!send_it(q))
+            continue;
         return true;
     }
     return false;
+}
+
+bool attempt_begin(struct request *q)
+{
+    const struct snap_endpoint *e = q->endpoint;
+    struct ticket *t = &q->ticket;
+    t->inbox = &q->loop->inbox;
+    t->endpoint = e;
+    t->tenant = q->key->tenant;
+    t->on_sent = on_sent;
+    t->entry.class = q->body.batch ? CLASS_BATCH : CLASS_INTERACTIVE;
+    size_t blocks = MIN(q->body.prompt.len / PREFIX_BLOCK_BYTES, (size_t)PREFIX_BLOCKS_MAX);
+    if (blocks && (e->replica_count > 1 || e->replicas[0].slots)) {
+        struct prefix_salt salt;
+        uint64_t *hashes = ARENA_ARRAY(q->http->arena, uint64_t, blocks);
+        prefix_salt_of(t->tenant, &salt);
+        t->wish.hash_count = prefix_hash(&salt, q->body.prompt, hashes);
+        t->wish.hashes = hashes;
+    }
+    return attempt_start(q);
 }

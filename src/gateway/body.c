@@ -1,6 +1,6 @@
 #include "gateway/body.h"
 
-enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_N, AT_COUNT };
+enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_N, AT_TIER, AT_COUNT };
 
 static bool absent(const struct span *s)
 {
@@ -25,7 +25,7 @@ static int64_t max_tokens(const struct span *at)
 
 int request_body_read(struct str text, const char *prompt, struct request_body *ret, struct err *err)
 {
-    const char *const paths[AT_COUNT] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "n"};
+    const char *const paths[AT_COUNT] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "n", "service_tier"};
     struct span at[AT_COUNT];
     if (!str_trim(text).len)
         return err_set(err, ERR_BAD_REQUEST, "the body is empty; expected a JSON object with \"model\" and \"%s\"", prompt);
@@ -49,6 +49,8 @@ int request_body_read(struct str text, const char *prompt, struct request_body *
     ret->stream = span_bool(&at[AT_STREAM], false);
     ret->usage_wanted = span_bool(&at[AT_USAGE], false);
     ret->prompt_bytes = at[AT_PROMPT].text.len;
+    ret->prompt = at[AT_PROMPT].text;
+    ret->batch = at[AT_TIER].type == SPAN_STRING && (str_eqc(at[AT_TIER].text, "\"flex\"") || str_eqc(at[AT_TIER].text, "\"batch\""));
     ret->max_tokens = max_tokens(at);
     ret->text = text;
     ret->at_model = at[AT_MODEL];

@@ -20,6 +20,8 @@ struct request_body {
     bool stream;
     bool usage_wanted;   /* the client asked for usage in its stream */
     size_t prompt_bytes; /* of the prompt's JSON: an estimate where the engine gives no count */
+    struct str prompt;   /* its JSON */
+    bool batch;          /* it may wait behind all others: "service_tier" is "flex" or "batch" */
     int64_t max_tokens;  /* that all answers together may have; 0: the client does not say */
     struct str text;
     struct span at_model, at_options, at_usage;

@@ -17,6 +17,7 @@
 /* The boundaries that OpenTelemetry's conventions for generative AI ask for, seconds. */
 static const double duration_buckets[] = {0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92};
 static const double first_buckets[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10};
+static const double queue_buckets[] = {0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120};
 static const double per_token_buckets[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5};
 
 static void make_metrics(struct gateway *g)
@@ -38,7 +39,14 @@ static void make_metrics(struct gateway *g)
                                  per_token_buckets, ARRAY_LEN(per_token_buckets));
     m->upstream_errors = metric_family("seki_gateway_upstream_errors_total", "Attempts that an engine failed.", METRIC_COUNTER, reason_labels, 16, NULL, 0);
     m->put_aside = metric_counter("seki_gateway_replicas_put_aside_total", "Times that a replica was put aside, as it failed.");
+    m->queue_seconds = metric_series(metric_family("seki_gateway_queue_seconds", "How long requests waited for a replica that had room, of those that had to.", METRIC_HISTOGRAM, NULL, 1,
+                                                 queue_buckets, ARRAY_LEN(queue_buckets)), NULL);
     m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);
+}
+
+static double waiting(void *arg UNUSED)
+{
+    return (double)dispatch_waiting();
 }
 
 static double snapshot_age(void *arg)
@@ -80,8 +88,10 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
                                     .server_name = "seki"};
     l->loop = loop;
     l->pools = map_new(release_pool);
+    dispatch_inbox_init(&l->inbox, loop);
     int rc = http_server_start(loop, &s, &gateway_server_ops, l, &l->server, err);
     if (rc < 0) {
+        dispatch_inbox_deinit(&l->inbox);
         map_free(l->pools);
         return rc;
     }
@@ -137,6 +147,10 @@ static void fill_defaults(struct gateway_options *o)
         o->first_byte_timeout_ms = 600000;
     if (!o->idle_timeout_ms)
         o->idle_timeout_ms = 300000;
+    if (!o->queue_max)
+        o->queue_max = 1000;
+    if (!o->queue_timeout_ms)
+        o->queue_timeout_ms = 60000;
 }
 
 static int thread_count(const struct gateway_options *o)
@@ -175,6 +189,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
         gateway_free(g);
         return rc;
     }
+    metric_gauge_fn("seki_gateway_requests_waiting", "Requests that wait for a replica with room.", waiting, g);
     metric_gauge_fn("seki_gateway_snapshot_age_seconds", "Since the routing snapshot was last known to be what the API has; -1: there is none.", snapshot_age, g);
     *ret = g;
     return 0;

@@ -4,6 +4,7 @@
 
 #include "base/metrics.h"
 #include "gateway/body.h"
+#include "gateway/dispatch.h"
 #include "gateway/feed.h"
 #include "gateway/gateway.h"
 #include "gateway/journal.h"
@@ -22,7 +23,7 @@ struct gateway_metrics {
     struct metric_family *per_token;  /* likewise */
     struct metric_family *upstream_errors; /* reason */
     struct metric_family *limited;         /* scope, unit */
-    struct metric *put_aside;
+    struct metric *put_aside, *queue_seconds;
 };
 
 /* One thread with a listening socket of its own. All members belong to it, but for connections. */
@@ -34,6 +35,7 @@ struct gateway_loop {
     struct snapshot *snapshot;
     unsigned long long version; /* of snapshot */
     struct map *pools;          /* target address → struct http_pool * */
+    struct dispatch_inbox inbox;
     bool stopping;
 };
 
@@ -75,9 +77,9 @@ bool request_has_begun(const struct request *q);
 
 /* ---- answer.c: OpenAI's error object ---- */
 #define JSON_TYPE "application/json"
-/* type and code are OpenAI's words; code and param may be NULL. */
+/* type and code are OpenAI's words; code and param may be NULL; retry_after: in seconds, NULL: 1 with status 503, else none. */
 void answer_error_body(struct sbuf *out, const char *type, const char *code, const char *param, struct str message, const char *request_id);
-void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *message);
+void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message);
 /* The same before there is a struct request; counted here. */
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);
 void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
@@ -89,6 +91,8 @@ void answer_limited(struct http_request *r, const struct snap_key *k, const stru
 void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 
+/* The newest snapshot, and no pools of replicas that are gone. */
+void gateway_loop_refresh(struct gateway_loop *l);
 /* The connection pool of a replica on this loop. */
 struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_replica *replica);
 

@@ -5,7 +5,7 @@
 
 #include "base/mem.h"
 
-#define QUANTUM 1024   /* tokens a turn */
+#define QUANTUM 32     /* tokens a turn: less than most requests cost, so that turns are short */
 #define LOOK_AHEAD 16  /* requests of a turn among which the best cached is chosen */
 #define OVERTAKEN_MAX 8
 #define DEBT_MAX (1 << 17) /* of a tenant: one absurd answer must not keep it out for ever */
@@ -121,11 +121,27 @@ static struct queue_entry *choose(struct queue_flow *f, int64_t (*cached)(void *
     return best;
 }
 
+/* Nobody could pay in a whole round: so many rounds are given at once that somebody can. */
+static void skip_rounds(struct queue *q, int class)
+{
+    struct queue_flow *f;
+    int64_t rounds = INT64_MAX;
+    TAILQ_FOREACH (f, &q->active[class], link) {
+        int64_t least = TAILQ_FIRST(&f->waiting)->cost - f->deficit;
+        rounds = MIN(rounds, (least + QUANTUM - 1) / QUANTUM - 1);
+    }
+    TAILQ_FOREACH (f, &q->active[class], link)
+        f->deficit += MAX(rounds, (int64_t)0) * QUANTUM;
+}
+
 struct queue_entry *queue_next(struct queue *q, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg)
 {
     for (int c = 0; c < CLASS_COUNT; c++) {
-        struct queue_flow *f;
+        struct queue_flow *f, *began = NULL;
         while ((f = TAILQ_FIRST(&q->active[c]))) {
+            if (f == began)
+                skip_rounds(q, c);
+            began = began ? began : f;
             if (!f->has_turn)
                 f->deficit += QUANTUM;
             f->has_turn = true;

@@ -5,6 +5,8 @@
 
 #define ANSWER_MAX (64u * 1024 * 1024) /* of an answer that is no stream */
 #define BYTES_A_TOKEN 4                /* for prompts that the engine did not count */
+#define ANSWER_TOKENS 256              /* of an answer, for its turn in a queue, where nothing is known … */
+#define ANSWER_TOKENS_MAX 1024         /* … or too much is said */
 
 static void request_cleanup(void *arg)
 {
@@ -12,6 +14,7 @@ static void request_cleanup(void *arg)
     usage_scan_deinit(&q->scan);
     sbuf_deinit(&q->answer);
     snapshot_unref(q->snapshot);
+    snapshot_unref(q->routing);
 }
 
 void request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key)
@@ -21,6 +24,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->loop = l;
     q->route = route;
     q->snapshot = snapshot_ref(l->snapshot);
+    q->routing = snapshot_ref(l->snapshot);
     q->key = key;
     q->start_ms = clock_wall_ms();
     q->start_ns = r->started_ns;
@@ -78,6 +82,13 @@ static void settle_limits(struct request *q, const struct usage *u)
     limit_settle(&q->hold, used, !ok && !gone);
 }
 
+/* What the tenant's turn really cost. */
+static void settle_turn(struct request *q, const struct usage *u)
+{
+    bool got = str_eqc(u->outcome, "ok") || str_eqc(u->outcome, "client_gone");
+    dispatch_end(&q->ticket, got ? u->prompt_tokens - u->cached_tokens + u->completion_tokens : 0);
+}
+
 static void count(struct request *q, const struct usage *u, uint64_t now_ns)
 {
     const struct gateway_metrics *m = &q->loop->gateway->metrics;
@@ -111,6 +122,7 @@ void request_settle(struct request *q, int status, const char *outcome)
         http_call_cancel(q->call);
     q->call = NULL;
     timer_stop(&q->keepalive);
+    timer_stop(&q->tick);
     attempt_release(q, str_eqc(str_of(outcome), "ok") || str_eqc(str_of(outcome), "refused") ? TARGET_OK : TARGET_NEITHER, 0);
     uint64_t now_ns = clock_mono_ns();
     struct usage u = {.id = str_of(q->http->id), .project = str_of(q->key->project), .tenant = str_of(q->key->tenant), .key = str_of(q->key->name),
@@ -120,6 +132,7 @@ void request_settle(struct request *q, int status, const char *outcome)
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
     fill_counts(q, &u);
     settle_limits(q, &u);
+    settle_turn(q, &u);
     if (status != 429 || q->attempts) /* what a limit keeps away must not fill the disk */
         journal_add(q->loop->gateway->journal, &u);
     count(q, &u, now_ns);
@@ -133,7 +146,7 @@ void request_refuse(struct request *q, int status, const char *outcome, const ch
     CLEANUP(sbuf_deinit) struct sbuf event = {0};
     request_settle(q, status, outcome);
     if (!q->committed) {
-        answer_error(q->http, status, type, code, param, message);
+        answer_error(q->http, status, type, code, param, q->retry_after[0] ? q->retry_after : NULL, message);
         return;
     }
     sbuf_init(&event, 16384);
@@ -150,7 +163,7 @@ void request_refuse(struct request *q, int status, const char *outcome, const ch
 static bool resolve(struct request *q)
 {
     char message[MODEL_NAME_MAX + 256];
-    const struct snap_endpoint *e = snapshot_find(q->snapshot, q->key, q->body.model);
+    const struct snap_endpoint *e = snapshot_find(q->routing, q->key, q->body.model);
     if (!e) {
         snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
         request_refuse(q, 404, "refused", "invalid_request_error", "model_not_found", "model", message);
@@ -176,8 +189,11 @@ static bool reserve(struct request *q)
 {
     struct limit_refusal why;
     int64_t prompt = prompt_estimate(q), answer = q->route->embeddings ? 0 : limit_expect(q->key->limits, q->endpoint->name, prompt, q->body.max_tokens);
-    if (limit_reserve(&q->hold, q->key->limits, prompt + answer, clock_mono_ns(), &why))
+    if (limit_reserve(&q->hold, q->key->limits, prompt + answer, clock_mono_ns(), &why)) {
+        q->ticket.prompt_tokens = prompt;
+        q->ticket.answer_tokens = answer || q->route->embeddings ? answer : MIN(q->body.max_tokens ? q->body.max_tokens : ANSWER_TOKENS, ANSWER_TOKENS_MAX);
         return true;
+    }
     metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(why.scope)), str_of(limit_unit_text(why.unit))}), 1);
     request_settle(q, 429, "refused");
     answer_limited(q->http, q->key, &why);
@@ -193,7 +209,7 @@ void request_begin(struct request *q)
         request_refuse(q, 400, "refused", "invalid_request_error", err.field[0] ? "invalid_value" : "invalid_json", err.field, err.msg);
         return;
     }
-    if (!resolve(q) || !reserve(q) || attempt_start(q))
+    if (!resolve(q) || !reserve(q) || attempt_begin(q))
         return;
     request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
 }

@@ -1,8 +1,8 @@
 /* One inference request, from its complete body to its last line. Inside the gateway: request.c (what is asked, limits, the last line) and attempt.c (engines and what they answer).
  *
- *   begin ─► reserve ─► attempt ─► head ─► body … ─► end     a stream passes through from its first content on; any other answer is gathered and sent whole
- *                          ▲         │ another replica, while nothing of an engine's was passed on
- *                          └─────────┘
+ *   begin ─► reserve ─► attempt ─► (wait) ─► head ─► body … ─► end    a stream passes through from its first content on; any other answer is gathered and sent whole
+ *                          ▲                   │ another replica, while nothing of an engine's was passed on
+ *                          └───────────────────┘
  * Whatever happens, settle() runs once: it releases the replica and what was reserved of limits, writes the usage record, counts, logs. It runs before the client gets the last
  * byte, so that whoever has seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too
  * slow or sent too much) is none: nothing was used, nothing is written; the server's refusal is counted as one.
@@ -10,6 +10,7 @@
 #ifndef SEKI_GATEWAY_REQUEST_H
 #define SEKI_GATEWAY_REQUEST_H
 
+#include "gateway/dispatch.h"
 #include "gateway/internal.h"
 
 #define REQUEST_TYPE_MAX 128
@@ -19,7 +20,8 @@
 struct request {
     struct http_request *http;
     struct gateway_loop *loop;
-    struct snapshot *snapshot; /* keeps key, endpoint, replica alive */
+    struct snapshot *snapshot; /* keeps the key alive … */
+    struct snapshot *routing;  /* … and this one endpoint and replica: newer, when it had to wait */
     const struct gateway_route *route;
     const struct snap_key *key;
     const struct snap_endpoint *endpoint; /* NULL: not resolved */
@@ -31,10 +33,9 @@ struct request {
 
     /* the attempt that runs, or the last one */
     struct http_call *call; /* NULL: none runs */
-    uint64_t tried;         /* replicas, a bit each */
+    struct ticket ticket;
+    struct timer tick; /* while it waits */
     int attempts;
-    bool holds_replica;     /* its target counts us */
-    bool tries_target;      /* we are the one that tries it */
     int status;             /* of the engine's answer */
     char type[REQUEST_TYPE_MAX]; /* its content type */
     char retry_after[REQUEST_RETRY_AFTER_MAX];
@@ -57,8 +58,8 @@ void request_settle(struct request *q, int status, const char *outcome);
 void request_refuse(struct request *q, int status, const char *outcome, const char *type, const char *code, const char *param, const char *message);
 
 /* ---- attempt.c ---- */
-/* Sends the request to the best replica that was not tried. False: none is left. */
-bool attempt_start(struct request *q);
+/* Sends the request to the best replica that was not tried, now or in its turn. False: none is left. */
+bool attempt_begin(struct request *q);
 /* The replica is let go, and what came of it is told to its breaker. busy_ms: with TARGET_BUSY. */
 void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms);
 

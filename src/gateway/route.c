@@ -64,11 +64,10 @@ static void answer_health(struct gateway_loop *l, struct http_request *r, const 
     if (str_eqc(r->head.path, "/livez") || gateway_ready(l->gateway, &err) == 0)
         http_respond(r, 200, "text/plain; charset=utf-8", NULL, 0, STR("ok\n"));
     else
-        answer_error(r, 503, "server_error", "not_ready", NULL, err.msg);
+        answer_error(r, 503, "server_error", "not_ready", NULL, NULL, err.msg);
 }
 
-/* The newest snapshot, and no pools of replicas that are gone. */
-static void refresh(struct gateway_loop *l)
+void gateway_loop_refresh(struct gateway_loop *l)
 {
     if (feed_version(l->gateway->feed) == l->version)
         return;
@@ -138,7 +137,7 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
     const struct gateway_route *route = find_route(l, r);
     if (!route)
         return ERR_NOT_FOUND;
-    refresh(l);
+    gateway_loop_refresh(l);
     if (route->handle)
         *body_max = 0;
     if (!route->name) {

@@ -1,4 +1,4 @@
-#include "gateway/snapshot.h"
+#include "gateway/dispatch.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -11,7 +11,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/rnd.h"
 #include "base/vec.h"
 #include "kinds/inference.h"
 #include "kinds/tenancy.h"
@@ -31,6 +30,7 @@ struct snapshot {
     VEC(struct snap_endpoint *) endpoints; /* oldest first */
     VEC(struct target *) targets;
     VEC(struct limit_counter *) counters;
+    VEC(struct dispatch *) dispatches;
 };
 
 /* ---- what outlives snapshots ---- */
@@ -38,6 +38,7 @@ struct snapshot {
 struct snapshot_memory {
     struct target_set *targets;
     struct limit_set *limits;
+    struct dispatch_set *dispatches;
 };
 
 struct snapshot_memory *snapshot_memory_new(void)
@@ -45,6 +46,7 @@ struct snapshot_memory *snapshot_memory_new(void)
     struct snapshot_memory *m = XNEW(struct snapshot_memory);
     m->targets = target_set_new();
     m->limits = limit_set_new();
+    m->dispatches = dispatch_set_new();
     return m;
 }
 
@@ -54,6 +56,7 @@ void snapshot_memory_free(struct snapshot_memory *m)
         return;
     target_set_free(m->targets);
     limit_set_free(m->limits);
+    dispatch_set_free(m->dispatches);
     mem_free(m);
 }
 
@@ -195,6 +198,7 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
+    r->slots = mr.spec.engine.driver && !strcmp(mr.spec.engine.driver, "openai") ? 0 : (int)mr.spec.engine.parallel;
     *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, where.address);
     e->replica_count++;
 }
@@ -236,6 +240,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     json_array_foreach (src->replicas, i, replica)
         if (is_of(replica, e) && serves(replica))
             add_replica(s, engines, memory, e, replica);
+    *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
     size_t at = s->endpoints.len;
     *VEC_PUSH(&s->endpoints) = e;
     while (at > 0 && s->endpoints.ptr[at - 1]->created_ms > e->created_ms) {
@@ -305,6 +310,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     map_free(shares);
     target_prune(memory->targets);
     limit_prune(memory->limits, clock_mono_ns());
+    dispatch_prune(memory->dispatches);
     return s;
 }
 
@@ -323,8 +329,11 @@ void snapshot_unref(struct snapshot *s)
         target_unref(*t);
     VEC_FOREACH (&s->counters, c)
         limit_counter_unref(*c);
+    VEC_FOREACH (&s->dispatches, d)
+        dispatch_unref(*d);
     VEC_DEINIT(&s->targets);
     VEC_DEINIT(&s->counters);
+    VEC_DEINIT(&s->dispatches);
     VEC_DEINIT(&s->endpoints);
     map_free(s->keys);
     map_free(s->own);
@@ -462,27 +471,6 @@ void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn
         if (may_call(k, e) && snapshot_find(s, k, e->served) == e)
             fn(arg, e);
     }
-}
-
-const struct snap_replica *snapshot_pick(const struct snap_endpoint *e, uint64_t tried, uint64_t now_ms, size_t *ret_index)
-{
-    int best = 0;
-    size_t ties = 0, chosen = 0;
-    for (int pass = 0; pass < 2 && !ties; pass++)
-        for (size_t i = 0; i < e->replica_count; i++) {
-            struct target *t = e->replicas[i].target;
-            if (tried & (1ull << i) || (pass == 0 && target_is_aside(t, now_ms)))
-                continue;
-            int load = atomic_load(&t->in_flight);
-            if (ties && load > best)
-                continue;
-            ties = ties && load == best ? ties + 1 : 1;
-            best = load;
-            if (ties == 1 || rnd_below(ties) == 0)
-                chosen = i;
-        }
-    *ret_index = chosen;
-    return ties ? &e->replicas[chosen] : NULL;
 }
 
 bool snapshot_has_target(const struct snapshot *s, const char *address)

@@ -1,8 +1,8 @@
 /* What may be called by whom: an immutable picture of keys, endpoints and replicas, shared by reference count.
  *
  * Built from documents (informers give them, a file keeps them), read by all loops without locks. What must not be forgotten when a new one comes outlives snapshots, in a
- * `struct snapshot_memory`: targets, the places that requests are sent to, with the number of requests in flight and how they do; and the counters of
- * limits. Threads: build on one, read on any.
+ * `struct snapshot_memory`: targets, the places that requests are sent to, with the number of requests in flight and how they do; the queues of
+ * endpoints; and the counters of limits. Threads: build on one, read on any.
  */
 #ifndef SEKI_GATEWAY_SNAPSHOT_H
 #define SEKI_GATEWAY_SNAPSHOT_H
@@ -25,6 +25,7 @@ struct snap_replica {
     const char *base_path;    /* "/v1" */
     const char *engine_model; /* the name to send, or NULL: as the client wrote it */
     const char *token;        /* bearer token of the engine, or NULL */
+    int slots;                /* requests that it serves at the same time; 0: it does not say */
 };
 
 struct snap_endpoint {
@@ -36,6 +37,7 @@ struct snap_endpoint {
     struct snap_replica *replicas;
     size_t replica_count;
     const char *not_ready; /* why nothing serves, for people */
+    struct dispatch *dispatch;
 };
 
 struct snap_key {
@@ -52,7 +54,7 @@ struct snapshot;
 struct snapshot_source {
     json_t *keys, *endpoints, *replicas, *namespaces, *tenants;
 };
-/* Targets by address and counters by name, kept from one build to the next. */
+/* Targets, queues and counters by name, kept from one build to the next. */
 struct snapshot_memory;
 struct snapshot_memory *snapshot_memory_new(void);
 void snapshot_memory_free(struct snapshot_memory *m);
@@ -74,8 +76,6 @@ const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_h
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
 /* All that a key may call, each name once. */
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
-/* The replica with the fewest requests in flight, ties at random; skips `tried` (a bit a replica) and those that are put aside while others are not. NULL: none left. */
-const struct snap_replica *snapshot_pick(const struct snap_endpoint *e, uint64_t tried, uint64_t now_ms, size_t *ret_index);
 bool snapshot_has_target(const struct snapshot *s, const char *address);
 size_t snapshot_key_count(const struct snapshot *s);
 

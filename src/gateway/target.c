@@ -16,6 +16,8 @@ struct target_set {
 void target_unref(struct target *t)
 {
     if (atomic_fetch_sub(&t->refs, 1) == 1) {
+        prefix_index_free(t->prefixes);
+        pthread_mutex_destroy(&t->lock);
         mem_free(t->address);
         mem_free(t);
     }
@@ -47,6 +49,7 @@ struct target *target_take(struct target_set *s, const char *address)
     if (!t) {
         t = XNEW(struct target);
         t->address = xstrdup(address);
+        pthread_mutex_init(&t->lock, NULL);
         atomic_store(&t->refs, 1);
         atomic_store(&t->retries, RETRIES_MAX * 10);
         map_set(s->by_address, str_of(address), t);
@@ -112,4 +115,31 @@ bool target_may_retry(struct target *t)
         return true;
     atomic_fetch_add(&t->retries, 10);
     return false;
+}
+
+/* ---- what it has cached ---- */
+
+size_t target_cached(struct target *t, const uint64_t *hashes, size_t count)
+{
+    pthread_mutex_lock(&t->lock);
+    size_t n = t->prefixes ? prefix_match(t->prefixes, hashes, count) : 0;
+    pthread_mutex_unlock(&t->lock);
+    return n;
+}
+
+void target_cache(struct target *t, const uint64_t *hashes, size_t count)
+{
+    pthread_mutex_lock(&t->lock);
+    if (!t->prefixes)
+        t->prefixes = prefix_index_new(TARGET_INDEX_BYTES);
+    prefix_add(t->prefixes, hashes, count);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void target_forget(struct target *t)
+{
+    pthread_mutex_lock(&t->lock);
+    prefix_index_free(t->prefixes);
+    t->prefixes = NULL;
+    pthread_mutex_unlock(&t->lock);
 }

@@ -8,9 +8,13 @@
 #ifndef SEKI_GATEWAY_TARGET_H
 #define SEKI_GATEWAY_TARGET_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "base/map.h"
+#include "gateway/prefix.h"
+
+#define TARGET_INDEX_BYTES ((size_t)512 << 10)
 
 struct target {
     atomic_uint refs;
@@ -21,6 +25,8 @@ struct target {
     atomic_int opened;            /* how often it was put aside since it last did well; 0: it does well */
     atomic_bool trying;           /* the request that is to tell whether it does again */
     atomic_int retries;           /* tenths of one that may still be made elsewhere after it failed */
+    pthread_mutex_t lock;         /* guards prefixes */
+    struct prefix_index *prefixes; /* NULL until something was sent; TARGET_INDEX_BYTES at most */
 };
 
 struct target_set;
@@ -41,5 +47,10 @@ bool target_end(struct target *t, bool tries, enum target_outcome outcome, uint6
 
 /* Whether a request that failed here may be sent elsewhere: one in ten, and RETRIES_MAX in a burst, so that a failure does not multiply the load of those who still serve. */
 bool target_may_retry(struct target *t);
+
+/* Beginnings of prompts that it has cached, as far as can be told from what was sent there. */
+size_t target_cached(struct target *t, const uint64_t *hashes, size_t count);
+void target_cache(struct target *t, const uint64_t *hashes, size_t count);
+void target_forget(struct target *t);
 
 #endif

@@ -54,7 +54,7 @@ static void shares_are_equal_in_tokens(void **state)
 {
     (void)state;
     struct queue q;
-    int64_t sum[2] = {0}, cost;
+    int64_t sum[2] = {0}, cost = 0;
     queue_init(&q);
     for (int i = 0; i < 2000; i++) {
         add(&q, 'a', 100, CLASS_INTERACTIVE); /* many small ones */
@@ -73,7 +73,7 @@ static void what_was_guessed_wrongly_is_settled(void **state)
 {
     (void)state;
     struct queue q;
-    int64_t real[2] = {0}, cost;
+    int64_t real[2] = {0}, cost = 0;
     queue_init(&q);
     for (int i = 0; i < 4000; i++) {
         add(&q, 'a', 10, CLASS_INTERACTIVE); /* says 10, takes 500 */

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "gateway/snapshot.h"
+#include "gateway/pick.h"
 
 #define READY "\"status\":\"True\",\"type\":\"Ready\",\"reason\":\"Serving\""
 #define ENDPOINT(ns, name, created, spec) \
@@ -99,24 +99,31 @@ static void who_may_call_what(void **state)
     snapshot_memory_free(targets);
 }
 
+/* Index of the replica; 100 + enum when there is none. */
+static size_t picked(const struct snap_endpoint *e, uint64_t tried, uint64_t now_ms)
+{
+    size_t index = 0;
+    enum pick_result r = pick_replica(e, &(struct pick_wish){.tried = tried}, now_ms, &index, NULL);
+    return r == PICK_ONE ? index : 100 + r;
+}
+
 static void least_in_flight(void **state)
 {
     (void)state;
     struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot *s = build(whole, targets);
     const struct snap_endpoint *e = snapshot_find(s, snapshot_key(s, "h1"), "m");
-    size_t index;
     assert_int_equal(e->replica_count, 2);
     assert_string_equal(e->replicas[0].base_path, "/v1");
     assert_string_equal(e->replicas[1].base_path, "/api/v1");
     assert_string_equal(e->replicas[1].host, "127.0.0.1:9");
     atomic_store(&e->replicas[0].target->in_flight, 3);
-    assert_ptr_equal(snapshot_pick(e, 0, 1000, &index), &e->replicas[1]);
-    assert_ptr_equal(snapshot_pick(e, 1u << 1, 1000, &index), &e->replicas[0]); /* tried already */
+    assert_int_equal(picked(e, 0, 1000), 1);
+    assert_int_equal(picked(e, 1u << 1, 1000), 0); /* tried already */
     atomic_store(&e->replicas[1].target->aside_until_ms, 2000);
-    assert_ptr_equal(snapshot_pick(e, 0, 1000, &index), &e->replicas[0]);
-    assert_ptr_equal(snapshot_pick(e, 1u << 0, 1000, &index), &e->replicas[1]); /* better than none */
-    assert_null(snapshot_pick(e, 3, 1000, &index));
+    assert_int_equal(picked(e, 0, 1000), 0);
+    assert_int_equal(picked(e, 1u << 0, 1000), 1); /* better than none */
+    assert_int_equal(picked(e, 3, 1000), 100 + PICK_NONE);
     /* The next snapshot remembers, as long as it has that replica. */
     struct snapshot *next = build(whole, targets);
     assert_int_equal(atomic_load(&snapshot_find(next, snapshot_key(next, "h1"), "m")->replicas[0].target->in_flight), 3);

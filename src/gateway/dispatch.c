@@ -1,0 +1,292 @@
+#include "gateway/dispatch.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+#define BLOCK_TOKENS (PREFIX_BLOCK_BYTES / 4)
+#define SERVICE_FIRST_MS 2000 /* how long a request takes, while nothing is known */
+
+struct dispatch {
+    atomic_uint refs;
+    pthread_mutex_t lock;
+    struct queue queue;
+    uint64_t service_ms; /* how long requests take, a moving mean */
+};
+
+static atomic_size_t waiting;
+
+size_t dispatch_waiting(void)
+{
+    return atomic_load(&waiting);
+}
+
+/* ---- the set ---- */
+
+struct dispatch_set {
+    struct map *by_name;
+};
+
+void dispatch_unref(struct dispatch *d)
+{
+    if (!d || atomic_fetch_sub(&d->refs, 1) != 1)
+        return;
+    queue_deinit(&d->queue);
+    pthread_mutex_destroy(&d->lock);
+    mem_free(d);
+}
+
+static void release(void *value)
+{
+    dispatch_unref(value);
+}
+
+struct dispatch_set *dispatch_set_new(void)
+{
+    struct dispatch_set *s = XNEW(struct dispatch_set);
+    s->by_name = map_new(release);
+    return s;
+}
+
+void dispatch_set_free(struct dispatch_set *s)
+{
+    if (!s)
+        return;
+    map_free(s->by_name);
+    mem_free(s);
+}
+
+struct dispatch *dispatch_take(struct dispatch_set *s, const char *name)
+{
+    struct dispatch *d = map_getc(s->by_name, name);
+    if (!d) {
+        d = XNEW(struct dispatch);
+        atomic_store(&d->refs, 1);
+        pthread_mutex_init(&d->lock, NULL);
+        queue_init(&d->queue);
+        d->service_ms = SERVICE_FIRST_MS;
+        map_set(s->by_name, str_of(name), d);
+    }
+    atomic_fetch_add(&d->refs, 1);
+    return d;
+}
+
+void dispatch_prune(struct dispatch_set *s)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(s->by_name, &it))
+        if (atomic_load(&((struct dispatch *)it.value)->refs) == 1)
+            map_del(s->by_name, it.key);
+}
+
+/* ---- inboxes ---- */
+
+void dispatch_inbox_init(struct dispatch_inbox *i, struct loop *l)
+{
+    pthread_mutex_init(&i->lock, NULL);
+    TAILQ_INIT(&i->sent);
+    i->loop = l;
+}
+
+void dispatch_inbox_deinit(struct dispatch_inbox *i)
+{
+    pthread_mutex_destroy(&i->lock);
+}
+
+static struct ticket *open_one(struct dispatch_inbox *i)
+{
+    pthread_mutex_lock(&i->lock);
+    struct ticket *t = TAILQ_FIRST(&i->sent);
+    if (t) {
+        TAILQ_REMOVE(&i->sent, t, link);
+        t->holds = t->index != SIZE_MAX;
+        t->state = t->holds ? TICKET_SENT : TICKET_IDLE;
+    }
+    pthread_mutex_unlock(&i->lock);
+    return t;
+}
+
+static void deliver(void *arg)
+{
+    struct ticket *t;
+    while ((t = open_one(arg)))
+        t->on_sent(t);
+}
+
+/* To the loop that the ticket belongs to. */
+static void tell(struct ticket *t)
+{
+    pthread_mutex_lock(&t->inbox->lock);
+    bool first = TAILQ_EMPTY(&t->inbox->sent);
+    t->state = TICKET_TOLD;
+    TAILQ_INSERT_TAIL(&t->inbox->sent, t, link);
+    pthread_mutex_unlock(&t->inbox->lock);
+    if (first)
+        loop_post(t->inbox->loop, deliver, t->inbox);
+}
+
+/* ---- under the lock ---- */
+
+static struct target *target_of(const struct ticket *t)
+{
+    return t->endpoint->replicas[t->index].target;
+}
+
+static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_ms)
+{
+    t->index = index;
+    t->cached = cached;
+    t->sent_ms = now_ms;
+    t->tries = target_begin(target_of(t), now_ms);
+    if (t->wish.hash_count)
+        target_cache(target_of(t), t->wish.hashes, t->wish.hash_count);
+}
+
+/* Tokens that the replicas with room have of a waiting prompt, at best. */
+static int64_t best_cached(void *arg, const struct queue_entry *e)
+{
+    const struct ticket *t = (const struct ticket *)e;
+    uint64_t now_ms = *(uint64_t *)arg;
+    size_t index, cached = 0;
+    return pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE ? (int64_t)cached * BLOCK_TOKENS : 0;
+}
+
+/* Also true when no replica is left for it: it is to be told. */
+static bool is_room_for(const struct ticket *t, uint64_t now_ms)
+{
+    size_t index;
+    return pick_replica(t->endpoint, &(struct pick_wish){.tried = t->wish.tried}, now_ms, &index, NULL) != PICK_FULL;
+}
+
+static void send_who_can_be_sent(struct dispatch *d, uint64_t now_ms)
+{
+    struct queue_entry *e;
+    size_t index, cached = 0;
+    while ((e = queue_next(&d->queue, NULL, NULL)) && is_room_for((struct ticket *)e, now_ms) && (e = queue_next(&d->queue, best_cached, &now_ms))) {
+        struct ticket *t = (struct ticket *)e;
+        enum pick_result r = pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached);
+        if (r == PICK_FULL)
+            return;
+        queue_take(&d->queue, e);
+        atomic_fetch_sub(&waiting, 1);
+        if (r == PICK_ONE)
+            assign(t, index, cached, now_ms);
+        else
+            t->index = SIZE_MAX;
+        tell(t);
+    }
+}
+
+static size_t slots_of(const struct snap_endpoint *e)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < e->replica_count; i++)
+        n += (size_t)e->replicas[i].slots;
+    return n ? n : 1;
+}
+
+static int64_t cost_of(const struct ticket *t, size_t cached)
+{
+    int64_t fresh = t->prompt_tokens - (int64_t)cached * BLOCK_TOKENS;
+    return MAX(fresh, (int64_t)1) + t->answer_tokens;
+}
+
+enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t *ret_retry_ms)
+{
+    struct dispatch *d = t->endpoint->dispatch;
+    uint64_t now_ms = clock_mono_ms();
+    size_t index, cached = 0;
+    enum dispatch_result result = DISPATCH_WAITS;
+    pthread_mutex_lock(&d->lock);
+    enum pick_result r = pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached);
+    t->entry.cost = cost_of(t, cached);
+    if (r == PICK_NONE) {
+        result = DISPATCH_NONE;
+    } else if (r == PICK_ONE && !d->queue.len) {
+        assign(t, index, cached, now_ms);
+        t->state = TICKET_SENT;
+        t->holds = true;
+        result = DISPATCH_SENT;
+    } else if (!t->again && queue_len_of(&d->queue, t->tenant) >= max_waiting) {
+        *ret_retry_ms = MAX(d->queue.len * d->service_ms / slots_of(t->endpoint), (uint64_t)1000);
+        result = DISPATCH_FULL;
+    } else {
+        t->since_ms = now_ms;
+        t->state = TICKET_WAITS;
+        queue_add(&d->queue, t->tenant, &t->entry, t->again);
+        atomic_fetch_add(&waiting, 1);
+        send_who_can_be_sent(d, now_ms);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return result;
+}
+
+bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms)
+{
+    struct dispatch *d = t->endpoint->dispatch;
+    uint64_t now_ms = clock_mono_ms();
+    t->holds = false;
+    pthread_mutex_lock(&d->lock);
+    t->state = TICKET_IDLE;
+    bool aside = target_end(target_of(t), t->tries, outcome, busy_ms, now_ms);
+    if (aside)
+        target_forget(target_of(t));
+    if (outcome == TARGET_OK)
+        d->service_ms = (d->service_ms * 15 + (now_ms - t->sent_ms)) / 16;
+    send_who_can_be_sent(d, now_ms);
+    pthread_mutex_unlock(&d->lock);
+    return aside;
+}
+
+/* Takes it out of wherever it is. True: a replica counts it. */
+static bool take_out(struct ticket *t)
+{
+    bool sent = t->state == TICKET_SENT;
+    if (t->state == TICKET_WAITS) {
+        queue_remove(&t->endpoint->dispatch->queue, &t->entry);
+        atomic_fetch_sub(&waiting, 1);
+    }
+    if (t->state == TICKET_TOLD) {
+        pthread_mutex_lock(&t->inbox->lock);
+        TAILQ_REMOVE(&t->inbox->sent, t, link);
+        pthread_mutex_unlock(&t->inbox->lock);
+        sent = t->index != SIZE_MAX;
+    }
+    t->state = TICKET_IDLE;
+    return sent;
+}
+
+void dispatch_end(struct ticket *t, int64_t used_tokens)
+{
+    if (!t->endpoint)
+        return;
+    struct dispatch *d = t->endpoint->dispatch;
+    uint64_t now_ms = clock_mono_ms();
+    pthread_mutex_lock(&d->lock);
+    bool counted = t->sent_ms != 0;
+    if (take_out(t))
+        target_end(target_of(t), t->tries, TARGET_NEITHER, 0, now_ms);
+    if (counted)
+        queue_settle(&d->queue, t->tenant, t->entry.class, used_tokens - t->entry.cost);
+    send_who_can_be_sent(d, now_ms);
+    pthread_mutex_unlock(&d->lock);
+}
+
+bool dispatch_move(struct ticket *t, const struct snap_endpoint *e)
+{
+    struct dispatch *d = t->endpoint->dispatch;
+    pthread_mutex_lock(&d->lock);
+    bool moves = t->state == TICKET_WAITS && e->dispatch == d;
+    if (moves) {
+        t->endpoint = e;
+        t->wish.tried = 0; /* the numbers are other replicas' now */
+    }
+    pthread_mutex_unlock(&d->lock);
+    return moves;
+}
+
+void dispatch_kick(struct dispatch *d)
+{
+    pthread_mutex_lock(&d->lock);
+    send_who_can_be_sent(d, clock_mono_ms());
+    pthread_mutex_unlock(&d->lock);
+}

@@ -1,0 +1,71 @@
+/* Sending requests of one endpoint to its replicas: at once while there is room, else in fair order (queue.h).
+ *
+ *   ask ─► a replica with room, and nobody waits? ─► sent
+ *     └──► waits ─► a request ends (done), a replica comes, one is well again (kick) ─► sent: told on the request's own loop
+ *
+ * One lock an endpoint; it is held for a choice among the replicas, and nothing blocks under it. (A message a decision to a loop that owns the endpoint would cost two wake-ups a
+ * request; the lock costs less than one, as long as choices take microseconds.) Requests wait here and not in the engine: here they can be ordered, and who leaves costs nothing.
+ */
+#ifndef SEKI_GATEWAY_DISPATCH_H
+#define SEKI_GATEWAY_DISPATCH_H
+
+#include <pthread.h>
+
+#include "gateway/pick.h"
+#include "gateway/queue.h"
+#include "loop/loop.h"
+
+struct dispatch;
+struct ticket;
+
+/* Kept from one snapshot to the next, by "PROJECT/ENDPOINT"; snapshots hold references. Belongs to their builder. */
+struct dispatch_set;
+struct dispatch_set *dispatch_set_new(void);
+void dispatch_set_free(struct dispatch_set *s);
+struct dispatch *dispatch_take(struct dispatch_set *s, const char *name);
+void dispatch_unref(struct dispatch *d);
+void dispatch_prune(struct dispatch_set *s);
+
+/* Where tickets that were sent wait for their loop. */
+struct dispatch_inbox {
+    pthread_mutex_t lock;
+    TAILQ_HEAD(, ticket) sent;
+    struct loop *loop;
+};
+void dispatch_inbox_init(struct dispatch_inbox *i, struct loop *l);
+void dispatch_inbox_deinit(struct dispatch_inbox *i);
+
+/* A request's place. Set at first; then only by the functions below, but for `endpoint` (dispatch_move()). */
+struct ticket {
+    struct queue_entry entry; /* must be first */
+    TAILQ_ENTRY(ticket) link;
+    struct dispatch_inbox *inbox;
+    const struct snap_endpoint *endpoint;
+    const char *tenant;
+    struct pick_wish wish;
+    int64_t prompt_tokens, answer_tokens; /* that are expected */
+    bool again;                           /* it was sent before, and failed */
+    void (*on_sent)(struct ticket *t);    /* on the loop; index SIZE_MAX: there is no replica left to try */
+
+    enum { TICKET_IDLE, TICKET_WAITS, TICKET_TOLD, TICKET_SENT } state; /* under the lock: another loop may send it at any time */
+    bool holds; /* its own loop knows that it was sent, and has not let go: the loop's */
+    size_t index; /* of the replica */
+    size_t cached; /* blocks of the prompt that it has */
+    bool tries;   /* target_begin()'s */
+    uint64_t since_ms, sent_ms;
+};
+
+enum dispatch_result { DISPATCH_SENT, DISPATCH_WAITS, DISPATCH_FULL, DISPATCH_NONE };
+/* FULL: the tenant has max_waiting here already; *ret_retry_ms: when there is likely to be room. NONE: no replica is left to try. */
+enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t *ret_retry_ms);
+/* A sent ticket's replica is let go. True: it was put aside for failing. */
+bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms);
+/* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */
+void dispatch_end(struct ticket *t, int64_t used_tokens);
+/* To a new snapshot's endpoint. False: it does not wait any more, and stays with the old one. */
+bool dispatch_move(struct ticket *t, const struct snap_endpoint *e);
+/* Something may have changed: whoever can be sent is. */
+void dispatch_kick(struct dispatch *d);
+size_t dispatch_waiting(void); /* in the process, now */
+
+#endif

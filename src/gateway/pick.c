@@ -1,0 +1,69 @@
+#include "gateway/pick.h"
+
+#include "base/rnd.h"
+
+#define CACHE_WEIGHT 2.0
+#define CROWD_FACTOR 1.5 /* times the mean of the others … */
+#define CROWD_FREE 2     /* … and so many more */
+#define SLOTS_GUESS 8 /* of a server that does not say: only to weigh load against cache */
+
+static bool has_room(const struct snap_replica *r)
+{
+    return !r->slots || atomic_load(&r->target->in_flight) < r->slots;
+}
+
+static double load_of(const struct snap_replica *r)
+{
+    return atomic_load(&r->target->in_flight);
+}
+
+static double total_load(const struct snap_endpoint *e)
+{
+    double sum = 0;
+    for (size_t i = 0; i < e->replica_count; i++)
+        sum += load_of(&e->replicas[i]);
+    return sum;
+}
+
+/* Clearly busier than its sisters. Not by standard deviations: of two replicas, neither can be far from the mean. */
+static bool is_crowded(const struct snap_endpoint *e, double load, double total)
+{
+    return e->replica_count > 1 && load > CROWD_FACTOR * (total - load) / (double)(e->replica_count - 1) + CROWD_FREE;
+}
+
+static double score(const struct snap_endpoint *e, const struct snap_replica *r, const struct pick_wish *w, double total, size_t *ret_cached)
+{
+    double load = load_of(r);
+    *ret_cached = w->hash_count ? target_cached(r->target, w->hashes, w->hash_count) : 0;
+    double cached = !w->hash_count || is_crowded(e, load, total) ? 0 : (double)*ret_cached / (double)w->hash_count;
+    return CACHE_WEIGHT * cached - load / (double)(r->slots ? r->slots : SLOTS_GUESS);
+}
+
+enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_wish *w, uint64_t now_ms, size_t *ret_index, size_t *ret_cached)
+{
+    enum pick_result result = PICK_NONE;
+    double total = total_load(e), best = 0;
+    size_t ties = 0, cached;
+    for (int aside = 0; aside < 2 && result == PICK_NONE; aside++)
+        for (size_t i = 0; i < e->replica_count; i++) {
+            const struct snap_replica *r = &e->replicas[i];
+            if (w->tried & (1ull << i) || target_is_aside(r->target, now_ms) != (aside == 1))
+                continue;
+            if (!has_room(r)) {
+                result = ties ? result : PICK_FULL;
+                continue;
+            }
+            double s = score(e, r, w, total, &cached);
+            if (ties && s < best)
+                continue;
+            ties = ties && s == best ? ties + 1 : 1;
+            best = s;
+            result = PICK_ONE;
+            if (ties == 1 || rnd_below(ties) == 0) {
+                *ret_index = i;
+                if (ret_cached)
+                    *ret_cached = cached;
+            }
+        }
+    return result;
+}

@@ -1,0 +1,22 @@
+/* Which replica is best for a request: a pure choice from what is known of them.
+ *
+ * Among those that were not tried and have room: the one with the best score, 2 × (part of the prompt that it has cached) - (requests in flight / slots); ties at random. A replica
+ * with clearly more to do than its sisters (more than one and a half times their mean, and two requests) gets nothing for its cache: a popular beginning must not herd everybody onto
+ * one. Those that are put aside serve when there is no other. Threads: any; under the endpoint's lock in dispatch.c, so that nobody takes the room in between.
+ */
+#ifndef SEKI_GATEWAY_PICK_H
+#define SEKI_GATEWAY_PICK_H
+
+#include "gateway/snapshot.h"
+
+enum pick_result { PICK_ONE, PICK_FULL, PICK_NONE }; /* FULL: there are some, without room; NONE: all were tried */
+
+struct pick_wish {
+    uint64_t tried; /* a bit a replica */
+    const uint64_t *hashes; /* of the prompt's beginnings; may be NULL */
+    size_t hash_count;
+};
+/* *ret_cached: blocks of the prompt that the replica has; may be NULL. */
+enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_wish *w, uint64_t now_ms, size_t *ret_index, size_t *ret_cached);
+
+#endif

@@ -1,0 +1,275 @@
+/* Picking and dispatching: room, cache, herds; waiting, telling, leaving. */
+#include "unit.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/vec.h"
+#include "gateway/dispatch.h"
+
+#define REPLICAS 4
+
+static struct target_set *targets;
+static struct dispatch_set *dispatches;
+static struct snap_replica replicas[REPLICAS];
+static struct snap_endpoint endpoint;
+static struct loop *loop;
+static struct dispatch_inbox inbox;
+static int told, told_none;
+
+static int setup(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    targets = target_set_new();
+    dispatches = dispatch_set_new();
+    for (int i = 0; i < REPLICAS; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "t%d", i);
+        replicas[i] = (struct snap_replica){.name = "r", .target = target_take(targets, name), .slots = 4};
+    }
+    endpoint = (struct snap_endpoint){.project = "p", .name = "m", .replicas = replicas, .replica_count = REPLICAS, .dispatch = dispatch_take(dispatches, "p/m")};
+    if (loop_new(&loop, &err) < 0)
+        return -1;
+    dispatch_inbox_init(&inbox, loop);
+    told = told_none = 0;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    for (int i = 0; i < REPLICAS; i++)
+        target_unref(replicas[i].target);
+    dispatch_unref(endpoint.dispatch);
+    dispatch_prune(dispatches);
+    dispatch_set_free(dispatches);
+    target_set_free(targets);
+    dispatch_inbox_deinit(&inbox);
+    loop_free(loop);
+    return 0;
+}
+
+static void set_load(int a, int b, int c, int d)
+{
+    int loads[] = {a, b, c, d};
+    for (int i = 0; i < REPLICAS; i++)
+        atomic_store(&replicas[i].target->in_flight, loads[i]);
+}
+
+/* ---- picking ---- */
+
+static void cache_wins_over_load_but_not_over_a_herd(void **state)
+{
+    (void)state;
+    uint64_t hashes[8];
+    size_t index, cached;
+    for (int i = 0; i < 8; i++)
+        hashes[i] = 1000 + (uint64_t)i;
+    struct pick_wish w = {.hashes = hashes, .hash_count = 8};
+    set_load(0, 1, 1, 1);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
+    assert_int_equal(index, 0);
+    assert_int_equal(cached, 0);
+    target_cache(replicas[2].target, hashes, 8);
+    set_load(0, 1, 2, 1);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
+    assert_int_equal(index, 2);
+    assert_int_equal(cached, 8);
+    for (int i = 0; i < REPLICAS; i++)
+        replicas[i].slots = 100;
+    set_load(1, 1, 9, 1); /* all want it: the next one does not get it */
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
+    assert_int_not_equal(index, 2);
+    target_forget(replicas[2].target);
+    set_load(0, 1, 2, 1);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
+    assert_int_equal(index, 0);
+}
+
+static void who_has_no_room_gets_nothing(void **state)
+{
+    (void)state;
+    size_t index;
+    struct pick_wish w = {0};
+    set_load(4, 4, 3, 4);
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+        assert_int_equal(index, 2);
+    }
+    w.tried = 1u << 2;
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_FULL);
+    set_load(4, 4, 4, 4);
+    w.tried = 0;
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_FULL);
+    w.tried = 15;
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_NONE);
+    replicas[1].slots = 0; /* does not say: always has */
+    w.tried = 0;
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 1);
+}
+
+static void ties_are_spread(void **state)
+{
+    (void)state;
+    int seen[REPLICAS] = {0};
+    size_t index;
+    for (int i = 0; i < 400; i++) {
+        assert_int_equal(pick_replica(&endpoint, &(struct pick_wish){0}, 1, &index, NULL), PICK_ONE);
+        seen[index]++;
+    }
+    for (int i = 0; i < REPLICAS; i++)
+        assert_true(seen[i] > 50);
+}
+
+/* ---- dispatching ---- */
+
+static void on_sent(struct ticket *t)
+{
+    told++;
+    told_none += t->index == SIZE_MAX;
+}
+
+static struct ticket *ticket(const char *tenant)
+{
+    struct ticket *t = XNEW(struct ticket);
+    t->inbox = &inbox;
+    t->endpoint = &endpoint;
+    t->tenant = tenant;
+    t->prompt_tokens = t->answer_tokens = 100;
+    t->on_sent = on_sent;
+    return t;
+}
+
+static enum dispatch_result ask(struct ticket *t)
+{
+    uint64_t retry;
+    return dispatch_ask(t, 10, &retry);
+}
+
+static void turn_loop(void)
+{
+    for (int i = 0; i < 20; i++)
+        loop_run_once(loop, 0);
+}
+
+/* One slot, and a ticket in it. */
+static struct ticket *fill(void)
+{
+    endpoint.replica_count = 1;
+    replicas[0].slots = 1;
+    struct ticket *first = ticket("a");
+    assert_int_equal(ask(first), DISPATCH_SENT);
+    assert_int_equal(first->index, 0);
+    return first;
+}
+
+static void end(struct ticket *t)
+{
+    dispatch_end(t, 200);
+    mem_free(t);
+}
+
+static void the_next_one_is_told_when_one_ends(void **state)
+{
+    (void)state;
+    struct ticket *first = fill(), *second = ticket("a"), *third = ticket("b");
+    assert_int_equal(ask(second), DISPATCH_WAITS);
+    assert_int_equal(ask(third), DISPATCH_WAITS);
+    assert_int_equal(dispatch_waiting(), 2);
+    assert_false(dispatch_done(first, TARGET_OK, 0));
+    turn_loop();
+    assert_int_equal(told, 1);
+    assert_int_equal(second->state, TICKET_SENT);
+    end(first);
+    end(second); /* it had its replica: that is free again */
+    turn_loop();
+    assert_int_equal(told, 2);
+    assert_int_equal(third->state, TICKET_SENT);
+    assert_int_equal(dispatch_waiting(), 0);
+    end(third);
+    assert_int_equal(atomic_load(&replicas[0].target->in_flight), 0);
+}
+
+static void who_leaves_in_any_state_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    struct ticket *first = fill(), *waits = ticket("a"), *is_told = ticket("a"), *last = ticket("a");
+    assert_int_equal(ask(is_told), DISPATCH_WAITS);
+    assert_int_equal(ask(waits), DISPATCH_WAITS);
+    assert_int_equal(ask(last), DISPATCH_WAITS);
+    end(waits);
+    end(first);
+    assert_int_equal(is_told->state, TICKET_TOLD); /* the loop has not turned */
+    end(is_told);
+    assert_int_equal(last->state, TICKET_TOLD);
+    turn_loop();
+    assert_int_equal(told, 1);
+    end(last);
+    assert_int_equal(atomic_load(&replicas[0].target->in_flight), 0);
+    assert_int_equal(dispatch_waiting(), 0);
+}
+
+static void a_tenant_has_so_many_places(void **state)
+{
+    (void)state;
+    struct ticket *first = fill(), *waiting[10], *more = ticket("a"), *other = ticket("b");
+    uint64_t retry = 0;
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(ask(waiting[i] = ticket("a")), DISPATCH_WAITS);
+    assert_int_equal(dispatch_ask(more, 10, &retry), DISPATCH_FULL);
+    assert_true(retry >= 1000);
+    assert_int_equal(ask(other), DISPATCH_WAITS);
+    more->again = true; /* who failed has been in already */
+    assert_int_equal(dispatch_ask(more, 10, &retry), DISPATCH_WAITS);
+    end(other);
+    end(more);
+    for (int i = 0; i < 10; i++)
+        end(waiting[i]);
+    end(first);
+}
+
+static void a_new_snapshot_gives_room(void **state)
+{
+    (void)state;
+    struct ticket *first = fill(), *second = ticket("a");
+    struct snap_endpoint next = endpoint;
+    assert_int_equal(ask(second), DISPATCH_WAITS);
+    next.replica_count = 2;
+    assert_true(dispatch_move(second, &next));
+    dispatch_kick(endpoint.dispatch);
+    assert_false(dispatch_move(second, &endpoint)); /* it has gone */
+    turn_loop();
+    assert_int_equal(told, 1);
+    assert_int_equal(second->index, 1);
+    end(second);
+    end(first);
+}
+
+static void who_has_tried_all_is_told(void **state)
+{
+    (void)state;
+    struct ticket *first = fill(), *second = ticket("a");
+    assert_int_equal(ask(second), DISPATCH_WAITS);
+    second->wish.tried = 1; /* as if it had been sent there */
+    dispatch_kick(endpoint.dispatch);
+    turn_loop();
+    assert_int_equal(told_none, 1);
+    end(second);
+    end(first);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(ties_are_spread, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_next_one_is_told_when_one_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_leaves_in_any_state_leaves_nothing_behind, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_tenant_has_so_many_places, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_new_snapshot_gives_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_has_tried_all_is_told, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
