@@ -1,0 +1,75 @@
+"""One hop through the gateway beside other gateways: drives the harness that GWBENCH names (a directory with `run`); without it, says so and ends.
+
+The gateway runs alone, with one loop, from the snapshot of a cloud that was set up before and has ended: one endpoint of two replicas on the harness's first mock server, a key whose
+limits are high but counted, prefix routing, the durable journal (synced every 100 ms). Arguments go to the harness: --peers nginx,haproxy --phases c1,c64 --rounds 5.
+"""
+import http.server
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
+
+MOCK, PORT = 19001, 18000  # the harness's
+
+
+class Models(http.server.BaseHTTPRequestHandler):
+    """What the controllers ask of a server before they send anybody there."""
+
+    def do_GET(self):
+        body = b'{"object":"list","data":[{"id":"m","object":"model"}]}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def prepare(directory):
+    from cloud import Cloud, wait_for
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", MOCK), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    c = Cloud(options={"gateway-threads": 1, "gateway-listen": f"127.0.0.1:{PORT}", "log-level": "warn"}, directory=directory)
+    try:
+        c.start()
+        c.project("bench")
+        c.create("modelendpoints", "bench", "m", {"replicas": 2, "engine": {"driver": "openai", "url": f"http://127.0.0.1:{MOCK}/v1"}})
+        c.wait_condition("modelendpoints", "bench", "m")
+        secret = c.key("bench", limits={"requestsPerMinute": 10**9, "tokensPerMinute": 10**10, "concurrentRequests": 10**6})
+        wait_for(lambda: c.get("modelendpoints", "bench", "m")["status"].get("readyReplicas") == 2, what="both replicas")
+        wait_for(lambda: secret and c.gateway_status("/models/m", secret) == 200, what="the snapshot")
+        c.stop(signal.SIGTERM)  # writes the snapshot
+    finally:
+        if c.process and c.process.poll() is None:
+            c.stop()
+        server.shutdown()
+        server.server_close()
+    return c.command("gateway"), secret
+
+
+def main():
+    harness = os.environ.get("GWBENCH")
+    if not harness:
+        print("GWBENCH names no directory of the harness: skipped")
+        return 0
+    directory = tempfile.mkdtemp(prefix="seki-bench-")
+    try:
+        command, secret = prepare(directory)
+        # Only the first of the harness's mock servers is used: {m1} is a literal port here.
+        return subprocess.run([str(pathlib.Path(harness) / "run"), "--ours", " ".join(command), "--url", f"http://127.0.0.1:{PORT}", "--header", f"Authorization: Bearer {secret}",
+                               "--model", "m", "--name", "seki", *sys.argv[1:]], check=False).returncode
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
