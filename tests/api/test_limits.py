@@ -307,3 +307,14 @@ def test_kubectl_knows_limits(cloud, tenant):
     cloud.kubectl("apply", "-f", "-", input=json.dumps({**limit(secrets=0), "metadata": {"name": "tight", "namespace": tenant}}))
     p = cloud.kubectl("-n", tenant, "create", "secret", "generic", "s", check=False)
     assert p.returncode == 1 and 'secrets "s" is forbidden: limit reached: Limit "tight" allows 0 secrets' in p.stderr
+
+
+def test_seki_tenant_create_takes_limits(cloud):
+    cloud.seki("tenant", "create", "bounded", "--limit", "projects=3", "--limit", "objects=200", "--limit", "secrets=4", "--limit", "modelendpoints.seki.cloud=2")
+    assert cloud.api("GET", f"{GROUP}/tenants/bounded")["spec"]["limits"] == {"projects": 3, "objects": 200, "counts": [{"resource": "secrets", "max": 4}, {"resource": "modelendpoints.seki.cloud", "max": 2}]}
+    wait_for(lambda: "1/3" in next(x for x in cloud.seki("tenant", "list").stdout.splitlines() if x.startswith("bounded ")), what="its projects")
+    for bad in ("projects", "=3", "secrets=many", "secrets=-1"):
+        p = cloud.seki("tenant", "create", "never", "--limit", bad, check=False)
+        assert p.returncode == 2 and "expected KEY=N" in p.stderr
+    p = cloud.seki("tenant", "create", "never", "--limit", "sekrets=1", check=False)
+    assert p.returncode == 1 and "spec.limits.counts[0].resource" in p.stderr
