@@ -62,7 +62,7 @@ struct apiserver {
     size_t hook_count;
     TAILQ_HEAD(, api_watch) watches;
     struct metric_family *requests_total, *duration;
-    struct metric *watch_gauge, *refused_total;
+    struct metric *watch_gauge, *refused_total, *limited_total;
     struct { /* the last change that was sent, encoded: watch.c */
         const struct store_value *value;
         int64_t rev;

@@ -318,7 +318,7 @@ static const char *refusal(struct api_request *q, const struct wish *x, const st
     const char *resource = resource_of(a, f->kind);
     const char *who = k ? arena_printf(a, "%s \"%.*s\"", k->name, STR_ARG(name)) : "this cloud";
     const char *where = f->kind == &kind_namespace ? "" : arena_printf(a, " in project \"%s\"", x->ns);
-    q->rule = k ? arena_printf(a, "%s/%.*s", k->name, STR_ARG(name)) : f->kind ? resource : "limits-objects-per-project";
+    q->rule = k ? arena_printf(a, "%s/%.*s", k->name, STR_ARG(name)) : f->kind ? "MostInAProject" : "limits-objects-per-project";
     return arena_printf(a, "limit reached: %s allows %lld %s%s; requested: %s=%zu, used: %s=%zu, limited: %s=%lld (rule %s): ask %s", who, (long long)f->bound.max, resource, where, resource, f->wanted,
                         resource, f->used, resource, (long long)f->bound.max, q->rule, whom_to_ask(q, x, f));
 }
@@ -373,6 +373,7 @@ int limits_check(struct api_request *q, const struct api_write *w, const char **
         if (has_room(q->server->limits, w, i, &f) || is_there(q->server, &x))
             continue;
         *ret_why = refusal(q, &x, &f);
+        metric_add(q->server->limited_total, 1);
         return ERR_FORBIDDEN;
     }
     return 0;

