@@ -293,6 +293,8 @@ def test_used_is_kept_up(cloud, project):
     cloud.api("DELETE", f"/api/v1/namespaces/{project}/configmaps")
     wait_for(lambda: used() == {"configmaps": 0}, what="the count to fall")
     # It settles: nothing is written while nothing changes.
+    rows = [json.loads(x) for x in cloud.seki("audit", "export", str(cloud.data / "ledger"), "--format", "json", "--tenant", project).stdout.splitlines()]
+    assert [(r["verb"], r["name"]) for r in rows if r.get("resource") == "projectlimits"] == [("create", "tight")]
     rev = cloud.api("GET", limits(project, "tight"))["metadata"]["resourceVersion"]
     cloud.api("POST", limits(project), limit("other", configmaps=10))
     wait_for(lambda: cloud.api("GET", limits(project, "other")).get("status"), what="the other's status")
