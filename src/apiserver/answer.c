@@ -1,6 +1,7 @@
 /* What the ops of kinds see of the server, and the kinds that are answered and never stored. */
 #include "apiserver/api.h"
 #include "apiserver/audit.h"
+#include "apiserver/limits.h"
 #include "apiserver/meta.h"
 #include "apiserver/sealing.h"
 #include "base/clock.h"
@@ -103,7 +104,7 @@ static int keys(void *ctx, void *asker, const char *tenant, bool rotate, json_t 
 
 struct kind_server api_kind_server(struct apiserver *s)
 {
-    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get, .keys = keys};
+    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get, .keys = keys, .ceiling = limits_ceiling};
 }
 
 struct kind_context api_kind_context(struct api_request *q)

@@ -53,6 +53,7 @@ struct apiserver {
     struct keyring *keyring; /* NULL: nothing is sealed */
     struct reseal *reseal;
     struct flow_control *flow;
+    struct limits *limits;
     struct {
         const char *name;
         int (*check)(void *arg, struct err *err);
@@ -61,7 +62,7 @@ struct apiserver {
     size_t hook_count;
     TAILQ_HEAD(, api_watch) watches;
     struct metric_family *requests_total, *duration;
-    struct metric *watch_gauge, *refused_total;
+    struct metric *watch_gauge, *refused_total, *limited_total;
     struct { /* the last change that was sent, encoded: watch.c */
         const struct store_value *value;
         int64_t rev;
@@ -233,6 +234,8 @@ void api_delete_collection(struct api_request *q);
 int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *err) NODISCARD;
 /* Writes obj over it (or deletes it, when it is to go and nothing holds it any more). */
 int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err) NODISCARD;
+/* Likewise, of what follows from other objects alone: that it was written is not recorded. */
+int api_write_derived(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err) NODISCARD;
 /* Marks obj as being deleted. */
 void api_mark_deleted(json_t *obj);
 /* dryRun=All of the query; ERR_INVALID for other values. */

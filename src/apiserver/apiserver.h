@@ -34,6 +34,7 @@ struct apiserver_options {
     uint64_t watch_timeout_ms;        /* a watch ends cleanly after 30..60 min at random by default; clients may ask for less */
     size_t watch_buffer_bytes;        /* no more waits for a watcher that does not read; default 4 MiB */
     size_t max_in_flight_writes;      /* default 1,000; then 429 */
+    int64_t objects_per_project;      /* where neither a Limit nor a Tenant says; 0: any number */
     const char *root_key;             /* what seals secrets (crypto/root_key.h); NULL: they are stored as they are, for tests */
     const char *old_root_key;         /* the one before: keys are wrapped anew; NULL or "": none */
 };
@@ -45,6 +46,8 @@ void apiserver_addr(const struct apiserver *a, struct net_addr *ret);
 void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg);
 /* Runs the loop until accepted writes are answered: whoever began one may be gone, but its end comes back here. Before store_close(). */
 void apiserver_free(struct apiserver *a);
+/* From now on. What is there beyond stays; nothing is added. */
+void apiserver_set_objects_per_project(struct apiserver *a, int64_t max);
 /* The issuers were configured anew: watches of people who came by one end, and whoever is still known takes his up again. */
 void apiserver_issuers_changed(struct apiserver *a);
 /* For client_local_new(). */

@@ -1,6 +1,6 @@
 /* What of the API's work is recorded in the audit ledger, and as what. The decision is here and nowhere else:
  *
- *   every write that is stored, also by this program's own controllers, but those of kinds that say `unaudited` (heartbeats, Events);
+ *   every write that is stored, also by this program's own controllers, but those of kinds that say `unaudited` (heartbeats, Events), and what it derives from other objects (statuses of limits);
  *   every read of a kind with secret fields, and every token that is issued, by somebody outside this process: durable before the answer;
  *   every request in someone else's name, everything that is denied (401, 403), every token that is seen for the first time.
  */

@@ -194,7 +194,7 @@ static void quiet_done(void *arg UNUSED, int code, int64_t rev UNUSED)
         log_warn("a housekeeping write failed; it is tried again when the object is looked at again", KVI("code", code));
 }
 
-int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err)
+static int write_own(struct apiserver *s, struct store_value *v, json_t *obj, bool noted, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     sbuf_init(&text, s->o.max_object_bytes * 2);
@@ -205,8 +205,19 @@ int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, s
     struct store_op op = {.type = gone ? STORE_DELETE : STORE_PUT, .key = v->key, .value = sbuf_str(&text), .expect_rev = v->rev};
     CLEANUP(sbuf_deinit) struct sbuf note = {0};
     sbuf_init(&note, LEDGER_BODY_MAX);
-    audit_note_own(s, v->key, gone, obj, &note);
+    if (noted)
+        audit_note_own(s, v->key, gone, obj, &note);
     return store_txn_noted(s->store, &op, 1, sbuf_str(&note), quiet_done, s, err);
+}
+
+int api_write_quietly(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err)
+{
+    return write_own(s, v, obj, true, err);
+}
+
+int api_write_derived(struct apiserver *s, struct store_value *v, json_t *obj, struct err *err)
+{
+    return write_own(s, v, obj, false, err);
 }
 
 int api_delete_quietly(struct apiserver *s, struct store_value *v, struct err *err)

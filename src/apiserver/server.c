@@ -1,6 +1,7 @@
 /* The apiserver as a whole, and its HTTPS side: authenticate at the head, route and authorise when the body is there. */
 #include "apiserver/api.h"
 #include "apiserver/audit.h"
+#include "apiserver/limits.h"
 #include "apiserver/sealing.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -396,6 +397,7 @@ static void make_metrics(struct apiserver *s)
     s->duration = metric_family("seki_apiserver_request_duration_seconds", "Time from head to answer, without watches.", METRIC_HISTOGRAM, duration_labels, 32,
                                 metric_latency_buckets, metric_latency_bucket_count);
     s->refused_total = metric_counter("seki_authentication_refused_total", "Requests answered 401: nobody is known by what they show.");
+    s->limited_total = metric_counter("seki_limits_refused_total", "Creations refused because a project or tenant has all that it may have.");
     s->watch_gauge = metric_gauge("seki_apiserver_watches", "Watches that run.");
 }
 
@@ -411,6 +413,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     struct http_server_options ho = {.listen = o->listen, .tls = o->tls, .max_connections = CONNECTIONS_MAX, .max_body_bytes = 3 * s->o.max_object_bytes, .high_water_bytes = s->o.watch_buffer_bytes,
                                      .compress_min_bytes = COMPRESS_MIN_BYTES};
     s->flow = flow_new(s, serve);
+    limits_start(s);
     int rc = open_keyring(s, err);
     if (rc == 0)
         rc = authn_load_tokens(s, err);
@@ -447,6 +450,12 @@ void apiserver_add_ready_check(struct apiserver *a, const char *name, int (*chec
     a->hooks[a->hook_count].name = name;
     a->hooks[a->hook_count].check = check;
     a->hooks[a->hook_count++].arg = arg;
+}
+
+void apiserver_set_objects_per_project(struct apiserver *a, int64_t max)
+{
+    a->o.objects_per_project = max;
+    limits_changed(a);
 }
 
 static bool is_by_issuer(struct api_request *q)
@@ -492,6 +501,7 @@ void apiserver_free(struct apiserver *a)
         log_error("writes are still on their way to the disk; the API's memory is left to them");
         return;
     }
+    limits_stop(a);
     keyring_free(a->keyring);
     flow_free_all(a->flow);
     rbac_free(a->rbac);

@@ -1,5 +1,6 @@
 /* create, update, patch, and the subresources status and scale. */
 #include "apiserver/api.h"
+#include "apiserver/limits.h"
 #include "apiserver/managed.h"
 #include "apiserver/meta.h"
 #include "base/clock.h"
@@ -187,6 +188,7 @@ void api_write_create(struct api_write *w)
 {
     struct api_request *q = w->q;
     struct err err = ERR_INIT;
+    const char *why;
     JSON_AUTO sent = sent_managers(w->obj);
     if (prepare_create(q, w->obj, &err) < 0) {
         fail_create(q, &err);
@@ -200,6 +202,9 @@ void api_write_create(struct api_write *w)
     record(w, NULL, sent);
     if (add_companions(w, &err) < 0) {
         api_fail(q, &err);
+        api_write_drop(w);
+    } else if (limits_check(q, w, &why) < 0) {
+        api_forbid_because(q, str_of(why));
         api_write_drop(w);
     } else if (!q->dry_run) {
         api_write_commit(w, false, 0);

@@ -71,12 +71,39 @@ static int write_kubeconfig(struct cli *c, const char *tenant, const char *file,
 
 /* ---- verbs ---- */
 
+/* spec.limits from --limit KEY=N; 0, or 2 with the reason printed. */
+static int read_limits(struct cli *c, json_t **ret)
+{
+    JSON_AUTO limits = json_object();
+    JSON_AUTO counts = json_array();
+    const char *text;
+    while ((text = cli_flag(c, "--limit"))) {
+        struct str rest = str_of(text), key;
+        int64_t n;
+        if (!strchr(text, '=') || !str_cut(&rest, '=', &key) || !key.len || str_to_i64(rest, 0, INT32_MAX, &n) < 0)
+            return cli_usage_error("--limit %s: expected KEY=N, such as projects=5, objects=2000 or secrets=100", text);
+        bool single = str_eqc(key, "projects") || str_eqc(key, "objects");
+        const char *name = arena_strndup(c->arena, key);
+        if (single)
+            json_object_set_new(limits, name, json_integer(n));
+        else
+            json_array_append_new(counts, json_pack("{s:s, s:I}", "resource", name, "max", (json_int_t)n));
+    }
+    if (json_array_size(counts))
+        json_object_set(limits, "counts", counts);
+    *ret = json_object_size(limits) ? json_incref(limits) : NULL;
+    return 0;
+}
+
 int cli_tenant_create(struct cli *c)
 {
     const char *name = cli_word(c), *display = cli_flag(c, "--display-name"), *billing = cli_flag(c, "--billing-account"), *file = cli_flag(c, "--kubeconfig-out"), *admin;
     JSON_AUTO admins = json_array();
     JSON_AUTO ret = NULL;
+    JSON_AUTO limits = NULL;
     struct err err = ERR_INIT;
+    if (read_limits(c, &limits))
+        return 2;
     while ((admin = cli_flag(c, "--admin")))
         json_array_append_new(admins, json_string(admin));
     if (!name)
@@ -86,7 +113,7 @@ int cli_tenant_create(struct cli *c)
     if (cli_connect(c))
         return 1;
     JSON_AUTO obj = obj_new(&kind_tenant, "", name);
-    json_object_set_new(obj, "spec", json_pack("{s:O, s:s*, s:s*}", "admins", admins, "displayName", display, "billingAccount", billing));
+    json_object_set_new(obj, "spec", json_pack("{s:O, s:s*, s:s*, s:O*}", "admins", admins, "displayName", display, "billingAccount", billing, "limits", limits));
     struct client_resource r = tenants();
     if (client_create(c->client, &r, "", obj, &ret, &err) < 0)
         return cli_fail(&err);
@@ -106,6 +133,14 @@ int cli_tenant_create(struct cli *c)
     else
         printf("give its first admin credentials with --kubeconfig-out, or with: kubectl -n %s create token %s\n", name, TENANT_ADMIN);
     return 0;
+}
+
+/* "2", or "2/5" when there is a limit. */
+static const char *projects_text(struct cli *c, const json_t *tenant)
+{
+    size_t count = json_array_size(json_at(tenant, "status.projects"));
+    int64_t max = json_int(tenant, "spec.limits.projects", 0);
+    return max ? arena_printf(c->arena, "%zu/%lld", count, (long long)max) : arena_printf(c->arena, "%zu", count);
 }
 
 int cli_tenant_list(struct cli *c)
@@ -128,7 +163,7 @@ int cli_tenant_list(struct cli *c)
     size_t i;
     json_t *obj;
     json_array_foreach (items, i, obj)
-        cli_table_row(t, (const char *const[]){obj_name(obj), tenant_state(obj), arena_printf(c->arena, "%zu", json_array_size(json_at(obj, "status.projects"))), json_str(obj, "spec.displayName"),
+        cli_table_row(t, (const char *const[]){obj_name(obj), tenant_state(obj), projects_text(c, obj), json_str(obj, "spec.displayName"),
                                                json_str(obj, "spec.billingAccount"), cli_age(c->arena, json_str(obj, "metadata.creationTimestamp"))});
     cli_table_print(t, c->color);
     return 0;

@@ -53,6 +53,7 @@ static const struct cli_flag logs_flags[] = {
 static const struct cli_flag tenant_flags[] = {
     {.name = "--admin", .value = "USER", .help = "who may do everything in it; repeat for more", .many = true},
     {.name = "--display-name", .value = "TEXT", .help = "the company's name"},
+    {.name = "--limit", .value = "KEY=N", .help = "how much it may have: projects, and in each project objects or a resource such as secrets; repeat for more", .many = true},
     {.name = "--billing-account", .value = "TEXT", .help = "the account in your billing system"},
     {.name = "--kubeconfig-out", .value = "FILE", .help = "write credentials of its first admin there, good for a day", .complete = "@file"},
     END,
@@ -179,10 +180,11 @@ const struct cli_verb cli_verbs[] = {
      .args = "NAME",
      .help = "make a customer, with a first project, roles and an admin",
      .more = "All of it is made, or nothing.\n\n"
-             "  seki tenant create acme --display-name \"Acme K.K.\" --admin alice@acme.example --kubeconfig-out acme.kubeconfig\n",
+             "  seki tenant create acme --display-name \"Acme K.K.\" --admin alice@acme.example --kubeconfig-out acme.kubeconfig\n"
+             "  seki tenant create acme --limit projects=5 --limit objects=2000 --limit modelendpoints.seki.cloud=10\n",
      .run = cli_tenant_create,
      .flags = tenant_flags},
-    {.name = "tenant list", .args = "", .help = "the customers, and whether they are active", .run = cli_tenant_list},
+    {.name = "tenant list", .args = "", .help = "the customers, whether they are active, and how many projects they have of how many", .run = cli_tenant_list},
     {.name = "tenant suspend", .args = "NAME", .help = "refuse all new requests of a customer; running answers end", .run = cli_tenant_suspend},
     {.name = "tenant resume", .args = "NAME", .help = "let a suspended customer go on", .run = cli_tenant_resume},
     {.name = "tenant close",

@@ -382,6 +382,7 @@ static void reload(struct control *c)
         log_error("issuers of tokens stay as they were", KVE(&err));
     else
         apiserver_issuers_changed(c->api);
+    apiserver_set_objects_per_project(c->api, c->options->limits_objects);
     renew_credentials(c);
     ask_for_manifests(c);
 }
@@ -492,6 +493,7 @@ static int start_api(struct control *c, struct err *err)
                                    .break_glass_ctx = c->emergencies,
                                    .root_key = *o->secrets_root_key ? o->secrets_root_key : options_path(o, a, "secrets/root.key"),
                                    .old_root_key = o->secrets_old_root_key,
+                                   .objects_per_project = o->limits_objects,
                                    .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;

@@ -65,6 +65,8 @@ static const struct conf_option schema[] = {
      NULL, false, "metrics, /livez and /readyz of the gateway process"},
     {"store", "retain", CONF_DURATION, OPT(store_retain_ms), "5m", 300000, 86400000, NULL, NULL, false,
      "history kept for watches and paged lists"},
+    {"limits", "objects-per-project", CONF_INT, OPT(limits_objects), "10000", 0, 100000000, NULL, NULL, true,
+     "how many objects a project may have, of all kinds together but Events, Leases and UsageReports, where its tenant's limits do not say; 0: any number"},
     {"secrets", "root-key", CONF_STR, OPT(secrets_root_key), "", 0, 0, NULL, NULL, false,
      "what wraps the keys that seal secrets: a file, or a pkcs11: URI with module-path and pin-source; empty: secrets/root.key of the data directory, made at the first start"},
     {"secrets", "old-root-key", CONF_STR, OPT(secrets_old_root_key), "", 0, 0, NULL, NULL, false,

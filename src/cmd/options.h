@@ -22,6 +22,8 @@ struct options {
     char *metrics_listen, *metrics_gateway_listen;
     /* [store] */
     int64_t store_retain_ms;
+    /* [limits] */
+    int64_t limits_objects;
     /* [secrets] */
     char *secrets_root_key, *secrets_old_root_key;
     /* [engine] */

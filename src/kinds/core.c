@@ -191,5 +191,5 @@ static const struct kind_column lease_columns[] = {
 };
 const struct kind kind_lease = {
     .group = "coordination.k8s.io", .version = "v1", .name = "Lease", .plural = "leases", .singular = "lease", .namespaced = true,
-    .native = true, .unaudited = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = lease_fields, .columns = lease_columns, .help = "Lease is held by one of several at a time.",
+    .native = true, .uncounted = true, .most = 10000, .unaudited = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = lease_fields, .columns = lease_columns, .help = "Lease is held by one of several at a time.",
 };

@@ -132,7 +132,7 @@ static const struct kind_ops stored_ops = {.validate = validate_stored}, shown_o
 
 const struct kind kind_event = {
     .group = "", .version = "v1", .name = "Event", .plural = "events", .singular = "event", .short_names = "ev", .namespaced = true,
-    .native = true, .unaudited = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = stored_fields, .columns = stored_columns, .ops = &stored_ops, .help = "Event tells what happened to an object.",
+    .native = true, .uncounted = true, .most = 50000, .unaudited = true, .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = stored_fields, .columns = stored_columns, .ops = &stored_ops, .help = "Event tells what happened to an object.",
 };
 const struct kind kind_event_view = {
     .group = "events.k8s.io", .version = "v1", .name = "Event", .plural = "events", .singular = "event", .short_names = "ev", .namespaced = true,

@@ -54,6 +54,8 @@ struct kind_server {
     /* The keys that secrets of a tenant ("": of all) are sealed with, an array as KeyRotation has it; rotate: after a new one was made for each, on behalf of the context's asker.
      * ERR_NOT_FOUND: the tenant has none. ERR_UNAVAILABLE: nothing is sealed here. */
     int (*keys)(void *ctx, void *asker, const char *tenant, bool rotate, json_t **ret, struct err *err);
+    /* The most that a limit in a namespace may allow of a resource, and who says so ("tenant \"acme\""). INT64_MAX: nobody does. */
+    int64_t (*ceiling)(void *ctx, struct arena *a, const char *ns, const char *resource, const char **ret_by);
 };
 
 /* What ops may look at and use. */
@@ -109,6 +111,10 @@ struct kind_ops {
     /* Whether the writer may write just that, where the verb on the object does not decide it alone. Last before a creation or update by a client is written, on what has
      * passed validation. Refuses with ERR_FORBIDDEN and the reason in *why, or with another error. May be NULL. */
     int (*authorize)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err);
+    /* An object of a kind with this op limits how many others there may be: fn is called with each number of a resource ("secrets", "models.seki.cloud"; "": all that count). It holds where the
+     * object lies; of a cluster-scoped kind in each project whose label seki.cloud/tenant is its name, and there "namespaces" is the number of these projects. Several: the tightest. What
+     * the server says of it (used, effective, a condition) is in its status. May be NULL. */
+    void (*limits)(const json_t *obj, void (*fn)(void *arg, const char *resource, int64_t max), void *arg);
 };
 
 /* A member at the top of an object that a view calls something else. */
@@ -130,6 +136,8 @@ struct kind {
     bool namespaced;
     bool has_status; /* status subresource: main verbs ignore status, /status ignores the rest */
     bool content;    /* what is in it is the tenant's own, and no business of whoever runs the cloud: the role `operator` does not read it */
+    bool uncounted;  /* heartbeats, notes and what the cloud itself keeps: not among the `objects` that a project may have */
+    size_t most;     /* so many may be in a namespace, whatever limits say; 0: any number */
     bool unaudited;  /* heartbeats and notes: that they are written is not recorded */
     bool has_scale;  /* spec.replicas, status.replicas, status.selector */
     bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */
@@ -163,6 +171,8 @@ const struct kind_subresource *kind_subresource(const struct kind *k, const char
 const struct kind *const *kind_all(size_t *ret_count);
 const struct kind *kind_find(struct str group, struct str version, struct str plural);
 const struct kind *kind_by_name(const char *name);
+/* The kind whose objects are stored as "PLURAL" or "PLURAL.GROUP"; NULL: there is none. */
+const struct kind *kind_by_resource(const char *resource);
 /* By a document's apiVersion and kind; NULL: none of ours. */
 const struct kind *kind_of_document(const json_t *doc);
 /* "v1" or "seki.cloud/v1alpha1" */

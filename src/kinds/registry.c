@@ -20,6 +20,7 @@
     KIND(kind_self_subject_review) \
     KIND(kind_token_review) \
     KIND(kind_tenant) \
+    KIND(kind_limit) \
     KIND(kind_access_grant) \
     KIND(kind_user_revocation) \
     KIND(kind_model) \
@@ -54,6 +55,17 @@ const struct kind *kind_by_name(const char *name)
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
         if (!strcmp(kinds[i]->name, name))
             return kinds[i];
+    return NULL;
+}
+
+const struct kind *kind_by_resource(const char *resource)
+{
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        size_t len = strlen(kinds[i]->plural);
+        bool stored = !kinds[i]->view_of && !kind_is_virtual(kinds[i]);
+        if (stored && !strncmp(kinds[i]->plural, resource, len) && (*kinds[i]->group ? resource[len] == '.' && !strcmp(resource + len + 1, kinds[i]->group) : !resource[len]))
+            return kinds[i];
+    }
     return NULL;
 }
 

@@ -6,7 +6,7 @@
 
 #include "kinds/kind.h"
 
-extern const struct kind kind_tenant, kind_access_grant;
+extern const struct kind kind_tenant, kind_access_grant, kind_limit;
 
 #define TENANT_GROUP "seki:tenant:"       /* NAME: everybody of a tenant; NAME:admins: those who may do everything in it */
 #define TENANT_ADMIN "tenant-admin"       /* the service account that is made with a tenant, in its first project */
@@ -15,6 +15,10 @@ extern const struct kind kind_tenant, kind_access_grant;
 #define TENANT_OWNER "seki:project-owner" /* the ClusterRole of those who may change and delete the project itself */
 #define CONTENT_READER "seki:content-reader" /* the ClusterRole that an AccessGrant gives */
 #define TENANT_FINALIZER "seki.cloud/projects"
+#define LIMIT_DEFAULT "default" /* the Limit that is made in each project of a tenant */
+#define LIMIT_MADE_AS "seki.cloud/made-as" /* annotation: the spec that it was made with, as text; while it is that still, it follows the tenant's */
+#define LIMIT_OBJECTS_MIN 16 /* room for what the cloud itself puts into a project */
+#define LIMIT_COUNTS_MAX 64
 
 /* "Active" | "Suspended" | "Closing" */
 const char *tenant_state(const json_t *tenant);
@@ -22,5 +26,13 @@ const char *tenant_state(const json_t *tenant);
 json_t *tenant_admins(const json_t *tenant);
 /* A RoleBinding of the tenant's admins in one of its projects: to ClusterRole `role`. New reference. */
 json_t *tenant_binding(const json_t *tenant, const char *project, const char *name, const char *role);
+/* The Limit LIMIT_DEFAULT of a project: the tenant's numbers, sane ones where it says none. New reference. */
+json_t *tenant_limit(const json_t *tenant, const char *project);
+
+/* Numbers by resource, in a Limit's spec and in a Tenant's spec.limits: a list map. */
+extern const struct field limit_count_fields[];
+/* numbers: objects and counts. path: of numbers. The resources must be those of kinds whose objects lie in projects. */
+void limit_check_resources(const json_t *numbers, const char *path, struct field_errors *errors);
+void limit_each_number(const json_t *numbers, void (*fn)(void *arg, const char *resource, int64_t max), void *arg);
 
 #endif

@@ -11,11 +11,19 @@ static const struct field contact_fields[] = {
     {.name = "email", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .min = 3, .max = 254, .help = "where to write"},
     {0},
 };
+/* Rates and budgets of calls will stand beside these, by the name of what they limit (requests, tokens). */
+static const struct field limits_fields[] = {
+    {.name = "projects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = 1, .max = 10000, .help = "how many projects it may have; absent: any number"},
+    {.name = "objects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = LIMIT_OBJECTS_MIN, .max = 100000000, .help = "how many objects each of its projects may have, of all kinds together but Events, Leases and UsageReports; absent: what this cloud allows everybody"},
+    {.name = "counts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = limit_count_fields, .list_type = LIST_MAP, .list_key = "resource", .offset = FIELD_NO_MEMBER, .max = LIMIT_COUNTS_MAX, .help = "how many objects of single kinds each of its projects may have"},
+    {0},
+};
 static const struct field spec_fields[] = {
     {.name = "displayName", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .max = 128, .help = "the company's name, for people"},
     {.name = "billingAccount", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .max = 128, .help = "the account in the operator's billing system"},
     {.name = "contacts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = contact_fields, .list_type = LIST_ATOMIC, .offset = FIELD_NO_MEMBER, .max = 32, .help = "whom to ask"},
     {.name = "admins", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_SET, .offset = FIELD_NO_MEMBER, .max = 64, .help = "users who may do everything in the tenant, beside the members of group seki:tenant:NAME:admins"},
+    {.name = "limits", .type = FIELD_OBJECT, .sub = limits_fields, .offset = FIELD_NO_MEMBER, .help = "how much it may have; a Limit in a project narrows it further"},
     {.name = "state", .type = FIELD_ENUM, .offset = FIELD_NO_MEMBER, .values = "Active|Suspended|Closing", .def = "\"Active\"", .help = "Suspended: new requests are refused, nothing is lost. Closing: all its projects are deleted, for good"},
     {0},
 };
@@ -100,6 +108,36 @@ static json_t *cluster_role(const json_t *tenant, const char *name)
     return role;
 }
 
+json_t *tenant_limit(const json_t *tenant, const char *project)
+{
+    static const struct {
+        const char *resource;
+        int max;
+    } sane[] = {{"apikeys.seki.cloud", 1000}, {"configmaps", 1000}, {"modelendpoints.seki.cloud", 100}, {"models.seki.cloud", 100}, {"secrets", 1000}, {"serviceaccounts", 100}};
+    json_t *limit = labelled(&kind_limit, project, LIMIT_DEFAULT, tenant), *spec = json_object(), *counts = json_array(), *c;
+    const json_t *own = json_at(tenant, "spec.limits.counts");
+    size_t i;
+    for (size_t n = 0; n < ARRAY_LEN(sane); n++) {
+        bool said = false;
+        json_array_foreach (own, i, c)
+            said |= !strcmp(json_str_or(c, "resource", ""), sane[n].resource);
+        if (!said)
+            json_array_append_new(counts, json_pack("{s:s, s:i}", "resource", sane[n].resource, "max", sane[n].max));
+    }
+    json_array_extend(counts, (json_t *)(uintptr_t)own);
+    while (json_array_size(counts) > LIMIT_COUNTS_MAX)
+        json_array_remove(counts, 0); /* of the tenant's own each holds anyway */
+    if (json_at(tenant, "spec.limits.objects"))
+        json_object_set(spec, "objects", json_at(tenant, "spec.limits.objects"));
+    json_object_set_new(spec, "counts", counts);
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, 64 * 1024);
+    json_write(spec, &text);
+    json_object_set_new(json_object_get(limit, "metadata"), "annotations", json_pack("{s:s%}", LIMIT_MADE_AS, text.ptr, text.len));
+    json_object_set_new(limit, "spec", spec);
+    return limit;
+}
+
 static int companions(const struct kind_context *c, const json_t *obj, json_t *ret, struct err *err UNUSED)
 {
     const char *name = obj_name(obj), *role = arena_printf(c->arena, TENANT_GROUP "%s", name);
@@ -112,6 +150,7 @@ static int companions(const struct kind_context *c, const json_t *obj, json_t *r
     json_array_append_new(ret, binding);
     json_array_append_new(ret, tenant_binding(obj, name, TENANT_BINDING, "admin"));
     json_array_append_new(ret, tenant_binding(obj, name, TENANT_OWNERS, TENANT_OWNER));
+    json_array_append_new(ret, tenant_limit(obj, name));
     return 0;
 }
 
@@ -145,6 +184,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     for (size_t n = 0; !old_obj && n < ARRAY_LEN(taken); n++)
         if (!strcmp(name, taken[n]))
             field_errors_add(errors, "metadata.name", "FieldValueInvalid", "Invalid value: \"%s\": a project that Seki itself has", name);
+    limit_check_resources(json_at(obj, "spec.limits"), "spec.limits", errors);
     json_array_foreach (json_at(obj, "spec.admins"), i, user) {
         const char *u = json_string_value(user);
         if (!*u || !strncmp(u, "system:", 7))
@@ -152,7 +192,15 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     }
 }
 
-static const struct kind_ops ops = {.admit = admit, .validate = validate, .companions = companions};
+static void limits(const json_t *obj, void (*fn)(void *arg, const char *resource, int64_t max), void *arg)
+{
+    const json_t *own = json_at(obj, "spec.limits"), *projects = json_object_get(own, "projects");
+    if (json_is_integer(projects))
+        fn(arg, kind_namespace.plural, json_integer_value(projects));
+    limit_each_number(own, fn, arg);
+}
+
+static const struct kind_ops ops = {.admit = admit, .validate = validate, .companions = companions, .limits = limits};
 
 const struct kind kind_tenant = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Tenant", .plural = "tenants", .singular = "tenant", .short_names = "tn", .categories = "seki",

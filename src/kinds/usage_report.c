@@ -44,6 +44,6 @@ static const struct kind_column columns[] = {
 
 const struct kind kind_usage_report = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "UsageReport", .plural = "usagereports", .singular = "usagereport", .categories = "seki",
-    .namespaced = true, .has_status = true, .readers = ROLE_VIEW, .fields = fields, .size = sizeof(struct usage_report), .columns = columns,
+    .namespaced = true, .uncounted = true, .has_status = true, .readers = ROLE_VIEW, .fields = fields, .size = sizeof(struct usage_report), .columns = columns,
     .help = "UsageReport is what a project used on one day, derived from the usage ledger.",
 };

@@ -139,6 +139,8 @@ struct store {
     void (*on_revision)(void *arg, int64_t rev);
     void *on_revision_arg;
     int64_t announced_rev;
+    void (*on_accept)(void *arg, struct store_value *prev, struct store_value *now);
+    void *on_accept_arg;
 
     struct err health;
     size_t live_objects, live_bytes;

@@ -269,6 +269,20 @@ void store_load_end(struct store *s)
 
 /* ---- transactions ---- */
 
+static void accepted(struct store *s, struct store_value *prev, struct store_value *now)
+{
+    if (s->on_accept && (prev || now))
+        s->on_accept(s->on_accept_arg, prev, now);
+}
+
+void store_on_accept(struct store *s, void (*fn)(void *arg, struct store_value *prev, struct store_value *now), void *arg)
+{
+    s->on_accept = fn;
+    s->on_accept_arg = arg;
+    for (struct index_node *n = fn ? s->index.head->next[0] : NULL; n; n = n->next[0])
+        accepted(s, NULL, n->newest ? n->newest->value : NULL);
+}
+
 static struct store_version *visible(const struct store *s, const struct index_node *n)
 {
     struct store_version *v = n ? n->newest : NULL;
@@ -352,6 +366,7 @@ int store_txn_noted(struct store *s, const struct store_op *ops, size_t count, s
             sv = store_value_new(ops[i].key, ops[i].value, old ? old->created_rev : p->rev, p->rev);
         p->writes[i] = (struct store_write){s->next_row_id, n, version_new(n, p->rev, s->next_row_id, sv)};
         s->next_row_id++;
+        accepted(s, old, sv);
     }
     s->stats.txns++;
     s->member->submit(s, p);
@@ -393,6 +408,7 @@ static void roll_back(struct store *s, struct store_pending_list *list)
         for (size_t i = 0; i < p->count; i++) {
             struct index_node *n = p->writes[i].node;
             n->newest = p->writes[i].version->older;
+            accepted(s, p->writes[i].version->value, n->newest ? n->newest->value : NULL);
             version_free(p->writes[i].version);
             if (!n->newest)
                 index_remove(&s->index, n);

@@ -117,6 +117,11 @@ int64_t store_watch_rev(const struct store_watch *w); /* all its events up to he
 /* Called after all events up to rev were delivered to every watch, for bookmarks and caches: fn(arg, rev). One hook a store. */
 void store_on_revision(struct store *s, void (*fn)(void *arg, int64_t rev), void *arg);
 
+/* Told of every change as it is accepted, durable or not, and of its way back when it fails after all: for who counts what preconditions are judged by. prev and now are the object
+ * before and after; NULL: there was, or is, none. First, within this call, told of all that is accepted by now. fn runs inside calls of the store and must not call its writers. One hook a
+ * store; fn NULL: none any more. */
+void store_on_accept(struct store *s, void (*fn)(void *arg, struct store_value *prev, struct store_value *now), void *arg);
+
 /* 0, or why writes fail at present (ERR_NO_SPACE …); looked at anew every second, by a write as large as the one that failed. For /readyz. */
 int store_health(const struct store *s, struct err *err);
 /* Drops history up to rev, as soon as every watch has had it, and not beyond what is visible; normally by the retention timer. */

@@ -7,6 +7,7 @@
 #include "tenancy/internal.h"
 
 #define CONTROLLER "tenant"
+#define MADE_AS_MAX (64 * 1024)
 #define LOOK_AGAIN_MS 500 /* while projects are being deleted */
 
 struct tenancy {
@@ -62,6 +63,37 @@ static int ensure_binding(const struct pass *p, const struct kind *k, json_t *wa
     return client_update(p->r->client, &resource, obj, NULL, err);
 }
 
+/* The Limit of a project: made, and made to follow the tenant's numbers until somebody has changed it. */
+static int ensure_limit(const struct pass *p, const char *project, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_limit);
+    JSON_AUTO wanted = tenant_limit(p->r->obj, project);
+    JSON_AUTO have = NULL;
+    JSON_AUTO made_as = NULL;
+    int rc = client_get(p->r->client, &resource, project, LIMIT_DEFAULT, &have, NULL);
+    if (rc == ERR_NOT_FOUND) {
+        rc = client_create(p->r->client, &resource, project, wanted, NULL, err);
+        return rc == ERR_FORBIDDEN ? 0 : rc; /* it has as many Limits as it may have, and the tenant's own hold anyway */
+    }
+    if (rc < 0)
+        return err_set(err, rc, "%s %s of project %s cannot be read", resource.plural, LIMIT_DEFAULT, project);
+    const char *text = obj_annotation(have, LIMIT_MADE_AS), *wanted_text = obj_annotation(wanted, LIMIT_MADE_AS);
+    if (!text || !strcmp(text, wanted_text) || json_parse(str_of(text), MADE_AS_MAX, &made_as, NULL) < 0 || !json_equal(made_as, json_object_get(have, "spec")))
+        return 0; /* as it should be, or somebody's own by now */
+    JSON_AUTO obj = json_deep_copy(have);
+    json_object_set(obj, "spec", json_object_get(wanted, "spec"));
+    json_object_set_new(json_object_get(json_object_get(obj, "metadata"), "annotations"), LIMIT_MADE_AS, json_string(wanted_text));
+    return client_update(p->r->client, &resource, obj, NULL, err);
+}
+
+static int ensure_project(const struct pass *p, const char *project, struct err *err)
+{
+    int rc = ensure_binding(p, &kind_role_binding, tenant_binding(p->r->obj, project, TENANT_BINDING, "admin"), err);
+    if (rc == 0)
+        rc = ensure_binding(p, &kind_role_binding, tenant_binding(p->r->obj, project, TENANT_OWNERS, TENANT_OWNER), err);
+    return rc == 0 ? ensure_limit(p, project, err) : rc;
+}
+
 static int ensure_access(const struct pass *p, struct err *err)
 {
     size_t i;
@@ -73,13 +105,8 @@ static int ensure_access(const struct pass *p, struct err *err)
     obj_add_owner(wide, p->r->obj);
     int rc = ensure_binding(p, &kind_cluster_role_binding, wide, err);
     json_array_foreach (p->projects, i, ns) {
-        if (rc < 0)
-            break;
-        if (obj_deleting(ns))
-            continue;
-        rc = ensure_binding(p, &kind_role_binding, tenant_binding(p->r->obj, obj_name(ns), TENANT_BINDING, "admin"), err);
-        if (rc == 0)
-            rc = ensure_binding(p, &kind_role_binding, tenant_binding(p->r->obj, obj_name(ns), TENANT_OWNERS, TENANT_OWNER), err);
+        int project_rc = obj_deleting(ns) ? 0 : ensure_project(p, obj_name(ns), rc < 0 ? NULL : err); /* one that is full does not hold up the others */
+        rc = rc < 0 ? rc : project_rc;
     }
     return rc;
 }

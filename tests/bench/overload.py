@@ -123,7 +123,7 @@ def main():
     users = ["good", "watcher", *[f"hostile-{i}" for i in range(HOSTILE)]]
     tokens = directory / "tokens"
     tokens.write_text("".join(f"{hashlib.sha256(u.encode()).hexdigest()} {u} bench\n" for u in users))
-    cloud = Cloud(directory=directory, options={"api-token-file": tokens, "log-level": "warn", "gateway-threads": 1})
+    cloud = Cloud(directory=directory, options={"api-token-file": tokens, "log-level": "warn", "gateway-threads": 1, "limits-objects-per-project": 0})
     rows = []
     try:
         cloud.start()

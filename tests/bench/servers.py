@@ -68,7 +68,7 @@ class Seki(Server):
     def __init__(self, directory):
         tokens = directory / "tokens"
         tokens.write_text(f"{hashlib.sha256(TOKEN.encode()).hexdigest()} bench system:masters\n")
-        self.cloud = Cloud(directory=directory, options={"api-token-file": tokens, "log-level": "warn", "gateway-threads": 1})
+        self.cloud = Cloud(directory=directory, options={"api-token-file": tokens, "log-level": "warn", "gateway-threads": 1, "limits-objects-per-project": 0})
         begun = time.monotonic()
         self.cloud.start()
         self.start_s = time.monotonic() - begun
