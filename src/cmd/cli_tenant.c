@@ -81,8 +81,11 @@ static int read_limits(struct cli *c, json_t **ret)
         struct str rest = str_of(text), key;
         int64_t n;
         if (!strchr(text, '=') || !str_cut(&rest, '=', &key) || !key.len || str_to_i64(rest, 0, INT32_MAX, &n) < 0)
-            return cli_usage_error("--limit %s: expected KEY=N, such as projects=5, objects=2000 or secrets=100", text);
-        bool single = str_eqc(key, "projects") || str_eqc(key, "objects");
+            return cli_usage_error("--limit %s: expected KEY=N, such as projects=5, objects=2000, secrets=100 or tokensPerMinute=100000", text);
+        static const char *const singles[] = {"projects", "objects", "requestsPerMinute", "tokensPerMinute", "concurrentRequests"};
+        bool single = false;
+        for (size_t i = 0; i < ARRAY_LEN(singles); i++)
+            single |= str_eqc(key, singles[i]);
         const char *name = arena_strndup(c->arena, key);
         if (single)
             json_object_set_new(limits, name, json_integer(n));

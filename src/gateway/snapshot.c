@@ -102,7 +102,60 @@ static struct limit limit_of(struct snapshot *s, struct snapshot_memory *m, cons
     return l;
 }
 
-static void add_key(struct snapshot *s, struct snapshot_memory *memory, const struct snapshot_source *src, struct map *tenants, const json_t *obj)
+/* The limits of a project, or of a tenant, that a snapshot has found. */
+struct allowance {
+    struct rate_limits rates;
+    struct limit limit;
+    bool taken;
+};
+
+static struct allowance *allowance_of(struct map *all, const char *name)
+{
+    struct allowance *a = map_getc(all, name);
+    if (!a) {
+        a = XNEW(struct allowance);
+        map_set(all, str_of(name), a);
+    }
+    return a;
+}
+
+/* "project NAME" and "tenant NAME" → what it may send. */
+static struct map *read_allowances(const struct snapshot_source *src)
+{
+    struct map *all = map_new(mem_free);
+    char name[600];
+    struct rate_limits r;
+    size_t i;
+    json_t *obj;
+    json_array_foreach (src->limits, i, obj) {
+        if (obj_deleting(obj))
+            continue;
+        snprintf(name, sizeof(name), "project %s", obj_namespace(obj));
+        rate_limits_read(json_object_get(obj, "spec"), &r);
+        rate_limits_narrow(&allowance_of(all, name)->rates, &r);
+    }
+    json_array_foreach (src->tenants, i, obj) {
+        snprintf(name, sizeof(name), "tenant %s", obj_name(obj) ? obj_name(obj) : "");
+        rate_limits_read(json_at(obj, "spec.limits"), &r);
+        rate_limits_narrow(&allowance_of(all, name)->rates, &r);
+    }
+    return all;
+}
+
+static struct limit limit_above(struct snapshot *s, struct snapshot_memory *m, struct map *allowances, const char *scope, const char *name)
+{
+    char key[600];
+    snprintf(key, sizeof(key), "%s %s", scope, name);
+    struct allowance *a = map_getc(allowances, key);
+    if (!a)
+        return (struct limit){.counter = NULL};
+    if (!a->taken)
+        a->limit = limit_of(s, m, &a->rates, key);
+    a->taken = true;
+    return a->limit;
+}
+
+static void add_key(struct snapshot *s, struct snapshot_memory *memory, struct map *allowances, const struct snapshot_source *src, struct map *tenants, const json_t *obj)
 {
     struct api_key k;
     struct arena *a = s->arena;
@@ -123,6 +176,8 @@ static void add_key(struct snapshot *s, struct snapshot_memory *memory, const st
     if (k.spec.expires_at && clock_parse(str_of(k.spec.expires_at), &key->expires_ms) < 0)
         key->expires_ms = 1; /* unreadable: expired, to be on the safe side */
     key->limits[LIMIT_KEY] = limit_of(s, memory, &k.spec.limits, arena_printf(a, "key %s/%s", project, key->name));
+    key->limits[LIMIT_PROJECT] = limit_above(s, memory, allowances, "project", project);
+    key->limits[LIMIT_TENANT] = limit_above(s, memory, allowances, "tenant", key->tenant);
     map_set(s->keys, str_of(k.status.hash), key);
 }
 
@@ -282,7 +337,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
 {
     struct snapshot *s = XNEW(struct snapshot);
     struct map *tenants = map_new(NULL);
-    struct map *shares = map_new(mem_free);
+    struct map *shares = map_new(mem_free), *allowances = read_allowances(src);
     struct share *share;
     size_t i, before;
     json_t *obj;
@@ -293,7 +348,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     json_array_foreach (src->keys, i, obj)
         if ((share = with_room(s, shares, obj))) {
             before = arena_used(s->arena);
-            add_key(s, memory, src, tenants, obj);
+            add_key(s, memory, allowances, src, tenants, obj);
             share->used += arena_used(s->arena) - before;
         }
     json_array_foreach (src->endpoints, i, obj)
@@ -308,6 +363,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     }
     map_free(tenants);
     map_free(shares);
+    map_free(allowances);
     target_prune(memory->targets);
     limit_prune(memory->limits, clock_mono_ns());
     dispatch_prune(memory->dispatches);
@@ -346,8 +402,8 @@ void snapshot_unref(struct snapshot *s)
 int snapshot_save(const char *path, const struct snapshot_source *s, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
-                              s->namespaces, "tenants", s->tenants);
+    JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
+                              s->namespaces, "tenants", s->tenants, "limits", s->limits);
     sbuf_init(&text, SNAPSHOT_MAX);
     json_write(doc, &text);
     if (!sbuf_ok(&text))
@@ -383,7 +439,7 @@ static int check_owner(const char *path, struct err *err)
 
 static int read_file(const char *path, json_t **ret, struct err *err)
 {
-    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants"};
+    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits"};
     CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
     size_t len = 0;
@@ -397,8 +453,10 @@ static int read_file(const char *path, json_t **ret, struct err *err)
     int64_t version = json_int(doc, "version", 0);
     if (version != SNAPSHOT_VERSION)
         return err_field(err, ERR_INVALID, "version", "version %lld of the file's format; this program reads version %d", (long long)version, SNAPSHOT_VERSION);
-    if (!json_object_get(doc, "tenants")) /* written before there were any */
-        json_object_set_new(doc, "tenants", json_array());
+    static const char *const later[] = {"tenants", "limits"}; /* files that were written before there were any lack them */
+    for (size_t i = 0; i < ARRAY_LEN(later); i++)
+        if (!json_object_get(doc, later[i]))
+            json_object_set_new(doc, later[i], json_array());
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)
         if ((rc = check_list(doc, lists[i], err)) < 0)
             return rc;
@@ -413,7 +471,7 @@ int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err
     if (rc < 0)
         return rc;
     *ret = (struct snapshot_source){json_incref(json_object_get(doc, "keys")), json_incref(json_object_get(doc, "endpoints")), json_incref(json_object_get(doc, "replicas")),
-                                    json_incref(json_object_get(doc, "namespaces")), json_incref(json_object_get(doc, "tenants"))};
+                                    json_incref(json_object_get(doc, "namespaces")), json_incref(json_object_get(doc, "tenants")), json_incref(json_object_get(doc, "limits"))};
     return 0;
 }
 
@@ -424,7 +482,8 @@ void snapshot_source_deinit(struct snapshot_source *s)
     json_decref(s->replicas);
     json_decref(s->namespaces);
     json_decref(s->tenants);
-    *s = (struct snapshot_source){NULL, NULL, NULL, NULL, NULL};
+    json_decref(s->limits);
+    *s = (struct snapshot_source){NULL, NULL, NULL, NULL, NULL, NULL};
 }
 
 /* ---- questions ---- */

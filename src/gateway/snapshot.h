@@ -50,9 +50,9 @@ struct snap_key {
 
 struct snapshot;
 
-/* Documents of the five kinds, as the API gives them. */
+/* Documents of the six kinds, as the API gives them. */
 struct snapshot_source {
-    json_t *keys, *endpoints, *replicas, *namespaces, *tenants;
+    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits;
 };
 /* Targets, queues and counters by name, kept from one build to the next. */
 struct snapshot_memory;

@@ -1,8 +1,9 @@
-/* Limit: how many objects a project may have, narrower than its tenant's limits. The apiserver counts and refuses (kind_ops.limits), and says in status what is used.
+/* Limit: how many objects a project may have, and how much it may send to models, narrower than its tenant's limits. The apiserver counts objects and refuses (kind_ops.limits), and says in
+ * status what is used; the gateway counts requests and tokens (gateway/limits.h).
  *
- * The plural is projectlimits: `limits` is the short name of Kubernetes' LimitRange, and a client that asks for that must not get this. Rates and budgets of calls will stand in spec beside
- * `objects`, by the name of what they limit (requests, tokens).
+ * The plural is projectlimits: `limits` is the short name of Kubernetes' LimitRange, and a client that asks for that must not get this.
  */
+#include "kinds/rate_limits.h"
 #include "kinds/tenancy.h"
 
 const struct field limit_count_fields[] = {
@@ -18,6 +19,7 @@ static const struct field used_count_fields[] = {
 static const struct field spec_fields[] = {
     {.name = "objects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = LIMIT_OBJECTS_MIN, .max = 100000000, .help = "how many objects the project may have, of all kinds together but Events, Leases and UsageReports"},
     {.name = "counts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = limit_count_fields, .list_type = LIST_MAP, .list_key = "resource", .offset = FIELD_NO_MEMBER, .max = LIMIT_COUNTS_MAX, .help = "how many objects of single kinds it may have"},
+    RATE_LIMIT_ROWS(FIELD_NO_MEMBER),
     {0},
 };
 static const struct field used_fields[] = {
@@ -45,6 +47,8 @@ static const struct field fields[] = {
 static const struct kind_column columns[] = {
     {"OBJECTS", "string", "", "ready:status.used.objects,status.effective.objects", 0, "how many objects the project has, of how many it may have"},
     {"EFFECTIVE", "string", "", "reason:Effective", 0, "whether its numbers hold, or tighter ones"},
+    {"RPM", "integer", "", "spec.requestsPerMinute", 1, "requests that the project may send to models a minute"},
+    {"TPM", "integer", "", "spec.tokensPerMinute", 1, "tokens that it may use a minute"},
     {"COUNTS", "integer", "", "count:spec.counts", 1, "how many kinds it limits"},
     {0},
 };

@@ -174,3 +174,44 @@ def test_seki_key_create(limited):
     wait_for(lambda: ask(limited, secret).status == 429, what="the limit")
     p = limited.seki("-n", "demo", "key", "create", "cli2", "--requests-per-minute", "no", check=False)
     assert p.returncode == 2 and "expected a number from 1 on" in p.stderr
+
+
+# ---- projects and tenants ----
+
+def merge(c, path, doc):
+    return c.api("PATCH", path, doc, content_type="application/merge-patch+json")
+
+
+def test_a_project_s_limit_holds_all_its_keys_together(limited, key):
+    """Two keys without limits of their own share their project's; the tighter of two Limits holds."""
+    one, two = key(), key()
+    kind = {"apiVersion": "seki.cloud/v1alpha1", "kind": "Limit"}
+    path = "/apis/seki.cloud/v1alpha1/namespaces/demo/projectlimits"
+    for name, rpm in (("wide", 100), ("narrow", 3)):
+        limited.api("POST", path, {**kind, "metadata": {"name": name}, "spec": {"requestsPerMinute": rpm}})
+    try:
+        wait_for(lambda: ask(limited, one).headers.get("x-ratelimit-limit-requests") == "3", what="the limit")
+        statuses = [ask(limited, k).status for k in (one, two, one, two)]
+        assert 429 in statuses and statuses[-1] == 429
+        message = ask(limited, two).json()["error"]["message"]
+        assert "project `demo`" in message and "the project's admin" in message
+    finally:
+        for name in ("wide", "narrow"):
+            limited.api("DELETE", f"{path}/{name}")
+    wait_for(lambda: ask(limited, two).status == 200, what="no limit")
+
+
+def test_a_tenant_s_limit_holds_all_its_projects_together(limited):
+    tenant = limited.tenant("acme")
+    limited.project("acme-two", tenant="acme")
+    for ns in ("acme", "acme-two"):
+        limited.create("modelendpoints", ns, "m", {"engine": {"driver": "openai", "url": limited.upstream.url}})
+        limited.wait_condition("modelendpoints", ns, "m")
+    limited.upstream.script = [usage(PROMPT, 1)]
+    keys = [limited.key("acme"), limited.key("acme-two")]
+    merge(limited, "/apis/seki.cloud/v1alpha1/tenants/acme", {"spec": {"limits": {"tokensPerMinute": 4 * EACH}}})
+    wait_for(lambda: "x-ratelimit-limit-tokens" in ask(limited, keys[0]).headers, what="the limit")
+    statuses = [ask(limited, k).status for k in keys * 3]
+    assert statuses[-1] == 429 and statuses.count(200) <= 4, (tenant, statuses)
+    message = ask(limited, keys[1]).json()["error"]["message"]
+    assert "tenant `acme`" in message and "operator" in message
