@@ -42,6 +42,11 @@ def refused(cloud, method, path, body, status=403, **kwargs):
     return e.value.body
 
 
+def status_of(cloud, ns, name="tight"):
+    """It is written a moment after the Limit."""
+    return cloud.api("GET", limits(ns, name)).get("status") or {"conditions": [{"reason": ""}]}
+
+
 def names(cloud, ns, plural="configmaps"):
     return [o["metadata"]["name"] for o in cloud.api("GET", f"/api/v1/namespaces/{ns}/{plural}")["items"]]
 
@@ -184,9 +189,9 @@ def test_a_limit_is_no_wider_than_the_tenants(cloud, tenant):
             assert text in body["message"]
     admin.api("POST", limits(tenant), limit(objects=50, secrets=3))
     # Lowered above: the tighter holds, and the Limit says so.
-    wait_for(lambda: admin.api("GET", limits(tenant, "tight"))["status"]["conditions"][0]["reason"] == "Holds", what="the condition")
+    wait_for(lambda: status_of(admin, tenant)["conditions"][0]["reason"] == "Holds", what="the condition")
     merge(cloud, f"{GROUP}/tenants/{tenant}", {"spec": {"limits": {"objects": 100, "counts": [{"resource": "secrets", "max": 1}]}}})
-    found = wait_for(lambda: (lambda s: s["conditions"][0]["reason"] == "Narrowed" and s)(admin.api("GET", limits(tenant, "tight"))["status"]), what="the condition")
+    found = wait_for(lambda: (lambda s: s["conditions"][0]["reason"] == "Narrowed" and s)(status_of(admin, tenant)), what="the condition")
     assert found["conditions"][0]["status"] == "False" and "secrets: 3 here, 1 holds" in found["conditions"][0]["message"]
     assert {"resource": "secrets", "max": 1} in found["effective"]["counts"] and found["effective"]["objects"] == 50
     admin.api("POST", f"/api/v1/namespaces/{tenant}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}})
@@ -196,7 +201,7 @@ def test_a_limit_is_no_wider_than_the_tenants(cloud, tenant):
     admin.api("PATCH", limits(tenant, "tight"), {"metadata": {"labels": {"a": "b"}}}, content_type="application/merge-patch+json")
     refused(admin, "PATCH", limits(tenant, "tight"), {"spec": {"counts": [{"resource": "secrets", "max": 2}]}}, 422, content_type="application/merge-patch+json")
     admin.api("PATCH", limits(tenant, "tight"), {"spec": {"counts": [{"resource": "secrets", "max": 1}]}}, content_type="application/merge-patch+json")
-    wait_for(lambda: admin.api("GET", limits(tenant, "tight"))["status"]["conditions"][0]["reason"] == "Holds", what="the condition")
+    wait_for(lambda: status_of(admin, tenant)["conditions"][0]["reason"] == "Holds", what="the condition")
 
 
 def test_who_may_write_limits(cloud, tenant):
