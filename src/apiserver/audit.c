@@ -93,6 +93,7 @@ static struct audit_event event_of(struct api_request *q, enum audit_type type, 
                                 .name = str_of(name),
                                 .object = str_of(obj && obj_uid(obj) ? obj_uid(obj) : ""),
                                 .tenant = str_of(k ? tenant_of(q->server, q->arena, k->namespaced ? q->ns : k == &kind_namespace ? name : "", obj) : ""),
+                                .actor_tenant = str_of(q->user.tenant ? q->user.tenant : ""),
                                 .rule = str_of(q->rule)};
 }
 
@@ -141,11 +142,13 @@ void audit_note_own(struct apiserver *s, struct str key, bool delete, const json
 
 void audit_answered(struct api_request *q, int status)
 {
-    bool denied = status == 401 || status == 403;
+    bool denied = status == 401 || status == 403 || q->hidden;
     if (!q->server->o.audit || !q->id[0] || (!denied && !q->sender))
         return;
     struct audit_event e = event_of(q, denied ? AUDIT_DENIED : AUDIT_IMPERSONATION, q->kind ? q->name : q->path, NULL);
     e.status = status;
+    if (q->hidden)
+        e.rule = STR("ForeignTenant");
     e.reason = denied ? str_of(status == 401 ? "Unauthorized" : "Forbidden") : STR("");
     audit_log_add(q->server->o.audit, &e);
 }

@@ -94,6 +94,8 @@ struct kind_access {
     bool (*holds)(const struct kind_context *c, const json_t *rules, struct sbuf *why);
     /* The rules of a role (kind "Role", of the context's namespace, or "ClusterRole"); borrowed; NULL: there is none. */
     const json_t *(*role_rules)(const struct kind_context *c, const char *kind, const char *name);
+    /* Before a refusal: it is about this object of the cluster, not about the one that is written. To whom that is not shown it is said not to be there. */
+    void (*about)(const struct kind_context *c, const struct kind *k, const char *name);
 };
 
 struct kind_ops {

@@ -33,6 +33,7 @@ static const struct {
     {"name", offsetof(struct audit_event, name)},
     {"object", offsetof(struct audit_event, object)},
     {"tenant", offsetof(struct audit_event, tenant)},
+    {"actor_tenant", offsetof(struct audit_event, actor_tenant)},
     {"rule", offsetof(struct audit_event, rule)},
     {"reason", offsetof(struct audit_event, reason)},
     {"origin", offsetof(struct audit_event, origin)},
@@ -164,6 +165,8 @@ static json_t *actor_of(const struct audit_event *e)
     json_t *user = json_object(), *groups = json_array(), *actor = json_pack("{s:o}", "user", user);
     put(user, "name", e->user);
     put(user, "uid", e->uid);
+    if (e->actor_tenant.len)
+        json_object_set_new(user, "org", json_pack("{s:s%}", "uid", e->actor_tenant.ptr, e->actor_tenant.len));
     for (size_t i = 0; e->groups && e->groups[i]; i++)
         json_array_append_new(groups, json_pack("{s:s}", "name", e->groups[i]));
     if (json_array_size(groups))

@@ -1,11 +1,11 @@
 /* The body of an audit record: who did what to which object, by which rule, with what result. Names and counts, never content.
  *
  * JSON members, each left out when empty: type (below), id (request), user, uid, groups, sender (who impersonated user), source (address), agent; verb, group, resource,
- * subresource, namespace, name, object (uid), tenant, origin ("JOURNAL/ID/SEQUENCE" of a record that another process wrote first); rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
+ * subresource, namespace, name, object (uid), tenant (whose that is), actor_tenant (whose user it was), origin ("JOURNAL/ID/SEQUENCE" of a record that another process wrote first); rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
  * revision), count (how often the same happened within a second; absent: once).
  *
  * Types: write (durable before it is acknowledged; what could not be committed after all has an "undone" behind it), read (of secret fields), token (issued, or
- * seen for the first time), impersonation, denied (401, 403), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
+ * seen for the first time), impersonation, denied (401, 403; 404 when what is another's was refused as not found), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
  * restored (the store was put back from a backup: it is as of revision last_rev, and goes on behind rev).
  */
 #ifndef SEKI_LEDGER_AUDIT_H
@@ -26,7 +26,7 @@ struct audit_event {
     enum audit_type type;
     struct str id, user, uid, sender, source, agent;
     const char *const *groups; /* ends in NULL; or NULL */
-    struct str verb, group, resource, subresource, namespace, name, object, tenant, rule, reason, origin;
+    struct str verb, group, resource, subresource, namespace, name, object, tenant, actor_tenant, rule, reason, origin;
     int status;
     int64_t rev, last_rev; /* 0: none */
     int64_t count;         /* 0 and 1: once */
