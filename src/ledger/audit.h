@@ -39,6 +39,15 @@ struct arena;
 int audit_decode(struct str body, struct arena *a, struct audit_event *ret, struct err *err) NODISCARD;
 const char *audit_type_name(enum audit_type t);
 
+/* Whether a tenant's own view of the ledger shows the event, and then as what: *e is changed. It shows what is about the tenant, what was denied to its users elsewhere, done in their
+ * names, and their tokens (without saying whose that was), and which writes were undone. Whoever of another tenant was refused as if nothing were there is not named. */
+bool audit_view(struct audit_event *e, struct str tenant);
+/* A body without which audit_view() says no, at little cost: true for some others, too. */
+bool audit_may_concern(struct str body, struct str tenant);
+#define AUDIT_FOREIGN "ForeignTenant" /* the rule of what is refused to a tenant's user because it is not the tenant's */
+/* The record as an object: its body with sequence, time and previous_sha256 (chain; may be ""). */
+void audit_write_item(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain, struct sbuf *out);
+
 /* As an event of OCSF 1.5, class API Activity (6003): what logging systems of security departments take. `chain` is the hash of the record before it in hexadecimal, or "". New reference. */
 json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain);
 
