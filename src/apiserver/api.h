@@ -62,6 +62,7 @@ struct apiserver {
     } hooks[API_HOOKS_MAX];
     size_t hook_count;
     TAILQ_HEAD(, api_watch) watches;
+    struct audit_view *audit_views; /* those that are being read, linked */
     struct metric_family *requests_total, *duration;
     struct metric *watch_gauge, *refused_total, *limited_total;
     struct { /* the last change that was sent, encoded: watch.c */
@@ -188,6 +189,8 @@ int authn_token(struct apiserver *s, struct arena *a, struct str token, const js
 struct kind_server api_kind_server(struct apiserver *s);
 struct kind_context api_kind_context(struct api_request *q);
 void api_answer(struct api_request *q);
+/* audit_view.c: a tenant's part of the audit ledger. */
+void api_audit_view(struct api_request *q);
 /* The roles as of now; good until the loop goes on. */
 const struct rbac *authz_current(struct apiserver *s);
 /* Makes q one of the user that its headers impersonate, if any. False: that is refused, and answered. */

@@ -134,6 +134,7 @@ static json_t *operator_rules(void)
             add_reading(rules, k);
     }
     json_array_append_new(rules, rule("seki.cloud", "tenants", "use " WRITE));
+    json_array_append_new(rules, rule("seki.cloud", "tenants/audit", "get"));
     json_array_append_new(rules, rule("seki.cloud", "userrevocations", WRITE));
     return rules;
 }

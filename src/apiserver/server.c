@@ -166,7 +166,8 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
 static int negotiate_objects(struct api_request *q, struct err *err)
 {
     bool watch = !strcmp(q->verb, "watch");
-    int rc = api_negotiate(q, OFFER_META | (watch ? 0 : OFFER_YAML), err);
+    const struct kind_subresource *sub = kind_subresource(q->kind, q->sub);
+    int rc = api_negotiate(q, sub && sub->view ? OFFER_YAML | OFFER_NDJSON : OFFER_META | (watch ? 0 : OFFER_YAML), err);
     return rc < 0 ? rc : shape_check(q, !strcmp(q->verb, "list"), err);
 }
 
@@ -442,13 +443,18 @@ void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg)
     http_server_drain(a->http, done, arg);
 }
 
+static bool works(const struct apiserver *s)
+{
+    return flow_writes(s->flow) || s->audit_views;
+}
+
 /* Their callbacks lead to the server. False: the disk hangs. */
-static bool await_writes(struct apiserver *s)
+static bool await_work(struct apiserver *s)
 {
     uint64_t end = clock_mono_ms() + FREE_WAIT_MS;
-    while (flow_writes(s->flow) && clock_mono_ms() < end)
+    while (works(s) && clock_mono_ms() < end)
         loop_run_once(s->loop, 20);
-    return !flow_writes(s->flow);
+    return !works(s);
 }
 
 void apiserver_free(struct apiserver *a)
@@ -464,8 +470,8 @@ void apiserver_free(struct apiserver *a)
     standing_stop(a);
     revoked_stop(a);
     reseal_stop(a);
-    if (!await_writes(a)) {
-        log_error("writes are still on their way to the disk; the API's memory is left to them");
+    if (!await_work(a)) {
+        log_error("writes or reads are still on their way to the disk; the API's memory is left to them");
         return;
     }
     limits_stop(a);

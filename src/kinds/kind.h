@@ -78,9 +78,15 @@ struct kind_services {
     const char *token_issuer;        /* who they say made them, and for whom they are when nobody is named */
 };
 
-/* A part of an object to which something is sent by POST: PATH/NAME/SUB. It takes and answers documents of a kind of its own, in no registry, and stores nothing. */
+/* A part of an object: PATH/NAME/SUB. Either something is sent to it by POST: it takes and answers documents of a kind of its own, in no registry, and stores nothing. Or it is a view,
+ * read by GET, of what the server has about the object beside it. */
+enum kind_view {
+    VIEW_NONE,
+    VIEW_AUDIT, /* the part of the audit ledger of the tenant that the object is */
+};
 struct kind_subresource {
     const char *name; /* "token" */
+    enum kind_view view; /* then neither of the following */
     const struct kind *kind;
     /* obj, valid and without status, is filled with the answer. owner: the object as it is. */
     int (*create)(const struct kind_context *c, const json_t *owner, json_t *obj, struct err *err);
