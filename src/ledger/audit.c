@@ -181,7 +181,7 @@ void audit_write_item(const struct audit_event *e, uint64_t sequence, int64_t ti
     char time[CLOCK_TEXT_MAX];
     sbuf_init(&body, AUDIT_BODY_MAX);
     audit_encode(e, &body);
-    clock_format(time_ms, time);
+    clock_format_micro(time_ms * 1000, time);
     sbuf_add(out, str_n(body.ptr, body.len - 1));
     sbuf_addf(out, ",\"sequence\":%llu,\"time\":\"%s\"", (unsigned long long)sequence, time);
     if (*chain)
