@@ -9,6 +9,7 @@
 
 static const char *const object_verbs[] = {"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch", NULL};
 static const char *const question_verbs[] = {"create", NULL};
+static const char *const reading_verbs[] = {"get", "list", "watch", NULL};
 static const char *const view_verbs[] = {"get", NULL};
 static const char *const part_verbs[] = {"get", "patch", "update", NULL};
 
@@ -27,7 +28,7 @@ size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUB
 
 static const char *const *verbs_of(const struct kind *k)
 {
-    return kind_is_virtual(k) ? question_verbs : object_verbs;
+    return kind_is_virtual(k) ? question_verbs : k->read_only ? reading_verbs : object_verbs;
 }
 
 static json_t *texts(const char *const *list)

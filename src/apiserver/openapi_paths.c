@@ -215,10 +215,10 @@ void openapi_add_paths(struct arena *a, json_t *paths, const struct kind *k)
         add_path(paths, &p, &collection[1], 1);
         return;
     }
-    add_path(paths, &p, collection, ARRAY_LEN(collection));
+    add_path(paths, &p, collection, k->read_only ? 1 : ARRAY_LEN(collection));
     p.path = path_of(a, k, "{namespace}", "{name}", NULL);
     p.named = true;
-    add_path(paths, &p, object, ARRAY_LEN(object));
+    add_path(paths, &p, object, k->read_only ? 1 : ARRAY_LEN(object));
     if (k->namespaced) {
         p.path = path_of(a, k, NULL, NULL, NULL);
         p.scope = "ForAllNamespaces";

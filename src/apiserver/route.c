@@ -9,7 +9,7 @@ static int verb_of(struct api_request *q, struct err *err)
     struct str m = str_of(q->method);
     const struct kind_subresource *sub = kind_subresource(q->kind, q->sub);
     bool one = *q->name != 0, part = sub && !sub->view, post = str_eqc(m, "POST"), get = str_eqc(m, "GET") || str_eqc(m, "HEAD");
-    if ((kind_is_virtual(q->kind) && (one || !post)) || (part && !post) || (sub && sub->view && !get))
+    if ((kind_is_virtual(q->kind) && (one || !post)) || (q->kind->read_only && !get) || (part && !post) || (sub && sub->view && !get))
         return err_set(err, ERR_METHOD, "the server does not allow this method on the requested resource");
     if (get)
         q->verb = sub ? "get" : api_query_flag(q, "watch") ? "watch" : one ? "get" : "list";

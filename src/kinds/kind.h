@@ -147,6 +147,7 @@ struct kind {
     bool uncounted;  /* heartbeats, notes and what the cloud itself keeps: not among the `objects` that a project may have */
     size_t most;     /* so many may be in a namespace, whatever limits say; 0: any number */
     bool unaudited;  /* heartbeats and notes: that they are written is not recorded */
+    bool read_only;  /* nobody writes objects: they can be got, listed and watched */
     bool has_scale;  /* spec.replicas, status.replicas, status.selector */
     bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */
     bool label_names; /* names are RFC 1123 labels (63 characters, no dots) … */

@@ -195,6 +195,8 @@ def test_objects_of_the_cluster_that_are_anothers_are_not_there(cloud, tenant):
                 answer = same_but_for_the_name(admin, method, f"{root}/{plural}{suffix.replace('x', pattern)}{'/' + sub if sub else ''}", body, names)
                 assert answer["message"] == f'{text} "{pattern}" not found' and answer["details"]["name"] == pattern and answer["details"]["kind"] == plural
             seen.add((resource["name"], verb))
+        if plural == "customresourcedefinitions":  # of which there are none, and everybody may see that
+            continue
         for verb in set(resource["verbs"]) & {"list", "watch", "deletecollection"}:  # what is the whole cloud's is forbidden, whatever it would have shown
             for method, suffix, body in (REQUESTS[verb], NAMED.get(verb, REQUESTS[verb])):
                 answer = same_but_for_the_name(admin, method, f"{root}/{plural}{suffix.replace('Dx', 'DNAME')}", body, ("t-theirs", "t-absent"), status=403)
