@@ -166,9 +166,11 @@ json_t *default_objects(void)
     add_role(list, CONTENT_READER, content_rules());
     add_role(list, "system:discovery", json_pack("[o]", paths("/ /api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")));
     add_binding(list, "system:discovery", known);
-    add_role(list, "system:basic-user", json_pack("[o, o, o]", rule("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create"),
-                                                  rule("authentication.k8s.io", "selfsubjectreviews", "create"), rule("apiextensions.k8s.io", "customresourcedefinitions", READ)));
+    add_role(list, "system:basic-user", json_pack("[o, o]", rule("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create"),
+                                                  rule("authentication.k8s.io", "selfsubjectreviews", "create")));
     add_binding(list, "system:basic-user", known);
+    add_role(list, "seki:custom-resource-viewer", json_pack("[o]", rule("apiextensions.k8s.io", "customresourcedefinitions", READ))); /* there are none */
+    add_binding(list, "seki:custom-resource-viewer", known);
     add_role(list, "system:public-info-viewer", json_pack("[o]", paths("/healthz /livez /readyz /version /version/")));
     add_binding(list, "system:public-info-viewer", everybody);
     return list;
