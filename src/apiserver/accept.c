@@ -22,6 +22,8 @@ static bool take_form(struct str type, unsigned offers, enum accept_form *ret)
         *ret = ACCEPT_YAML;
     else if ((offers & OFFER_OPENAPI_V2) && (str_ieq(type, STR(ACCEPT_OPENAPI_V2)) || str_ieq(type, STR(ACCEPT_OPENAPI_V2_OLD))))
         *ret = ACCEPT_PROTOBUF;
+    else if ((offers & OFFER_NDJSON) && str_ieq(type, STR("application/x-ndjson")))
+        *ret = ACCEPT_NDJSON;
     else
         return false;
     return true;
@@ -97,7 +99,8 @@ int accept_parse(struct str header, unsigned offers, struct accept *ret, struct 
     }
     if (best)
         return 0;
-    return err_set(err, ERR_NOT_ACCEPTABLE, "only the following media types are accepted: application/json%s%s%s", offers & OFFER_YAML ? ", application/yaml" : "",
+    return err_set(err, ERR_NOT_ACCEPTABLE, "only the following media types are accepted: application/json%s%s%s%s", offers & OFFER_YAML ? ", application/yaml" : "",
+                   offers & OFFER_NDJSON ? ", application/x-ndjson" : "",
                    offers & OFFER_META ? ", application/json;as=Table;v=v1;g=meta.k8s.io, application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io, "
                                          "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io" : "",
                    offers & OFFER_DISCOVERY ? ", application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList" : "");

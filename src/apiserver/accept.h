@@ -8,7 +8,7 @@
 
 #include "base/str.h"
 
-enum accept_form { ACCEPT_JSON, ACCEPT_YAML, ACCEPT_PROTOBUF };
+enum accept_form { ACCEPT_JSON, ACCEPT_YAML, ACCEPT_PROTOBUF, ACCEPT_NDJSON };
 /* "as=" of a clause: something else than the object itself. */
 enum accept_as { AS_ITSELF, AS_TABLE, AS_METADATA, AS_METADATA_LIST, AS_DISCOVERY };
 
@@ -18,6 +18,7 @@ enum accept_offer {
     OFFER_META = 1 << 1,      /* … tables and metadata */
     OFFER_DISCOVERY = 1 << 2, /* … aggregated discovery */
     OFFER_OPENAPI_V2 = 1 << 3, /* that document as protobuf */
+    OFFER_NDJSON = 1 << 4,     /* a document a line */
 };
 
 #define ACCEPT_OPENAPI_V2 "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"

@@ -177,8 +177,9 @@ void api_answer(struct api_request *q)
     }
     if (!is_valid(q, &c, obj))
         return;
-    if ((sub ? sub->create(&c, owner, obj, &err) : q->kind->ops->answer(&c, obj, &err)) < 0)
-        api_fail(q, &err);
-    else
+    int rc = sub ? sub->create(&c, owner, obj, &err) : q->kind->ops->answer(&c, obj, &err);
+    if (rc == 0)
         api_reply(q, 201, shape_object(q, obj, 0, true));
+    else if (rc != ERR_FORBIDDEN || !api_hide(q))
+        api_fail(q, &err);
 }

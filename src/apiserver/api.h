@@ -25,6 +25,7 @@ struct api_user {
     const char *name; /* NULL: nobody */
     const char *groups[API_GROUPS_MAX + 1];
     const char *uid; /* NULL: none is known */
+    const char *tenant; /* whose user it is; NULL: of no tenant, so the cloud's own */
     json_t *extra;   /* {key: [text]}, or NULL; the arena's that the rest lives in */
     const char *new_token; /* what names the token it came with, when that is seen for the first time; or NULL */
     int64_t issued_ms, expires_ms; /* what proves it was made, and ends; 0: it does not say */
@@ -61,6 +62,7 @@ struct apiserver {
     } hooks[API_HOOKS_MAX];
     size_t hook_count;
     TAILQ_HEAD(, api_watch) watches;
+    struct audit_view *audit_views; /* those that are being read, linked */
     struct metric_family *requests_total, *duration;
     struct metric *watch_gauge, *refused_total, *limited_total;
     struct { /* the last change that was sent, encoded: watch.c */
@@ -104,6 +106,11 @@ struct api_request {
     bool has_body;
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
+    bool hidden; /* it was denied, and answered as not found */
+    struct { /* what a refusal is about, when that is not the object of the request: of the cluster; kind NULL: it is */
+        const struct kind *kind;
+        const char *name;
+    } about;
     struct field_errors *refused_option; /* what api_fail answers about, once api_bad_option was called */
     struct api_watch *watch;       /* once a watch runs */
     void *work;                    /* of whoever yields: what resume() goes on with; arena */
@@ -172,6 +179,8 @@ int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, str
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, struct api_request *q);
 bool authz_allows_as(struct apiserver *s, const struct rbac_request *r);
+/* Whose user it is, by the label of an account's namespace or by the groups of a person; NULL: no tenant's. Lives as long as a. */
+const char *authn_tenant(struct apiserver *s, struct arena *a, const struct api_user *u);
 struct rbac_request authz_question(struct api_request *q); /* what authz_allows asks; borrows from q */
 /* Whose bearer token this is: see struct kind_server. What ret points at lives as long as a. */
 int authn_token(struct apiserver *s, struct arena *a, struct str token, const json_t *audiences, struct api_user *ret, json_t **ret_audiences, struct err *err) NODISCARD;
@@ -180,6 +189,8 @@ int authn_token(struct apiserver *s, struct arena *a, struct str token, const js
 struct kind_server api_kind_server(struct apiserver *s);
 struct kind_context api_kind_context(struct api_request *q);
 void api_answer(struct api_request *q);
+/* audit_view.c: a tenant's part of the audit ledger. */
+void api_audit_view(struct api_request *q);
 /* The roles as of now; good until the loop goes on. */
 const struct rbac *authz_current(struct apiserver *s);
 /* Makes q one of the user that its headers impersonate, if any. False: that is refused, and answered. */
@@ -189,6 +200,8 @@ extern const struct kind_access authz_kind_access; /* kind_context.asker is the 
 /* ---- namespaces.c ---- */
 /* Whether the tenant of q's namespace may be served: ERR_FORBIDDEN when it is suspended or being closed, and q is not of somebody who may use all tenants. */
 int tenant_check(struct api_request *q, struct err *err) NODISCARD;
+/* Whether q is of somebody who may use all tenants: an operator. */
+bool tenant_serves_all(struct api_request *q);
 
 /* ---- object.c: values and documents ---- */
 void object_key(const struct kind *k, const char *ns, const char *name, struct sbuf *out);
@@ -247,11 +260,16 @@ int api_check_shape(struct api_request *q, json_t *obj, struct err *err) NODISCA
 int api_read_manager(struct api_request *q, const char **ret, struct err *err) NODISCARD;
 void api_apply(struct api_request *q);
 bool api_is_apply(const struct api_request *q);
-/* 403, as Kubernetes words it. */
+
+/* ---- refuse.c: denied ---- */
+/* 403, as Kubernetes words it; or 404, for somebody of a tenant and what is not his tenant's. */
 void api_forbid(struct api_request *q);
+/* Of something that is asked about on the way to what is asked for. */
 void api_forbid_as(struct api_request *q, const struct rbac_request *r);
-/* Likewise, with a reason of its own. */
+/* With a reason of its own. */
 void api_forbid_because(struct api_request *q, struct str why);
+/* Answers 404 if that is the answer to a denial of q; else false, and nothing. */
+bool api_hide(struct api_request *q);
 
 /* The version that q starts from: a write from the latest that was accepted, so that it queues behind others; what only looks (reads, dry runs) from the latest that is durable, as
  * what it shows must not be undone. NULL: there is none. Borrowed for this turn. */

@@ -1,7 +1,7 @@
 /* What of the API's work is recorded in the audit ledger, and as what. The decision is here and nowhere else:
  *
  *   every write that is stored, also by this program's own controllers, but those of kinds that say `unaudited` (heartbeats, Events), and what it derives from other objects (statuses of limits);
- *   every read of a kind with secret fields, and every token that is issued, by somebody outside this process: durable before the answer;
+ *   every read of a tenant's part of the ledger; every read of a kind with secret fields, and every token that is issued, by somebody outside this process: durable before the answer;
  *   every request in someone else's name, everything that is denied (401, 403), every token that is seen for the first time.
  */
 #include "apiserver/api.h"
@@ -43,7 +43,7 @@ static bool reads(const struct api_request *q)
 
 bool audit_wants_rule(struct api_request *q)
 {
-    return q->server->o.audit && q->kind && (!reads(q) || q->sender || has_secrets(q->server, q->kind));
+    return q->server->o.audit && q->kind && (!reads(q) || q->sender || has_secrets(q->server, q->kind) || kind_subresource(q->kind, q->sub));
 }
 
 /* Whose business it is: the tenant of the object's project; of a cluster-scoped object, what its label says. "" is the operator's own. */
@@ -93,6 +93,7 @@ static struct audit_event event_of(struct api_request *q, enum audit_type type, 
                                 .name = str_of(name),
                                 .object = str_of(obj && obj_uid(obj) ? obj_uid(obj) : ""),
                                 .tenant = str_of(k ? tenant_of(q->server, q->arena, k->namespaced ? q->ns : k == &kind_namespace ? name : "", obj) : ""),
+                                .actor_tenant = str_of(q->user.tenant ? q->user.tenant : ""),
                                 .rule = str_of(q->rule)};
 }
 
@@ -141,11 +142,13 @@ void audit_note_own(struct apiserver *s, struct str key, bool delete, const json
 
 void audit_answered(struct api_request *q, int status)
 {
-    bool denied = status == 401 || status == 403;
+    bool denied = status == 401 || status == 403 || q->hidden;
     if (!q->server->o.audit || !q->id[0] || (!denied && !q->sender))
         return;
     struct audit_event e = event_of(q, denied ? AUDIT_DENIED : AUDIT_IMPERSONATION, q->kind ? q->name : q->path, NULL);
     e.status = status;
+    if (q->hidden)
+        e.rule = STR(AUDIT_FOREIGN);
     e.reason = denied ? str_of(status == 401 ? "Unauthorized" : "Forbidden") : STR("");
     audit_log_add(q->server->o.audit, &e);
 }
@@ -168,10 +171,24 @@ static void recorded(void *arg, int code)
     api_request_unref(q);
 }
 
+static bool is_token(const struct api_request *q)
+{
+    const struct kind_subresource *sub = kind_subresource(q->kind, q->sub);
+    return sub && !sub->view;
+}
+
+void audit_viewed(struct api_request *q, const json_t *owner)
+{
+    if (!q->id[0])
+        return;
+    struct audit_event e = event_of(q, AUDIT_READ, q->name, owner);
+    audit_log_add(q->server->o.audit, &e);
+}
+
 bool audit_first(struct api_request *q, void (*then)(struct api_request *q))
 {
     struct apiserver *s = q->server;
-    bool token = q->kind && kind_subresource(q->kind, q->sub);
+    bool token = q->kind && is_token(q);
     if (!s->o.audit || !q->http || !q->kind || (!token && !(reads(q) && has_secrets(s, q->kind))))
         return false;
     struct audit_event e = event_of(q, token ? AUDIT_TOKEN : AUDIT_READ, q->name, NULL);

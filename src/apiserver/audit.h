@@ -14,6 +14,8 @@ bool audit_wants_rule(struct api_request *q);
 struct str audit_note(struct api_request *q, const char *name, const json_t *obj);
 /* Of a write that the server does by itself; appended to *ret. */
 void audit_note_own(struct apiserver *s, struct str key, bool delete, const json_t *obj, struct sbuf *ret);
+/* Of a read of the part of the ledger that belongs to owner; soon, not before the answer. */
+void audit_viewed(struct api_request *q, const json_t *owner);
 /* At the answer. */
 void audit_answered(struct api_request *q, int status);
 /* Whether q must be recorded before it is answered; then `then` is called when that is done, or q is answered with a failure. */

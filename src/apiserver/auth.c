@@ -8,6 +8,7 @@
 #include "crypto/jwt.h"
 #include "crypto/pki.h"
 #include "kinds/borrowed.h"
+#include "kinds/tenancy.h"
 #include "policy/rules.h"
 
 #define TOKEN_FILE_MAX (16 * 1024 * 1024)
@@ -215,6 +216,24 @@ int authn_token(struct apiserver *s, struct arena *a, struct str token, const js
     return 0;
 }
 
+const char *authn_tenant(struct apiserver *s, struct arena *a, const struct api_user *u)
+{
+    struct str rest = str_of(u->name), name;
+    if (str_starts(rest, STR(RBAC_ACCOUNT_USER))) {
+        struct kind_server server = api_kind_server(s);
+        rest = str_skip(rest, strlen(RBAC_ACCOUNT_USER));
+        JSON_AUTO project = str_cut(&rest, ':', &name) ? server.get(server.ctx, &kind_namespace, "", arena_strndup(a, name)) : NULL;
+        const char *tenant = project ? obj_label(project, LABEL_TENANT) : NULL;
+        return tenant && *tenant ? arena_strdup(a, tenant) : NULL;
+    }
+    for (size_t i = 0; u->groups[i]; i++)
+        if (str_starts(str_of(u->groups[i]), STR(TENANT_GROUP))) {
+            rest = str_skip(str_of(u->groups[i]), strlen(TENANT_GROUP));
+            return str_cut(&rest, ':', &name) && name.len ? arena_strndup(a, name) : NULL;
+        }
+    return NULL;
+}
+
 static int by_header(struct apiserver *s, struct str header, struct arena *a, struct api_user *ret, const char **ret_issuer)
 {
     struct str scheme;
@@ -250,7 +269,11 @@ int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, str
     memset(ret, 0, sizeof(*ret));
     struct str header = http_header_get(&r->head, "authorization");
     int rc = header.ptr ? by_header(s, header, a, ret, ret_issuer) : by_certificate(s, r, a, ret);
-    return rc == 0 && revoked_user(s, ret->name, ret->issued_ms) ? ERR_UNAUTHENTICATED : rc;
+    if (rc == 0 && revoked_user(s, ret->name, ret->issued_ms))
+        return ERR_UNAUTHENTICATED;
+    if (rc == 0)
+        ret->tenant = authn_tenant(s, a, ret);
+    return rc;
 }
 
 /* ---- authorisation ---- */
@@ -385,10 +408,28 @@ static bool kind_holds(const struct kind_context *c, const json_t *rules, struct
     return false;
 }
 
+/* One that was made with another tenant. */
+static bool is_foreign_role(const struct api_request *q, const char *name)
+{
+    struct kind_server server = api_kind_server(q->server);
+    JSON_AUTO role = q->user.tenant ? server.get(server.ctx, &kind_cluster_role, "", name) : NULL;
+    const char *tenant = role ? obj_label(role, LABEL_TENANT) : NULL;
+    return tenant && strcmp(tenant, q->user.tenant) != 0;
+}
+
 static const json_t *kind_role_rules(const struct kind_context *c, const char *kind, const char *name)
 {
     const struct api_request *q = c->asker;
+    if (!strcmp(kind, "ClusterRole") && is_foreign_role(q, name))
+        return NULL;
     return rbac_role_rules(authz_current(q->server), kind, q->ns, name);
 }
 
-const struct kind_access authz_kind_access = {.may = kind_may, .holds = kind_holds, .role_rules = kind_role_rules};
+static void kind_about(const struct kind_context *c, const struct kind *k, const char *name)
+{
+    struct api_request *q = c->asker;
+    q->about.kind = k;
+    q->about.name = arena_strdup(q->arena, name);
+}
+
+const struct kind_access authz_kind_access = {.may = kind_may, .holds = kind_holds, .role_rules = kind_role_rules, .about = kind_about};

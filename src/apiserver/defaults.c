@@ -134,6 +134,7 @@ static json_t *operator_rules(void)
             add_reading(rules, k);
     }
     json_array_append_new(rules, rule("seki.cloud", "tenants", "use " WRITE));
+    json_array_append_new(rules, rule("seki.cloud", "tenants/audit", "get"));
     json_array_append_new(rules, rule("seki.cloud", "userrevocations", WRITE));
     return rules;
 }
@@ -168,6 +169,8 @@ json_t *default_objects(void)
     add_role(list, "system:basic-user", json_pack("[o, o]", rule("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create"),
                                                   rule("authentication.k8s.io", "selfsubjectreviews", "create")));
     add_binding(list, "system:basic-user", known);
+    add_role(list, "seki:custom-resource-viewer", json_pack("[o]", rule("apiextensions.k8s.io", "customresourcedefinitions", READ))); /* there are none */
+    add_binding(list, "seki:custom-resource-viewer", known);
     add_role(list, "system:public-info-viewer", json_pack("[o]", paths("/healthz /livez /readyz /version /version/")));
     add_binding(list, "system:public-info-viewer", everybody);
     return list;

@@ -1,5 +1,6 @@
 /* Discovery: which groups, versions and resources there are; aggregated (one document for all groups) when the client asks for that, else one document a path. */
 #include "apiserver/api.h"
+#include "apiserver/types.h"
 #include "crypto/hash.h"
 
 #define HASH_BYTES 8
@@ -8,6 +9,8 @@
 
 static const char *const object_verbs[] = {"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch", NULL};
 static const char *const question_verbs[] = {"create", NULL};
+static const char *const reading_verbs[] = {"get", "list", "watch", NULL};
+static const char *const view_verbs[] = {"get", NULL};
 static const char *const part_verbs[] = {"get", "patch", "update", NULL};
 
 size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUBRESOURCES_MAX])
@@ -18,13 +21,14 @@ size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUB
     if (k->has_scale)
         ret[count++] = (struct api_subresource){"scale", "autoscaling", "v1", "Scale", part_verbs, NULL};
     for (const struct kind_subresource *s = k->ops ? k->ops->subresources : NULL; s && s->name && count < API_SUBRESOURCES_MAX; s++)
-        ret[count++] = (struct api_subresource){s->name, s->kind->group, s->kind->version, s->kind->name, question_verbs, s->kind};
+        ret[count++] = s->view ? (struct api_subresource){s->name, SEKI_GROUP, SEKI_VERSION, AUDIT_RECORD_LIST, view_verbs, NULL}
+                               : (struct api_subresource){s->name, s->kind->group, s->kind->version, s->kind->name, question_verbs, s->kind};
     return count;
 }
 
 static const char *const *verbs_of(const struct kind *k)
 {
-    return kind_is_virtual(k) ? question_verbs : object_verbs;
+    return kind_is_virtual(k) ? question_verbs : k->read_only ? reading_verbs : object_verbs;
 }
 
 static json_t *texts(const char *const *list)

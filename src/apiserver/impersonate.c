@@ -220,6 +220,7 @@ bool impersonate(struct api_request *q)
     if (done && m.any) {
         q->sender = q->user.name;
         q->user = m.as;
+        q->user.tenant = authn_tenant(q->server, q->arena, &q->user);
         if (m.as.extra)
             arena_on_free(q->arena, release_extra, m.as.extra);
     } else {

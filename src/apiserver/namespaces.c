@@ -38,7 +38,7 @@ static json_t *object_at(struct apiserver *s, const struct kind *k, const char *
     return v ? object_of(v) : NULL;
 }
 
-static bool is_operator(struct api_request *q)
+bool tenant_serves_all(struct api_request *q)
 {
     struct rbac_request r = {.user = q->user.name, .groups = q->user.groups, .verb = "use", .group = kind_tenant.group, .resource = kind_tenant.plural, .subresource = "", .namespace = "", .name = ""};
     return authz_allows_as(q->server, &r);
@@ -52,7 +52,7 @@ int tenant_check(struct api_request *q, struct err *err)
     JSON_AUTO ns = object_at(q->server, &kind_namespace, project);
     const char *name = ns ? obj_label(ns, LABEL_TENANT) : NULL;
     JSON_AUTO tenant = name ? object_at(q->server, &kind_tenant, name) : NULL;
-    if (!tenant || !strcmp(tenant_state(tenant), "Active") || is_operator(q))
+    if (!tenant || !strcmp(tenant_state(tenant), "Active") || tenant_serves_all(q))
         return 0;
     bool closing = !strcmp(tenant_state(tenant), "Closing");
     return err_set(err, ERR_FORBIDDEN, "tenant \"%s\" is %s (rule Tenant%s): ask the operator of this cloud", name, closing ? "being closed" : "suspended", tenant_state(tenant));

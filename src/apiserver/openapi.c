@@ -71,7 +71,8 @@ static void add_kind(struct arena *a, json_t *schemas, const struct kind *k)
     const char *name = openapi_schema_name(a, k), *ref = arena_printf(a, OPENAPI_REF "%s", name);
     add_schema(a, schemas, k);
     for (const struct kind_subresource *sub = k->ops ? k->ops->subresources : NULL; sub && sub->name; sub++)
-        add_schema(a, schemas, sub->kind);
+        if (sub->kind)
+            add_schema(a, schemas, sub->kind);
     if (kind_is_virtual(k))
         return;
     const char *list = arena_printf(a, "%sList", k->name);

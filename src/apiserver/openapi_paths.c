@@ -4,7 +4,7 @@
 #include "apiserver/api.h"
 #include "apiserver/types.h"
 
-enum parameters { P_WRITE = 1 << 0, P_FORCE = 1 << 1, P_LIST = 1 << 2, P_DELETE = 1 << 3 };
+enum parameters { P_WRITE = 1 << 0, P_FORCE = 1 << 1, P_LIST = 1 << 2, P_DELETE = 1 << 3, P_AUDIT = 1 << 4 };
 
 static const struct parameter {
     enum parameters where;
@@ -16,10 +16,11 @@ static const struct parameter {
     {P_WRITE, "fieldValidation", "string", "what is done about unknown fields: Ignore, Warn or Strict, which is the default", "Ignore|Warn|Strict"},
     {P_FORCE, "force", "boolean", "apply: take fields over from other managers", NULL},
     {P_LIST, "allowWatchBookmarks", "boolean", "watch: send bookmarks", NULL},
-    {P_LIST, "continue", "string", "the next page of a list", NULL},
+    {P_AUDIT, "after", "integer", "only records after the one of this sequence", NULL},
+    {P_LIST | P_AUDIT, "continue", "string", "the next page of a list", NULL},
     {P_LIST, "fieldSelector", "string", "fields that the objects must have", NULL},
     {P_LIST, "labelSelector", "string", "labels that the objects must have", NULL},
-    {P_LIST, "limit", "integer", "objects on a page", NULL},
+    {P_LIST | P_AUDIT, "limit", "integer", "objects on a page", NULL},
     {P_LIST, "resourceVersion", "string", "from which version on", NULL},
     {P_LIST, "resourceVersionMatch", "string", "how resourceVersion is meant: Exact or NotOlderThan", "Exact|NotOlderThan"},
     {P_LIST, "sendInitialEvents", "boolean", "watch: begin with what exists", NULL},
@@ -183,6 +184,7 @@ static void add_subresource(struct arena *a, json_t *paths, const struct kind *k
             if (!strcmp(*v, names[i])) {
                 verbs[count] = known[i];
                 verbs[count].answer = schema;
+                verbs[count].parameters |= !strcmp(sub->kind, AUDIT_RECORD_LIST) ? P_AUDIT : 0;
                 if (known[i].body && !*known[i].body)
                     verbs[count].body = schema;
                 count++;
@@ -213,10 +215,10 @@ void openapi_add_paths(struct arena *a, json_t *paths, const struct kind *k)
         add_path(paths, &p, &collection[1], 1);
         return;
     }
-    add_path(paths, &p, collection, ARRAY_LEN(collection));
+    add_path(paths, &p, collection, k->read_only ? 1 : ARRAY_LEN(collection));
     p.path = path_of(a, k, "{namespace}", "{name}", NULL);
     p.named = true;
-    add_path(paths, &p, object, ARRAY_LEN(object));
+    add_path(paths, &p, object, k->read_only ? 1 : ARRAY_LEN(object));
     if (k->namespaced) {
         p.path = path_of(a, k, NULL, NULL, NULL);
         p.scope = "ForAllNamespaces";

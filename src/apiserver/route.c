@@ -7,11 +7,12 @@
 static int verb_of(struct api_request *q, struct err *err)
 {
     struct str m = str_of(q->method);
-    bool one = *q->name != 0, part = kind_subresource(q->kind, q->sub), post = str_eqc(m, "POST");
-    if ((kind_is_virtual(q->kind) && (one || !post)) || (part && !post))
+    const struct kind_subresource *sub = kind_subresource(q->kind, q->sub);
+    bool one = *q->name != 0, part = sub && !sub->view, post = str_eqc(m, "POST"), get = str_eqc(m, "GET") || str_eqc(m, "HEAD");
+    if ((kind_is_virtual(q->kind) && (one || !post)) || (q->kind->read_only && !get) || (part && !post) || (sub && sub->view && !get))
         return err_set(err, ERR_METHOD, "the server does not allow this method on the requested resource");
-    if (str_eqc(m, "GET") || str_eqc(m, "HEAD"))
-        q->verb = api_query_flag(q, "watch") ? "watch" : one ? "get" : "list";
+    if (get)
+        q->verb = sub ? "get" : api_query_flag(q, "watch") ? "watch" : one ? "get" : "list";
     else if (post && (!one || part))
         q->verb = "create";
     else if (str_eqc(m, "PUT") && one)
@@ -90,7 +91,12 @@ void api_dispatch(struct api_request *q)
         void (*run)(struct api_request *q);
     } verbs[] = {{"get", api_get}, {"list", api_list}, {"create", api_create}, {"update", api_update}, {"patch", api_patch},
                  {"delete", api_delete}, {"deletecollection", api_delete_collection}};
-    if (q->kind && (kind_is_virtual(q->kind) || kind_subresource(q->kind, q->sub))) {
+    const struct kind_subresource *sub = q->kind ? kind_subresource(q->kind, q->sub) : NULL;
+    if (sub && sub->view == VIEW_AUDIT) {
+        api_audit_view(q);
+        return;
+    }
+    if (sub || (q->kind && kind_is_virtual(q->kind))) {
         api_answer(q);
         return;
     }

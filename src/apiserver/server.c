@@ -162,44 +162,12 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
     return ERR_UNAUTHENTICATED;
 }
 
-void api_forbid(struct api_request *q)
-{
-    if (!q->kind) {
-        api_fail_code(q, ERR_FORBIDDEN, "forbidden: User \"%s\" cannot %s path \"%.200s\"", q->user.name, q->verb, q->path);
-        return;
-    }
-    const char *what = arena_printf(q->arena, "%s%s%s", q->kind->plural, *q->sub ? "/" : "", q->sub);
-    const char *named = *q->name ? arena_printf(q->arena, " \"%s\"", q->name) : "";
-    const char *where = *q->ns ? arena_printf(q->arena, " in the namespace \"%s\"", q->ns) : " at the cluster scope";
-    api_fail_code(q, ERR_FORBIDDEN, "%s%s is forbidden: User \"%s\" cannot %s resource \"%s\" in API group \"%s\"%s", api_resource_text(q), named, q->user.name, q->verb, what,
-                  q->kind->group, where);
-}
-
-/* Something that is asked about on the way to what is asked for. */
-void api_forbid_as(struct api_request *q, const struct rbac_request *r)
-{
-    struct arena *a = q->arena;
-    const char *what = arena_printf(a, "%s%s%s", r->resource, *r->subresource ? "/" : "", r->subresource);
-    const char *named = *r->name ? arena_printf(a, " \"%s\"", r->name) : "";
-    const char *where = *r->namespace ? arena_printf(a, " in the namespace \"%s\"", r->namespace) : " at the cluster scope";
-    const char *text = arena_printf(a, "%s%s%s%s is forbidden: User \"%s\" cannot %s resource \"%s\" in API group \"%s\"%s", r->resource, *r->group ? "." : "", r->group, named, r->user, r->verb,
-                                    what, r->group, where);
-    json_t *details = json_pack("{s:s*, s:s*, s:s}", "name", *r->name ? r->name : NULL, "group", *r->group ? r->group : NULL, "kind", r->resource);
-    api_reply(q, 403, api_status(403, "Failure", err_reason(ERR_FORBIDDEN), text, details));
-}
-
-void api_forbid_because(struct api_request *q, struct str why)
-{
-    const char *named = *q->name ? arena_printf(q->arena, " \"%s\"", q->name) : "";
-    const char *text = arena_printf(q->arena, "%s%s is forbidden: %.*s", api_resource_text(q), named, STR_ARG(why));
-    api_reply(q, 403, api_status(403, "Failure", err_reason(ERR_FORBIDDEN), text, api_details(q)));
-}
-
 /* Watches are streams of JSON; whatever else is asked for. */
 static int negotiate_objects(struct api_request *q, struct err *err)
 {
     bool watch = !strcmp(q->verb, "watch");
-    int rc = api_negotiate(q, OFFER_META | (watch ? 0 : OFFER_YAML), err);
+    const struct kind_subresource *sub = kind_subresource(q->kind, q->sub);
+    int rc = api_negotiate(q, sub && sub->view ? OFFER_YAML | OFFER_NDJSON : OFFER_META | (watch ? 0 : OFFER_YAML), err);
     return rc < 0 ? rc : shape_check(q, !strcmp(q->verb, "list"), err);
 }
 
@@ -475,13 +443,18 @@ void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg)
     http_server_drain(a->http, done, arg);
 }
 
+static bool works(const struct apiserver *s)
+{
+    return flow_writes(s->flow) || s->audit_views;
+}
+
 /* Their callbacks lead to the server. False: the disk hangs. */
-static bool await_writes(struct apiserver *s)
+static bool await_work(struct apiserver *s)
 {
     uint64_t end = clock_mono_ms() + FREE_WAIT_MS;
-    while (flow_writes(s->flow) && clock_mono_ms() < end)
+    while (works(s) && clock_mono_ms() < end)
         loop_run_once(s->loop, 20);
-    return !flow_writes(s->flow);
+    return !works(s);
 }
 
 void apiserver_free(struct apiserver *a)
@@ -497,8 +470,8 @@ void apiserver_free(struct apiserver *a)
     standing_stop(a);
     revoked_stop(a);
     reseal_stop(a);
-    if (!await_writes(a)) {
-        log_error("writes are still on their way to the disk; the API's memory is left to them");
+    if (!await_work(a)) {
+        log_error("writes or reads are still on their way to the disk; the API's memory is left to them");
         return;
     }
     limits_stop(a);

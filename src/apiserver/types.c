@@ -104,6 +104,42 @@ static const struct field table_fields[] = {
     {.name = "rows", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = row_fields, .help = "the rows"},
     {0},
 };
+static const struct field audit_record_fields[] = {
+    {.name = "type", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .help = "write, read, token, impersonation, denied, refused, undone or restored"},
+    {.name = "sequence", .type = FIELD_INT, .flags = FIELD_REQUIRED, .help = "its number in the ledger of all tenants"},
+    {.name = "time", .type = FIELD_TIME, .flags = FIELD_REQUIRED, .help = "when it was recorded"},
+    {.name = "id", .type = FIELD_STRING, .help = "of the request"},
+    {.name = "user", .type = FIELD_STRING, .help = "who asked"},
+    {.name = "uid", .type = FIELD_STRING, .help = "the user's"},
+    {.name = "groups", .type = FIELD_LIST, .elem = FIELD_STRING, .help = "the user's"},
+    {.name = "sender", .type = FIELD_STRING, .help = "who asked in the user's name"},
+    {.name = "source", .type = FIELD_STRING, .help = "the address it came from"},
+    {.name = "agent", .type = FIELD_STRING, .help = "what the client calls itself"},
+    {.name = "verb", .type = FIELD_STRING, .help = "as roles name it"},
+    {.name = "group", .type = FIELD_STRING, .help = "of the kind"},
+    {.name = "resource", .type = FIELD_STRING, .help = "the kind, in the plural"},
+    {.name = "subresource", .type = FIELD_STRING, .help = "of the object"},
+    {.name = "namespace", .type = FIELD_STRING, .help = "of the object"},
+    {.name = "name", .type = FIELD_STRING, .help = "of the object"},
+    {.name = "object", .type = FIELD_STRING, .help = "the object's uid, or the id of a token"},
+    {.name = "tenant", .type = FIELD_STRING, .help = "whose it is"},
+    {.name = "actor_tenant", .type = FIELD_STRING, .help = "whose user it was; absent: the cloud's own"},
+    {.name = "origin", .type = FIELD_STRING, .help = "of what another process wrote first: where"},
+    {.name = "rule", .type = FIELD_STRING, .help = "what allowed or refused it"},
+    {.name = "status", .type = FIELD_INT, .help = "HTTP status of the answer"},
+    {.name = "reason", .type = FIELD_STRING, .help = "stable code of a refusal"},
+    {.name = "rev", .type = FIELD_INT, .help = "resource version of the write"},
+    {.name = "last_rev", .type = FIELD_INT, .help = "of undone: the last of those writes"},
+    {.name = "count", .type = FIELD_INT, .help = "how often within a second; absent: once"},
+    {.name = "previous_sha256", .type = FIELD_STRING, .help = "hash of the record before it in the ledger"},
+    {0},
+};
+static const struct field audit_list_fields[] = {
+    TYPE_MEMBERS,
+    {.name = "metadata", .type = FIELD_OBJECT, .sub = list_meta_fields, .help = "of the list"},
+    {.name = "items", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = audit_record_fields, .help = "the records, in their order; a page may have none and yet not be the last"},
+    {0},
+};
 
 const struct api_type api_types[] = {
     {TYPE_OBJECT_META, meta_fields, NULL, NULL, NULL, "ObjectMeta is what all objects have."},
@@ -120,6 +156,8 @@ const struct api_type api_types[] = {
     {META_V1 "TableRow", row_fields, NULL, NULL, NULL, "TableRow shows one object."},
     {META_V1 "Table", table_fields, "meta.k8s.io", "v1", "Table", "Table is a list for people: Accept: application/json;as=Table;v=v1;g=meta.k8s.io."},
     {TYPE_PATCH, NULL, NULL, NULL, NULL, "Patch is a change in the form that the Content-Type names."},
+    {TYPE_AUDIT_RECORD, audit_record_fields, NULL, NULL, NULL, "AuditRecord says who did what, by which rule, with what result."},
+    {TYPE_AUDIT_RECORD "List", audit_list_fields, "seki.cloud", "v1alpha1", AUDIT_RECORD_LIST, "AuditRecordList is a tenant's part of the audit ledger, or a page of it."},
     {TYPE_SCALE, scale_fields, "autoscaling", "v1", "Scale", "Scale is the number of replicas of an object."},
     {0},
 };

@@ -19,6 +19,8 @@ struct api_type {
 #define TYPE_DELETE_OPTIONS "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
 #define TYPE_STATUS "io.k8s.apimachinery.pkg.apis.meta.v1.Status"
 #define TYPE_PATCH "io.k8s.apimachinery.pkg.apis.meta.v1.Patch"
+#define TYPE_AUDIT_RECORD "cloud.seki.v1alpha1.AuditRecord"
+#define AUDIT_RECORD_LIST "AuditRecordList"
 #define TYPE_SCALE "io.k8s.api.autoscaling.v1.Scale"
 
 extern const struct api_type api_types[]; /* ends with name NULL */

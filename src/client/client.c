@@ -223,6 +223,14 @@ int client_delete(struct client *c, const struct client_resource *r, const char 
     return call_named(c, "DELETE", r, ns, name, NULL, "application/json", options, NULL, err);
 }
 
+int client_get_path(struct client *c, const char *path, json_t **ret, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf p = {0};
+    sbuf_init(&p, PATH_BYTES_MAX);
+    sbuf_addc(&p, path);
+    return call(c, "GET", &p, NULL, NULL, NULL, ret, err);
+}
+
 int client_post(struct client *c, const char *path, json_t *body, json_t **ret, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf p = {0};

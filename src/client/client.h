@@ -58,6 +58,8 @@ int client_patch(struct client *c, const struct client_resource *r, const char *
 /* uid NULL: whatever has that name. ERR_NOT_FOUND when it is gone. */
 int client_delete(struct client *c, const struct client_resource *r, const char *ns, const char *name, const char *uid, struct err *err) NODISCARD;
 
+/* What a subresource answers to GET; path with its query. */
+int client_get_path(struct client *c, const char *path, json_t **ret, struct err *err) NODISCARD;
 /* To a subresource that takes what is no object of the collection, such as `token`: path as kind_path() makes it. */
 int client_post(struct client *c, const char *path, json_t *body, json_t **ret, struct err *err) NODISCARD;
 

@@ -1,16 +1,25 @@
-/* seki audit: the audit ledger's files, on the machine where they lie or on a copy of them; no daemon is asked. */
+/* seki audit: the audit ledger. Its files, on the machine where they lie or on a copy of them, without asking a daemon; a tenant's part of it also through the API. */
 #include "base/clock.h"
 #include "cmd/cli.h"
 #include "crypto/hash.h"
+#include "kinds/tenancy.h"
 #include "ledger/audit.h"
 #include "ledger/ledger.h"
 
 #define DEFAULT_DIR "/var/lib/seki/ledger"
+#define PAGE 500
+
+/* NULL: none is named. */
+static const char *named_directory(struct cli *c)
+{
+    const char *word = cli_word(c), *env = getenv("SEKI_LEDGER_DIR");
+    return word ? word : env && *env ? env : NULL;
+}
 
 static const char *directory(struct cli *c)
 {
-    const char *word = cli_word(c), *env = getenv("SEKI_LEDGER_DIR");
-    return word ? word : env && *env ? env : DEFAULT_DIR;
+    const char *named = named_directory(c);
+    return named ? named : DEFAULT_DIR;
 }
 
 static int missing(const char *dir)
@@ -23,6 +32,7 @@ struct walk {
     struct arena *arena; /* of one record */
     int (*show)(struct walk *w, const struct audit_event *e, const struct ledger_record *rec);
     const char *tenant; /* NULL: all */
+    bool tenant_shown;  /* whoever sends the records has seen to that */
     uint64_t count;
     int64_t first_ms, last_ms;
     bool json;
@@ -42,7 +52,7 @@ static bool on_record(void *arg, const struct ledger_record *rec)
     }
     w->first_ms = w->count ? w->first_ms : rec->time_ms;
     w->last_ms = rec->time_ms;
-    if (w->tenant && !str_eqc(e.tenant, w->tenant))
+    if (w->tenant && !w->tenant_shown && !str_eqc(e.tenant, w->tenant))
         return true;
     w->count++;
     if (w->show && w->show(w, &e, rec) < 0)
@@ -73,6 +83,73 @@ static int walk_all(struct walk *w, const char *dir, uint64_t after)
     arena_free(w->arena);
     ledger_reader_close(r);
     return rc < 0 ? cli_fail(&err) : 0;
+}
+
+/* A record as the API shows it, in the form of a ledger's. */
+static bool on_item(struct walk *w, json_t *item)
+{
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    struct ledger_record rec = {.sequence = (uint64_t)json_int(item, "sequence", 0)};
+    (void)!clock_parse(str_of(json_str_or(item, "time", "")), &rec.time_ms);
+    (void)!hash_unhex(str_of(json_str_or(item, "previous_sha256", "")), rec.prev_hash, sizeof(rec.prev_hash));
+    static const char *const added[] = {"apiVersion", "kind", "sequence", "time", "previous_sha256"};
+    for (size_t i = 0; i < ARRAY_LEN(added); i++)
+        json_object_del(item, added[i]);
+    sbuf_init(&body, LEDGER_BODY_MAX);
+    json_write(item, &body);
+    rec.body = sbuf_str(&body);
+    return on_record(w, &rec);
+}
+
+static int show_page(struct walk *w, const json_t *page, struct err *err)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach (json_object_get(page, "items"), i, item)
+        if (!on_item(w, item)) {
+            *err = w->err;
+            return err->code ? err->code : err_set(err, ERR_IO, "the output takes nothing more");
+        }
+    return 0;
+}
+
+/* Of w->tenant, page by page. 0, or the exit status with the reason printed. */
+static int walk_api(struct cli *c, struct walk *w, uint64_t after)
+{
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
+    struct err err = ERR_INIT;
+    char token[256] = "";
+    int rc = cli_connect(c);
+    if (rc != 0)
+        return rc;
+    w->tenant_shown = true;
+    w->arena = arena_new(1024 * 1024);
+    sbuf_init(&path, 2048);
+    do {
+        JSON_AUTO page = NULL;
+        sbuf_reset(&path);
+        kind_path(&kind_tenant, NULL, w->tenant, "audit", &path);
+        sbuf_addf(&path, "?limit=%d&after=%llu%s%s", PAGE, (unsigned long long)after, *token ? "&continue=" : "", token);
+        rc = client_get_path(c->client, path.ptr, &page, &err);
+        if (rc == 0)
+            rc = show_page(w, page, &err);
+        if (rc == 0 && !str_to_array(str_of(json_str_or(page, "metadata.continue", "")), token, sizeof(token)))
+            rc = err_set(&err, ERR_INVALID, "the API answers with a token that is too long");
+    } while (rc == 0 && *token);
+    arena_free(w->arena);
+    return rc < 0 ? cli_fail(&err) : 0;
+}
+
+/* A tenant's part comes through the API unless files are named. */
+static int walk(struct cli *c, struct walk *w, uint64_t after)
+{
+    const char *named = named_directory(c);
+    int rc = cli_no_more(c);
+    if (rc != 0)
+        return rc;
+    if (w->tenant && !field_dns_label(str_of(w->tenant)))
+        return cli_usage_error("--tenant %s: expected the name of a tenant", w->tenant);
+    return w->tenant && !named ? walk_api(c, w, after) : walk_all(w, named ? named : DEFAULT_DIR, after);
 }
 
 int cli_audit_verify(struct cli *c)
@@ -138,9 +215,7 @@ int cli_audit_export(struct cli *c)
     if (after && str_to_u64(str_of(after), &from) < 0)
         return cli_usage_error("--after %s: expected the sequence of a record, for example 1200", after);
     w.json = format && !strcmp(format, "json");
-    const char *dir = directory(c);
-    int rc = cli_no_more(c);
-    return rc ? rc : walk_all(&w, dir, from);
+    return walk(c, &w, from);
 }
 
 /* ---- list ---- */
@@ -169,13 +244,9 @@ int cli_audit_list(struct cli *c)
     uint64_t from = 0;
     if (after && str_to_u64(str_of(after), &from) < 0)
         return cli_usage_error("--after %s: expected the sequence of a record, for example 1200", after);
-    const char *dir = directory(c);
-    int rc = cli_no_more(c);
-    if (rc != 0)
-        return rc;
     w.table_arena = arena_new((size_t)1 << 30);
     w.table = cli_table_new(w.table_arena, (const char *const[]){"SEQUENCE", "TIME", "TYPE", "USER", "VERB", "OBJECT", "RESULT", "TIMES", "RULE", NULL});
-    rc = walk_all(&w, dir, from);
+    int rc = walk(c, &w, from);
     if (rc == 0)
         cli_table_print(w.table, c->color);
     arena_free(w.table_arena);

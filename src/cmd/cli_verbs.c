@@ -204,14 +204,16 @@ const struct cli_verb cli_verbs[] = {
     {.name = "audit list",
      .args = "[DIRECTORY]",
      .help = "who did what, by which rule, with what result",
-     .more = "  seki audit list --tenant acme\n",
+     .more = "With --tenant and no directory it asks the API: what a tenant's admins and operators may read. Else it reads the files (see seki audit verify).\n\n"
+             "  seki audit list --tenant acme\n"
+             "  seki audit list /var/lib/seki/ledger\n",
      .run = cli_audit_list,
      .flags = audit_flags,
      .complete = "@dir"},
     {.name = "audit export",
      .args = "[DIRECTORY]",
      .help = "the audit ledger as JSON lines, for a logging system",
-     .more = "One event a line, in OCSF's class API Activity. Go on where the last export ended with --after.\n\n"
+     .more = "One event a line, in OCSF's class API Activity. Go on where the last export ended with --after. With --tenant and no directory it asks\nthe API.\n\n"
              "  seki audit export --after 1200 > events.jsonl\n",
      .run = cli_audit_export,
      .flags = export_flags,

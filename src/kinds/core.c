@@ -55,7 +55,7 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
 /* Whoever may make namespaces may make them for tenants that he may `use`: all of them, to make one of nobody. */
 static int namespace_authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
 {
-    const char *tenant = obj_label(obj, LABEL_TENANT), *named = tenant ? tenant : "";
+    const char *tenant = obj_label(obj, LABEL_TENANT);
     if (old_obj || c->access->may(c, "use", SEKI_GROUP, "tenants", "", "")) {
         JSON_AUTO found = old_obj || !tenant || !strcmp(tenant, obj_name(obj)) ? NULL : c->server->get(c->server->ctx, &kind_tenant, "", tenant);
         if (old_obj || !tenant || !strcmp(tenant, obj_name(obj)) || found)
@@ -63,12 +63,14 @@ static int namespace_authorize(const struct kind_context *c, const json_t *obj, 
         sbuf_addf(why, "label %s: there is no tenant \"%s\"; seki tenant create makes one", LABEL_TENANT, tenant);
         return err_set(err, ERR_FORBIDDEN, "no such tenant");
     }
-    if (!tenant)
-        sbuf_addf(why, "user \"%s\" may make projects of a tenant only: say which with the label %s", c->user->name, LABEL_TENANT);
-    else if (!c->access->may(c, "use", SEKI_GROUP, "tenants", "", tenant))
-        sbuf_addf(why, "user \"%s\" may not use tenant \"%s\" (label %s): ask its admins", c->user->name, named, LABEL_TENANT);
-    else
+    if (tenant && c->access->may(c, "use", SEKI_GROUP, "tenants", "", tenant))
         return 0;
+    if (tenant) {
+        c->access->about(c, &kind_tenant, tenant);
+        sbuf_addf(why, "user \"%s\" may not use tenant \"%s\" (label %s): ask its admins", c->user->name, tenant, LABEL_TENANT);
+    } else {
+        sbuf_addf(why, "user \"%s\" may make projects of a tenant only: say which with the label %s", c->user->name, LABEL_TENANT);
+    }
     return err_set(err, ERR_FORBIDDEN, "not this tenant");
 }
 static const struct kind_ops namespace_ops = {.admit = namespace_admit, .authorize = namespace_authorize};

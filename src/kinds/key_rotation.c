@@ -1,5 +1,6 @@
 /* KeyRotation of seki.cloud: gives tenants new keys for what is sealed in the store, or only tells which they have. A virtual kind: nothing of it is stored. */
 #include "kinds/borrowed.h"
+#include "kinds/tenancy.h"
 
 static const struct field spec_fields[] = {
     {.name = "tenant", .type = FIELD_STRING, .max = 253, .help = "whose keys; empty: everybody's"},
@@ -36,9 +37,11 @@ static int answer(const struct kind_context *c, json_t *obj, struct err *err)
     bool rotate = !json_flag(obj, "spec.reportOnly", false);
     struct kind_action a = {.verb = rotate ? "rotate" : "get", .group = SEKI_GROUP, .resource = "keyrotations", .subresource = "", .namespace = "", .name = tenant};
     json_t *keys = NULL;
-    if (!c->server->allows(c->server->ctx, c->user, &a))
+    if (!c->server->allows(c->server->ctx, c->user, &a)) {
+        c->access->about(c, &kind_tenant, tenant);
         return err_set(err, ERR_FORBIDDEN, "keyrotations.seki.cloud is forbidden: User \"%s\" cannot %s the keys of %s%s%s", c->user->name, a.verb, *tenant ? "tenant \"" : "all tenants", tenant,
                        *tenant ? "\"" : "");
+    }
     int rc = c->server->keys(c->server->ctx, c->asker, tenant, rotate, &keys, err);
     if (rc == 0)
         json_put(obj, "status", json_pack("{s:o}", "keys", keys));

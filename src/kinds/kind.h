@@ -78,9 +78,15 @@ struct kind_services {
     const char *token_issuer;        /* who they say made them, and for whom they are when nobody is named */
 };
 
-/* A part of an object to which something is sent by POST: PATH/NAME/SUB. It takes and answers documents of a kind of its own, in no registry, and stores nothing. */
+/* A part of an object: PATH/NAME/SUB. Either something is sent to it by POST: it takes and answers documents of a kind of its own, in no registry, and stores nothing. Or it is a view,
+ * read by GET, of what the server has about the object beside it. */
+enum kind_view {
+    VIEW_NONE,
+    VIEW_AUDIT, /* the part of the audit ledger of the tenant that the object is */
+};
 struct kind_subresource {
     const char *name; /* "token" */
+    enum kind_view view; /* then neither of the following */
     const struct kind *kind;
     /* obj, valid and without status, is filled with the answer. owner: the object as it is. */
     int (*create)(const struct kind_context *c, const json_t *owner, json_t *obj, struct err *err);
@@ -94,6 +100,8 @@ struct kind_access {
     bool (*holds)(const struct kind_context *c, const json_t *rules, struct sbuf *why);
     /* The rules of a role (kind "Role", of the context's namespace, or "ClusterRole"); borrowed; NULL: there is none. */
     const json_t *(*role_rules)(const struct kind_context *c, const char *kind, const char *name);
+    /* Before a refusal: it is about this object of the cluster, not about the one that is written. To whom that is not shown it is said not to be there. */
+    void (*about)(const struct kind_context *c, const struct kind *k, const char *name);
 };
 
 struct kind_ops {
@@ -139,6 +147,7 @@ struct kind {
     bool uncounted;  /* heartbeats, notes and what the cloud itself keeps: not among the `objects` that a project may have */
     size_t most;     /* so many may be in a namespace, whatever limits say; 0: any number */
     bool unaudited;  /* heartbeats and notes: that they are written is not recorded */
+    bool read_only;  /* nobody writes objects: they can be got, listed and watched */
     bool has_scale;  /* spec.replicas, status.replicas, status.selector */
     bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */
     bool label_names; /* names are RFC 1123 labels (63 characters, no dots) … */

@@ -13,6 +13,7 @@
     KIND(kind_role_binding) \
     KIND(kind_cluster_role) \
     KIND(kind_cluster_role_binding) \
+    KIND(kind_custom_resource_definition) \
     KIND(kind_subject_access_review) \
     KIND(kind_self_subject_access_review) \
     KIND(kind_local_subject_access_review) \

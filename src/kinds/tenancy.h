@@ -24,6 +24,8 @@ extern const struct kind kind_tenant, kind_access_grant, kind_limit;
 const char *tenant_state(const json_t *tenant);
 /* Subjects of a tenant's bindings: its admins by group and by name, and the account in its first project. New reference. */
 json_t *tenant_admins(const json_t *tenant);
+/* The ClusterRole of its admins: they see the tenant and its part of the audit ledger, and make projects in it and nowhere else (Namespace asks for `use`). New reference. */
+json_t *tenant_role(const json_t *tenant);
 /* A RoleBinding of the tenant's admins in one of its projects: to ClusterRole `role`. New reference. */
 json_t *tenant_binding(const json_t *tenant, const char *project, const char *name, const char *role);
 /* The Limit LIMIT_DEFAULT of a project: the tenant's numbers, sane ones where it says none. New reference. */

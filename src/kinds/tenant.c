@@ -99,12 +99,14 @@ static void own(json_t *obj, const json_t *tenant)
     obj_add_owner(obj, tenant);
 }
 
-/* May see the tenant, and make projects in it and nowhere else (Namespace asks for `use`). */
-static json_t *cluster_role(const json_t *tenant, const char *name)
+json_t *tenant_role(const json_t *tenant)
 {
+    char name[512];
+    snprintf(name, sizeof(name), TENANT_GROUP "%s", obj_name(tenant));
     json_t *role = labelled(&kind_cluster_role, "", name, tenant);
-    json_object_set_new(role, "rules", json_pack("[{s:[s], s:[s], s:[s], s:[s,s,s,s]}, {s:[s], s:[s], s:[s]}]", "apiGroups", SEKI_GROUP, "resources", "tenants", "resourceNames", obj_name(tenant), "verbs",
-                                                 "get", "list", "watch", "use", "apiGroups", "", "resources", "namespaces", "verbs", "create"));
+    json_object_set_new(role, "rules", json_pack("[{s:[s], s:[s], s:[s], s:[s,s,s,s]}, {s:[s], s:[s], s:[s], s:[s]}, {s:[s], s:[s], s:[s]}]", "apiGroups", SEKI_GROUP, "resources", "tenants", "resourceNames",
+                                                 obj_name(tenant), "verbs", "get", "list", "watch", "use", "apiGroups", SEKI_GROUP, "resources", "tenants/audit", "resourceNames", obj_name(tenant), "verbs",
+                                                 "get", "apiGroups", "", "resources", "namespaces", "verbs", "create"));
     own(role, tenant);
     return role;
 }
@@ -144,7 +146,7 @@ static int companions(const struct kind_context *c, const json_t *obj, json_t *r
     const char *name = obj_name(obj), *role = arena_printf(c->arena, TENANT_GROUP "%s", name);
     json_array_append_new(ret, labelled(&kind_namespace, "", name, obj));
     json_array_append_new(ret, labelled(&kind_service_account, name, TENANT_ADMIN, obj));
-    json_array_append_new(ret, cluster_role(obj, role));
+    json_array_append_new(ret, tenant_role(obj));
     json_t *binding = labelled(&kind_cluster_role_binding, "", role, obj);
     bind(binding, obj, role);
     own(binding, obj);
@@ -201,7 +203,8 @@ static void limits(const json_t *obj, void (*fn)(void *arg, const char *resource
     limit_each_number(own, fn, arg);
 }
 
-static const struct kind_ops ops = {.admit = admit, .validate = validate, .companions = companions, .limits = limits};
+static const struct kind_subresource parts[] = {{.name = "audit", .view = VIEW_AUDIT}, {0}};
+static const struct kind_ops ops = {.admit = admit, .validate = validate, .companions = companions, .subresources = parts, .limits = limits};
 
 const struct kind kind_tenant = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Tenant", .plural = "tenants", .singular = "tenant", .short_names = "tn", .categories = "seki",

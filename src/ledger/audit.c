@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/clock.h"
 
 #define AUDIT_BODY_MAX (64 * 1024)
 #define TEXT_MAX 512
@@ -33,6 +34,7 @@ static const struct {
     {"name", offsetof(struct audit_event, name)},
     {"object", offsetof(struct audit_event, object)},
     {"tenant", offsetof(struct audit_event, tenant)},
+    {"actor_tenant", offsetof(struct audit_event, actor_tenant)},
     {"rule", offsetof(struct audit_event, rule)},
     {"reason", offsetof(struct audit_event, reason)},
     {"origin", offsetof(struct audit_event, origin)},
@@ -138,6 +140,55 @@ int audit_decode(struct str body, struct arena *a, struct audit_event *ret, stru
     return 0;
 }
 
+/* ---- what a tenant sees ---- */
+
+bool audit_may_concern(struct str body, struct str tenant)
+{
+    static const char member[] = "tenant\":\""; /* also of actor_tenant */
+    char wanted[sizeof(member) + 256];
+    int n = snprintf(wanted, sizeof(wanted), "%s%.*s\"", member, (int)MIN(tenant.len, (size_t)254), tenant.ptr);
+    return memmem(body.ptr, body.len, wanted, (size_t)n) || str_starts(body, STR("{\"type\":\"undone\""));
+}
+
+static void hide_actor(struct audit_event *e)
+{
+    e->id = e->user = e->uid = e->sender = e->source = e->agent = e->actor_tenant = STR("");
+    e->groups = NULL;
+}
+
+bool audit_view(struct audit_event *e, struct str tenant)
+{
+    bool own = str_eq(e->tenant, tenant), by_own = str_eq(e->actor_tenant, tenant);
+    if (e->type == AUDIT_UNDONE)
+        return true;
+    if (own && !by_own && str_eqc(e->rule, AUDIT_FOREIGN))
+        hide_actor(e);
+    if (own)
+        return true;
+    if (!by_own || (e->type != AUDIT_DENIED && e->type != AUDIT_TOKEN && e->type != AUDIT_IMPERSONATION))
+        return false;
+    e->tenant = e->actor_tenant;
+    if (e->type != AUDIT_TOKEN)
+        e->object = STR("");
+    if (e->type == AUDIT_IMPERSONATION)
+        e->rule = STR("");
+    return true;
+}
+
+void audit_write_item(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain, struct sbuf *out)
+{
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    char time[CLOCK_TEXT_MAX];
+    sbuf_init(&body, AUDIT_BODY_MAX);
+    audit_encode(e, &body);
+    clock_format_micro(time_ms * 1000, time);
+    sbuf_add(out, str_n(body.ptr, body.len - 1));
+    sbuf_addf(out, ",\"sequence\":%llu,\"time\":\"%s\"", (unsigned long long)sequence, time);
+    if (*chain)
+        sbuf_addf(out, ",\"previous_sha256\":\"%s\"", chain);
+    sbuf_add_char(out, '}');
+}
+
 /* ---- OCSF ---- */
 
 static void put(json_t *o, const char *name, struct str s)
@@ -164,6 +215,8 @@ static json_t *actor_of(const struct audit_event *e)
     json_t *user = json_object(), *groups = json_array(), *actor = json_pack("{s:o}", "user", user);
     put(user, "name", e->user);
     put(user, "uid", e->uid);
+    if (e->actor_tenant.len)
+        json_object_set_new(user, "org", json_pack("{s:s%}", "uid", e->actor_tenant.ptr, e->actor_tenant.len));
     for (size_t i = 0; e->groups && e->groups[i]; i++)
         json_array_append_new(groups, json_pack("{s:s}", "name", e->groups[i]));
     if (json_array_size(groups))

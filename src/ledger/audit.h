@@ -1,11 +1,11 @@
 /* The body of an audit record: who did what to which object, by which rule, with what result. Names and counts, never content.
  *
  * JSON members, each left out when empty: type (below), id (request), user, uid, groups, sender (who impersonated user), source (address), agent; verb, group, resource,
- * subresource, namespace, name, object (uid), tenant, origin ("JOURNAL/ID/SEQUENCE" of a record that another process wrote first); rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
+ * subresource, namespace, name, object (uid), tenant (whose that is), actor_tenant (whose user it was), origin ("JOURNAL/ID/SEQUENCE" of a record that another process wrote first); rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
  * revision), count (how often the same happened within a second; absent: once).
  *
  * Types: write (durable before it is acknowledged; what could not be committed after all has an "undone" behind it), read (of secret fields), token (issued, or
- * seen for the first time), impersonation, denied (401, 403), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
+ * seen for the first time), impersonation, denied (401, 403; 404 when what is another's was refused as not found), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
  * restored (the store was put back from a backup: it is as of revision last_rev, and goes on behind rev).
  */
 #ifndef SEKI_LEDGER_AUDIT_H
@@ -26,7 +26,7 @@ struct audit_event {
     enum audit_type type;
     struct str id, user, uid, sender, source, agent;
     const char *const *groups; /* ends in NULL; or NULL */
-    struct str verb, group, resource, subresource, namespace, name, object, tenant, rule, reason, origin;
+    struct str verb, group, resource, subresource, namespace, name, object, tenant, actor_tenant, rule, reason, origin;
     int status;
     int64_t rev, last_rev; /* 0: none */
     int64_t count;         /* 0 and 1: once */
@@ -38,6 +38,15 @@ void audit_encode(const struct audit_event *e, struct sbuf *out);
 struct arena;
 int audit_decode(struct str body, struct arena *a, struct audit_event *ret, struct err *err) NODISCARD;
 const char *audit_type_name(enum audit_type t);
+
+/* Whether a tenant's own view of the ledger shows the event, and then as what: *e is changed. It shows what is about the tenant, what was denied to its users elsewhere, done in their
+ * names, and their tokens (without saying whose that was), and which writes were undone. Whoever of another tenant was refused as if nothing were there is not named. */
+bool audit_view(struct audit_event *e, struct str tenant);
+/* A body without which audit_view() says no, at little cost: true for some others, too. */
+bool audit_may_concern(struct str body, struct str tenant);
+#define AUDIT_FOREIGN "ForeignTenant" /* the rule of what is refused to a tenant's user because it is not the tenant's */
+/* The record as an object: its body with sequence, time and previous_sha256 (chain; may be ""). */
+void audit_write_item(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain, struct sbuf *out);
 
 /* As an event of OCSF 1.5, class API Activity (6003): what logging systems of security departments take. `chain` is the hash of the record before it in hexadecimal, or "". New reference. */
 json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain);

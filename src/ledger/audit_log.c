@@ -599,6 +599,12 @@ int audit_log_open(const struct audit_log_options *options, struct audit_log **r
     return 0;
 }
 
+void audit_log_files(const struct audit_log *l, const char **ret_dir, const char **ret_name)
+{
+    *ret_dir = l->dir;
+    *ret_name = l->name;
+}
+
 const struct store_journal *audit_log_journal(struct audit_log *l)
 {
     return &l->journal;

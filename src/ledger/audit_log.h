@@ -41,6 +41,8 @@ struct audit_wait {
     void *arg;
 };
 void audit_log_add_then(struct audit_log *l, const struct audit_event *e, const struct audit_wait *w);
+/* Where its files lie, for readers; lives as long as l. */
+void audit_log_files(const struct audit_log *l, const char **ret_dir, const char **ret_name);
 /* 0, or why nothing can be recorded. For /readyz. */
 int audit_log_health(struct audit_log *l, struct err *err);
 

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "kinds/borrowed.h"
 #include "kinds/tenancy.h"
+#include "policy/rules.h"
 #include "tenancy/internal.h"
 
 #define CONTROLLER "tenant"
@@ -94,6 +95,28 @@ static int ensure_project(const struct pass *p, const char *project, struct err 
     return rc == 0 ? ensure_limit(p, project, err) : rc;
 }
 
+/* The tenant's own ClusterRole gets what it lacks: one from an earlier release lacks what was not there then. What somebody added stays. */
+static int ensure_role(const struct pass *p, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_cluster_role);
+    JSON_AUTO wanted = tenant_role(p->r->obj);
+    JSON_AUTO have = NULL;
+    int rc = client_get(p->r->client, &resource, "", obj_name(wanted), &have, NULL);
+    if (rc == ERR_NOT_FOUND)
+        return client_create(p->r->client, &resource, "", wanted, NULL, err);
+    if (rc < 0)
+        return err_set(err, rc, "clusterroles %s cannot be read", obj_name(wanted));
+    JSON_AUTO missing = rules_missing(json_object_get(have, "rules"), json_object_get(wanted, "rules"));
+    const char *label = obj_label(have, LABEL_TENANT);
+    if (!json_array_size(missing) || !label || strcmp(label, p->r->name) != 0)
+        return 0;
+    JSON_AUTO obj = json_deep_copy(have);
+    if (!json_is_array(json_object_get(obj, "rules")))
+        json_object_set_new(obj, "rules", json_array());
+    rules_add(json_object_get(obj, "rules"), missing);
+    return client_update(p->r->client, &resource, obj, NULL, err);
+}
+
 static int ensure_access(const struct pass *p, struct err *err)
 {
     size_t i;
@@ -104,6 +127,8 @@ static int ensure_access(const struct pass *p, struct err *err)
     json_object_set_new(wide, "roleRef", json_pack("{s:s, s:s, s:s}", "apiGroup", "rbac.authorization.k8s.io", "kind", "ClusterRole", "name", obj_name(wide)));
     obj_add_owner(wide, p->r->obj);
     int rc = ensure_binding(p, &kind_cluster_role_binding, wide, err);
+    if (rc == 0)
+        rc = ensure_role(p, err);
     json_array_foreach (p->projects, i, ns) {
         int project_rc = obj_deleting(ns) ? 0 : ensure_project(p, obj_name(ns), rc < 0 ? NULL : err); /* one that is full does not hold up the others */
         rc = rc < 0 ? rc : project_rc;

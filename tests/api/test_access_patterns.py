@@ -65,6 +65,27 @@ def test_every_listable_kind_is_listed_and_watched_everywhere(cloud, project):
 
 # ---- Terraform: kubernetes_manifest ----
 
+def test_what_is_looked_through_first_is_an_empty_list(cloud, project):
+    """Before any kind the provider finds CustomResourceDefinition in discovery and lists it, as whoever it runs as."""
+    cloud.api("POST", f"/api/v1/namespaces/{project}/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "terraform"}})
+    token = cloud.api("POST", f"/api/v1/namespaces/{project}/serviceaccounts/terraform/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})["status"]["token"]
+    base, definition = "/apis/apiextensions.k8s.io/v1", {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "things.example.com"}, "spec": {}}
+    (resource,) = cloud.api("GET", base)["resources"]
+    assert resource["name"] == "customresourcedefinitions" and resource["verbs"] == ["get", "list", "watch"] and not resource["namespaced"]
+    for headers in ({}, {"Authorization": f"Bearer {token}"}):
+        listed = cloud.api("GET", f"{base}/customresourcedefinitions?limit=500", headers=headers)
+        assert listed["kind"] == "CustomResourceDefinitionList" and listed["items"] == []
+        assert cloud.api("GET", f"{base}/customresourcedefinitions?watch=1&timeoutSeconds=1&resourceVersion={listed['metadata']['resourceVersion']}", headers=headers, raw=True) == b""
+    assert status_of(cloud, f"{base}/customresourcedefinitions/things.example.com") == 404
+    for method, path in (("POST", ""), ("PUT", "/things.example.com"), ("PATCH", "/things.example.com"), ("DELETE", "/things.example.com"), ("DELETE", "")):
+        with pytest.raises(ApiError) as e:
+            cloud.api(method, f"{base}/customresourcedefinitions{path}", definition)
+        assert e.value.status == 405 and e.value.body["reason"] == "MethodNotAllowed"
+    assert "customresourcedefinitions" in cloud.kubectl("api-resources", "--api-group=apiextensions.k8s.io").stdout
+    assert "No resources found" in cloud.kubectl("get", "crds").stderr
+    assert set(cloud.api("GET", "/openapi/v3/apis/apiextensions.k8s.io/v1")["paths"][f"{base}/customresourcedefinitions"]) == {"get", "parameters"}
+
+
 @pytest.fixture(scope="module")
 def definitions(cloud):
     return get(cloud, "/openapi/v2", accept="application/json").json()["definitions"]

@@ -87,9 +87,15 @@ def test_denied_requests_tell_who_and_what(cloud, project):
     token = user_token(cloud, project)
     with pytest.raises(ApiError) as e:
         cloud.api("GET", "/api/v1/namespaces/kube-system/secrets/x", headers={"Authorization": f"Bearer {token}"}, context=anonymous(cloud))
-    assert e.value.status == 403
+    assert e.value.status == 404  # robot belongs to a tenant, and that is not its own
     (r,) = found(cloud, type="denied", namespace="kube-system", resource="secrets")
-    assert r["user"] == f"system:serviceaccount:{project}:robot" and r["status"] == 403 and r["reason"] == "Forbidden" and r["verb"] == "get" and r["name"] == "x" and "rule" not in r
+    assert r["user"] == f"system:serviceaccount:{project}:robot" and r["status"] == 404 and r["reason"] == "Forbidden" and r["verb"] == "get" and r["name"] == "x" and r["rule"] == "ForeignTenant"
+    assert (r["actor_tenant"], r["tenant"]) == (project, "kube-system")  # whose user tried, and whose it is
+    with pytest.raises(ApiError) as e:
+        cloud.api("GET", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{project}/roles/x", headers={"Authorization": f"Bearer {token}"}, context=anonymous(cloud))
+    assert e.value.status == 403
+    (r,) = found(cloud, type="denied", namespace=project, resource="roles")
+    assert r["status"] == 403 and r["reason"] == "Forbidden" and "rule" not in r and (r["actor_tenant"], r["tenant"]) == (project, project)
     with pytest.raises(ApiError) as e:
         cloud.api("GET", f"/api/v1/namespaces/{project}/secrets", headers={"Authorization": "Bearer nonsense"}, context=anonymous(cloud))
     assert e.value.status == 401

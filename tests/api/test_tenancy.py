@@ -4,6 +4,7 @@ import re
 import ssl
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -17,14 +18,25 @@ _n = iter(range(1, 1 << 20))
 class Admin:
     """The first admin of a tenant, by the account that was made with it."""
 
-    def __init__(self, cloud, tenant):
+    def __init__(self, cloud, tenant, account="tenant-admin"):
         self.cloud, self.tenant = cloud, tenant
-        answer = cloud.api("POST", f"/api/v1/namespaces/{tenant}/serviceaccounts/tenant-admin/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
+        answer = cloud.api("POST", f"/api/v1/namespaces/{tenant}/serviceaccounts/{account}/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
         self.headers = {"Authorization": "Bearer " + answer["status"]["token"]}
         self.context = ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt"))
 
     def api(self, method, path, body=None, **kwargs):
         return self.cloud.api(method, path, body, headers=self.headers, context=self.context, **kwargs)
+
+    def raw(self, method, path, body=None):
+        """Status, headers but for those that differ anyway, and body."""
+        request = urllib.request.Request(self.cloud.api_url + path, data=None if body is None else json.dumps(body).encode(), method=method, headers={"Content-Type": "application/json", **self.headers})
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=self.context) as r:
+                answer = r
+                text = r.read()
+        except urllib.error.HTTPError as e:
+            answer, text = e, e.read()
+        return answer.status, sorted((k.lower(), v) for k, v in answer.headers.items() if k.lower() not in ("date", "audit-id", "x-request-id")), text
 
     def project(self, name, tenant=None):
         labels = {} if tenant == "" else {"seki.cloud/tenant": tenant or self.tenant}
@@ -105,36 +117,164 @@ def test_an_admin_does_everything_within_and_nothing_without(cloud, tenant):
     admin.api("DELETE", f"/api/v1/namespaces/{tenant}-two")
     wait_for(lambda: cloud.api("GET", f"{GROUP}/tenants/{tenant}")["status"]["projects"] == [tenant], what="the project to go")
     # Without:
-    assert other in admin.refused("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stolen", "labels": {"seki.cloud/tenant": other}}})
+    assert other in admin.refused("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stolen", "labels": {"seki.cloud/tenant": other}}}, status=404)
     assert "say which with the label" in admin.refused("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nobodys"}})
-    for method, path in (("GET", f"{GROUP}/tenants/{other}"), ("GET", f"{GROUP}/tenants"), ("GET", "/api/v1/namespaces"), ("GET", f"/api/v1/namespaces/{other}"), ("DELETE", f"/api/v1/namespaces/{other}"),
-                         ("DELETE", f"{GROUP}/tenants/{tenant}"), ("GET", f"/api/v1/namespaces/{other}/secrets"), ("GET", "/api/v1/secrets")):
+    for method, path in (("GET", f"{GROUP}/tenants"), ("GET", "/api/v1/namespaces"), ("DELETE", f"{GROUP}/tenants/{tenant}"), ("GET", "/api/v1/secrets")):
         admin.refused(method, path)
+    for method, path in (("GET", f"{GROUP}/tenants/{other}"), ("GET", f"/api/v1/namespaces/{other}"), ("DELETE", f"/api/v1/namespaces/{other}"), ("GET", f"/api/v1/namespaces/{other}/secrets")):
+        admin.refused(method, path, status=404)
     admin.refused("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": "Active"}})
 
 
-def test_what_is_not_there_and_what_is_anothers_look_the_same(cloud, tenant):
-    """Every verb on every kind, in another's project and in one that does not exist: the same answer but for the name."""
-    other, nowhere = f"{tenant}-b", f"{tenant}-c"  # of the same length
-    cloud.tenant(other)
-    cloud.api("POST", f"/api/v1/namespaces/{other}/configmaps", config_map("x"))
-    admin = Admin(cloud, tenant)
-    checked = 0
+REQUESTS = {"get": ("GET", "/x", None), "list": ("GET", "", None), "watch": ("GET", "?watch=1&timeoutSeconds=1", None), "create": ("POST", "", {}), "update": ("PUT", "/x", {}),
+            "patch": ("PATCH", "/x", {}), "delete": ("DELETE", "/x", None), "deletecollection": ("DELETE", "", None)}
+NAMED = {"watch": ("GET", "?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dx", None)}  # one object, as Kubernetes watches it
+
+
+def resources(cloud):
     for group in [{"groupVersion": "v1"}, *[g["preferredVersion"] for g in cloud.api("GET", "/apis")["groups"]]]:
         root = f"/api/{group['groupVersion']}" if group["groupVersion"] == "v1" else f"/apis/{group['groupVersion']}"
         for resource in cloud.api("GET", root)["resources"]:
-            if not resource["namespaced"] or "/" in resource["name"]:
-                continue
-            for verb in resource["verbs"]:
-                method, suffix, body = {"get": ("GET", "/x", None), "list": ("GET", "", None), "watch": ("GET", "?watch=1&timeoutSeconds=1", None), "create": ("POST", "", {}), "update": ("PUT", "/x", {}),
-                                        "patch": ("PATCH", "/x", {}), "delete": ("DELETE", "/x", None), "deletecollection": ("DELETE", "", None)}[verb]
-                messages = set()
-                for ns in (other, nowhere):
-                    message = admin.refused(method, f"{root}/namespaces/{ns}/{resource['name']}{suffix}", body)
-                    messages.add(message.replace(ns, "NS"))
-                assert len(messages) == 1, (resource["name"], verb, messages)
-                checked += 1
-    assert checked > 80
+            yield root, resource
+
+
+def same_but_for_the_name(admin, method, path, body, names, status=404):
+    """The answers, to the byte, with each of the names (of one length) in the place of NAME."""
+    answers = set()
+    for name in names:
+        code, headers, text = admin.raw(method, path.replace("NAME", name), body)
+        assert code == status, (method, path, name, code, text)
+        answers.add((tuple(headers), text.replace(name.encode(), b"NAME")))
+    assert len(answers) == 1, (method, path, answers)
+    return json.loads(answers.pop()[1])
+
+
+def test_what_is_not_there_and_what_is_anothers_look_the_same(cloud, tenant):
+    """Every verb on every kind and what it has beside, in another's project, in one of the cloud's own and in one that does not exist: not found, the same bytes but for the name."""
+    cloud.tenant("other-one")
+    cloud.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "cloud-own"}})
+    for ns in ("other-one", "cloud-own"):
+        cloud.api("POST", f"/api/v1/namespaces/{ns}/configmaps", config_map("x"))
+        cloud.api("POST", f"/api/v1/namespaces/{ns}/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}})
+    cloud.fake_endpoint("other-one", "x", wait=False)
+    admin = Admin(cloud, tenant)
+    seen = set()
+    for root, resource in resources(cloud):
+        if not resource["namespaced"]:
+            continue
+        plural, _, sub = resource["name"].partition("/")
+        for verb in resource["verbs"]:
+            method, suffix, body = ("POST", "/x", {}) if sub and verb == "create" else REQUESTS[verb]
+            answer = same_but_for_the_name(admin, method, f"{root}/namespaces/NAME/{plural}{suffix}{'/' + sub if sub else ''}", body, ("other-one", "cloud-own", "not-there"))
+            assert answer["message"] == 'namespaces "NAME" not found' and answer["reason"] == "NotFound" and answer["details"] == {"name": "NAME", "kind": "namespaces"}
+            seen.add((resource["name"], verb))
+    assert len(seen) > 100 and {("serviceaccounts/token", "create"), ("modelendpoints/scale", "patch"), ("localsubjectaccessreviews", "create")} <= seen
+
+
+def test_objects_of_the_cluster_that_are_anothers_are_not_there(cloud, tenant):
+    cloud.tenant("t-theirs")
+    cloud.api("POST", f"{GROUP}/userrevocations", {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"name": "t-theirs"}, "spec": {"username": "x@theirs.example"}})
+    for name in ("seki:tenant:t-theirs", "t-theirs"):
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": []}
+        binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name}, "subjects": [],
+                   "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}}
+        if name == "t-theirs":
+            cloud.api("POST", f"{RBAC}/clusterroles", role)
+            cloud.api("POST", f"{RBAC}/clusterrolebindings", binding)
+    admin = Admin(cloud, tenant)
+    seen = set()
+    for root, resource in resources(cloud):
+        plural, _, sub = resource["name"].partition("/")
+        if resource["namespaced"] or set(resource["verbs"]) == {"create"}:
+            continue
+        text = f"{plural}{'.' if '/apis/' in root else ''}{root.split('/')[2] if '/apis/' in root else ''}"
+        for verb in set(resource["verbs"]) - {"create", "list", "watch", "deletecollection"}:
+            method, suffix, body = REQUESTS[verb]
+            names = ("t-theirs", "t-absent")
+            for pattern in ("NAME", "seki:tenant:NAME") if plural.startswith("clusterrole") else ("NAME",):
+                answer = same_but_for_the_name(admin, method, f"{root}/{plural}{suffix.replace('x', pattern)}{'/' + sub if sub else ''}", body, names)
+                assert answer["message"] == f'{text} "{pattern}" not found' and answer["details"]["name"] == pattern and answer["details"]["kind"] == plural
+            seen.add((resource["name"], verb))
+        if plural == "customresourcedefinitions":  # of which there are none, and everybody may see that
+            continue
+        for verb in set(resource["verbs"]) & {"list", "watch", "deletecollection"}:  # what is the whole cloud's is forbidden, whatever it would have shown
+            for method, suffix, body in (REQUESTS[verb], NAMED.get(verb, REQUESTS[verb])):
+                answer = same_but_for_the_name(admin, method, f"{root}/{plural}{suffix.replace('Dx', 'DNAME')}", body, ("t-theirs", "t-absent"), status=403)
+                assert "ask the operator of this cloud" in answer["message"]
+    assert {("tenants", "get"), ("tenants/status", "patch"), ("namespaces", "delete"), ("namespaces/status", "update"), ("clusterroles", "update"), ("clusterrolebindings", "get"),
+            ("userrevocations", "delete")} <= seen
+    # What names another's on the way:
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stolen", "labels": {"seki.cloud/tenant": "NAME"}}}
+    for path in ("/api/v1/namespaces", "/api/v1/namespaces?dryRun=All"):
+        answers = [admin.raw("POST", path, json.loads(json.dumps(body).replace("NAME", name))) for name in ("t-theirs", "t-absent")]
+        assert {a[0] for a in answers} == {404} and len({a[2].replace(b"t-theirs", b"NAME").replace(b"t-absent", b"NAME") for a in answers}) == 1
+        assert json.loads(answers[0][2])["message"] == 'tenants.seki.cloud "t-theirs" not found'
+    binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"}, "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "x"}],
+               "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "seki:tenant:NAME"}}
+    answers = [admin.raw("POST", f"{RBAC}/namespaces/{tenant}/rolebindings", json.loads(json.dumps(binding).replace("NAME", name))) for name in ("t-theirs", "t-absent")]
+    assert {a[0] for a in answers} == {404} and len({a[2].replace(b"t-theirs", b"NAME").replace(b"t-absent", b"NAME") for a in answers}) == 1, answers
+    for name in ("t-theirs", "t-absent"):
+        admin.headers["Impersonate-User"] = f"system:serviceaccount:{name}:tenant-admin"
+        assert admin.refused("GET", "/version", status=404) == f'namespaces "{name}" not found'
+
+
+def test_within_ones_own_tenant_a_refusal_says_whom_to_ask(cloud, tenant):
+    cloud.api("POST", f"/api/v1/namespaces/{tenant}/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ci"}})
+    admin, ci = Admin(cloud, tenant), Admin(cloud, tenant, "ci")
+    assert f'ask the admins of tenant "{tenant}"' in ci.refused("GET", f"/api/v1/namespaces/{tenant}/secrets")
+    assert f'ask the admins of tenant "{tenant}"' in ci.refused("GET", f"/api/v1/namespaces/{tenant}")
+    with pytest.raises(ApiError) as e:
+        ci.project(f"{tenant}-no")
+    assert e.value.status == 403 and f'ask the admins of tenant "{tenant}"' in e.value.body["message"]
+    for path in ("/metrics", "/api/v1/namespaces", "/api/v1/secrets"):
+        assert "ask the operator of this cloud" in ci.refused("GET", path)
+    # As whom one asks is what counts, also for those who belong to no tenant.
+    admin.headers["Impersonate-User"] = f"system:serviceaccount:{tenant}:ci"
+    assert f'ask the admins of tenant "{tenant}"' in admin.refused("GET", f"/api/v1/namespaces/{tenant}/secrets")
+    admin.refused("GET", "/api/v1/namespaces/kube-system/secrets", status=404)
+    for user, groups, status in (("ann", f"seki:tenant:{tenant}", 404), ("ann", f"seki:tenant:{tenant}:admins", 404), ("ann", "staff", 403)):
+        with pytest.raises(ApiError) as e:
+            cloud.api("GET", "/api/v1/namespaces/kube-system/secrets", headers={"Impersonate-User": user, "Impersonate-Group": groups})
+        assert e.value.status == status, (groups, e.value)
+    # Reviews say what they said.
+    for ns in ("kube-system", "not-there"):
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"namespace": ns, "verb": "get", "resource": "secrets"}}}
+        assert ci.api("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)["status"]["allowed"] is False
+
+
+def test_kubectl_and_the_gateway_find_nothing_of_anothers(cloud, tenant, tmp_path):
+    cloud.tenant("k-theirs")
+    cloud.api("POST", "/api/v1/namespaces/k-theirs/configmaps", config_map("x"))
+    cloud.fake_endpoint("k-theirs", "theirs")
+    file = tmp_path / "kubeconfig"
+    cloud.seki("tenant", "create", "k-mine", "--kubeconfig-out", str(file))
+    for args in (["get", "configmaps"], ["get", "configmap", "x"], ["get", "secrets"], ["describe", "configmap", "x"], ["delete", "configmap", "x"], ["delete", "configmaps", "--all"],
+                 ["create", "configmap", "y"], ["label", "configmap", "x", "a=b"], ["annotate", "mep", "theirs", "a=b"], ["scale", "mep", "theirs", "--replicas=0"], ["create", "token", "tenant-admin"],
+                 ["get", "configmaps", "--watch"], ["events"]):
+        said = set()
+        for ns in ("k-theirs", "k-absent"):
+            p = cloud.kubectl("--kubeconfig", str(file), "-n", ns, *args, check=False)
+            assert p.returncode == 1 and "not found" in p.stderr or "--all" in args, (args, p.stdout, p.stderr)  # who deletes all is content to find none
+            assert "orbidden" not in p.stdout + p.stderr
+            said.add((p.stdout + p.stderr).replace(ns, "NS"))
+        assert len(said) == 1, said
+    for args in (["get", "tenant", "NAME"], ["get", "namespace", "NAME"], ["delete", "namespace", "NAME"], ["describe", "tenant", "NAME"]):  # describe, when nothing is found, lists what begins so
+        said = {re.sub("k-(theirs|absent)", "NAME", (p := cloud.kubectl("--kubeconfig", str(file), *[a.replace("NAME", name) for a in args], check=False)).stdout + p.stderr)
+                for name in ("k-theirs", "k-absent")}
+        assert len(said) == 1 and ("NotFound" in str(said) or args[0] == "describe"), said
+    cloud.api("GET", "/api/v1/namespaces/k-theirs/configmaps/x")
+    key = cloud.key(tenant)
+    assert cloud.gateway_status("/models/theirs", cloud.key("k-theirs")) == 200
+    answers = set()
+    for model in ("theirs", "absent"):  # by every route and to the byte: tests/gateway/test_isolation.py
+        request = urllib.request.Request(cloud.base_url + "/chat/completions", json.dumps({"model": model, "messages": [{"role": "user", "content": "x"}]}).encode(),
+                                         {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as e:
+            urllib.request.urlopen(request, timeout=60)
+        error = json.loads(e.value.read())["error"]
+        assert e.value.code == 404 and error["code"] == "model_not_found" and error.pop("request_id")
+        answers.add(json.dumps(error).replace(model, "MODEL"))
+    assert len(answers) == 1
 
 
 def test_suspension_holds_within_a_second(cloud, tenant):

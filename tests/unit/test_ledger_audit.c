@@ -65,6 +65,56 @@ static void what_is_written_is_read(void **state)
     assert_true(str_eq(encoded(&out), encoded(&in)));
 }
 
+static struct audit_event viewed(struct audit_event e, const char *tenant, bool *ret)
+{
+    assert_true(audit_may_concern(encoded(&e), str_of(tenant)) || !audit_view(&(struct audit_event){.type = e.type, .tenant = e.tenant, .actor_tenant = e.actor_tenant}, str_of(tenant)));
+    *ret = audit_view(&e, str_of(tenant));
+    return e;
+}
+
+static void a_tenant_sees_what_is_its_and_no_more(void **state)
+{
+    const char *const groups[] = {"seki:tenant:b", NULL};
+    struct audit_event e = {.type = AUDIT_DENIED, .id = STR("r"), .user = STR("bob"), .uid = STR("i"), .groups = groups, .source = STR("::1"), .agent = STR("x"), .sender = STR("s"), .verb = STR("get"),
+                            .resource = STR("secrets"), .namespace = STR("a-lab"), .name = STR("n"), .object = STR("o"), .tenant = STR("a"), .actor_tenant = STR("b"), .rule = STR(AUDIT_FOREIGN), .status = 404};
+    bool shown;
+    (void)state;
+    /* Whose it is: that it was tried, not by whom. */
+    struct audit_event seen = viewed(e, "a", &shown);
+    assert_true(shown && str_eqc(seen.tenant, "a") && str_eqc(seen.namespace, "a-lab") && str_eqc(seen.rule, AUDIT_FOREIGN));
+    struct str text = encoded(&seen);
+    assert_null(memmem(text.ptr, text.len, "bob", 3));
+    assert_true(!seen.id.len && !seen.uid.len && !seen.source.len && !seen.agent.len && !seen.sender.len && !seen.actor_tenant.len && !seen.groups);
+    /* Who tried: by whom, not whose it is. */
+    seen = viewed(e, "b", &shown);
+    text = encoded(&seen);
+    assert_true(shown && str_eqc(seen.user, "bob") && str_eqc(seen.tenant, "b") && !seen.object.len);
+    assert_null(memmem(text.ptr, text.len, "\"a\"", 3));
+    for (size_t i = 0; i < 4; i++) {
+        static const char *const others[] = {"c", "", "a-lab", "ab"};
+        (void)viewed(e, others[i], &shown);
+        assert_false(shown);
+    }
+    /* What was allowed: whole for whose it is, nothing for others. */
+    e.type = AUDIT_WRITE;
+    e.rule = STR("RoleBinding/a-lab/bob → ClusterRole/edit");
+    seen = viewed(e, "a", &shown);
+    assert_true(shown && str_eqc(seen.user, "bob") && seen.groups && str_eqc(seen.object, "o"));
+    (void)viewed(e, "b", &shown);
+    assert_false(shown);
+    /* Its own people's tokens and those who act in their names; and of all, that writes were undone. */
+    e = (struct audit_event){.type = AUDIT_TOKEN, .user = STR("bob"), .object = STR("jti"), .actor_tenant = STR("b")};
+    seen = viewed(e, "b", &shown);
+    assert_true(shown && str_eqc(seen.object, "jti"));
+    e = (struct audit_event){.type = AUDIT_IMPERSONATION, .user = STR("bob"), .sender = STR("olga"), .resource = STR("tenants"), .rule = STR("x"), .actor_tenant = STR("b")};
+    seen = viewed(e, "b", &shown);
+    assert_true(shown && str_eqc(seen.sender, "olga") && !seen.rule.len);
+    (void)viewed((struct audit_event){.type = AUDIT_UNDONE, .rev = 3, .last_rev = 4}, "a", &shown);
+    assert_true(shown);
+    (void)viewed((struct audit_event){.type = AUDIT_RESTORED, .user = STR("olga"), .rev = 3}, "a", &shown);
+    assert_false(shown);
+}
+
 static void strangers_texts_are_cut_between_characters(void **state)
 {
     char text[3 * 400 + 1];
@@ -345,6 +395,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_written_is_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_tenant_sees_what_is_its_and_no_more, setup, teardown),
         cmocka_unit_test_setup_teardown(strangers_texts_are_cut_between_characters, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_no_record_is_refused_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(ocsf_has_what_its_class_requires, setup, teardown),
