@@ -132,6 +132,16 @@ static const struct cli_flag restore_flags[] = {
     END,
 };
 
+static const struct cli_flag upgrade_flags[] = {
+    {.name = "--data", .value = "DIRECTORY", .help = "the data directory (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
+    END,
+};
+static const struct cli_flag rollback_flags[] = {
+    {.name = "--data", .value = "DIRECTORY", .help = "the data directory (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
+    {.name = "--yes", .help = "what was written since the upgrade may be lost"},
+    END,
+};
+
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
      .args = "",
@@ -277,6 +287,17 @@ const struct cli_verb cli_verbs[] = {
      .run = cli_restore,
      .flags = restore_flags,
      .complete = "@file"},
+    {.name = "upgrade status", .args = "", .help = "whether there is a way back from the last upgrade", .run = cli_upgrade_status, .flags = upgrade_flags},
+    {.name = "upgrade finish", .args = "", .help = "the upgrade is to stay: remove what a rollback needs", .run = cli_upgrade_finish, .flags = upgrade_flags},
+    {.name = "rollback",
+     .args = "",
+     .help = "give the store back to the earlier release, as it was before the upgrade",
+     .more = "For an upgrade that changed the store's format; after others the earlier release is simply installed. As the owner of the data directory, with sekid stopped and\n"
+             "before the earlier release is installed. What was written since the upgrade is lost; usage stays counted, and the audit ledger tells of it.\n\n"
+             "  seki upgrade status\n"
+             "  seki rollback --yes\n",
+     .run = cli_rollback,
+     .flags = rollback_flags},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",
