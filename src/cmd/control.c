@@ -4,6 +4,7 @@
  * blocking client, sleeps, and stops it again in the opposite order; the loop outlives it, because its calls end in the loop.
  */
 #include "apiserver/apiserver.h"
+#include "backup/backup.h"
 #include "backup/rollback.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -501,6 +502,11 @@ static void make_store_metrics(struct store *s)
     metric_gauge_fn("seki_store_writable", "1 while the disk takes writes, else 0.", store_writable, s);
 }
 
+static double last_backup(void *data)
+{
+    return (double)(backup_last_ms(data) / 1000);
+}
+
 static double issuers_known(void *issuers)
 {
     return (double)oidc_issuers(issuers);
@@ -540,6 +546,7 @@ static int start_api(struct control *c, struct err *err)
     vitals_ready("seki_control_ready", "1 while /readyz of control answers 200, else 0.", checks, c);
     vitals_disk(o->data);
     vitals_control_certificates(o);
+    metric_gauge_fn("seki_backup_last_success_timestamp_seconds", "When the newest backup of this machine's data began, since 1970-01-01 UTC; 0: none is known.", last_backup, o->data);
     metric_gauge_fn("seki_authentication_issuers", "Issuers of people's tokens.", issuers_known, c->issuers);
     metric_gauge_fn("seki_authentication_issuers_unreachable", "Issuers whose keys could not be fetched last time; known ones stay in use.", issuers_unreachable, c->issuers);
     if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)
