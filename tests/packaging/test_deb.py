@@ -2,6 +2,7 @@
 
 The root is made by mmdebstrap once and kept in the cache. It runs in namespaces of its own: the machine's packages, services, ports and processes are not touched.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import pathlib
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tarfile
 
@@ -203,6 +205,43 @@ def test_an_upgrade_restarts_both_services_and_no_engine(machine, deb):
     wait_for(machine.endpoint_ready, 60, "the endpoint to be ready")
     assert machine.engines() == engines
     assert (machine.top / "etc/seki/seki.conf").read_text() == conf
+
+
+def test_a_downgrade_leaves_both_services_and_every_engine_running(machine, deb, older):
+    engines = machine.engines()
+    said = machine.dpkg("-i", f"/root/{older.name}")
+    assert "downgrading" in said and "rollback" not in said
+    wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "both services to be ready again")
+    assert machine.engines() == engines
+    machine.dpkg("-i", f"/root/{deb.name}")
+    wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "both services to be ready again")
+
+
+def set_format(machine, number):
+    with contextlib.closing(sqlite3.connect(machine.top / "var/lib/seki/seki.db")) as db:
+        before = db.execute("PRAGMA user_version").fetchone()[0]
+        db.execute(f"PRAGMA user_version = {number}")
+    for left in ("seki.db-shm", "seki.db-wal"):  # of whom this runs as, who is not the daemon's user
+        (machine.top / "var/lib/seki" / left).unlink(missing_ok=True)
+    return before
+
+
+def test_a_downgrade_beneath_a_store_of_a_later_format_is_refused_by_name(machine, deb, older):
+    """With a hint of the way back before, when there is one. The gateway serves on meanwhile, and nothing is changed."""
+    machine("systemctl", "stop", "seki-control")
+    before = set_format(machine, 99)
+    machine("sh", "-c", "install -d -o seki -g seki -m 0700 /var/lib/seki/rollback && touch /var/lib/seki/rollback/seki.db")
+    said = machine.dpkg("-i", f"/root/{older.name}")
+    assert "seki rollback" in said
+    wait_for(lambda: "newer release (format 99" in machine("journalctl", "-u", "seki-control", "-n", "50", "--no-pager").stdout, 60, "the refusal")
+    assert machine.active("seki-gateway") == "active"
+    machine("systemctl", "stop", "seki-control")
+    assert set_format(machine, before) == 99
+    machine("rm", "-r", "/var/lib/seki/rollback")
+    machine.dpkg("-i", f"/root/{deb.name}")
+    machine("systemctl", "reset-failed", "seki-control")
+    machine("systemctl", "start", *UNITS)
+    wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "both services to be ready again")
 
 
 @pytest.mark.parametrize("page", [*sorted((ROOT / "docs/operate/runbooks").glob("*.md")), ROOT / "docs/operate/support.md"], ids=lambda p: p.stem)
