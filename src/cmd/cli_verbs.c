@@ -60,7 +60,12 @@ static const struct cli_flag tenant_flags[] = {
 };
 static const struct cli_flag close_flags[] = {
     {.name = "--export", .value = "FILE", .help = "keep its usage there, for the last bill", .complete = "@file"},
+    {.name = "--ledger", .value = "DIRECTORY", .help = "the audit ledger's, for a statement of what was deleted (default: $SEKI_LEDGER_DIR, /var/lib/seki/ledger, where it can be read)", .complete = "@dir"},
     {.name = "--yes", .help = "all its projects shall be deleted for good"},
+    END,
+};
+static const struct cli_flag audit_verify_flags[] = {
+    {.name = "--record", .value = "SEQUENCE:SHA256", .help = "this record must be there with this hash, as a statement of a tenant's end has it"},
     END,
 };
 static const struct cli_flag audit_flags[] = {
@@ -200,7 +205,8 @@ const struct cli_verb cli_verbs[] = {
     {.name = "tenant close",
      .args = "NAME",
      .help = "keep a customer's usage, and delete all its projects for good",
-     .more = "Waits until nothing is left. Usage and audit records stay in the ledgers.\n\n"
+     .more = "Waits until nothing is left. Usage and audit records stay in the ledgers. Where the audit ledger can be read, a statement is printed, and written to the export: what was deleted by\n"
+             "kind and number, and the last record of the ledger with its hash, for `seki audit verify --record`.\n\n"
              "  seki tenant close acme --export acme-usage.json --yes\n",
      .run = cli_tenant_close,
      .flags = close_flags},
@@ -210,6 +216,7 @@ const struct cli_verb cli_verbs[] = {
      .more = "Works on the files, or on a copy of them, without a daemon; names the first bad record. DIRECTORY has the files audit.000001 …\n"
              "(default: $SEKI_LEDGER_DIR, /var/lib/seki/ledger).\n",
      .run = cli_audit_verify,
+     .flags = audit_verify_flags,
      .complete = "@dir"},
     {.name = "audit list",
      .args = "[DIRECTORY]",
