@@ -30,6 +30,7 @@ struct reseal {
     bool again;       /* somebody asks for a pass that begins now */
     bool told;        /* there was something to do: its end is told */
     int64_t scrub_rev; /* when history up to here is gone, the disk is to forget it; 0: nothing to forget; SCRUB_LATER: as of the next pass that finds nothing */
+    bool forget;       /* what was deleted up to now is to leave the disk, too, when its turn comes */
     char *dropped;     /* record of a key that was forgotten, until that is durable; NULL: none */
     struct metric *sealed_gauge, *left_gauge, *keys_gauge;
 };
@@ -178,6 +179,10 @@ static void tell_end(struct reseal *r)
 /* True: history that is to be forgotten is still there. */
 static bool scrub(struct reseal *r)
 {
+    if (r->forget && !r->scrub_rev) {
+        r->scrub_rev = store_rev(r->server->store);
+        r->forget = false;
+    }
     if (r->scrub_rev && store_first_rev(r->server->store) >= r->scrub_rev) {
         store_scrub(r->server->store);
         r->scrub_rev = 0;
@@ -278,10 +283,16 @@ void reseal_wake(struct apiserver *s)
         timer_start(&r->timer, 0);
 }
 
+void reseal_forget(struct apiserver *s)
+{
+    if (s->reseal)
+        s->reseal->forget = true;
+}
+
 void reseal_start(struct apiserver *s)
 {
     struct reseal *r = XNEW(struct reseal);
-    *r = (struct reseal){.server = s, .start = xstrdup("")};
+    *r = (struct reseal){.server = s, .start = xstrdup(""), .forget = true /* what was deleted before the last end */};
     r->sealed_gauge = metric_gauge("seki_secrets_sealed_objects", "Objects whose secrets are sealed, as of the last look.");
     r->left_gauge = metric_gauge("seki_secrets_outdated_objects", "Objects that were still to be sealed with the current key of their tenant, as of the last look.");
     r->keys_gauge = metric_gauge("seki_secrets_keys", "Keys of tenants, retired ones included.");

@@ -340,7 +340,7 @@ def test_nothing_of_a_closed_tenant_stays_on_the_disk(own_cloud, tmp_path):
     cloud = own_cloud()
     for name in ("acme", "other"):
         cloud.tenant(name)
-        cloud.api("POST", f"/api/v1/namespaces/{name}/configmaps", config_map(f"name-canary-of-{name}", text=f"text-canary-of-{name}"))
+        cloud.api("POST", f"/api/v1/namespaces/{name}/configmaps", {**config_map(f"name-canary-of-{name}"), "data": {"text": f"text-canary-of-{name}"}})
         cloud.api("POST", f"/api/v1/namespaces/{name}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"x": f"secret-canary-of-{name}"}})
 
     def on_disk(*texts):
