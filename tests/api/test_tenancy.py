@@ -335,6 +335,7 @@ def test_a_tenant_opens_what_it_holds_to_an_operator_for_a_time(own_cloud, tmp_p
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_nothing_of_a_closed_tenant_stays_on_the_disk(own_cloud, tmp_path):
     """When history has passed, twice `store.retain`: neither its objects nor the keys of its secrets, in the database or its log. Of backups from before the secrets remain sealed with keys that are in them."""
     cloud = own_cloud()
