@@ -282,6 +282,17 @@ def test_a_later_install_takes_the_data_up(machine, deb):
     assert machine.engines() == engines
 
 
+def page_block(number):
+    return re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/operate/backup.md").read_text(), re.M | re.S)[number]
+
+
+def test_backups_are_set_up_by_the_page(machine):
+    machine("bash", "-ec", page_block(0))
+    newest = max((machine.top / "var/backups/seki").iterdir())
+    machine("bash", "-ec", f"mkdir /root/kept && cd /root/kept && cp /var/backups/seki/{newest.name} seki.backup && cp /etc/seki/backup.key . && cp /var/lib/seki/secrets/root.key .")
+    assert re.search(r"^seki_backup_last_success_timestamp_seconds 1", machine.fetch("http://127.0.0.1:9440/metrics"), re.M)
+
+
 def test_a_purge_removes_the_data_and_says_so(machine):
     said = machine.dpkg("--purge", "seki")
     assert "removing /var/lib/seki" in said and "the account seki is kept" in said
@@ -289,3 +300,14 @@ def test_a_purge_removes_the_data_and_says_so(machine):
     assert (machine.top / "etc/seki/manifests/demo.json").exists()  # not the package's
     assert machine.engines() == []
     assert machine("dpkg-query", "-W", "seki", check=False).returncode != 0
+
+
+def test_a_backup_is_restored_on_an_empty_machine_by_the_page(machine, deb):
+    """The package is installed as on any new machine, which starts it; then the page's commands as they stand."""
+    machine.dpkg("-i", f"/root/{deb.name}")
+    wait_for(machine.ready, 60, "both services to be ready")
+    said = machine("bash", "-ec", "cd /root/kept\n" + page_block(2)).stdout
+    assert "is restored" in said and "none is changed or missing" in said
+    wait_for(machine.ready, 60, "both services to be ready with the restored data")
+    got = machine("kubectl", "--kubeconfig=/var/lib/seki/admin.kubeconfig", "-n", "demo", "get", "modelendpoint", "chat", "-o", "name").stdout
+    assert got.strip() == "modelendpoint.seki.cloud/chat"
