@@ -368,6 +368,8 @@ void reseal_stop(struct apiserver *s);
 /* Looks again, soon: a key was made. */
 void reseal_wake(struct apiserver *s);
 /* Keys by tenant, as a KeyRotation answers them. tenant "": all. */
+/* Much was deleted for good: when history of it has passed, the disk is to have no traces either. */
+void reseal_forget(struct apiserver *s);
 json_t *reseal_report(struct apiserver *s, const char *tenant);
 /* standing.c: objects that stand in every namespace. */
 void standing_start(struct apiserver *s);

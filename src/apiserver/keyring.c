@@ -239,9 +239,13 @@ int keyring_current(struct keyring *k, const char *tenant, const struct tenant_k
 {
     struct tenant_key *t = newest_of(k, tenant, true), *newest = newest_of(k, tenant, false);
     int rc = t ? ensure_stored(k, t, err) : make_key(k, tenant, newest ? newest->version + 1 : 1, STR_NULL, err);
-    if (rc == 0)
-        *ret = newest_of(k, tenant, true);
-    return rc;
+    if (rc < 0)
+        return rc;
+    t = newest_of(k, tenant, true);
+    t->used = true;
+    t->unused_rev = 0;
+    *ret = t;
+    return 0;
 }
 
 int keyring_rotate(struct keyring *k, const char *tenant, struct str note, struct err *err)

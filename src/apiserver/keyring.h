@@ -25,6 +25,7 @@ struct tenant_key {
     /* Kept by who seals anew (reseal.c). */
     size_t objects, counted; /* sealed with it, as of the last pass; and in this one so far */
     bool settled;         /* durable when the pass began */
+    bool used;            /* something was sealed with it since the pass began */
     int64_t unused_rev;   /* no object is, since this revision; 0: some are, or nobody has looked */
 };
 
@@ -43,7 +44,7 @@ void keyring_free(struct keyring *k);
 int keyring_current(struct keyring *k, const char *tenant, const struct tenant_key **ret, struct err *err) NODISCARD;
 /* A new version for a tenant that has one; note: for the journal of the store. ERR_NOT_FOUND. */
 int keyring_rotate(struct keyring *k, const char *tenant, struct str note, struct err *err) NODISCARD;
-/* Forgets a key that opens nothing any more. Returns the store's key of its record, which is on its way out (mem_free); NULL: the store takes nothing now, and the key stays. */
+/* Forgets a key that opens nothing any more; the current one when it is the tenant's only: the next to seal makes another. Returns the store's key of its record, which is on its way out (mem_free); NULL: the store takes nothing now, and the key stays. */
 char *keyring_drop(struct keyring *k, struct tenant_key *key) NODISCARD;
 /* Whether its record is. */
 bool keyring_is_durable(struct keyring *k, const struct tenant_key *key);

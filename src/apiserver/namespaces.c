@@ -166,6 +166,8 @@ static void on_change(void *arg, const struct store_event *e)
 {
     if (e->now)
         consider(arg, e->now);
+    else
+        reseal_forget(((struct namespaces *)arg)->server);
 }
 
 static bool on_existing(void *arg, struct store_value *v)

@@ -2,7 +2,7 @@
  *
  * Level-triggered: a pass looks at every object of the kinds concerned, a few a turn, and writes those anew as they are, which gives them a new revision; one that somebody else
  * changes meanwhile is sealed by that. When a pass finds nothing left, keys that seal nothing wait until history holds nothing of theirs either, and are forgotten; then the store
- * takes what was deleted off its disk. Whatever is killed in between is found by the first pass of the next start.
+ * takes what was deleted off its disk. That goes for the last key of a tenant that has nothing sealed, too: of one that is closed, copies of the disk hold nothing to open it with. Whatever is killed in between is found by the first pass of the next start.
  */
 #include "apiserver/api.h"
 #include "apiserver/sealing.h"
@@ -26,9 +26,11 @@ struct reseal {
     char *start;      /* key to go on at; "": the kind's first */
     int64_t rev;      /* at its start */
     size_t left, written, failed, objects, plain; /* of this pass so far */
+    bool quiet;       /* at its start nothing was on its way to the disk */
     bool again;       /* somebody asks for a pass that begins now */
     bool told;        /* there was something to do: its end is told */
     int64_t scrub_rev; /* when history up to here is gone, the disk is to forget it; 0: nothing to forget; SCRUB_LATER: as of the next pass that finds nothing */
+    bool forget;       /* what was deleted up to now is to leave the disk, too, when its turn comes */
     char *dropped;     /* record of a key that was forgotten, until that is durable; NULL: none */
     struct metric *sealed_gauge, *left_gauge, *keys_gauge;
 };
@@ -109,6 +111,7 @@ static void begin_pass(struct reseal *r)
     struct tenant_key **keys = keyring_all(r->server->keyring, &count);
     for (size_t i = 0; i < count; i++) {
         keys[i]->counted = 0;
+        keys[i]->used = false;
         keys[i]->settled = keyring_is_durable(r->server->keyring, keys[i]);
     }
     /* Gone; or back, because the disk refused: then it stays until the next start. */
@@ -119,6 +122,7 @@ static void begin_pass(struct reseal *r)
     r->again = false;
     r->left = r->written = r->failed = r->objects = r->plain = 0;
     r->rev = store_rev(r->server->store);
+    r->quiet = store_is_quiet(r->server->store);
 }
 
 /* Whether all that was sealed with a tenant's earlier keys was durable, and so was looked at, in this pass: what is accepted before a key is durable before it. */
@@ -128,6 +132,15 @@ static bool is_settled(struct tenant_key **keys, size_t count, const char *tenan
         if (keys[i]->current && !strcmp(keys[i]->tenant, tenant))
             return keys[i]->settled;
     return false;
+}
+
+/* The only key of a tenant, with which nothing can be sealed but what this pass has looked at. */
+static bool is_idle(const struct reseal *r, struct tenant_key **keys, size_t count, const struct tenant_key *t)
+{
+    size_t versions = 0;
+    for (size_t i = 0; i < count; i++)
+        versions += !strcmp(keys[i]->tenant, t->tenant);
+    return r->quiet && versions == 1 && !t->used;
 }
 
 /* Keys that sealed objects before, and seal none now, in history neither, are forgotten. True: some still wait. */
@@ -140,16 +153,14 @@ static bool drop_unused(struct reseal *r)
         return true;
     for (size_t i = 0; i < count; i++) {
         struct tenant_key *t = keys[i];
-        if (t->current || t->objects || !t->usable)
+        bool unused = t->current ? is_idle(r, keys, count, t) : is_settled(keys, count, t->tenant);
+        if (t->objects || !t->usable)
             t->unused_rev = 0;
-        else if (is_settled(keys, count, t->tenant))
+        else if (unused)
             t->unused_rev = t->unused_rev ? t->unused_rev : r->rev;
-        waits |= !t->current && t->usable;
-        if (!t->unused_rev)
+        waits |= t->usable && !t->objects;
+        if (!unused || !t->unused_rev || store_first_rev(r->server->store) < t->unused_rev)
             continue;
-        if (store_first_rev(r->server->store) < t->unused_rev) {
-            continue;
-        }
         log_info("a key of a tenant is forgotten: nothing is sealed with it any more", KV("tenant", t->tenant), KVI("version", t->version));
         r->dropped = keyring_drop(r->server->keyring, t);
         r->scrub_rev = SCRUB_LATER;
@@ -168,6 +179,10 @@ static void tell_end(struct reseal *r)
 /* True: history that is to be forgotten is still there. */
 static bool scrub(struct reseal *r)
 {
+    if (r->forget && !r->scrub_rev) {
+        r->scrub_rev = store_rev(r->server->store);
+        r->forget = false;
+    }
     if (r->scrub_rev && store_first_rev(r->server->store) >= r->scrub_rev) {
         store_scrub(r->server->store);
         r->scrub_rev = 0;
@@ -268,10 +283,16 @@ void reseal_wake(struct apiserver *s)
         timer_start(&r->timer, 0);
 }
 
+void reseal_forget(struct apiserver *s)
+{
+    if (s->reseal)
+        s->reseal->forget = true;
+}
+
 void reseal_start(struct apiserver *s)
 {
     struct reseal *r = XNEW(struct reseal);
-    *r = (struct reseal){.server = s, .start = xstrdup("")};
+    *r = (struct reseal){.server = s, .start = xstrdup(""), .forget = true /* what was deleted before the last end */};
     r->sealed_gauge = metric_gauge("seki_secrets_sealed_objects", "Objects whose secrets are sealed, as of the last look.");
     r->left_gauge = metric_gauge("seki_secrets_outdated_objects", "Objects that were still to be sealed with the current key of their tenant, as of the last look.");
     r->keys_gauge = metric_gauge("seki_secrets_keys", "Keys of tenants, retired ones included.");

@@ -27,6 +27,9 @@ struct backup_options {
 };
 int backup_make(const struct backup_options *o, json_t **ret, struct err *err) NODISCARD;
 
+/* When the newest backup of this directory on this machine began, in ms since 1970; 0: none is known. From a file that backup_make() writes last, so that a daemon can tell its age. */
+int64_t backup_last_ms(const char *data);
+
 /* Reads it all; the error names what is wrong. */
 int backup_verify(const char *file, const struct sealed_key *key, json_t **ret, struct err *err) NODISCARD;
 

@@ -263,6 +263,33 @@ static int make_file(struct making *m, struct err *err)
     return rc;
 }
 
+/* ---- the newest one ---- */
+
+#define LAST "run/last-backup.json"
+#define LAST_MAX (64 * 1024)
+
+/* That this cannot be written is no reason to call the backup none: whoever watches its age will ask. */
+static void remember(const struct backup_options *o, const json_t *manifest)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/" LAST, o->data);
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    JSON_AUTO doc = json_pack("{s:s, s:s}", "time", json_str_or(manifest, "time", ""), "file", o->file);
+    sbuf_init(&text, LAST_MAX);
+    json_write(doc, &text);
+    (void)!file_write(path, sbuf_str(&text), 0600, NULL);
+}
+
+int64_t backup_last_ms(const char *data)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/" LAST, data), *text = NULL;
+    size_t len = 0;
+    int64_t ms = 0;
+    JSON_AUTO doc = NULL;
+    if (file_read(path, LAST_MAX, &text, &len, NULL) < 0 || json_parse(str_n(text, len), LAST_MAX, &doc, NULL) < 0)
+        return 0;
+    return clock_parse(str_of(json_str_or(doc, "time", "")), &ms) < 0 ? 0 : ms;
+}
+
 int backup_make(const struct backup_options *o, json_t **ret, struct err *err)
 {
     CLEANUP(mem_freep) char *run = xasprintf("%s/run", o->data), *lock = xasprintf("%s/run/backup.lock", o->data);
@@ -279,11 +306,13 @@ int backup_make(const struct backup_options *o, json_t **ret, struct err *err)
     rc = make_file(&m, err);
     archive_writer_free(m.writer);
     (void)!file_remove_tree(scratch, NULL);
-    if (rc < 0)
+    if (rc < 0) {
         json_decref(m.manifest);
-    else
-        *ret = m.manifest;
-    return rc;
+        return rc;
+    }
+    remember(o, m.manifest);
+    *ret = m.manifest;
+    return 0;
 }
 
 int backup_verify(const char *file, const struct sealed_key *key, json_t **ret, struct err *err)

@@ -17,6 +17,7 @@
 static const char *const left_out[] = {
     "run",              /* addresses, sockets, tokens, workloads of this machine; the gateway's snapshot is made anew */
     "log",              /* of engines */
+    "rollback",         /* the way back from an upgrade: may hold secrets that the store has sealed since */
     "models",           /* large, and elsewhere, too */
     "admin.kubeconfig", /* written at each start */
     "lost+found",

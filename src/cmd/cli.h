@@ -82,6 +82,9 @@ int cli_backup(struct cli *c);
 int cli_backup_keygen(struct cli *c);
 int cli_backup_verify(struct cli *c);
 int cli_restore(struct cli *c);
+int cli_upgrade_status(struct cli *c);
+int cli_upgrade_finish(struct cli *c);
+int cli_rollback(struct cli *c);
 int cli_completion(struct cli *c);
 int cli_version(struct cli *c);
 

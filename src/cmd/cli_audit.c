@@ -4,6 +4,7 @@
 #include "crypto/hash.h"
 #include "kinds/tenancy.h"
 #include "ledger/audit.h"
+#include "ledger/extent.h"
 #include "ledger/ledger.h"
 
 #define DEFAULT_DIR "/var/lib/seki/ledger"
@@ -36,6 +37,8 @@ struct walk {
     uint64_t count;
     int64_t first_ms, last_ms;
     bool json;
+    uint64_t wanted; /* the record whose hash is asked for; 0: none */
+    char hash[SHA256_HEX_MAX];
     struct err err;
     struct cli_table *table;
     struct arena *table_arena;
@@ -50,6 +53,8 @@ static bool on_record(void *arg, const struct ledger_record *rec)
         err_wrap(&w->err, "record %llu", (unsigned long long)rec->sequence);
         return false;
     }
+    if (w->wanted && rec->sequence == w->wanted + 1)
+        hash_hex(rec->prev_hash, sizeof(rec->prev_hash), w->hash);
     w->first_ms = w->count ? w->first_ms : rec->time_ms;
     w->last_ms = rec->time_ms;
     if (w->tenant && !w->tenant_shown && !str_eqc(e.tenant, w->tenant))
@@ -152,21 +157,53 @@ static int walk(struct cli *c, struct walk *w, uint64_t after)
     return w->tenant && !named ? walk_api(c, w, after) : walk_all(w, named ? named : DEFAULT_DIR, after);
 }
 
+/* "SEQUENCE:SHA256". The hash may have any case. */
+static int parse_record(const char *text, uint64_t *ret_sequence, const char **ret_hash)
+{
+    struct str rest = str_of(text), sequence;
+    uint8_t bytes[SHA256_BYTES];
+    if (!str_cut(&rest, ':', &sequence) || str_to_u64(sequence, ret_sequence) < 0 || !*ret_sequence || rest.len != 2 * sizeof(bytes) || !hash_unhex(rest, bytes, sizeof(bytes)))
+        return cli_usage_error("--record %s: expected a record's sequence and hash, for example 1200:e3b0…", text);
+    *ret_hash = rest.ptr;
+    return 0;
+}
+
+/* The ledger is whole; whether it is the one that the record was in. */
+static int check_record(const struct walk *w, const char *dir, const char *hash)
+{
+    CLEANUP(ledger_extent_deinit) struct ledger_extent x = {0};
+    struct err err = ERR_INIT;
+    char found[SHA256_HEX_MAX];
+    snprintf(found, sizeof(found), "%s", w->hash);
+    if (!*found) { /* nothing follows it */
+        if (ledger_extent_find(dir, AUDIT_LEDGER, &x, &err) < 0)
+            return cli_fail(&err);
+        if (x.sequence == w->wanted)
+            hash_hex(x.hash, sizeof(x.hash), found);
+    }
+    if (!*found)
+        fprintf(stderr, "seki: the audit ledger in %s has no record %llu: it was cut off before, or is another ledger\n", dir, (unsigned long long)w->wanted);
+    else if (strcasecmp(found, hash) != 0)
+        fprintf(stderr, "seki: record %llu of the audit ledger in %s has another hash, %s: this or an earlier record is not what it was\n", (unsigned long long)w->wanted, dir, found);
+    return *found && !strcasecmp(found, hash) ? 0 : 1;
+}
+
 int cli_audit_verify(struct cli *c)
 {
     struct walk w = {0};
+    const char *record = cli_flag(c, "--record"), *hash = NULL;
     struct err err = ERR_INIT;
     uint64_t records;
     const char *dir = directory(c);
     char first[CLOCK_TEXT_MAX], last[CLOCK_TEXT_MAX];
     int rc = cli_no_more(c);
-    if (rc != 0)
+    if (rc != 0 || (record && (rc = parse_record(record, &w.wanted, &hash)) != 0))
         return rc;
     if (ledger_verify(dir, AUDIT_LEDGER, &records, &err) < 0) { /* also what is cut off at the end */
         fprintf(stderr, "seki: the audit ledger in %s does not verify: %s\n", dir, err.msg);
         return 1;
     }
-    if ((rc = walk_all(&w, dir, 0)) != 0)
+    if ((rc = walk_all(&w, dir, 0)) != 0 || (hash && (rc = check_record(&w, dir, hash)) != 0))
         return rc;
     clock_format(w.first_ms, first);
     clock_format(w.last_ms, last);

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cmd/cli.h"
+#include "cmd/closing.h"
 #include "json/yaml.h"
 #include "kinds/borrowed.h"
 #include "kinds/inference.h"
@@ -13,6 +14,7 @@
 #define CLOSE_WAIT_MS (10 * 60 * 1000)
 #define LOOK_EVERY_US 200000
 #define TOKEN_LIFE_S 86400
+#define DEFAULT_LEDGER "/var/lib/seki/ledger"
 #define EXPORT_MAX (256u * 1024 * 1024)
 
 static struct client_resource tenants(void)
@@ -231,17 +233,13 @@ static json_t *usage_of(struct cli *c, const json_t *tenant)
     return all;
 }
 
-static int export_usage(struct cli *c, const json_t *tenant, const char *file, size_t *ret_count)
+static int write_export(const json_t *documents, const char *file)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     struct err err = ERR_INIT;
-    JSON_AUTO all = usage_of(c, tenant);
-    if (!all)
-        return 1;
     sbuf_init(&text, EXPORT_MAX);
-    json_write_pretty(all, &text);
+    json_write_pretty(documents, &text);
     sbuf_add_char(&text, '\n');
-    *ret_count = json_array_size(all);
     return !sbuf_ok(&text) ? cli_usage_error("more usage than %u MiB: export it with seki usage -n PROJECT -o json first", EXPORT_MAX >> 20)
            : file_write(file, sbuf_str(&text), 0600, &err) < 0 ? cli_fail(&err)
                                                                : 0;
@@ -290,11 +288,42 @@ static int wait_closed(struct cli *c, const char *name)
     }
 }
 
+/* Where the ledger can be read here: *ret_dir, and where it ends before anything is deleted. */
+static void mark_ledger(const char *flag, const char **ret_dir, uint64_t *ret_after)
+{
+    const char *env = getenv("SEKI_LEDGER_DIR"), *dir = flag ? flag : env && *env ? env : DEFAULT_LEDGER;
+    struct err err = ERR_INIT;
+    *ret_dir = closing_mark(dir, ret_after, &err) == 0 ? dir : NULL;
+    if (!*ret_dir)
+        fprintf(stderr, "seki: no statement of what is deleted can be made here: %s\n", err.msg);
+}
+
+static void print_statement(const json_t *s)
+{
+    const char *kind;
+    json_t *n;
+    puts("deleted, by the audit ledger:");
+    json_object_foreach (json_object_get((json_t *)(uintptr_t)s, "deleted"), kind, n)
+        printf("  %6lld  %s\n", (long long)json_integer_value(n), kind);
+    printf("its records are %lld to %lld; to check them, now or on a copy of the ledger later:\n  seki audit verify --record %lld:%s\n", (long long)json_int(s, "ledger.first", 0),
+           (long long)json_int(s, "ledger.last", 0), (long long)json_int(s, "ledger.end", 0), json_str_or(s, "ledger.sha256", ""));
+}
+
+/* New reference; NULL: there is no ledger, or it was said why not. */
+static json_t *statement_of(const char *dir, const char *name, uint64_t after)
+{
+    struct err err = ERR_INIT;
+    json_t *s = NULL;
+    if (dir && closing_statement(dir, name, after, &s, &err) < 0)
+        fprintf(stderr, "seki: the tenant is closed, but no statement can be made: %s\n", err.msg);
+    return s;
+}
+
 int cli_tenant_close(struct cli *c)
 {
-    const char *file = cli_flag(c, "--export"), *name = cli_word(c);
+    const char *file = cli_flag(c, "--export"), *ledger = cli_flag(c, "--ledger"), *name = cli_word(c), *dir;
     bool sure = cli_switch(c, "--yes");
-    size_t reports = 0;
+    uint64_t after = 0;
     if (!name)
         return cli_usage_error("expected the tenant's NAME");
     if (cli_no_more(c))
@@ -306,12 +335,27 @@ int cli_tenant_close(struct cli *c)
     if (cli_connect(c))
         return 1;
     JSON_AUTO tenant = get_tenant(c, name);
-    if (!tenant || export_usage(c, tenant, file, &reports) || set_state(c, name, "Closing") || wait_closed(c, name))
+    JSON_AUTO documents = tenant ? usage_of(c, tenant) : NULL;
+    size_t reports = json_array_size(documents);
+    if (!documents || write_export(documents, file))
         return 1;
-    if (c->json)
-        printf("{\"tenant\": \"%s\", \"state\": \"Closed\", \"usageReports\": %zu}\n", name, reports);
-    else
-        printf("tenant %s is closed: nothing of it is left but %zu usage reports in %s and its audit records (seki audit list --tenant %s)\nkubectl delete tenant %s removes its name too\n", name, reports,
-               file, name, name);
+    mark_ledger(ledger, &dir, &after);
+    if (set_state(c, name, "Closing") || wait_closed(c, name))
+        return 1;
+    JSON_AUTO statement = statement_of(dir, name, after);
+    if (statement) {
+        json_array_append(documents, statement);
+        if (write_export(documents, file))
+            return 1;
+    }
+    if (c->json) {
+        JSON_AUTO doc = json_pack("{s:s, s:s, s:I, s:O*}", "tenant", name, "state", "Closed", "usageReports", (json_int_t)reports, "statement", statement);
+        cli_print_json(doc);
+        return 0;
+    }
+    printf("tenant %s is closed: nothing of it is left but %zu usage reports in %s and its audit records (seki audit list --tenant %s)\nkubectl delete tenant %s removes its name too\n", name, reports,
+           file, name, name);
+    if (statement)
+        print_statement(statement);
     return 0;
 }

@@ -60,7 +60,12 @@ static const struct cli_flag tenant_flags[] = {
 };
 static const struct cli_flag close_flags[] = {
     {.name = "--export", .value = "FILE", .help = "keep its usage there, for the last bill", .complete = "@file"},
+    {.name = "--ledger", .value = "DIRECTORY", .help = "the audit ledger's, for a statement of what was deleted (default: $SEKI_LEDGER_DIR, /var/lib/seki/ledger, where it can be read)", .complete = "@dir"},
     {.name = "--yes", .help = "all its projects shall be deleted for good"},
+    END,
+};
+static const struct cli_flag audit_verify_flags[] = {
+    {.name = "--record", .value = "SEQUENCE:SHA256", .help = "this record must be there with this hash, as a statement of a tenant's end has it"},
     END,
 };
 static const struct cli_flag audit_flags[] = {
@@ -132,6 +137,16 @@ static const struct cli_flag restore_flags[] = {
     END,
 };
 
+static const struct cli_flag upgrade_flags[] = {
+    {.name = "--data", .value = "DIRECTORY", .help = "the data directory (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
+    END,
+};
+static const struct cli_flag rollback_flags[] = {
+    {.name = "--data", .value = "DIRECTORY", .help = "the data directory (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
+    {.name = "--yes", .help = "what was written since the upgrade may be lost"},
+    END,
+};
+
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
      .args = "",
@@ -190,7 +205,8 @@ const struct cli_verb cli_verbs[] = {
     {.name = "tenant close",
      .args = "NAME",
      .help = "keep a customer's usage, and delete all its projects for good",
-     .more = "Waits until nothing is left. Usage and audit records stay in the ledgers.\n\n"
+     .more = "Waits until nothing is left. Usage and audit records stay in the ledgers. Where the audit ledger can be read, a statement is printed, and written to the export: what was deleted by\n"
+             "kind and number, and the last record of the ledger with its hash, for `seki audit verify --record`.\n\n"
              "  seki tenant close acme --export acme-usage.json --yes\n",
      .run = cli_tenant_close,
      .flags = close_flags},
@@ -200,6 +216,7 @@ const struct cli_verb cli_verbs[] = {
      .more = "Works on the files, or on a copy of them, without a daemon; names the first bad record. DIRECTORY has the files audit.000001 …\n"
              "(default: $SEKI_LEDGER_DIR, /var/lib/seki/ledger).\n",
      .run = cli_audit_verify,
+     .flags = audit_verify_flags,
      .complete = "@dir"},
     {.name = "audit list",
      .args = "[DIRECTORY]",
@@ -279,6 +296,17 @@ const struct cli_verb cli_verbs[] = {
      .run = cli_restore,
      .flags = restore_flags,
      .complete = "@file"},
+    {.name = "upgrade status", .args = "", .help = "whether there is a way back from the last upgrade", .run = cli_upgrade_status, .flags = upgrade_flags},
+    {.name = "upgrade finish", .args = "", .help = "the upgrade is to stay: remove what a rollback needs", .run = cli_upgrade_finish, .flags = upgrade_flags},
+    {.name = "rollback",
+     .args = "",
+     .help = "give the store back to the earlier release, as it was before the upgrade",
+     .more = "For an upgrade that changed the store's format; after others the earlier release is simply installed. As the owner of the data directory, with sekid stopped and\n"
+             "before the earlier release is installed. What was written since the upgrade is lost; usage stays counted, and the audit ledger tells of it.\n\n"
+             "  seki upgrade status\n"
+             "  seki rollback --yes\n",
+     .run = cli_rollback,
+     .flags = rollback_flags},
     {.name = "completion",
      .args = "bash|zsh|fish",
      .help = "print shell completion",

@@ -4,6 +4,8 @@
  * blocking client, sleeps, and stops it again in the opposite order; the loop outlives it, because its calls end in the loop.
  */
 #include "apiserver/apiserver.h"
+#include "backup/backup.h"
+#include "backup/rollback.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -24,6 +26,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
+#define UPGRADE_SPARE_BYTES (64u * 1024 * 1024) /* that a change of the store's format leaves free */
 #define RENEW_EVERY_MS (24 * 3600 * 1000u)
 
 struct control {
@@ -360,9 +363,21 @@ static void renew_credentials(struct control *c)
         log_error("the API keeps its certificate: another could not be had", KVE(&err));
 }
 
+/* An upgrade has a way back for a while. */
+static void end_upgrade(struct control *c)
+{
+    struct err err = ERR_INIT;
+    bool gone = false;
+    if (c->options->store_rollback_keep_ms && rollback_expire(c->options->data, c->options->store_rollback_keep_ms, &gone, &err) < 0)
+        log_warn("what was kept for a rollback cannot be removed", KVE(&err));
+    if (gone)
+        log_info("the store as it was before the upgrade is kept no longer: store.rollback-keep");
+}
+
 static void on_renew(struct timer *t)
 {
     renew_credentials(t->arg);
+    end_upgrade(t->arg);
     timer_start(t, RENEW_EVERY_MS);
 }
 
@@ -427,9 +442,23 @@ static void on_bootstrapped(void *arg, int code, const struct err *err)
     c->services_running = true;
 }
 
+static int keep_for_rollback(struct control *c, struct err *err)
+{
+    struct rollback r;
+    int rc = rollback_keep(c->options->data, UPGRADE_SPARE_BYTES, &r, err);
+    if (rc == 0 && r.kept_ms)
+        log_info("this release changes the store's format: a copy is kept for a rollback, until `seki upgrade finish`", KVI("from", r.copy.format), KVI("to", r.format), KVI("revision", r.copy.rev),
+                 KVI("bytes", r.copy.bytes));
+    return rc;
+}
+
 static int open_store(struct control *c, struct err *err)
 {
-    int rc = audit_log_open(&(struct audit_log_options){options_path(c->options, c->arena, "ledger"), AUDIT_LEDGER, AUDIT_GATEWAY}, &c->audit, err);
+    int rc = keep_for_rollback(c, err);
+    if (rc < 0)
+        return rc;
+    end_upgrade(c);
+    rc = audit_log_open(&(struct audit_log_options){options_path(c->options, c->arena, "ledger"), AUDIT_LEDGER, AUDIT_GATEWAY}, &c->audit, err);
     if (rc < 0)
         return rc;
     struct store_options so = {.path = options_path(c->options, c->arena, "seki.db"),
@@ -473,6 +502,11 @@ static void make_store_metrics(struct store *s)
     metric_gauge_fn("seki_store_writable", "1 while the disk takes writes, else 0.", store_writable, s);
 }
 
+static double last_backup(void *data)
+{
+    return (double)(backup_last_ms(data) / 1000);
+}
+
 static double issuers_known(void *issuers)
 {
     return (double)oidc_issuers(issuers);
@@ -512,6 +546,7 @@ static int start_api(struct control *c, struct err *err)
     vitals_ready("seki_control_ready", "1 while /readyz of control answers 200, else 0.", checks, c);
     vitals_disk(o->data);
     vitals_control_certificates(o);
+    metric_gauge_fn("seki_backup_last_success_timestamp_seconds", "When the newest backup of this machine's data began, since 1970-01-01 UTC; 0: none is known.", last_backup, o->data);
     metric_gauge_fn("seki_authentication_issuers", "Issuers of people's tokens.", issuers_known, c->issuers);
     metric_gauge_fn("seki_authentication_issuers_unreachable", "Issuers whose keys could not be fetched last time; known ones stay in use.", issuers_unreachable, c->issuers);
     if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)

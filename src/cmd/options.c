@@ -65,6 +65,8 @@ static const struct conf_option schema[] = {
      NULL, false, "metrics, /livez and /readyz of the gateway process"},
     {"store", "retain", CONF_DURATION, OPT(store_retain_ms), "5m", 300000, 86400000, NULL, NULL, false,
      "history kept for watches and paged lists"},
+    {"store", "rollback-keep", CONF_DURATION, OPT(store_rollback_keep_ms), "168h", 0, 31536000000, NULL, NULL, true,
+     "how long the copy is kept that an upgrade made before it changed the store's format; 0: until `seki upgrade finish`"},
     {"limits", "objects-per-project", CONF_INT, OPT(limits_objects), "10000", 0, 100000000, NULL, NULL, true,
      "how many objects a project may have, of all kinds together but Events, Leases and UsageReports, where its tenant's limits do not say; 0: any number"},
     {"secrets", "root-key", CONF_STR, OPT(secrets_root_key), "", 0, 0, NULL, NULL, false,

@@ -21,7 +21,7 @@ struct options {
     /* [metrics] */
     char *metrics_listen, *metrics_gateway_listen;
     /* [store] */
-    int64_t store_retain_ms;
+    int64_t store_retain_ms, store_rollback_keep_ms;
     /* [limits] */
     int64_t limits_objects;
     /* [secrets] */

@@ -8,7 +8,7 @@
 #define AUDIT_BODY_MAX (64 * 1024)
 #define TEXT_MAX 512
 
-static const char *const type_names[] = {"write", "read", "token", "impersonation", "denied", "refused", "undone", "restored"};
+static const char *const type_names[] = {"write", "read", "token", "impersonation", "denied", "refused", "undone", "restored", "other"};
 
 const char *audit_type_name(enum audit_type t)
 {
@@ -122,9 +122,9 @@ int audit_decode(struct str body, struct arena *a, struct audit_event *ret, stru
     size_t t = 0;
     while (t < ARRAY_LEN(type_names) && strcmp(type_names[t], type) != 0)
         t++;
-    if (t == ARRAY_LEN(type_names))
-        return err_set(err, ERR_INVALID, "an audit record of an unknown type");
-    e.type = (enum audit_type)t;
+    if (!*type)
+        return err_set(err, ERR_INVALID, "an audit record without a type");
+    e.type = t == ARRAY_LEN(type_names) ? AUDIT_OTHER : (enum audit_type)t;
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         const json_t *v = json_object_get(doc, texts[i].name);
         if (v && !json_is_string(v))

@@ -6,7 +6,8 @@
  *
  * Types: write (durable before it is acknowledged; what could not be committed after all has an "undone" behind it), read (of secret fields), token (issued, or
  * seen for the first time), impersonation, denied (401, 403; 404 when what is another's was refused as not found), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
- * restored (the store was put back from a backup: it is as of revision last_rev, and goes on behind rev).
+ * restored (the store was put back from a backup: it is as of revision last_rev, and goes on behind rev). A type that a later release made up reads as "other": a ledger outlives
+ * the way back to an earlier release.
  */
 #ifndef SEKI_LEDGER_AUDIT_H
 #define SEKI_LEDGER_AUDIT_H
@@ -20,7 +21,7 @@
 #define AUDIT_RECORD_VERSION 1
 #define AUDIT_GROUPS_MAX 24
 
-enum audit_type { AUDIT_WRITE, AUDIT_READ, AUDIT_TOKEN, AUDIT_IMPERSONATION, AUDIT_DENIED, AUDIT_REFUSED, AUDIT_UNDONE, AUDIT_RESTORED };
+enum audit_type { AUDIT_WRITE, AUDIT_READ, AUDIT_TOKEN, AUDIT_IMPERSONATION, AUDIT_DENIED, AUDIT_REFUSED, AUDIT_UNDONE, AUDIT_RESTORED, AUDIT_OTHER };
 
 struct audit_event {
     enum audit_type type;

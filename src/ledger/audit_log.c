@@ -533,20 +533,39 @@ static int find_last_write(const char *dir, int64_t *ret, struct err *err)
     return rc;
 }
 
-int audit_log_restored(const char *dir, int64_t store_rev, int64_t next_rev, const char *user, const char *backup, struct err *err)
+/* The ledger, for who adds to it before a control runs; and its last write that stands. */
+static int open_at_rest(const char *dir, struct ledger **ret, int64_t *ret_last, struct err *err)
 {
     struct ledger_options o = {.dir = dir, .name = AUDIT_LEDGER, .kind = LEDGER_AUDIT};
+    int rc = find_last_write(dir, ret_last, err);
+    return rc < 0 ? rc : ledger_open(&o, ret, err);
+}
+
+int audit_log_restored(const char *dir, int64_t store_rev, int64_t next_rev, const char *user, const char *backup, struct err *err)
+{
     struct ledger *l;
     int64_t last;
-    int rc = find_last_write(dir, &last, err);
-    if (rc == 0)
-        rc = ledger_open(&o, &l, err);
+    int rc = open_at_rest(dir, &l, &last, err);
     if (rc < 0)
         return rc;
     if (last > store_rev)
         rc = append_event(l, &(struct audit_event){.type = AUDIT_UNDONE, .rev = store_rev + 1, .last_rev = last}, err);
     if (rc == 0)
         rc = append_event(l, &(struct audit_event){.type = AUDIT_RESTORED, .user = str_of(user), .name = str_of(backup), .rev = next_rev, .last_rev = store_rev}, err);
+    if (rc == 0)
+        rc = ledger_sync(l, err);
+    ledger_close(l);
+    return rc;
+}
+
+int audit_log_rolled_back(const char *dir, int64_t store_rev, const char *user, const char *text, struct err *err)
+{
+    struct ledger *l;
+    int64_t last;
+    int rc = open_at_rest(dir, &l, &last, err);
+    if (rc < 0)
+        return rc;
+    rc = append_event(l, &(struct audit_event){.type = AUDIT_UNDONE, .user = str_of(user), .name = str_of(text), .rev = store_rev + 1, .last_rev = MAX(last, store_rev)}, err);
     if (rc == 0)
         rc = ledger_sync(l, err);
     ledger_close(l);

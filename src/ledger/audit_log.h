@@ -33,6 +33,9 @@ int audit_log_settle(struct audit_log *l, int64_t store_rev, struct err *err) NO
  * next_rev, who did it, and which backup it was. Where there is no ledger one is begun. */
 int audit_log_restored(const char *dir, int64_t store_rev, int64_t next_rev, const char *user, const char *backup, struct err *err) NODISCARD;
 
+/* For a store that an earlier release gets back, likewise: one record says that the writes behind store_rev are undone, who did it, and (text) how. It is of a type that every release knows. */
+int audit_log_rolled_back(const char *dir, int64_t store_rev, const char *user, const char *text, struct err *err) NODISCARD;
+
 void audit_log_add(struct audit_log *l, const struct audit_event *e);
 /* done(arg) on the loop's thread; code 0: durable. */
 struct audit_wait {

@@ -221,6 +221,25 @@ int store_copy_check(const char *path, struct store_copy_info *ret, struct err *
     return check_copy(path, false, ret, err);
 }
 
+int store_settle(const char *path, struct store_copy_info *ret, struct err *err)
+{
+    return check_copy(path, true, ret, err);
+}
+
+int store_format(const char *path, int *ret, struct err *err)
+{
+    enum { AT = 60 }; /* "user version" of SQLite's file format */
+    uint8_t b[4];
+    CLEANUP(file_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno != ENOENT)
+        return err_sys(err, errno, "%s", path);
+    ssize_t n = fd < 0 ? 0 : pread(fd, b, sizeof(b), AT);
+    if (n < 0)
+        return err_sys(err, errno, "%s", path);
+    *ret = n == sizeof(b) ? (int)((uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3]) : 0;
+    return 0;
+}
+
 int store_copy(const char *path, const char *to, const struct store_copy_progress *progress, struct store_copy_info *ret, struct err *err)
 {
     CLEANUP(mem_freep) char *to_wal = xasprintf("%s-wal", to);

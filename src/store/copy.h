@@ -12,6 +12,8 @@
 
 #include "base/err.h"
 
+#define STORE_FORMAT_VERSION 2 /* of the files of SQLite's member */
+
 struct store_copy_info {
     int64_t rev;          /* the last revision in it */
     int64_t newest_at_ms; /* when that was written; 0: nothing is in it */
@@ -29,6 +31,11 @@ int store_copy(const char *path, const char *to, const struct store_copy_progres
 
 /* Whether the file is a whole store that this program can open, and what is in it. Nobody else may have it open. */
 int store_copy_check(const char *path, struct store_copy_info *ret, struct err *err) NODISCARD;
+
+/* The format that stands in the file's head: 0 for a store that is empty or not there. A log beside it may have a later one, never an earlier one. */
+int store_format(const char *path, int *ret, struct err *err) NODISCARD;
+/* For a store that is at rest: writes its log back into it and takes the log away, so that the file alone is the store; and checks it. */
+int store_settle(const char *path, struct store_copy_info *ret, struct err *err) NODISCARD;
 
 /* The revision with which a store goes on that is put back now: greater than any that its earlier lives can have given out, whatever happened after the copy. One rule makes that so:
  * no life gives out a revision above the milliseconds since 1970 times 1,000. */

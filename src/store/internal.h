@@ -20,7 +20,6 @@
     for ((var) = TAILQ_FIRST(list); (var) && ((next) = TAILQ_NEXT(var, field), 1); (var) = (next))
 
 #define INDEX_LEVELS 24
-#define STORE_FORMAT_VERSION 2 /* of the files of SQLite's member */
 
 struct store_version {
     int64_t rev;

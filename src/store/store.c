@@ -485,6 +485,11 @@ int64_t store_rev(const struct store *s)
     return s->visible_rev;
 }
 
+bool store_is_quiet(const struct store *s)
+{
+    return s->accepted_rev == s->visible_rev;
+}
+
 int64_t store_first_rev(const struct store *s)
 {
     return s->first_rev;

@@ -95,6 +95,7 @@ int store_range(struct store *s, struct str prefix, struct str start, int64_t at
                 bool (*fn)(void *arg, struct store_value *v), void *arg, struct err *err) NODISCARD;
 size_t store_count(struct store *s, struct str prefix);
 int64_t store_rev(const struct store *s);       /* last visible */
+bool store_is_quiet(const struct store *s);     /* all that is accepted is durable and visible */
 int64_t store_first_rev(const struct store *s); /* oldest revision that reads and watches may start from */
 
 /* Change feed. after_rev: events with a greater revision, those in history first (ERR_GONE when compacted), then live ones. `prev` is the

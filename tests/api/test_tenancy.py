@@ -321,9 +321,26 @@ def test_closing_keeps_usage_and_leaves_nothing_else(cloud, tenant, tmp_path):
     for args, said in ((["--yes"], "--export"), (["--export", str(out)], "--yes")):
         p = cloud.seki("tenant", "close", tenant, *args, check=False)
         assert p.returncode == 2 and said in p.stderr
-    text = cloud.seki("tenant", "close", tenant, "--export", str(out), "--yes").stdout
+    text = cloud.seki("tenant", "close", tenant, "--export", str(out), "--yes", "--ledger", str(cloud.data / "ledger")).stdout
     assert re.search(r"nothing of it is left but 1 usage reports", text)
-    assert [r["status"]["requests"] for r in json.loads(out.read_text())] == [1]
+    report, statement = json.loads(out.read_text())
+    assert report["status"]["requests"] == 1
+    # What was deleted, by kind and number, and where the ledger proves it.
+    assert statement["kind"] == "ClosingStatement" and statement["tenant"] == tenant
+    assert statement["deleted"]["namespaces"] == 2 and statement["deleted"]["apikeys.seki.cloud"] == 1 and statement["deleted"]["serviceaccounts"] == 3, statement
+    proof = statement["ledger"]
+    assert proof["after"] < proof["first"] < proof["last"] <= proof["end"]
+    check = f"{proof['end']}:{proof['sha256']}"
+    assert check in text and re.search(r"1  apikeys.seki.cloud", text)
+    ledger = str(cloud.data / "ledger")
+    assert "none is changed" in cloud.seki("audit", "verify", ledger, "--record", check).stdout
+    cloud.project(f"{tenant}-later", tenant=f"{tenant}-other")  # records behind it
+    assert cloud.seki("audit", "verify", ledger, "--record", check).returncode == 0
+    for bad, said in ((f"{proof['end'] - 1}:{proof['sha256']}", "another hash"), (f"{10 ** 9}:{proof['sha256']}", "no record 1000000000")):
+        p = cloud.seki("audit", "verify", ledger, "--record", bad, check=False)
+        assert p.returncode == 1 and said in p.stderr
+    p = cloud.seki("audit", "verify", ledger, "--record", "12", check=False)
+    assert p.returncode == 2 and "sequence and hash" in p.stderr
     for plural in ("configmaps", "secrets", "serviceaccounts"):
         assert cloud.api("GET", f"/api/v1/namespaces/{tenant}/{plural}")["items"] == []
     for ns in (tenant, f"{tenant}-two"):
@@ -455,3 +472,28 @@ def test_a_tenant_opens_what_it_holds_to_an_operator_for_a_time(own_cloud, tmp_p
     rows = [json.loads(x) for x in cloud.seki("audit", "export", str(cloud.data / "ledger"), "--format", "json", "--tenant", "acme").stdout.splitlines()]
     assert [r for r in rows if r.get("resource") == "accessgrants" and r.get("verb") == "create" and r["user"] == "system:serviceaccount:acme:tenant-admin"]
     assert [r for r in rows if r["type"] == "read" and r["user"] == "olga" and r["name"] == "s" and r["rule"].endswith("ClusterRole/seki:content-reader")]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_nothing_of_a_closed_tenant_stays_on_the_disk(own_cloud, tmp_path):
+    """When history has passed, twice `store.retain`: neither its objects nor the keys of its secrets, in the database or its log. Of backups from before the secrets remain sealed with keys that are in them."""
+    cloud = own_cloud()
+    for name in ("acme", "other"):
+        cloud.tenant(name)
+        cloud.api("POST", f"/api/v1/namespaces/{name}/configmaps", {**config_map(f"name-canary-of-{name}"), "data": {"text": f"text-canary-of-{name}"}})
+        cloud.api("POST", f"/api/v1/namespaces/{name}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"x": f"secret-canary-of-{name}"}})
+
+    def on_disk(*texts):
+        blob = b"".join(p.read_bytes() for p in cloud.data.glob("seki.db*"))
+        return [t for t in texts if t.encode() in blob]
+    mine = ("name-canary-of-acme", "text-canary-of-acme", "secret-canary-of-acme", "seki:keys/acme/")
+    assert on_disk(*mine) == [mine[0], mine[1], mine[3]]
+    cloud.seki("tenant", "close", "acme", "--export", str(tmp_path / "usage.json"), "--yes", "--ledger", str(cloud.data / "ledger"))
+    wait_for(lambda: not on_disk(*mine), 240, "the disk to forget")
+    assert on_disk("name-canary-of-other", "text-canary-of-other", "seki:keys/other/") == ["name-canary-of-other", "text-canary-of-other", "seki:keys/other/"]
+    assert cloud.api("GET", "/api/v1/namespaces/other/secrets/s")["data"]
+    assert {k["tenant"] for k in json.loads(cloud.seki("secrets", "status", "-o", "json").stdout)} == {"other"}
+    # The ledgers have names and numbers.
+    text = b"".join(p.read_bytes() for p in (cloud.data / "ledger").iterdir() if p.is_file())
+    assert b"name-canary-of-acme" in text and b"text-canary-of-acme" not in text and b"secret-canary-of-acme" not in text

@@ -273,3 +273,25 @@ def test_a_directory_of_backups_keeps_the_newest(own_cloud, key, tmp_path):
     names = sorted(p.name for p in tmp_path.iterdir())
     assert len(names) == 4 and "seki-notours.backup" in names and names[0] == "seki-20200103T000000Z.backup", names
     run("backup", "verify", tmp_path / [n for n in names if n.startswith("seki-2") and "2020" not in n][0], "--key", key)
+
+
+def test_a_metric_tells_when_the_newest_backup_was_taken(own_cloud, key, tmp_path):
+    cloud = own_cloud()
+
+    def last():
+        (line,) = [x for x in cloud.metrics().splitlines() if x.startswith("seki_backup_last_success_timestamp_seconds ")]
+        return float(line.split()[1])
+    assert last() == 0
+    run("backup", tmp_path / "no" / "directory", "--key", key, "--data", cloud.data, check=False)
+    assert last() == 0
+    begun = time.time()
+    run("backup", tmp_path / "a.backup", "--key", key, "--data", cloud.data)
+    taken = last()
+    assert begun - 1 <= taken <= time.time()
+    assert run("backup", tmp_path / "a.backup", "--key", key, "--data", cloud.data, check=False).returncode == 1
+    assert last() == taken
+    cloud.kill_role("control")
+    cloud.wait_ready()
+    assert last() == taken
+    (cloud.data / "run" / "last-backup.json").write_text("{")
+    assert last() == 0

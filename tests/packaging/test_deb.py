@@ -2,6 +2,7 @@
 
 The root is made by mmdebstrap once and kept in the cache. It runs in namespaces of its own: the machine's packages, services, ports and processes are not touched.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import pathlib
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tarfile
 
@@ -205,6 +207,43 @@ def test_an_upgrade_restarts_both_services_and_no_engine(machine, deb):
     assert (machine.top / "etc/seki/seki.conf").read_text() == conf
 
 
+def test_a_downgrade_leaves_both_services_and_every_engine_running(machine, deb, older):
+    engines = machine.engines()
+    said = machine.dpkg("-i", f"/root/{older.name}")
+    assert "downgrading" in said and "rollback" not in said
+    wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "both services to be ready again")
+    assert machine.engines() == engines
+    machine.dpkg("-i", f"/root/{deb.name}")
+    wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "both services to be ready again")
+
+
+def set_format(machine, number):
+    with contextlib.closing(sqlite3.connect(machine.top / "var/lib/seki/seki.db")) as db:
+        before = db.execute("PRAGMA user_version").fetchone()[0]
+        db.execute(f"PRAGMA user_version = {number}")
+    for left in ("seki.db-shm", "seki.db-wal"):  # of whom this runs as, who is not the daemon's user
+        (machine.top / "var/lib/seki" / left).unlink(missing_ok=True)
+    return before
+
+
+def test_a_downgrade_beneath_a_store_of_a_later_format_is_refused_by_name(machine, deb, older):
+    """With a hint of the way back before, when there is one. The gateway serves on meanwhile, and nothing is changed."""
+    machine("systemctl", "stop", "seki-control")
+    before = set_format(machine, 99)
+    machine("sh", "-c", "install -d -o seki -g seki -m 0700 /var/lib/seki/rollback && touch /var/lib/seki/rollback/seki.db")
+    said = machine.dpkg("-i", f"/root/{older.name}")
+    assert "seki rollback" in said
+    wait_for(lambda: "newer release (format 99" in machine("journalctl", "-u", "seki-control", "-n", "50", "--no-pager").stdout, 60, "the refusal")
+    assert machine.active("seki-gateway") == "active"
+    machine("systemctl", "stop", "seki-control")
+    assert set_format(machine, before) == 99
+    machine("rm", "-r", "/var/lib/seki/rollback")
+    machine.dpkg("-i", f"/root/{deb.name}")
+    machine("systemctl", "reset-failed", "seki-control")
+    machine("systemctl", "start", *UNITS)
+    wait_for(lambda: machine.ready() and machine.endpoint_ready(), 60, "both services to be ready again")
+
+
 @pytest.mark.parametrize("page", [*sorted((ROOT / "docs/operate/runbooks").glob("*.md")), ROOT / "docs/operate/support.md"], ids=lambda p: p.stem)
 def test_the_commands_of_runbooks_work(machine, page):
     """As they stand, where everything is well: that they are accepted and find what they look for."""
@@ -243,6 +282,17 @@ def test_a_later_install_takes_the_data_up(machine, deb):
     assert machine.engines() == engines
 
 
+def page_block(number):
+    return re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/operate/backup.md").read_text(), re.M | re.S)[number]
+
+
+def test_backups_are_set_up_by_the_page(machine):
+    machine("bash", "-ec", page_block(0))
+    newest = max((machine.top / "var/backups/seki").iterdir())
+    machine("bash", "-ec", f"mkdir /root/kept && cd /root/kept && cp /var/backups/seki/{newest.name} seki.backup && cp /etc/seki/backup.key . && cp /var/lib/seki/secrets/root.key .")
+    assert re.search(r"^seki_backup_last_success_timestamp_seconds 1", machine.fetch("http://127.0.0.1:9440/metrics"), re.M)
+
+
 def test_a_purge_removes_the_data_and_says_so(machine):
     said = machine.dpkg("--purge", "seki")
     assert "removing /var/lib/seki" in said and "the account seki is kept" in said
@@ -250,3 +300,14 @@ def test_a_purge_removes_the_data_and_says_so(machine):
     assert (machine.top / "etc/seki/manifests/demo.json").exists()  # not the package's
     assert machine.engines() == []
     assert machine("dpkg-query", "-W", "seki", check=False).returncode != 0
+
+
+def test_a_backup_is_restored_on_an_empty_machine_by_the_page(machine, deb):
+    """The package is installed as on any new machine, which starts it; then the page's commands as they stand."""
+    machine.dpkg("-i", f"/root/{deb.name}")
+    wait_for(machine.ready, 60, "both services to be ready")
+    said = machine("bash", "-ec", "cd /root/kept\n" + page_block(2)).stdout
+    assert "is restored" in said and "none is changed or missing" in said
+    wait_for(machine.ready, 60, "both services to be ready with the restored data")
+    got = machine("kubectl", "--kubeconfig=/var/lib/seki/admin.kubeconfig", "-n", "demo", "get", "modelendpoint", "chat", "-o", "name").stdout
+    assert got.strip() == "modelendpoint.seki.cloud/chat"

@@ -430,6 +430,40 @@ static void tenants_have_keys_of_their_own_and_rotate_alone(void **state UNUSED)
     json_decref(call("POST", ROTATIONS, rotation("nobody", false), 404));
 }
 
+/* A tenant that is closed: what copies of the disk hold of it nobody opens. One that goes on has another key. */
+static void the_last_key_goes_with_the_last_secret(void **state UNUSED)
+{
+    make_secret("red", "one", CANARY);
+    make_secret("blue", "one", "x");
+    AWAIT_LOOP(!strcmp(keys_of(""), "acme 1 Current 1, blue 1 Current 1"));
+    CLEANUP(mem_freep) char *record = xstrndup(value_of("seki:keys/acme/0000000001")->value.ptr, value_of("seki:keys/acme/0000000001")->value.len);
+    json_decref(call("DELETE", SECRETS "/one", NULL, 200));
+    AWAIT_LOOP(!strcmp(keys_of("acme"), "acme 1 Current 0"));
+    make_secret("red", "two", CANARY); /* history has the first, and the key seals again */
+    AWAIT_LOOP(!strcmp(keys_of("acme"), "acme 1 Current 1"));
+    assert_true(disk_has("seki:keys/acme/0000000001"));
+    json_decref(call("DELETE", SECRETS "/two", NULL, 200));
+    AWAIT_LOOP((store_compact(store, store_rev(store)), !strcmp(keys_of(""), "blue 1 Current 1")));
+    AWAIT_LOOP((store_compact(store, store_rev(store)), !disk_has("seki:keys/acme/0000000001") && !disk_has("secrets/red/one")));
+    make_secret("red", "three", CANARY);
+    again();
+    AWAIT_LOOP(!strcmp(keys_of(""), "acme 1 Current 1, blue 1 Current 1"));
+    assert_false(str_eqc(value_of("seki:keys/acme/0000000001")->value, record));
+    JSON_AUTO got = call("GET", SECRETS "/three", NULL, 200);
+    assert_string_equal(password_of(got), CANARY_64);
+}
+
+/* Also where nothing was sealed, so that no key goes. */
+static void a_deleted_namespace_leaves_no_trace(void **state UNUSED)
+{
+    make_secret("blue", "one", "x");
+    AWAIT_LOOP((store_compact(store, store_rev(store)), !strcmp(keys_of(""), "blue 1 Current 1")));
+    json_decref(call("POST", "/api/v1/namespaces/red/configmaps", json_pack("{s:s, s:s, s:{s:s}, s:{s:s}}", "apiVersion", "v1", "kind", "ConfigMap", "metadata", "name", "c", "data", "a", CANARY), 201));
+    assert_true(disk_has(CANARY));
+    json_decref(call("DELETE", "/api/v1/namespaces/red", NULL, 200));
+    AWAIT_LOOP((store_compact(store, store_rev(store)), keys_of(""), !disk_has(CANARY)));
+}
+
 /* A stop in the middle of sealing anew: the next start goes on. */
 static void a_rotation_goes_on_after_a_stop(void **state UNUSED)
 {
@@ -633,7 +667,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(secrets_are_whole_outside_and_sealed_inside), T(what_has_no_secret_is_stored_as_it_is), T(an_update_that_changes_nothing_writes_nothing), T(an_object_may_be_as_large_as_before),
         T(sealed_texts_do_not_move), T(an_earlier_sealed_part_does_not_come_back), T(no_byte_of_a_sealed_object_can_be_changed), T(watches_end_where_a_secret_does_not_open),
-        T(tenants_have_keys_of_their_own_and_rotate_alone), T(a_rotation_goes_on_after_a_stop), T(rotation_needs_its_verb), T(what_was_stored_in_clear_is_sealed_and_leaves_the_disk),
+        T(tenants_have_keys_of_their_own_and_rotate_alone), T(the_last_key_goes_with_the_last_secret), T(a_deleted_namespace_leaves_no_trace), T(a_rotation_goes_on_after_a_stop), T(rotation_needs_its_verb), T(what_was_stored_in_clear_is_sealed_and_leaves_the_disk),
         T(without_its_root_key_nothing_starts_and_nothing_changes), T(sealed_objects_without_keys_are_no_new_store), T(a_new_root_key_takes_over_from_the_old_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -127,9 +127,20 @@ static void strangers_texts_are_cut_between_characters(void **state)
     assert_int_equal(out.agent.len, 510);
 }
 
+static void a_type_of_a_later_release_is_another(void **state)
+{
+    struct audit_event e;
+    struct err err = ERR_INIT;
+    (void)state;
+    ASSERT_OK(audit_decode(STR("{\"type\":\"invented\",\"user\":\"me\",\"rev\":7,\"shape\":{}}"), arena, &e, &err));
+    assert_int_equal(e.type, AUDIT_OTHER);
+    assert_string_equal(audit_type_name(e.type), "other");
+    assert_true(str_eqc(e.user, "me") && e.rev == 7);
+}
+
 static void what_is_no_record_is_refused_by_name(void **state)
 {
-    static const char *const bodies[] = {"", "{}", "[]", "{\"type\":\"nothing\"}", "{\"type\":\"write\",\"user\":1}", "{\"type\":\"write\",\"groups\":\"x\"}", "{\"type\":\"write\",\"groups\":[1]}"};
+    static const char *const bodies[] = {"", "{}", "[]", "{\"type\":7}", "{\"type\":\"write\",\"user\":1}", "{\"type\":\"write\",\"groups\":\"x\"}", "{\"type\":\"write\",\"groups\":[1]}"};
     struct audit_event e;
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
@@ -397,6 +408,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_written_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tenant_sees_what_is_its_and_no_more, setup, teardown),
         cmocka_unit_test_setup_teardown(strangers_texts_are_cut_between_characters, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_type_of_a_later_release_is_another, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_no_record_is_refused_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(ocsf_has_what_its_class_requires, setup, teardown),
         cmocka_unit_test_setup_teardown(a_note_is_there_before_the_answer_and_has_the_revision, setup, teardown),
