@@ -1,12 +1,33 @@
-/* Answers that the gateway makes itself: errors in OpenAI's shape, the list of models. */
+/* Answers that the gateway makes itself: errors in OpenAI's shape, or in Anthropic's for those who ask for Messages; the list of models. */
 #include "base/clock.h"
 #include "gateway/internal.h"
 
 #define ERROR_MAX (16 * 1024)
 #define LIST_MAX (4 * 1024 * 1024)
 
-void answer_error_body(struct sbuf *out, const char *type, const char *code, const char *param, struct str message, const char *request_id)
+static const char *anthropic_type(int status)
 {
+    static const struct {
+        int status;
+        const char *type;
+    } types[] = {{400, "invalid_request_error"}, {401, "authentication_error"}, {403, "permission_error"}, {404, "not_found_error"},
+                 {413, "request_too_large"},     {429, "rate_limit_error"},     {503, "overloaded_error"}};
+    for (size_t i = 0; i < ARRAY_LEN(types); i++)
+        if (types[i].status == status)
+            return types[i].type;
+    return status < 500 ? "invalid_request_error" : "api_error";
+}
+
+void answer_error_body(struct sbuf *out, enum usage_dialect d, int status, const char *type, const char *code, const char *param, struct str message, const char *request_id)
+{
+    if (d == DIALECT_MESSAGES) {
+        sbuf_addf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", anthropic_type(status));
+        sbuf_add_json(out, message);
+        sbuf_addc(out, "},\"request_id\":");
+        sbuf_add_json(out, str_of(request_id ? request_id : ""));
+        sbuf_addc(out, "}");
+        return;
+    }
     sbuf_addc(out, "{\"error\":{\"message\":");
     sbuf_add_json(out, message);
     sbuf_addf(out, ",\"type\":\"%s\",\"param\":", type);
@@ -30,7 +51,7 @@ void answer_error(struct http_request *r, int status, const char *type, const ch
     struct http_out_header headers[2];
     size_t n = 0;
     sbuf_init(&body, ERROR_MAX);
-    answer_error_body(&body, type, code, param, str_of(message), r->id);
+    answer_error_body(&body, route_dialect(r->head.path), status, type, code, param, str_of(message), r->id);
     if (status == 401)
         headers[n++] = (struct http_out_header){"WWW-Authenticate", STR("Bearer")};
     if (retry_after || status == 503)
@@ -56,7 +77,7 @@ void answer_server_error(void *ctx, int status, const char *msg, const char *req
 {
     count_refusal(ctx, status);
     *ret_type = JSON_TYPE;
-    answer_error_body(out, status >= 500 ? "server_error" : "invalid_request_error", status == 413 ? "request_too_large" : NULL, NULL, str_of(msg), request_id);
+    answer_error_body(out, DIALECT_COMPLETIONS, status, status >= 500 ? "server_error" : "invalid_request_error", status == 413 ? "request_too_large" : NULL, NULL, str_of(msg), request_id);
 }
 
 /* ---- limits ---- */
@@ -124,7 +145,7 @@ void answer_limited(struct http_request *r, const struct snap_key *k, const stru
         headers[n++] = (struct http_out_header){"x-should-retry", STR("false")};
     }
     sbuf_init(&body, ERROR_MAX);
-    answer_error_body(&body, why->unit == LIMIT_TOKENS ? "tokens" : "requests", "rate_limit_exceeded", NULL, str_of(limited_message(r, k, why)), r->id);
+    answer_error_body(&body, route_dialect(r->head.path), 429, why->unit == LIMIT_TOKENS ? "tokens" : "requests", "rate_limit_exceeded", NULL, str_of(limited_message(r, k, why)), r->id);
     http_respond(r, 429, JSON_TYPE, headers, n, sbuf_str(&body));
 }
 

@@ -91,9 +91,7 @@ static void break_off(struct request *q, const char *outcome, const char *messag
 /* What came of a failed attempt is forgotten. */
 static void forget(struct request *q)
 {
-    usage_scan_deinit(&q->scan);
-    usage_scan_init(&q->scan, false, NULL, NULL);
-    q->scan.input_only = q->route->embeddings;
+    request_scan(q, false, NULL);
     sbuf_reset(&q->answer);
     q->streaming = false;
     q->retry_after[0] = 0;
@@ -185,8 +183,7 @@ static void on_head(void *arg, const struct http_head *head)
         return;
     if (head->status == 200 && is_event_stream(type)) {
         q->streaming = true;
-        usage_scan_deinit(&q->scan);
-        usage_scan_init(&q->scan, !q->body.usage_wanted, pass_on, q);
+        request_scan(q, q->body.ask_usage && !q->body.usage_wanted, pass_on);
     }
 }
 
@@ -219,7 +216,7 @@ static void answer_engine_error(struct request *q)
     struct http_out_header headers[] = {{"Retry-After", str_of(q->retry_after)}};
     struct str body = sbuf_str(&q->answer);
     bool json = span_scan(body, paths, ARRAY_LEN(paths), at, NULL) == 0;
-    if (json && at[0].type == SPAN_OBJECT && !q->committed) {
+    if (json && at[0].type == SPAN_OBJECT && !q->committed && q->route->dialect != DIALECT_MESSAGES) {
         request_settle(q, q->status, outcome);
         http_respond(q->http, q->status, JSON_TYPE, headers, q->retry_after[0] != 0, body);
         return;
@@ -302,7 +299,7 @@ static const struct http_call_ops call_ops = {.on_head = on_head, .on_body = on_
 
 static size_t fill_headers(struct request *q)
 {
-    static const char *const forwarded[] = {"traceparent", "tracestate"};
+    static const char *const forwarded[] = {"traceparent", "tracestate", "anthropic-version", "anthropic-beta"};
     size_t n = 0;
     q->headers[n++] = (struct http_header){STR("Content-Type"), STR("application/json")};
     q->headers[n++] = (struct http_header){STR("X-Request-Id"), str_of(q->http->id)};

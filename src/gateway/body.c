@@ -1,6 +1,6 @@
 #include "gateway/body.h"
 
-enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_N, AT_TIER, AT_COUNT };
+enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N, AT_TIER, AT_COUNT };
 
 static bool absent(const struct span *s)
 {
@@ -16,16 +16,16 @@ static bool is_bool(const struct span *s)
 static int64_t max_tokens(const struct span *at)
 {
     int64_t most = 0, n = 1;
-    if (!span_int(&at[AT_MAX_COMPLETION], &most) && !span_int(&at[AT_MAX_TOKENS], &most))
+    if (!span_int(&at[AT_MAX_COMPLETION], &most) && !span_int(&at[AT_MAX_TOKENS], &most) && !span_int(&at[AT_MAX_OUTPUT], &most))
         return 0;
     if (!span_int(&at[AT_N], &n) || n < 1 || n > 1000)
         n = 1;
     return most < 1 ? 0 : MIN(most, (int64_t)1000000000) * n;
 }
 
-int request_body_read(struct str text, const char *prompt, struct request_body *ret, struct err *err)
+int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err)
 {
-    const char *const paths[AT_COUNT] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "n", "service_tier"};
+    const char *const paths[AT_COUNT] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "service_tier"};
     struct span at[AT_COUNT];
     if (!str_trim(text).len)
         return err_set(err, ERR_BAD_REQUEST, "the body is empty; expected a JSON object with \"model\" and \"%s\"", prompt);
@@ -47,6 +47,7 @@ int request_body_read(struct str text, const char *prompt, struct request_body *
     if (absent(&at[AT_PROMPT]))
         return err_field(err, ERR_BAD_REQUEST, prompt, "\"%s\" is missing", prompt);
     ret->stream = span_bool(&at[AT_STREAM], false);
+    ret->ask_usage = ask_usage;
     ret->usage_wanted = span_bool(&at[AT_USAGE], false);
     ret->prompt_bytes = at[AT_PROMPT].text.len;
     ret->prompt = at[AT_PROMPT].text;
@@ -93,7 +94,7 @@ int request_body_pieces(const struct request_body *b, const char *engine_model, 
         sbuf_add_json(&name, str_of(engine_model));
         edits[count++] = (struct edit){(size_t)(b->at_model.text.ptr - b->text.ptr), b->at_model.text.len, arena_str(a, sbuf_str(&name))};
     }
-    if (b->stream && !b->usage_wanted)
+    if (b->stream && b->ask_usage && !b->usage_wanted)
         edits[count++] = ask_for_usage(b);
     if (count == 2 && edits[1].at < edits[0].at) {
         struct edit first = edits[1];

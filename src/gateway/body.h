@@ -18,6 +18,7 @@
 struct request_body {
     char model[MODEL_NAME_MAX];
     bool stream;
+    bool ask_usage;      /* streams must be asked for it */
     bool usage_wanted;   /* the client asked for usage in its stream */
     size_t prompt_bytes; /* of the prompt's JSON: an estimate where the engine gives no count */
     struct str prompt;   /* its JSON */
@@ -27,8 +28,8 @@ struct request_body {
     struct span at_model, at_options, at_usage;
 };
 
-/* prompt: the member that this route must have ("messages"). ERR_BAD_REQUEST; the field names the member. The body must outlive *ret. */
-int request_body_read(struct str text, const char *prompt, struct request_body *ret, struct err *err) NODISCARD;
+/* prompt: the member that this route must have ("messages"). ask_usage: its streams tell what they used only when they are asked. ERR_BAD_REQUEST; the field names the member. The body must outlive *ret. */
+int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err) NODISCARD;
 /* The pieces to send. engine_model NULL: the name stays. */
 int request_body_pieces(const struct request_body *b, const char *engine_model, struct arena *a, struct iovec pieces[BODY_PIECES_MAX]);
 

@@ -62,6 +62,8 @@ struct gateway_route {
     const char *operation; /* OpenTelemetry's gen_ai.operation.name; NULL: no inference */
     const char *prompt;    /* the member that must be there */
     bool embeddings;       /* served by endpoints with engine.embeddings, and only by them */
+    enum usage_dialect dialect;
+    bool counts_only;      /* no text is made: nothing is charged */
     void (*handle)(struct gateway_loop *l, struct http_request *r, const struct snap_key *k); /* routes without inference */
 };
 extern const struct http_server_ops gateway_server_ops;
@@ -75,10 +77,12 @@ void request_drain(struct request *q); /* the client takes bytes again */
 void request_abort(struct request *q); /* the client is gone, or the gateway stops */
 bool request_has_begun(const struct request *q);
 
-/* ---- answer.c: OpenAI's error object ---- */
+/* ---- answer.c: errors, in OpenAI's shape or Anthropic's ---- */
 #define JSON_TYPE "application/json"
 /* type and code are OpenAI's words; code and param may be NULL; retry_after: in seconds, NULL: 1 with status 503, else none. */
-void answer_error_body(struct sbuf *out, const char *type, const char *code, const char *param, struct str message, const char *request_id);
+void answer_error_body(struct sbuf *out, enum usage_dialect d, int status, const char *type, const char *code, const char *param, struct str message, const char *request_id);
+/* The dialect that whoever asks for this path speaks. */
+enum usage_dialect route_dialect(struct str path);
 void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message);
 /* The same before there is a struct request; counted here. */
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);

@@ -17,6 +17,14 @@ static void request_cleanup(void *arg)
     snapshot_unref(q->routing);
 }
 
+void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struct str bytes))
+{
+    usage_scan_deinit(&q->scan);
+    usage_scan_init(&q->scan, take_out, out, q);
+    q->scan.input_only = q->route->embeddings;
+    q->scan.dialect = q->route->dialect;
+}
+
 void request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key)
 {
     struct request *q = ARENA_NEW(r->arena, struct request);
@@ -29,8 +37,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->start_ms = clock_wall_ms();
     q->start_ns = r->started_ns;
     sbuf_init(&q->answer, ANSWER_MAX);
-    usage_scan_init(&q->scan, false, NULL, NULL);
-    q->scan.input_only = route->embeddings;
+    request_scan(q, false, NULL);
     arena_on_free(r->arena, request_cleanup, q);
     r->user = q;
 }
@@ -55,7 +62,9 @@ static int64_t prompt_estimate(const struct request *q)
 /* What the engine said, or what went by; a request that got no content has used nothing. */
 static void fill_counts(const struct request *q, struct usage *u)
 {
-    if (q->scan.exact) {
+    if (q->route->counts_only) {
+        u->exact = true;
+    } else if (q->scan.exact) {
         u->prompt_tokens = q->scan.prompt_tokens;
         u->cached_tokens = q->scan.cached_tokens;
         u->completion_tokens = q->scan.completion_tokens;
@@ -73,7 +82,7 @@ static void settle_limits(struct request *q, const struct usage *u)
 {
     bool ok = str_eqc(u->outcome, "ok"), gone = str_eqc(u->outcome, "client_gone");
     int64_t used = u->prompt_tokens + u->completion_tokens;
-    if (ok && u->exact && !q->route->embeddings)
+    if (ok && u->exact && !q->route->embeddings && !q->route->counts_only)
         limit_learn(q->key->limits, q->endpoint->name, u->completion_tokens);
     if (ok && !u->exact)
         used = MAX(used, q->hold.tokens);
@@ -150,8 +159,8 @@ void request_refuse(struct request *q, int status, const char *outcome, const ch
         return;
     }
     sbuf_init(&event, 16384);
-    sbuf_addc(&event, "data: ");
-    answer_error_body(&event, type, code, param, str_of(message), q->http->id);
+    sbuf_addc(&event, q->route->dialect == DIALECT_COMPLETIONS ? "data: " : "event: error\ndata: ");
+    answer_error_body(&event, q->route->dialect, status < 400 ? 502 : status, type, code, param, str_of(message), q->http->id);
     sbuf_addc(&event, "\n\n");
     http_write(q->http, sbuf_str(&event));
     http_respond_end(q->http);
@@ -188,10 +197,11 @@ static bool resolve(struct request *q)
 static bool reserve(struct request *q)
 {
     struct limit_refusal why;
-    int64_t prompt = prompt_estimate(q), answer = q->route->embeddings ? 0 : limit_expect(q->key->limits, q->endpoint->name, prompt, q->body.max_tokens);
+    bool no_answer = q->route->embeddings || q->route->counts_only;
+    int64_t prompt = q->route->counts_only ? 0 : prompt_estimate(q), answer = no_answer ? 0 : limit_expect(q->key->limits, q->endpoint->name, prompt, q->body.max_tokens);
     if (limit_reserve(&q->hold, q->key->limits, prompt + answer, clock_mono_ns(), &why)) {
         q->ticket.prompt_tokens = prompt;
-        q->ticket.answer_tokens = answer || q->route->embeddings ? answer : MIN(q->body.max_tokens ? q->body.max_tokens : ANSWER_TOKENS, ANSWER_TOKENS_MAX);
+        q->ticket.answer_tokens = answer || no_answer ? answer : MIN(q->body.max_tokens ? q->body.max_tokens : ANSWER_TOKENS, ANSWER_TOKENS_MAX);
         return true;
     }
     metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(why.scope)), str_of(limit_unit_text(why.unit))}), 1);
@@ -205,7 +215,7 @@ void request_begin(struct request *q)
     struct err err = ERR_INIT;
     q->begun = true;
     metric_move(q->loop->gateway->metrics.active, 1);
-    if (request_body_read(q->http->body, q->route->prompt, &q->body, &err) < 0) {
+    if (request_body_read(q->http->body, q->route->prompt, q->route->dialect == DIALECT_COMPLETIONS, &q->body, &err) < 0) {
         request_refuse(q, 400, "refused", "invalid_request_error", err.field[0] ? "invalid_value" : "invalid_json", err.field, err.msg);
         return;
     }

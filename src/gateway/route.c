@@ -5,13 +5,16 @@
 static void answer_health(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 
 static const struct gateway_route routes[] = {
-    {"POST", "/v1/chat/completions", "chat.completions", "chat", "messages", false, NULL},
-    {"POST", "/v1/completions", "completions", "text_completion", "prompt", false, NULL},
-    {"POST", "/v1/embeddings", "embeddings", "embeddings", "input", true, NULL},
-    {"GET", "/v1/models", "models", NULL, NULL, false, answer_models},
-    {"GET", "/v1/models/", "models", NULL, NULL, false, answer_model}, /* and what follows: a name */
-    {"GET", "/livez", NULL, NULL, NULL, false, answer_health},         /* no name: no key is needed */
-    {"GET", "/readyz", NULL, NULL, NULL, false, answer_health},
+    {.method = "POST", .path = "/v1/chat/completions", .name = "chat.completions", .operation = "chat", .prompt = "messages"},
+    {.method = "POST", .path = "/v1/completions", .name = "completions", .operation = "text_completion", .prompt = "prompt"},
+    {.method = "POST", .path = "/v1/responses", .name = "responses", .operation = "chat", .prompt = "input", .dialect = DIALECT_RESPONSES},
+    {.method = "POST", .path = "/v1/messages", .name = "messages", .operation = "chat", .prompt = "messages", .dialect = DIALECT_MESSAGES},
+    {.method = "POST", .path = "/v1/messages/count_tokens", .name = "messages.count_tokens", .operation = "count_tokens", .prompt = "messages", .dialect = DIALECT_MESSAGES, .counts_only = true},
+    {.method = "POST", .path = "/v1/embeddings", .name = "embeddings", .operation = "embeddings", .prompt = "input", .embeddings = true},
+    {.method = "GET", .path = "/v1/models", .name = "models", .handle = answer_models},
+    {.method = "GET", .path = "/v1/models/", .name = "models", .handle = answer_model}, /* and what follows: a name */
+    {.method = "GET", .path = "/livez", .handle = answer_health},                       /* no name: no key is needed */
+    {.method = "GET", .path = "/readyz", .handle = answer_health},
 };
 
 static bool path_is(const struct gateway_route *route, struct str path)
@@ -29,6 +32,14 @@ static void add_paths(struct sbuf *out)
             sbuf_addf(out, "%s%s", first ? "" : ", ", routes[i].path);
             first = false;
         }
+}
+
+enum usage_dialect route_dialect(struct str path)
+{
+    for (size_t i = 0; i < ARRAY_LEN(routes); i++)
+        if (path_is(&routes[i], path))
+            return routes[i].dialect;
+    return DIALECT_COMPLETIONS;
 }
 
 /* NULL: answered. */
@@ -82,12 +93,12 @@ void gateway_loop_refresh(struct gateway_loop *l)
     }
 }
 
-static struct str bearer(const struct http_head *h)
+static struct str secret_of(const struct http_head *h)
 {
     struct str v = http_header_get(h, "Authorization");
     if (v.len > 7 && str_ieq(str_n(v.ptr, 7), STR("Bearer ")))
         return str_trim(str_skip(v, 7));
-    return STR_NULL;
+    return str_trim(http_header_get(h, "x-api-key")); /* as Anthropic's SDKs send it */
 }
 
 /* Who was refused what, and by which rule: who has no good key is known by his address. */
@@ -110,7 +121,7 @@ static void refuse(struct gateway_loop *l, struct http_request *r, const struct 
 static const struct snap_key *authenticate(struct gateway_loop *l, struct http_request *r)
 {
     char hash[SHA256_HEX_MAX];
-    struct str secret = bearer(&r->head);
+    struct str secret = secret_of(&r->head);
     if (!secret.len) {
         refuse(l, r, NULL, 401, "invalid_api_key", "KeyMissing", "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
         return NULL;

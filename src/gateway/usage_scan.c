@@ -17,7 +17,17 @@ void usage_scan_deinit(struct usage_scan *u)
 
 /* ---- what an event says ---- */
 
-enum { AT_PROMPT, AT_COMPLETION, AT_CACHED, AT_CHOICES, AT_COUNT };
+enum { AT_PROMPT, AT_COMPLETION, AT_CACHED, AT_CREATED, AT_CHOICES, AT_COUNT };
+
+/* Where a usage stands: in a whole body, and in an event. */
+static const char *const places[][2][AT_COUNT] = {
+    [DIALECT_COMPLETIONS] = {{"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "usage.none", "choices"},
+                             {"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "usage.none", "choices"}},
+    [DIALECT_RESPONSES] = {{"usage.input_tokens", "usage.output_tokens", "usage.input_tokens_details.cached_tokens", "usage.none", "output"},
+                           {"response.usage.input_tokens", "response.usage.output_tokens", "response.usage.input_tokens_details.cached_tokens", "usage.none", "type"}},
+    [DIALECT_MESSAGES] = {{"usage.input_tokens", "usage.output_tokens", "usage.cache_read_input_tokens", "usage.cache_creation_input_tokens", "content"},
+                          {"message.usage.input_tokens", "usage.output_tokens", "message.usage.cache_read_input_tokens", "message.usage.cache_creation_input_tokens", "type"}},
+};
 
 /* A count that may be believed; *ret is left alone when it may not. */
 static bool read_count(const struct span *s, int64_t *ret)
@@ -30,32 +40,41 @@ static bool read_count(const struct span *s, int64_t *ret)
 }
 
 /* Notes a usage whose members are all sound; half of one is not believed at all. False: the text is no JSON object. */
-static bool read_usage(struct usage_scan *u, struct str json, bool *ret_usage, bool *ret_choices)
+static bool read_usage(struct usage_scan *u, struct str json, bool event, bool *ret_usage, bool *ret_choices)
 {
-    static const char *const paths[AT_COUNT] = {"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "choices"};
     struct span at[AT_COUNT];
-    int64_t prompt = 0, completion = 0, cached = 0;
+    int64_t prompt = 0, completion = 0, cached = 0, created = 0;
     *ret_usage = *ret_choices = false;
-    if (span_scan(json, paths, AT_COUNT, at, NULL) < 0)
+    if (span_scan(json, places[u->dialect][event], AT_COUNT, at, NULL) < 0)
         return false;
     struct str choices = at[AT_CHOICES].text;
     *ret_choices = at[AT_CHOICES].type != SPAN_ARRAY || str_trim(str_n(choices.ptr + 1, choices.len - 2)).len;
     *ret_usage = at[AT_PROMPT].type != SPAN_ABSENT || at[AT_COMPLETION].type != SPAN_ABSENT;
-    bool whole = read_count(&at[AT_PROMPT], &prompt) && (read_count(&at[AT_COMPLETION], &completion) || (u->input_only && at[AT_COMPLETION].type == SPAN_ABSENT));
-    if (!whole)
-        return true;
+    bool has_prompt = read_count(&at[AT_PROMPT], &prompt), has_completion = read_count(&at[AT_COMPLETION], &completion);
     (void)read_count(&at[AT_CACHED], &cached);
-    u->exact = true;
-    u->prompt_tokens = prompt;
-    u->completion_tokens = completion;
-    u->cached_tokens = MIN(cached, prompt);
+    (void)read_count(&at[AT_CREATED], &created);
+    if (u->dialect == DIALECT_MESSAGES)
+        prompt = MIN(prompt + cached + created, (int64_t)USAGE_SCAN_TOKENS_MAX);
+    if (has_prompt && event && u->dialect == DIALECT_MESSAGES) { /* the answer's length comes in a later event */
+        u->began = true;
+        u->prompt_tokens = prompt;
+        u->cached_tokens = MIN(cached, prompt);
+    } else if (has_completion && event && u->dialect == DIALECT_MESSAGES && u->began) {
+        u->exact = true;
+        u->completion_tokens = completion;
+    } else if (has_prompt && (has_completion || (u->input_only && at[AT_COMPLETION].type == SPAN_ABSENT))) {
+        u->exact = true;
+        u->prompt_tokens = prompt;
+        u->completion_tokens = completion;
+        u->cached_tokens = MIN(cached, prompt);
+    }
     return true;
 }
 
 bool usage_scan_body(struct usage_scan *u, struct str body)
 {
     bool usage, choices;
-    return read_usage(u, body, &usage, &choices);
+    return read_usage(u, body, false, &usage, &choices);
 }
 
 static bool contains(struct str text, struct str what)
@@ -83,16 +102,47 @@ static bool only_begins(struct str data)
            !contains(data, STR("tool_calls")) && !ends_choice(data);
 }
 
+static bool type_is(struct str data, struct str quoted)
+{
+    static const char *const paths[] = {"type"};
+    struct span at;
+    return contains(data, quoted) && span_scan(data, paths, 1, &at, NULL) == 0 && str_eq(at.text, quoted);
+}
+
+static void look_at_response(struct usage_scan *u, struct str data)
+{
+    bool usage, choices, content = contains(data, STR(".delta\""));
+    if (contains(data, STR("\"usage\"")))
+        (void)read_usage(u, data, true, &usage, &choices);
+    u->done = u->done || type_is(data, STR("\"response.completed\"")) || type_is(data, STR("\"response.incomplete\"")) || type_is(data, STR("\"response.failed\""));
+    u->content_events += content;
+    u->has_content = u->has_content || content || u->done;
+}
+
+static void look_at_message(struct usage_scan *u, struct str data)
+{
+    bool usage, choices, content = type_is(data, STR("\"content_block_delta\""));
+    if (contains(data, STR("\"usage\"")))
+        (void)read_usage(u, data, true, &usage, &choices);
+    u->done = u->done || type_is(data, STR("\"message_stop\""));
+    u->content_events += content;
+    u->has_content = u->has_content || content || u->done;
+}
+
 /* The data of one whole event. False: the event is to be taken out. */
 static bool look_at_data(struct usage_scan *u, struct str data)
 {
     bool usage = false, choices = true;
     data = str_trim(data);
+    if (u->dialect != DIALECT_COMPLETIONS) {
+        (u->dialect == DIALECT_RESPONSES ? look_at_response : look_at_message)(u, data);
+        return true;
+    }
     if (str_eqc(data, "[DONE]")) {
         u->done = true;
         return true;
     }
-    if (contains(data, STR("\"usage\"")) && read_usage(u, data, &usage, &choices) && usage && !choices)
+    if (contains(data, STR("\"usage\"")) && read_usage(u, data, true, &usage, &choices) && usage && !choices)
         return !u->take_out;
     u->content_events += contains(data, STR("\"choices\"")) && !ends_choice(data);
     u->has_content = u->has_content || !only_begins(data);

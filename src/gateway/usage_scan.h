@@ -1,5 +1,8 @@
 /* What a request used, read from the answer in passing: from a stream's events, or from a whole body.
  *
+ * Three dialects are understood: OpenAI's chat completions and completions, whose streams end in [DONE]; OpenAI's Responses; Anthropic's Messages. Their prompts count alike: with the
+ * tokens that were cached, of which Anthropic's input_tokens do not tell.
+ *
  * To count a stream exactly the engine is asked for its usage even when the client did not ask; then the event that carries only the usage is taken out again. All other
  * bytes reach the client as they came. An event is held back only until it is whole, and only when something may have to be taken out; one of more than
  * USAGE_SCAN_EVENT_MAX bytes is passed on unread. Lines end in LF, CRLF or CR; several data lines of an event are joined. Threads: the loop's.
@@ -13,15 +16,19 @@
 /* More than any request can use: an engine that says so is not believed. */
 #define USAGE_SCAN_TOKENS_MAX 1000000000
 
+enum usage_dialect { DIALECT_COMPLETIONS, DIALECT_RESPONSES, DIALECT_MESSAGES };
+
 struct usage_scan {
+    enum usage_dialect dialect;
     bool take_out;              /* the client did not ask for usage: drop the event that holds only that */
     bool input_only;            /* embeddings: a usage without completion_tokens is whole */
     void (*out)(void *arg, struct str bytes);
     void *arg;
     /* found */
     bool exact;                 /* the engine said it */
-    bool done;                  /* the stream's [DONE] was seen */
+    bool done;                  /* the stream's last event was seen */
     int64_t prompt_tokens, completion_tokens, cached_tokens;
+    bool began;                 /* Messages: its first event told of the prompt */
     int64_t content_events;     /* events with content: the count when the engine gives none */
     bool has_content;           /* something that cannot be taken back: more than an answer's role */
     /* its own */
@@ -35,7 +42,7 @@ struct usage_scan {
 void usage_scan_init(struct usage_scan *u, bool take_out, void (*out)(void *arg, struct str bytes), void *arg);
 void usage_scan_deinit(struct usage_scan *u);
 void usage_scan_feed(struct usage_scan *u, struct str bytes);
-/* The stream has ended. True: it is whole, with its [DONE], and what was held back went out. False: it was cut; half an event that was held back stays so. */
+/* The stream has ended. True: it is whole, with its last event, and what was held back went out. False: it was cut; half an event that was held back stays so. */
 bool usage_scan_end(struct usage_scan *u);
 /* True when whoever receives the bytes has whole events only, so that another one may follow. */
 bool usage_scan_between_events(const struct usage_scan *u);

@@ -12,9 +12,10 @@ static void collect(void *arg, struct str bytes)
 }
 
 /* Feeds pieces of sizes that follow from seed; 0: all at once. */
-static void scan(struct str bytes, bool take_out, unsigned seed, struct sbuf *out, struct usage_scan *ret)
+static void scan(struct str bytes, enum usage_dialect dialect, bool take_out, unsigned seed, struct sbuf *out, struct usage_scan *ret)
 {
     usage_scan_init(ret, take_out, collect, out);
+    ret->dialect = dialect;
     while (bytes.len) {
         seed = seed ? seed * 1103515245 + 12345 : 0;
         size_t n = seed ? MIN(1 + (seed >> 16) % 11, bytes.len) : bytes.len;
@@ -46,9 +47,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     sbuf_init(&as_is, OUT_MAX);
     sbuf_init(&whole, OUT_MAX);
     sbuf_init(&pieces, OUT_MAX);
-    scan(bytes, false, data[0] + 1U, &as_is, &a);
-    scan(bytes, true, 0, &whole, &b);
-    scan(bytes, true, data[0] + 1U, &pieces, &c);
+    enum usage_dialect dialect = (enum usage_dialect)(data[0] % 3);
+    scan(bytes, dialect, false, data[0] + 1U, &as_is, &a);
+    scan(bytes, dialect, true, 0, &whole, &b);
+    scan(bytes, dialect, true, data[0] + 1U, &pieces, &c);
     if (!str_eq(sbuf_str(&as_is), bytes) || whole.len > bytes.len || !same(&a, &b) || !same(&b, &c))
         abort();
     if (!str_eq(sbuf_str(&whole), sbuf_str(&pieces)))

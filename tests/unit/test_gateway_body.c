@@ -12,7 +12,7 @@ static void sent(const char *in, const char *engine_model, const char *want)
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     struct arena *a = arena_new(1 << 20);
     sbuf_init(&out, 1 << 20);
-    ASSERT_OK(request_body_read(str_of(in), "messages", &b, &err));
+    ASSERT_OK(request_body_read(str_of(in), "messages", true, &b, &err));
     int n = request_body_pieces(&b, engine_model, a, pieces);
     assert_true(n > 0 && n <= BODY_PIECES_MAX);
     for (int i = 0; i < n; i++)
@@ -64,7 +64,7 @@ static void what_is_refused(void **state)
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct err err = ERR_INIT;
         struct request_body b = {0};
-        assert_int_equal(request_body_read(str_of(cases[i].body), "messages", &b, &err), ERR_BAD_REQUEST);
+        assert_int_equal(request_body_read(str_of(cases[i].body), "messages", true, &b, &err), ERR_BAD_REQUEST);
         if (strcmp(err.field, cases[i].field) != 0 || !strstr(err.msg, cases[i].says))
             fail_msg("%s: field \"%s\", \"%s\"", cases[i].body, err.field, err.msg);
     }
@@ -80,7 +80,7 @@ static void long_names(void **state)
         memset(name, 'n', len);
         name[len] = 0;
         snprintf(text, sizeof(text), "{\"model\":\"%s\",\"messages\":1}", name);
-        int rc = request_body_read(str_of(text), "messages", &b, &err);
+        int rc = request_body_read(str_of(text), "messages", true, &b, &err);
         assert_int_equal(rc, len < MODEL_NAME_MAX ? 0 : ERR_BAD_REQUEST);
     }
 }

@@ -154,9 +154,74 @@ static void test_bodies(void **state)
     }
 }
 
+/* ---- other dialects ---- */
+
+#define MSG_START "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"content\":[],\"usage\":{\"cache_read_input_tokens\":4,\"input_tokens\":5,\"output_tokens\":0}}}\n\n"
+#define MSG_BLOCK "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n"
+#define MSG_TEXT "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"message_stop\"}}\n\n"
+#define MSG_DELTA "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":3}}\n\n"
+#define MSG_STOP "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"
+#define RSP_CREATED "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"status\":\"in_progress\"}}\n\n"
+#define RSP_TEXT "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"response.completed\"}\n\n"
+#define RSP_DONE "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":3,\"input_tokens_details\":{\"cached_tokens\":4}}}}\n\n"
+
+static void other_dialects(void **state)
+{
+    (void)state;
+    static const struct {
+        enum usage_dialect dialect;
+        const char *text;
+        bool has_content, done, exact;
+        int64_t prompt, cached, completion, events;
+    } cases[] = {
+        {DIALECT_MESSAGES, MSG_START MSG_BLOCK MSG_TEXT MSG_TEXT MSG_DELTA MSG_STOP, true, true, true, 9, 4, 3, 2},
+        {DIALECT_MESSAGES, MSG_START MSG_BLOCK, false, false, false, 9, 4, 0, 0},
+        {DIALECT_MESSAGES, MSG_START MSG_TEXT, true, false, false, 9, 4, 0, 1}, /* its text is no end */
+        {DIALECT_MESSAGES, MSG_DELTA MSG_STOP, true, true, false, 0, 0, 0, 0},  /* half a usage is none */
+        {DIALECT_RESPONSES, RSP_CREATED RSP_TEXT RSP_DONE, true, true, true, 9, 4, 3, 1},
+        {DIALECT_RESPONSES, RSP_CREATED, false, false, false, 0, 0, 0, 0},
+        {DIALECT_RESPONSES, RSP_CREATED RSP_TEXT RSP_TEXT, true, false, false, 0, 0, 0, 2},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (size_t step = 1; step < 400; step = step * 3 + 1) {
+            CLEANUP(sbuf_deinit) struct sbuf out = {0};
+            struct usage_scan u;
+            struct str text = str_of(cases[i].text);
+            sbuf_init(&out, OUT_MAX);
+            usage_scan_init(&u, false, collect, &out);
+            u.dialect = cases[i].dialect;
+            for (; text.len; text = str_skip(text, MIN(step, text.len)))
+                usage_scan_feed(&u, str_n(text.ptr, MIN(step, text.len)));
+            assert_int_equal(usage_scan_end(&u), cases[i].done);
+            assert_string_equal(out.ptr, cases[i].text);
+            if (u.has_content != cases[i].has_content || u.exact != cases[i].exact || u.prompt_tokens != cases[i].prompt || u.cached_tokens != cases[i].cached ||
+                u.completion_tokens != cases[i].completion || u.content_events != cases[i].events)
+                fail_msg("case %zu, step %zu: %d %d %lld %lld %lld %lld", i, step, u.has_content, u.exact, (long long)u.prompt_tokens, (long long)u.cached_tokens,
+                         (long long)u.completion_tokens, (long long)u.content_events);
+            usage_scan_deinit(&u);
+        }
+    static const struct {
+        enum usage_dialect dialect;
+        const char *body;
+        int64_t prompt, cached;
+    } bodies[] = {{DIALECT_MESSAGES, "{\"content\":[],\"usage\":{\"cache_read_input_tokens\":2,\"cache_creation_input_tokens\":1,\"input_tokens\":9,\"output_tokens\":4}}", 12, 2},
+                  {DIALECT_RESPONSES, "{\"output\":[],\"usage\":{\"input_tokens\":9,\"output_tokens\":4,\"input_tokens_details\":{\"cached_tokens\":4}}}", 9, 4}};
+    for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+        struct usage_scan u;
+        usage_scan_init(&u, false, NULL, NULL);
+        u.dialect = bodies[i].dialect;
+        assert_true(usage_scan_body(&u, str_of(bodies[i].body)));
+        assert_true(u.exact);
+        assert_int_equal(u.prompt_tokens, bodies[i].prompt);
+        assert_int_equal(u.cached_tokens, bodies[i].cached);
+        assert_int_equal(u.completion_tokens, 4);
+        usage_scan_deinit(&u);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_streams), cmocka_unit_test(test_oversized_event), cmocka_unit_test(test_between_events),
-                                       cmocka_unit_test(test_bodies)};
+                                       cmocka_unit_test(test_bodies),   cmocka_unit_test(other_dialects)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
