@@ -9,6 +9,24 @@
 #define BUSY_MS 1000       /* where the target does not say how long */
 #define BUSY_MAX_MS 30000  /* whatever it says */
 
+static atomic_int indexes; /* that there are */
+
+static void drop_index(struct target *t)
+{
+    if (t->prefixes)
+        atomic_fetch_sub(&indexes, 1);
+    prefix_index_free(t->prefixes);
+    t->prefixes = NULL;
+}
+
+static void make_index(struct target *t)
+{
+    if (atomic_fetch_add(&indexes, 1) < TARGET_INDEXES_MAX)
+        t->prefixes = prefix_index_new(TARGET_INDEX_BYTES);
+    else
+        atomic_fetch_sub(&indexes, 1);
+}
+
 struct target_set {
     struct map *by_address;
 };
@@ -16,7 +34,7 @@ struct target_set {
 void target_unref(struct target *t)
 {
     if (atomic_fetch_sub(&t->refs, 1) == 1) {
-        prefix_index_free(t->prefixes);
+        drop_index(t);
         pthread_mutex_destroy(&t->lock);
         mem_free(t->address);
         mem_free(t);
@@ -131,15 +149,15 @@ void target_cache(struct target *t, const uint64_t *hashes, size_t count)
 {
     pthread_mutex_lock(&t->lock);
     if (!t->prefixes)
-        t->prefixes = prefix_index_new(TARGET_INDEX_BYTES);
-    prefix_add(t->prefixes, hashes, count);
+        make_index(t);
+    if (t->prefixes)
+        prefix_add(t->prefixes, hashes, count);
     pthread_mutex_unlock(&t->lock);
 }
 
 void target_forget(struct target *t)
 {
     pthread_mutex_lock(&t->lock);
-    prefix_index_free(t->prefixes);
-    t->prefixes = NULL;
+    drop_index(t);
     pthread_mutex_unlock(&t->lock);
 }

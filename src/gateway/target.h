@@ -15,6 +15,7 @@
 #include "gateway/prefix.h"
 
 #define TARGET_INDEX_BYTES ((size_t)512 << 10)
+#define TARGET_INDEXES_MAX 512 /* of all targets: 256 MiB. Those that come later have none, and are chosen by load alone */
 
 struct target {
     atomic_uint refs;
@@ -26,7 +27,7 @@ struct target {
     atomic_bool trying;           /* the request that is to tell whether it does again */
     atomic_int retries;           /* tenths of one that may still be made elsewhere after it failed */
     pthread_mutex_t lock;         /* guards prefixes */
-    struct prefix_index *prefixes; /* NULL until something was sent; TARGET_INDEX_BYTES at most */
+    struct prefix_index *prefixes; /* NULL until something was sent, or when there are too many */
 };
 
 struct target_set;

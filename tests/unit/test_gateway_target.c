@@ -117,6 +117,30 @@ static void retries_have_a_budget(void **state)
     target_unref(t);
 }
 
+static void indexes_have_an_end(void **state)
+{
+    (void)state;
+    struct target *t[TARGET_INDEXES_MAX + 2];
+    uint64_t hashes[] = {1, 2, 3};
+    for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "i%zu", i);
+        t[i] = target_take(set, name);
+        target_cache(t[i], hashes, 3);
+        assert_int_equal(target_cached(t[i], hashes, 3), i < TARGET_INDEXES_MAX ? 3 : 0);
+    }
+    target_forget(t[0]); /* makes room for another */
+    target_cache(t[TARGET_INDEXES_MAX], hashes, 3);
+    assert_int_equal(target_cached(t[TARGET_INDEXES_MAX], hashes, 3), 3);
+    for (size_t i = 0; i < ARRAY_LEN(t); i++)
+        target_unref(t[i]);
+    target_prune(set);
+    t[0] = target_take(set, "i0");
+    target_cache(t[0], hashes, 3);
+    assert_int_equal(target_cached(t[0], hashes, 3), 3);
+    target_unref(t[0]);
+}
+
 static void they_outlive_who_forgets_them(void **state)
 {
     (void)state;
@@ -135,6 +159,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(three_failures_in_a_row), cmocka_unit_test(one_request_tries_it), cmocka_unit_test(busy_is_no_failure),
         cmocka_unit_test(the_wait_has_an_end),     cmocka_unit_test(retries_have_a_budget), cmocka_unit_test(they_outlive_who_forgets_them),
+        cmocka_unit_test(indexes_have_an_end),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
