@@ -3,18 +3,36 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "base/mem.h"
 
+#define SHA256_BLOCK 64
 #define PIECE_BYTES (1024 * 1024)
+
+static EVP_MD *fetched;
+static pthread_once_t fetch_once = PTHREAD_ONCE_INIT;
+
+static void fetch(void)
+{
+    fetched = EVP_MD_fetch(NULL, "SHA256", NULL);
+    if (!fetched)
+        abort();
+}
+
+/* Looked up once: with EVP_sha256() OpenSSL would look it up by its name at every hash, under locks. */
+static const EVP_MD *sha256(void)
+{
+    pthread_once(&fetch_once, fetch);
+    return fetched;
+}
 
 void hash_sha256(struct str data, uint8_t ret[SHA256_BYTES])
 {
     unsigned len = 0;
-    if (!EVP_Digest(data.ptr ? data.ptr : "", data.len, ret, &len, EVP_sha256(), NULL))
+    if (!EVP_Digest(data.ptr ? data.ptr : "", data.len, ret, &len, sha256(), NULL))
         abort(); /* only without memory, or with a broken OpenSSL */
 }
 
@@ -40,11 +58,33 @@ void hash_stream_end(struct hash_stream *h, uint8_t ret[SHA256_BYTES])
     EVP_MD_CTX_free((EVP_MD_CTX *)h);
 }
 
+/* The hash of the key's block under a mask, and data. */
+static void keyed(EVP_MD_CTX *md, const uint8_t block[SHA256_BLOCK], uint8_t mask, struct str data, uint8_t ret[SHA256_BYTES])
+{
+    uint8_t masked[SHA256_BLOCK];
+    for (size_t i = 0; i < sizeof(masked); i++)
+        masked[i] = block[i] ^ mask;
+    if (!EVP_DigestInit_ex2(md, sha256(), NULL) || !EVP_DigestUpdate(md, masked, sizeof(masked)) || !EVP_DigestUpdate(md, data.ptr ? data.ptr : "", data.len) ||
+        !EVP_DigestFinal_ex(md, ret, NULL))
+        abort();
+    mem_wipe(masked, sizeof(masked));
+}
+
+/* RFC 2104, on a hash that was looked up: OpenSSL's HMAC() looks both up at each call, which takes five times as long as the hashing. */
 void hash_hmac_sha256(struct str key, struct str data, uint8_t ret[SHA256_BYTES])
 {
-    unsigned len = 0;
-    if (!HMAC(EVP_sha256(), key.ptr, (int)key.len, (const unsigned char *)(data.ptr ? data.ptr : ""), data.len, ret, &len))
+    uint8_t block[SHA256_BLOCK] = {0}, inner[SHA256_BYTES];
+    EVP_MD_CTX *md = EVP_MD_CTX_new();
+    if (!md)
         abort();
+    if (key.len > sizeof(block))
+        hash_sha256(key, block);
+    else if (key.len)
+        memcpy(block, key.ptr, key.len);
+    keyed(md, block, 0x36, data, inner);
+    keyed(md, block, 0x5c, str_n(inner, sizeof(inner)), ret);
+    EVP_MD_CTX_free(md);
+    mem_wipe(block, sizeof(block));
 }
 
 void hash_hex(const uint8_t *bytes, size_t len, char *text)

@@ -64,6 +64,12 @@ static void sha256_vectors(void **state)
     hash_hmac_sha256(STR("Jefe"), STR("what do ya want for nothing?"), d);
     hash_hex(d, sizeof(d), hex);
     assert_string_equal(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    /* case 6: a key longer than a block */
+    char key[131];
+    memset(key, 0xaa, sizeof(key));
+    hash_hmac_sha256(str_n(key, sizeof(key)), STR("Test Using Larger Than Block-Size Key - Hash Key First"), d);
+    hash_hex(d, sizeof(d), hex);
+    assert_string_equal(hex, "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
 }
 
 static bool count_calls(void *arg, uint64_t done)
