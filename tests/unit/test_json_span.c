@@ -151,6 +151,40 @@ static void members_have_a_cap(void **state UNUSED)
     }
 }
 
+/* A member's name is one part of a path, with dots or without. */
+static void names_with_dots_are_no_paths(void **state UNUSED)
+{
+    static const char *const paths[] = {"a.b", "a", "ab"};
+    struct span at[3];
+    struct err err = ERR_INIT;
+    ASSERT_OK(span_scan(STR("{\"a.b\":1,\"a\":{\"b\":2},\"a.\":3,\"\":4,\"abc\":5}"), paths, 3, at, &err));
+    is_span(&at[0], SPAN_NUMBER, "2");
+    is_span(&at[1], SPAN_OBJECT, "{\"b\":2}");
+    assert_int_equal(at[2].type, SPAN_ABSENT);
+}
+
+/* Strings are read many bytes at a time: what ends them or is wrong in them is seen wherever it stands. */
+static void every_byte_of_a_string_counts(void **state UNUSED)
+{
+    static const char *const path[] = {"s"};
+    struct err err = ERR_INIT;
+    for (size_t len = 1; len < 40; len++)
+        for (size_t at = 0; at < len; at++) {
+            char text[64];
+            struct span s;
+            int n = snprintf(text, sizeof(text), "{\"s\":\"%.*s\"}", (int)len, "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz");
+            ASSERT_OK(span_scan(str_n(text, (size_t)n), path, 1, &s, &err));
+            assert_int_equal(s.text.len, len + 2);
+            for (const char *bad = "\x01\x1f\n\"\\\x80\xff"; *bad; bad++) {
+                char saved = text[6 + at];
+                text[6 + at] = *bad;
+                if (*bad != '\\' || !strchr("bfnrt", text[7 + at]) || at + 1 == len)
+                    ASSERT_ERR(span_scan(str_n(text, (size_t)n), path, 1, &s, &err), ERR_BAD_REQUEST);
+                text[6 + at] = saved;
+            }
+        }
+}
+
 static void paths_have_a_cap(void **state UNUSED)
 {
     const char *paths[33];
@@ -275,6 +309,8 @@ int main(void)
         cmocka_unit_test(every_cut_is_refused),
         cmocka_unit_test(watched_objects_are_strict),
         cmocka_unit_test(members_have_a_cap),
+        cmocka_unit_test(names_with_dots_are_no_paths),
+        cmocka_unit_test(every_byte_of_a_string_counts),
         cmocka_unit_test(paths_have_a_cap),
         cmocka_unit_test(depth_is_that_of_documents),
         cmocka_unit_test(long_numbers),
