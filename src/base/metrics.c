@@ -142,6 +142,16 @@ struct metric *metric_series(struct metric_family *f, const struct str *label_va
     return m;
 }
 
+struct metric *metric_series_again(struct metric **memo, struct metric_family *f, const struct str *label_values)
+{
+    bool same = *memo && (*memo)->family == f;
+    for (size_t i = 0; same && i < f->label_count; i++)
+        same = str_eqc(label_values[i], (*memo)->label_values[i]);
+    if (!same)
+        *memo = metric_series(f, label_values);
+    return *memo;
+}
+
 struct metric *metric_counter(const char *name, const char *help)
 {
     return metric_series(metric_family(name, help, METRIC_COUNTER, NULL, 1, NULL, 0), NULL);

@@ -22,6 +22,8 @@ struct metric_family *metric_family(const char *name, const char *help, enum met
                                     const char *const *label_names, size_t max_series,
                                     const double *buckets, size_t bucket_count);
 struct metric *metric_series(struct metric_family *f, const struct str *label_values);
+/* The same, for who counts with the same labels again and again: *memo (NULL at first) is what was found the last time, and is looked up anew when its labels are others. */
+struct metric *metric_series_again(struct metric **memo, struct metric_family *f, const struct str *label_values);
 /* A family without labels and its one series. */
 struct metric *metric_counter(const char *name, const char *help);
 struct metric *metric_gauge(const char *name, const char *help);

@@ -26,6 +26,12 @@ struct gateway_metrics {
     struct metric *put_aside, *queue_seconds;
 };
 
+/* The series that were counted last, for endpoints that share a place: see metric_series_again(). */
+struct gateway_series {
+    struct metric *requests, *duration, *first, *per_token, *input, *cached, *output;
+};
+#define SERIES_MEMOS 16
+
 /* One thread with a listening socket of its own. All members belong to it, but for connections. */
 struct gateway_loop {
     struct gateway *gateway;
@@ -36,6 +42,7 @@ struct gateway_loop {
     unsigned long long version; /* of snapshot */
     struct map *pools;          /* target address → struct http_pool * */
     struct dispatch_inbox inbox;
+    struct gateway_series series[SERIES_MEMOS];
     bool stopping;
 };
 

@@ -101,25 +101,27 @@ static void settle_turn(struct request *q, const struct usage *u)
 static void count(struct request *q, const struct usage *u, uint64_t now_ns)
 {
     const struct gateway_metrics *m = &q->loop->gateway->metrics;
-    char status[16];
-    snprintf(status, sizeof(status), "%d", u->status);
+    struct gateway_series *memo = &q->loop->series[((uintptr_t)q->endpoint >> 6) % SERIES_MEMOS];
+    CLEANUP(sbuf_deinit) struct sbuf status = {0};
+    sbuf_init(&status, 16);
+    sbuf_add_i64(&status, u->status);
     metric_move(m->active, -1);
-    metric_add(metric_series(m->requests, (struct str[]){u->route, str_of(status), u->outcome}), 1);
+    metric_add(metric_series_again(&memo->requests, m->requests, (struct str[]){u->route, sbuf_str(&status), u->outcome}), 1);
     if (!q->endpoint)
         return;
     bool ok = str_eqc(u->outcome, "ok"), answered = q->first_ns && is_success(q->status);
     struct str labels[] = {str_of(q->route->operation), u->model, ok ? STR("") : u->outcome};
-    metric_observe(metric_series(m->duration, labels), (double)(now_ns - q->start_ns) / 1e9);
+    metric_observe(metric_series_again(&memo->duration, m->duration, labels), (double)(now_ns - q->start_ns) / 1e9);
     if (answered)
-        metric_observe(metric_series(m->first, labels), (double)(q->first_ns - q->start_ns) / 1e9);
+        metric_observe(metric_series_again(&memo->first, m->first, labels), (double)(q->first_ns - q->start_ns) / 1e9);
     if (answered && ok && q->streaming && u->completion_tokens > 1)
-        metric_observe(metric_series(m->per_token, labels), (double)(now_ns - q->first_ns) / 1e9 / (double)(u->completion_tokens - 1));
+        metric_observe(metric_series_again(&memo->per_token, m->per_token, labels), (double)(now_ns - q->first_ns) / 1e9 / (double)(u->completion_tokens - 1));
     if (u->prompt_tokens)
-        metric_add(metric_series(m->tokens, (struct str[]){u->project, u->endpoint, STR("input")}), (uint64_t)u->prompt_tokens);
+        metric_add(metric_series_again(&memo->input, m->tokens, (struct str[]){u->project, u->endpoint, STR("input")}), (uint64_t)u->prompt_tokens);
     if (u->cached_tokens)
-        metric_add(metric_series(m->tokens, (struct str[]){u->project, u->endpoint, STR("cached")}), (uint64_t)u->cached_tokens);
+        metric_add(metric_series_again(&memo->cached, m->tokens, (struct str[]){u->project, u->endpoint, STR("cached")}), (uint64_t)u->cached_tokens);
     if (u->completion_tokens)
-        metric_add(metric_series(m->tokens, (struct str[]){u->project, u->endpoint, STR("output")}), (uint64_t)u->completion_tokens);
+        metric_add(metric_series_again(&memo->output, m->tokens, (struct str[]){u->project, u->endpoint, STR("output")}), (uint64_t)u->completion_tokens);
 }
 
 void request_settle(struct request *q, int status, const char *outcome)

@@ -140,6 +140,13 @@ static void exposition(void **state)
     metric_add(metric_series(f, (struct str[]){STR("ab"), STR("c")}), 1);
     struct metric *other = metric_series(f, (struct str[]){STR("a"), STR("bc")});
     assert_ptr_equal(metric_series(f, (struct str[]){STR("x"), STR("y")}), other);
+    struct metric *memo = NULL;
+    for (int i = 0; i < 2; i++) {
+        assert_ptr_equal(metric_series_again(&memo, f, (struct str[]){STR("a\"b\\\n"), STR("200")}), m);
+        assert_ptr_equal(memo, m);
+    }
+    assert_ptr_equal(metric_series_again(&memo, f, (struct str[]){STR("a\"b\\\n"), STR("20")}), other);
+    assert_ptr_equal(metric_series_again(&memo, f, (struct str[]){STR("a\"b\\\n"), STR("200")}), m);
     metric_add(other, 9);
     metric_move(metric_gauge("t_gauge", "A gauge."), -4);
     metric_gauge_fn("t_fn", "Read when scraped.", seven, &value);
