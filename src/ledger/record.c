@@ -22,7 +22,34 @@ static void make_tables(void)
             crc_table[t][i] = crc_table[t - 1][i] >> 8 ^ crc_table[0][crc_table[t - 1][i] & 0xFF];
 }
 
+#ifdef __x86_64__
+/* The processor's own instruction for it. */
+__attribute__((target("sse4.2"))) static uint32_t crc_by_instruction(const uint8_t *p, size_t len)
+{
+    uint64_t c = UINT32_MAX;
+    for (; len >= 8; len -= 8, p += 8) {
+        uint64_t v;
+        memcpy(&v, p, 8);
+        c = __builtin_ia32_crc32di(c, v);
+    }
+    for (; len; len--, p++)
+        c = __builtin_ia32_crc32qi((uint32_t)c, *p);
+    return ~(uint32_t)c;
+}
+#endif
+
 uint32_t ledger_crc32c(struct str bytes)
+{
+    const uint8_t *p = (const uint8_t *)bytes.ptr;
+    size_t len = bytes.len;
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("sse4.2"))
+        return crc_by_instruction(p, len);
+#endif
+    return ledger_crc32c_portable(str_n(p, len));
+}
+
+uint32_t ledger_crc32c_portable(struct str bytes)
 {
     const uint8_t *p = (const uint8_t *)bytes.ptr;
     size_t len = bytes.len;

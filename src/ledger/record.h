@@ -36,6 +36,7 @@ struct ledger_record {
 
 /* The checksum: Castagnoli's. */
 uint32_t ledger_crc32c(struct str bytes);
+uint32_t ledger_crc32c_portable(struct str bytes); /* what it is where the processor has no instruction for it */
 /* Appends one encoded record to out; ret_hash is its hash, for the next one's prev_hash. */
 void ledger_encode(const struct ledger_record *r, struct sbuf *out, uint8_t ret_hash[32]);
 /* Decodes the record at the start of bytes. *ret_used 0: incomplete (a torn tail, or still being written). ERR_CORRUPT otherwise. Fuzzed. */

@@ -156,6 +156,8 @@ static void test_checksum_is_castagnoli(void **state)
 {
     (void)state;
     assert_int_equal(ledger_crc32c(STR("123456789")), 0xE3069283u);
+    for (size_t n = 0; n <= 26; n++)
+        assert_int_equal(ledger_crc32c(str_n("abcdefghijklmnopqrstuvwxyz", n)), ledger_crc32c_portable(str_n("abcdefghijklmnopqrstuvwxyz", n)));
     assert_int_equal(ledger_crc32c(str_n("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 32)), 0x8A9136AAu); /* RFC 3720, B.4 */
 }
 
