@@ -24,6 +24,7 @@ struct arena {
     struct block *last;  /* the one that allocations come from */
     struct cleanup *cleanups;
     size_t max_bytes;
+    size_t first_bytes; /* of the first block */
     size_t total_bytes; /* of all blocks */
     size_t used;
 };
@@ -47,8 +48,14 @@ static NORETURN void over_maximum(const struct arena *a, size_t size_bytes)
 
 struct arena *arena_new(size_t max_bytes)
 {
+    return arena_new_sized(max_bytes, FIRST_BLOCK_BYTES);
+}
+
+struct arena *arena_new_sized(size_t max_bytes, size_t first_bytes)
+{
     struct arena *a = XNEW(struct arena);
     a->max_bytes = max_bytes;
+    a->first_bytes = first_bytes;
     return a;
 }
 
@@ -62,17 +69,21 @@ static void run_cleanups(struct arena *a)
     }
 }
 
-void arena_reset(struct arena *a)
+static void free_blocks(struct block *b)
 {
-    run_cleanups(a);
-    if (!a->first)
-        return;
-    struct block *b = a->first->next;
     while (b) {
         struct block *next = b->next;
         mem_free(b);
         b = next;
     }
+}
+
+void arena_reset(struct arena *a)
+{
+    run_cleanups(a);
+    if (!a->first)
+        return;
+    free_blocks(a->first->next);
     memset(a->first->data, 0, a->first->used);
     a->first->used = 0;
     a->first->next = NULL;
@@ -85,8 +96,8 @@ void arena_free(struct arena *a)
 {
     if (!a)
         return;
-    arena_reset(a);
-    mem_free(a->first);
+    run_cleanups(a);
+    free_blocks(a->first);
     mem_free(a);
 }
 
@@ -108,7 +119,7 @@ static bool grow(struct arena *a, size_t size)
     size_t room = a->max_bytes - MIN(a->max_bytes, a->total_bytes);
     if (size > room)
         return false;
-    size_t want = a->last ? MIN(a->last->size * 2, LARGEST_BLOCK_BYTES) : FIRST_BLOCK_BYTES;
+    size_t want = a->last ? MIN(a->last->size * 2, LARGEST_BLOCK_BYTES) : a->first_bytes;
     want = MIN(MAX(want, size), room);
     struct block *b = block_new(want);
     if (!b)

@@ -13,6 +13,7 @@
 struct arena;
 
 struct arena *arena_new(size_t max_bytes);
+struct arena *arena_new_sized(size_t max_bytes, size_t first_bytes); /* whose first block has room for what is mostly needed */
 void arena_free(struct arena *a); /* NULL is fine */
 void arena_freep(struct arena **a);
 void arena_reset(struct arena *a); /* runs cleanups, keeps the first block */

@@ -1,6 +1,8 @@
 #include "base/map.h"
 
+#include <endian.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "base/rnd.h"
@@ -67,7 +69,9 @@ uint64_t siphash13(const uint8_t key[16], const void *data, size_t len)
                      k0 ^ 0x6c7967656e657261ULL, k1 ^ 0x7465646279746573ULL};
     size_t whole = len / 8 * 8;
     for (size_t i = 0; i < whole; i += 8) {
-        uint64_t m = little_endian(p + i, 8);
+        uint64_t m;
+        memcpy(&m, p + i, 8);
+        m = le64toh(m);
         v[3] ^= m;
         sip_round(v);
         v[0] ^= m;

@@ -1,6 +1,7 @@
 #include "base/rnd.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <sys/random.h>
 
 void rnd_bytes(void *out, size_t len)
@@ -35,6 +36,25 @@ uint64_t rnd_below(uint64_t n)
         v = rnd_u64();
     while (v < uneven);
     return v % n;
+}
+
+/* SplitMix64: a counter in steps of the golden ratio, and a hash of it. */
+static uint64_t guessable_u64(void)
+{
+    static __thread uint64_t counter;
+    static __thread bool seeded;
+    if (!seeded)
+        counter = rnd_u64();
+    seeded = true;
+    uint64_t v = counter += 0x9E3779B97F4A7C15ull;
+    v = (v ^ v >> 30) * 0xBF58476D1CE4E5B9ull;
+    v = (v ^ v >> 27) * 0x94D049BB133111EBull;
+    return v ^ v >> 31;
+}
+
+uint64_t rnd_guessable_below(uint64_t n)
+{
+    return n < 2 ? 0 : guessable_u64() % n;
 }
 
 void rnd_uuid(char text[UUID_TEXT_MAX])

@@ -9,6 +9,8 @@
 void rnd_bytes(void *out, size_t len); /* getrandom; aborts when the kernel has none */
 uint64_t rnd_u64(void);
 uint64_t rnd_below(uint64_t n); /* uniform in [0, n) */
+/* In [0, n), from a generator of the thread's own that the kernel seeds once: whoever sees enough of it can tell what comes next. For ties, never for secrets. */
+uint64_t rnd_guessable_below(uint64_t n);
 
 /* UUID version 4, "xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx". */
 #define UUID_TEXT_MAX 37

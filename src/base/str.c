@@ -266,6 +266,11 @@ void sbuf_consume(struct sbuf *b, size_t n)
 
 void sbuf_add(struct sbuf *b, struct str s)
 {
+    if (s.len && s.len < b->cap - b->len && !b->failed) { /* room is there, also for the NUL */
+        memcpy(b->ptr + b->len, s.ptr, s.len);
+        sbuf_commit(b, s.len);
+        return;
+    }
     char *to = sbuf_reserve(b, s.len);
     if (!to || s.len == 0)
         return;
@@ -317,6 +322,13 @@ void sbuf_add_u64(struct sbuf *b, uint64_t v)
         v /= 10;
     } while (v);
     sbuf_add(b, str_n(text + at, sizeof(text) - at));
+}
+
+void sbuf_add_i64(struct sbuf *b, int64_t v)
+{
+    if (v < 0)
+        sbuf_add_char(b, '-');
+    sbuf_add_u64(b, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
 }
 
 void sbuf_add_hex(struct sbuf *b, const void *bytes, size_t len)
@@ -372,8 +384,12 @@ void sbuf_add_json(struct sbuf *b, struct str s)
     sbuf_add_char(b, '"');
     size_t plain = 0; /* start of what needs no escape and is not yet written */
     for (size_t i = 0; i < s.len && !b->failed;) {
+        if (p[i] >= 0x20 && p[i] < 0x7F && p[i] != '"' && p[i] != '\\') {
+            i++;
+            continue;
+        }
         size_t n = utf8_sequence(p + i, s.len - i);
-        if (n > 1 || (n == 1 && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\' && p[i] != 0x7F)) {
+        if (n > 1) {
             i += n;
             continue;
         }

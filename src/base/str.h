@@ -82,6 +82,7 @@ void sbuf_add_char(struct sbuf *b, char c);
 void sbuf_addf(struct sbuf *b, const char *fmt, ...) PRINTF(2, 3);
 void sbuf_addv(struct sbuf *b, const char *fmt, va_list ap);
 void sbuf_add_u64(struct sbuf *b, uint64_t v);
+void sbuf_add_i64(struct sbuf *b, int64_t v);
 void sbuf_add_hex(struct sbuf *b, const void *bytes, size_t len);
 /* s as a JSON string with its quotes. Invalid UTF-8 becomes U+FFFD. */
 void sbuf_add_json(struct sbuf *b, struct str s);

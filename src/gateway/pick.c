@@ -59,7 +59,7 @@ enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_w
             ties = ties && s == best ? ties + 1 : 1;
             best = s;
             result = PICK_ONE;
-            if (ties == 1 || rnd_below(ties) == 0) {
+            if (ties == 1 || rnd_guessable_below(ties) == 0) {
                 *ret_index = i;
                 if (ret_cached)
                     *ret_cached = cached;

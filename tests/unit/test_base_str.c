@@ -129,6 +129,11 @@ static void sbuf_encodings(void **state)
     sbuf_add_u64(&b, UINT64_MAX);
     assert_string_equal(b.ptr, "00ab7f018446744073709551615");
     sbuf_reset(&b);
+    sbuf_add_i64(&b, -1);
+    sbuf_add_i64(&b, INT64_MIN);
+    sbuf_add_i64(&b, INT64_MAX);
+    assert_string_equal(b.ptr, "-1-92233720368547758089223372036854775807");
+    sbuf_reset(&b);
     sbuf_add_json(&b, str_n("a\"\\\n\x01\xE9\x96\xA2\xFFz\0\x7F", 12));
     assert_string_equal(b.ptr, "\"a\\\"\\\\\\n\\u0001\xE9\x96\xA2\xEF\xBF\xBDz\\u0000\\u007f\"");
     sbuf_reset(&b);
@@ -182,6 +187,12 @@ static void random_texts(void **state)
         seen[rnd_below(3)] = true;
     assert_true(seen[0] && seen[1] && seen[2]);
     assert_int_equal(rnd_below(1), 0);
+    int counts[3] = {0};
+    for (int i = 0; i < 3000; i++)
+        counts[rnd_guessable_below(3)]++;
+    for (int i = 0; i < 3; i++)
+        assert_in_range(counts[i], 800, 1200);
+    assert_int_equal(rnd_guessable_below(1), 0);
 }
 
 static void errors(void **state)
