@@ -82,15 +82,29 @@ void answer_server_error(void *ctx, int status, const char *msg, const char *req
 
 /* ---- limits ---- */
 
+static struct str number_text(struct arena *a, int64_t n)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, 32);
+    sbuf_add_i64(&text, n);
+    return arena_str(a, sbuf_str(&text));
+}
+
 /* As OpenAI writes it: "17ms", "1.5s", "2m30s". */
 static const char *duration_text(struct arena *a, uint64_t ns)
 {
     uint64_t ms = (ns + 999999) / 1000000;
-    if (ms < 1000)
-        return arena_printf(a, "%llums", (unsigned long long)ms);
-    if (ms < 60000)
-        return arena_printf(a, "%llu.%llus", (unsigned long long)ms / 1000, (unsigned long long)ms % 1000 / 100);
-    return arena_printf(a, "%llum%llus", (unsigned long long)ms / 60000, (unsigned long long)ms % 60000 / 1000);
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, 64);
+    sbuf_add_u64(&text, ms < 1000 ? ms : ms < 60000 ? ms / 1000 : ms / 60000);
+    if (ms < 1000) {
+        sbuf_add(&text, STR("ms"));
+    } else {
+        sbuf_add_char(&text, ms < 60000 ? '.' : 'm');
+        sbuf_add_u64(&text, ms < 60000 ? ms % 1000 / 100 : ms % 60000 / 1000);
+        sbuf_add_char(&text, 's');
+    }
+    return arena_strndup(a, sbuf_str(&text));
 }
 
 size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct http_out_header ret[LIMIT_HEADERS_MAX])
@@ -104,8 +118,8 @@ size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct 
     for (size_t i = 0; i < ARRAY_LEN(units); i++) {
         if (!limit_state(limits, units[i], now_ns, &s))
             continue;
-        ret[n++] = (struct http_out_header){names[i][0], str_of(arena_printf(a, "%lld", (long long)s.max))};
-        ret[n++] = (struct http_out_header){names[i][1], str_of(arena_printf(a, "%lld", (long long)s.left))};
+        ret[n++] = (struct http_out_header){names[i][0], number_text(a, s.max)};
+        ret[n++] = (struct http_out_header){names[i][1], number_text(a, s.left)};
         ret[n++] = (struct http_out_header){names[i][2], str_of(duration_text(a, s.reset_ns))};
     }
     return n;

@@ -316,6 +316,15 @@ static size_t fill_headers(struct request *q)
     return n;
 }
 
+static const char *target_of(const struct request *q, const struct snap_replica *replica)
+{
+    struct str base = str_of(replica->base_path), path = str_skip(str_of(q->route->path), sizeof("/v1") - 1);
+    char *text = arena_alloc(q->http->arena, base.len + path.len + 1);
+    memcpy(text, base.ptr, base.len);
+    memcpy(text + base.len, path.ptr, path.len);
+    return text;
+}
+
 /* To the replica that the ticket names. False: it could not even be begun. */
 static bool send_it(struct request *q)
 {
@@ -325,7 +334,7 @@ static bool send_it(struct request *q)
     q->attempts++;
     struct http_pool *pool = gateway_loop_pool(q->loop, replica);
     struct http_call_options call = {.method = "POST",
-                                     .target = arena_printf(q->http->arena, "%s%s", replica->base_path, q->route->path + sizeof("/v1") - 1),
+                                     .target = target_of(q, replica),
                                      .headers = q->headers,
                                      .header_count = fill_headers(q),
                                      .body = q->pieces,

@@ -16,6 +16,7 @@
 #define RECORD_VERSION 1
 #define SYNC_EVERY_MS 100
 #define BACKLOG_MAX 10000
+#define USUAL_BYTES 768 /* more than most records have */
 
 struct waiting {
     int64_t time_ms;
@@ -158,6 +159,7 @@ void journal_add(struct journal *j, const struct usage *u)
     struct err err = ERR_INIT;
     int64_t now = clock_wall_ms();
     sbuf_init(&body, LEDGER_BODY_MAX);
+    sbuf_reserve(&body, USUAL_BYTES);
     usage_encode(u, &body);
     pthread_mutex_lock(&j->lock);
     if (!j->backlog.len && ledger_append(j->ledger, now, RECORD_VERSION, sbuf_str(&body), NULL, &err) == 0)

@@ -45,6 +45,8 @@ void queue_deinit(struct queue *q)
 static struct queue_flow *find(const struct queue *q, enum queue_class class, const char *tenant)
 {
     char key[300];
+    if (!map_len(q->flows))
+        return NULL;
     snprintf(key, sizeof(key), "%d%s", (int)class, tenant);
     return map_getc(q->flows, key);
 }

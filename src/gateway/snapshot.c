@@ -511,7 +511,9 @@ const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct
 {
     CLEANUP(sbuf_deinit) struct sbuf own = {0};
     sbuf_init(&own, 1024);
-    sbuf_addf(&own, "%s/%s", k->project, served);
+    sbuf_addc(&own, k->project);
+    sbuf_add_char(&own, '/');
+    sbuf_addc(&own, served);
     const struct snap_endpoint *e = map_get(s->own, sbuf_str(&own));
     if (e)
         return may_call(k, e) ? e : NULL;

@@ -14,22 +14,25 @@ static int64_t at_most(int64_t n)
 void usage_encode(const struct usage *u, struct sbuf *out)
 {
     const struct {
-        const char *name;
-        struct str value;
-    } texts[] = {{"id", u->id}, {"project", u->project}, {"tenant", u->tenant}, {"key", u->key}, {"endpoint", u->endpoint}, {"model", u->model},
-                 {"replica", u->replica}, {"route", u->route}, {"outcome", u->outcome}};
+        struct str name, value;
+    } texts[] = {{STR("{\"id\":"), u->id}, {STR(",\"project\":"), u->project}, {STR(",\"tenant\":"), u->tenant}, {STR(",\"key\":"), u->key}, {STR(",\"endpoint\":"), u->endpoint},
+                 {STR(",\"model\":"), u->model}, {STR(",\"replica\":"), u->replica}, {STR(",\"route\":"), u->route}, {STR(",\"outcome\":"), u->outcome}};
     const struct {
-        const char *name;
+        struct str name;
         int64_t value;
-    } numbers[] = {{"status", u->status}, {"prompt_tokens", at_most(u->prompt_tokens)}, {"cached_tokens", at_most(u->cached_tokens)}, {"completion_tokens", at_most(u->completion_tokens)},
-                   {"start_ms", u->start_ms}, {"ttft_ms", u->ttft_ms}, {"duration_ms", u->duration_ms}};
+    } numbers[] = {{STR(",\"status\":"), u->status}, {STR(",\"prompt_tokens\":"), at_most(u->prompt_tokens)}, {STR(",\"cached_tokens\":"), at_most(u->cached_tokens)},
+                   {STR(",\"completion_tokens\":"), at_most(u->completion_tokens)}, {STR(",\"start_ms\":"), u->start_ms}, {STR(",\"ttft_ms\":"), u->ttft_ms},
+                   {STR(",\"duration_ms\":"), u->duration_ms}};
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-        sbuf_addf(out, "%s\"%s\":", i ? "," : "{", texts[i].name);
+        sbuf_add(out, texts[i].name);
         sbuf_add_json(out, texts[i].value);
     }
-    for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
-        sbuf_addf(out, ",\"%s\":%lld", numbers[i].name, (long long)numbers[i].value);
-    sbuf_addf(out, ",\"stream\":%s,\"exact\":%s}", u->stream ? "true" : "false", u->exact ? "true" : "false");
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+        sbuf_add(out, numbers[i].name);
+        sbuf_add_i64(out, numbers[i].value);
+    }
+    sbuf_add(out, u->stream ? STR(",\"stream\":true") : STR(",\"stream\":false"));
+    sbuf_add(out, u->exact ? STR(",\"exact\":true}") : STR(",\"exact\":false}"));
 }
 
 static struct str text_of(const json_t *doc, struct arena *a, const char *name)
