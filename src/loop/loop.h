@@ -46,6 +46,7 @@ struct timer {
 };
 void timer_init(struct timer *t, struct loop *l, void (*fn)(struct timer *t), void *arg);
 void timer_start(struct timer *t, uint64_t delay_ms); /* re-arms when armed */
+void timer_start_from(struct timer *t, uint64_t now_ms, uint64_t delay_ms); /* for who has just asked clock_mono_ms() */
 void timer_stop(struct timer *t);                     /* harmless when not armed */
 bool timer_armed(const struct timer *t);
 

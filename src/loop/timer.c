@@ -46,12 +46,16 @@ void timer_init(struct timer *t, struct loop *l, void (*fn)(struct timer *t), vo
 
 void timer_start(struct timer *t, uint64_t delay_ms)
 {
-    struct loop *l = t->loop;
-    timer_stop(t);
     /* Not the iteration's time: a callback that computed for long would get a timer that is due too
      * early. */
-    uint64_t now = clock_mono_ms();
-    t->due_ms = delay_ms > UINT64_MAX - now ? UINT64_MAX : now + delay_ms;
+    timer_start_from(t, clock_mono_ms(), delay_ms);
+}
+
+void timer_start_from(struct timer *t, uint64_t now_ms, uint64_t delay_ms)
+{
+    struct loop *l = t->loop;
+    timer_stop(t);
+    t->due_ms = delay_ms > UINT64_MAX - now_ms ? UINT64_MAX : now_ms + delay_ms;
     t->order = ++l->next_order;
     *VEC_PUSH(&l->heap) = t;
     sift_up(l, t, l->heap.len);

@@ -56,6 +56,9 @@ int http_body_feed(struct http_body *b, struct str in, struct str *ret_payload, 
 int http_body_eof(struct http_body *b, struct err *err) NODISCARD;
 
 const char *http_status_text(int status);
+/* One line of a head, "name: value" and CRLF. */
+void http_add_field(struct sbuf *head, struct str name, struct str value);
+void http_add_length(struct sbuf *head, uint64_t length); /* Content-Length */
 
 /* Whether the peer takes this content coding: Accept-Encoding names it, or '*', with a q above 0. */
 bool http_accepts_coding(const struct http_head *h, const char *coding);

@@ -70,8 +70,7 @@ static void stream_free(struct http2_stream *st)
     c->bodies_bytes -= st->body.len;
     if (!c->stream_count)
         c->idle_since_ms = clock_mono_ms();
-    if (st->req)
-        arena_free(st->req->arena);
+    server_request_free(c->server, st->req);
     sbuf_deinit(&st->body);
     sbuf_deinit(&st->out);
     mem_free(st);

@@ -10,6 +10,7 @@
 #define SCRATCH_BYTES (64 * 1024)
 #define READS_AT_ONCE 4
 #define IOV_AT_ONCE 16
+#define USUAL_HEAD_BYTES 511 /* more than most requests' heads have */
 #define SKIPPED_HEADS_MAX 8 /* 1xx responses before the real one */
 
 #define DEFAULT(field, value) \
@@ -17,10 +18,10 @@
     p->o.field = (value)
 
 struct idle_conn {
-    LIST_ENTRY(idle_conn) link;
+    TAILQ_ENTRY(idle_conn) link;
     struct http_pool *pool;
     struct conn *conn;
-    struct timer timer;
+    uint64_t until_ms;
 };
 
 struct http_pool {
@@ -28,7 +29,8 @@ struct http_pool {
     struct http_pool_options o;
     char *host, *tls_name;
     struct tls_ctx *tls;
-    LIST_HEAD(, idle_conn) idle;
+    TAILQ_HEAD(idle_list, idle_conn) idle; /* the one that was used last first */
+    struct timer idle_timer;      /* at the time of the last one, or earlier */
     size_t idle_count, active;
     bool closing;
 };
@@ -48,9 +50,10 @@ struct http_call {
     size_t total;
     struct http_body *body;
     struct timer timer; /* connect, first byte, idle */
-    struct timer later; /* starts or fails from the loop, never inside http_call_start */
+    struct timer later; /* fails or resumes from the loop, never inside http_call_start */
     uint64_t progress_ms;
     bool reused, got_any, keep_alive, is_head, paused, dead;
+    bool untimed;     /* the body has begun: its timer is to be set, unless all of it is there already */
     bool send_failed; /* the peer takes no more; what it has said may still be read */
     bool complete; /* the body's last byte was handed over, perhaps while paused */
     int skipped, busy;
@@ -58,6 +61,7 @@ struct http_call {
 };
 
 static void call_begin(struct http_call *c);
+static void on_idle_timer(struct timer *t);
 
 /* ---- pools ---- */
 
@@ -85,7 +89,8 @@ struct http_pool *http_pool_new(struct loop *l, const struct http_pool_options *
     p->host = xstrdup(o->host ? o->host : "localhost");
     p->tls_name = tls_name_of(p->host);
     p->tls = tls_ctx_ref(o->tls);
-    LIST_INIT(&p->idle);
+    TAILQ_INIT(&p->idle);
+    timer_init(&p->idle_timer, l, on_idle_timer, p);
     return p;
 }
 
@@ -93,9 +98,8 @@ struct http_pool *http_pool_new(struct loop *l, const struct http_pool_options *
 static struct conn *idle_take(struct idle_conn *i)
 {
     struct conn *c = i->conn;
-    LIST_REMOVE(i, link);
+    TAILQ_REMOVE(&i->pool->idle, i, link);
     i->pool->idle_count--;
-    timer_stop(&i->timer);
     mem_free(i);
     return c;
 }
@@ -114,8 +118,9 @@ void http_pool_free(struct http_pool *p)
 {
     if (!p)
         return;
-    while (!LIST_EMPTY(&p->idle))
-        conn_free(idle_take(LIST_FIRST(&p->idle)));
+    while (!TAILQ_EMPTY(&p->idle))
+        conn_free(idle_take(TAILQ_FIRST(&p->idle)));
+    timer_stop(&p->idle_timer);
     p->closing = true;
     pool_release(p);
 }
@@ -132,7 +137,13 @@ size_t http_pool_idle(const struct http_pool *p)
 
 static void on_idle_timer(struct timer *t)
 {
-    conn_free(idle_take(t->arg));
+    struct http_pool *p = t->arg;
+    struct idle_conn *i;
+    uint64_t now_ms = clock_mono_ms();
+    while ((i = TAILQ_LAST(&p->idle, idle_list)) && i->until_ms <= now_ms)
+        conn_free(idle_take(i));
+    if (i)
+        timer_start_from(t, now_ms, i->until_ms - now_ms);
 }
 
 /* Whatever a kept connection says, nobody asked: it is closed, or broken. */
@@ -150,9 +161,10 @@ static void idle_keep(struct http_pool *p, struct conn *conn)
     }
     i->pool = p;
     i->conn = conn;
-    timer_init(&i->timer, p->loop, on_idle_timer, i);
-    timer_start(&i->timer, p->o.idle_timeout_ms);
-    LIST_INSERT_HEAD(&p->idle, i, link);
+    i->until_ms = loop_now_ms(p->loop) + p->o.idle_timeout_ms;
+    if (!timer_armed(&p->idle_timer))
+        timer_start(&p->idle_timer, p->o.idle_timeout_ms);
+    TAILQ_INSERT_HEAD(&p->idle, i, link);
     p->idle_count++;
     conn_set_handler(conn, on_idle_ready, i);
     conn_want(conn, FD_READ);
@@ -206,8 +218,8 @@ static void call_failed(struct http_call *c, const struct err *err)
         c->conn = NULL;
         c->reused = c->send_failed = false;
         c->sent = 0;
-        while (!LIST_EMPTY(&c->pool->idle)) /* its siblings are no younger */
-            conn_free(idle_take(LIST_FIRST(&c->pool->idle)));
+        while (!TAILQ_EMPTY(&c->pool->idle)) /* its siblings are no younger */
+            conn_free(idle_take(TAILQ_FIRST(&c->pool->idle)));
         call_begin(c);
         return;
     }
@@ -253,7 +265,7 @@ static void restart_timer(struct http_call *c)
     c->progress_ms = clock_mono_ms();
     uint64_t ms = limit_ms(c);
     if (ms)
-        timer_start(&c->timer, ms);
+        timer_start_from(&c->timer, c->progress_ms, ms);
     else
         timer_stop(&c->timer);
 }
@@ -359,7 +371,7 @@ static size_t take_head(struct http_call *c, struct str bytes, struct err *err)
     bool framed = h.chunked || h.content_length >= 0 || h.status == 204 || h.status == 304 || c->is_head;
     c->keep_alive = h.keep_alive && framed;
     c->state = CALL_BODY;
-    restart_timer(c);
+    c->untimed = true;
     c->ops->on_head(c->arg, &h);
     return end;
 }
@@ -416,6 +428,9 @@ static void arrive(struct http_call *c, struct str bytes)
         call_failed(c, err.code ? &err : &(struct err){.code = ERR_PROTOCOL, .msg = "the response head is too large"});
     } else if (done && !c->paused) {
         call_done(c);
+    } else if (c->untimed) {
+        c->untimed = false;
+        restart_timer(c);
     }
 }
 
@@ -490,8 +505,6 @@ static void on_later(struct timer *t)
     enter(c);
     if (c->err.code)
         call_failed(c, &c->err);
-    else if (c->state == CALL_SENDING)
-        call_send(c);
     else if (c->paused)
         ;
     else if (c->state == CALL_BODY)
@@ -502,8 +515,8 @@ static void on_later(struct timer *t)
 /* A kept connection on which nothing waits: what came unasked, the loop may not have seen it yet, must not become the answer to this call. */
 static struct conn *take_quiet(struct http_pool *p)
 {
-    while (!LIST_EMPTY(&p->idle)) {
-        struct conn *c = idle_take(LIST_FIRST(&p->idle));
+    while (!TAILQ_EMPTY(&p->idle)) {
+        struct conn *c = idle_take(TAILQ_FIRST(&p->idle));
         if (conn_is_quiet(c))
             return c;
         conn_free(c);
@@ -520,9 +533,9 @@ static void call_begin(struct http_call *c)
         c->reused = true;
         c->state = CALL_SENDING;
         conn_set_handler(c->conn, on_ready, c);
-        conn_want(c->conn, c->paused ? 0 : FD_READ);
-        restart_timer(c);
-        timer_start(&c->later, 0);
+        call_send(c); /* calls nobody back: what fails is found when the answer is read */
+        if (c->state == CALL_SENDING)
+            restart_timer(c);
         return;
     }
     int fd = -1;
@@ -544,11 +557,16 @@ static void build_head(struct http_call *c)
     size_t body = 0;
     for (int i = 0; i < o->body_count; i++)
         body += o->body[i].iov_len;
-    sbuf_addf(&c->head, "%s %s HTTP/1.1\r\nHost: %s\r\n", o->method, o->target, c->pool->host);
+    sbuf_reserve(&c->head, USUAL_HEAD_BYTES);
+    sbuf_addc(&c->head, o->method);
+    sbuf_add_char(&c->head, ' ');
+    sbuf_addc(&c->head, o->target);
+    sbuf_add(&c->head, STR(" HTTP/1.1\r\n"));
+    http_add_field(&c->head, STR("Host"), str_of(c->pool->host));
     for (size_t i = 0; i < o->header_count; i++)
-        sbuf_addf(&c->head, "%.*s: %.*s\r\n", STR_ARG(o->headers[i].name), STR_ARG(o->headers[i].value));
+        http_add_field(&c->head, o->headers[i].name, o->headers[i].value);
     if (o->body_count || str_eqc(str_of(o->method), "POST"))
-        sbuf_addf(&c->head, "Content-Length: %zu\r\n", body);
+        http_add_length(&c->head, body);
     sbuf_addc(&c->head, "\r\n");
     c->total = c->head.len + body;
 }

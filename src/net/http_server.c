@@ -13,7 +13,17 @@
 #define ACCEPT_PAUSE_MS 100
 #define CODED_HEADERS_MAX 30
 #define FLUSHES_A_TURN 8 /* of a TLS record each, about a quarter of a millisecond */
+#define REQUEST_ID_BYTES 25 /* "req-", 20 digits, NUL */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
+#define REQUEST_ARENA_FIRST (8192 - 64) /* what a request of the gateway needs, and its head */
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#define SPARES_MAX 0 /* who uses a request that has gone is to be seen */
+#else
+#define SPARES_MAX SPARE_ARENAS
+#endif
 
 #define DEFAULT(field, value) \
     if (!o->field) \
@@ -159,6 +169,8 @@ void http_server_free(struct http_server *s)
         server_conn_abort(c);
     http2_abort_all(s);
     timer_stop(&s->drained_timer);
+    while (s->spare_count)
+        arena_free(s->spare[--s->spare_count]);
     if (s->bound.len && s->o.listen.sa.sa_family == AF_UNIX) /* ours, not that of a server that was there before */
         unlink(s->o.listen.un.sun_path);
     tls_ctx_unref(s->tls);
@@ -177,12 +189,23 @@ bool server_may_flush(struct http_server *s)
     return s->flushes_left-- > 0;
 }
 
+/* The last digits of v. */
+static void put_hex(char *to, uint64_t v, int digits)
+{
+    while (digits-- > 0) {
+        to[digits] = "0123456789abcdef"[v & 15];
+        v >>= 4;
+    }
+}
+
 struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn)
 {
-    struct arena *a = arena_new(REQUEST_ARENA_MAX);
+    struct arena *a = s->spare_count ? s->spare[--s->spare_count] : arena_new_sized(REQUEST_ARENA_MAX, REQUEST_ARENA_FIRST);
     struct http_request *r = ARENA_NEW(a, struct http_request);
-    char *id = ARENA_ARRAY(a, char, 32);
-    snprintf(id, 32, "req-%08x%012llx", s->id_prefix, (unsigned long long)++s->id_counter);
+    char *id = ARENA_ARRAY(a, char, REQUEST_ID_BYTES);
+    memcpy(id, "req-", 4);
+    put_hex(id + 4, s->id_prefix, 8);
+    put_hex(id + 12, ++s->id_counter, 12);
     r->arena = a;
     r->server = s;
     r->carrier = carrier;
@@ -191,6 +214,17 @@ struct http_request *server_request_new(struct http_server *s, const struct http
     r->started_ns = clock_mono_ns();
     r->body = STR("");
     return r;
+}
+
+void server_request_free(struct http_server *s, struct http_request *r)
+{
+    struct arena *a = r ? r->arena : NULL;
+    if (a && s->spare_count < SPARES_MAX) {
+        arena_reset(a);
+        s->spare[s->spare_count++] = a;
+    } else {
+        arena_free(a);
+    }
 }
 
 /* "Tue, 24 Nov 2026 04:00:00 GMT", made once a second a thread. */

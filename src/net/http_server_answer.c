@@ -4,27 +4,34 @@
 #include "net/http_server_internal.h"
 
 #define LOW_WATER_DIVISOR 4
+#define USUAL_HEAD_BYTES 511 /* more than most heads have */
 
 static void build_head(struct http_server_conn *c, int status, const char *type, const struct http_out_header *headers, size_t count, int64_t length)
 {
     struct sbuf *h = &c->head;
     if (c->server->draining)
         c->close_after = true;
-    sbuf_addf(h, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, http_status_text(status), http_date_text());
+    sbuf_reserve(h, USUAL_HEAD_BYTES);
+    sbuf_add(h, STR("HTTP/1.1 "));
+    sbuf_add_u64(h, (uint64_t)status);
+    sbuf_add_char(h, ' ');
+    sbuf_addc(h, http_status_text(status));
+    sbuf_add(h, STR("\r\n"));
+    http_add_field(h, STR("Date"), str_of(http_date_text()));
     if (c->server->o.server_name)
-        sbuf_addf(h, "Server: %s\r\n", c->server->o.server_name);
+        http_add_field(h, STR("Server"), str_of(c->server->o.server_name));
     if (type)
-        sbuf_addf(h, "Content-Type: %s\r\n", type);
+        http_add_field(h, STR("Content-Type"), str_of(type));
     if (c->req->id[0])
-        sbuf_addf(h, "X-Request-Id: %s\r\n", c->req->id);
+        http_add_field(h, STR("X-Request-Id"), str_of(c->req->id));
     for (size_t i = 0; i < count; i++) {
         /* A value that would break out of its line is not sent. */
         if (memchr(headers[i].value.ptr, '\n', headers[i].value.len) || memchr(headers[i].value.ptr, '\r', headers[i].value.len))
             continue;
-        sbuf_addf(h, "%s: %.*s\r\n", headers[i].name, STR_ARG(headers[i].value));
+        http_add_field(h, str_of(headers[i].name), headers[i].value);
     }
     if (length >= 0 && !http_status_has_no_body(status))
-        sbuf_addf(h, "Content-Length: %lld\r\n", (long long)length);
+        http_add_length(h, (uint64_t)length);
     else if (c->chunked)
         sbuf_addc(h, "Transfer-Encoding: chunked\r\n");
     if (c->close_after || c->body_unread)

@@ -22,8 +22,7 @@ static void conn_really_free(struct http_server_conn *c)
     timer_stop(&c->timer);
     conn_free(c->conn);
     http_body_free(c->body);
-    if (c->req)
-        arena_free(c->req->arena);
+    server_request_free(s, c->req);
     sbuf_deinit(&c->in);
     sbuf_deinit(&c->body_bytes);
     sbuf_deinit(&c->head);
@@ -80,7 +79,7 @@ void server_conn_abort(struct http_server_conn *c)
 static void set_timer(struct http_server_conn *c, uint64_t ms)
 {
     c->since_ms = c->progress_ms = clock_mono_ms();
-    timer_start(&c->timer, ms);
+    timer_start_from(&c->timer, c->since_ms, ms);
 }
 
 void server_conn_watch_progress(struct http_server_conn *c)
@@ -151,8 +150,7 @@ static void request_free(struct http_server_conn *c)
 {
     http_body_free(c->body);
     c->body = NULL;
-    if (c->req)
-        arena_free(c->req->arena);
+    server_request_free(c->server, c->req);
     c->req = NULL;
     shrink(&c->body_bytes);
     shrink(&c->out);
@@ -235,12 +233,12 @@ static void begin_request(struct http_server_conn *c, struct str bytes)
     }
     c->body_bytes.max = MIN(c->body_max, SIZE_MAX / 4);
     c->body_taken = 0;
+    c->untimed = true;
     if (r->head.expect_continue && r->head.minor_version == 1) {
         struct iovec go = {(char *)(uintptr_t) "HTTP/1.1 100 Continue\r\n\r\n", 25};
         if (conn_writev(c->conn, &go, 1) != 25)
             c->close_after = true; /* the kernel's buffer is full before the first answer: not worth queueing */
     }
-    set_timer(c, c->server->o.body_timeout_ms);
 }
 
 /* Takes what belongs to the body; returns the bytes used. */
@@ -276,7 +274,8 @@ static size_t take_body(struct http_server_conn *c, struct str bytes)
             break;
         }
     }
-    c->progress_ms = clock_mono_ms();
+    if (c->state == CONN_BODY)
+        c->progress_ms = clock_mono_ms();
     return total;
 }
 
@@ -332,7 +331,12 @@ static void settle(struct http_server_conn *c)
         c->between = false;
         c->reading = c->in.len > 0;
         set_timer(c, c->in.len ? c->server->o.head_timeout_ms : c->server->o.idle_timeout_ms);
+    } else if (c->untimed && c->state == CONN_HEAD) {
+        set_timer(c, c->server->o.head_timeout_ms);
+    } else if (c->untimed && c->state == CONN_BODY) {
+        set_timer(c, c->server->o.body_timeout_ms);
     }
+    c->untimed = false;
     server_conn_want(c);
 }
 
@@ -362,7 +366,7 @@ static void arrive(struct http_server_conn *c, struct str bytes)
     }
     if (c->state == CONN_HEAD && !c->reading) {
         c->reading = true;
-        set_timer(c, c->server->o.head_timeout_ms);
+        c->untimed = true;
     }
     if (c->in.len) {
         sbuf_add(&c->in, bytes);

@@ -27,6 +27,8 @@ enum conn_state {
     CONN_LINGER,   /* closed our side; waiting for the peer to close, so that it reads the answer */
 };
 
+#define SPARE_ARENAS 64
+
 struct http_server {
     struct loop *loop;
     struct http_server_options o;
@@ -48,6 +50,8 @@ struct http_server {
     uint64_t id_counter;
     uint64_t flush_turn; /* turn of the loop that flushes_left is for */
     int flushes_left;
+    struct arena *spare[SPARE_ARENAS]; /* of requests that have ended, for those to come */
+    int spare_count;
 };
 
 struct http_server_conn {
@@ -77,6 +81,7 @@ struct http_server_conn {
     bool dead, processing;
     bool between; /* an answer has ended: the timer of the next head is to be set */
     bool reading; /* a head has begun, if only by a blank line before it: its timer runs */
+    bool untimed; /* a head or a body has begun: its timer is to be set, unless all of it is there already */
 };
 
 #define PIPELINED_MAX (64 * 1024) /* bytes of later requests that are kept while one is handled */
@@ -92,6 +97,7 @@ void server_conn_gone(struct http_server *s);         /* a connection was freed 
 
 /* A request with its id, for either protocol. */
 struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn);
+void server_request_free(struct http_server *s, struct http_request *r); /* NULL is fine */
 bool http_status_has_no_body(int status);
 const char *http_date_text(void); /* "Tue, 24 Nov 2026 04:00:00 GMT", made once a second a thread */
 /* Splits h->target into path and query. */

@@ -18,6 +18,21 @@ const char *http_status_text(int status)
     return "Status";
 }
 
+void http_add_field(struct sbuf *head, struct str name, struct str value)
+{
+    sbuf_add(head, name);
+    sbuf_add(head, STR(": "));
+    sbuf_add(head, value);
+    sbuf_add(head, STR("\r\n"));
+}
+
+void http_add_length(struct sbuf *head, uint64_t length)
+{
+    sbuf_add(head, STR("Content-Length: "));
+    sbuf_add_u64(head, length);
+    sbuf_add(head, STR("\r\n"));
+}
+
 /* "q=0", "q=0.000" */
 static bool is_zero_quality(struct str q)
 {
