@@ -135,7 +135,7 @@ class Cloud:
             try:
                 if f"--role={role}".encode() in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
                     return int(pid)
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):  # it has just ended
                 pass
         return None
 
