@@ -94,8 +94,9 @@ static const struct cli_flag login_flags[] = {
     FLOW_FLAG,
     END,
 };
-static const struct cli_flag logout_flags[] = {ISSUER_FLAGS, END};
-static const struct cli_flag credential_flags[] = {ISSUER_FLAGS, FLOW_FLAG, END};
+#define CONTEXT_FLAG {.name = "--name", .value = "NAME", .help = "of the context that login made (default: seki)"}
+static const struct cli_flag logout_flags[] = {ISSUER_FLAGS, CONTEXT_FLAG, END};
+static const struct cli_flag credential_flags[] = {ISSUER_FLAGS, FLOW_FLAG, CONTEXT_FLAG, END};
 static const struct cli_flag break_glass_flags[] = {
     {.name = "--for", .value = "DURATION", .help = "how long, from 1m to 8h (default: 30m)"},
     {.name = "--reason", .value = "TEXT", .help = "why, for those who are told of it"},
