@@ -1,5 +1,6 @@
 /* seki break-glass: access to everything for a while, on the machine itself. */
 #include "base/clock.h"
+#include "base/mem.h"
 #include "cmd/break_glass.h"
 #include "cmd/cli.h"
 
@@ -19,10 +20,22 @@ static const char *person(struct arena *a)
     return name && str_utf8_valid(str_of(name)) ? arena_printf(a, "%.64s", name) : arena_printf(a, "uid %d", (int)getuid());
 }
 
+/* As one word of a shell. */
+static const char *quoted(struct arena *a, const char *text)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, 4 * strlen(text) + 2);
+    sbuf_add_char(&out, '\'');
+    for (const char *p = text; *p; p++)
+        sbuf_add(&out, *p == '\'' ? STR("'\\''") : str_n(p, 1));
+    sbuf_add_char(&out, '\'');
+    return arena_strndup(a, sbuf_str(&out));
+}
+
 int cli_break_glass(struct cli *c)
 {
-    const char *life = cli_flag(c, "--for"), *reason = cli_flag(c, "--reason"), *data = cli_flag(c, "--data"), *path;
-    struct break_glass_wish w = {.data = data ? data : "/var/lib/seki", .reason = reason, .by = person(c->arena)};
+    const char *life = cli_flag(c, "--for"), *reason = cli_flag(c, "--reason"), *path;
+    struct break_glass_wish w = {.data = cli_absolute(c->arena, cli_data_directory(c)), .reason = reason, .by = person(c->arena)};
     struct err err = ERR_INIT;
     int64_t until_ms;
     char until[CLOCK_TEXT_MAX];
@@ -42,7 +55,7 @@ int cli_break_glass(struct cli *c)
         cli_print_json(j);
         return 0;
     }
-    printf("export KUBECONFIG=%s\n", path);
+    printf("export KUBECONFIG=%s\n", quoted(c->arena, path));
     fprintf(stderr, "Access to everything until %s. The log, an Event in the namespace default and seki_break_glass_active tell of it; deleting the file's .json ends it.\n", until);
     return 0;
 }

@@ -3,10 +3,12 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
+#include <unistd.h>
 #include <wchar.h>
 #include <wctype.h>
 
 #define JSON_OUT_MAX (64 * 1024 * 1024)
+#define DEFAULT_DATA "/var/lib/seki"
 
 int cli_connect(struct cli *c)
 {
@@ -50,6 +52,18 @@ char *cli_make_plain(char *text)
     }
     *to = 0;
     return text;
+}
+
+const char *cli_data_directory(struct cli *c)
+{
+    const char *flag = cli_flag(c, "--data"), *env = getenv("SEKI_DATA");
+    return flag ? flag : env && *env ? env : DEFAULT_DATA;
+}
+
+const char *cli_absolute(struct arena *a, const char *path)
+{
+    char cwd[4096];
+    return !path || *path == '/' || !getcwd(cwd, sizeof(cwd)) ? path : arena_printf(a, "%s/%s", cwd, path);
 }
 
 const char *cli_plain(struct arena *a, const char *text)

@@ -45,12 +45,6 @@ static int text_of_file(struct cli *c, const char *flag, const char *path, size_
     return 0;
 }
 
-static const char *absolute(struct arena *a, const char *path)
-{
-    char cwd[4096];
-    return !path || *path == '/' || !getcwd(cwd, sizeof(cwd)) ? path : arena_printf(a, "%s/%s", cwd, path);
-}
-
 static int read_flow(struct login *l, const char *text)
 {
     if (text && strcmp(text, "device") != 0 && strcmp(text, "browser") != 0)
@@ -72,8 +66,8 @@ static int read_flags(struct login *l, struct cli *c)
     l->cli = c;
     l->name = named(cli_flag(c, "--name"));
     l->client = (struct oidc_client){.issuer = cli_flag(c, "--issuer"), .id = cli_flag(c, "--client-id"), .scopes = scopes ? scopes : SCOPES};
-    l->ca_file = absolute(c->arena, cli_flag(c, "--issuer-ca"));
-    l->secret_file = absolute(c->arena, cli_flag(c, "--client-secret-file"));
+    l->ca_file = cli_absolute(c->arena, cli_flag(c, "--issuer-ca"));
+    l->secret_file = cli_absolute(c->arena, cli_flag(c, "--client-secret-file"));
     if ((rc = read_flow(l, cli_flag(c, "--flow"))))
         return rc;
     if ((rc = text_of_file(c, "--issuer-ca", l->ca_file, CA_MAX, &l->client.ca_pem)))
