@@ -1,6 +1,5 @@
 /* seki break-glass: access to everything for a while, on the machine itself. */
 #include "base/clock.h"
-#include "base/mem.h"
 #include "cmd/break_glass.h"
 #include "cmd/cli.h"
 
@@ -18,18 +17,6 @@ static const char *person(struct arena *a)
     const struct passwd *pw = getpwuid(getuid());
     const char *name = sudo && *sudo && getuid() == 0 ? sudo : pw ? pw->pw_name : NULL;
     return name && str_utf8_valid(str_of(name)) ? arena_printf(a, "%.64s", name) : arena_printf(a, "uid %d", (int)getuid());
-}
-
-/* As one word of a shell. */
-static const char *quoted(struct arena *a, const char *text)
-{
-    CLEANUP(sbuf_deinit) struct sbuf out = {0};
-    sbuf_init(&out, 4 * strlen(text) + 2);
-    sbuf_add_char(&out, '\'');
-    for (const char *p = text; *p; p++)
-        sbuf_add(&out, *p == '\'' ? STR("'\\''") : str_n(p, 1));
-    sbuf_add_char(&out, '\'');
-    return arena_strndup(a, sbuf_str(&out));
 }
 
 int cli_break_glass(struct cli *c)
@@ -55,7 +42,7 @@ int cli_break_glass(struct cli *c)
         cli_print_json(j);
         return 0;
     }
-    printf("export KUBECONFIG=%s\n", quoted(c->arena, path));
+    printf("export KUBECONFIG=%s\n", cli_shell_word(c->arena, path));
     fprintf(stderr, "Access to everything until %s. The log, an Event in the namespace default and seki_break_glass_active tell of it; deleting the file's .json ends it.\n", until);
     return 0;
 }

@@ -66,6 +66,19 @@ const char *cli_absolute(struct arena *a, const char *path)
     return !path || *path == '/' || !getcwd(cwd, sizeof(cwd)) ? path : arena_printf(a, "%s/%s", cwd, path);
 }
 
+const char *cli_shell_word(struct arena *a, const char *text)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    if (*text && strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:") == strlen(text))
+        return text;
+    sbuf_init(&out, 4 * strlen(text) + 2);
+    sbuf_add_char(&out, '\'');
+    for (const char *p = text; *p; p++)
+        sbuf_add(&out, *p == '\'' ? STR("'\\''") : str_n(p, 1));
+    sbuf_add_char(&out, '\'');
+    return arena_strndup(a, sbuf_str(&out));
+}
+
 const char *cli_plain(struct arena *a, const char *text)
 {
     return cli_make_plain(arena_strdup(a, text));
