@@ -125,13 +125,21 @@ int rollback_keep(const char *data, uint64_t spare_bytes, struct rollback *ret, 
 
 /* ---- looking ---- */
 
+static int nothing_kept(const struct places *p, struct err *err)
+{
+    int format;
+    if (file_exists(p->replaced) && store_format(p->store, &format, NULL) == 0 && format && format < STORE_FORMAT_VERSION)
+        return err_set(err, ERR_NOT_FOUND, "it was rolled back already, the store has format %d: install the earlier release, and start it", format);
+    return err_set(err, ERR_NOT_FOUND, "nothing is kept in %s: no upgrade has changed the store's format, or it is finished", p->dir);
+}
+
 int rollback_look(const char *data, struct rollback *ret, struct err *err)
 {
     CLEANUP(places_deinit) struct places p = places_in(data);
     struct rollback r = {0};
     struct stat st;
     if (stat(p.kept, &st) < 0)
-        return errno == ENOENT ? err_set(err, ERR_NOT_FOUND, "nothing is kept in %s: no upgrade has changed the store's format, or it is finished", p.dir) : err_sys(err, errno, "%s", p.kept);
+        return errno == ENOENT ? nothing_kept(&p, err) : err_sys(err, errno, "%s", p.kept);
     int rc = store_format(p.store, &r.format, err);
     if (rc == 0)
         rc = store_copy_check(p.kept, &r.copy, err);

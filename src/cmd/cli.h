@@ -117,6 +117,12 @@ int cli_fail(const struct err *err);
 /* The text without what a terminal would obey; for whatever others wrote: servers, engines, other projects. Lines and tabs stay. Lives as long as a. */
 const char *cli_plain(struct arena *a, const char *text);
 char *cli_make_plain(char *text); /* the same, in its place */
+/* --data, $SEKI_DATA, or where the package puts it. */
+const char *cli_data_directory(struct cli *c);
+/* For what is kept or handed on: the path as seen from anywhere. NULL stays NULL. */
+const char *cli_absolute(struct arena *a, const char *path);
+/* In quotes where a shell would see more than one plain word. */
+const char *cli_shell_word(struct arena *a, const char *text);
 int cli_usage_error(const char *fmt, ...) PRINTF(1, 2); /* prints, returns 2 */
 /* For an empty list: whether the project is there at all. 0; or 1 with the reason printed. */
 int cli_check_project(struct cli *c);

@@ -9,16 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DEFAULT_DATA "/var/lib/seki"
 #define NAME_PREFIX "seki-"
 #define NAME_SUFFIX ".backup"
 #define NAME_LEN (sizeof(NAME_PREFIX "20260101T000000Z" NAME_SUFFIX) - 1)
-
-static const char *data_directory(struct cli *c)
-{
-    const char *flag = cli_flag(c, "--data"), *env = getenv("SEKI_DATA");
-    return flag ? flag : env && *env ? env : DEFAULT_DATA;
-}
 
 /* 0, or the exit status with the reason printed. */
 static int load_key(struct cli *c, struct sealed_key *ret)
@@ -140,7 +133,7 @@ int cli_backup(struct cli *c)
 {
     const char *file = cli_word(c), *dir = NULL, *keep_text = cli_flag(c, "--keep");
     struct shown shown = {.terminal = isatty(STDERR_FILENO)};
-    struct backup_options o = {.data = data_directory(c), .progress = {show, &shown}};
+    struct backup_options o = {.data = cli_data_directory(c), .progress = {show, &shown}};
     struct sealed_key key;
     struct err err = ERR_INIT;
     struct stat st;
@@ -209,7 +202,7 @@ int cli_restore(struct cli *c)
 {
     const char *file = cli_word(c);
     struct shown shown = {.terminal = isatty(STDERR_FILENO)};
-    struct backup_options o = {.data = data_directory(c), .file = file, .progress = {show, &shown}};
+    struct backup_options o = {.data = cli_data_directory(c), .file = file, .progress = {show, &shown}};
     struct sealed_key key;
     struct err err = ERR_INIT;
     JSON_AUTO manifest = NULL;

@@ -21,8 +21,8 @@ static const char *person(struct arena *a)
 
 int cli_break_glass(struct cli *c)
 {
-    const char *life = cli_flag(c, "--for"), *reason = cli_flag(c, "--reason"), *data = cli_flag(c, "--data"), *path;
-    struct break_glass_wish w = {.data = data ? data : "/var/lib/seki", .reason = reason, .by = person(c->arena)};
+    const char *life = cli_flag(c, "--for"), *reason = cli_flag(c, "--reason"), *path;
+    struct break_glass_wish w = {.data = cli_absolute(c->arena, cli_data_directory(c)), .reason = reason, .by = person(c->arena)};
     struct err err = ERR_INIT;
     int64_t until_ms;
     char until[CLOCK_TEXT_MAX];
@@ -42,7 +42,7 @@ int cli_break_glass(struct cli *c)
         cli_print_json(j);
         return 0;
     }
-    printf("export KUBECONFIG=%s\n", path);
+    printf("export KUBECONFIG=%s\n", cli_shell_word(c->arena, path));
     fprintf(stderr, "Access to everything until %s. The log, an Event in the namespace default and seki_break_glass_active tell of it; deleting the file's .json ends it.\n", until);
     return 0;
 }

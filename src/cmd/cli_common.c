@@ -3,10 +3,12 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
+#include <unistd.h>
 #include <wchar.h>
 #include <wctype.h>
 
 #define JSON_OUT_MAX (64 * 1024 * 1024)
+#define DEFAULT_DATA "/var/lib/seki"
 
 int cli_connect(struct cli *c)
 {
@@ -50,6 +52,31 @@ char *cli_make_plain(char *text)
     }
     *to = 0;
     return text;
+}
+
+const char *cli_data_directory(struct cli *c)
+{
+    const char *flag = cli_flag(c, "--data"), *env = getenv("SEKI_DATA");
+    return flag ? flag : env && *env ? env : DEFAULT_DATA;
+}
+
+const char *cli_absolute(struct arena *a, const char *path)
+{
+    char cwd[4096];
+    return !path || *path == '/' || !getcwd(cwd, sizeof(cwd)) ? path : arena_printf(a, "%s/%s", cwd, path);
+}
+
+const char *cli_shell_word(struct arena *a, const char *text)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    if (*text && strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:") == strlen(text))
+        return text;
+    sbuf_init(&out, 4 * strlen(text) + 2);
+    sbuf_add_char(&out, '\'');
+    for (const char *p = text; *p; p++)
+        sbuf_add(&out, *p == '\'' ? STR("'\\''") : str_n(p, 1));
+    sbuf_add_char(&out, '\'');
+    return arena_strndup(a, sbuf_str(&out));
 }
 
 const char *cli_plain(struct arena *a, const char *text)

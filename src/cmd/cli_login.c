@@ -12,6 +12,7 @@
 #define SECRET_MAX 4096
 #define CA_MAX (1024 * 1024)
 #define SCOPES "openid profile email groups offline_access"
+#define NAME_DEFAULT "seki"
 #define EARLY_MS 20000 /* a token that ends so soon is as good as ended */
 
 enum flow { FLOW_ANY, FLOW_DEVICE, FLOW_BROWSER };
@@ -19,7 +20,7 @@ enum flow { FLOW_ANY, FLOW_DEVICE, FLOW_BROWSER };
 struct login {
     struct cli *cli;
     struct oidc_client client;
-    const char *ca_file, *secret_file, *server;
+    const char *ca_file, *secret_file, *server, *name; /* name: of the context, whose tokens are its own; NULL: the default */
     enum flow flow;
     struct login_cache cache;
 };
@@ -44,12 +45,6 @@ static int text_of_file(struct cli *c, const char *flag, const char *path, size_
     return 0;
 }
 
-static const char *absolute(struct arena *a, const char *path)
-{
-    char cwd[4096];
-    return !path || *path == '/' || !getcwd(cwd, sizeof(cwd)) ? path : arena_printf(a, "%s/%s", cwd, path);
-}
-
 static int read_flow(struct login *l, const char *text)
 {
     if (text && strcmp(text, "device") != 0 && strcmp(text, "browser") != 0)
@@ -58,15 +53,21 @@ static int read_flow(struct login *l, const char *text)
     return 0;
 }
 
+static const char *named(const char *name)
+{
+    return name && *name && strcmp(name, NAME_DEFAULT) != 0 ? name : NULL;
+}
+
 /* The flags that login, logout and credential share. 0, or an exit status. */
 static int read_flags(struct login *l, struct cli *c)
 {
     int rc;
     const char *scopes = cli_flag(c, "--scopes");
     l->cli = c;
+    l->name = named(cli_flag(c, "--name"));
     l->client = (struct oidc_client){.issuer = cli_flag(c, "--issuer"), .id = cli_flag(c, "--client-id"), .scopes = scopes ? scopes : SCOPES};
-    l->ca_file = absolute(c->arena, cli_flag(c, "--issuer-ca"));
-    l->secret_file = absolute(c->arena, cli_flag(c, "--client-secret-file"));
+    l->ca_file = cli_absolute(c->arena, cli_flag(c, "--issuer-ca"));
+    l->secret_file = cli_absolute(c->arena, cli_flag(c, "--client-secret-file"));
     if ((rc = read_flow(l, cli_flag(c, "--flow"))))
         return rc;
     if ((rc = text_of_file(c, "--issuer-ca", l->ca_file, CA_MAX, &l->client.ca_pem)))
@@ -193,7 +194,7 @@ int cli_credential(struct cli *c)
     int rc = read_flags(&l, c);
     if (rc || (rc = need_issuer(&l)) || (rc = cli_no_more(c)))
         return rc;
-    if ((rc = login_cache_open(&l.client, c->arena, &l.cache, &err)) == 0)
+    if ((rc = login_cache_open(&l.client, l.name, c->arena, &l.cache, &err)) == 0)
         rc = get_tokens(&l, may_ask(), &t, &err);
     login_deinit(&l);
     if (rc < 0)
@@ -225,15 +226,16 @@ static json_t *exec_stanza(const struct login *l)
     push(args, "--issuer-ca", l->ca_file);
     push(args, "--client-secret-file", l->secret_file);
     push(args, "--scopes", strcmp(l->client.scopes, SCOPES) != 0 ? l->client.scopes : NULL);
+    push(args, "--name", l->name);
     push(args, "--flow", l->flow == FLOW_DEVICE ? "device" : l->flow == FLOW_BROWSER ? "browser" : NULL);
     return json_pack("{s:s, s:s, s:o, s:s, s:s, s:b}", "apiVersion", "client.authentication.k8s.io/v1", "command", n > 0 ? self : "seki", "args", args, "interactiveMode", "IfAvailable",
                      "installHint", "seki is needed to log in to this cloud", "provideClusterInfo", 0);
 }
 
-static int write_entry(const struct login *l, const char *server_ca, const char *name, struct err *err)
+static int write_entry(const struct login *l, const char *server_ca, struct err *err)
 {
     JSON_AUTO exec = exec_stanza(l);
-    const struct kubeconfig_entry e = {.name = name ? name : "seki", .server = l->server, .ca_pem = server_ca, .ns = l->cli->ns, .exec = exec};
+    const struct kubeconfig_entry e = {.name = l->name ? l->name : NAME_DEFAULT, .server = l->server, .ca_pem = server_ca, .ns = l->cli->ns, .exec = exec};
     return kubeconfig_put(l->cli->kubeconfig, &e, l->cli->arena, err);
 }
 
@@ -242,24 +244,24 @@ int cli_login(struct cli *c)
     struct login l = {0};
     struct err err = ERR_INIT;
     CLEANUP(oidc_tokens_deinit) struct oidc_tokens t = {0};
-    const char *ca_file = cli_flag(c, "--ca"), *name = cli_flag(c, "--name"), *ca = NULL;
+    const char *ca_file = cli_flag(c, "--ca"), *ca = NULL;
     int rc = read_flags(&l, c);
     l.server = cli_flag(c, "--server");
     if (rc || (rc = need_issuer(&l)) || (rc = cli_no_more(c)) || (rc = text_of_file(c, "--ca", ca_file, CA_MAX, &ca)))
         return rc;
     if (!l.server || strncmp(l.server, "https://", 8) != 0)
         return cli_usage_error("--server: expected the API's URL, https://…");
-    rc = login_cache_open(&l.client, c->arena, &l.cache, &err);
+    rc = login_cache_open(&l.client, l.name, c->arena, &l.cache, &err);
     if (rc == 0)
         rc = oidc_client_open(&l.client, &err);
     if (rc == 0)
         rc = ask_person(&l, &t, &err);
     if (rc == 0)
-        rc = write_entry(&l, ca, name, &err);
+        rc = write_entry(&l, ca, &err);
     login_deinit(&l);
     if (rc < 0)
         return fail(&err);
-    fprintf(stderr, "Logged in; kubectl and seki use context %s from now on.\n", name ? name : "seki");
+    fprintf(stderr, "Logged in; kubectl and seki use context %s from now on.\n", l.name ? l.name : NAME_DEFAULT);
     return 0;
 }
 
@@ -279,13 +281,15 @@ int cli_logout(struct cli *c)
                 rc = text_of_file(c, "--issuer-ca", args[i + 1], CA_MAX, &l.client.ca_pem);
             if (!strcmp(args[i], "--client-secret-file"))
                 rc = text_of_file(c, "--client-secret-file", args[i + 1], SECRET_MAX, &l.client.secret);
+            if (!strcmp(args[i], "--name"))
+                l.name = named(args[i + 1]);
             if (to)
                 *to = args[i + 1];
         }
     }
     if (rc || (rc = need_issuer(&l)) || (rc = cli_no_more(c)))
         return rc;
-    if ((rc = login_cache_open(&l.client, c->arena, &l.cache, &err)) < 0)
+    if ((rc = login_cache_open(&l.client, l.name, c->arena, &l.cache, &err)) < 0)
         return fail(&err);
     login_cache_load(&l.cache, &t);
     rc = login_cache_drop(&l.cache, &err);

@@ -298,15 +298,16 @@ static void mark_ledger(const char *flag, const char **ret_dir, uint64_t *ret_af
         fprintf(stderr, "seki: no statement of what is deleted can be made here: %s\n", err.msg);
 }
 
-static void print_statement(const json_t *s)
+static void print_statement(struct cli *c, const json_t *s, const char *dir)
 {
     const char *kind;
     json_t *n;
     puts("deleted, by the audit ledger:");
     json_object_foreach (json_object_get((json_t *)(uintptr_t)s, "deleted"), kind, n)
         printf("  %6lld  %s\n", (long long)json_integer_value(n), kind);
-    printf("its records are %lld to %lld; to check them, now or on a copy of the ledger later:\n  seki audit verify --record %lld:%s\n", (long long)json_int(s, "ledger.first", 0),
-           (long long)json_int(s, "ledger.last", 0), (long long)json_int(s, "ledger.end", 0), json_str_or(s, "ledger.sha256", ""));
+    bool usual = !strcmp(dir, DEFAULT_LEDGER);
+    printf("its records are %lld to %lld; to check them, now or on a copy of the ledger later:\n  seki audit verify --record %lld:%s%s%s\n", (long long)json_int(s, "ledger.first", 0),
+           (long long)json_int(s, "ledger.last", 0), (long long)json_int(s, "ledger.end", 0), json_str_or(s, "ledger.sha256", ""), usual ? "" : " ", usual ? "" : cli_shell_word(c->arena, dir));
 }
 
 /* New reference; NULL: there is no ledger, or it was said why not. */
@@ -332,6 +333,10 @@ int cli_tenant_close(struct cli *c)
         return cli_usage_error("expected --export FILE: where its usage is kept, for the last bill");
     if (!sure)
         return cli_usage_error("all projects of %s will be deleted for good: add --yes when that is meant", name);
+    if (file_exists(file)) { /* perhaps the last bill, of a close that did not come to its end */
+        fprintf(stderr, "seki: %s is there already, and is not written over: name another file; nothing was closed\n", file);
+        return 1;
+    }
     if (cli_connect(c))
         return 1;
     JSON_AUTO tenant = get_tenant(c, name);
@@ -356,6 +361,6 @@ int cli_tenant_close(struct cli *c)
     printf("tenant %s is closed: nothing of it is left but %zu usage reports in %s and its audit records (seki audit list --tenant %s)\nkubectl delete tenant %s removes its name too\n", name, reports,
            file, name, name);
     if (statement)
-        print_statement(statement);
+        print_statement(c, statement, dir);
     return 0;
 }

@@ -6,14 +6,6 @@
 #include <pwd.h>
 #include <unistd.h>
 
-#define DEFAULT_DATA "/var/lib/seki"
-
-static const char *data_directory(struct cli *c)
-{
-    const char *flag = cli_flag(c, "--data"), *env = getenv("SEKI_DATA");
-    return flag ? flag : env && *env ? env : DEFAULT_DATA;
-}
-
 static int failed(const char *what, const struct err *err)
 {
     fprintf(stderr, "seki: %s: %s\n", what, err->msg);
@@ -22,7 +14,7 @@ static int failed(const char *what, const struct err *err)
 
 int cli_upgrade_status(struct cli *c)
 {
-    const char *data = data_directory(c);
+    const char *data = cli_data_directory(c);
     struct rollback r = {0};
     struct err err = ERR_INIT;
     char kept[CLOCK_TEXT_MAX] = "";
@@ -48,7 +40,7 @@ int cli_upgrade_status(struct cli *c)
 
 int cli_upgrade_finish(struct cli *c)
 {
-    const char *data = data_directory(c);
+    const char *data = cli_data_directory(c);
     struct err err = ERR_INIT;
     if (cli_no_more(c))
         return 2;
@@ -60,7 +52,7 @@ int cli_upgrade_finish(struct cli *c)
 
 int cli_rollback(struct cli *c)
 {
-    const char *data = data_directory(c);
+    const char *data = cli_data_directory(c);
     struct rollback_done d;
     struct err err = ERR_INIT;
     char kept[CLOCK_TEXT_MAX];

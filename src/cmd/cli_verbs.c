@@ -94,12 +94,13 @@ static const struct cli_flag login_flags[] = {
     FLOW_FLAG,
     END,
 };
-static const struct cli_flag logout_flags[] = {ISSUER_FLAGS, END};
-static const struct cli_flag credential_flags[] = {ISSUER_FLAGS, FLOW_FLAG, END};
+#define CONTEXT_FLAG {.name = "--name", .value = "NAME", .help = "of the context that login made (default: seki)"}
+static const struct cli_flag logout_flags[] = {ISSUER_FLAGS, CONTEXT_FLAG, END};
+static const struct cli_flag credential_flags[] = {ISSUER_FLAGS, FLOW_FLAG, CONTEXT_FLAG, END};
 static const struct cli_flag break_glass_flags[] = {
     {.name = "--for", .value = "DURATION", .help = "how long, from 1m to 8h (default: 30m)"},
     {.name = "--reason", .value = "TEXT", .help = "why, for those who are told of it"},
-    {.name = "--data", .value = "DIRECTORY", .help = "sekid's data directory (default: /var/lib/seki)", .complete = "@dir"},
+    {.name = "--data", .value = "DIRECTORY", .help = "sekid's data directory (default: $SEKI_DATA, /var/lib/seki)", .complete = "@dir"},
     END,
 };
 
@@ -261,7 +262,7 @@ const struct cli_verb cli_verbs[] = {
      .args = "",
      .help = "in an emergency: access to everything for a while, on the machine of sekid",
      .more = "It needs no issuer and no API that answers, but the data directory. It ends by itself, and does not go unnoticed.\n\n"
-             "  eval $(sudo seki break-glass --for 30m --reason \"the issuer is down, ticket 4711\")\n",
+             "  eval \"$(sudo seki break-glass --for 30m --reason \"the issuer is down, ticket 4711\")\"\n",
      .run = cli_break_glass,
      .flags = break_glass_flags},
     {.name = "secrets rotate",

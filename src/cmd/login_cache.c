@@ -37,7 +37,7 @@ static int lock(const char *path, int *ret_fd, struct err *err)
     }
 }
 
-int login_cache_open(const struct oidc_client *c, struct arena *a, struct login_cache *ret, struct err *err)
+int login_cache_open(const struct oidc_client *c, const char *context, struct arena *a, struct login_cache *ret, struct err *err)
 {
     uint8_t digest[SHA256_BYTES];
     char name[SHA256_HEX_MAX];
@@ -45,7 +45,7 @@ int login_cache_open(const struct oidc_client *c, struct arena *a, struct login_
     int rc = directory(a, &dir, err), fd = -1;
     if (rc < 0)
         return rc;
-    hash_sha256(str_of(arena_printf(a, "%s\n%s\n%s", c->issuer, c->id, c->scopes)), digest);
+    hash_sha256(str_of(arena_printf(a, "%s\n%s\n%s%s%s", c->issuer, c->id, c->scopes, context ? "\n" : "", context ? context : "")), digest);
     hash_hex(digest, sizeof(digest), name);
     name[NAME_CHARS] = 0;
     if ((rc = lock(arena_printf(a, "%s/%s.lock", dir, name), &fd, err)) < 0)

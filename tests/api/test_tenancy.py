@@ -321,6 +321,12 @@ def test_closing_keeps_usage_and_leaves_nothing_else(cloud, tenant, tmp_path):
     for args, said in ((["--yes"], "--export"), (["--export", str(out)], "--yes")):
         p = cloud.seki("tenant", "close", tenant, *args, check=False)
         assert p.returncode == 2 and said in p.stderr
+    # What a close that did not come to its end has written is the last bill: by then its projects are gone.
+    out.write_text("the last bill")
+    p = cloud.seki("tenant", "close", tenant, "--export", str(out), "--yes", check=False)
+    assert p.returncode == 1 and "is there already" in p.stderr and out.read_text() == "the last bill"
+    assert cloud.api("GET", f"{GROUP}/tenants/{tenant}")["spec"]["state"] == "Active"
+    out.unlink()
     text = cloud.seki("tenant", "close", tenant, "--export", str(out), "--yes", "--ledger", str(cloud.data / "ledger")).stdout
     assert re.search(r"nothing of it is left but 1 usage reports", text)
     report, statement = json.loads(out.read_text())
@@ -331,7 +337,7 @@ def test_closing_keeps_usage_and_leaves_nothing_else(cloud, tenant, tmp_path):
     proof = statement["ledger"]
     assert proof["after"] < proof["first"] < proof["last"] <= proof["end"]
     check = f"{proof['end']}:{proof['sha256']}"
-    assert check in text and re.search(r"1  apikeys.seki.cloud", text)
+    assert f"seki audit verify --record {check} {cloud.data / 'ledger'}\n" in text and re.search(r"1  apikeys.seki.cloud", text)
     ledger = str(cloud.data / "ledger")
     assert "none is changed" in cloud.seki("audit", "verify", ledger, "--record", check).stdout
     cloud.project(f"{tenant}-later", tenant=f"{tenant}-other")  # records behind it

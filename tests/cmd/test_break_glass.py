@@ -1,5 +1,6 @@
 """Access in an emergency: from the data directory alone, told of, over by itself."""
 import json
+import os
 import pathlib
 import subprocess
 import time
@@ -75,6 +76,19 @@ def test_the_alarm_survives_a_restart(own_cloud):
     wait_for(lambda: "seki_break_glass_active 1" in c.metrics(), what="the metric")
     assert use(c, path).returncode == 0
     assert len(c.api("GET", EVENTS)["items"]) == 1
+
+
+def test_its_line_holds_wherever_the_shell_goes(own_cloud, tmp_path):
+    """A data directory that was named from here, with spaces and an apostrophe in its path: what eval sets is that file, also after cd."""
+    place = tmp_path / "it's a place"
+    c = own_cloud()
+    place.symlink_to(c.data)
+    script = f'eval "$("{SEKI}" break-glass --data "it\'s a place" --reason x 2>/dev/null)"; cd /; test -r "$KUBECONFIG" && printf %s "$KUBECONFIG"'
+    p = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    path = pathlib.Path(p.stdout)
+    assert p.returncode == 0 and path.is_absolute() and "system:masters" in json.loads(use(c, path).stdout)["status"]["userInfo"]["groups"], p
+    p = subprocess.run([SEKI, "break-glass", "--reason", "x"], env={**os.environ, "SEKI_DATA": str(c.data)}, capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0 and str(c.data / "break-glass") in p.stdout, p
 
 
 def test_it_needs_the_data_directory_and_a_reason(cloud, tmp_path):

@@ -123,6 +123,24 @@ def test_detached_twice_and_stopped_twice(place):
     assert place.shell('printf %s "$OPENAI_API_KEY"').stdout == key and time.monotonic() - begun < 900
 
 
+def test_a_start_that_cannot_be_is_told_soon(place):
+    (place.data / "secrets").mkdir(parents=True, mode=0o700)
+    (place.data / "secrets" / "root.key").write_text("not a key\n")
+    (place.data / "secrets" / "root.key").chmod(0o600)
+    p = place.make("run", "ARGS=--detach", timeout=90)  # the build in it; not the minutes that a slow start has
+    assert p.returncode != 0 and "control cannot start" in p.stderr and "expected 64 hexadecimal digits" in p.stderr and not place.processes(), p.stdout + p.stderr
+
+
+def test_the_facts_bring_the_programs(place):
+    """Pages say `source var/seki.env`, and then `seki`: in bash, sourced as often as one likes."""
+    p = place.make("run", "ARGS=--detach")
+    assert p.returncode == 0, p.stdout + p.stderr
+    path = os.pathsep.join(d for d in os.environ["PATH"].split(os.pathsep) if not os.path.exists(os.path.join(d, "seki")))
+    p = subprocess.run(["bash", "-c", 'source "$SEKI_DATA"/seki.env; source "$SEKI_DATA"/seki.env; echo "$PATH"; command -v seki sekid'], env={**place.env, "PATH": path}, capture_output=True, text=True)
+    built = f"{ROOT}/build/release/src"
+    assert p.stdout.splitlines() == [f"{built}:{path}", f"{built}/seki", f"{built}/sekid"], p
+
+
 def test_stop_ends_engines_of_a_killed_sekid(place):
     p = place.make("run", "ARGS=--detach")
     assert p.returncode == 0, p.stdout + p.stderr

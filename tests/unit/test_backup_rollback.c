@@ -86,6 +86,30 @@ static void a_copy_is_kept_of_an_older_format_alone(void **state)
     env_deinit(&e);
 }
 
+/* Whoever repeats it, or comes after a colleague, is not sent to the backups. */
+static void once_done_it_says_so(void **state)
+{
+    (void)state;
+    struct store_env e;
+    struct rollback_done d;
+    struct rollback r;
+    struct err err = ERR_INIT;
+    begin(&e);
+    keep(&e);
+    env_open(&e);
+    env_close(&e);
+    ASSERT_OK(rollback_undo(e.dir, "me", &d, &err));
+    assert_int_equal(rollback_undo(e.dir, "me", &d, &err), ERR_NOT_FOUND);
+    assert_non_null(strstr(err.msg, "rolled back already"));
+    assert_int_equal(rollback_look(e.dir, &r, &err), ERR_NOT_FOUND);
+    assert_non_null(strstr(err.msg, "rolled back already"));
+    env_open(&e);
+    env_close(&e);
+    assert_int_equal(rollback_look(e.dir, &r, &err), ERR_NOT_FOUND); /* upgraded again, without keeping */
+    assert_null(strstr(err.msg, "rolled back already"));
+    env_deinit(&e);
+}
+
 /* An upgrade that was given up, and a second one later: what is kept is of the second. */
 static void a_later_upgrade_replaces_it(void **state)
 {
@@ -239,6 +263,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_copy_is_kept_of_an_older_format_alone),
+        cmocka_unit_test(once_done_it_says_so),
         cmocka_unit_test(a_later_upgrade_replaces_it),
         cmocka_unit_test(the_log_counts),
         cmocka_unit_test(without_space_nothing_is_changed),
