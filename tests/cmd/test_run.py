@@ -204,6 +204,14 @@ def test_another_model(place, tmp_path):
 
 
 @pytest.mark.full
+def test_the_demo_holds(place):
+    """On the release build alone, as whoever just cloned it has it."""
+    shutil.rmtree(ROOT / "build" / "release" / "tests", ignore_errors=True)
+    p = place.make("demo", timeout=900)
+    assert p.returncode == 0 and "every act held" in p.stdout, p.stdout + p.stderr
+
+
+@pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="makes a process of another user")
 def test_as_a_user_without_sudo(tmp_path_factory):
     """A copy of the tree with a space in its path, built and run by nobody, who may install nothing."""

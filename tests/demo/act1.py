@@ -1,12 +1,11 @@
 """Act 1: an existing OpenAI program runs on Seki with only base URL and key changed; the engine is killed, comes back by itself, and the conditions tell the story."""
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
-from cloud import CACHE, Cloud, wait_for
+from cloud import Cloud, wait_for
 
 PROGRAM = """
 import openai
@@ -40,12 +39,8 @@ def main():
     say("Act 1. A cloud on an empty machine.")
     begun = time.monotonic()
     with Cloud(options={"log-level": "info", "engine-probe-interval": "500ms"}) as cloud:
-        facts = json.loads((CACHE / "models/gemma3-270m/manifest.json").read_text())
         cloud.project("demo")
-        cloud.create("models", "demo", "gemma", {"source": f"file://{CACHE}/models/gemma3-270m", "format": "GGUF", "files": facts["files"],
-                                                 "license": facts["license"], "capabilities": ["Completion"]})
-        cloud.create("modelendpoints", "demo", "gemma", {"model": "gemma", "engine": {"contextLength": 512, "parallel": 2}})
-        cloud.wait_condition("modelendpoints", "demo", "gemma", timeout=120)
+        cloud.real_endpoint("demo", "gemma")
         show(f"sekid started, the model was verified against its digest, the engine is up: {time.monotonic() - begun:.1f} s")
         show(conditions(cloud))
 

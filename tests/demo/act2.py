@@ -35,7 +35,7 @@ def main():
         for name, company in (("acme", "Acme K.K."), ("globex", "Globex GmbH")):
             files[name] = pathlib.Path(d) / f"{name}.kubeconfig"
             show(cloud.seki("tenant", "create", name, "--display-name", company, "--kubeconfig-out", str(files[name])).stdout.splitlines()[0])
-            cloud.fake_endpoint(name, "chat")
+            cloud.real_endpoint(name, "gemma", parallel=1)  # the release build has no fake engine
         keys = {name: cloud.key(name) for name in files}
         made = kubectl(files["acme"], "create", "secret", "generic", "bank", "--from-literal=pin=canary-of-acme")
         assert made.returncode == 0

@@ -251,6 +251,14 @@ class Cloud:
             self.wait_condition("modelendpoints", ns, name)
         return name
 
+    def real_endpoint(self, ns, name, parallel=2):
+        """A Model and a ModelEndpoint on llama.cpp with the small model of make run, which must be in the cache."""
+        facts = json.loads((CACHE / "models/gemma3-270m/manifest.json").read_text())
+        self.create("models", ns, name, {"source": f"file://{CACHE}/models/gemma3-270m", "format": "GGUF", "files": facts["files"], "license": facts["license"], "capabilities": ["Completion"]})
+        self.create("modelendpoints", ns, name, {"model": name, "engine": {"contextLength": 512, "parallel": parallel}})
+        self.wait_condition("modelendpoints", ns, name, timeout=120)
+        return name
+
     def condition(self, plural, ns, name, kind="Ready"):
         obj = self.get(plural, ns, name)
         return next((c for c in obj.get("status", {}).get("conditions", []) if c["type"] == kind), {})
