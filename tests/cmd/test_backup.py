@@ -52,6 +52,7 @@ def backup(tmp_path_factory, key):
     with Cloud() as c:
         c.project("small")
         c.api("POST", "/api/v1/namespaces/small/configmaps", config_map("kept", canary="canary-in-the-store"))
+        run("break-glass", "--reason", "an access that is ended may not come back", "--data", c.data)
         run("backup", path, "--key", key, "--data", c.data, "--with-root-key")
         assert not (c.data / "run" / "backup").exists() and not path.with_suffix(".backup.tmp").exists()
     return path
@@ -188,7 +189,7 @@ def test_verify_and_what_is_in_it(backup, key, tmp_path):
     manifest = json.loads(run("backup", "verify", backup, "--key", key, "-o", "json").stdout)
     paths = {f["path"] for f in manifest["files"]}
     assert {"seki.db", "secrets/root.key", "pki/ca.key", "pki/pepper", "ledger/audit.000001", "ledger/usage.000001"} <= paths
-    assert not [p for p in paths if p.startswith(("run/", "log/", "models/")) or p.endswith((".lock", "-wal"))]
+    assert not [p for p in paths if p.startswith(("run/", "log/", "models/", "break-glass/")) or p.endswith((".lock", "-wal"))]
     names = [e["name"] for e in manifest["ledgers"]]
     assert names.index("usage") < min(i for i, n in enumerate(names) if "-" in n)
     assert manifest["store"]["revision"] > 0 and manifest["release"]
