@@ -266,7 +266,7 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
     if (take_out(t))
         target_end(target_of(t), t->tries, TARGET_NEITHER, 0, now_ms);
     if (counted)
-        queue_settle(&d->queue, t->tenant, t->entry.class, used_tokens - t->entry.cost);
+        queue_settle(&d->queue, t->tenant, t->entry.class, t->entry.paid_by, used_tokens - t->entry.cost);
     send_who_can_be_sent(d, now_ms);
     pthread_mutex_unlock(&d->lock);
 }

@@ -14,6 +14,7 @@ struct queue_flow {
     TAILQ_ENTRY(queue_flow) link; /* in the round, while somebody waits */
     TAILQ_HEAD(, queue_entry) waiting;
     char *key;
+    uint64_t id;
     enum queue_class class;
     size_t len;
     int64_t deficit; /* what it may still send; below 0: what it owes */
@@ -60,6 +61,7 @@ static struct queue_flow *find_or_make(struct queue *q, enum queue_class class, 
     f = XNEW(struct queue_flow);
     snprintf(key, sizeof(key), "%d%s", (int)class, tenant);
     f->key = xstrdup(key);
+    f->id = ++q->made;
     f->class = class;
     TAILQ_INIT(&f->waiting);
     map_set(q->flows, str_of(key), f);
@@ -163,13 +165,14 @@ void queue_take(struct queue *q, struct queue_entry *e)
     for (struct queue_entry *before = TAILQ_FIRST(&e->flow->waiting); before && before != e; before = TAILQ_NEXT(before, link))
         before->overtaken++;
     e->flow->deficit -= e->cost;
+    e->paid_by = e->flow->id;
     queue_remove(q, e);
 }
 
-void queue_settle(struct queue *q, const char *tenant, enum queue_class class, int64_t more)
+void queue_settle(struct queue *q, const char *tenant, enum queue_class class, uint64_t paid_by, int64_t more)
 {
     struct queue_flow *f = find(q, class, tenant);
-    if (!f)
+    if (!f || (more < 0 && f->id != paid_by))
         return;
     f->deficit -= more;
     if (f->deficit < -DEBT_MAX)

@@ -22,6 +22,7 @@ struct queue_entry {
     TAILQ_ENTRY(queue_entry) link;
     struct queue_flow *flow; /* NULL: it does not wait */
     int64_t cost;            /* tokens, at least 1 */
+    uint64_t paid_by;        /* the flow that queue_take() took it from; 0: none yet, it was sent without waiting */
     enum queue_class class;
     int overtaken;
 };
@@ -30,6 +31,7 @@ struct queue {
     struct map *flows; /* by class and tenant */
     TAILQ_HEAD(queue_flows, queue_flow) active[CLASS_COUNT];
     size_t len;
+    uint64_t made; /* flows, so far */
 };
 
 void queue_init(struct queue *q);
@@ -41,7 +43,7 @@ size_t queue_len_of(const struct queue *q, const char *tenant);
 /* The next one, which stays where it is until queue_take(); NULL: nobody waits. cached: how many tokens of an entry a replica has, or NULL. */
 struct queue_entry *queue_next(struct queue *q, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg);
 void queue_take(struct queue *q, struct queue_entry *e);
-/* A request of the tenant cost so much more (or less) than was taken for it. Forgotten when the tenant does not wait. */
-void queue_settle(struct queue *q, const char *tenant, enum queue_class class, int64_t more);
+/* A request of the tenant cost so much more (or less) than was taken for it. Forgotten when the tenant does not wait; less is given back to the flow that paid, and to no other. */
+void queue_settle(struct queue *q, const char *tenant, enum queue_class class, uint64_t paid_by, int64_t more);
 
 #endif

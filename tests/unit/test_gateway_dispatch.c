@@ -259,6 +259,36 @@ static void who_has_tried_all_is_told(void **state)
     end(first);
 }
 
+static void what_was_never_paid_is_not_given_back(void **state)
+{
+    (void)state;
+    struct ticket *large, *small[20];
+    int of_a = 0;
+    endpoint.replica_count = 1;
+    replicas[0].slots = 1;
+    large = ticket("a");
+    large->prompt_tokens = 1000000; /* sent at once, for nothing: nobody waited */
+    assert_int_equal(ask(large), DISPATCH_SENT);
+    for (int i = 0; i < 20; i++) {
+        uint64_t retry;
+        small[i] = ticket(i < 10 ? "a" : "b");
+        assert_int_equal(dispatch_ask(small[i], 100, &retry), DISPATCH_WAITS);
+    }
+    dispatch_end(large, 0); /* its client left */
+    mem_free(large);
+    for (int n = 0; n < 10; n++) {
+        int i = 0;
+        turn_loop();
+        while (small[i]->state != TICKET_SENT)
+            i++;
+        dispatch_end(small[i], 200);
+        of_a += i < 10;
+    }
+    for (int i = 0; i < 20; i++)
+        end(small[i]);
+    assert_true(of_a >= 4 && of_a <= 6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +300,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_tenant_has_so_many_places, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_snapshot_gives_room, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_tried_all_is_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_was_never_paid_is_not_given_back, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

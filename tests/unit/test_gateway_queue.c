@@ -83,7 +83,7 @@ static void what_was_guessed_wrongly_is_settled(void **state)
         char t = take(&q, &cost);
         int64_t used = t == 'a' ? 500 : 100;
         char name[2] = {t, 0};
-        queue_settle(&q, name, CLASS_INTERACTIVE, used - cost);
+        queue_settle(&q, name, CLASS_INTERACTIVE, 0, used - cost);
         real[t - 'a'] += used;
     }
     assert_true(llabs(real[0] - real[1]) < 200000 / 20);
@@ -167,12 +167,12 @@ static void a_debt_has_an_end(void **state)
     for (int i = 0; i < 1000; i++)
         add(&q, 'a', 1000, CLASS_INTERACTIVE);
     add(&q, 'b', 1000, CLASS_INTERACTIVE);
-    queue_settle(&q, "b", CLASS_INTERACTIVE, INT64_MAX / 2);
+    queue_settle(&q, "b", CLASS_INTERACTIVE, 0, INT64_MAX / 2);
     int before = 0;
     while (take(&q, NULL) != 'b')
         before++;
     assert_true(before > 50 && before < 200);
-    queue_settle(&q, "nobody", CLASS_INTERACTIVE, 5);
+    queue_settle(&q, "nobody", CLASS_INTERACTIVE, 0, 5);
     drain(&q);
 }
 
