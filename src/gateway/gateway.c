@@ -65,12 +65,12 @@ static void release_pool(void *value)
 struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_replica *replica)
 {
     struct gateway *g = l->gateway;
-    struct http_pool *p = map_getc(l->pools, replica->target->address);
+    struct http_pool *p = map_getc(l->pools, replica->target->name);
     if (p)
         return p;
     struct http_pool_options o = {.addr = replica->addr, .tls = replica->tls ? g->upstream_tls : NULL, .host = replica->host, .connect_timeout_ms = g->o.connect_timeout_ms};
     p = http_pool_new(l->loop, &o);
-    map_set(l->pools, str_of(replica->target->address), p);
+    map_set(l->pools, str_of(replica->target->name), p);
     return p;
 }
 

@@ -87,8 +87,8 @@ void gateway_loop_refresh(struct gateway_loop *l)
     l->snapshot = feed_take(l->gateway->feed, &l->version);
     snapshot_unref(old);
     while (map_next(l->pools, &it)) {
-        char address[512];
-        if (str_to_array(it.key, address, sizeof(address)) && !snapshot_has_target(l->snapshot, address))
+        char name[512];
+        if (str_to_array(it.key, name, sizeof(name)) && !snapshot_has_target(l->snapshot, name))
             map_del(l->pools, it.key);
     }
 }

@@ -254,7 +254,7 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
     r->slots = mr.spec.engine.driver && !strcmp(mr.spec.engine.driver, "openai") ? 0 : (int)mr.spec.engine.parallel;
-    *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, where.address);
+    *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, arena_printf(a, "%s %s", e->project, where.address));
     e->replica_count++;
 }
 
@@ -534,10 +534,10 @@ void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn
     }
 }
 
-bool snapshot_has_target(const struct snapshot *s, const char *address)
+bool snapshot_has_target(const struct snapshot *s, const char *name)
 {
     for (size_t i = 0; s && i < s->targets.len; i++)
-        if (!strcmp(s->targets.ptr[i]->address, address))
+        if (!strcmp(s->targets.ptr[i]->name, name))
             return true;
     return false;
 }

@@ -76,7 +76,7 @@ const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_h
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
 /* All that a key may call, each name once. */
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
-bool snapshot_has_target(const struct snapshot *s, const char *address);
+bool snapshot_has_target(const struct snapshot *s, const char *name);
 size_t snapshot_key_count(const struct snapshot *s);
 
 #endif

@@ -28,7 +28,7 @@ static void make_index(struct target *t)
 }
 
 struct target_set {
-    struct map *by_address;
+    struct map *by_name;
 };
 
 void target_unref(struct target *t)
@@ -36,7 +36,7 @@ void target_unref(struct target *t)
     if (atomic_fetch_sub(&t->refs, 1) == 1) {
         drop_index(t);
         pthread_mutex_destroy(&t->lock);
-        mem_free(t->address);
+        mem_free(t->name);
         mem_free(t);
     }
 }
@@ -49,7 +49,7 @@ static void release(void *value)
 struct target_set *target_set_new(void)
 {
     struct target_set *s = XNEW(struct target_set);
-    s->by_address = map_new(release);
+    s->by_name = map_new(release);
     return s;
 }
 
@@ -57,20 +57,20 @@ void target_set_free(struct target_set *s)
 {
     if (!s)
         return;
-    map_free(s->by_address);
+    map_free(s->by_name);
     mem_free(s);
 }
 
-struct target *target_take(struct target_set *s, const char *address)
+struct target *target_take(struct target_set *s, const char *name)
 {
-    struct target *t = map_getc(s->by_address, address);
+    struct target *t = map_getc(s->by_name, name);
     if (!t) {
         t = XNEW(struct target);
-        t->address = xstrdup(address);
+        t->name = xstrdup(name);
         pthread_mutex_init(&t->lock, NULL);
         atomic_store(&t->refs, 1);
         atomic_store(&t->retries, RETRIES_MAX * 10);
-        map_set(s->by_address, str_of(address), t);
+        map_set(s->by_name, str_of(name), t);
     }
     atomic_fetch_add(&t->refs, 1);
     return t;
@@ -79,9 +79,9 @@ struct target *target_take(struct target_set *s, const char *address)
 void target_prune(struct target_set *s)
 {
     struct map_iter it = MAP_ITER_INIT;
-    while (map_next(s->by_address, &it))
+    while (map_next(s->by_name, &it))
         if (atomic_load(&((struct target *)it.value)->refs) == 1)
-            map_del(s->by_address, it.key);
+            map_del(s->by_name, it.key);
 }
 
 /* ---- the breaker ---- */

@@ -19,7 +19,7 @@
 
 struct target {
     atomic_uint refs;
-    char *address; /* "unix:/…", "http://…" */
+    char *name; /* "PROJECT ADDRESS": whoever sends a wrong key to a server that others use, too, spoils nothing for them */
     atomic_int in_flight;
     atomic_ullong aside_until_ms; /* on the monotonic clock */
     atomic_int failures;          /* in a row */
@@ -33,7 +33,7 @@ struct target {
 struct target_set;
 struct target_set *target_set_new(void);
 void target_set_free(struct target_set *s);
-struct target *target_take(struct target_set *s, const char *address); /* a new reference */
+struct target *target_take(struct target_set *s, const char *name); /* a new reference */
 void target_unref(struct target *t);
 void target_prune(struct target_set *s); /* forgets those that only the set still knows */
 

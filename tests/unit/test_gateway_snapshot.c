@@ -127,11 +127,27 @@ static void least_in_flight(void **state)
     /* The next snapshot remembers, as long as it has that replica. */
     struct snapshot *next = build(whole, targets);
     assert_int_equal(atomic_load(&snapshot_find(next, snapshot_key(next, "h1"), "m")->replicas[0].target->in_flight), 3);
-    assert_true(snapshot_has_target(next, SOCKET));
+    assert_true(snapshot_has_target(next, "p " SOCKET));
     snapshot_unref(s);
     snapshot_unref(next);
     s = build("{\"version\":1,\"keys\":[],\"endpoints\":[],\"replicas\":[],\"namespaces\":[]}", targets);
-    assert_false(snapshot_has_target(s, SOCKET));
+    assert_false(snapshot_has_target(s, "p " SOCKET));
+    snapshot_unref(s);
+    snapshot_memory_free(targets);
+}
+
+/* One tenant's trouble with a server, a wrong key say, is not another's. */
+static void projects_share_no_target(void **state)
+{
+    (void)state;
+    struct snapshot_memory *targets = snapshot_memory_new();
+    struct snapshot *s = build("{\"version\":1,\"keys\":[" KEY("p", "k", "h1", "") "," KEY("q", "k", "h2", "") "],\"endpoints\":[" ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") ","
+                               ENDPOINT("q", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") "],\"replicas\":[" REPLICA("p", "m-0", "m", "http://127.0.0.1:9", "") ","
+                               REPLICA("q", "m-0", "m", "http://127.0.0.1:9", "") "],\"namespaces\":[" NAMESPACE("p", "tp") "," NAMESPACE("q", "tq") "]}", targets);
+    const struct snap_endpoint *p = snapshot_find(s, snapshot_key(s, "h1"), "m"), *q = snapshot_find(s, snapshot_key(s, "h2"), "m");
+    assert_int_equal(p->replica_count, 1);
+    assert_int_equal(q->replica_count, 1);
+    assert_ptr_not_equal(p->replicas[0].target, q->replicas[0].target);
     snapshot_unref(s);
     snapshot_memory_free(targets);
 }
@@ -321,7 +337,7 @@ static void one_project_does_not_fill_the_snapshot(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(the_file_round_trip),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
                                        cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects),
                                        cmocka_unit_test(an_address_that_the_system_did_not_make), cmocka_unit_test(keys_of_engines_elsewhere)};
     return cmocka_run_group_tests(tests, setup, teardown);
