@@ -94,8 +94,11 @@ static void settle_limits(struct request *q, const struct usage *u)
 /* What the tenant's turn really cost. */
 static void settle_turn(struct request *q, const struct usage *u)
 {
-    bool got = str_eqc(u->outcome, "ok") || str_eqc(u->outcome, "client_gone");
-    dispatch_end(&q->ticket, got ? u->prompt_tokens - u->cached_tokens + u->completion_tokens : 0);
+    bool gone = str_eqc(u->outcome, "client_gone"), got = str_eqc(u->outcome, "ok") || gone;
+    int64_t used = got ? u->prompt_tokens - u->cached_tokens + u->completion_tokens : 0;
+    if (gone && q->attempts && !used) /* the engine was at work, and nobody knows how much */
+        used = q->ticket.entry.cost;
+    dispatch_end(&q->ticket, used);
 }
 
 static void count(struct request *q, const struct usage *u, uint64_t now_ns)
