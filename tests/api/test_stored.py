@@ -138,7 +138,7 @@ def test_the_way_back(upgraded):
     assert (undone["type"], undone["rev"]) == ("undone", before["revision"] + 1) and undone["last_rev"] >= lost
     assert undone["name"].startswith("rollback ") and undone["user"]
     p = run("rollback", "--yes", "--data", c.data, check=False)
-    assert p.returncode == 1 and "nothing is kept" in p.stderr
+    assert p.returncode == 1 and "rolled back already" in p.stderr
     # And forward again: nobody sees a revision twice, usage was counted once and stays.
     c.start()
     assert data.password(c) == data.PASSWORD
