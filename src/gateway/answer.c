@@ -203,6 +203,7 @@ void answer_model(struct gateway_loop *l, struct http_request *r, const struct s
     if (http_decode(r->arena, str_skip(r->head.path, sizeof("/v1/models/") - 1), false, &name, NULL) == 0 && name.len < MODEL_NAME_MAX)
         e = snapshot_find(l->snapshot, k, arena_strndup(r->arena, name));
     if (!e) {
+        gateway_audit_refusal(l, r, k, 404, "model_not_found", "ModelNotVisible");
         answer_error(r, 404, "invalid_request_error", "model_not_found", "model", NULL, "The model does not exist or you do not have access to it.");
         return;
     }

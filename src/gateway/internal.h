@@ -102,6 +102,8 @@ void answer_limited(struct http_request *r, const struct snap_key *k, const stru
 void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 
+/* Into the audit ledger: who was refused what, and by which rule. k NULL: who has no good key is known by his address. What was asked for is not in it, as it may be anything. */
+void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule);
 /* The newest snapshot, and no pools of replicas that are gone. */
 void gateway_loop_refresh(struct gateway_loop *l);
 /* The connection pool of a replica on this loop. */

@@ -180,6 +180,7 @@ static bool resolve(struct request *q)
     const struct snap_endpoint *e = snapshot_find(q->routing, q->key, q->body.model);
     if (!e) {
         snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
+        gateway_audit_refusal(q->loop, q->http, q->key, 404, "model_not_found", "ModelNotVisible");
         request_refuse(q, 404, "refused", "invalid_request_error", "model_not_found", "model", message);
         return false;
     }

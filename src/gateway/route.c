@@ -101,8 +101,7 @@ static struct str secret_of(const struct http_head *h)
     return str_trim(http_header_get(h, "x-api-key")); /* as Anthropic's SDKs send it */
 }
 
-/* Who was refused what, and by which rule: who has no good key is known by his address. */
-static void refuse(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule, const char *message)
+void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule)
 {
     struct net_addr addr;
     char source[NET_ADDR_TEXT_MAX];
@@ -114,6 +113,11 @@ static void refuse(struct gateway_loop *l, struct http_request *r, const struct 
     audit_log_add(l->gateway->audit, &(struct audit_event){.type = AUDIT_REFUSED, .id = str_of(r->id), .user = str_of(k ? k->name : ""), .namespace = str_of(k ? k->project : ""),
                                                            .tenant = str_of(k ? k->tenant : ""), .source = str_of(source), .agent = http_header_get(&r->head, "User-Agent"),
                                                            .verb = r->head.method, .resource = STR("gateway"), .name = r->head.path, .status = status, .reason = str_of(code), .rule = str_of(rule)});
+}
+
+static void refuse(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule, const char *message)
+{
+    gateway_audit_refusal(l, r, k, status, code, rule);
     answer_refusal(l, r, status, status == 403 ? "permission_error" : "invalid_request_error", code, message);
 }
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -240,19 +242,31 @@ def test_a_damaged_ledger_is_named_at_start_and_left_alone(own_cloud):
     cloud.process.wait(60)
 
 
+def chat(cloud, key, model):
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request = urllib.request.Request(f"{cloud.base_url}/chat/completions", body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as e:
+        urllib.request.urlopen(request, timeout=30)
+    assert e.value.code == 404
+
+
 def test_the_gateways_refusals_are_recorded(own_cloud):
     cloud = own_cloud()
     cloud.project("shop")
     key = cloud.key("shop", "till")
     assert cloud.gateway_status("/models", "sk-seki-nonsense") == 401
+    assert cloud.gateway_status("/models/theirs", key) == 404
+    chat(cloud, key, "somebody-s-secret")
     cloud.api("PATCH", f"{GROUP}/namespaces/shop/apikeys/till", {"spec": {"disabled": True}}, content_type="application/merge-patch+json")
     wait_for(lambda: cloud.gateway_status("/models", key) == 401, what="the key to be off")
     (r, *_) = found(cloud, type="refused", rule="KeyUnknown")
     assert r["status"] == 401 and r["source"] == "127.0.0.1" and r["name"] == "/v1/models" and "user" not in r and r["origin"].startswith("audit-gateway/")
     (r, *_) = found(cloud, type="refused", rule="KeyDisabled")
     assert (r["user"], r["namespace"], r["tenant"]) == ("till", "shop", "shop")
+    wait_for(lambda: {r["name"] for r in now(cloud, type="refused", rule="ModelNotVisible")} == {"/v1/models/theirs", "/v1/chat/completions"}, what="both")
+    assert {(r["user"], r["tenant"], r["status"]) for r in now(cloud, type="refused", rule="ModelNotVisible")} == {("till", "shop", 404)}
     text = b"".join(p.read_bytes() for p in (cloud.data / "ledger").glob("audit*"))
-    assert b"nonsense" not in text and key.encode() not in text
+    assert b"nonsense" not in text and b"somebody-s-secret" not in text and key.encode() not in text
     before = len(now(cloud, type="refused"))
     cloud.stop(signal.SIGTERM)
     cloud.start()
