@@ -201,8 +201,18 @@ func (s *suite) application(name string) (*application, func(), error) {
 	return &application{s, c, e, name}, func() { stop() }, err
 }
 
-// sync brings the cluster to what is wanted, and says what was done with each object.
+// sync is tried again, as Argo CD does, when an object changed between the engine's look and its write: the endpoint's controller writes status all the time.
 func (a *application) sync(ctx context.Context, wanted []*unstructured.Unstructured, opts ...sync.SyncOpt) (map[string]string, error) {
+	for tries := 1; ; tries++ {
+		done, err := a.syncOnce(ctx, wanted, opts...)
+		if err == nil || tries == 5 || !strings.Contains(err.Error(), "the object has been modified") {
+			return done, err
+		}
+	}
+}
+
+// syncOnce brings the cluster to what is wanted, and says what was done with each object.
+func (a *application) syncOnce(ctx context.Context, wanted []*unstructured.Unstructured, opts ...sync.SyncOpt) (map[string]string, error) {
 	foreground := metav1.DeletePropagationForeground
 	opts = append([]sync.SyncOpt{sync.WithLogr(logr.Discard()), sync.WithPrune(true), sync.WithPrunePropagationPolicy(&foreground), sync.WithManifestValidation(true)}, opts...)
 	mine := func(r *cache.Resource) bool { mark, _ := r.Info.(string); return strings.HasPrefix(mark, a.name+":") }
