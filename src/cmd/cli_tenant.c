@@ -11,6 +11,7 @@
 
 #include <unistd.h>
 
+#define CLOSING_AFTER "seki.cloud/closing-after" /* the audit ledger's last record before a close began */
 #define CLOSE_WAIT_MS (10 * 60 * 1000)
 #define LOOK_EVERY_US 200000
 #define TOKEN_LIFE_S 86400
@@ -174,11 +175,14 @@ int cli_tenant_list(struct cli *c)
     return 0;
 }
 
-static int set_state(struct cli *c, const char *name, const char *state)
+/* began: an annotation to set with it, or NULL. */
+static int set_state(struct cli *c, const char *name, const char *state, const char *began)
 {
     struct client_resource r = tenants();
     struct err err = ERR_INIT;
     JSON_AUTO patch = json_pack("{s:{s:s}}", "spec", "state", state);
+    if (began)
+        json_object_set_new(patch, "metadata", json_pack("{s:{s:s}}", "annotations", CLOSING_AFTER, began));
     if (client_patch(c->client, &r, "", name, NULL, patch, NULL, &err) == 0)
         return 0;
     if (err.code == ERR_NOT_FOUND)
@@ -195,7 +199,7 @@ static int change_state(struct cli *c, const char *state, const char *said)
         return cli_usage_error("expected the tenant's NAME");
     if (cli_no_more(c))
         return 2;
-    if (cli_connect(c) || set_state(c, name, state))
+    if (cli_connect(c) || set_state(c, name, state, NULL))
         return 1;
     if (c->json)
         printf("{\"tenant\": \"%s\", \"state\": \"%s\"}\n", name, state);
@@ -288,12 +292,17 @@ static int wait_closed(struct cli *c, const char *name)
     }
 }
 
-/* Where the ledger can be read here: *ret_dir, and where it ends before anything is deleted. */
-static void mark_ledger(const char *flag, const char **ret_dir, uint64_t *ret_after)
+/* Where the ledger can be read here: *ret_dir, and where it ended before anything was deleted: now, or when an earlier close began that did not come to its end. */
+static void mark_ledger(const char *flag, const json_t *tenant, const char **ret_dir, uint64_t *ret_after)
 {
+    const char *began = obj_annotation(tenant, CLOSING_AFTER);
+    uint64_t before;
+
     const char *env = getenv("SEKI_LEDGER_DIR"), *dir = flag ? flag : env && *env ? env : DEFAULT_LEDGER;
     struct err err = ERR_INIT;
     *ret_dir = closing_mark(dir, ret_after, &err) == 0 ? dir : NULL;
+    if (*ret_dir && began && str_to_u64(str_of(began), &before) == 0 && before <= *ret_after)
+        *ret_after = before;
     if (!*ret_dir)
         fprintf(stderr, "seki: no statement of what is deleted can be made here: %s\n", err.msg);
 }
@@ -344,8 +353,8 @@ int cli_tenant_close(struct cli *c)
     size_t reports = json_array_size(documents);
     if (!documents || write_export(documents, file))
         return 1;
-    mark_ledger(ledger, &dir, &after);
-    if (set_state(c, name, "Closing") || wait_closed(c, name))
+    mark_ledger(ledger, tenant, &dir, &after);
+    if (set_state(c, name, "Closing", dir ? arena_printf(c->arena, "%llu", (unsigned long long)after) : NULL) || wait_closed(c, name))
         return 1;
     JSON_AUTO statement = statement_of(dir, name, after);
     if (statement) {

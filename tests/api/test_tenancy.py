@@ -1,7 +1,9 @@
 """Tenants: made whole or not at all, suspended within a second, closed for good; their admins do everything within, and nothing without."""
 import json
+import os
 import re
 import ssl
+import subprocess
 import threading
 import time
 import urllib.error
@@ -9,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from cloud import GROUP, ApiError, wait_for
+from cloud import GROUP, SEKI, ApiError, wait_for
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _n = iter(range(1, 1 << 20))
@@ -478,6 +480,23 @@ def test_a_tenant_opens_what_it_holds_to_an_operator_for_a_time(own_cloud, tmp_p
     rows = [json.loads(x) for x in cloud.seki("audit", "export", str(cloud.data / "ledger"), "--format", "json", "--tenant", "acme").stdout.splitlines()]
     assert [r for r in rows if r.get("resource") == "accessgrants" and r.get("verb") == "create" and r["user"] == "system:serviceaccount:acme:tenant-admin"]
     assert [r for r in rows if r["type"] == "read" and r["user"] == "olga" and r["name"] == "s" and r["rule"].endswith("ClusterRole/seki:content-reader")]
+
+
+def test_a_close_that_was_cut_is_told_whole_by_the_next(cloud, tmp_path):
+    """The statement of the second try has what the first one deleted, too."""
+    cloud.tenant("cut")
+    for i in range(3):
+        cloud.api("POST", "/api/v1/namespaces/cut/configmaps", config_map(f"c{i}"))
+    ledger = str(cloud.data / "ledger")
+    first = subprocess.Popen([str(SEKI), "tenant", "close", "cut", "--export", str(tmp_path / "first.json"), "--yes", "--ledger", ledger], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             env={**os.environ, "KUBECONFIG": cloud.kubeconfig})
+    wait_for(lambda: cloud.api("GET", f"{GROUP}/tenants/cut")["spec"].get("state") == "Closing", what="the close to begin")
+    first.kill()
+    first.communicate(timeout=60)
+    wait_for(lambda: "True" in [c["status"] for c in cloud.api("GET", f"{GROUP}/tenants/cut")["status"]["conditions"] if c["type"] == "Closed"], what="it to be empty")
+    cloud.seki("tenant", "close", "cut", "--export", str(tmp_path / "second.json"), "--yes", "--ledger", ledger)
+    statement = json.loads((tmp_path / "second.json").read_text())[-1]
+    assert statement["kind"] == "ClosingStatement" and statement["deleted"]["configmaps"] == 3 and statement["deleted"]["namespaces"] == 1, statement
 
 
 @pytest.mark.full
