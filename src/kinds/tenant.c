@@ -195,6 +195,36 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     }
 }
 
+static bool has_admin(const json_t *tenant, const char *user)
+{
+    size_t i;
+    json_t *u;
+    json_array_foreach (json_at(tenant, "spec.admins"), i, u)
+        if (!strcmp(json_string_value(u), user))
+            return true;
+    return false;
+}
+
+/* An admin reads all that is in the tenant. So who runs the cloud names the first ones of a new tenant, but not himself, and nobody of one that is there: it may hold something. */
+static int authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
+{
+    size_t i;
+    json_t *user;
+    if (c->access->may(c, "bind", RBAC, "clusterroles", "", "admin"))
+        return 0;
+    json_array_foreach (json_at(obj, "spec.admins"), i, user) {
+        const char *u = json_string_value(user);
+        if (!old_obj && !strcmp(u, c->user->name))
+            sbuf_addf(why, "user \"%s\" cannot make himself an admin of tenant \"%s\" (spec.admins)", u, obj_name(obj));
+        else if (old_obj && !has_admin(old_obj, u))
+            sbuf_addf(why, "user \"%s\" may not make \"%s\" an admin of tenant \"%s\" (spec.admins), who could read what is in it: ask somebody with cluster-admin", c->user->name, u, obj_name(obj));
+        else
+            continue;
+        return err_set(err, ERR_FORBIDDEN, "not an operator's to give");
+    }
+    return 0;
+}
+
 static void limits(const json_t *obj, void (*fn)(void *arg, const char *resource, int64_t max), void *arg)
 {
     const json_t *own = json_at(obj, "spec.limits"), *projects = json_object_get(own, "projects");
@@ -204,7 +234,7 @@ static void limits(const json_t *obj, void (*fn)(void *arg, const char *resource
 }
 
 static const struct kind_subresource parts[] = {{.name = "audit", .view = VIEW_AUDIT}, {0}};
-static const struct kind_ops ops = {.admit = admit, .validate = validate, .companions = companions, .subresources = parts, .limits = limits};
+static const struct kind_ops ops = {.admit = admit, .validate = validate, .authorize = authorize, .companions = companions, .subresources = parts, .limits = limits};
 
 const struct kind kind_tenant = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Tenant", .plural = "tenants", .singular = "tenant", .short_names = "tn", .categories = "seki",

@@ -499,6 +499,37 @@ def test_a_close_that_was_cut_is_told_whole_by_the_next(cloud, tmp_path):
     assert statement["kind"] == "ClosingStatement" and statement["deleted"]["configmaps"] == 3 and statement["deleted"]["namespaces"] == 1, statement
 
 
+def test_an_operator_makes_nobody_an_admin_of_a_tenant_that_is_there(own_cloud, tmp_path):
+    """Who may write Tenants could otherwise write himself into one, and read all that is in it."""
+    import hashlib
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{hashlib.sha256(b'of-olga').hexdigest()} olga night-shift\n")
+    cloud = own_cloud(options={"api-token-file": tokens})
+    cloud.tenant("acme", admins=["ann"])
+    cloud.api("POST", f"{RBAC}/clusterrolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "night-shift"}, "roleRef":
+              {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator"}, "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "night-shift"}]})
+    olga, path = User(cloud, "of-olga"), f"{GROUP}/tenants/acme"
+    for admins in (["olga"], ["ann", "otto"]):
+        for query in ("", "?dryRun=All"):
+            with pytest.raises(ApiError) as e:
+                olga.api("PATCH", path + query, {"spec": {"admins": admins}}, content_type="application/merge-patch+json")
+            assert e.value.status == 403 and "ask somebody with cluster-admin" in e.value.body["message"], e.value
+    whole = olga.api("GET", path)
+    whole["spec"]["admins"] = ["ann", "olga"]
+    assert '"olga" an admin of tenant "acme"' in olga.refused("PUT", path, whole)
+    with pytest.raises(ApiError) as e:
+        olga.api("PATCH", f"{path}?fieldManager=o&force=true", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"}, "spec": {"admins": ["olga"]}}, content_type="application/apply-patch+yaml")
+    assert e.value.status == 403
+    # A new one gets its first admins from whoever makes it, but not himself.
+    assert "himself" in olga.refused("POST", f"{GROUP}/tenants", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": "mine"}, "spec": {"admins": ["olga"]}})
+    olga.api("POST", f"{GROUP}/tenants", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": "theirs"}, "spec": {"admins": ["bob"]}})
+    # All else of a Tenant he writes, and takes admins away; who may bind the role adds them.
+    olga.api("PATCH", path, {"spec": {"displayName": "Acme K.K.", "admins": ["ann"]}}, content_type="application/merge-patch+json")
+    olga.api("PATCH", path, {"spec": {"admins": []}}, content_type="application/merge-patch+json")
+    cloud.api("PATCH", path, {"spec": {"admins": ["carol"]}}, content_type="application/merge-patch+json")
+    assert cloud.api("GET", path)["spec"]["admins"] == ["carol"]
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_nothing_of_a_closed_tenant_stays_on_the_disk(own_cloud, tmp_path):
