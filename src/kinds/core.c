@@ -52,19 +52,32 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
     }
     return 0;
 }
+/* Nothing is added to a tenant that is being closed; nor, by those whom the suspension shuts out, to one that is suspended. */
+static int tenant_takes_projects(const json_t *tenant, bool serves_all, struct sbuf *why, struct err *err)
+{
+    const char *state = tenant ? tenant_state(tenant) : "Active";
+    bool closing = !strcmp(state, "Closing");
+    if (!strcmp(state, "Active") || (serves_all && !closing))
+        return 0;
+    sbuf_addf(why, "tenant \"%s\" is %s (rule Tenant%s): ask the operator of this cloud", obj_name(tenant), closing ? "being closed" : "suspended", state);
+    return err_set(err, ERR_FORBIDDEN, "not an active tenant");
+}
 /* Whoever may make namespaces may make them for tenants that he may `use`: all of them, to make one of nobody. */
 static int namespace_authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
 {
     const char *tenant = obj_label(obj, LABEL_TENANT);
-    if (old_obj || c->access->may(c, "use", SEKI_GROUP, "tenants", "", "")) {
-        JSON_AUTO found = old_obj || !tenant || !strcmp(tenant, obj_name(obj)) ? NULL : c->server->get(c->server->ctx, &kind_tenant, "", tenant);
-        if (old_obj || !tenant || !strcmp(tenant, obj_name(obj)) || found)
-            return 0;
+    if (old_obj)
+        return 0;
+    bool all = c->access->may(c, "use", SEKI_GROUP, "tenants", "", ""), own = !all && tenant && c->access->may(c, "use", SEKI_GROUP, "tenants", "", tenant);
+    JSON_AUTO found = tenant && (all || own) ? c->server->get(c->server->ctx, &kind_tenant, "", tenant) : NULL;
+    if (all) {
+        if (!tenant || found || !strcmp(tenant, obj_name(obj)))
+            return tenant_takes_projects(found, true, why, err);
         sbuf_addf(why, "label %s: there is no tenant \"%s\"; seki tenant create makes one", LABEL_TENANT, tenant);
         return err_set(err, ERR_FORBIDDEN, "no such tenant");
     }
-    if (tenant && c->access->may(c, "use", SEKI_GROUP, "tenants", "", tenant))
-        return 0;
+    if (own)
+        return tenant_takes_projects(found, false, why, err);
     if (tenant) {
         c->access->about(c, &kind_tenant, tenant);
         sbuf_addf(why, "user \"%s\" may not use tenant \"%s\" (label %s): ask its admins", c->user->name, tenant, LABEL_TENANT);

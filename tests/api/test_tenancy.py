@@ -530,6 +530,24 @@ def test_an_operator_makes_nobody_an_admin_of_a_tenant_that_is_there(own_cloud, 
     assert cloud.api("GET", path)["spec"]["admins"] == ["carol"]
 
 
+@pytest.mark.parametrize("state", ["Suspended", "Closing"])
+def test_nobody_makes_projects_of_a_tenant_that_is_not_active(cloud, tenant, state):
+    admin = {"Impersonate-User": "ann", "Impersonate-Group": f"seki:tenant:{tenant}:admins"}  # as an issuer says it: the tenant's own account goes with its project
+    project = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"{tenant}-late", "labels": {"seki.cloud/tenant": tenant}}}
+    cloud.api("POST", "/api/v1/namespaces?dryRun=All", project, headers=admin)
+    cloud.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": state}}, content_type="application/merge-patch+json")
+    for query in ("", "?dryRun=All"):
+        with pytest.raises(ApiError) as e:
+            cloud.api("POST", "/api/v1/namespaces" + query, project, headers=admin)
+        assert e.value.status == 403 and f"rule Tenant{state}" in e.value.body["message"] and "ask the operator" in e.value.body["message"], e.value
+    if state == "Closing":  # what is closed stays so, whoever asks
+        with pytest.raises(ApiError) as e:
+            cloud.api("POST", "/api/v1/namespaces", project)
+        assert e.value.status == 403 and "rule TenantClosing" in e.value.body["message"]
+    else:
+        cloud.api("POST", "/api/v1/namespaces", project)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_nothing_of_a_closed_tenant_stays_on_the_disk(own_cloud, tmp_path):
