@@ -25,8 +25,15 @@ struct conn {
     bool read_needs_write, write_needs_read; /* TLS: the other direction must be ready first */
     bool abort_on_free;
     struct timer kick; /* TLS holds bytes that were read already: the socket will not tell */
-    struct err err;
+    struct err *err; /* NULL: nothing went wrong. Most connections never need the half KiB */
 };
+
+static struct err *error_of(struct conn *c)
+{
+    if (!c->err)
+        c->err = XNEW(struct err);
+    return c->err;
+}
 
 static void rearm(struct conn *c)
 {
@@ -59,7 +66,7 @@ static int tls_failed(struct conn *c, int result, const char *what)
     else
         snprintf(text, sizeof(text), "%s", kind == SSL_ERROR_SYSCALL && errno ? strerror(errno) : "closed by the peer");
     ERR_clear_error();
-    err_set(&c->err, ERR_CLOSED, "TLS %s: %s", what, text);
+    err_set(error_of(c), ERR_CLOSED, "TLS %s: %s", what, text);
     return CONN_FAILED;
 }
 
@@ -169,6 +176,7 @@ void conn_free(struct conn *c)
     if (c->abort_on_free)
         setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
     close(c->fd);
+    mem_free(c->err);
     mem_free(c);
 }
 
@@ -212,7 +220,7 @@ static ssize_t tls_result(struct conn *c, int n, bool reading)
 /* After a write has failed, what the peer said before may still be read; its end is then the failure. */
 ssize_t conn_read(struct conn *c, void *buf, size_t len)
 {
-    if (c->ssl && c->err.code)
+    if (c->ssl && c->err)
         return CONN_FAILED;
     if (c->handshaking)
         return CONN_AGAIN;
@@ -224,12 +232,12 @@ ssize_t conn_read(struct conn *c, void *buf, size_t len)
     do
         n = recv(c->fd, buf, len, 0);
     while (n < 0 && errno == EINTR);
-    if (n > 0 || (n == 0 && !c->err.code))
+    if (n > 0 || (n == 0 && !c->err))
         return n;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
         return CONN_AGAIN;
-    if (!c->err.code)
-        err_sys(&c->err, errno, "read");
+    if (!c->err)
+        err_sys(error_of(c), errno, "read");
     return CONN_FAILED;
 }
 
@@ -259,7 +267,7 @@ static ssize_t tls_writev(struct conn *c, const struct iovec *iov, int count)
 
 ssize_t conn_writev(struct conn *c, const struct iovec *iov, int count)
 {
-    if (c->err.code)
+    if (c->err)
         return CONN_FAILED;
     if (c->handshaking)
         return CONN_AGAIN;
@@ -274,7 +282,7 @@ ssize_t conn_writev(struct conn *c, const struct iovec *iov, int count)
         return n;
     if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOTCONN)
         return CONN_AGAIN;
-    err_sys(&c->err, errno, "write");
+    err_sys(error_of(c), errno, "write");
     return CONN_FAILED;
 }
 
@@ -286,12 +294,13 @@ bool conn_is_quiet(const struct conn *c)
 
 const struct err *conn_error(const struct conn *c)
 {
-    return &c->err;
+    static const struct err none = ERR_INIT;
+    return c->err ? c->err : &none;
 }
 
 void conn_shutdown(struct conn *c)
 {
-    if (c->ssl && !c->handshaking && !c->err.code) {
+    if (c->ssl && !c->handshaking && !c->err) {
         ERR_clear_error();
         SSL_shutdown(c->ssl);
     }
@@ -341,7 +350,7 @@ bool conn_chose(struct conn *c, const char *protocol)
 {
     const unsigned char *name = NULL;
     unsigned len = 0;
-    if (c->ssl && !c->handshaking && !c->err.code)
+    if (c->ssl && !c->handshaking && !c->err)
         SSL_get0_alpn_selected(c->ssl, &name, &len);
     return str_eqc(str_n(name, len), protocol);
 }

@@ -27,7 +27,7 @@ struct http_head {
     int status;         /* responses */
     struct str reason;
     int minor_version;  /* HTTP/1.x; others are refused */
-    struct http_header headers[HTTP_HEADERS_MAX];
+    struct http_header *headers;
     size_t header_count;
     int64_t content_length; /* -1: none */
     bool chunked;
@@ -38,9 +38,10 @@ struct http_head {
 
 /* Finds the end of the head: bytes up to and including the blank line, 0 when it is not there yet. */
 size_t http_head_end(struct str bytes);
-/* Checks and parses a complete head (bytes end in the blank line). Slices of *ret point into bytes. ERR_PROTOCOL or
- * ERR_BAD_REQUEST with what is wrong; ERR_HEADER_TOO_LARGE for too many headers. This is the fuzzed entry. */
-int http_head_parse(struct str bytes, bool is_request, struct http_head *ret, struct err *err) NODISCARD;
+/* Checks and parses a complete head (bytes end in the blank line). Slices of *ret point into bytes, its headers are in the
+ * caller's array. ERR_PROTOCOL or ERR_BAD_REQUEST with what is wrong; ERR_HEADER_TOO_LARGE for too many headers. This is the
+ * fuzzed entry. */
+int http_head_parse(struct str bytes, bool is_request, struct http_header headers[HTTP_HEADERS_MAX], struct http_head *ret, struct err *err) NODISCARD;
 bool http_is_token_char(unsigned char c); /* of names, RFC 9110, 5.6.2 */
 struct str http_header_get(const struct http_head *h, const char *name); /* ptr NULL when absent */
 

@@ -155,7 +155,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     *st = (struct http2_stream){.c = c, .id = frame->hd.stream_id, .body_max = c->server->o.max_body_bytes, .since_ms = clock_mono_ms()};
     st->progress_ms = st->since_ms;
     st->req = server_request_new(c->server, &http2_carrier, st);
-    st->req->head = (struct http_head){.is_request = true, .minor_version = 1, .keep_alive = true, .content_length = -1};
+    st->req->head = (struct http_head){.is_request = true, .minor_version = 1, .keep_alive = true, .content_length = -1, .headers = ARENA_ARRAY(st->req->arena, struct http_header, HTTP_HEADERS_MAX)};
     sbuf_init(&st->body, c->server->o.max_body_bytes);
     sbuf_init(&st->out, SIZE_MAX / 4);
     LIST_INSERT_HEAD(&c->streams, st, link);

@@ -57,7 +57,7 @@ struct http_call {
     bool send_failed; /* the peer takes no more; what it has said may still be read */
     bool complete; /* the body's last byte was handed over, perhaps while paused */
     int skipped, busy;
-    struct err err;
+    struct err *err; /* why it could not begin: told from the loop, never inside http_call_start */
 };
 
 static void call_begin(struct http_call *c);
@@ -178,6 +178,7 @@ static void call_really_free(struct http_call *c)
     http_body_free(c->body);
     sbuf_deinit(&c->head);
     sbuf_deinit(&c->in);
+    mem_free(c->err);
     mem_free(c);
     p->active--;
     pool_release(p);
@@ -350,11 +351,12 @@ static size_t take_head(struct http_call *c, struct str bytes, struct err *err)
         return 0;
     }
     struct http_head h;
+    struct http_header headers[HTTP_HEADERS_MAX];
     if (end > c->pool->o.max_head_bytes) {
         err_set(err, ERR_PROTOCOL, "the response head is over %zu bytes", c->pool->o.max_head_bytes);
         return 0;
     }
-    if (http_head_parse(str_n(bytes.ptr, end), false, &h, err) < 0) {
+    if (http_head_parse(str_n(bytes.ptr, end), false, headers, &h, err) < 0) {
         err->code = ERR_PROTOCOL;
         return 0;
     }
@@ -372,6 +374,8 @@ static size_t take_head(struct http_call *c, struct str bytes, struct err *err)
     c->keep_alive = h.keep_alive && framed;
     c->state = CALL_BODY;
     c->untimed = true;
+    if (c->sent == c->total)
+        sbuf_deinit(&c->head); /* streams are long */
     c->ops->on_head(c->arg, &h);
     return end;
 }
@@ -503,13 +507,20 @@ static void on_later(struct timer *t)
 {
     struct http_call *c = t->arg;
     enter(c);
-    if (c->err.code)
-        call_failed(c, &c->err);
+    if (c->err)
+        call_failed(c, c->err);
     else if (c->paused)
         ;
     else if (c->state == CALL_BODY)
         resume(c); /* even without bytes: a body may have none */
     leave(c);
+}
+
+static void fail_later(struct http_call *c, const struct err *err)
+{
+    c->err = XNEW(struct err);
+    *c->err = *err;
+    timer_start(&c->later, 0);
 }
 
 /* A kept connection on which nothing waits: what came unasked, the loop may not have seen it yet, must not become the answer to this call. */
@@ -540,11 +551,12 @@ static void call_begin(struct http_call *c)
     }
     int fd = -1;
     c->state = CALL_CONNECTING;
-    int rc = net_connect(&p->o.addr, &fd, &c->err);
+    struct err err = ERR_INIT;
+    int rc = net_connect(&p->o.addr, &fd, &err);
     if (rc == 0)
-        rc = conn_new(p->loop, fd, p->tls, false, p->tls_name, on_ready, c, &c->conn, &c->err);
+        rc = conn_new(p->loop, fd, p->tls, false, p->tls_name, on_ready, c, &c->conn, &err);
     if (rc < 0) {
-        timer_start(&c->later, 0);
+        fail_later(c, &err);
         return;
     }
     restart_timer(c);
@@ -587,8 +599,9 @@ struct http_call *http_call_start(struct http_pool *p, const struct http_call_op
     if (sbuf_ok(&c->head)) {
         call_begin(c);
     } else {
-        err_set(&c->err, ERR_TOO_LARGE, "the request head is too large");
-        timer_start(&c->later, 0);
+        struct err err = ERR_INIT;
+        err_set(&err, ERR_TOO_LARGE, "the request head is too large");
+        fail_later(c, &err);
     }
     return c;
 }

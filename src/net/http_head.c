@@ -192,10 +192,11 @@ static int second_opinion(struct str bytes, const struct http_head *h, struct er
     return err_set(err, ERR_BAD_REQUEST, "not HTTP/1.1: %s", llhttp_errno_name(e));
 }
 
-int http_head_parse(struct str bytes, bool is_request, struct http_head *ret, struct err *err)
+int http_head_parse(struct str bytes, bool is_request, struct http_header headers[HTTP_HEADERS_MAX], struct http_head *ret, struct err *err)
 {
     struct str rest = bytes, line;
     ret->is_request = is_request;
+    ret->headers = headers;
     ret->header_count = 0;
     ret->chunked = ret->expect_continue = ret->upgrade = false;
     int rc = next_line(&rest, &line, err);

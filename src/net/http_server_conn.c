@@ -206,7 +206,10 @@ static void begin_request(struct http_server_conn *c, struct str bytes)
     struct http_request *r = server_request_new(c->server, &http1_carrier, c);
     c->req = r;
     c->close_after = true;
-    int rc = http_head_parse(arena_str(r->arena, bytes), true, &r->head, &err);
+    struct http_header headers[HTTP_HEADERS_MAX];
+    int rc = http_head_parse(arena_str(r->arena, bytes), true, headers, &r->head, &err);
+    r->head.headers = ARENA_ARRAY(r->arena, struct http_header, r->head.header_count);
+    memcpy(r->head.headers, headers, r->head.header_count * sizeof(*headers));
     if (rc < 0) {
         server_conn_error(c, rc == ERR_HEADER_TOO_LARGE ? 431 : rc == ERR_PROTOCOL ? 505 : 400, err.msg);
         return;

@@ -94,9 +94,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!end)
         return 0;
     static struct http_head h;
+    static struct http_header headers[HTTP_HEADERS_MAX];
     struct err err = ERR_INIT;
     struct str head = str_n(bytes.ptr, end);
-    if (http_head_parse(head, IS_REQUEST, &h, &err) < 0) {
+    if (http_head_parse(head, IS_REQUEST, headers, &h, &err) < 0) {
         if (!err.code || !err.msg[0])
             abort();
         return 0;
