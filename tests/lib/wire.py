@@ -241,10 +241,12 @@ class Upstream:
             if step == "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 return False
-            sock.sendall(step)
-            with self.changed:
-                self.played += 1
-                self.changed.notify_all()
+            try:
+                sock.sendall(step)
+            finally:  # a peer that is gone already has been played to, too
+                with self.changed:
+                    self.played += 1
+                    self.changed.notify_all()
         return True
 
     def wait(self, condition, what):
