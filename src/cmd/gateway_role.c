@@ -137,6 +137,7 @@ static int start(struct gateway_role *g, struct err *err)
                                  .connect_timeout_ms = 2000,
                                  .first_byte_timeout_ms = (uint64_t)o->gateway_first_byte_ms,
                                  .idle_timeout_ms = (uint64_t)o->gateway_idle_ms,
+                                 .routing = (enum pick_policy)o->gateway_routing,
                                  .queue_max = (size_t)o->gateway_queue_max,
                                  .queue_timeout_ms = (uint64_t)o->gateway_queue_ms,
                                  .keepalive_ms = (uint64_t)o->gateway_keepalive_ms};

@@ -53,6 +53,8 @@ static const struct conf_option schema[] = {
      NULL, NULL, false, "longest wait for an engine's first byte"},
     {"gateway", "idle-timeout", CONF_DURATION, OPT(gateway_idle_ms), "5m", 100, 86400000, NULL, NULL,
      false, "longest gap between two pieces of an engine's answer"},
+    {"gateway", "routing", CONF_ENUM, OPT(gateway_routing), "prefix", 0, 0, "prefix|load|turns", NULL, false,
+     "how an endpoint's replica is chosen: by what it has cached of the prompt and its load, by its load, or in turns"},
     {"gateway", "queue-max", CONF_INT, OPT(gateway_queue_max), "1000", 1, 100000, NULL, NULL, false,
      "requests of one tenant that may wait for an endpoint whose replicas are all busy; more are answered 429"},
     {"gateway", "queue-timeout", CONF_DURATION, OPT(gateway_queue_ms), "1m", 100, 3600000, NULL, NULL, false,

@@ -17,7 +17,7 @@ struct options {
     int64_t authentication_skew_ms, authentication_refresh_ms;
     /* [gateway] */
     char *gateway_listen, *gateway_tls_cert, *gateway_tls_key;
-    int64_t gateway_threads, gateway_max_connections, gateway_max_body, gateway_head_ms, gateway_body_ms, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms, gateway_keepalive_ms, gateway_queue_max, gateway_queue_ms;
+    int64_t gateway_threads, gateway_max_connections, gateway_max_body, gateway_head_ms, gateway_body_ms, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms, gateway_keepalive_ms, gateway_queue_max, gateway_routing, gateway_queue_ms;
     /* [metrics] */
     char *metrics_listen, *metrics_gateway_listen;
     /* [store] */

@@ -447,9 +447,10 @@ bool attempt_begin(struct request *q)
     t->endpoint = e;
     t->tenant = q->key->tenant;
     t->on_sent = on_sent;
+    t->wish.policy = q->loop->gateway->o.routing;
     t->entry.class = q->body.batch ? CLASS_BATCH : CLASS_INTERACTIVE;
     size_t blocks = MIN(q->body.prompt.len / PREFIX_BLOCK_BYTES, (size_t)PREFIX_BLOCKS_MAX);
-    if (blocks && (e->replica_count > 1 || e->replicas[0].slots)) {
+    if (t->wish.policy == PICK_BY_PREFIX && blocks && (e->replica_count > 1 || e->replicas[0].slots)) {
         struct prefix_salt salt;
         uint64_t *hashes = ARENA_ARRAY(q->http->arena, uint64_t, blocks);
         prefix_salt_of(t->tenant, &salt);

@@ -11,6 +11,7 @@ struct dispatch {
     pthread_mutex_t lock;
     struct queue queue;
     uint64_t service_ms; /* how long requests take, a moving mean */
+    uint64_t turn;       /* of what was sent */
 };
 
 static atomic_size_t waiting;
@@ -137,6 +138,7 @@ static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_m
     t->cached = cached;
     t->sent_ms = now_ms;
     t->tries = target_begin(target_of(t), now_ms);
+    atomic_store(&target_of(t)->turn, ++t->endpoint->dispatch->turn);
     if (t->wish.hash_count)
         target_cache(target_of(t), t->wish.hashes, t->wish.hash_count);
 }

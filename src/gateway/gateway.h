@@ -10,6 +10,7 @@
 #include "client/client.h"
 #include "crypto/token.h"
 #include "engine/engine.h"
+#include "gateway/pick.h"
 #include "net/addr.h"
 #include "net/tls.h"
 
@@ -30,6 +31,7 @@ struct gateway_options {
     uint64_t connect_timeout_ms;  /* to an engine; default 2 s */
     uint64_t first_byte_timeout_ms; /* default 600 s: long prefills are legal */
     uint64_t idle_timeout_ms;     /* between bytes of a stream; default 300 s */
+    enum pick_policy routing;     /* how replicas are chosen; default by prefix */
     size_t queue_max;             /* requests of a tenant that may wait for an endpoint; default 1,000 */
     uint64_t queue_timeout_ms;    /* how long; default 60 s */
     uint64_t keepalive_ms;        /* a stream that waits for its first content gets a comment so often; 0: none */

@@ -34,6 +34,10 @@ static bool is_crowded(const struct snap_endpoint *e, double load, double total)
 static double score(const struct snap_endpoint *e, const struct snap_replica *r, const struct pick_wish *w, double total, size_t *ret_cached)
 {
     double load = load_of(r);
+    if (w->policy == PICK_BY_TURNS) {
+        *ret_cached = 0;
+        return -(double)atomic_load(&r->target->turn);
+    }
     *ret_cached = w->hash_count ? target_cached(r->target, w->hashes, w->hash_count) : 0;
     double cached = !w->hash_count || is_crowded(e, load, total) ? 0 : (double)*ret_cached / (double)w->hash_count;
     return CACHE_WEIGHT * cached - load / (double)(r->slots ? r->slots : SLOTS_GUESS);

@@ -11,7 +11,11 @@
 
 enum pick_result { PICK_ONE, PICK_FULL, PICK_NONE }; /* FULL: there are some, without room; NONE: all were tried */
 
+/* PREFIX: as above. LOAD: nothing is known of caches. TURNS: the one that was sent nothing for longest, whatever it has to do. */
+enum pick_policy { PICK_BY_PREFIX, PICK_BY_LOAD, PICK_BY_TURNS };
+
 struct pick_wish {
+    enum pick_policy policy;
     uint64_t tried; /* a bit a replica */
     const uint64_t *hashes; /* of the prompt's beginnings; may be NULL */
     size_t hash_count;

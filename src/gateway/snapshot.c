@@ -253,7 +253,7 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
-    r->slots = mr.spec.engine.driver && !strcmp(mr.spec.engine.driver, "openai") ? 0 : (int)mr.spec.engine.parallel;
+    r->slots = mr.spec.engine.driver && !strcmp(mr.spec.engine.driver, "openai") ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
     *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, arena_printf(a, "%s %s", e->project, where.address));
     e->replica_count++;
 }

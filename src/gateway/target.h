@@ -21,6 +21,7 @@ struct target {
     atomic_uint refs;
     char *name; /* "PROJECT ADDRESS": whoever sends a wrong key to a server that others use, too, spoils nothing for them */
     atomic_int in_flight;
+    atomic_ullong turn;           /* of its endpoint, when it was last sent something */
     atomic_ullong aside_until_ms; /* on the monotonic clock */
     atomic_int failures;          /* in a row */
     atomic_int opened;            /* how often it was put aside since it last did well; 0: it does well */

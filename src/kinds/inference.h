@@ -41,6 +41,7 @@ struct engine_spec {
     int64_t threads;           /* 0 (default): the engine decides */
     const char *url;           /* openai: base URL of the remote server, "https://host:port[/v1]"; "http://…" and "unix:/path" where the operator allows it */
     const char *remote_model;  /* remoteModel; openai: model name there, default the served name */
+    int64_t max_concurrent_requests; /* maxConcurrentRequests; openai: what the server is sent at a time; 0 (default): any number */
     const char *secret;        /* openai: name of a Secret in the namespace with key "apiKey" */
     struct field_map options;  /* fake: behaviour, e.g. {"tokensPerSecond": "100"} */
 };

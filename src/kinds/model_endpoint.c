@@ -11,6 +11,8 @@ const struct field engine_fields[] = {
     {.name = "threads", .type = FIELD_INT, .offset = ENGINE(threads), .min = 0, .max = 1024, .def = "0", .help = "CPU threads; 0: the engine decides"},
     {.name = "url", .type = FIELD_STRING, .offset = ENGINE(url), .max = 2048, .help = "driver openai: base URL of the server, for example https://models.example.com/v1; other than public https needs the operator's option engine-remote-allow"},
     {.name = "remoteModel", .type = FIELD_STRING, .offset = ENGINE(remote_model), .max = 256, .help = "driver openai: the model's name there; default: the served name"},
+    {.name = "maxConcurrentRequests", .type = FIELD_INT, .offset = ENGINE(max_concurrent_requests), .min = 1, .max = 100000,
+     .help = "driver openai: requests that the server is sent at a time; more wait in the gateway, in fair order; default: any number"},
     {.name = "secret", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = ENGINE(secret), .max = 253, .ref = "Secret", .help = "driver openai: Secret with the server's key under apiKey"},
     {.name = "options", .type = FIELD_MAP, .offset = ENGINE(options), .max = 64, .help = "driver fake: its behaviour, for example tokensPerSecond: \"100\""},
     {0},

@@ -122,6 +122,24 @@ static void ties_are_spread(void **state)
         assert_true(seen[i] > 50);
 }
 
+static void in_turns_load_and_cache_say_nothing(void **state)
+{
+    (void)state;
+    uint64_t hash = 7;
+    size_t index, cached = 1;
+    struct pick_wish w = {.policy = PICK_BY_TURNS, .hashes = &hash, .hash_count = 1};
+    set_load(3, 0, 0, 0);
+    for (int i = 0; i < REPLICAS; i++)
+        atomic_store(&replicas[i].target->turn, (unsigned long long)(10 + i));
+    target_cache(replicas[3].target, &hash, 1);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
+    assert_int_equal(index, 0);
+    assert_int_equal(cached, 0);
+    atomic_store(&replicas[0].target->turn, 14);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
+    assert_int_equal(index, 1);
+}
+
 /* ---- dispatching ---- */
 
 static void on_sent(struct ticket *t)
@@ -295,6 +313,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(ties_are_spread, setup, teardown),
+        cmocka_unit_test_setup_teardown(in_turns_load_and_cache_say_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(the_next_one_is_told_when_one_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(who_leaves_in_any_state_leaves_nothing_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tenant_has_so_many_places, setup, teardown),
