@@ -27,11 +27,24 @@ static json_t *find_replica(const struct pass *p, int64_t ordinal)
     return NULL;
 }
 
+/* The engine as the replica has it: with its own server, when there are several. A new reference. */
+static json_t *engine_of(const json_t *spec, int64_t ordinal)
+{
+    json_t *engine = json_object_get(spec, "engine");
+    const json_t *servers = json_object_get(spec, "servers");
+    size_t n = json_array_size(servers);
+    if (!n)
+        return json_incref(engine);
+    engine = json_copy(engine);
+    json_object_set(engine, "url", json_object_get(json_array_get(servers, (size_t)ordinal % n), "url"));
+    return engine;
+}
+
 static json_t *spec_of(const struct pass *p, int64_t ordinal)
 {
     const json_t *spec = json_object_get(p->r->obj, "spec");
     const char *served = p->e.spec.served_name && *p->e.spec.served_name ? p->e.spec.served_name : p->r->name;
-    json_t *s = json_pack("{s:s, s:I, s:s, s:O, s:I}", "endpoint", p->r->name, "ordinal", (json_int_t)ordinal, "servedName", served, "engine", json_object_get(spec, "engine"),
+    json_t *s = json_pack("{s:s, s:I, s:s, s:o, s:I}", "endpoint", p->r->name, "ordinal", (json_int_t)ordinal, "servedName", served, "engine", engine_of(spec, ordinal),
                           "startTimeoutSeconds", (json_int_t)p->e.spec.start_timeout_seconds);
     if (p->e.spec.model && *p->e.spec.model)
         json_object_set_new(s, "model", json_string(p->e.spec.model));

@@ -53,6 +53,7 @@ struct model_endpoint {
         const char *served_name;   /* servedName: the OpenAI model name; default: metadata.name (filled by the gateway and controllers, not stored) */
         int64_t replicas;          /* default 1, 0..1000 */
         struct engine_spec engine;
+        struct field_list servers; /* of const char *, map by url; driver openai: engine.url of replica N is that of servers[N % count] */
         const char *visibility;    /* Project (default) | Tenants | Everyone */
         struct field_list tenants; /* set of tenant names, for Tenants */
         int64_t start_timeout_seconds; /* startTimeoutSeconds: default 300 */

@@ -33,6 +33,12 @@ static void check_options(const json_t *options, const char *path, struct field_
             field_errors_add(errors, field, "FieldValueTooLong", "Too long: \"%.64s\": an option has a name of at most %d bytes, and at most %d bytes", key, OPTION_NAME_MAX, OPTION_VALUE_MAX);
 }
 
+static void check_url(const char *url, const char *field, struct field_errors *errors)
+{
+    if (url && *url && strncmp(url, "http://", 7) && strncmp(url, "https://", 8) && strncmp(url, "unix:/", 6))
+        field_errors_add(errors, field, "FieldValueInvalid", "Invalid value: \"%s\": must begin with http://, https:// or unix:/", url);
+}
+
 void engine_validate(const json_t *spec, const char *path, struct field_errors *errors)
 {
     const char *driver = json_str_or(spec, "engine.driver", "llamacpp"), *url = json_str(spec, "engine.url");
@@ -44,20 +50,25 @@ void engine_validate(const json_t *spec, const char *path, struct field_errors *
         field_errors_add(errors, field, "FieldValueRequired", "Required value: driver llamacpp runs a Model");
     }
     snprintf(field, sizeof(field), "%s.engine.url", path);
-    if (!strcmp(driver, "openai") && (!url || !*url))
+    if (!strcmp(driver, "openai") && (!url || !*url) && !json_array_size(json_object_get(spec, "servers")))
         field_errors_add(errors, field, "FieldValueRequired", "Required value: driver openai needs the server's base URL");
-    else if (url && *url && strncmp(url, "http://", 7) && strncmp(url, "https://", 8) && strncmp(url, "unix:/", 6))
-        field_errors_add(errors, field, "FieldValueInvalid", "Invalid value: \"%s\": must begin with http://, https:// or unix:/", url);
+    check_url(url, field, errors);
 }
 
 #define SPEC(member) offsetof(struct model_endpoint, spec.member) - offsetof(struct model_endpoint, spec)
 #define STATUS(member) offsetof(struct model_endpoint, status.member) - offsetof(struct model_endpoint, status)
 
+static const struct field server_fields[] = {
+    {.name = "url", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = 0, .min = 1, .max = 2048, .help = "its base URL, as engine.url"},
+    {0},
+};
 static const struct field spec_fields[] = {
     {.name = "model", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = SPEC(model), .max = 253, .ref = "Model", .help = "the Model of this namespace that is served"},
     {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .min = 1, .max = 256, .help = "the name in OpenAI requests; default: the object's name"},
     {.name = "replicas", .type = FIELD_INT, .offset = SPEC(replicas), .min = 0, .max = 1000, .def = "1", .help = "engines that should run"},
     {.name = "engine", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(engine), .sub = engine_fields, .sub_size = sizeof(struct engine_spec), .def = "{}", .help = "how each engine runs"},
+    {.name = "servers", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = SPEC(servers), .sub = server_fields, .sub_size = sizeof(const char *), .list_type = LIST_MAP, .list_key = "url", .max = 1000,
+     .help = "driver openai: several servers of the same model instead of engine.url; replica N is the Nth of them, so as many replicas as servers use all"},
     {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project"},
     {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},
@@ -85,10 +96,29 @@ static const struct kind_column columns[] = {
     {0},
 };
 
+static void check_servers(const json_t *spec, struct field_errors *errors)
+{
+    const char *url = json_str(spec, "engine.url");
+    char path[64];
+    size_t i;
+    json_t *server;
+    if (!json_array_size(json_object_get(spec, "servers")))
+        return;
+    if (strcmp(json_str_or(spec, "engine.driver", "llamacpp"), "openai") != 0)
+        field_errors_add(errors, "spec.servers", "FieldValueForbidden", "Forbidden: only with driver openai");
+    if (url && *url)
+        field_errors_add(errors, "spec.servers", "FieldValueForbidden", "Forbidden: beside spec.engine.url; put that one into the list");
+    json_array_foreach (json_object_get(spec, "servers"), i, server) {
+        snprintf(path, sizeof(path), "spec.servers[%zu].url", i);
+        check_url(json_str(server, "url"), path, errors);
+    }
+}
+
 static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
 {
     const json_t *spec = json_object_get(obj, "spec");
     engine_validate(spec, "spec", errors);
+    check_servers(spec, errors);
     bool named = json_array_size(json_object_get(spec, "tenants")) > 0;
     bool wanted = !strcmp(json_str_or(spec, "visibility", "Project"), "Tenants");
     if (wanted && !named)

@@ -196,6 +196,25 @@ def test_remote_engine_as_a_replica(own_cloud, tmp_path):
         assert ask(cloud, key) in (502, 503)
 
 
+def test_several_servers_behind_one_name(own_cloud, tmp_path):
+    cloud = own_cloud()
+    cloud.project("demo")
+    with Remote(tmp_path, "one") as one, Remote(tmp_path, "two") as two:
+        urls = [f"http://{r.address}/v1" for r in (one, two)]
+        cloud.create("modelendpoints", "demo", "fake", {"replicas": 2, "engine": {"driver": "openai"}, "servers": [{"url": u} for u in urls]})
+        cloud.wait_condition("modelendpoints", "demo", "fake")
+        assert [replica(cloud, f"fake-{i}")["spec"]["engine"]["url"] for i in range(2)] == urls
+        key = cloud.key("demo")
+        wait_for(lambda: ask(cloud, key) == 200 and one.served() and two.served(), what="answers of both")
+        for spec, field in (({"engine": {"driver": "fake"}, "servers": [{"url": urls[0]}]}, "spec.servers"),
+                            ({"engine": {"driver": "openai", "url": urls[0]}, "servers": [{"url": urls[1]}]}, "spec.servers"),
+                            ({"engine": {"driver": "openai"}, "servers": [{"url": "ftp://x"}]}, "spec.servers[0].url")):
+            body = {"apiVersion": "seki.cloud/v1alpha1", "kind": "ModelEndpoint", "metadata": {"name": "bad"}, "spec": spec}
+            with pytest.raises(ApiError) as e:
+                cloud.api("POST", "/apis/seki.cloud/v1alpha1/namespaces/demo/modelendpoints", body)
+            assert e.value.status == 422 and field in [c["field"] for c in e.value.body["details"]["causes"]]
+
+
 class Listing:
     """A server elsewhere that only lists models: below /moved it redirects, below /long the list is 2 MiB."""
 
