@@ -5,7 +5,7 @@ ARGS ?=
 PREFIX ?= /usr/local
 export PORT_BASE MODEL
 
-.PHONY: help run stop test test-full demo bench bench-peers build install deb kubectl format clean
+.PHONY: help run stop test test-full demo bench bench-peers bench-goodput build install deb kubectl format clean
 
 help:
 	@printf '%s\n' \
@@ -17,6 +17,7 @@ help:
 	  'make test           install what tests need, build with sanitizers, run every suite' \
 	  'make test-full      the long suites: kills, chaos, soak, fuzzing' \
 	  'make bench          measure, and print tables' \
+	  'make bench-goodput  requests in time per engine-second, beside routers in GWBENCH_HOME=DIR' \
 	  'make bench-peers    the gateway beside others, by the harness in GWBENCH=DIR' \
 	  'make build          the release build alone, in build/release' \
 	  'make install        install it (PREFIX, DESTDIR)' \
@@ -42,6 +43,9 @@ demo:
 
 bench:
 	@scripts/bench $(ARGS)
+
+bench-goodput:
+	@scripts/bench-goodput $(ARGS)
 
 bench-peers:
 	@scripts/bench-peers $(ARGS)
