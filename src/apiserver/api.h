@@ -51,6 +51,7 @@ struct apiserver {
     struct namespaces *namespaces;
     struct standing *standing;
     struct revoked *revoked;
+    struct expel *expel;
     struct keyring *keyring; /* NULL: nothing is sealed */
     struct reseal *reseal;
     struct flow_control *flow;
@@ -98,7 +99,7 @@ struct api_request {
     const char *id, *source; /* the request's, for the audit ledger; "" of this process's own */
     const char *rule;        /* which binding of which role allows it; "" when nobody needs to know */
     struct { /* of who really sent it; user NULL: this process */
-        const char *user;
+        const char *user, *tenant;
         int64_t issued_ms, expires_ms;
         bool by_issuer;
     } credential;
@@ -235,6 +236,8 @@ void api_watch_stop(struct api_watch *w);
 void api_watch_drained(struct api_watch *w); /* the client has read what waited for it */
 void api_watches_end(struct apiserver *s);
 void api_watches_end_if(struct apiserver *s, bool (*fn)(struct api_request *q)); /* those over HTTP */
+/* Those over HTTP that fn refuses are told why, and ended; those that roles do not allow any more are ended. */
+void api_watches_judge(struct apiserver *s, int (*fn)(struct api_request *q, struct err *err));
 void api_create(struct api_request *q);
 void api_update(struct api_request *q);
 void api_patch(struct api_request *q);
@@ -360,8 +363,11 @@ void gc_stop(struct apiserver *s);
 /* revoked.c: users whose tokens and certificates of before count no longer. */
 void revoked_start(struct apiserver *s);
 void revoked_stop(struct apiserver *s);
-bool revoked_user(struct apiserver *s, const char *user, int64_t issued_ms);
+bool revoked_user(struct apiserver *s, const char *user, const char *tenant, int64_t issued_ms); /* tenant: whose user it is, or NULL */
 bool revoked_request(struct api_request *q); /* who really sent it */
+/* expel.c: watches that may not go on. */
+void expel_start(struct apiserver *s);
+void expel_stop(struct apiserver *s);
 /* reseal.c: what is not sealed yet, or with a key that is not current, is written anew. */
 void reseal_start(struct apiserver *s);
 void reseal_stop(struct apiserver *s);

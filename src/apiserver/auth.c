@@ -209,7 +209,7 @@ int authn_token(struct apiserver *s, struct arena *a, struct str token, const js
         return err_set(err, ERR_UNAUTHENTICATED, "keys of the token's issuer are being fetched");
     if (rc < 0)
         return rc;
-    if (revoked_user(s, u.name, u.issued_ms))
+    if (revoked_user(s, u.name, authn_tenant(s, a, &u), u.issued_ms))
         return err_set(err, ERR_UNAUTHENTICATED, "the user's tokens of before are revoked");
     *ret = u;
     *ret_audiences = json_incref(meant);
@@ -269,11 +269,10 @@ int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, str
     memset(ret, 0, sizeof(*ret));
     struct str header = http_header_get(&r->head, "authorization");
     int rc = header.ptr ? by_header(s, header, a, ret, ret_issuer) : by_certificate(s, r, a, ret);
-    if (rc == 0 && revoked_user(s, ret->name, ret->issued_ms))
-        return ERR_UNAUTHENTICATED;
-    if (rc == 0)
-        ret->tenant = authn_tenant(s, a, ret);
-    return rc;
+    if (rc < 0)
+        return rc;
+    ret->tenant = authn_tenant(s, a, ret);
+    return revoked_user(s, ret->name, ret->tenant, ret->issued_ms) ? ERR_UNAUTHENTICATED : 0;
 }
 
 /* ---- authorisation ---- */
@@ -342,6 +341,26 @@ bool authz_allows_as(struct apiserver *s, const struct rbac_request *r)
     return rbac_allows(authz_current(s), r);
 }
 
+/* Of whose objects a list or watch is, when its label selector says so. */
+static const char *only_tenant(struct api_request *q)
+{
+    struct selector *selector = NULL;
+    bool many = !strcmp(q->verb, "list") || !strcmp(q->verb, "watch");
+    if (!many || selector_parse(q->arena, q->kind, api_query(q, "labelSelector"), STR(""), &selector, NULL) < 0)
+        return "";
+    const char *tenant = selector_only_label(selector, LABEL_TENANT);
+    return tenant ? tenant : "";
+}
+
+/* Whose the object is; "": nobody's, or it is not there. */
+static const char *tenant_of(struct api_request *q)
+{
+    struct kind_server server = api_kind_server(q->server);
+    JSON_AUTO obj = server.get(server.ctx, q->kind, "", q->name);
+    const char *tenant = obj ? obj_label(obj, LABEL_TENANT) : NULL;
+    return tenant ? arena_strdup(q->arena, tenant) : "";
+}
+
 /* A list or watch that shows one object at most is of that object, as Kubernetes has it: whoever may list it by resourceNames, may. */
 static const char *only_name(struct api_request *q)
 {
@@ -363,7 +382,8 @@ struct rbac_request authz_question(struct api_request *q)
         r.resource = q->kind->plural;
         r.subresource = q->sub;
         r.namespace = whole_namespace ? q->name : q->ns;
-        r.name = *q->name ? q->name : only_name(q);
+        const char *tenant = q->kind->listed_by_tenant && !*q->name ? only_tenant(q) : "";
+        r.name = *q->name ? (q->kind->of_tenants ? tenant_of(q) : q->name) : *tenant ? tenant : q->kind->of_tenants ? "" : only_name(q);
     }
     return r;
 }

@@ -135,7 +135,7 @@ static json_t *operator_rules(void)
     }
     json_array_append_new(rules, rule("seki.cloud", "tenants", "use " WRITE));
     json_array_append_new(rules, rule("seki.cloud", "tenants/audit", "get"));
-    json_array_append_new(rules, rule("seki.cloud", "userrevocations", WRITE));
+    json_array_append_new(rules, rule("seki.cloud", "userrevocations", "revoke " WRITE));
     return rules;
 }
 

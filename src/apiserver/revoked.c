@@ -5,11 +5,18 @@
 #include "kinds/borrowed.h"
 
 struct revoked {
-    struct map *before; /* user → int64_t *: what was made before then counts no longer */
+    struct map *before; /* "TENANT\nUSER", "\nUSER" for users of any or none → int64_t *: what was made before then counts no longer */
     int64_t rev;        /* as of; -1: nothing yet */
     struct sbuf prefix;
     struct store_watch *feed;
 };
+
+static const char *key_of(const char *tenant, const char *user, struct sbuf *text)
+{
+    sbuf_init(text, 4096);
+    sbuf_addf(text, "%s\n%s", tenant, user);
+    return sbuf_ok(text) ? text->ptr : "";
+}
 
 static bool add(void *arg, struct store_value *v)
 {
@@ -19,10 +26,12 @@ static bool add(void *arg, struct store_value *v)
     int64_t at_ms;
     if (!user || !text || clock_parse(str_of(text), &at_ms) < 0)
         return true;
-    int64_t *there = map_getc(r->before, user);
+    CLEANUP(sbuf_deinit) struct sbuf text_key = {0};
+    const char *key = key_of(json_str_or(obj, "spec.tenant", ""), user, &text_key);
+    int64_t *there = map_getc(r->before, key);
     if (!there) {
         there = XNEW(int64_t);
-        map_set(r->before, str_of(user), there);
+        map_set(r->before, str_of(key), there);
     }
     *there = MAX(*there, at_ms);
     return true;
@@ -42,18 +51,24 @@ static void refresh(struct apiserver *s)
     r->rev = rev;
 }
 
-bool revoked_user(struct apiserver *s, const char *user, int64_t issued_ms)
+static bool is_before(const struct revoked *r, const char *tenant, const char *user, int64_t issued_ms)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    const int64_t *before = map_getc(r->before, key_of(tenant, user, &text));
+    return before && issued_ms < *before;
+}
+
+bool revoked_user(struct apiserver *s, const char *user, const char *tenant, int64_t issued_ms)
 {
     if (!user || !s->revoked)
         return false;
     refresh(s);
-    const int64_t *before = map_getc(s->revoked->before, user);
-    return before && issued_ms < *before;
+    return map_len(s->revoked->before) && (is_before(s->revoked, "", user, issued_ms) || (tenant && is_before(s->revoked, tenant, user, issued_ms)));
 }
 
 bool revoked_request(struct api_request *q)
 {
-    return revoked_user(q->server, q->credential.user, q->credential.issued_ms);
+    return revoked_user(q->server, q->credential.user, q->credential.tenant, q->credential.issued_ms);
 }
 
 static void on_change(void *arg, const struct store_event *e)

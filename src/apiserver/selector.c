@@ -370,3 +370,11 @@ const char *selector_only_name(const struct selector *s)
             return s->terms[i].values[0].ptr;
     return NULL;
 }
+
+const char *selector_only_label(const struct selector *s, const char *key)
+{
+    for (size_t i = 0; s && i < s->count; i++)
+        if (!s->terms[i].is_field && (s->terms[i].op == OP_EQUALS || s->terms[i].op == OP_IN) && !strcmp(s->terms[i].key, key) && s->terms[i].value_count == 1 && s->terms[i].values[0].len)
+            return s->terms[i].values[0].ptr;
+    return NULL;
+}

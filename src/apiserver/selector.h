@@ -13,5 +13,7 @@ int selector_parse(struct arena *a, const struct kind *k, struct str labels, str
 bool selector_matches(const struct selector *s, const json_t *obj);
 /* The only name that an object may have to match ("metadata.name=NAME"); NULL: there may be several. */
 const char *selector_only_name(const struct selector *s);
+/* The only value that a label may have to match ("KEY=VALUE"); NULL: there may be several. */
+const char *selector_only_label(const struct selector *s, const char *key);
 
 #endif

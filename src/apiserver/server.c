@@ -119,6 +119,7 @@ static int authenticate(struct api_request *q)
         return rc;
     q->user = u;
     q->credential.user = u.name;
+    q->credential.tenant = u.tenant;
     q->credential.issued_ms = u.issued_ms;
     q->credential.expires_ms = u.expires_ms;
     q->credential.by_issuer = u.by_issuer;
@@ -400,6 +401,7 @@ int apiserver_start(struct loop *l, struct store *st, const struct apiserver_opt
     namespaces_start(s);
     standing_start(s);
     revoked_start(s);
+    expel_start(s);
     if (s->keyring)
         reseal_start(s);
     *ret = s;
@@ -468,6 +470,7 @@ void apiserver_free(struct apiserver *a)
     gather_stop(a);
     namespaces_stop(a);
     standing_stop(a);
+    expel_stop(a);
     revoked_stop(a);
     reseal_stop(a);
     if (!await_work(a)) {

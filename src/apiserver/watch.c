@@ -214,6 +214,30 @@ static bool is_allowed_still(struct api_watch *w)
     return authz_allows_as(s, &w->question);
 }
 
+/* As Kubernetes tells a watcher what a new request would be told. */
+static void refuse(struct api_watch *w, const struct err *err)
+{
+    int status = err_http_status(err->code);
+    const char *text = status == 401 ? err->msg : arena_printf(w->q->arena, "%s is forbidden: %s", api_resource_text(w->q), err->msg);
+    send_document(w, ERROR_EVENT, api_status(status, "Failure", err_reason(err->code), text, NULL));
+    watch_end(w);
+}
+
+void api_watches_judge(struct apiserver *s, int (*fn)(struct api_request *q, struct err *err))
+{
+    struct api_watch *w = TAILQ_FIRST(&s->watches), *next;
+    for (; w; w = next) {
+        struct err err = ERR_INIT;
+        next = TAILQ_NEXT(w, link);
+        if (!w->q->http)
+            continue;
+        if (fn(w->q, &err) < 0)
+            refuse(w, &err);
+        else if (!is_allowed_still(w))
+            watch_end(w);
+    }
+}
+
 /* Lets go of the feed before the change that is looked at. */
 static void pause_feed(struct api_watch *w)
 {

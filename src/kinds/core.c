@@ -89,7 +89,7 @@ static int namespace_authorize(const struct kind_context *c, const json_t *obj, 
 static const struct kind_ops namespace_ops = {.admit = namespace_admit, .authorize = namespace_authorize};
 const struct kind kind_namespace = {
     .group = "", .version = "v1", .name = "Namespace", .plural = "namespaces", .singular = "namespace", .short_names = "ns", .has_status = true, .label_names = true,
-    .native = true, .readers = ROLE_VIEW, .fields = namespace_fields, .columns = namespace_columns, .ops = &namespace_ops, .help = "Namespace is a project: a scope for names, limits and access.",
+    .native = true, .listed_by_tenant = true, .readers = ROLE_VIEW, .fields = namespace_fields, .columns = namespace_columns, .ops = &namespace_ops, .help = "Namespace is a project: a scope for names, limits and access.",
 };
 
 /* ---- Secret ---- */

@@ -149,6 +149,10 @@ struct kind {
     bool unaudited;  /* heartbeats and notes: that they are written is not recorded */
     bool read_only;  /* nobody writes objects: they can be got, listed and watched */
     bool has_scale;  /* spec.replicas, status.replicas, status.selector */
+    /* Cluster-scoped, and objects may be a tenant's, by their label seki.cloud/tenant. In rules of roles, resourceNames of such a kind are names of tenants, not of objects: who may `get` "acme" may
+     * get each object of tenant acme. What has no such label is for rules without resourceNames alone. */
+    bool of_tenants;
+    bool listed_by_tenant; /* likewise, but only for lists and watches whose label selector names the tenant */
     bool native; /* borrowed from Kubernetes, and taken as it takes its own: strategic merge patches, bodies that do not say what they are */
     bool label_names; /* names are RFC 1123 labels (63 characters, no dots) … */
     bool path_names;  /* … or any path segment ("system:discovery"); else RFC 1123 subdomains */

@@ -13,6 +13,7 @@ extern const struct kind kind_tenant, kind_access_grant, kind_limit;
 #define TENANT_BINDING "tenant-admins"    /* the RoleBinding of a tenant's admins to `admin`, in each of its projects … */
 #define TENANT_OWNERS "tenant-owners"     /* … and to TENANT_OWNER */
 #define TENANT_OWNER "seki:project-owner" /* the ClusterRole of those who may change and delete the project itself */
+#define TENANT_ADMINISTER "administer" /* the verb on a Tenant of those who say who its admins are */
 #define CONTENT_READER "seki:content-reader" /* the ClusterRole that an AccessGrant gives */
 #define TENANT_FINALIZER "seki.cloud/projects"
 #define LIMIT_DEFAULT "default" /* the Limit that is made in each project of a tenant */
@@ -24,7 +25,8 @@ extern const struct kind kind_tenant, kind_access_grant, kind_limit;
 const char *tenant_state(const json_t *tenant);
 /* Subjects of a tenant's bindings: its admins by group and by name, and the account in its first project. New reference. */
 json_t *tenant_admins(const json_t *tenant);
-/* The ClusterRole of its admins: they see the tenant and its part of the audit ledger, and make projects in it and nowhere else (Namespace asks for `use`). New reference. */
+/* The ClusterRole of its admins: they see the tenant, its projects and its part of the audit ledger, say who its admins are, end access of its people, give it new keys, and make projects in it
+ * and nowhere else (Namespace asks for `use`). New reference. */
 json_t *tenant_role(const json_t *tenant);
 /* A RoleBinding of the tenant's admins in one of its projects: to ClusterRole `role`. New reference. */
 json_t *tenant_binding(const json_t *tenant, const char *project, const char *name, const char *role);

@@ -99,14 +99,41 @@ static void own(json_t *obj, const json_t *tenant)
     obj_add_owner(obj, tenant);
 }
 
+static json_t *texts(const char *list)
+{
+    json_t *ret = json_array();
+    struct str rest = str_of(list), word;
+    while (str_cut(&rest, ' ', &word))
+        json_array_append_new(ret, json_stringn(word.ptr, word.len));
+    return ret;
+}
+
 json_t *tenant_role(const json_t *tenant)
 {
+    /* named: of this tenant alone. For objects that are made, who may is judged by what is in them (authorize() of their kinds), as they have no name yet. */
+    static const struct {
+        const char *group, *resource, *verbs;
+        bool named;
+    } rights[] = {
+        {SEKI_GROUP, "tenants", "get list watch use update patch " TENANT_ADMINISTER, true},
+        {SEKI_GROUP, "tenants/audit", "get", true},
+        {"", "namespaces", "create", false},
+        {"", "namespaces", "list watch", true},
+        {SEKI_GROUP, "keyrotations", "create", false},
+        {SEKI_GROUP, "keyrotations", "get rotate", true},
+        {SEKI_GROUP, "userrevocations", "create", false},
+        {SEKI_GROUP, "userrevocations", "get list watch update patch delete revoke", true},
+    };
     char name[512];
     snprintf(name, sizeof(name), TENANT_GROUP "%s", obj_name(tenant));
-    json_t *role = labelled(&kind_cluster_role, "", name, tenant);
-    json_object_set_new(role, "rules", json_pack("[{s:[s], s:[s], s:[s], s:[s,s,s,s]}, {s:[s], s:[s], s:[s], s:[s]}, {s:[s], s:[s], s:[s]}]", "apiGroups", SEKI_GROUP, "resources", "tenants", "resourceNames",
-                                                 obj_name(tenant), "verbs", "get", "list", "watch", "use", "apiGroups", SEKI_GROUP, "resources", "tenants/audit", "resourceNames", obj_name(tenant), "verbs",
-                                                 "get", "apiGroups", "", "resources", "namespaces", "verbs", "create"));
+    json_t *role = labelled(&kind_cluster_role, "", name, tenant), *rules = json_array();
+    for (size_t i = 0; i < ARRAY_LEN(rights); i++) {
+        json_t *rule = json_pack("{s:[s], s:[s], s:o}", "apiGroups", rights[i].group, "resources", rights[i].resource, "verbs", texts(rights[i].verbs));
+        if (rights[i].named)
+            json_object_set_new(rule, "resourceNames", json_pack("[s]", obj_name(tenant)));
+        json_array_append_new(rules, rule);
+    }
+    json_object_set_new(role, "rules", rules);
     own(role, tenant);
     return role;
 }
@@ -206,23 +233,63 @@ static bool has_admin(const json_t *tenant, const char *user)
 }
 
 /* An admin reads all that is in the tenant. So who runs the cloud names the first ones of a new tenant, but not himself, and nobody of one that is there: it may hold something. */
-static int authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
+static int appoint(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
 {
     size_t i;
     json_t *user;
-    if (c->access->may(c, "bind", RBAC, "clusterroles", "", "admin"))
-        return 0;
     json_array_foreach (json_at(obj, "spec.admins"), i, user) {
         const char *u = json_string_value(user);
         if (!old_obj && !strcmp(u, c->user->name))
             sbuf_addf(why, "user \"%s\" cannot make himself an admin of tenant \"%s\" (spec.admins)", u, obj_name(obj));
         else if (old_obj && !has_admin(old_obj, u))
-            sbuf_addf(why, "user \"%s\" may not make \"%s\" an admin of tenant \"%s\" (spec.admins), who could read what is in it: ask somebody with cluster-admin", c->user->name, u, obj_name(obj));
+            sbuf_addf(why, "user \"%s\" may not make \"%s\" an admin of tenant \"%s\" (spec.admins), who could read what is in it: ask an admin of the tenant, or somebody with cluster-admin", c->user->name,
+                      u, obj_name(obj));
         else
             continue;
         return err_set(err, ERR_FORBIDDEN, "not an operator's to give");
     }
     return 0;
+}
+
+/* The tenant but for what is its admins' own. */
+static json_t *the_operators(const json_t *tenant)
+{
+    static const char *const kept[] = {"labels", "annotations", "finalizers", "ownerReferences"};
+    json_t *ret = json_pack("{s:o}", "spec", json_deep_copy(json_object_get(tenant, "spec"))), *v;
+    json_remove(ret, "spec.admins");
+    json_remove(ret, "spec.contacts");
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++)
+        if ((v = json_object_get(json_object_get(tenant, "metadata"), kept[i])) && (json_array_size(v) || json_object_size(v)))
+            json_object_set(ret, kept[i], v);
+    return ret;
+}
+
+/* Its admins say who they are and whom to ask, and nothing else; and do not leave it without any. */
+static int administer(const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
+{
+    JSON_AUTO was = the_operators(old_obj);
+    JSON_AUTO is = the_operators(obj);
+    const char *state = tenant_state(old_obj);
+    if (strcmp(state, "Active") != 0)
+        sbuf_addf(why, "tenant \"%s\" is %s (rule Tenant%s): ask the operator of this cloud", obj_name(obj), !strcmp(state, "Closing") ? "being closed" : "suspended", state);
+    else if (!json_equal(was, is))
+        sbuf_addf(why, "admins of tenant \"%s\" change spec.admins and spec.contacts; ask the operator of this cloud for the rest", obj_name(obj));
+    else if (json_array_size(json_at(old_obj, "spec.admins")) && !json_array_size(json_at(obj, "spec.admins")))
+        sbuf_addf(why, "tenant \"%s\" would have no admin by name any more (spec.admins): name another one first, or ask the operator of this cloud", obj_name(obj));
+    else
+        return 0;
+    return err_set(err, ERR_FORBIDDEN, "not an admin's to change");
+}
+
+static int authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
+{
+    if (c->access->may(c, "bind", RBAC, "clusterroles", "", "admin"))
+        return 0;
+    /* Who may do everything with all tenants ("*") is who runs the cloud, not of the tenant. */
+    bool own = old_obj && c->access->may(c, TENANT_ADMINISTER, SEKI_GROUP, "tenants", "", obj_name(obj)) && !c->access->may(c, TENANT_ADMINISTER, SEKI_GROUP, "tenants", "", "");
+    if (own && c->access->may(c, "use", SEKI_GROUP, "tenants", "", ""))
+        return 0; /* somebody who is both */
+    return own ? administer(obj, old_obj, why, err) : appoint(c, obj, old_obj, why, err);
 }
 
 static void limits(const json_t *obj, void (*fn)(void *arg, const char *resource, int64_t max), void *arg)

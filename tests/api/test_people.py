@@ -293,6 +293,58 @@ def test_a_revoked_user_is_refused_within_a_second_and_watches_end(cloud, issuer
     assert who(cloud, token)[0] == "red:bob"
 
 
+def test_an_admin_ends_the_access_of_the_tenants_people(cloud, issuers):
+    """Of his own: the same name in another tenant, people of the cloud and what others have revoked are none of his business."""
+    for name in ("red", "blue"):
+        if name not in {t["metadata"]["name"] for t in cloud.api("GET", f"{GROUP}/tenants")["items"]}:
+            cloud.tenant(name)
+    red, path = issuers["red"], f"{GROUP}/userrevocations"
+    boss, bob = red.token("ann", groups=["admins"]), red.token("bob")
+    olga = issuers["ops"].token("olga")
+
+    def made_by(token, user, **spec):
+        status, body = ask(cloud, token, path=path, body=revocation(user, **spec))
+        return status, body
+    assert who(cloud, bob)[0] == "red:bob"
+    wide = cloud.api("POST", path, revocation("nobody"))["metadata"]["name"]
+    blue = cloud.api("POST", path, revocation("red:bob", tenant="blue"))["metadata"]["name"]
+    assert who(cloud, bob)[0] == "red:bob"  # who is not of blue
+    watch = Watcher(cloud, bob, "/apis/seki.cloud/v1alpha1/namespaces/red/models?watch=1") if ask(cloud, bob, "GET", "/apis/seki.cloud/v1alpha1/namespaces/red/models", None)[0] == 200 else None
+    status, mine = made_by(boss, "red:bob", tenant="red", reason="left")
+    assert status == 201 and mine["metadata"]["labels"] == {"seki.cloud/tenant": "red"} and mine["metadata"]["ownerReferences"][0]["kind"] == "Tenant", mine
+    name = mine["metadata"]["name"]
+    assert ask(cloud, bob)[0] == 401
+    if watch:
+        watch.join(10)
+        assert watch.ended
+    # Not of others: whoever they are, wherever.
+    assert made_by(boss, "oidc:olga", tenant="red")[0] == 201 and who(cloud, olga)[0] == "oidc:olga"
+    status, body = made_by(boss, "blue:ann", tenant="blue")
+    other = made_by(boss, "blue:ann", tenant="nothere")
+    assert status == 404 and body["message"] == 'tenants.seki.cloud "blue" not found' and (other[0], other[1]["message"]) == (404, 'tenants.seki.cloud "nothere" not found')
+    status, body = made_by(boss, "oidc:olga")
+    assert status == 403 and "spec.tenant" in body["message"]
+    assert cloud.api("GET", f"{path}/{wide}") and ask(cloud, boss, "GET", path, None)[0] == 403
+    for verb in ("GET", "DELETE"):
+        for foreign in (wide, blue, "nothere"):
+            status, body = ask(cloud, boss, verb, f"{path}/{foreign}", None)
+            assert status == 404 and body["message"] == f'userrevocations.seki.cloud "{foreign}" not found', body
+    # His own he sees and takes back.
+    status, body = ask(cloud, boss, "GET", f"{path}?labelSelector=seki.cloud/tenant=red", None)
+    assert status == 200 and name in {o["metadata"]["name"] for o in body["items"]} and {o["spec"]["tenant"] for o in body["items"]} == {"red"}
+    assert ask(cloud, boss, "GET", f"{path}?labelSelector=seki.cloud/tenant=blue", None)[0] == 403
+    assert ask(cloud, boss, "GET", f"{path}/{name}", None)[0] == 200
+    assert ask(cloud, boss, "DELETE", f"{path}/{name}", None)[0] == 200
+    assert who(cloud, bob)[0] == "red:bob"
+    # The label is the server's to say, and a name that equals the tenant's is no key to what is not his.
+    cloud.api("POST", path, {**revocation("nobody"), "metadata": {"name": "red", "labels": {"seki.cloud/tenant": "red"}}})
+    assert "labels" not in cloud.api("GET", f"{path}/red")["metadata"] or not cloud.api("GET", f"{path}/red")["metadata"]["labels"]
+    assert ask(cloud, boss, "GET", f"{path}/red", None)[0] == 404 and ask(cloud, boss, "DELETE", f"{path}/red", None)[0] == 404
+    with pytest.raises(ApiError) as e:
+        cloud.api("POST", path, revocation("red:bob", tenant="nothere"))
+    assert e.value.status == 422 and "no such tenant" in e.value.body["message"]
+
+
 def test_a_watch_ends_with_the_token(cloud, issuers):
     cloud.api("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "olgas"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
