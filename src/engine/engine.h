@@ -34,6 +34,9 @@ struct engine_plan {
  * gateway and controller ask the same. ERR_INVALID with the field when the spec names a place where no engine may be. Pure but for looking at links. */
 int engine_where(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, struct arena *a, struct engine_plan *ret, struct err *err) NODISCARD;
 
+/* The file in which gateways keep whose the slots of a replica's engine are: DIR/REPLICA-UID.slots; it goes with the replica. */
+const char *engine_slots_file(const struct engine_paths *p, const char *replica_uid, struct arena *a);
+
 /* ---- secret.c: keys of engines elsewhere ----
  * DIR/REPLICA-UID.token, 0600: the address that the key is for, then the key. A key is never read for another address. */
 #define ENGINE_SECRET_MAX (16 * 1024)
@@ -42,7 +45,7 @@ int engine_secret_write(const struct engine_paths *p, const char *replica_uid, c
 /* *ret in the arena. ERR_NOT_FOUND: there is none for this address. ERR_INVALID: no regular file of ours, or others may read it. */
 int engine_secret_read(const struct engine_paths *p, const char *replica_uid, const char *address, struct arena *a, char **ret, struct err *err) NODISCARD;
 void engine_secret_remove(const struct engine_paths *p, const char *replica_uid);
-/* Removes the keys and sockets of all that known() does not know. */
+/* Removes the files of all that known() does not know. */
 void engine_files_sweep(const struct engine_paths *p, bool (*known)(void *arg, struct str uid_prefix), void *arg);
 
 /* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. */
@@ -57,6 +60,8 @@ struct engine_health {
 
 struct engine_ops {
     const char *name;
+    bool has_slots;          /* bodies may say which slot is used ("id_slot") and whether what is in it may be ("cache_prompt"); without a word it may not */
+    const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
     /* The command line for a replica; model_file is the first file's path (NULL for openai, fake). ERR_UNAVAILABLE with what to install when the engine is missing
      * from the machine. Pure but for looking at the file system. */

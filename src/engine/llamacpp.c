@@ -71,7 +71,10 @@ static void plan_launcher(const struct engine_paths *p, const char *python, cons
 static int plan(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file, struct arena *a, struct engine_plan *ret,
                 struct err *err)
 {
-    static const char *env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", NULL};
+    /* Prompts are not kept beyond the slot that they are in, and not used again without a word (gateway/slots.h). llama-server reads this from its environment, where an older one
+     * that has no such cache does not mind; the launcher sets it itself. */
+    static const char *env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1",
+                                "LLAMA_ARG_CACHE_RAM=0", "LLAMA_ARG_CACHE_PROMPT=0", NULL};
     struct argv v;
     const char *address, *server = p->llama_server, *python = p->engine_venv ? arena_printf(a, "%s/bin/python", p->engine_venv) : NULL;
     int rc = engine_socket(p, replica_uid, a, &address, err);
@@ -96,5 +99,5 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
 }
 
 const struct engine_ops engine_llamacpp = {
-    .name = "llamacpp", .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
+    .name = "llamacpp", .has_slots = true, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
 };

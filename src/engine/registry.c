@@ -51,6 +51,11 @@ int engine_socket(const struct engine_paths *p, const char *replica_uid, struct 
     return 0;
 }
 
+const char *engine_slots_file(const struct engine_paths *p, const char *replica_uid, struct arena *a)
+{
+    return arena_printf(a, "%s/%.36s.slots", p->socket_dir, replica_uid);
+}
+
 int engine_where(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, struct arena *a, struct engine_plan *ret, struct err *err)
 {
     const struct engine_ops *e = engine_find(mr->spec.engine.driver);

@@ -238,6 +238,18 @@ static bool read_token(const struct engine_paths *engines, struct arena *a, cons
     return true;
 }
 
+/* How its cache is kept apart by tenants. */
+static void isolate(const struct engine_paths *engines, struct arena *a, const struct model_replica *mr, const char *uid, struct snap_replica *r)
+{
+    const struct engine_ops *ops = engine_find(mr->spec.engine.driver);
+    r->salt_member = ops->salt_member;
+    if (!ops->has_slots || mr->spec.engine.embeddings) /* texts that are embedded leave nothing */
+        return;
+    if (!r->target->slots)
+        r->target->slots = slots_new(engine_slots_file(engines, uid, a), clock_mono_ms());
+    r->pins = r->target->slots;
+}
+
 static void add_replica(struct snapshot *s, const struct engine_paths *engines, struct snapshot_memory *memory, struct snap_endpoint *e, const json_t *obj)
 {
     struct model_replica mr;
@@ -255,6 +267,7 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
         return;
     r->slots = mr.spec.engine.driver && !strcmp(mr.spec.engine.driver, "openai") ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
     *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, arena_printf(a, "%s %s", e->project, where.address));
+    isolate(engines, a, &mr, obj_uid(obj), r);
     e->replica_count++;
 }
 

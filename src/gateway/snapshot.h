@@ -26,6 +26,8 @@ struct snap_replica {
     const char *engine_model; /* the name to send, or NULL: as the client wrote it */
     const char *token;        /* bearer token of the engine, or NULL */
     int slots;                /* requests that it serves at the same time; 0: it does not say */
+    struct slots *pins;       /* its slots are chosen here (slots.h); NULL: they are not. The target's */
+    const char *salt_member;  /* of a body: takes the tenant's salt; NULL: it knows none */
 };
 
 struct snap_endpoint {

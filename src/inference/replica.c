@@ -78,6 +78,8 @@ void replica_remove_files(struct inference *i, const json_t *replica)
     engine_secret_remove(&i->o.paths, uid);
     CLEANUP(mem_freep) char *socket = xasprintf("%s/%.18s.sock", i->o.paths.socket_dir, uid);
     unlink(socket);
+    CLEANUP(mem_freep) char *slots = xasprintf("%s/%.36s.slots", i->o.paths.socket_dir, uid);
+    unlink(slots);
 }
 
 static int finish(struct pass *p, struct err *err)

@@ -96,6 +96,10 @@ def parameters(xllamacpp, a, host, port):
     p.verbosity = 1  # errors: more would show prompts
     p.warmup = True
     p.kv_unified = False
+    # Tenants share this server: what a prompt left is used again only when a request says so, and lies nowhere but in its slot.
+    p.cache_prompt = False
+    p.cache_ram_mib = 0
+    p.cache_idle_slots = False
     if a.embeddings:
         p.embedding = True
         p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
