@@ -70,7 +70,7 @@ struct engine_ops {
     /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
     int (*probe)(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err);
     /* One token of work, to prove liveness of an idle engine; never billed. Blocks. */
-    int (*poke)(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err);
+    int (*poke)(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err);
 };
 
 const struct engine_ops *engine_find(const char *driver); /* NULL: no such driver */

@@ -14,7 +14,7 @@ int engine_remote_url(const struct engine_paths *p, const char *url, struct aren
 int engine_socket(const struct engine_paths *p, const char *replica_uid, struct arena *a, const char **ret, struct err *err) NODISCARD;
 /* /health and /metrics. */
 int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;
-int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err) NODISCARD;
+int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err) NODISCARD;
 
 struct argv {
     const char **items;

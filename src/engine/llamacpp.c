@@ -35,6 +35,8 @@ static void add_common(struct argv *v, const struct model_replica *mr, const cha
     }
     if (mr->spec.engine.embeddings)
         argv_add(v, "--embeddings");
+    if (mr->spec.engine.rerank)
+        argv_add(v, "--reranking");
 }
 
 static void plan_server(const char *server, const struct model_replica *mr, const char *model_file, const char *address, struct argv *v)
@@ -48,15 +50,18 @@ static void plan_server(const char *server, const struct model_replica *mr, cons
     argv_add(v, "--no-webui");
     argv_add(v, "--log-verbosity"); /* errors only: more shows prompts */
     argv_add(v, "0");
+    bool whole = engine_task_of(&mr->spec.engine) != TASK_TEXT;
     if (mr->spec.engine.embeddings) {
         argv_add(v, "--pooling");
         argv_add(v, "mean");
+    }
+    if (whole) {
         argv_add(v, "--ubatch-size");
         argv_addf(v, "%lld", (long long)mr->spec.engine.context_length);
     }
-    /* A batch is the step in which progress shows: a long prompt in one step would look like an engine that hangs. An embedding needs its whole text in one. */
+    /* A batch is the step in which progress shows: a long prompt in one step would look like an engine that hangs. What is not written on needs its whole text in one. */
     argv_add(v, "--batch-size");
-    argv_addf(v, "%lld", mr->spec.engine.embeddings ? (long long)mr->spec.engine.context_length : BATCH_TOKENS);
+    argv_addf(v, "%lld", whole ? (long long)mr->spec.engine.context_length : BATCH_TOKENS);
 }
 
 static void plan_launcher(const struct engine_paths *p, const char *python, const struct model_replica *mr, const char *model_file, const char *address, struct argv *v)

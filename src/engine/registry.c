@@ -132,8 +132,12 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     return 0;
 }
 
-int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err)
+int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err)
 {
+    static const struct {
+        const char *path, *ask;
+    } work[] = {[TASK_TEXT] = {"completions", "\"prompt\":\"a\",\"max_tokens\":1"}, [TASK_EMBEDDINGS] = {"embeddings", "\"input\":\"a\""},
+                [TASK_RERANK] = {"rerank", "\"query\":\"a\",\"documents\":[\"a\"]"}};
     CLEANUP(mem_freep) char *body = NULL;
     CLEANUP(sbuf_deinit) struct sbuf question = {0};
     char path[256];
@@ -142,8 +146,8 @@ int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t
     sbuf_init(&question, 4096);
     sbuf_addc(&question, "{\"model\":");
     sbuf_add_json(&question, str_of(plan->engine_model ? plan->engine_model : ""));
-    sbuf_addc(&question, embeddings ? ",\"input\":\"a\"}" : ",\"prompt\":\"a\",\"max_tokens\":1}");
-    snprintf(path, sizeof(path), "%s/%s", plan->base_path, embeddings ? "embeddings" : "completions");
+    sbuf_addf(&question, ",%s}", work[task].ask);
+    snprintf(path, sizeof(path), "%s/%s", plan->base_path, work[task].path);
     const struct fetch_options o = {.method = "POST", .address = plan->address, .path = path, .body_json = question.ptr, .timeout_ms = timeout_ms, .max_body_bytes = METRICS_MAX};
     int rc = fetch(&o, &status, &body, &len, err);
     if (rc < 0)

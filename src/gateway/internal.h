@@ -68,7 +68,8 @@ struct gateway_route {
     const char *name;      /* in usage records: "chat.completions" */
     const char *operation; /* OpenTelemetry's gen_ai.operation.name; NULL: no inference */
     const char *prompt;    /* the member that must be there */
-    bool embeddings;       /* served by endpoints with engine.embeddings, and only by them */
+    bool embeddings;       /* what is sent is read, and nothing is written */
+    enum engine_task task; /* served by endpoints whose engines do this, and only by them */
     enum usage_dialect dialect;
     bool counts_only;      /* no text is made: nothing is charged */
     bool engine_s_slot;    /* llama.cpp chooses the slot itself, whatever the body says */

@@ -185,9 +185,10 @@ static bool resolve(struct request *q)
         return false;
     }
     q->endpoint = e;
-    if (e->embeddings != q->route->embeddings) {
-        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, e->embeddings ? "serves embeddings only" : "does not serve embeddings",
-                 e->embeddings ? "/v1/embeddings" : "/v1/chat/completions or /v1/completions");
+    if (e->task != q->route->task) {
+        static const char *const does[] = {[TASK_TEXT] = "writes text", [TASK_EMBEDDINGS] = "serves embeddings only", [TASK_RERANK] = "scores documents only"};
+        static const char *const by[] = {[TASK_TEXT] = "/v1/chat/completions or /v1/completions", [TASK_EMBEDDINGS] = "/v1/embeddings", [TASK_RERANK] = "/v1/rerank"};
+        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, does[e->task], by[e->task]);
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }

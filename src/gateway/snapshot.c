@@ -243,7 +243,7 @@ static void isolate(const struct engine_paths *engines, struct arena *a, const s
 {
     const struct engine_ops *ops = engine_find(mr->spec.engine.driver);
     r->salt_member = ops->salt_member;
-    if (!ops->has_slots || mr->spec.engine.embeddings) /* texts that are embedded leave nothing */
+    if (!ops->has_slots || engine_task_of(&mr->spec.engine) != TASK_TEXT) /* what is only read leaves nothing */
         return;
     if (!r->target->slots)
         r->target->slots = slots_new(engine_slots_file(engines, uid, a), clock_mono_ms());
@@ -295,7 +295,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     e->project = arena_strdup(a, obj_namespace(obj));
     e->name = arena_strdup(a, obj_name(obj));
     e->served = mep.spec.served_name && *mep.spec.served_name ? mep.spec.served_name : e->name;
-    e->embeddings = mep.spec.engine.embeddings;
+    e->task = engine_task_of(&mep.spec.engine);
     e->visibility = !strcmp(visibility, "Everyone") ? VISIBLE_EVERYONE : !strcmp(visibility, "Tenants") ? VISIBLE_TENANTS : VISIBLE_PROJECT;
     e->tenants = copy_list(a, &mep.spec.tenants);
     (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);

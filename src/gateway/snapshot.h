@@ -32,7 +32,7 @@ struct snap_replica {
 
 struct snap_endpoint {
     const char *project, *name, *served;
-    bool embeddings;
+    enum engine_task task;
     int64_t created_ms;
     enum { VISIBLE_PROJECT, VISIBLE_TENANTS, VISIBLE_EVERYONE } visibility;
     const char *const *tenants; /* ends in NULL */

@@ -307,7 +307,7 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
     p->r->requeue_ms = p->i->o.probe_interval_ms;
     if (v == ENGINE_NEEDS_POKE && probe_rc == 0) {
         struct err err = ERR_INIT;
-        int rc = p->engine->poke ? p->engine->poke(&p->plan, p->mr.spec.engine.embeddings, POKE_TIMEOUT_MS, &err) : 0;
+        int rc = p->engine->poke ? p->engine->poke(&p->plan, engine_task_of(&p->mr.spec.engine), POKE_TIMEOUT_MS, &err) : 0;
         if (rc == ERR_TIMEOUT)
             v = ENGINE_HUNG;
         if (rc == ERR_TIMEOUT)

@@ -21,7 +21,7 @@ struct model {
         const char *format;          /* GGUF | Safetensors */
         int64_t context_length;      /* tokens the model was trained for */
         struct field_list files;     /* struct model_file, map by name; 1..1000; immutable */
-        struct field_list capabilities; /* set of: Completion | Chat | Embedding */
+        struct field_list capabilities; /* set of: Completion | Chat | Embedding | Rerank */
         bool instruction_tuned;      /* instructionTuned */
         struct {
             const char *id;          /* SPDX id or the licence's own name; required */
@@ -38,6 +38,7 @@ struct engine_spec {
     int64_t context_length;    /* tokens per slot; default 2048, 64..1048576 */
     int64_t parallel;          /* slots; default 4, 1..256 */
     bool embeddings;           /* serve embeddings instead of completions */
+    bool rerank;               /* score documents by a query instead */
     int64_t threads;           /* 0 (default): the engine decides */
     const char *url;           /* openai: base URL of the remote server, "https://host:port[/v1]"; "http://…" and "unix:/path" where the operator allows it */
     const char *remote_model;  /* remoteModel; openai: model name there, default the served name */
@@ -45,6 +46,12 @@ struct engine_spec {
     const char *secret;        /* openai: name of a Secret in the namespace with key "apiKey" */
     struct field_map options;  /* fake: behaviour, e.g. {"tokensPerSecond": "100"} */
 };
+
+enum engine_task { TASK_TEXT, TASK_EMBEDDINGS, TASK_RERANK };
+static inline enum engine_task engine_task_of(const struct engine_spec *e)
+{
+    return e->rerank ? TASK_RERANK : e->embeddings ? TASK_EMBEDDINGS : TASK_TEXT;
+}
 
 /* ModelEndpoint (mep). Conditions: ModelVerified, EngineStarted, Ready. has_status, has_scale. */
 struct model_endpoint {

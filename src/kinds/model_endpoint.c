@@ -8,6 +8,7 @@ const struct field engine_fields[] = {
     {.name = "contextLength", .type = FIELD_INT, .offset = ENGINE(context_length), .min = 64, .max = 1048576, .def = "2048", .help = "tokens of context for each request"},
     {.name = "parallel", .type = FIELD_INT, .offset = ENGINE(parallel), .min = 1, .max = 256, .def = "4", .help = "requests worked on at a time"},
     {.name = "embeddings", .type = FIELD_BOOL, .offset = ENGINE(embeddings), .def = "false", .help = "serve embeddings instead of text"},
+    {.name = "rerank", .type = FIELD_BOOL, .offset = ENGINE(rerank), .help = "score documents by a query (/v1/rerank) instead of serving text"},
     {.name = "threads", .type = FIELD_INT, .offset = ENGINE(threads), .min = 0, .max = 1024, .def = "0", .help = "CPU threads; 0: the engine decides"},
     {.name = "url", .type = FIELD_STRING, .offset = ENGINE(url), .max = 2048, .help = "driver openai: base URL of the server, for example https://models.example.com/v1; other than public https needs the operator's option engine-remote-allow"},
     {.name = "remoteModel", .type = FIELD_STRING, .offset = ENGINE(remote_model), .max = 256, .help = "driver openai: the model's name there; default: the served name"},
@@ -45,6 +46,10 @@ void engine_validate(const json_t *spec, const char *path, struct field_errors *
     const char *model = json_str(spec, "model");
     char field[160];
     check_options(json_at(spec, "engine.options"), path, errors);
+    if (json_flag(spec, "engine.embeddings", false) && json_flag(spec, "engine.rerank", false)) {
+        snprintf(field, sizeof(field), "%s.engine.rerank", path);
+        field_errors_add(errors, field, "FieldValueForbidden", "Forbidden: an engine serves embeddings or scores documents, not both; make an endpoint for each");
+    }
     if (!strcmp(driver, "llamacpp") && (!model || !*model)) {
         snprintf(field, sizeof(field), "%s.model", path);
         field_errors_add(errors, field, "FieldValueRequired", "Required value: driver llamacpp runs a Model");

@@ -111,17 +111,21 @@ static void test_llamacpp_command_lines(void **state)
     make("venv/bin/python", 0700);
     const char *sock = in_dir("11111111-2222-3333.sock"), *venv = in_dir("venv"), *python = in_dir("venv/bin/python");
     const struct {
-        bool server, embeddings;
+        bool server;
+        enum engine_task task;
         int64_t threads;
         const char *want;
     } cases[] = {
-        {true, false, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512", server, sock)},
-        {true, false, 3, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --threads 3 --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512",
+        {true, TASK_TEXT, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512", server, sock)},
+        {true, TASK_TEXT, 3, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --threads 3 --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512",
                                       server, sock)},
-        {true, true, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --embeddings --host %s --metrics --no-webui --log-verbosity 0 --pooling mean "
+        {true, TASK_EMBEDDINGS, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --embeddings --host %s --metrics --no-webui --log-verbosity 0 --pooling mean "
                                             "--ubatch-size 2048 --batch-size 2048", server, sock)},
-        {false, false, 0, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --listen unix:%s", python, launcher, sock)},
-        {false, true, 2, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --threads 2 --embeddings --listen unix:%s", python, launcher, sock)},
+        {false, TASK_TEXT, 0, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --listen unix:%s", python, launcher, sock)},
+        {false, TASK_EMBEDDINGS, 2, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --threads 2 --embeddings --listen unix:%s", python, launcher, sock)},
+        {true, TASK_RERANK, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --reranking --host %s --metrics --no-webui --log-verbosity 0 "
+                                             "--ubatch-size 2048 --batch-size 2048", server, sock)},
+        {false, TASK_RERANK, 0, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --reranking --listen unix:%s", python, launcher, sock)},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct err err = ERR_INIT;
@@ -131,7 +135,8 @@ static void test_llamacpp_command_lines(void **state)
         p.llama_server = cases[i].server ? server : NULL;
         p.engine_venv = venv; /* there, and not used when there is a server */
         p.launcher = launcher;
-        mr.spec.engine.embeddings = cases[i].embeddings;
+        mr.spec.engine.embeddings = cases[i].task == TASK_EMBEDDINGS;
+        mr.spec.engine.rerank = cases[i].task == TASK_RERANK;
         mr.spec.engine.threads = cases[i].threads;
         ASSERT_OK(plan_of(&p, &mr, "/m.gguf", &plan, &err));
         assert_string_equal(joined(plan.argv), cases[i].want);
