@@ -1,6 +1,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/isolation.h"
+#include "gateway/model_route.h"
 #include "gateway/request.h"
 
 #define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
@@ -333,6 +334,14 @@ static const char *target_of(const struct request *q, const struct snap_replica 
     return text;
 }
 
+/* The model's name as the engine knows it; NULL: as the client wrote it. */
+static const char *name_there(const struct request *q)
+{
+    if (q->replica->engine_model || q->served == q->endpoint->served)
+        return q->replica->engine_model;
+    return q->endpoint->served; /* it was asked for by a route's name */
+}
+
 static bool send_now(struct request *q)
 {
     const struct gateway_options *o = &q->loop->gateway->o;
@@ -343,7 +352,7 @@ static bool send_now(struct request *q)
                                      .headers = q->headers,
                                      .header_count = fill_headers(q),
                                      .body = q->pieces,
-                                     .body_count = request_body_pieces(&q->body, replica->engine_model, isolation_members(q), q->http->arena, q->pieces),
+                                     .body_count = request_body_pieces(&q->body, name_there(q), isolation_members(q), q->http->arena, q->pieces),
                                      .first_byte_timeout_ms = o->first_byte_timeout_ms,
                                      .idle_timeout_ms = o->idle_timeout_ms};
     q->call = pool ? http_call_start(pool, &call, &call_ops, q) : NULL;
@@ -402,6 +411,7 @@ static void look_again(struct request *q)
     if (q->loop->snapshot == q->routing)
         return;
     const struct snap_endpoint *e = snapshot_find(q->loop->snapshot, q->key, q->body.model);
+    e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
     if (!e || !e->replica_count || !dispatch_move(&q->ticket, e))
         return;
     snapshot_unref(q->routing);

@@ -1,4 +1,5 @@
 #include "gateway/request.h"
+#include "gateway/model_route.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -140,7 +141,7 @@ void request_settle(struct request *q, int status, const char *outcome)
     attempt_release(q, str_eqc(str_of(outcome), "ok") || str_eqc(str_of(outcome), "refused") ? TARGET_OK : TARGET_NEITHER, 0);
     uint64_t now_ns = clock_mono_ns();
     struct usage u = {.id = str_of(q->http->id), .project = str_of(q->key->project), .tenant = str_of(q->key->tenant), .key = str_of(q->key->name),
-                      .endpoint = str_of(q->endpoint ? q->endpoint->name : ""), .model = str_of(q->endpoint ? q->endpoint->served : ""),
+                      .endpoint = str_of(q->endpoint ? q->endpoint->name : ""), .model = str_of(q->served ? q->served : ""),
                       .replica = str_of(q->replica ? q->replica->name : ""), .route = str_of(q->route->name), .outcome = str_of(outcome), .stream = q->body.stream,
                       .status = status, .start_ms = q->start_ms, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
@@ -182,6 +183,12 @@ static bool resolve(struct request *q)
         snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
         gateway_audit_refusal(q->loop, q->http, q->key, 404, "model_not_found", "ModelNotVisible");
         request_refuse(q, 404, "refused", "invalid_request_error", "model_not_found", "model", message);
+        return false;
+    }
+    q->served = e->served;
+    if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt))) {
+        snprintf(message, sizeof(message), "None of the endpoints behind the model `%s` is there; try again.", q->body.model);
+        request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
         return false;
     }
     q->endpoint = e;

@@ -30,6 +30,11 @@ struct snap_replica {
     const char *salt_member;  /* of a body: takes the tenant's salt; NULL: it knows none */
 };
 
+struct snap_backend {
+    const struct snap_endpoint *endpoint;
+    uint64_t weight; /* above 0 */
+};
+
 struct snap_endpoint {
     const char *project, *name, *served;
     enum engine_task task;
@@ -39,6 +44,9 @@ struct snap_endpoint {
     struct snap_replica *replicas;
     size_t replica_count;
     const char *not_ready; /* why nothing serves, for people */
+    bool is_route, sticky; /* is_route: another name for others: model_route.h */
+    struct snap_backend *backends;
+    size_t backend_count;
     struct dispatch *dispatch;
 };
 
@@ -52,9 +60,9 @@ struct snap_key {
 
 struct snapshot;
 
-/* Documents of the six kinds, as the API gives them. */
+/* Documents of the kinds, as the API gives them. */
 struct snapshot_source {
-    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits;
+    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits, *routes;
 };
 /* Targets, queues and counters by name, kept from one build to the next. */
 struct snapshot_memory;
@@ -74,7 +82,7 @@ int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err
 void snapshot_source_deinit(struct snapshot_source *s);
 
 const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_hex);
-/* The endpoint that a key means by a served name; its own project's first, then the oldest one shared with it. NULL: none that it may call. */
+/* The endpoint that a key means by a served name; its own project's first, a route before an endpoint, then the oldest one shared with it. NULL: none that it may call. */
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
 /* All that a key may call, each name once. */
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);

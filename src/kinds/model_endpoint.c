@@ -119,11 +119,8 @@ static void check_servers(const json_t *spec, struct field_errors *errors)
     }
 }
 
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+void visibility_validate(const json_t *spec, struct field_errors *errors)
 {
-    const json_t *spec = json_object_get(obj, "spec");
-    engine_validate(spec, "spec", errors);
-    check_servers(spec, errors);
     bool named = json_array_size(json_object_get(spec, "tenants")) > 0;
     bool wanted = !strcmp(json_str_or(spec, "visibility", "Project"), "Tenants");
     if (wanted && !named)
@@ -138,6 +135,14 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
         if (!field_label_value(str_of(json_string_value(v)))) /* as the namespaces' label has them */
             field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.100s\": a tenant is named as a label value, with at most 63 bytes", json_string_value(v));
     }
+}
+
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+{
+    const json_t *spec = json_object_get(obj, "spec");
+    engine_validate(spec, "spec", errors);
+    check_servers(spec, errors);
+    visibility_validate(spec, errors);
 }
 static const struct kind_ops ops = {.validate = validate};
 
