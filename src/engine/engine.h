@@ -1,6 +1,7 @@
 /* Inference engines: how to start one, where it listens, whether it lives and makes progress.
  *
- * One ops struct a driver: llamacpp (llama-server, or the xllamacpp wheel through tools/engine/llamacpp-launcher.py), openai (a remote OpenAI-compatible server), fake (tests/tools/fake_engine).
+ * One ops struct a driver: llamacpp (llama-server, or the xllamacpp wheel through tools/engine/llamacpp-launcher.py), openai (a remote OpenAI-compatible server), vllm
+ * (started here, or remote), sglang (remote), fake (tests/tools/fake_engine).
  * Drivers are pure but for probe() and poke(). Threads: any; those two block up to their deadline.
  */
 #ifndef SEKI_ENGINE_ENGINE_H
@@ -12,6 +13,7 @@
 
 struct engine_paths {
     const char *llama_server;   /* path or NULL: look on PATH */
+    const char *vllm;           /* likewise */
     const char *engine_venv;    /* directory of the private virtual environment, or NULL */
     const char *launcher;       /* llamacpp-launcher.py */
     const char *fake_engine;    /* path of the fake engine, or NULL */
@@ -48,8 +50,13 @@ void engine_secret_remove(const struct engine_paths *p, const char *replica_uid)
 /* Removes the files of all that known() does not know. */
 void engine_files_sweep(const struct engine_paths *p, bool (*known)(void *arg, struct str uid_prefix), void *arg);
 
+/* Whether it is a server elsewhere. */
+bool engine_is_remote(const struct engine_spec *e);
+
 /* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. */
 bool engine_metric(struct str text, const char *name, double *ret);
+/* The same of all series of that name together. */
+bool engine_metric_sum(struct str text, const char *name, double *ret);
 
 /* What a probe found. Counters grow over the life of one engine process. */
 struct engine_health {
@@ -63,6 +70,7 @@ struct engine_ops {
     bool has_slots;          /* bodies may say which slot is used ("id_slot") and whether what is in it may be ("cache_prompt"); without a word it may not */
     const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
+    bool remote_by_url; /* runs elsewhere when spec.engine.url is given */
     /* The command line for a replica; model_file is the first file's path (NULL for openai, fake). ERR_UNAVAILABLE with what to install when the engine is missing
      * from the machine. Pure but for looking at the file system. */
     int (*plan)(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file,

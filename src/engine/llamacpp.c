@@ -8,7 +8,7 @@
 
 #define BATCH_TOKENS 512LL
 
-static const char *on_path(const char *name, struct arena *a)
+const char *engine_on_path(const char *name, struct arena *a)
 {
     struct str rest = str_of(getenv("PATH")), dir;
     while (str_cut(&rest, ':', &dir)) {
@@ -90,7 +90,7 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
     if (server && access(server, X_OK) != 0)
         return err_set(err, ERR_UNAVAILABLE, "the configured llama-server %s is not there or cannot be executed", server);
     if (!server)
-        server = on_path("llama-server", a);
+        server = engine_on_path("llama-server", a);
     argv_init(&v, a);
     if (server)
         plan_server(server, mr, model_file, address, &v);

@@ -13,7 +13,7 @@
 
 const struct engine_ops *engine_find(const char *driver)
 {
-    static const struct engine_ops *const all[] = {&engine_llamacpp, &engine_openai, &engine_fake};
+    static const struct engine_ops *const all[] = {&engine_llamacpp, &engine_openai, &engine_vllm, &engine_sglang, &engine_fake};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         if (driver && !strcmp(driver, all[i]->name))
             return all[i];
@@ -51,6 +51,12 @@ int engine_socket(const struct engine_paths *p, const char *replica_uid, struct 
     return 0;
 }
 
+bool engine_is_remote(const struct engine_spec *e)
+{
+    const struct engine_ops *ops = engine_find(e->driver);
+    return ops && (ops->remote || (ops->remote_by_url && e->url && *e->url));
+}
+
 const char *engine_slots_file(const struct engine_paths *p, const char *replica_uid, struct arena *a)
 {
     return arena_printf(a, "%s/%.36s.slots", p->socket_dir, replica_uid);
@@ -63,17 +69,19 @@ int engine_where(const struct engine_paths *p, const struct model_replica *mr, c
     if (!e)
         return err_field(err, ERR_INVALID, "spec.engine.driver", "there is no such engine driver");
     ret->base_path = "/v1";
-    ret->engine_model = e->remote && there && *there ? there : mr->spec.served_name;
-    return e->remote ? engine_remote_url(p, mr->spec.engine.url, a, ret, err) : engine_socket(p, replica_uid, a, &ret->address, err);
+    bool remote = engine_is_remote(&mr->spec.engine);
+    ret->engine_model = remote && there && *there ? there : mr->spec.served_name;
+    return remote ? engine_remote_url(p, mr->spec.engine.url, a, ret, err) : engine_socket(p, replica_uid, a, &ret->address, err);
 }
 
 /* ---- Prometheus text ---- */
 
-bool engine_metric(struct str text, const char *name, double *ret)
+/* The value of the first series of that name; text goes on behind it. */
+static bool next_value(struct str *text, const char *name, double *ret)
 {
     size_t len = strlen(name);
     struct str line;
-    while (str_cut(&text, '\n', &line)) {
+    while (str_cut(text, '\n', &line)) {
         if (!str_starts(line, str_n(name, len)) || line.len == len)
             continue;
         struct str rest = str_skip(line, len);
@@ -93,6 +101,25 @@ bool engine_metric(struct str text, const char *name, double *ret)
         return true;
     }
     return false;
+}
+
+bool engine_metric(struct str text, const char *name, double *ret)
+{
+    return next_value(&text, name, ret);
+}
+
+bool engine_metric_sum(struct str text, const char *name, double *ret)
+{
+    double sum = 0, v;
+    bool any = false;
+    while (next_value(&text, name, &v)) {
+        sum += v;
+        any = true;
+    }
+    if (!any || sum >= METRIC_MAX)
+        return false;
+    *ret = sum;
+    return true;
 }
 
 /* ---- probes ---- */

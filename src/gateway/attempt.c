@@ -483,7 +483,7 @@ bool attempt_begin(struct request *q)
     t->tenant = q->key->tenant;
     t->on_sent = on_sent;
     t->wish.policy = q->loop->gateway->o.routing;
-    t->slot = q->route->counts_only ? SLOT_NONE : q->route->engine_s_slot || q->body.several ? SLOT_ANY : SLOT_PINNED;
+    t->slot = q->route->counts_only ? SLOT_NONE : q->route->no_isolation || q->body.several ? SLOT_ANY : SLOT_PINNED;
     t->entry.class = q->body.batch ? CLASS_BATCH : CLASS_INTERACTIVE;
     size_t blocks = MIN(q->body.prompt.len / PREFIX_BLOCK_BYTES, (size_t)PREFIX_BLOCKS_MAX);
     if (t->wish.policy == PICK_BY_PREFIX && blocks && (e->replica_count > 1 || e->replicas[0].slots)) {

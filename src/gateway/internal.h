@@ -72,7 +72,7 @@ struct gateway_route {
     enum engine_task task; /* served by endpoints whose engines do this, and only by them */
     enum usage_dialect dialect;
     bool counts_only;      /* no text is made: nothing is charged */
-    bool engine_s_slot;    /* llama.cpp chooses the slot itself, whatever the body says */
+    bool no_isolation;     /* engines take neither a slot nor a salt from its bodies */
     void (*handle)(struct gateway_loop *l, struct http_request *r, const struct snap_key *k); /* routes without inference */
 };
 extern const struct http_server_ops gateway_server_ops;

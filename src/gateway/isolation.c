@@ -25,3 +25,12 @@ struct str isolation_members(const struct request *q)
         add_salt(&out, q);
     return arena_str(q->http->arena, sbuf_str(&out));
 }
+
+bool isolation_possible(const struct request *q)
+{
+    const struct snap_endpoint *e = q->endpoint;
+    for (size_t i = 0; q->route->no_isolation && i < e->replica_count; i++)
+        if (e->replicas[i].salt_member)
+            return false;
+    return true;
+}

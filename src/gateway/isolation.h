@@ -11,4 +11,7 @@
 /* For the replica of the attempt, as "\"name\":value,\"name\":value"; may be empty. In the request's arena. */
 struct str isolation_members(const struct request *q);
 
+/* Whether an engine of the request's endpoint can be told whose cache to use: those that know a salt take it by some paths only. */
+bool isolation_possible(const struct request *q);
+
 #endif

@@ -1,4 +1,5 @@
 #include "gateway/request.h"
+#include "gateway/isolation.h"
 #include "gateway/model_route.h"
 
 #include "base/clock.h"
@@ -185,6 +186,7 @@ static bool resolve(struct request *q)
         request_refuse(q, 404, "refused", "invalid_request_error", "model_not_found", "model", message);
         return false;
     }
+    bool shared = e->visibility != VISIBLE_PROJECT;
     q->served = e->served;
     if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt))) {
         snprintf(message, sizeof(message), "None of the endpoints behind the model `%s` is there; try again.", q->body.model);
@@ -196,6 +198,11 @@ static bool resolve(struct request *q)
         static const char *const does[] = {[TASK_TEXT] = "writes text", [TASK_EMBEDDINGS] = "serves embeddings only", [TASK_RERANK] = "scores documents only"};
         static const char *const by[] = {[TASK_TEXT] = "/v1/chat/completions or /v1/completions", [TASK_EMBEDDINGS] = "/v1/embeddings", [TASK_RERANK] = "/v1/rerank"};
         snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, does[e->task], by[e->task]);
+        request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
+        return false;
+    }
+    if ((shared || e->visibility != VISIBLE_PROJECT) && !isolation_possible(q)) {
+        snprintf(message, sizeof(message), "The model `%s` is shared by tenants, and its engine cannot keep apart what they send to this path: use /v1/chat/completions.", q->body.model);
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }

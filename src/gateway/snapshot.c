@@ -243,7 +243,7 @@ static bool read_token(const struct engine_paths *engines, struct arena *a, cons
 static void isolate(const struct engine_paths *engines, struct arena *a, const struct model_replica *mr, const char *uid, struct snap_replica *r)
 {
     const struct engine_ops *ops = engine_find(mr->spec.engine.driver);
-    r->salt_member = ops->salt_member;
+    r->salt_member = engine_task_of(&mr->spec.engine) == TASK_TEXT ? ops->salt_member : NULL;
     if (!ops->has_slots || engine_task_of(&mr->spec.engine) != TASK_TEXT) /* what is only read leaves nothing */
         return;
     if (!r->target->slots)
@@ -266,7 +266,7 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
-    r->slots = mr.spec.engine.driver && !strcmp(mr.spec.engine.driver, "openai") ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
+    r->slots = engine_is_remote(&mr.spec.engine) ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
     *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, arena_printf(a, "%s %s", e->project, where.address));
     isolate(engines, a, &mr, obj_uid(obj), r);
     e->replica_count++;

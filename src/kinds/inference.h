@@ -34,7 +34,7 @@ struct model {
 
 /* How an engine runs; shared by endpoint and replica ("spec.engine"). */
 struct engine_spec {
-    const char *driver;        /* llamacpp (default) | openai | fake | vllm | sglang are later */
+    const char *driver;        /* llamacpp (default) | openai | vllm | sglang | fake */
     int64_t context_length;    /* tokens per slot; default 2048, 64..1048576 */
     int64_t parallel;          /* slots; default 4, 1..256 */
     bool embeddings;           /* serve embeddings instead of completions */

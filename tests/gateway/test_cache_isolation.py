@@ -2,11 +2,13 @@
 import concurrent.futures
 import json
 import random
+import urllib.error
 import urllib.request
 
 import pytest
 
 from cloud import CACHE, SLOW, Cloud, wait_for
+from wire import Upstream, answer
 
 FEW = 8  # tokens that all prompts share: the beginning of the text, and the template's first words
 ROUTES = {
@@ -115,3 +117,55 @@ def test_many_at_once(shared):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(12)))
     assert len(seen) == 12 and all(n <= FEW for *_, n in seen), seen
+
+
+# ---- engines that know a salt, on the wire ----
+
+@pytest.fixture(scope="module")
+def salted():
+    with Cloud() as c:
+        c.upstream = Upstream()
+        for name in ("a", "b"):
+            c.project(name, tenant=f"tenant-{name}")
+        for name, driver, more in (("vllm", "vllm", {}), ("sglang", "sglang", {}), ("vectors", "vllm", {"embeddings": True}), ("elsewhere", "openai", {})):
+            c.create("modelendpoints", "a", name, {"visibility": "Everyone", "engine": {"driver": driver, "url": c.upstream.url, **more}})
+        c.create("modelendpoints", "a", "own", {"engine": {"driver": "vllm", "url": c.upstream.url}})
+        for name in ("vllm", "sglang", "vectors", "elsewhere", "own"):
+            c.wait_condition("modelendpoints", "a", name)
+        c.keys = {"a": c.key("a"), "b": c.key("b")}
+        wait_for(lambda: all(c.gateway_status("/models/elsewhere", k) == 200 for k in c.keys.values()) and c.gateway_status("/models/own", c.keys["a"]) == 200, what="the models")
+        yield c
+        c.upstream.stop()
+
+
+def sent(c, who, path, body):
+    """What the engine got, or the status that it was refused with."""
+    c.upstream.script, c.upstream.requests[:] = [answer()], []
+    request = urllib.request.Request(f"{c.base_url}/{path}", json.dumps(body).encode(), {"Authorization": f"Bearer {c.keys[who]}", "Content-Type": "application/json"})
+    try:
+        urllib.request.urlopen(request, timeout=60 * SLOW).read()
+    except urllib.error.HTTPError as e:
+        return e.code
+    return next(json.loads(b) for _, b in c.upstream.requests if b)
+
+
+@pytest.mark.parametrize("model", ["vllm", "sglang"])
+def test_each_tenant_has_its_salt(salted, model):
+    body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
+    got = {who: sent(salted, who, "chat/completions", {**body, "cache_salt": "mine", "extra_key": "x", "kv_transfer_params": {"do_remote_prefill": True}, "rid": "1"}) for who in "ab"}
+    salts = {who: doc.pop("cache_salt") for who, doc in got.items()}
+    assert got["a"] == got["b"] == body
+    assert salts["a"] != salts["b"] and all(len(s) == 64 for s in salts.values()) and "tenant" not in salts["a"]
+    assert sent(salted, "a", "completions", {"model": model, "prompt": "x"})["cache_salt"] == salts["a"]
+
+
+def test_no_salt_where_none_is_known(salted):
+    assert sent(salted, "a", "chat/completions", {"model": "elsewhere", "messages": [], "cache_salt": "x"}) == {"model": "elsewhere", "messages": []}
+    assert sent(salted, "a", "embeddings", {"model": "vectors", "input": "x"}) == {"model": "vectors", "input": "x"}
+
+
+def test_messages_of_several_tenants_are_refused(salted):
+    """vLLM takes no salt in a Message."""
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    assert sent(salted, "a", "messages", {"model": "vllm", **body}) == 400
+    assert sent(salted, "a", "messages", {"model": "own", **body})["messages"] == body["messages"]
