@@ -58,6 +58,7 @@ extern const struct cli_flag cli_global_flags[]; /* end with name NULL */
 int cli_status(struct cli *c);
 int cli_wait(struct cli *c);
 int cli_chat(struct cli *c);
+int cli_adopt(struct cli *c);
 int cli_key_create(struct cli *c);
 int cli_key_list(struct cli *c);
 int cli_key_revoke(struct cli *c);

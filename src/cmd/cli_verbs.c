@@ -25,6 +25,16 @@ static const struct cli_flag chat_flags[] = {
     {.name = "--base-url", .value = "URL", .help = "the gateway (default: $OPENAI_BASE_URL)"},
     END,
 };
+static const struct cli_flag adopt_flags[] = {
+    {.name = "--driver", .value = "NAME", .help = "what they are (default: as they say themselves)", .complete = "openai vllm sglang"},
+    {.name = "--model", .value = "NAME", .help = "only this model of theirs; repeat for more (default: all)", .many = true},
+    {.name = "--embeddings", .value = "NAME", .help = "this model serves embeddings; repeat for more", .many = true},
+    {.name = "--server-key-file", .value = "FILE", .help = "the servers' own API key", .complete = "@file"},
+    {.name = "--key", .value = "NAME", .help = "name of the API key that is made for clients (default: adopted)"},
+    {.name = "--base-url", .value = "URL", .help = "the gateway, to look whether it works (default: $OPENAI_BASE_URL)"},
+    {.name = "--timeout", .value = "DURATION", .help = "give up after this long, with status 1 (default: 1m)"},
+    END,
+};
 static const struct cli_flag create_flags[] = {
     {.name = "--expires", .value = "DURATION", .help = "refuse it after this long, for example 24h or 30d"},
     {.name = "--endpoint", .value = "NAME", .help = "a ModelEndpoint that it may call; repeat for more (default: all)", .many = true},
@@ -171,6 +181,15 @@ const struct cli_verb cli_verbs[] = {
              "  seki chat -- \"-1 is what kind of number?\"\n",
      .run = cli_chat,
      .flags = chat_flags},
+    {.name = "adopt",
+     .args = "URL...",
+     .help = "put running OpenAI-compatible servers behind the gateway, as they are",
+     .more = "Makes a ModelEndpoint of each model that they list, and an API key, and says what clients change. Servers of the same model share its requests. May be run again.\n"
+             "Servers that are not public need the operator's option engine-remote-allow.\n\n"
+             "  seki -n demo adopt http://10.0.0.5:8000/v1 --base-url https://models.example/v1\n"
+             "  seki -n demo adopt http://10.0.0.5:8000 http://10.0.0.6:8000 --server-key-file vllm.key\n",
+     .run = cli_adopt,
+     .flags = adopt_flags},
     {.name = "key create",
      .args = "NAME",
      .help = "make an API key; it is shown this once",

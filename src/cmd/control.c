@@ -69,7 +69,7 @@ static const char builtin_manifests[] =
     "metadata: {name: 'system:seki:gateway'}\n"
     "rules:\n"
     "- apiGroups: ['seki.cloud']\n"
-    "  resources: [apikeys, modelendpoints, modelreplicas, projectlimits, tenants]\n"
+    "  resources: [apikeys, modelendpoints, modelreplicas, modelroutes, projectlimits, tenants]\n"
     "  verbs: [get, list, watch]\n"
     "- apiGroups: ['']\n"
     "  resources: [namespaces]\n"
@@ -157,6 +157,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                        .arg = c};
     struct inference_options io = {
         .paths = {.llama_server = *o->engine_llama_server ? o->engine_llama_server : NULL,
+                  .vllm = *o->engine_vllm ? o->engine_vllm : NULL,
                   .engine_venv = *o->engine_venv ? o->engine_venv : NULL,
                   .launcher = *o->engine_launcher ? o->engine_launcher : installed_launcher(a),
                   .fake_engine = *o->engine_fake ? o->engine_fake : NULL,

@@ -77,6 +77,8 @@ static const struct conf_option schema[] = {
      "the root key before, for one start: keys that it wraps are wrapped with root-key instead"},
     {"engine", "llama-server", CONF_PATH, OPT(engine_llama_server), "", 0, 0, NULL, NULL, false,
      "llama.cpp's server; empty: look on PATH, then use engine-venv"},
+    {"engine", "vllm", CONF_PATH, OPT(engine_vllm), "", 0, 0, NULL, NULL, false,
+     "vLLM's program; empty: look on PATH"},
     {"engine", "venv", CONF_PATH, OPT(engine_venv), "", 0, 0, NULL, NULL, false,
      "virtual environment with the xllamacpp wheel"},
     {"engine", "launcher", CONF_PATH, OPT(engine_launcher), "", 0, 0, NULL, NULL, false,

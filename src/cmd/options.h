@@ -28,7 +28,7 @@ struct options {
     char *secrets_root_key, *secrets_old_root_key;
     /* [engine] */
     char *engine_remote_allow;
-    char *engine_llama_server, *engine_venv, *engine_launcher, *engine_fake;
+    char *engine_llama_server, *engine_vllm, *engine_venv, *engine_launcher, *engine_fake;
     int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms;
     /* [model] */
     char *model_dirs;

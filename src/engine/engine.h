@@ -1,6 +1,7 @@
 /* Inference engines: how to start one, where it listens, whether it lives and makes progress.
  *
- * One ops struct a driver: llamacpp (llama-server, or the xllamacpp wheel through tools/engine/llamacpp-launcher.py), openai (a remote OpenAI-compatible server), fake (tests/tools/fake_engine).
+ * One ops struct a driver: llamacpp (llama-server, or the xllamacpp wheel through tools/engine/llamacpp-launcher.py), openai (a remote OpenAI-compatible server), vllm
+ * (started here, or remote), sglang (remote), fake (tests/tools/fake_engine).
  * Drivers are pure but for probe() and poke(). Threads: any; those two block up to their deadline.
  */
 #ifndef SEKI_ENGINE_ENGINE_H
@@ -12,6 +13,7 @@
 
 struct engine_paths {
     const char *llama_server;   /* path or NULL: look on PATH */
+    const char *vllm;           /* likewise */
     const char *engine_venv;    /* directory of the private virtual environment, or NULL */
     const char *launcher;       /* llamacpp-launcher.py */
     const char *fake_engine;    /* path of the fake engine, or NULL */
@@ -34,6 +36,9 @@ struct engine_plan {
  * gateway and controller ask the same. ERR_INVALID with the field when the spec names a place where no engine may be. Pure but for looking at links. */
 int engine_where(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, struct arena *a, struct engine_plan *ret, struct err *err) NODISCARD;
 
+/* The file in which gateways keep whose the slots of a replica's engine are: DIR/REPLICA-UID.slots; it goes with the replica. */
+const char *engine_slots_file(const struct engine_paths *p, const char *replica_uid, struct arena *a);
+
 /* ---- secret.c: keys of engines elsewhere ----
  * DIR/REPLICA-UID.token, 0600: the address that the key is for, then the key. A key is never read for another address. */
 #define ENGINE_SECRET_MAX (16 * 1024)
@@ -42,11 +47,16 @@ int engine_secret_write(const struct engine_paths *p, const char *replica_uid, c
 /* *ret in the arena. ERR_NOT_FOUND: there is none for this address. ERR_INVALID: no regular file of ours, or others may read it. */
 int engine_secret_read(const struct engine_paths *p, const char *replica_uid, const char *address, struct arena *a, char **ret, struct err *err) NODISCARD;
 void engine_secret_remove(const struct engine_paths *p, const char *replica_uid);
-/* Removes the keys and sockets of all that known() does not know. */
+/* Removes the files of all that known() does not know. */
 void engine_files_sweep(const struct engine_paths *p, bool (*known)(void *arg, struct str uid_prefix), void *arg);
+
+/* Whether it is a server elsewhere. */
+bool engine_is_remote(const struct engine_spec *e);
 
 /* Token counts and running requests of a Prometheus text, by their names; false when a name is not there, or its value is no number from 0 to below 1e18. */
 bool engine_metric(struct str text, const char *name, double *ret);
+/* The same of all series of that name together. */
+bool engine_metric_sum(struct str text, const char *name, double *ret);
 
 /* What a probe found. Counters grow over the life of one engine process. */
 struct engine_health {
@@ -57,7 +67,10 @@ struct engine_health {
 
 struct engine_ops {
     const char *name;
+    bool has_slots;          /* bodies may say which slot is used ("id_slot") and whether what is in it may be ("cache_prompt"); without a word it may not */
+    const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
+    bool remote_by_url; /* runs elsewhere when spec.engine.url is given */
     /* The command line for a replica; model_file is the first file's path (NULL for openai, fake). ERR_UNAVAILABLE with what to install when the engine is missing
      * from the machine. Pure but for looking at the file system. */
     int (*plan)(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file,
@@ -65,7 +78,7 @@ struct engine_ops {
     /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
     int (*probe)(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err);
     /* One token of work, to prove liveness of an idle engine; never billed. Blocks. */
-    int (*poke)(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err);
+    int (*poke)(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err);
 };
 
 const struct engine_ops *engine_find(const char *driver); /* NULL: no such driver */

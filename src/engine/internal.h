@@ -4,7 +4,7 @@
 
 #include "engine/engine.h"
 
-extern const struct engine_ops engine_llamacpp, engine_openai, engine_fake;
+extern const struct engine_ops engine_llamacpp, engine_openai, engine_vllm, engine_sglang, engine_fake;
 
 /* A uid as the API server makes them: nothing in it leads out of a directory. */
 bool engine_is_uid(const char *uid);
@@ -12,9 +12,16 @@ bool engine_is_uid(const char *uid);
 int engine_remote_url(const struct engine_paths *p, const char *url, struct arena *a, struct engine_plan *ret, struct err *err) NODISCARD;
 /* "unix:DIR/UID.sock", short enough for a socket's address. */
 int engine_socket(const struct engine_paths *p, const char *replica_uid, struct arena *a, const char **ret, struct err *err) NODISCARD;
+/* A program on PATH, or NULL. */
+const char *engine_on_path(const char *name, struct arena *a);
+/* The list of models, and /metrics by these names. */
+struct engine_metric_names {
+    const char *running, *prompt_tokens, *written_tokens;
+};
+int engine_probe_served(const struct engine_plan *plan, const struct engine_metric_names *names, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;
 /* /health and /metrics. */
 int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;
-int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err) NODISCARD;
+int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err) NODISCARD;
 
 struct argv {
     const char **items;

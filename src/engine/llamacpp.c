@@ -8,7 +8,7 @@
 
 #define BATCH_TOKENS 512LL
 
-static const char *on_path(const char *name, struct arena *a)
+const char *engine_on_path(const char *name, struct arena *a)
 {
     struct str rest = str_of(getenv("PATH")), dir;
     while (str_cut(&rest, ':', &dir)) {
@@ -35,6 +35,8 @@ static void add_common(struct argv *v, const struct model_replica *mr, const cha
     }
     if (mr->spec.engine.embeddings)
         argv_add(v, "--embeddings");
+    if (mr->spec.engine.rerank)
+        argv_add(v, "--reranking");
 }
 
 static void plan_server(const char *server, const struct model_replica *mr, const char *model_file, const char *address, struct argv *v)
@@ -48,15 +50,18 @@ static void plan_server(const char *server, const struct model_replica *mr, cons
     argv_add(v, "--no-webui");
     argv_add(v, "--log-verbosity"); /* errors only: more shows prompts */
     argv_add(v, "0");
+    bool whole = engine_task_of(&mr->spec.engine) != TASK_TEXT;
     if (mr->spec.engine.embeddings) {
         argv_add(v, "--pooling");
         argv_add(v, "mean");
+    }
+    if (whole) {
         argv_add(v, "--ubatch-size");
         argv_addf(v, "%lld", (long long)mr->spec.engine.context_length);
     }
-    /* A batch is the step in which progress shows: a long prompt in one step would look like an engine that hangs. An embedding needs its whole text in one. */
+    /* A batch is the step in which progress shows: a long prompt in one step would look like an engine that hangs. What is not written on needs its whole text in one. */
     argv_add(v, "--batch-size");
-    argv_addf(v, "%lld", mr->spec.engine.embeddings ? (long long)mr->spec.engine.context_length : BATCH_TOKENS);
+    argv_addf(v, "%lld", whole ? (long long)mr->spec.engine.context_length : BATCH_TOKENS);
 }
 
 static void plan_launcher(const struct engine_paths *p, const char *python, const struct model_replica *mr, const char *model_file, const char *address, struct argv *v)
@@ -71,7 +76,10 @@ static void plan_launcher(const struct engine_paths *p, const char *python, cons
 static int plan(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file, struct arena *a, struct engine_plan *ret,
                 struct err *err)
 {
-    static const char *env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", NULL};
+    /* Prompts are not kept beyond the slot that they are in, and not used again without a word (gateway/slots.h). llama-server reads this from its environment, where an older one
+     * that has no such cache does not mind; the launcher sets it itself. */
+    static const char *env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1",
+                                "LLAMA_ARG_CACHE_RAM=0", "LLAMA_ARG_CACHE_PROMPT=0", NULL};
     struct argv v;
     const char *address, *server = p->llama_server, *python = p->engine_venv ? arena_printf(a, "%s/bin/python", p->engine_venv) : NULL;
     int rc = engine_socket(p, replica_uid, a, &address, err);
@@ -82,7 +90,7 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
     if (server && access(server, X_OK) != 0)
         return err_set(err, ERR_UNAVAILABLE, "the configured llama-server %s is not there or cannot be executed", server);
     if (!server)
-        server = on_path("llama-server", a);
+        server = engine_on_path("llama-server", a);
     argv_init(&v, a);
     if (server)
         plan_server(server, mr, model_file, address, &v);
@@ -96,5 +104,5 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
 }
 
 const struct engine_ops engine_llamacpp = {
-    .name = "llamacpp", .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
+    .name = "llamacpp", .has_slots = true, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
 };

@@ -67,7 +67,7 @@ static int unix_url(const struct engine_paths *p, const char *url, struct arena 
 int engine_remote_url(const struct engine_paths *p, const char *url, struct arena *a, struct engine_plan *ret, struct err *err)
 {
     if (!url || !*url)
-        return err_field(err, ERR_INVALID, "spec.engine.url", "driver openai needs the server's base URL");
+        return err_field(err, ERR_INVALID, "spec.engine.url", "a server elsewhere is known by its base URL");
     if (!strncmp(url, "unix:", 5))
         return unix_url(p, url, a, ret, err);
     bool tls = !strncmp(url, "https://", 8);
@@ -105,7 +105,7 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
     int status = 0;
     *ret = (struct engine_health){.requests_running = -1, .tokens_total = -1};
     snprintf(path, sizeof(path), "%s/models", plan->base_path);
-    const struct fetch_options o = {.address = plan->address, .path = path, .bearer = plan->token, .timeout_ms = timeout_ms, .guarded = true, .reach = plan->remote};
+    const struct fetch_options o = {.address = plan->address, .path = path, .bearer = plan->token, .timeout_ms = timeout_ms, .guarded = !plan->argv, .reach = plan->remote};
     int rc = fetch(&o, &status, &body, &len, err);
     if (rc == ERR_FORBIDDEN)
         return err_field(err, ERR_FORBIDDEN, "spec.engine.url", "spec.engine.url: %s leads to no %s; " OPTION " names the networks that are allowed besides", plan->address,

@@ -13,7 +13,7 @@
 
 const struct engine_ops *engine_find(const char *driver)
 {
-    static const struct engine_ops *const all[] = {&engine_llamacpp, &engine_openai, &engine_fake};
+    static const struct engine_ops *const all[] = {&engine_llamacpp, &engine_openai, &engine_vllm, &engine_sglang, &engine_fake};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         if (driver && !strcmp(driver, all[i]->name))
             return all[i];
@@ -51,6 +51,17 @@ int engine_socket(const struct engine_paths *p, const char *replica_uid, struct 
     return 0;
 }
 
+bool engine_is_remote(const struct engine_spec *e)
+{
+    const struct engine_ops *ops = engine_find(e->driver);
+    return ops && (ops->remote || (ops->remote_by_url && e->url && *e->url));
+}
+
+const char *engine_slots_file(const struct engine_paths *p, const char *replica_uid, struct arena *a)
+{
+    return arena_printf(a, "%s/%.36s.slots", p->socket_dir, replica_uid);
+}
+
 int engine_where(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, struct arena *a, struct engine_plan *ret, struct err *err)
 {
     const struct engine_ops *e = engine_find(mr->spec.engine.driver);
@@ -58,17 +69,19 @@ int engine_where(const struct engine_paths *p, const struct model_replica *mr, c
     if (!e)
         return err_field(err, ERR_INVALID, "spec.engine.driver", "there is no such engine driver");
     ret->base_path = "/v1";
-    ret->engine_model = e->remote && there && *there ? there : mr->spec.served_name;
-    return e->remote ? engine_remote_url(p, mr->spec.engine.url, a, ret, err) : engine_socket(p, replica_uid, a, &ret->address, err);
+    bool remote = engine_is_remote(&mr->spec.engine);
+    ret->engine_model = remote && there && *there ? there : mr->spec.served_name;
+    return remote ? engine_remote_url(p, mr->spec.engine.url, a, ret, err) : engine_socket(p, replica_uid, a, &ret->address, err);
 }
 
 /* ---- Prometheus text ---- */
 
-bool engine_metric(struct str text, const char *name, double *ret)
+/* The value of the first series of that name; text goes on behind it. */
+static bool next_value(struct str *text, const char *name, double *ret)
 {
     size_t len = strlen(name);
     struct str line;
-    while (str_cut(&text, '\n', &line)) {
+    while (str_cut(text, '\n', &line)) {
         if (!str_starts(line, str_n(name, len)) || line.len == len)
             continue;
         struct str rest = str_skip(line, len);
@@ -88,6 +101,25 @@ bool engine_metric(struct str text, const char *name, double *ret)
         return true;
     }
     return false;
+}
+
+bool engine_metric(struct str text, const char *name, double *ret)
+{
+    return next_value(&text, name, ret);
+}
+
+bool engine_metric_sum(struct str text, const char *name, double *ret)
+{
+    double sum = 0, v;
+    bool any = false;
+    while (next_value(&text, name, &v)) {
+        sum += v;
+        any = true;
+    }
+    if (!any || sum >= METRIC_MAX)
+        return false;
+    *ret = sum;
+    return true;
 }
 
 /* ---- probes ---- */
@@ -127,8 +159,12 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     return 0;
 }
 
-int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t timeout_ms, struct err *err)
+int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err)
 {
+    static const struct {
+        const char *path, *ask;
+    } work[] = {[TASK_TEXT] = {"completions", "\"prompt\":\"a\",\"max_tokens\":1"}, [TASK_EMBEDDINGS] = {"embeddings", "\"input\":\"a\""},
+                [TASK_RERANK] = {"rerank", "\"query\":\"a\",\"documents\":[\"a\"]"}};
     CLEANUP(mem_freep) char *body = NULL;
     CLEANUP(sbuf_deinit) struct sbuf question = {0};
     char path[256];
@@ -137,8 +173,8 @@ int engine_poke_openai(const struct engine_plan *plan, bool embeddings, uint64_t
     sbuf_init(&question, 4096);
     sbuf_addc(&question, "{\"model\":");
     sbuf_add_json(&question, str_of(plan->engine_model ? plan->engine_model : ""));
-    sbuf_addc(&question, embeddings ? ",\"input\":\"a\"}" : ",\"prompt\":\"a\",\"max_tokens\":1}");
-    snprintf(path, sizeof(path), "%s/%s", plan->base_path, embeddings ? "embeddings" : "completions");
+    sbuf_addf(&question, ",%s}", work[task].ask);
+    snprintf(path, sizeof(path), "%s/%s", plan->base_path, work[task].path);
     const struct fetch_options o = {.method = "POST", .address = plan->address, .path = path, .body_json = question.ptr, .timeout_ms = timeout_ms, .max_body_bytes = METRICS_MAX};
     int rc = fetch(&o, &status, &body, &len, err);
     if (rc < 0)

@@ -121,7 +121,7 @@ void engine_files_sweep(const struct engine_paths *p, bool (*known)(void *arg, s
     DIR *d = p->socket_dir ? opendir(p->socket_dir) : NULL;
     for (struct dirent *e; d && (e = readdir(d));) {
         struct str name = str_of(e->d_name), stem;
-        bool ours = str_ends(name, STR(SUFFIX)) || str_ends(name, STR(".sock"));
+        bool ours = str_ends(name, STR(SUFFIX)) || str_ends(name, STR(".sock")) || str_ends(name, STR(".slots"));
         stem = str_n(name.ptr, strspn(name.ptr, "0123456789abcdef-"));
         if (ours && !known(arg, stem))
             unlinkat(dirfd(d), e->d_name, 0);

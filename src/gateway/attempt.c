@@ -1,10 +1,13 @@
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/isolation.h"
+#include "gateway/model_route.h"
 #include "gateway/request.h"
 
 #define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
 #define HELD_MAX 65536 /* of a stream without content: then it is passed on as it is */
 #define ENGINE_MESSAGE_MAX 1024
+#define SLOT_TICK_MS 20
 #define TICK_MS 500 /* while a request waits: its deadline, new replicas */
 
 static bool attempt_start(struct request *q);
@@ -163,6 +166,7 @@ static void on_head(void *arg, const struct http_head *head)
     struct request *q = arg;
     char message[128];
     q->status = head->status;
+    q->ticket.answered = true;
     struct str type = http_header_get(head, "Content-Type");
     if (!type.len || !str_to_array(type, q->type, sizeof(q->type)))
         (void)!str_to_array(STR(JSON_TYPE), q->type, sizeof(q->type));
@@ -297,6 +301,11 @@ static const struct http_call_ops call_ops = {.on_head = on_head, .on_body = on_
 
 /* ---- towards the engine ---- */
 
+static void refuse_none(struct request *q)
+{
+    request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+}
+
 static size_t fill_headers(struct request *q)
 {
     static const char *const forwarded[] = {"traceparent", "tracestate", "anthropic-version", "anthropic-beta"};
@@ -325,20 +334,25 @@ static const char *target_of(const struct request *q, const struct snap_replica 
     return text;
 }
 
-/* To the replica that the ticket names. False: it could not even be begun. */
-static bool send_it(struct request *q)
+/* The model's name as the engine knows it; NULL: as the client wrote it. */
+static const char *name_there(const struct request *q)
+{
+    if (q->replica->engine_model || q->served == q->endpoint->served)
+        return q->replica->engine_model;
+    return q->endpoint->served; /* it was asked for by a route's name */
+}
+
+static bool send_now(struct request *q)
 {
     const struct gateway_options *o = &q->loop->gateway->o;
-    const struct snap_replica *replica = q->replica = &q->endpoint->replicas[q->ticket.index];
-    q->ticket.wish.tried |= 1ull << q->ticket.index;
-    q->attempts++;
+    const struct snap_replica *replica = q->replica;
     struct http_pool *pool = gateway_loop_pool(q->loop, replica);
     struct http_call_options call = {.method = "POST",
                                      .target = target_of(q, replica),
                                      .headers = q->headers,
                                      .header_count = fill_headers(q),
                                      .body = q->pieces,
-                                     .body_count = request_body_pieces(&q->body, replica->engine_model, q->http->arena, q->pieces),
+                                     .body_count = request_body_pieces(&q->body, name_there(q), isolation_members(q), q->http->arena, q->pieces),
                                      .first_byte_timeout_ms = o->first_byte_timeout_ms,
                                      .idle_timeout_ms = o->idle_timeout_ms};
     q->call = pool ? http_call_start(pool, &call, &call_ops, q) : NULL;
@@ -347,12 +361,32 @@ static bool send_it(struct request *q)
     return q->call != NULL;
 }
 
-/* ---- waiting for a turn ---- */
-
-static void refuse_none(struct request *q)
+static void on_slot_tick(struct timer *t)
 {
-    request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+    struct request *q = t->arg;
+    if (clock_mono_ms() - q->ticket.sent_ms > q->loop->gateway->o.queue_timeout_ms)
+        request_refuse(q, 503, "timeout", "server_error", "engine_overloaded", NULL, "The engine has too much to do with other requests; try again later.");
+    else if (!slots_unpinned_may_go(q->replica->pins, q->key->tenant, clock_mono_ms()))
+        timer_start(t, SLOT_TICK_MS);
+    else if (!send_now(q) && !attempt_start(q))
+        refuse_none(q);
 }
+
+/* To the replica that the ticket names. An unpinned request waits there until it can do no harm: see slots.h. False: it could not even be begun. */
+static bool send_it(struct request *q)
+{
+    const struct ticket *t = &q->ticket;
+    q->replica = &q->endpoint->replicas[t->index];
+    q->ticket.wish.tried |= 1ull << t->index;
+    q->attempts++;
+    if (!t->claimed || !t->claim.unpinned || slots_unpinned_may_go(q->replica->pins, t->tenant, clock_mono_ms()))
+        return send_now(q);
+    timer_init(&q->tick, q->loop->loop, on_slot_tick, q);
+    timer_start(&q->tick, SLOT_TICK_MS);
+    return true;
+}
+
+/* ---- waiting for a turn ---- */
 
 static void count_wait(struct request *q)
 {
@@ -377,6 +411,7 @@ static void look_again(struct request *q)
     if (q->loop->snapshot == q->routing)
         return;
     const struct snap_endpoint *e = snapshot_find(q->loop->snapshot, q->key, q->body.model);
+    e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
     if (!e || !e->replica_count || !dispatch_move(&q->ticket, e))
         return;
     snapshot_unref(q->routing);
@@ -448,6 +483,7 @@ bool attempt_begin(struct request *q)
     t->tenant = q->key->tenant;
     t->on_sent = on_sent;
     t->wish.policy = q->loop->gateway->o.routing;
+    t->slot = q->route->counts_only ? SLOT_NONE : q->route->no_isolation || q->body.several ? SLOT_ANY : SLOT_PINNED;
     t->entry.class = q->body.batch ? CLASS_BATCH : CLASS_INTERACTIVE;
     size_t blocks = MIN(q->body.prompt.len / PREFIX_BLOCK_BYTES, (size_t)PREFIX_BLOCKS_MAX);
     if (t->wish.policy == PICK_BY_PREFIX && blocks && (e->replica_count > 1 || e->replicas[0].slots)) {

@@ -1,6 +1,13 @@
 #include "gateway/body.h"
 
-enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N, AT_TIER, AT_COUNT };
+enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N, AT_N_CMPL, AT_TIER, AT_COUNT };
+
+/* What engines take for orders of their operator: by it a client would reach what is another's. Of llama.cpp, vLLM and SGLang. */
+static const char *const TAKEN_OUT[] = {
+    "id_slot", "cache_prompt", "n_cache_reuse", "lora",                      /* llama.cpp: slots, adapters */
+    "cache_salt", "kv_transfer_params", "priority",                          /* vLLM: caches, also those of other engines; its queue */
+    "extra_key", "rid", "session_params", "lora_path", "data_parallel_rank", /* SGLang: caches, others' requests and sessions */
+    "bootstrap_host", "bootstrap_port", "bootstrap_room", "custom_logit_processor"};
 
 static bool absent(const struct span *s)
 {
@@ -23,13 +30,21 @@ static int64_t max_tokens(const struct span *at)
     return most < 1 ? 0 : MIN(most, (int64_t)1000000000) * n;
 }
 
+/* Said so that every reader of it agrees. */
+static bool is_one(const struct span *s)
+{
+    return absent(s) || str_eqc(s->text, "1");
+}
+
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err)
 {
-    const char *const paths[AT_COUNT] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "service_tier"};
-    struct span at[AT_COUNT];
+    _Static_assert(ARRAY_LEN(TAKEN_OUT) <= BODY_TAKEN_OUT_MAX, "each has its place");
+    const char *paths[AT_COUNT + ARRAY_LEN(TAKEN_OUT)] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_cmpl", "service_tier"};
+    struct span at[ARRAY_LEN(paths)];
+    memcpy(paths + AT_COUNT, TAKEN_OUT, sizeof(TAKEN_OUT));
     if (!str_trim(text).len)
         return err_set(err, ERR_BAD_REQUEST, "the body is empty; expected a JSON object with \"model\" and \"%s\"", prompt);
-    int rc = span_scan(text, paths, AT_COUNT, at, err);
+    int rc = span_scan(text, paths, ARRAY_LEN(paths), at, err);
     if (rc < 0)
         return rc;
     if (absent(&at[AT_MODEL]))
@@ -53,6 +68,8 @@ int request_body_read(struct str text, const char *prompt, bool ask_usage, struc
     ret->prompt = at[AT_PROMPT].text;
     ret->batch = at[AT_TIER].type == SPAN_STRING && (str_eqc(at[AT_TIER].text, "\"flex\"") || str_eqc(at[AT_TIER].text, "\"batch\""));
     ret->max_tokens = max_tokens(at);
+    ret->several = !is_one(&at[AT_N]) || !is_one(&at[AT_N_CMPL]);
+    memcpy(ret->taken_out, at + AT_COUNT, ARRAY_LEN(TAKEN_OUT) * sizeof(at[0]));
     ret->text = text;
     ret->at_model = at[AT_MODEL];
     ret->at_options = at[AT_OPTIONS];
@@ -83,29 +100,82 @@ static struct edit ask_for_usage(const struct request_body *b)
     return (struct edit){(size_t)str_find(b->text, '{') + 1, 0, STR("\"stream_options\":{\"include_usage\":true},")};
 }
 
-int request_body_pieces(const struct request_body *b, const char *engine_model, struct arena *a, struct iovec pieces[BODY_PIECES_MAX])
+static bool is_space(char c)
 {
-    struct edit edits[2];
-    int count = 0, n = 0;
-    size_t from = 0;
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+/* The member whose value this is, from the comma before it, or else to behind the comma after it. Its name holds no quotes: span_scan() has seen to that. */
+static struct edit take_out(const struct request_body *b, const struct span *value)
+{
+    const char *from = value->text.ptr, *to = from + value->text.len, *end = b->text.ptr + b->text.len;
+    for (int quotes = 0; quotes < 2;)
+        quotes += *--from == '"';
+    const char *before = from, *after = to;
+    while (is_space(before[-1]))
+        before--;
+    while (after < end && is_space(*after))
+        after++;
+    if (before[-1] == ',')
+        from = before - 1;
+    else if (*after == ',')
+        to = after + 1;
+    return (struct edit){(size_t)(from - b->text.ptr), (size_t)(to - from), STR("")};
+}
+
+/* In order of their places; of two at the same place the first stays first. */
+static void add_edit(struct edit *edits, int *count, struct edit e)
+{
+    int i = (*count)++;
+    for (; i > 0 && edits[i - 1].at > e.at; i--)
+        edits[i] = edits[i - 1];
+    edits[i] = e;
+}
+
+/* Two members that are neighbours, the first of all among them: what is between them was taken for the comma after the one and the comma before the other. The second then is the first. */
+static struct edit behind(const struct request_body *b, struct edit e, size_t from)
+{
+    if (e.at >= from)
+        return e;
+    size_t end = e.at + e.drop;
+    while (end < b->text.len && is_space(b->text.ptr[end]))
+        end++;
+    if (end < b->text.len && b->text.ptr[end] == ',')
+        end++;
+    return (struct edit){from, end - from, e.put};
+}
+
+static int make_edits(const struct request_body *b, const char *engine_model, struct str put_in, struct arena *a, struct edit *edits)
+{
+    int count = 0;
+    if (put_in.len) /* the root has members ("model" is one), so a comma is right */
+        add_edit(edits, &count, (struct edit){(size_t)str_find(b->text, '{') + 1, 0, str_of(arena_printf(a, "%.*s,", STR_ARG(put_in)))});
     if (engine_model) {
         CLEANUP(sbuf_deinit) struct sbuf name = {0};
         sbuf_init(&name, 16 * MODEL_NAME_MAX);
         sbuf_add_json(&name, str_of(engine_model));
-        edits[count++] = (struct edit){(size_t)(b->at_model.text.ptr - b->text.ptr), b->at_model.text.len, arena_str(a, sbuf_str(&name))};
+        add_edit(edits, &count, (struct edit){(size_t)(b->at_model.text.ptr - b->text.ptr), b->at_model.text.len, arena_str(a, sbuf_str(&name))});
     }
     if (b->stream && b->ask_usage && !b->usage_wanted)
-        edits[count++] = ask_for_usage(b);
-    if (count == 2 && edits[1].at < edits[0].at) {
-        struct edit first = edits[1];
-        edits[1] = edits[0];
-        edits[0] = first;
-    }
+        add_edit(edits, &count, ask_for_usage(b));
+    for (size_t i = 0; i < ARRAY_LEN(TAKEN_OUT); i++)
+        if (b->taken_out[i].type != SPAN_ABSENT)
+            add_edit(edits, &count, take_out(b, &b->taken_out[i]));
+    return count;
+}
+
+int request_body_pieces(const struct request_body *b, const char *engine_model, struct str put_in, struct arena *a, struct iovec pieces[BODY_PIECES_MAX])
+{
+    struct edit edits[BODY_TAKEN_OUT_MAX + 3];
+    int count = make_edits(b, engine_model, put_in, a, edits), n = 0;
+    size_t from = 0;
     for (int i = 0; i < count; i++) {
-        if (edits[i].at > from)
-            pieces[n++] = (struct iovec){(char *)(uintptr_t)b->text.ptr + from, edits[i].at - from};
-        pieces[n++] = (struct iovec){(char *)(uintptr_t)edits[i].put.ptr, edits[i].put.len};
-        from = edits[i].at + edits[i].drop;
+        struct edit e = behind(b, edits[i], from);
+        if (e.at > from)
+            pieces[n++] = (struct iovec){(char *)(uintptr_t)b->text.ptr + from, e.at - from};
+        if (e.put.len)
+            pieces[n++] = (struct iovec){(char *)(uintptr_t)e.put.ptr, e.put.len};
+        from = e.at + e.drop;
     }
     if (from < b->text.len)
         pieces[n++] = (struct iovec){(char *)(uintptr_t)b->text.ptr + from, b->text.len - from};

@@ -1,7 +1,8 @@
 /* A request's body: what the gateway must know of it, and the few bytes that it changes on the way to the engine.
  *
- * One span scan finds model, stream, stream_options and the prompt; the body is never parsed into a document. Two things may be changed: the model's name, where the engine
- * knows it by another, and "stream_options.include_usage", which is asked for in every stream so that it can be counted. Everything else is forwarded byte for byte, in
+ * One span scan finds model, stream, stream_options and the prompt; the body is never parsed into a document. What may be changed: the model's name, where the engine
+ * knows it by another; "stream_options.include_usage", which is asked for in every stream so that it can be counted; and members by which engines are told whose cache to use, which
+ * request to follow or which adapter to apply (TAKEN_OUT in body.c): those are the gateway's to say, and a client's are taken out. Everything else is forwarded byte for byte, in
  * pieces that point into the body as it came. Pure functions; threads: any.
  */
 #ifndef SEKI_GATEWAY_BODY_H
@@ -13,7 +14,8 @@
 #include "json/span.h"
 
 #define MODEL_NAME_MAX 256
-#define BODY_PIECES_MAX 5
+#define BODY_TAKEN_OUT_MAX 20
+#define BODY_PIECES_MAX (2 * (BODY_TAKEN_OUT_MAX + 3) + 1)
 
 struct request_body {
     char model[MODEL_NAME_MAX];
@@ -24,13 +26,15 @@ struct request_body {
     struct str prompt;   /* its JSON */
     bool batch;          /* it may wait behind all others: "service_tier" is "flex" or "batch" */
     int64_t max_tokens;  /* that all answers together may have; 0: the client does not say */
+    bool several;        /* it may ask for more answers than one */
     struct str text;
+    struct span taken_out[BODY_TAKEN_OUT_MAX]; /* values of members that do not go on */
     struct span at_model, at_options, at_usage;
 };
 
 /* prompt: the member that this route must have ("messages"). ask_usage: its streams tell what they used only when they are asked. ERR_BAD_REQUEST; the field names the member. The body must outlive *ret. */
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err) NODISCARD;
-/* The pieces to send. engine_model NULL: the name stays. */
-int request_body_pieces(const struct request_body *b, const char *engine_model, struct arena *a, struct iovec pieces[BODY_PIECES_MAX]);
+/* The pieces to send. engine_model NULL: the name stays. put_in: members of the gateway's own, "\"id_slot\":1,\"cache_prompt\":true", or empty. */
+int request_body_pieces(const struct request_body *b, const char *engine_model, struct str put_in, struct arena *a, struct iovec pieces[BODY_PIECES_MAX]);
 
 #endif

@@ -132,6 +132,22 @@ static struct target *target_of(const struct ticket *t)
     return t->endpoint->replicas[t->index].target;
 }
 
+static void claim_slot(struct ticket *t, uint64_t now_ms)
+{
+    const struct snap_replica *r = &t->endpoint->replicas[t->index];
+    t->claimed = r->pins && t->slot != SLOT_NONE;
+    t->answered = false;
+    if (t->claimed)
+        slots_claim(r->pins, r->slots, t->tenant, t->slot == SLOT_PINNED, t->wish.hashes, t->wish.hash_count, now_ms, &t->claim);
+}
+
+static void release_slot(struct ticket *t, bool was_sent, uint64_t now_ms)
+{
+    if (t->claimed)
+        slots_release(t->endpoint->replicas[t->index].pins, t->tenant, &t->claim, !was_sent ? SLOTS_NOT_SENT : t->answered ? SLOTS_DONE : SLOTS_UNSURE, now_ms);
+    t->claimed = false;
+}
+
 static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_ms)
 {
     t->index = index;
@@ -139,6 +155,7 @@ static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_m
     t->sent_ms = now_ms;
     t->tries = target_begin(target_of(t), now_ms);
     atomic_store(&target_of(t)->turn, ++t->endpoint->dispatch->turn);
+    claim_slot(t, now_ms);
     if (t->wish.hash_count)
         target_cache(target_of(t), t->wish.hashes, t->wish.hash_count);
 }
@@ -229,6 +246,7 @@ bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_
     t->holds = false;
     pthread_mutex_lock(&d->lock);
     t->state = TICKET_IDLE;
+    release_slot(t, true, now_ms);
     bool aside = target_end(target_of(t), t->tries, outcome, busy_ms, now_ms);
     if (aside)
         target_forget(target_of(t));
@@ -265,8 +283,11 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
     uint64_t now_ms = clock_mono_ms();
     pthread_mutex_lock(&d->lock);
     bool counted = t->sent_ms != 0;
-    if (take_out(t))
+    bool was_told = t->state == TICKET_TOLD;
+    if (take_out(t)) {
+        release_slot(t, !was_told, now_ms);
         target_end(target_of(t), t->tries, TARGET_NEITHER, 0, now_ms);
+    }
     if (counted)
         queue_settle(&d->queue, t->tenant, t->entry.class, t->entry.paid_by, used_tokens - t->entry.cost);
     send_who_can_be_sent(d, now_ms);

@@ -45,6 +45,7 @@ struct ticket {
     struct pick_wish wish;
     int64_t prompt_tokens, answer_tokens; /* that are expected */
     bool again;                           /* it was sent before, and failed */
+    enum { SLOT_NONE, SLOT_PINNED, SLOT_ANY } slot; /* it needs none, one that is chosen here, one that the engine chooses */
     void (*on_sent)(struct ticket *t);    /* on the loop; index SIZE_MAX: there is no replica left to try */
 
     enum { TICKET_IDLE, TICKET_WAITS, TICKET_TOLD, TICKET_SENT } state; /* under the lock: another loop may send it at any time */
@@ -52,6 +53,8 @@ struct ticket {
     size_t index; /* of the replica */
     size_t cached; /* blocks of the prompt that it has */
     bool tries;   /* target_begin()'s */
+    struct slots_claim claim; /* of replicas whose slots are chosen here */
+    bool claimed, answered;   /* answered: the engine has said something */
     uint64_t since_ms, sent_ms;
 };
 

@@ -14,7 +14,7 @@
 
 #define SAVE_EVERY_MS 1000 /* a burst of changes is one write of the file */
 
-enum { KEYS, ENDPOINTS, REPLICAS, NAMESPACES, TENANTS, LIMITS, KIND_COUNT };
+enum { KEYS, ENDPOINTS, REPLICAS, NAMESPACES, TENANTS, LIMITS, ROUTES, KIND_COUNT };
 
 struct feed {
     char *file;
@@ -105,7 +105,7 @@ static void wait_for_work(struct feed *f, uint64_t until_ms)
 static void *run(void *arg)
 {
     struct feed *f = arg;
-    struct snapshot_source source = {NULL, NULL, NULL, NULL, NULL, NULL};
+    struct snapshot_source source = {.keys = NULL};
     uint64_t save_at_ms = 0, saved_ms = 0;
     for (;;) {
         pthread_mutex_lock(&f->lock);
@@ -119,7 +119,7 @@ static void *run(void *arg)
             snapshot_source_deinit(&source);
             source = (struct snapshot_source){informer_list(f->informers[KEYS], NULL), informer_list(f->informers[ENDPOINTS], NULL),
                                               informer_list(f->informers[REPLICAS], NULL), informer_list(f->informers[NAMESPACES], NULL),
-                                              informer_list(f->informers[TENANTS], NULL), informer_list(f->informers[LIMITS], NULL)};
+                                              informer_list(f->informers[TENANTS], NULL), informer_list(f->informers[LIMITS], NULL), informer_list(f->informers[ROUTES], NULL)};
             publish(f, snapshot_build(&source, f->engines, f->memory), 0);
             if (!save_at_ms)
                 save_at_ms = MAX(saved_ms + SAVE_EVERY_MS, (uint64_t)1);
@@ -139,7 +139,7 @@ static void *run(void *arg)
 int feed_start(struct client *c, const char *snapshot_file, const struct engine_paths *engines, struct feed **ret, struct err *err)
 {
     const struct kind *const kinds[KIND_COUNT] = {[KEYS] = &kind_api_key, [ENDPOINTS] = &kind_model_endpoint, [REPLICAS] = &kind_model_replica,
-                                                  [NAMESPACES] = kind_by_name("Namespace"), [TENANTS] = &kind_tenant, [LIMITS] = &kind_limit};
+                                                  [NAMESPACES] = kind_by_name("Namespace"), [TENANTS] = &kind_tenant, [LIMITS] = &kind_limit, [ROUTES] = &kind_model_route};
     struct feed *f = XNEW(struct feed);
     pthread_condattr_t attr;
     int rc = 0;

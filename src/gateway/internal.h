@@ -68,9 +68,11 @@ struct gateway_route {
     const char *name;      /* in usage records: "chat.completions" */
     const char *operation; /* OpenTelemetry's gen_ai.operation.name; NULL: no inference */
     const char *prompt;    /* the member that must be there */
-    bool embeddings;       /* served by endpoints with engine.embeddings, and only by them */
+    bool embeddings;       /* what is sent is read, and nothing is written */
+    enum engine_task task; /* served by endpoints whose engines do this, and only by them */
     enum usage_dialect dialect;
     bool counts_only;      /* no text is made: nothing is charged */
+    bool no_isolation;     /* engines take neither a slot nor a salt from its bodies */
     void (*handle)(struct gateway_loop *l, struct http_request *r, const struct snap_key *k); /* routes without inference */
 };
 extern const struct http_server_ops gateway_server_ops;

@@ -1,4 +1,6 @@
 #include "gateway/request.h"
+#include "gateway/isolation.h"
+#include "gateway/model_route.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -140,7 +142,7 @@ void request_settle(struct request *q, int status, const char *outcome)
     attempt_release(q, str_eqc(str_of(outcome), "ok") || str_eqc(str_of(outcome), "refused") ? TARGET_OK : TARGET_NEITHER, 0);
     uint64_t now_ns = clock_mono_ns();
     struct usage u = {.id = str_of(q->http->id), .project = str_of(q->key->project), .tenant = str_of(q->key->tenant), .key = str_of(q->key->name),
-                      .endpoint = str_of(q->endpoint ? q->endpoint->name : ""), .model = str_of(q->endpoint ? q->endpoint->served : ""),
+                      .endpoint = str_of(q->endpoint ? q->endpoint->name : ""), .model = str_of(q->served ? q->served : ""),
                       .replica = str_of(q->replica ? q->replica->name : ""), .route = str_of(q->route->name), .outcome = str_of(outcome), .stream = q->body.stream,
                       .status = status, .start_ms = q->start_ms, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
@@ -184,10 +186,23 @@ static bool resolve(struct request *q)
         request_refuse(q, 404, "refused", "invalid_request_error", "model_not_found", "model", message);
         return false;
     }
+    bool shared = e->visibility != VISIBLE_PROJECT;
+    q->served = e->served;
+    if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt))) {
+        snprintf(message, sizeof(message), "None of the endpoints behind the model `%s` is there; try again.", q->body.model);
+        request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
+        return false;
+    }
     q->endpoint = e;
-    if (e->embeddings != q->route->embeddings) {
-        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, e->embeddings ? "serves embeddings only" : "does not serve embeddings",
-                 e->embeddings ? "/v1/embeddings" : "/v1/chat/completions or /v1/completions");
+    if (e->task != q->route->task) {
+        static const char *const does[] = {[TASK_TEXT] = "writes text", [TASK_EMBEDDINGS] = "serves embeddings only", [TASK_RERANK] = "scores documents only"};
+        static const char *const by[] = {[TASK_TEXT] = "/v1/chat/completions or /v1/completions", [TASK_EMBEDDINGS] = "/v1/embeddings", [TASK_RERANK] = "/v1/rerank"};
+        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, does[e->task], by[e->task]);
+        request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
+        return false;
+    }
+    if ((shared || e->visibility != VISIBLE_PROJECT) && !isolation_possible(q)) {
+        snprintf(message, sizeof(message), "The model `%s` is shared by tenants, and its engine cannot keep apart what they send to this path: use /v1/chat/completions.", q->body.model);
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }

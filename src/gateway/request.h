@@ -25,6 +25,7 @@ struct request {
     const struct gateway_route *route;
     const struct snap_key *key;
     const struct snap_endpoint *endpoint; /* NULL: not resolved */
+    const char *served;                   /* the name asked for: the endpoint's, or a route's to it */
     const struct snap_replica *replica;   /* of the last attempt */
     struct request_body body;
     struct iovec pieces[BODY_PIECES_MAX];

@@ -8,9 +8,10 @@ static const struct gateway_route routes[] = {
     {.method = "POST", .path = "/v1/chat/completions", .name = "chat.completions", .operation = "chat", .prompt = "messages"},
     {.method = "POST", .path = "/v1/completions", .name = "completions", .operation = "text_completion", .prompt = "prompt"},
     {.method = "POST", .path = "/v1/responses", .name = "responses", .operation = "chat", .prompt = "input", .dialect = DIALECT_RESPONSES},
-    {.method = "POST", .path = "/v1/messages", .name = "messages", .operation = "chat", .prompt = "messages", .dialect = DIALECT_MESSAGES},
+    {.method = "POST", .path = "/v1/messages", .name = "messages", .operation = "chat", .prompt = "messages", .dialect = DIALECT_MESSAGES, .no_isolation = true},
     {.method = "POST", .path = "/v1/messages/count_tokens", .name = "messages.count_tokens", .operation = "count_tokens", .prompt = "messages", .dialect = DIALECT_MESSAGES, .counts_only = true},
-    {.method = "POST", .path = "/v1/embeddings", .name = "embeddings", .operation = "embeddings", .prompt = "input", .embeddings = true},
+    {.method = "POST", .path = "/v1/embeddings", .name = "embeddings", .operation = "embeddings", .prompt = "input", .embeddings = true, .task = TASK_EMBEDDINGS},
+    {.method = "POST", .path = "/v1/rerank", .name = "rerank", .operation = "rerank", .prompt = "documents", .embeddings = true, .task = TASK_RERANK},
     {.method = "GET", .path = "/v1/models", .name = "models", .handle = answer_models},
     {.method = "GET", .path = "/v1/models/", .name = "models", .handle = answer_model}, /* and what follows: a name */
     {.method = "GET", .path = "/livez", .handle = answer_health},                       /* no name: no key is needed */

@@ -1,4 +1,5 @@
 #include "gateway/dispatch.h"
+#include "gateway/model_route.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -238,6 +239,18 @@ static bool read_token(const struct engine_paths *engines, struct arena *a, cons
     return true;
 }
 
+/* How its cache is kept apart by tenants. */
+static void isolate(const struct engine_paths *engines, struct arena *a, const struct model_replica *mr, const char *uid, struct snap_replica *r)
+{
+    const struct engine_ops *ops = engine_find(mr->spec.engine.driver);
+    r->salt_member = engine_task_of(&mr->spec.engine) == TASK_TEXT ? ops->salt_member : NULL;
+    if (!ops->has_slots || engine_task_of(&mr->spec.engine) != TASK_TEXT) /* what is only read leaves nothing */
+        return;
+    if (!r->target->slots)
+        r->target->slots = slots_new(engine_slots_file(engines, uid, a), clock_mono_ms());
+    r->pins = r->target->slots;
+}
+
 static void add_replica(struct snapshot *s, const struct engine_paths *engines, struct snapshot_memory *memory, struct snap_endpoint *e, const json_t *obj)
 {
     struct model_replica mr;
@@ -253,8 +266,9 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
-    r->slots = mr.spec.engine.driver && !strcmp(mr.spec.engine.driver, "openai") ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
+    r->slots = engine_is_remote(&mr.spec.engine) ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
     *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, arena_printf(a, "%s %s", e->project, where.address));
+    isolate(engines, a, &mr, obj_uid(obj), r);
     e->replica_count++;
 }
 
@@ -267,6 +281,17 @@ static bool serves(const json_t *replica)
 {
     const char *ready = obj_condition(replica, "Ready");
     return ready && !strcmp(ready, "True") && !obj_deleting(replica);
+}
+
+/* The oldest first. */
+static void add_in_order(struct snapshot *s, struct snap_endpoint *e)
+{
+    size_t at = s->endpoints.len;
+    *VEC_PUSH(&s->endpoints) = e;    while (at > 0 && s->endpoints.ptr[at - 1]->created_ms > e->created_ms) {
+        s->endpoints.ptr[at] = s->endpoints.ptr[at - 1];
+        at--;
+    }
+    s->endpoints.ptr[at] = e;
 }
 
 static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, const struct engine_paths *engines, struct snapshot_memory *memory, const json_t *obj)
@@ -282,7 +307,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     e->project = arena_strdup(a, obj_namespace(obj));
     e->name = arena_strdup(a, obj_name(obj));
     e->served = mep.spec.served_name && *mep.spec.served_name ? mep.spec.served_name : e->name;
-    e->embeddings = mep.spec.engine.embeddings;
+    e->task = engine_task_of(&mep.spec.engine);
     e->visibility = !strcmp(visibility, "Everyone") ? VISIBLE_EVERYONE : !strcmp(visibility, "Tenants") ? VISIBLE_TENANTS : VISIBLE_PROJECT;
     e->tenants = copy_list(a, &mep.spec.tenants);
     (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);
@@ -296,15 +321,8 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
         if (is_of(replica, e) && serves(replica))
             add_replica(s, engines, memory, e, replica);
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
-    size_t at = s->endpoints.len;
-    *VEC_PUSH(&s->endpoints) = e;
-    while (at > 0 && s->endpoints.ptr[at - 1]->created_ms > e->created_ms) {
-        s->endpoints.ptr[at] = s->endpoints.ptr[at - 1];
-        at--;
-    }
-    s->endpoints.ptr[at] = e;
+    add_in_order(s, e);
 }
-
 /* How much of the snapshot's memory a project has. */
 struct share {
     size_t used;
@@ -333,6 +351,32 @@ static struct share *with_room(const struct snapshot *s, struct map *shares, con
     return NULL;
 }
 
+static struct snap_endpoint *find_by_name(void *arg, const char *project, const char *name)
+{
+    char key[600];
+    snprintf(key, sizeof(key), "%s/%s", project, name);
+    return map_getc(arg, key);
+}
+
+static void add_routes(struct snapshot *s, const struct snapshot_source *src, struct map *shares)
+{
+    struct map *by_name = map_new(NULL);
+    size_t i;
+    json_t *obj;
+    for (size_t n = 0; json_array_size(src->routes) && n < s->endpoints.len; n++)
+        map_set(by_name, str_of(arena_printf(s->arena, "%s/%s", s->endpoints.ptr[n]->project, s->endpoints.ptr[n]->name)), s->endpoints.ptr[n]);
+    json_array_foreach (src->routes, i, obj) {
+        struct share *share = with_room(s, shares, obj);
+        size_t before = arena_used(s->arena);
+        struct snap_endpoint *e = share ? model_route_make(s->arena, obj, find_by_name, by_name) : NULL;
+        if (share)
+            share->used += arena_used(s->arena) - before;
+        if (e)
+            add_in_order(s, e);
+    }
+    map_free(by_name);
+}
+
 struct snapshot *snapshot_build(const struct snapshot_source *src, const struct engine_paths *engines, struct snapshot_memory *memory)
 {
     struct snapshot *s = XNEW(struct snapshot);
@@ -357,10 +401,13 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
             add_endpoint(s, src, engines, memory, obj);
             share->used += arena_used(s->arena) - before;
         }
-    for (size_t n = s->endpoints.len; n > 0; n--) { /* the oldest is set last and wins */
-        struct snap_endpoint *e = s->endpoints.ptr[n - 1];
-        map_set(s->own, str_of(arena_printf(s->arena, "%s/%s", e->project, e->served)), e);
-    }
+    add_routes(s, src, shares);
+    for (int routes = 0; routes < 2; routes++)
+        for (size_t n = s->endpoints.len; n > 0; n--) { /* the oldest is set last and wins */
+            struct snap_endpoint *e = s->endpoints.ptr[n - 1];
+            if (e->is_route == (routes == 1))
+                map_set(s->own, str_of(arena_printf(s->arena, "%s/%s", e->project, e->served)), e);
+        }
     map_free(tenants);
     map_free(shares);
     map_free(allowances);
@@ -405,6 +452,8 @@ int snapshot_save(const char *path, const struct snapshot_source *s, struct err 
     JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
                               s->namespaces, "tenants", s->tenants, "limits", s->limits);
     sbuf_init(&text, SNAPSHOT_MAX);
+    if (s->routes)
+        json_object_set(doc, "routes", s->routes);
     json_write(doc, &text);
     if (!sbuf_ok(&text))
         return err_set(err, ERR_TOO_LARGE, "the snapshot has more than %u MiB", SNAPSHOT_MAX >> 20);
@@ -439,7 +488,7 @@ static int check_owner(const char *path, struct err *err)
 
 static int read_file(const char *path, json_t **ret, struct err *err)
 {
-    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits"};
+    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits", "routes"};
     CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
     size_t len = 0;
@@ -453,7 +502,7 @@ static int read_file(const char *path, json_t **ret, struct err *err)
     int64_t version = json_int(doc, "version", 0);
     if (version != SNAPSHOT_VERSION)
         return err_field(err, ERR_INVALID, "version", "version %lld of the file's format; this program reads version %d", (long long)version, SNAPSHOT_VERSION);
-    static const char *const later[] = {"tenants", "limits"}; /* files that were written before there were any lack them */
+    static const char *const later[] = {"tenants", "limits", "routes"}; /* files that were written before there were any lack them */
     for (size_t i = 0; i < ARRAY_LEN(later); i++)
         if (!json_object_get(doc, later[i]))
             json_object_set_new(doc, later[i], json_array());
@@ -471,7 +520,8 @@ int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err
     if (rc < 0)
         return rc;
     *ret = (struct snapshot_source){json_incref(json_object_get(doc, "keys")), json_incref(json_object_get(doc, "endpoints")), json_incref(json_object_get(doc, "replicas")),
-                                    json_incref(json_object_get(doc, "namespaces")), json_incref(json_object_get(doc, "tenants")), json_incref(json_object_get(doc, "limits"))};
+                                    json_incref(json_object_get(doc, "namespaces")), json_incref(json_object_get(doc, "tenants")), json_incref(json_object_get(doc, "limits")),
+                                    json_incref(json_object_get(doc, "routes"))};
     return 0;
 }
 
@@ -483,7 +533,8 @@ void snapshot_source_deinit(struct snapshot_source *s)
     json_decref(s->namespaces);
     json_decref(s->tenants);
     json_decref(s->limits);
-    *s = (struct snapshot_source){NULL, NULL, NULL, NULL, NULL, NULL};
+    json_decref(s->routes);
+    *s = (struct snapshot_source){.keys = NULL};
 }
 
 /* ---- questions ---- */
@@ -507,6 +558,15 @@ static bool may_call(const struct snap_key *k, const struct snap_endpoint *e)
     return visible && (!k->endpoints || in_list(k->endpoints, e->name));
 }
 
+/* Its project's route of the same name, which goes before it for whoever may call that too. */
+static const struct snap_endpoint *route_before(const struct snapshot *s, const struct snap_key *k, const struct snap_endpoint *e)
+{
+    char key[600];
+    snprintf(key, sizeof(key), "%s/%s", e->project, e->served);
+    const struct snap_endpoint *r = map_getc(s->own, key);
+    return r && r->is_route && r->visibility != VISIBLE_PROJECT && may_call(k, r) ? r : e;
+}
+
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served)
 {
     CLEANUP(sbuf_deinit) struct sbuf own = {0};
@@ -520,7 +580,7 @@ const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct
     for (size_t i = 0; i < s->endpoints.len; i++) {
         e = s->endpoints.ptr[i];
         if (e->visibility != VISIBLE_PROJECT && !strcmp(e->served, served) && may_call(k, e))
-            return e;
+            return e->is_route ? e : route_before(s, k, e);
     }
     return NULL;
 }

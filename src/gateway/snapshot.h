@@ -26,17 +26,27 @@ struct snap_replica {
     const char *engine_model; /* the name to send, or NULL: as the client wrote it */
     const char *token;        /* bearer token of the engine, or NULL */
     int slots;                /* requests that it serves at the same time; 0: it does not say */
+    struct slots *pins;       /* its slots are chosen here (slots.h); NULL: they are not. The target's */
+    const char *salt_member;  /* of a body: takes the tenant's salt; NULL: it knows none */
+};
+
+struct snap_backend {
+    const struct snap_endpoint *endpoint;
+    uint64_t weight; /* above 0 */
 };
 
 struct snap_endpoint {
     const char *project, *name, *served;
-    bool embeddings;
+    enum engine_task task;
     int64_t created_ms;
     enum { VISIBLE_PROJECT, VISIBLE_TENANTS, VISIBLE_EVERYONE } visibility;
     const char *const *tenants; /* ends in NULL */
     struct snap_replica *replicas;
     size_t replica_count;
     const char *not_ready; /* why nothing serves, for people */
+    bool is_route, sticky; /* is_route: another name for others: model_route.h */
+    struct snap_backend *backends;
+    size_t backend_count;
     struct dispatch *dispatch;
 };
 
@@ -50,9 +60,9 @@ struct snap_key {
 
 struct snapshot;
 
-/* Documents of the six kinds, as the API gives them. */
+/* Documents of the kinds, as the API gives them. */
 struct snapshot_source {
-    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits;
+    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits, *routes;
 };
 /* Targets, queues and counters by name, kept from one build to the next. */
 struct snapshot_memory;
@@ -72,7 +82,7 @@ int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err
 void snapshot_source_deinit(struct snapshot_source *s);
 
 const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_hex);
-/* The endpoint that a key means by a served name; its own project's first, then the oldest one shared with it. NULL: none that it may call. */
+/* The endpoint that a key means by a served name; its own project's first, a route before an endpoint, then the oldest one shared with it. NULL: none that it may call. */
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
 /* All that a key may call, each name once. */
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);

@@ -35,6 +35,7 @@ void target_unref(struct target *t)
 {
     if (atomic_fetch_sub(&t->refs, 1) == 1) {
         drop_index(t);
+        slots_free(t->slots);
         pthread_mutex_destroy(&t->lock);
         mem_free(t->name);
         mem_free(t);

@@ -13,6 +13,7 @@
 
 #include "base/map.h"
 #include "gateway/prefix.h"
+#include "gateway/slots.h"
 
 #define TARGET_INDEX_BYTES ((size_t)512 << 10)
 #define TARGET_INDEXES_MAX 512 /* of all targets: 256 MiB. Those that come later have none, and are chosen by load alone */
@@ -29,6 +30,7 @@ struct target {
     atomic_int retries;           /* tenths of one that may still be made elsewhere after it failed */
     pthread_mutex_t lock;         /* guards prefixes */
     struct prefix_index *prefixes; /* NULL until something was sent, or when there are too many */
+    struct slots *slots;          /* of engines that are told which slot to use; the builder's: others have it from their snapshot */
 };
 
 struct target_set;

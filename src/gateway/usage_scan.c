@@ -17,16 +17,16 @@ void usage_scan_deinit(struct usage_scan *u)
 
 /* ---- what an event says ---- */
 
-enum { AT_PROMPT, AT_COMPLETION, AT_CACHED, AT_CREATED, AT_CHOICES, AT_COUNT };
+enum { AT_PROMPT, AT_COMPLETION, AT_CACHED, AT_CREATED, AT_CHOICES, AT_TOTAL, AT_COUNT };
 
 /* Where a usage stands: in a whole body, and in an event. */
 static const char *const places[][2][AT_COUNT] = {
-    [DIALECT_COMPLETIONS] = {{"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "usage.none", "choices"},
-                             {"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "usage.none", "choices"}},
-    [DIALECT_RESPONSES] = {{"usage.input_tokens", "usage.output_tokens", "usage.input_tokens_details.cached_tokens", "usage.none", "output"},
-                           {"response.usage.input_tokens", "response.usage.output_tokens", "response.usage.input_tokens_details.cached_tokens", "usage.none", "type"}},
-    [DIALECT_MESSAGES] = {{"usage.input_tokens", "usage.output_tokens", "usage.cache_read_input_tokens", "usage.cache_creation_input_tokens", "content"},
-                          {"message.usage.input_tokens", "usage.output_tokens", "message.usage.cache_read_input_tokens", "message.usage.cache_creation_input_tokens", "type"}},
+    [DIALECT_COMPLETIONS] = {{"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "usage.none", "choices", "usage.total_tokens"},
+                             {"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens", "usage.none", "choices", "usage.total_tokens"}},
+    [DIALECT_RESPONSES] = {{"usage.input_tokens", "usage.output_tokens", "usage.input_tokens_details.cached_tokens", "usage.none", "output", "usage.total_tokens"},
+                           {"response.usage.input_tokens", "response.usage.output_tokens", "response.usage.input_tokens_details.cached_tokens", "usage.none", "type", "response.usage.total_tokens"}},
+    [DIALECT_MESSAGES] = {{"usage.input_tokens", "usage.output_tokens", "usage.cache_read_input_tokens", "usage.cache_creation_input_tokens", "content", "usage.none"},
+                          {"message.usage.input_tokens", "usage.output_tokens", "message.usage.cache_read_input_tokens", "message.usage.cache_creation_input_tokens", "type", "usage.none"}},
 };
 
 /* A count that may be believed; *ret is left alone when it may not. */
@@ -51,6 +51,8 @@ static bool read_usage(struct usage_scan *u, struct str json, bool event, bool *
     *ret_choices = at[AT_CHOICES].type != SPAN_ARRAY || str_trim(str_n(choices.ptr + 1, choices.len - 2)).len;
     *ret_usage = at[AT_PROMPT].type != SPAN_ABSENT || at[AT_COMPLETION].type != SPAN_ABSENT;
     bool has_prompt = read_count(&at[AT_PROMPT], &prompt), has_completion = read_count(&at[AT_COMPLETION], &completion);
+    if (u->input_only && at[AT_PROMPT].type == SPAN_ABSENT) /* rerankers may say no more than the sum */
+        has_prompt = read_count(&at[AT_TOTAL], &prompt);
     (void)read_count(&at[AT_CACHED], &cached);
     (void)read_count(&at[AT_CREATED], &created);
     if (u->dialect == DIALECT_MESSAGES)

@@ -21,7 +21,7 @@ enum usage_dialect { DIALECT_COMPLETIONS, DIALECT_RESPONSES, DIALECT_MESSAGES };
 struct usage_scan {
     enum usage_dialect dialect;
     bool take_out;              /* the client did not ask for usage: drop the event that holds only that */
-    bool input_only;            /* embeddings: a usage without completion_tokens is whole */
+    bool input_only;            /* embeddings, rerank: a usage without completion_tokens is whole */
     void (*out)(void *arg, struct str bytes);
     void *arg;
     /* found */

@@ -139,6 +139,7 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
     static const struct controller_ops controllers[] = {
         {.name = CONTROLLER_MODEL, .primary = &kind_model, .workers = MODEL_WORKERS, .share = MODEL_SHARE, .deadline_ms = MODEL_DEADLINE_MS, .reconcile = model_reconcile},
         {.name = CONTROLLER_ENDPOINT, .primary = &kind_model_endpoint, .owned = endpoint_owns, .workers = 1, .reconcile = endpoint_reconcile},
+        {.name = CONTROLLER_ROUTE, .primary = &kind_model_route, .workers = 1, .reconcile = route_reconcile},
         {.name = CONTROLLER_REPLICA, .primary = &kind_model_replica, .workers = REPLICA_WORKERS, .share = REPLICA_SHARE, .reconcile = replica_reconcile},
     };
     struct inference *i = XNEW(struct inference);
@@ -150,12 +151,14 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
     i->models = manager_informer(m, &kind_model);
     i->endpoints = manager_informer(m, &kind_model_endpoint);
     i->replicas = manager_informer(m, &kind_model_replica);
+    i->routes = manager_informer(m, &kind_model_route);
     i->secrets = manager_informer(m, &kind_secret);
     for (size_t c = 0; c < ARRAY_LEN(controllers); c++)
         manager_add(m, &controllers[c], i);
     census_start(i);
     informer_add_handler(i->models, &(struct informer_handler){.changed = on_model, .arg = i});
     informer_add_handler(i->replicas, &(struct informer_handler){.changed = on_replica, .synced = on_replicas_listed, .arg = i});
+    informer_add_handler(i->endpoints, &(struct informer_handler){.changed = route_on_endpoint, .arg = i});
     informer_add_handler(i->secrets, &(struct informer_handler){.changed = on_secret, .arg = i});
     return i;
 }

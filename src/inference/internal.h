@@ -15,6 +15,7 @@
 #define CONTROLLER_MODEL "model"
 #define CONTROLLER_ENDPOINT "modelendpoint"
 #define CONTROLLER_REPLICA "modelreplica"
+#define CONTROLLER_ROUTE "modelroute"
 
 /* What a replica's controller remembers between passes; lost at a restart and found again by probing. */
 struct replica_memory {
@@ -28,7 +29,7 @@ struct inference {
     struct manager *manager;
     struct runtime *runtime;
     struct inference_options o;
-    struct informer *models, *endpoints, *replicas, *secrets;
+    struct informer *models, *endpoints, *replicas, *routes, *secrets;
     pthread_mutex_t lock;
     struct map *workloads; /* name → char *: "NS/NAME" of the replica */
     struct map *memory;    /* replica uid → struct replica_memory * */
@@ -48,6 +49,9 @@ enum model_place { MODEL_FORBIDDEN, MODEL_MISSING, MODEL_SHARED, MODEL_OWN };
 enum model_place model_place(const char *path, const char *ns, const char *model_dirs, const char *data_dir);
 int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err);
 int replica_reconcile(void *ctx, struct reconcile *r, struct err *err);
+int route_reconcile(void *ctx, struct reconcile *r, struct err *err);
+/* An endpoint's change is its routes' business. */
+void route_on_endpoint(void *arg, json_t *prev, json_t *now);
 
 /* Its key and the socket of an engine that was killed. */
 void replica_remove_files(struct inference *i, const json_t *replica);

@@ -78,6 +78,8 @@ void replica_remove_files(struct inference *i, const json_t *replica)
     engine_secret_remove(&i->o.paths, uid);
     CLEANUP(mem_freep) char *socket = xasprintf("%s/%.18s.sock", i->o.paths.socket_dir, uid);
     unlink(socket);
+    CLEANUP(mem_freep) char *slots = xasprintf("%s/%.36s.slots", i->o.paths.socket_dir, uid);
+    unlink(slots);
 }
 
 static int finish(struct pass *p, struct err *err)
@@ -305,7 +307,7 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
     p->r->requeue_ms = p->i->o.probe_interval_ms;
     if (v == ENGINE_NEEDS_POKE && probe_rc == 0) {
         struct err err = ERR_INIT;
-        int rc = p->engine->poke ? p->engine->poke(&p->plan, p->mr.spec.engine.embeddings, POKE_TIMEOUT_MS, &err) : 0;
+        int rc = p->engine->poke ? p->engine->poke(&p->plan, engine_task_of(&p->mr.spec.engine), POKE_TIMEOUT_MS, &err) : 0;
         if (rc == ERR_TIMEOUT)
             v = ENGINE_HUNG;
         if (rc == ERR_TIMEOUT)

@@ -1,5 +1,5 @@
-/* The inference kinds as C structs: Model, ModelEndpoint, ModelReplica, APIKey, UsageReport. Their tables are in model.c, model_endpoint.c,
- * model_replica.c, api_key.c, usage_report.c; member names in JSON are the camelCase of these (size_bytes → sizeBytes).
+/* The inference kinds as C structs: Model, ModelEndpoint, ModelReplica, ModelRoute, APIKey, UsageReport. Their tables are in model.c, model_endpoint.c,
+ * model_replica.c, model_route.c, api_key.c, usage_report.c; member names in JSON are the camelCase of these (size_bytes → sizeBytes).
  */
 #ifndef SEKI_KINDS_INFERENCE_H
 #define SEKI_KINDS_INFERENCE_H
@@ -7,7 +7,7 @@
 #include "kinds/kind.h"
 #include "kinds/rate_limits.h"
 
-extern const struct kind kind_model, kind_model_endpoint, kind_model_replica, kind_api_key, kind_usage_report;
+extern const struct kind kind_model, kind_model_endpoint, kind_model_replica, kind_model_route, kind_api_key, kind_usage_report;
 
 /* Model: a manifest of files with digests. Plural "models", no short name. Status: conditions[Verified], observedGeneration, totalBytes. */
 struct model_file {
@@ -21,7 +21,7 @@ struct model {
         const char *format;          /* GGUF | Safetensors */
         int64_t context_length;      /* tokens the model was trained for */
         struct field_list files;     /* struct model_file, map by name; 1..1000; immutable */
-        struct field_list capabilities; /* set of: Completion | Chat | Embedding */
+        struct field_list capabilities; /* set of: Completion | Chat | Embedding | Rerank */
         bool instruction_tuned;      /* instructionTuned */
         struct {
             const char *id;          /* SPDX id or the licence's own name; required */
@@ -34,10 +34,11 @@ struct model {
 
 /* How an engine runs; shared by endpoint and replica ("spec.engine"). */
 struct engine_spec {
-    const char *driver;        /* llamacpp (default) | openai | fake | vllm | sglang are later */
+    const char *driver;        /* llamacpp (default) | openai | vllm | sglang | fake */
     int64_t context_length;    /* tokens per slot; default 2048, 64..1048576 */
     int64_t parallel;          /* slots; default 4, 1..256 */
     bool embeddings;           /* serve embeddings instead of completions */
+    bool rerank;               /* score documents by a query instead */
     int64_t threads;           /* 0 (default): the engine decides */
     const char *url;           /* openai: base URL of the remote server, "https://host:port[/v1]"; "http://…" and "unix:/path" where the operator allows it */
     const char *remote_model;  /* remoteModel; openai: model name there, default the served name */
@@ -45,6 +46,12 @@ struct engine_spec {
     const char *secret;        /* openai: name of a Secret in the namespace with key "apiKey" */
     struct field_map options;  /* fake: behaviour, e.g. {"tokensPerSecond": "100"} */
 };
+
+enum engine_task { TASK_TEXT, TASK_EMBEDDINGS, TASK_RERANK };
+static inline enum engine_task engine_task_of(const struct engine_spec *e)
+{
+    return e->rerank ? TASK_RERANK : e->embeddings ? TASK_EMBEDDINGS : TASK_TEXT;
+}
 
 /* ModelEndpoint (mep). Conditions: ModelVerified, EngineStarted, Ready. has_status, has_scale. */
 struct model_endpoint {
@@ -87,12 +94,27 @@ struct model_replica {
     } status;
 };
 
+/* ModelRoute: another name for endpoints of its namespace. Status: conditions[Ready], observedGeneration. */
+struct model_backend {
+    const char *endpoint;
+    int64_t weight; /* default 1; 0: gets nothing */
+};
+struct model_route {
+    struct {
+        const char *served_name;     /* servedName; default: metadata.name */
+        struct field_list backends;  /* struct model_backend, map by endpoint */
+        bool sticky;
+        const char *visibility;      /* as of an endpoint */
+        struct field_list tenants;
+    } spec;
+};
+
 /* APIKey. The secret is in the answer to its creation, as status.key, once; stored are status.hash (HMAC, hex) and status.prefix (the first 12 characters). */
 struct api_key {
     struct {
         const char *display_name; /* displayName */
         const char *expires_at;   /* expiresAt: RFC 3339, or absent: never */
-        struct field_list endpoints; /* set of ModelEndpoint names it may call; empty: all that the project sees */
+        struct field_list endpoints; /* set of names of ModelEndpoints and ModelRoutes it may call; empty: all that the project sees */
         bool disabled;
         struct rate_limits limits;
     } spec;

@@ -22,7 +22,7 @@ static const struct field spec_fields[] = {
     {.name = "format", .type = FIELD_ENUM, .offset = SPEC(format), .values = "GGUF|Safetensors", .def = "\"GGUF\"", .help = "format of the files"},
     {.name = "contextLength", .type = FIELD_INT, .offset = SPEC(context_length), .min = 1, .max = 1 << 30, .help = "tokens it was trained for"},
     {.name = "files", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = FIELD_REQUIRED | FIELD_IMMUTABLE, .offset = SPEC(files), .sub = file_fields, .sub_size = sizeof(struct model_file), .list_type = LIST_MAP, .list_key = "name", .min = 1, .max = 1000, .help = "the files; the first is the one that engines load"},
-    {.name = "capabilities", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(capabilities), .list_type = LIST_SET, .max = 16, .help = "Completion, Chat, Embedding"},
+    {.name = "capabilities", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(capabilities), .list_type = LIST_SET, .max = 16, .help = "Completion, Chat, Embedding, Rerank"},
     {.name = "instructionTuned", .type = FIELD_BOOL, .offset = SPEC(instruction_tuned), .def = "false", .help = "whether it follows instructions; a base model only continues text"},
     {.name = "license", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(license), .sub = license_fields, .help = "under which terms it may be used"},
     {0},
@@ -91,8 +91,8 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     json_array_foreach (json_at(obj, "spec.capabilities"), i, file) {
         const char *v = json_string_value(file);
         snprintf(path, sizeof(path), "spec.capabilities[%zu]", i);
-        if (v && strcmp(v, "Completion") && strcmp(v, "Chat") && strcmp(v, "Embedding"))
-            field_errors_add(errors, path, "FieldValueNotSupported", "Unsupported value: \"%s\": supported values: \"Completion\", \"Chat\", \"Embedding\"", v);
+        if (v && strcmp(v, "Completion") && strcmp(v, "Chat") && strcmp(v, "Embedding") && strcmp(v, "Rerank"))
+            field_errors_add(errors, path, "FieldValueNotSupported", "Unsupported value: \"%s\": supported values: \"Completion\", \"Chat\", \"Embedding\", \"Rerank\"", v);
     }
 }
 static const struct kind_ops ops = {.validate = validate};

@@ -3,18 +3,19 @@
 #define ENGINE(member) offsetof(struct engine_spec, member)
 
 const struct field engine_fields[] = {
-    {.name = "driver", .type = FIELD_ENUM, .offset = ENGINE(driver), .values = "llamacpp|openai|fake", .def = "\"llamacpp\"",
-     .help = "what runs the model: llama.cpp on this machine, a remote OpenAI-compatible server, or a fake for tests"},
+    {.name = "driver", .type = FIELD_ENUM, .offset = ENGINE(driver), .values = "llamacpp|openai|vllm|sglang|fake", .def = "\"llamacpp\"",
+     .help = "what runs the model: llama.cpp or vLLM on this machine, a remote server (openai: any OpenAI-compatible one; vllm and sglang: one of those), or a fake for tests"},
     {.name = "contextLength", .type = FIELD_INT, .offset = ENGINE(context_length), .min = 64, .max = 1048576, .def = "2048", .help = "tokens of context for each request"},
     {.name = "parallel", .type = FIELD_INT, .offset = ENGINE(parallel), .min = 1, .max = 256, .def = "4", .help = "requests worked on at a time"},
     {.name = "embeddings", .type = FIELD_BOOL, .offset = ENGINE(embeddings), .def = "false", .help = "serve embeddings instead of text"},
+    {.name = "rerank", .type = FIELD_BOOL, .offset = ENGINE(rerank), .help = "score documents by a query (/v1/rerank) instead of serving text"},
     {.name = "threads", .type = FIELD_INT, .offset = ENGINE(threads), .min = 0, .max = 1024, .def = "0", .help = "CPU threads; 0: the engine decides"},
-    {.name = "url", .type = FIELD_STRING, .offset = ENGINE(url), .max = 2048, .help = "driver openai: base URL of the server, for example https://models.example.com/v1; other than public https needs the operator's option engine-remote-allow"},
-    {.name = "remoteModel", .type = FIELD_STRING, .offset = ENGINE(remote_model), .max = 256, .help = "driver openai: the model's name there; default: the served name"},
+    {.name = "url", .type = FIELD_STRING, .offset = ENGINE(url), .max = 2048, .help = "drivers openai, vllm, sglang: base URL of the server, for example https://models.example.com/v1; other than public https needs the operator's option engine-remote-allow"},
+    {.name = "remoteModel", .type = FIELD_STRING, .offset = ENGINE(remote_model), .max = 256, .help = "a server elsewhere: the model's name there; default: the served name"},
     {.name = "maxConcurrentRequests", .type = FIELD_INT, .offset = ENGINE(max_concurrent_requests), .min = 1, .max = 100000,
-     .help = "driver openai: requests that the server is sent at a time; more wait in the gateway, in fair order; default: any number"},
-    {.name = "secret", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = ENGINE(secret), .max = 253, .ref = "Secret", .help = "driver openai: Secret with the server's key under apiKey"},
-    {.name = "options", .type = FIELD_MAP, .offset = ENGINE(options), .max = 64, .help = "driver fake: its behaviour, for example tokensPerSecond: \"100\""},
+     .help = "a server elsewhere: requests that it is sent at a time; more wait in the gateway, in fair order; default: any number"},
+    {.name = "secret", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = ENGINE(secret), .max = 253, .ref = "Secret", .help = "a server elsewhere: Secret with the server's key under apiKey"},
+    {.name = "options", .type = FIELD_MAP, .offset = ENGINE(options), .max = 64, .help = "driver vllm: flags of its command line, for example tensorParallelSize: \"2\"; driver fake: its behaviour"},
     {0},
 };
 
@@ -45,13 +46,18 @@ void engine_validate(const json_t *spec, const char *path, struct field_errors *
     const char *model = json_str(spec, "model");
     char field[160];
     check_options(json_at(spec, "engine.options"), path, errors);
-    if (!strcmp(driver, "llamacpp") && (!model || !*model)) {
+    if (json_flag(spec, "engine.embeddings", false) && json_flag(spec, "engine.rerank", false)) {
+        snprintf(field, sizeof(field), "%s.engine.rerank", path);
+        field_errors_add(errors, field, "FieldValueForbidden", "Forbidden: an engine serves embeddings or scores documents, not both; make an endpoint for each");
+    }
+    bool elsewhere = (url && *url) || json_array_size(json_object_get(spec, "servers"));
+    if ((!strcmp(driver, "llamacpp") || (!strcmp(driver, "vllm") && !elsewhere)) && (!model || !*model)) {
         snprintf(field, sizeof(field), "%s.model", path);
-        field_errors_add(errors, field, "FieldValueRequired", "Required value: driver llamacpp runs a Model");
+        field_errors_add(errors, field, "FieldValueRequired", "Required value: driver %s runs a Model", driver);
     }
     snprintf(field, sizeof(field), "%s.engine.url", path);
-    if (!strcmp(driver, "openai") && (!url || !*url) && !json_array_size(json_object_get(spec, "servers")))
-        field_errors_add(errors, field, "FieldValueRequired", "Required value: driver openai needs the server's base URL");
+    if ((!strcmp(driver, "openai") || !strcmp(driver, "sglang")) && !elsewhere)
+        field_errors_add(errors, field, "FieldValueRequired", "Required value: driver %s needs the server's base URL", driver);
     check_url(url, field, errors);
 }
 
@@ -68,7 +74,7 @@ static const struct field spec_fields[] = {
     {.name = "replicas", .type = FIELD_INT, .offset = SPEC(replicas), .min = 0, .max = 1000, .def = "1", .help = "engines that should run"},
     {.name = "engine", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(engine), .sub = engine_fields, .sub_size = sizeof(struct engine_spec), .def = "{}", .help = "how each engine runs"},
     {.name = "servers", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = SPEC(servers), .sub = server_fields, .sub_size = sizeof(const char *), .list_type = LIST_MAP, .list_key = "url", .max = 1000,
-     .help = "driver openai: several servers of the same model instead of engine.url; replica N is the Nth of them, so as many replicas as servers use all"},
+     .help = "a server elsewhere: several servers of the same model instead of engine.url; replica N is the Nth of them, so as many replicas as servers use all"},
     {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project"},
     {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},
@@ -104,8 +110,9 @@ static void check_servers(const json_t *spec, struct field_errors *errors)
     json_t *server;
     if (!json_array_size(json_object_get(spec, "servers")))
         return;
-    if (strcmp(json_str_or(spec, "engine.driver", "llamacpp"), "openai") != 0)
-        field_errors_add(errors, "spec.servers", "FieldValueForbidden", "Forbidden: only with driver openai");
+    const char *driver = json_str_or(spec, "engine.driver", "llamacpp");
+    if (!strcmp(driver, "llamacpp") || !strcmp(driver, "fake"))
+        field_errors_add(errors, "spec.servers", "FieldValueForbidden", "Forbidden: only with drivers openai, vllm and sglang");
     if (url && *url)
         field_errors_add(errors, "spec.servers", "FieldValueForbidden", "Forbidden: beside spec.engine.url; put that one into the list");
     json_array_foreach (json_object_get(spec, "servers"), i, server) {
@@ -114,11 +121,8 @@ static void check_servers(const json_t *spec, struct field_errors *errors)
     }
 }
 
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+void visibility_validate(const json_t *spec, struct field_errors *errors)
 {
-    const json_t *spec = json_object_get(obj, "spec");
-    engine_validate(spec, "spec", errors);
-    check_servers(spec, errors);
     bool named = json_array_size(json_object_get(spec, "tenants")) > 0;
     bool wanted = !strcmp(json_str_or(spec, "visibility", "Project"), "Tenants");
     if (wanted && !named)
@@ -133,6 +137,14 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
         if (!field_label_value(str_of(json_string_value(v)))) /* as the namespaces' label has them */
             field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.100s\": a tenant is named as a label value, with at most 63 bytes", json_string_value(v));
     }
+}
+
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+{
+    const json_t *spec = json_object_get(obj, "spec");
+    engine_validate(spec, "spec", errors);
+    check_servers(spec, errors);
+    visibility_validate(spec, errors);
 }
 static const struct kind_ops ops = {.validate = validate};
 

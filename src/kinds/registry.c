@@ -27,6 +27,7 @@
     KIND(kind_model) \
     KIND(kind_model_endpoint) \
     KIND(kind_model_replica) \
+    KIND(kind_model_route) \
     KIND(kind_api_key) \
     KIND(kind_usage_report) \
     KIND(kind_key_rotation)

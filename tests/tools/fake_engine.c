@@ -32,7 +32,7 @@ static struct {
     int64_t requests, running, prompt_tokens, predicted_tokens;
 } g;
 
-enum route { ROUTE_CHAT, ROUTE_COMPLETION, ROUTE_EMBEDDING };
+enum route { ROUTE_CHAT, ROUTE_COMPLETION, ROUTE_EMBEDDING, ROUTE_RERANK };
 
 struct work {
     struct http_request *r;
@@ -267,13 +267,29 @@ static void embed(struct work *w, const json_t *body)
     respond_json(r, 200, doc);
 }
 
+/* The longer a document the better it is. */
+static void rerank(struct work *w, const json_t *body)
+{
+    struct http_request *r = w->r;
+    json_t *results = json_array(), *document;
+    size_t i;
+    json_array_foreach (json_object_get(body, "documents"), i, document)
+        json_array_append_new(results, json_pack("{s:i, s:f}", "index", (int)i, "relevance_score", (double)words_of(document) / 100));
+    json_t *doc = json_pack("{s:s, s:s, s:o, s:{s:I, s:I}}", "model", o.model, "object", "list", "results", results, "usage", "prompt_tokens", (json_int_t)w->prompt_tokens,
+                            "total_tokens", (json_int_t)w->prompt_tokens);
+    log_event("done", w->number);
+    work_free(w);
+    respond_json(r, 200, doc);
+}
+
 static void read_request(struct work *w, const json_t *body)
 {
     int64_t most = json_int(body, "max_completion_tokens", json_int(body, "max_tokens", o.tokens));
     w->stream = json_flag(body, "stream", false);
     w->include_usage = json_flag(body, "stream_options.include_usage", false);
     w->wanted = most < o.tokens ? most : o.tokens;
-    w->prompt_tokens = words_of(json_object_get(body, "messages")) + words_of(json_object_get(body, "prompt")) + words_of(json_object_get(body, "input"));
+    w->prompt_tokens = words_of(json_object_get(body, "messages")) + words_of(json_object_get(body, "prompt")) + words_of(json_object_get(body, "input")) +
+                       words_of(json_object_get(body, "query")) * (int64_t)json_array_size(json_object_get(body, "documents")) + words_of(json_object_get(body, "documents"));
 }
 
 static void begin(struct http_request *r, enum route route)
@@ -304,6 +320,10 @@ static void begin(struct http_request *r, enum route route)
     }
     if (route == ROUTE_EMBEDDING) {
         embed(w, body);
+        return;
+    }
+    if (route == ROUTE_RERANK) {
+        rerank(w, body);
         return;
     }
     if (w->stream) {
@@ -360,6 +380,8 @@ static void on_request(void *ctx UNUSED, struct http_request *r)
         begin(r, ROUTE_COMPLETION);
     else if (post && str_eqc(path, "/v1/embeddings"))
         begin(r, ROUTE_EMBEDDING);
+    else if (post && str_eqc(path, "/v1/rerank"))
+        begin(r, ROUTE_RERANK);
     else
         respond_error(r, 404, "not_found_error", "no such path");
 }

@@ -97,7 +97,7 @@ static void test_drivers_by_name(void **state)
         assert_non_null(e->probe);
         assert_true(e->poke || e->remote); /* nobody makes others pay for our doubts */
     }
-    assert_null(engine_find("vllm"));
+    assert_null(engine_find("ollama"));
     assert_null(engine_find(""));
     assert_null(engine_find(NULL));
 }
@@ -111,17 +111,21 @@ static void test_llamacpp_command_lines(void **state)
     make("venv/bin/python", 0700);
     const char *sock = in_dir("11111111-2222-3333.sock"), *venv = in_dir("venv"), *python = in_dir("venv/bin/python");
     const struct {
-        bool server, embeddings;
+        bool server;
+        enum engine_task task;
         int64_t threads;
         const char *want;
     } cases[] = {
-        {true, false, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512", server, sock)},
-        {true, false, 3, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --threads 3 --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512",
+        {true, TASK_TEXT, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512", server, sock)},
+        {true, TASK_TEXT, 3, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --threads 3 --host %s --metrics --no-webui --log-verbosity 0 --batch-size 512",
                                       server, sock)},
-        {true, true, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --embeddings --host %s --metrics --no-webui --log-verbosity 0 --pooling mean "
+        {true, TASK_EMBEDDINGS, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --embeddings --host %s --metrics --no-webui --log-verbosity 0 --pooling mean "
                                             "--ubatch-size 2048 --batch-size 2048", server, sock)},
-        {false, false, 0, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --listen unix:%s", python, launcher, sock)},
-        {false, true, 2, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --threads 2 --embeddings --listen unix:%s", python, launcher, sock)},
+        {false, TASK_TEXT, 0, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --listen unix:%s", python, launcher, sock)},
+        {false, TASK_EMBEDDINGS, 2, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --threads 2 --embeddings --listen unix:%s", python, launcher, sock)},
+        {true, TASK_RERANK, 0, arena_printf(arena, "%s --model /m.gguf --ctx-size 8192 --parallel 4 --alias gemma --reranking --host %s --metrics --no-webui --log-verbosity 0 "
+                                             "--ubatch-size 2048 --batch-size 2048", server, sock)},
+        {false, TASK_RERANK, 0, arena_printf(arena, "%s %s --model /m.gguf --ctx-size 2048 --parallel 4 --alias gemma --reranking --listen unix:%s", python, launcher, sock)},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct err err = ERR_INIT;
@@ -131,7 +135,8 @@ static void test_llamacpp_command_lines(void **state)
         p.llama_server = cases[i].server ? server : NULL;
         p.engine_venv = venv; /* there, and not used when there is a server */
         p.launcher = launcher;
-        mr.spec.engine.embeddings = cases[i].embeddings;
+        mr.spec.engine.embeddings = cases[i].task == TASK_EMBEDDINGS;
+        mr.spec.engine.rerank = cases[i].task == TASK_RERANK;
         mr.spec.engine.threads = cases[i].threads;
         ASSERT_OK(plan_of(&p, &mr, "/m.gguf", &plan, &err));
         assert_string_equal(joined(plan.argv), cases[i].want);
@@ -220,6 +225,94 @@ static void test_fake_command_line(void **state)
         if (want[i])
             assert_string_equal(plan.argv[i + 1], want[i]);
     assert_null(plan.argv[ARRAY_LEN(want) + 1]);
+}
+
+/* ---- vLLM and SGLang: from their documentation, not from them ---- */
+
+static void test_vllm_command_lines(void **state)
+{
+    (void)state;
+    const char *vllm = make("vllm", 0700), *sock = in_dir("11111111-2222-3333.sock");
+    static const char *keys[] = {"tensorParallelSize", "toolCallParser"}, *values[] = {"2", "hermes"};
+    static const char *bad_keys[] = {"trustRemoteCode"}, *bad_values[] = {"--middleware=evil"};
+    struct {
+        const char *file;
+        enum engine_task task;
+        struct field_map options;
+        const char *want, *wrong;
+    } cases[] = {
+        {"/m/llama/model.safetensors", TASK_TEXT, {0}, "/m/llama --uds %s --served-model-name gemma --max-model-len 2048 --max-num-seqs 4 --disable-uvicorn-access-log", NULL},
+        {"/m/llama.gguf", TASK_TEXT, {0}, "/m/llama.gguf --uds %s --served-model-name gemma --max-model-len 2048 --max-num-seqs 4 --disable-uvicorn-access-log", NULL},
+        {"/m/e/model.safetensors", TASK_EMBEDDINGS, {0}, "/m/e --uds %s --served-model-name gemma --max-model-len 2048 --max-num-seqs 4 --disable-uvicorn-access-log --runner pooling --convert embed", NULL},
+        {"/m/r/model.safetensors", TASK_RERANK, {0}, "/m/r --uds %s --served-model-name gemma --max-model-len 2048 --max-num-seqs 4 --disable-uvicorn-access-log --runner pooling --convert classify", NULL},
+        {"/m/t/model.safetensors", TASK_TEXT, {keys, values, 2}, "/m/t --uds %s --served-model-name gemma --max-model-len 2048 --max-num-seqs 4 --disable-uvicorn-access-log --tensor-parallel-size 2 "
+         "--tool-call-parser hermes --enable-auto-tool-choice", NULL},
+        {"/m/t/model.safetensors", TASK_TEXT, {bad_keys, values, 1}, NULL, "trustRemoteCode"},
+        {"/m/t/model.safetensors", TASK_TEXT, {keys, bad_values, 1}, NULL, "a word or a number"},
+        {NULL, TASK_TEXT, {0}, NULL, "spec.engine.url"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct engine_plan plan = {0};
+        struct engine_paths p = paths();
+        struct model_replica mr = replica("vllm");
+        p.vllm = vllm;
+        mr.spec.engine.embeddings = cases[i].task == TASK_EMBEDDINGS;
+        mr.spec.engine.rerank = cases[i].task == TASK_RERANK;
+        mr.spec.engine.options = cases[i].options;
+        if (cases[i].wrong) {
+            assert_true(plan_of(&p, &mr, cases[i].file, &plan, &err) < 0);
+            assert_non_null(strstr(err.msg, cases[i].wrong));
+            continue;
+        }
+        ASSERT_OK(plan_of(&p, &mr, cases[i].file, &plan, &err));
+        const char *at = strstr(cases[i].want, "%s");
+        assert_string_equal(joined(plan.argv), arena_printf(arena, "%s serve %.*s%s%s", vllm, (int)(at - cases[i].want), cases[i].want, sock, at + 2));
+        assert_string_equal(plan.address, arena_printf(arena, "unix:%s", sock));
+        for (size_t e = 0; plan.env[e]; e++)
+            assert_null(strstr(plan.env[e], "SEKI"));
+    }
+}
+
+static void test_vllm_and_sglang_elsewhere(void **state)
+{
+    (void)state;
+    static const char *const drivers[] = {"vllm", "sglang"};
+    for (size_t i = 0; i < ARRAY_LEN(drivers); i++) {
+        struct err err = ERR_INIT;
+        struct engine_plan plan = {0};
+        struct engine_paths p = paths();
+        struct model_replica mr = replica(drivers[i]);
+        mr.spec.engine.url = "https://models.example.com/v1";
+        mr.spec.engine.remote_model = "org/model";
+        ASSERT_OK(plan_of(&p, &mr, NULL, &plan, &err));
+        assert_null(plan.argv);
+        assert_string_equal(plan.address, "https://models.example.com");
+        assert_string_equal(plan.engine_model, "org/model");
+        assert_true(engine_is_remote(&mr.spec.engine));
+        assert_string_equal(engine_find(drivers[i])->salt_member, "cache_salt");
+        if (engine_find(drivers[i])->poke) /* others' servers are left alone */
+            ASSERT_OK(engine_find(drivers[i])->poke(&plan, TASK_TEXT, 1, &err));
+    }
+    struct err err = ERR_INIT;
+    struct engine_plan plan = {0};
+    struct engine_paths p = paths();
+    struct model_replica mr = replica("sglang");
+    ASSERT_ERR(plan_of(&p, &mr, "/m", &plan, &err), ERR_INVALID);
+    mr = replica("vllm");
+    assert_false(engine_is_remote(&mr.spec.engine));
+    ASSERT_ERR(plan_of(&p, &mr, "/m/a.safetensors", &plan, &err), ERR_UNAVAILABLE);
+    assert_non_null(strstr(err.msg, "--engine-vllm"));
+}
+
+static void test_metrics_of_several_ranks_are_added_up(void **state)
+{
+    (void)state;
+    double v;
+    struct str text = STR("# HELP vllm:x x\nvllm:x{engine=\"0\"} 3\nvllm:x_total 9\nvllm:x{engine=\"1\"} 4\nvllm:x{engine=\"2\"} NaN\n");
+    assert_true(engine_metric_sum(text, "vllm:x", &v) && v > 6.9 && v < 7.1);
+    assert_false(engine_metric_sum(text, "vllm:y", &v));
+    assert_false(engine_metric_sum(STR("a 9e17\na 9e17\n"), "a", &v));
 }
 
 /* ---- openai ---- */
@@ -553,6 +646,9 @@ int main(void)
         TEST(test_missing_llamacpp_says_what_to_install),
         TEST(test_socket_paths_are_bounded),
         TEST(test_fake_command_line),
+        TEST(test_vllm_command_lines),
+        TEST(test_vllm_and_sglang_elsewhere),
+        TEST(test_metrics_of_several_ranks_are_added_up),
         TEST(test_openai_addresses),
         TEST(test_openai_is_no_way_around_the_gateway),
         TEST(test_openai_addresses_that_are_not_public),

@@ -1,10 +1,12 @@
 /* Bodies on their way to the engine: what is read of them, what is changed, and that nothing else is. */
 #include "unit.h"
 
+#include <stdio.h>
+
 #include "base/mem.h"
 #include "gateway/body.h"
 
-static void sent(const char *in, const char *engine_model, const char *want)
+static void sent_with(const char *in, const char *engine_model, const char *put_in, const char *want)
 {
     struct err err = ERR_INIT;
     struct request_body b = {0};
@@ -13,12 +15,17 @@ static void sent(const char *in, const char *engine_model, const char *want)
     struct arena *a = arena_new(1 << 20);
     sbuf_init(&out, 1 << 20);
     ASSERT_OK(request_body_read(str_of(in), "messages", true, &b, &err));
-    int n = request_body_pieces(&b, engine_model, a, pieces);
+    int n = request_body_pieces(&b, engine_model, str_of(put_in), a, pieces);
     assert_true(n > 0 && n <= BODY_PIECES_MAX);
     for (int i = 0; i < n; i++)
         sbuf_add(&out, str_n(pieces[i].iov_base, pieces[i].iov_len));
     assert_string_equal(out.ptr, want);
     arena_free(a);
+}
+
+static void sent(const char *in, const char *engine_model, const char *want)
+{
+    sent_with(in, engine_model, "", want);
 }
 
 static void what_is_sent(void **state)
@@ -40,6 +47,41 @@ static void what_is_sent(void **state)
     sent(no_stream, NULL, no_stream);
 }
 
+/* Members by which a client would choose whose cache he uses. */
+static void what_is_taken_out(void **state)
+{
+    (void)state;
+    static const char own[] = "\"id_slot\":1,\"cache_prompt\":false";
+    sent("{\"model\":\"m\",\"id_slot\":0,\"messages\":1}", NULL, "{\"model\":\"m\",\"messages\":1}");
+    sent("{ \"id_slot\" : 0 , \"model\":\"m\",\"messages\":1}", NULL, "{  \"model\":\"m\",\"messages\":1}");
+    sent("{\"model\":\"m\",\"messages\":1 ,\n \"cache_salt\" : \"a,\\\"b\" }", NULL, "{\"model\":\"m\",\"messages\":1  }");
+    sent("{\"id_slot\":0,\"cache_prompt\":true,\"lora\":[{\"id\":0}],\"model\":\"m\",\"messages\":1}", NULL, "{\"model\":\"m\",\"messages\":1}");
+    sent("{\"id_slot\":0 , \"cache_prompt\":true , \"model\":\"m\",\"rid\":\"x\",\"priority\":1,\"messages\":1,\"extra_key\":null,\"kv_transfer_params\":{}}", "e",
+         "{ \"model\":\"e\",\"messages\":1}");
+    sent_with("{\"model\":\"m\",\"messages\":1}", NULL, own, "{\"id_slot\":1,\"cache_prompt\":false,\"model\":\"m\",\"messages\":1}");
+    sent_with("{\"cache_prompt\":true,\"id_slot\":7,\"model\":\"m\",\"messages\":1,\"stream\":true}", "e", own,
+              "{\"id_slot\":1,\"cache_prompt\":false,\"stream_options\":{\"include_usage\":true},\"model\":\"e\",\"messages\":1,\"stream\":true}");
+    static const char inside[] = "{\"model\":\"m\",\"messages\":[{\"id_slot\":1}],\"metadata\":{\"rid\":\"x\"}}"; /* only at the top they are orders */
+    sent(inside, NULL, inside);
+}
+
+static void several_answers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *member;
+        bool several;
+    } cases[] = {{"\"n\":1", false}, {"\"n\":null", false}, {"\"n\":2", true}, {"\"n\":1.0", true}, {"\"n\":\"2\"", true}, {"\"n\":true", true}, {"\"n_cmpl\":2", true}, {"\"x\":2", false}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct request_body b = {0};
+        char text[128];
+        snprintf(text, sizeof(text), "{\"model\":\"m\",\"messages\":1,%s}", cases[i].member);
+        ASSERT_OK(request_body_read(str_of(text), "messages", true, &b, &err));
+        assert_int_equal(b.several, cases[i].several);
+    }
+}
+
 static void what_is_refused(void **state)
 {
     (void)state;
@@ -52,6 +94,8 @@ static void what_is_refused(void **state)
         {"{\"model\":\"m\",\"messages\":[1,]}", "", "invalid JSON"},
         {"{\"model\":\"m\",\"messages\":1} x", "", "invalid JSON"},
         {"{\"model\":\"m\",\"model\":\"n\",\"messages\":1}", "", "twice"},
+        {"{\"model\":\"m\",\"id_slot\":1,\"messages\":1,\"id_slot\":2}", "", "twice"}, /* so that ours is the only one */
+        {"{\"model\":\"m\",\"id\\u005fslot\":1,\"messages\":1}", "", "escapes"},
         {"{\"messages\":1}", "model", "missing"},
         {"{\"model\":null,\"messages\":1}", "model", "missing"},
         {"{\"model\":7,\"messages\":1}", "model", "string"},
@@ -87,6 +131,6 @@ static void long_names(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_taken_out), cmocka_unit_test(several_answers), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -618,7 +618,7 @@ static void models_name_files_inside_their_source(void **state UNUSED)
         assert_string_equal(model_with("file:///m", "a", digests[i], "Embedding"), arena_printf(arena, "spec.files[1].digest Invalid value: \"%s\": must be sha256: and 64 lower-case hexadecimal digits", digests[i]));
     assert_string_equal(model_with("file:///m", "a", "sha256:12", "Embedding"), "spec.files[1].digest Invalid value: \"sha256:12\": must have at least 71 bytes");
     assert_string_equal(model_with("file:///m", "ok", good, "Embedding"), "spec.files[1] Duplicate value: {\"name\":\"ok\",\"digest\":\"" "sha256:" HEX64 "\",\"sizeBytes\":1}");
-    assert_string_equal(model_with("file:///m", "a", good, "chat"), "spec.capabilities[1] Unsupported value: \"chat\": supported values: \"Completion\", \"Chat\", \"Embedding\"");
+    assert_string_equal(model_with("file:///m", "a", good, "chat"), "spec.capabilities[1] Unsupported value: \"chat\": supported values: \"Completion\", \"Chat\", \"Embedding\", \"Rerank\"");
     assert_string_equal(model_with("file:///m", "a", good, "Chat"), "spec.capabilities[1] Duplicate value: \"Chat\"");
     assert_string_equal(judged_text(&kind_model, "{\"spec\":{\"source\":\"file:///m\",\"files\":[{\"name\":\"a\"}]}}"),
                         "spec.files[0].digest Required value\nspec.files[0].sizeBytes Required value\nspec.license Required value");

@@ -36,6 +36,7 @@ def arguments():
     p.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: as many as there are cores")
     p.add_argument("--alias", default="model", metavar="NAME", help="the model's name in answers")
     p.add_argument("--embeddings", action="store_true", help="serve embeddings instead of text")
+    p.add_argument("--reranking", action="store_true", help="score documents by a query instead of serving text; needs a model that is made for it")
     a = p.parse_args()
     if a.ctx_size < 1 or a.parallel < 1 or a.threads < 0:
         p.error("--ctx-size and --parallel must be at least 1, --threads at least 0")
@@ -96,10 +97,18 @@ def parameters(xllamacpp, a, host, port):
     p.verbosity = 1  # errors: more would show prompts
     p.warmup = True
     p.kv_unified = False
+    # Tenants share this server: what a prompt left is used again only when a request says so, and lies nowhere but in its slot.
+    p.cache_prompt = False
+    p.cache_ram_mib = 0
+    p.cache_idle_slots = False
     if a.embeddings:
         p.embedding = True
         p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        # An embedding needs its whole text in one batch.
+    if a.reranking:
+        p.embedding = True
+        p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    if a.embeddings or a.reranking:
+        # It needs its whole text in one batch.
         p.n_batch = p.n_ubatch = a.ctx_size
     else:
         # A batch is the step in which progress shows in /metrics: a long prompt in one step would look like a server that hangs.
@@ -159,7 +168,7 @@ def main():
     except ImportError as e:
         fail(f"the xllamacpp package cannot be loaded: {e}")
     p = parameters(xllamacpp, a, host, port)
-    if not a.embeddings and not has_template(a.model):
+    if not a.embeddings and not a.reranking and not has_template(a.model):
         p.chat_template = PLAIN_TEMPLATE
         p.use_jinja = True
     # While the model loads, Python runs no handlers: a signal must end the program by itself.

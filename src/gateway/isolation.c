@@ -1,0 +1,36 @@
+#include "gateway/isolation.h"
+
+static void add_slot(struct sbuf *out, const struct ticket *t)
+{
+    if (t->claimed && t->claim.slot >= 0)
+        sbuf_addf(out, "\"id_slot\":%d,", t->claim.slot);
+    if (t->claimed)
+        sbuf_addf(out, "\"cache_prompt\":%s", t->claim.warm ? "true" : "false");
+}
+
+static void add_salt(struct sbuf *out, const struct request *q)
+{
+    char text[600], hex[SHA256_HEX_MAX];
+    snprintf(text, sizeof(text), "cache-salt %s", q->key->tenant);
+    token_hash(&q->loop->gateway->o.pepper, str_of(text), hex);
+    sbuf_addf(out, "%s\"%s\":\"%s\"", out->len ? "," : "", q->replica->salt_member, hex);
+}
+
+struct str isolation_members(const struct request *q)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, 512);
+    add_slot(&out, &q->ticket);
+    if (q->replica->salt_member)
+        add_salt(&out, q);
+    return arena_str(q->http->arena, sbuf_str(&out));
+}
+
+bool isolation_possible(const struct request *q)
+{
+    const struct snap_endpoint *e = q->endpoint;
+    for (size_t i = 0; q->route->no_isolation && i < e->replica_count; i++)
+        if (e->replicas[i].salt_member)
+            return false;
+    return true;
+}

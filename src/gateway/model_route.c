@@ -1,0 +1,81 @@
+#include "gateway/model_route.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/map.h"
+#include "base/rnd.h"
+#include "kinds/inference.h"
+
+#define ALIKE_BYTES 256 /* of prompts that begin alike */
+
+static const char *const *copy_names(struct arena *a, const struct field_list *l)
+{
+    const char **copy = ARENA_ARRAY(a, const char *, l->count + 1);
+    for (size_t i = 0; i < l->count; i++)
+        copy[i] = arena_strdup(a, ((const char *const *)l->items)[i]);
+    return copy;
+}
+
+struct snap_endpoint *model_route_make(struct arena *a, const json_t *obj, struct snap_endpoint *(*find)(void *arg, const char *project, const char *name), void *arg)
+{
+    struct model_route r;
+    if (obj_deleting(obj) || !obj_name(obj) || kind_decode(&kind_model_route, obj, a, &r, NULL) < 0)
+        return NULL;
+    struct snap_endpoint *e = ARENA_NEW(a, struct snap_endpoint);
+    const char *visibility = r.spec.visibility ? r.spec.visibility : "Project", *created = json_str(obj, "metadata.creationTimestamp");
+    e->is_route = true;
+    e->project = arena_strdup(a, obj_namespace(obj));
+    e->name = arena_strdup(a, obj_name(obj));
+    e->served = r.spec.served_name && *r.spec.served_name ? r.spec.served_name : e->name;
+    e->visibility = !strcmp(visibility, "Everyone") ? VISIBLE_EVERYONE : !strcmp(visibility, "Tenants") ? VISIBLE_TENANTS : VISIBLE_PROJECT;
+    e->tenants = copy_names(a, &r.spec.tenants);
+    e->not_ready = "BackendNotFound";
+    e->sticky = r.spec.sticky;
+    (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);
+    e->backends = ARENA_ARRAY(a, struct snap_backend, r.spec.backends.count + 1);
+    for (size_t i = 0; i < r.spec.backends.count; i++) {
+        const struct model_backend *b = (const struct model_backend *)r.spec.backends.items + i;
+        const struct snap_endpoint *one = find(arg, e->project, b->endpoint);
+        if (one && b->weight > 0)
+            e->backends[e->backend_count++] = (struct snap_backend){one, (uint64_t)b->weight};
+    }
+    return e;
+}
+
+/* Below n, from what is the same for prompts that begin alike. */
+static uint64_t sticky_below(uint64_t n, const struct snap_key *k, struct str prompt)
+{
+    static const uint8_t key[16] = {0}; /* who finds prompts that meet sends himself to one backend, as he may */
+    uint64_t halves[2] = {siphash13(key, k->name, strlen(k->name)), siphash13(key, prompt.ptr, MIN(prompt.len, (size_t)ALIKE_BYTES))};
+    return siphash13(key, halves, sizeof(halves)) % n;
+}
+
+const struct snap_endpoint *model_route_choose(const struct snap_endpoint *route, const struct snap_key *k, struct str prompt)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < route->backend_count; i++)
+        total += route->backends[i].endpoint->replica_count ? route->backends[i].weight : 0;
+    if (!total)
+        return route->backend_count ? route->backends[0].endpoint : NULL;
+    uint64_t at = route->sticky ? sticky_below(total, k, prompt) : rnd_guessable_below(total);
+    for (size_t i = 0; i < route->backend_count; i++) {
+        const struct snap_backend *b = &route->backends[i];
+        if (!b->endpoint->replica_count)
+            continue;
+        if (at < b->weight)
+            return b->endpoint;
+        at -= b->weight;
+    }
+    return NULL; /* not reached */
+}
+
+const struct snap_endpoint *model_route_again(const struct snap_endpoint *e, const struct dispatch *d)
+{
+    if (!e->is_route)
+        return e;
+    for (size_t i = 0; i < e->backend_count; i++)
+        if (e->backends[i].endpoint->dispatch == d)
+            return e->backends[i].endpoint;
+    return NULL;
+}
