@@ -9,7 +9,10 @@
 #include "gateway/gateway.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+#define OWN_DESCRIPTORS 64 /* loops, ledgers, the API, the monitor */
 
 struct gateway_role {
     const struct command_line *cl;
@@ -122,6 +125,18 @@ static int connect_api(struct gateway_role *g, struct err *err)
     return client_http(&c, &g->client, err);
 }
 
+/* A client's connection and an engine's are two descriptors: who is let in must also get through. */
+static size_t connections_that_fit(int64_t wanted)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur == RLIM_INFINITY)
+        return (size_t)wanted;
+    int64_t fit = MAX(((int64_t)files.rlim_cur - OWN_DESCRIPTORS) / 2, (int64_t)1);
+    if (fit < wanted)
+        log_warn("fewer connections are served than gateway.max-connections: each takes two descriptors", KVI("connections", fit), KVI("wanted", wanted), KVI("descriptors", (int64_t)files.rlim_cur));
+    return (size_t)MIN(fit, wanted);
+}
+
 static int start(struct gateway_role *g, struct err *err)
 {
     const struct options *o = g->options;
@@ -131,7 +146,7 @@ static int start(struct gateway_role *g, struct err *err)
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
-                                 .max_connections = (size_t)o->gateway_max_connections,
+                                 .max_connections = connections_that_fit(o->gateway_max_connections),
                                  .head_timeout_ms = (uint64_t)o->gateway_head_ms,
                                  .body_timeout_ms = (uint64_t)o->gateway_body_ms,
                                  .connect_timeout_ms = 2000,

@@ -211,7 +211,7 @@ class Upstream:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock):
-        data = b""
+        data, script = b"", []
         try:
             while True:
                 while b"\r\n\r\n" not in data:
@@ -238,18 +238,22 @@ class Upstream:
                 if not self._play(sock, script):
                     return
         except OSError:
-            pass
+            if script and script[-1] == "hold":  # it left with bytes unread
+                self._gone()
         finally:
             sock.close()
+
+    def _gone(self):
+        with self.changed:
+            self.closed += 1
+            self.changed.notify_all()
 
     def _play(self, sock, script):
         for step in script:
             if step == "hold":
                 while sock.recv(65536):
                     pass
-                with self.changed:
-                    self.closed += 1
-                    self.changed.notify_all()
+                self._gone()
                 return False
             if step == "wait":
                 if not self.go.wait(WAIT):

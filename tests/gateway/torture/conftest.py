@@ -13,7 +13,8 @@ import urllib.parse
 import pytest
 
 from cloud import Cloud, wait_for
-from wire import RawClient, Upstream, answer, post
+from target import Target
+from wire import Upstream
 
 NAMES = ("url", "key", "model", "engine")
 
@@ -26,30 +27,6 @@ def pytest_addoption(parser):
 
 def option(config, name, default=None):
     return config.getoption(name, None) or os.environ.get(f"TORTURE_{name.upper()}", default)
-
-
-class Target:
-    """A gateway: where it listens, a key, a model. cloud: when it is ours. engine: what serves the model; NULL: a stranger does."""
-
-    def __init__(self, address, key, model, engine, cloud=None):
-        self.address, self.key, self.model, self.engine, self.cloud = address, key, model, engine, cloud
-
-    def chat(self, stream=True, **more):
-        return {"model": self.model, "messages": [{"role": "user", "content": "hi"}], **({"stream": True} if stream else {}), **more}
-
-    def send(self, client, body=None, **how):
-        client.send(post(self.key, self.chat() if body is None else body, **how))
-
-    def ask(self, body=None, **how):
-        with RawClient(self.address) as client:
-            self.send(client, body, **how)
-            return client.response()
-
-    def well(self):
-        """It serves as if nothing had been."""
-        if self.engine:
-            self.engine.script, self.engine.first[:] = [answer()], []
-        return wait_for(lambda: self.ask(self.chat(stream=False)).status == 200, what="the gateway to be well")
 
 
 @pytest.fixture(scope="package")
