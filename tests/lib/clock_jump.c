@@ -1,5 +1,4 @@
 /* Preloaded into a program, it moves that program's wall clock by as many seconds as the file named by CLOCK_JUMP says; the monotonic clock stays as it is. */
-#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
