@@ -74,7 +74,7 @@ int err_sys(struct err *err, int eno, const char *fmt, ...)
         code = ERR_EXISTS;
     else if (eno == EACCES || eno == EPERM)
         code = ERR_FORBIDDEN;
-    else if (eno == ENOMEM)
+    else if (eno == ENOMEM || eno == EMFILE || eno == ENFILE)
         code = ERR_NO_MEMORY;
     else if (eno == ETIMEDOUT)
         code = ERR_TIMEOUT;

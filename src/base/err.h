@@ -36,7 +36,7 @@ enum err_code {
     ERR_TIMEOUT = -1102,
     ERR_IO = -1103,
     ERR_NO_SPACE = -1104,     /* disk full */
-    ERR_NO_MEMORY = -1105,
+    ERR_NO_MEMORY = -1105,    /* or no descriptor is left */
     ERR_CORRUPT = -1106,      /* stored bytes fail their checksum or digest */
     ERR_CLOSED = -1107,       /* the peer or this side has closed */
     ERR_CANCELED = -1108,

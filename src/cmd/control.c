@@ -534,8 +534,8 @@ static int start_api(struct control *c, struct err *err)
     int rc;
     if ((rc = tls_server_ctx(options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"),
                              options_path(o, a, "pki/ca.crt"), &c->tls, err)) < 0 ||
-        (rc = role_listen_addr(o, a, "api", o->api_listen, &ao.listen, err)) < 0 ||
-        (rc = role_listen_addr(o, a, "metrics", o->metrics_listen, &monitor_listen, err)) < 0)
+        (rc = role_listen_addr(o, a, "api", o->api_listen, -1, &ao.listen, err)) < 0 ||
+        (rc = role_listen_addr(o, a, "metrics", o->metrics_listen, -1, &monitor_listen, err)) < 0)
         return rc;
     ao.tls = c->tls;
     if ((rc = apiserver_start(c->loop, c->store, &ao, &c->api, err)) < 0)
@@ -550,7 +550,7 @@ static int start_api(struct control *c, struct err *err)
     metric_gauge_fn("seki_backup_last_success_timestamp_seconds", "When the newest backup of this machine's data began, since 1970-01-01 UTC; 0: none is known.", last_backup, o->data);
     metric_gauge_fn("seki_authentication_issuers", "Issuers of people's tokens.", issuers_known, c->issuers);
     metric_gauge_fn("seki_authentication_issuers_unreachable", "Issuers whose keys could not be fetched last time; known ones stay in use.", issuers_unreachable, c->issuers);
-    if ((rc = monitor_start(c->loop, &monitor_listen, checks, c, &c->monitor, err)) < 0)
+    if ((rc = monitor_start(c->loop, &monitor_listen, 0, checks, c, &c->monitor, err)) < 0)
         return rc;
     monitor_addr(c->monitor, &addr);
     if ((rc = role_write_addr(o, a, "metrics", &addr, err)) < 0)

@@ -5,11 +5,15 @@
 #include "base/mem.h"
 #include "cmd/monitor.h"
 #include "cmd/roles.h"
+#include "cmd/takeover.h"
 #include "cmd/vitals.h"
 #include "gateway/gateway.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+#define OWN_DESCRIPTORS 64 /* loops, ledgers, the API, the monitor */
 
 struct gateway_role {
     const struct command_line *cl;
@@ -20,8 +24,10 @@ struct gateway_role {
     struct gateway *gateway;
     struct monitor *monitor;
     struct tls_ctx *tls;
-    bool stopping, draining;
+    bool stopping, draining, handed_over;
     struct reach reach;
+    const char *writer; /* what its journals are called */
+    struct takeover_offer *offer;
 };
 
 static int check_gateway(void *arg, struct err *err)
@@ -40,7 +46,7 @@ static const struct monitor_check checks[] = {{"gateway", check_gateway}, {"serv
 static void drain_work(void *arg)
 {
     struct gateway_role *g = arg;
-    gateway_drain(g->gateway, (uint64_t)g->options->gateway_drain_ms);
+    gateway_drain(g->gateway, (uint64_t)g->options->gateway_drain_ms, g->handed_over);
 }
 
 static void drain_done(void *arg)
@@ -70,6 +76,10 @@ static void on_signal(void *arg, int signo)
         reload(g);
         return;
     }
+    if (g->draining && g->handed_over && signo == SIGTERM) { /* it does already; asked again it loses patience */
+        g->handed_over = false;
+        return;
+    }
     if (g->draining) { /* asked twice: no more patience; drain_done ends the loop */
         gateway_drain_cancel(g->gateway);
         return;
@@ -82,6 +92,65 @@ static void on_signal(void *arg, int signo)
     }
     log_info("draining", KVI("timeout_ms", g->options->gateway_drain_ms));
     loop_work(g->loop, drain_work, drain_done, g);
+}
+
+/* ---- taking over from another gateway, and being taken over from ---- */
+
+static void what_is_taken(void *arg, struct takeover *ret)
+{
+    struct gateway_role *g = arg;
+    snprintf(ret->writer, sizeof(ret->writer), "%s", g->writer);
+    ret->fds[0] = monitor_fd(g->monitor);
+    ret->count = 1 + gateway_listeners(g->gateway, ret->fds + 1, TAKEOVER_FDS_MAX - 1);
+}
+
+static void on_taken(void *arg)
+{
+    struct gateway_role *g = arg;
+    if (g->draining || g->stopping)
+        return;
+    g->stopping = g->draining = g->handed_over = true;
+    monitor_free(g->monitor);
+    g->monitor = NULL;
+    log_info("another gateway has taken over; draining", KVI("timeout_ms", g->options->gateway_drain_ms));
+    loop_work(g->loop, drain_work, drain_done, g);
+}
+
+/* What was taken is of use where the address is still the same: with another one, or another port, it listens anew. */
+static bool still_wanted(int fd, const struct net_addr *wanted)
+{
+    struct net_addr bound = {.len = sizeof(bound.un)};
+    int same;
+    char have[NET_ADDR_TEXT_MAX], want[NET_ADDR_TEXT_MAX];
+    if (net_adopt(fd, &same, &bound, NULL) < 0)
+        return false;
+    net_addr_format(&bound, have);
+    net_addr_format(wanted, want);
+    return !strcmp(have, want);
+}
+
+/* A gateway that runs here already is asked for its sockets. Its journals are its own until it has gone: this one's get the other name of two. */
+static int take_over(struct gateway_role *g, const char *name, struct takeover *t, struct err *err)
+{
+    const char *path = options_path(g->options, g->arena, arena_printf(g->arena, "run/%s.takeover", name));
+    int rc = takeover_ask(path, t, err);
+    g->writer = name;
+    if (rc == ERR_NOT_FOUND)
+        return 0;
+    if (rc < 0)
+        return rc;
+    if (!strcmp(t->writer, name))
+        g->writer = arena_printf(g->arena, "%s-next", name);
+    log_info("taking over from the gateway that runs", KVI("sockets", t->count), KV("journals", g->writer));
+    return 0;
+}
+
+static void offer_takeover(struct gateway_role *g, const char *name)
+{
+    struct err err = ERR_INIT;
+    const char *path = options_path(g->options, g->arena, arena_printf(g->arena, "run/%s.takeover", name));
+    if (takeover_offer(g->loop, path, what_is_taken, on_taken, g, &g->offer, &err) < 0)
+        log_warn("another gateway will not be able to take over from this one", KVE(&err));
 }
 
 /* The credentials that control makes at its first start; a gateway that comes first waits for them. */
@@ -122,16 +191,29 @@ static int connect_api(struct gateway_role *g, struct err *err)
     return client_http(&c, &g->client, err);
 }
 
-static int start(struct gateway_role *g, struct err *err)
+/* A client's connection and an engine's are two descriptors: who is let in must also get through. */
+static size_t connections_that_fit(int64_t wanted)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur == RLIM_INFINITY)
+        return (size_t)wanted;
+    int64_t fit = MAX(((int64_t)files.rlim_cur - OWN_DESCRIPTORS) / 2, (int64_t)1);
+    if (fit < wanted)
+        log_warn("fewer connections are served than gateway.max-connections: each takes two descriptors", KVI("connections", fit), KVI("wanted", wanted), KVI("descriptors", (int64_t)files.rlim_cur));
+    return (size_t)MIN(fit, wanted);
+}
+
+static int start(struct gateway_role *g, struct takeover *t, struct err *err)
 {
     const struct options *o = g->options;
     struct arena *a = g->arena;
-    struct gateway_options go = {.threads = (int)o->gateway_threads,
+    struct gateway_options go = {.name = g->writer,
+                                 .threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, "run/gateway.snapshot"),
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
-                                 .max_connections = (size_t)o->gateway_max_connections,
+                                 .max_connections = connections_that_fit(o->gateway_max_connections),
                                  .head_timeout_ms = (uint64_t)o->gateway_head_ms,
                                  .body_timeout_ms = (uint64_t)o->gateway_body_ms,
                                  .connect_timeout_ms = 2000,
@@ -146,10 +228,18 @@ static int start(struct gateway_role *g, struct err *err)
     if ((rc = file_mkdirs(go.journal_dir, 0700, err)) < 0 ||
         (rc = connect_api(g, err)) < 0 ||
         (rc = token_pepper_ensure(options_path(o, a, "pki/pepper"), &go.pepper, err)) < 0 ||
-        (rc = role_listen_addr(o, a, "gateway", o->gateway_listen, &go.listen, err)) < 0 ||
-        (rc = role_listen_addr(o, a, "metrics-gateway", o->metrics_gateway_listen, &monitor_listen,
+        (rc = role_listen_addr(o, a, "gateway", o->gateway_listen, t->count > 1 ? t->fds[1] : -1, &go.listen, err)) < 0 ||
+        (rc = role_listen_addr(o, a, "metrics-gateway", o->metrics_gateway_listen, t->count ? t->fds[0] : -1, &monitor_listen,
                                err)) < 0)
         return rc;
+    int monitor_taken = t->count && still_wanted(t->fds[0], &monitor_listen) ? t->fds[0] : 0;
+    if (t->count > 1 && still_wanted(t->fds[1], &go.listen)) {
+        go.listen_fds = t->fds + 1;
+        go.listen_count = t->count - 1;
+    }
+    for (size_t i = 0; i < t->count; i++)
+        if (i ? !go.listen_count : !monitor_taken)
+            close(t->fds[i]);
     if (*o->gateway_tls_cert &&
         (rc = tls_server_ctx(o->gateway_tls_cert, o->gateway_tls_key, NULL, &g->tls, err)) < 0)
         return rc;
@@ -160,7 +250,9 @@ static int start(struct gateway_role *g, struct err *err)
     go.client = g->client;
     go.tls = g->tls;
     if ((rc = gateway_start(&go, &g->gateway, err)) < 0 ||
-        (rc = monitor_start(g->loop, &monitor_listen, checks, g, &g->monitor, err)) < 0)
+        (rc = monitor_start(g->loop, &monitor_listen, monitor_taken, checks, g, &g->monitor, err)) < 0)
+        return rc;
+    if (t->conn >= 0 && (rc = takeover_done(t, err)) < 0)
         return rc;
     monitor_addr(g->monitor, &addr);
     if ((rc = role_write_addr(o, a, "metrics-gateway", &addr, err)) < 0)
@@ -171,6 +263,7 @@ static int start(struct gateway_role *g, struct err *err)
     char text[NET_ADDR_TEXT_MAX];
     net_addr_format(&addr, text);
     log_info("gateway listens", KV("address", text), KV("tls", g->tls ? "on" : "off"));
+    offer_takeover(g, "gateway");
     return 0;
 }
 
@@ -186,12 +279,17 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
         rc = loop_signal(g.loop, signals[i], on_signal, &g, &err);
     if (rc == 0)
         rc = reach_parse(o->engine_remote_allow, &g.reach, &err);
+    struct takeover t = {.conn = -1};
     if (rc == 0)
-        rc = start(&g, &err);
+        rc = take_over(&g, "gateway", &t, &err);
+    if (rc == 0)
+        rc = start(&g, &t, &err);
+    file_closep(&t.conn);
     if (rc == 0)
         loop_run(g.loop);
     else if (err.code)
         log_error("the gateway cannot start", KVE(&err));
+    takeover_offer_free(g.offer);
     monitor_free(g.monitor);
     if (g.gateway)
         gateway_free(g.gateway);

@@ -66,11 +66,12 @@ static void on_abort(void *ctx UNUSED, struct http_request *r UNUSED)
 {
 }
 
-int monitor_start(struct loop *l, const struct net_addr *listen, const struct monitor_check *checks,
+int monitor_start(struct loop *l, const struct net_addr *listen, int listen_fd, const struct monitor_check *checks,
                   void *arg, struct monitor **ret, struct err *err)
 {
     static const struct http_server_ops ops = {.on_request = on_request, .on_abort = on_abort};
     struct http_server_options o = {.listen = *listen,
+                                    .listen_fd = listen_fd,
                                     .max_connections = 64,
                                     .max_head_bytes = 8192,
                                     .max_body_bytes = 1024};
@@ -84,6 +85,11 @@ int monitor_start(struct loop *l, const struct net_addr *listen, const struct mo
     }
     *ret = m;
     return 0;
+}
+
+int monitor_fd(const struct monitor *m)
+{
+    return http_server_fd(m->server);
 }
 
 void monitor_addr(const struct monitor *m, struct net_addr *ret)

@@ -14,8 +14,10 @@ struct monitor_check {
 };
 
 /* checks must live as long as the monitor. /readyz answers 200 "ok", or 503 with a line for each failing part; ?verbose names all parts. */
-int monitor_start(struct loop *l, const struct net_addr *listen, const struct monitor_check *checks, void *arg, struct monitor **ret,
+/* listen_fd > 0: a socket that listens already, taken over; it becomes the monitor's when it starts. */
+int monitor_start(struct loop *l, const struct net_addr *listen, int listen_fd, const struct monitor_check *checks, void *arg, struct monitor **ret,
                   struct err *err) NODISCARD;
+int monitor_fd(const struct monitor *m); /* its listening socket, which stays its own */
 void monitor_addr(const struct monitor *m, struct net_addr *ret);
 void monitor_free(struct monitor *m);
 

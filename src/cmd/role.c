@@ -27,7 +27,7 @@ static bool is_free(const struct net_addr *addr)
     return true;
 }
 
-int role_listen_addr(const struct options *o, struct arena *a, const char *name, const char *listen,
+int role_listen_addr(const struct options *o, struct arena *a, const char *name, const char *listen, int taken,
                      struct net_addr *ret, struct err *err)
 {
     struct net_addr wanted, last;
@@ -50,7 +50,10 @@ int role_listen_addr(const struct options *o, struct arena *a, const char *name,
         wanted.in4.sin_port = htons(port);
     else
         wanted.in6.sin6_port = htons(port);
-    if (is_free(&wanted))
+    struct net_addr have;
+    int fd;
+    bool ours = taken >= 0 && net_adopt(taken, &fd, &have, NULL) == 0 && net_addr_port(&have) == port;
+    if (ours || is_free(&wanted))
         *ret = wanted;
     return 0;
 }

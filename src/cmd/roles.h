@@ -18,8 +18,9 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
 
 /* DATA/run/NAME.addr: the address that a listener has really bound, for those who start or follow it. */
 int role_write_addr(const struct options *o, struct arena *a, const char *name, const struct net_addr *addr, struct err *err) NODISCARD;
-/* Parses `listen`; with port 0, the port that NAME.addr recorded last is tried first, so that a restart keeps its address. */
-int role_listen_addr(const struct options *o, struct arena *a, const char *name, const char *listen, struct net_addr *ret,
+/* Parses `listen`; with port 0, the port that NAME.addr recorded last is tried first, so that a restart keeps its address. taken: a
+ * socket that this process has already, or -1: its port is free for it. */
+int role_listen_addr(const struct options *o, struct arena *a, const char *name, const char *listen, int taken, struct net_addr *ret,
                      struct err *err) NODISCARD;
 
 #endif

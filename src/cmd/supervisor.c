@@ -20,6 +20,8 @@
 #define STOP_NOW_MS 30000 /* after SIGINT, which drains nothing */
 #define LEAVING_MS 10000 /* for control to leave, whose supervisor was killed */
 
+#define LEAVING_MAX 8     /* gateways whose place others have taken, and which end what they have begun */
+
 enum { ROLE_CONTROL, ROLE_GATEWAY, ROLE_COUNT };
 static const char *const role_names[ROLE_COUNT] = {"control", "gateway"};
 
@@ -32,6 +34,7 @@ struct role {
     struct timer restart;
     uint64_t started_ms;
     uint64_t delay_ms;
+    bool leaving; /* another has been started in its place: see takeover.h */
 };
 
 struct supervisor {
@@ -39,20 +42,34 @@ struct supervisor {
     struct options *options;
     struct arena *held; /* texts of reloaded options */
     struct loop *loop;
-    struct role roles[ROLE_COUNT];
+    struct role *roles[ROLE_COUNT];
+    struct role *leaving[LEAVING_MAX];
     struct timer kill_timer;
     bool stopping, stop_engines;
 };
 
 static void role_start(struct role *r);
+static void on_restart(struct timer *t);
 
 static void leave_if_done(struct supervisor *s)
 {
     for (int i = 0; i < ROLE_COUNT; i++)
-        if (s->roles[i].pid)
+        if (s->roles[i]->pid)
+            return;
+    for (int i = 0; i < LEAVING_MAX; i++)
+        if (s->leaving[i])
             return;
     if (s->stopping)
         loop_stop(s->loop);
+}
+
+static void has_left(struct role *r)
+{
+    for (int i = 0; i < LEAVING_MAX; i++)
+        if (r->sup->leaving[i] == r)
+            r->sup->leaving[i] = NULL;
+    leave_if_done(r->sup);
+    mem_free(r);
 }
 
 static void on_exit_of_role(void *arg, int status)
@@ -61,6 +78,10 @@ static void on_exit_of_role(void *arg, int status)
     spawn_watch_free(r->watch);
     r->watch = NULL;
     r->pid = 0;
+    if (r->leaving) {
+        has_left(r);
+        return;
+    }
     if (r->sup->stopping) {
         leave_if_done(r->sup);
         return;
@@ -100,8 +121,37 @@ static void role_start(struct role *r)
 static void signal_roles(struct supervisor *s, int signo)
 {
     for (int i = 0; i < ROLE_COUNT; i++)
-        if (s->roles[i].pid)
-            kill(s->roles[i].pid, signo);
+        if (s->roles[i]->pid)
+            kill(s->roles[i]->pid, signo);
+    for (int i = 0; i < LEAVING_MAX; i++)
+        if (s->leaving[i])
+            kill(s->leaving[i]->pid, signo);
+}
+
+static struct role *role_new(struct supervisor *s, const char *name, const char **argv)
+{
+    struct role *r = XNEW(struct role);
+    *r = (struct role){.sup = s, .name = name, .argv = argv, .delay_ms = RESTART_MIN_MS};
+    timer_init(&r->restart, s->loop, on_restart, r);
+    return r;
+}
+
+/* A new gateway beside the one that runs: it takes over, and the old one leaves when what it has begun has ended. One that fails is started again, while the old one serves. */
+static void replace_gateway(struct supervisor *s)
+{
+    struct role *old = s->roles[ROLE_GATEWAY];
+    int place = 0;
+    while (place < LEAVING_MAX && s->leaving[place])
+        place++;
+    if (s->stopping || !old->pid || place == LEAVING_MAX) {
+        log_warn("the gateway is not replaced now", KV("because", s->stopping ? "it stops" : old->pid ? "too many earlier ones still end what they have begun" : "none runs"));
+        return;
+    }
+    log_info("the gateway is replaced", KVI("pid", old->pid));
+    old->leaving = true;
+    s->leaving[place] = old;
+    s->roles[ROLE_GATEWAY] = role_new(s, old->name, old->argv);
+    role_start(s->roles[ROLE_GATEWAY]);
 }
 
 static void on_kill_timer(struct timer *t)
@@ -118,15 +168,32 @@ static void on_signal(void *arg, int signo)
             signal_roles(s, SIGHUP);
         return;
     }
+    if (signo == SIGUSR2) {
+        replace_gateway(s);
+        return;
+    }
     bool now = signo == SIGINT;
     if (!s->stopping || (now && !s->stop_engines))
         timer_start(&s->kill_timer, now ? STOP_NOW_MS : STOP_MS);
     s->stopping = true;
     s->stop_engines = s->stop_engines || now;
     for (int i = 0; i < ROLE_COUNT; i++)
-        timer_stop(&s->roles[i].restart);
+        timer_stop(&s->roles[i]->restart);
     signal_roles(s, signo);
     leave_if_done(s);
+}
+
+/* This program's file; after an upgrade the new one of that name. */
+static const char *program(struct arena *a)
+{
+    const struct str gone = STR(" (deleted)");
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof(path));
+    struct str p = str_n(path, n > 0 ? (size_t)n : 0);
+    if (str_ends(p, gone))
+        p.len -= gone.len;
+    const char *file = arena_strndup(a, p);
+    return p.len && p.len < sizeof(path) && access(file, X_OK) == 0 ? file : "/proc/self/exe";
 }
 
 /* The role's command line: ours, with --role added. */
@@ -136,7 +203,7 @@ static const char **role_argv(char **argv, const char *role, struct arena *a)
     while (argv[count])
         count++;
     const char **out = ARENA_ARRAY(a, const char *, count + 2);
-    out[0] = "/proc/self/exe";
+    out[0] = program(a);
     for (size_t i = 1; i < count; i++)
         out[i] = argv[i];
     out[count] = arena_printf(a, "--role=%s", role);
@@ -199,7 +266,7 @@ int supervisor_run(const struct command_line *cl, struct options *o, char **argv
         log_error("cannot make an event loop", KVE(&err));
         return 1;
     }
-    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
     for (size_t i = 0; i < ARRAY_LEN(signals); i++)
         if (loop_signal(s.loop, signals[i], on_signal, &s, &err) < 0) {
             log_error("cannot handle signals", KVE(&err));
@@ -209,17 +276,16 @@ int supervisor_run(const struct command_line *cl, struct options *o, char **argv
     setenv("SEKI_SUPERVISOR", arena_printf(a, "%d", (int)getpid()), 1);
     timer_init(&s.kill_timer, s.loop, on_kill_timer, &s);
     for (int i = 0; i < ROLE_COUNT; i++) {
-        struct role *r = &s.roles[i];
-        *r = (struct role){.sup = &s, .name = role_names[i], .delay_ms = RESTART_MIN_MS};
-        r->argv = role_argv(argv, role_names[i], a);
-        timer_init(&r->restart, s.loop, on_restart, r);
-        role_start(r);
+        s.roles[i] = role_new(&s, role_names[i], role_argv(argv, role_names[i], a));
+        role_start(s.roles[i]);
     }
     loop_run(s.loop);
     int ended;
     if (s.stop_engines)
         (void)!end_engines(o, a, &ended);
     timer_stop(&s.kill_timer);
+    for (int i = 0; i < ROLE_COUNT; i++)
+        mem_free(s.roles[i]);
     loop_free(s.loop);
     arena_free(s.held);
     return 0;

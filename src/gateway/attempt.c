@@ -282,9 +282,22 @@ static void on_end(void *arg)
     }
 }
 
+/* No descriptor or memory is left for the call: that is no engine's fault, and no other one would fare better. */
+static void refuse_short(struct request *q, const struct err *err)
+{
+    q->call = NULL;
+    count_upstream_error(q, "resources", err);
+    attempt_release(q, TARGET_NEITHER, 0);
+    request_refuse(q, 503, "upstream_error", "server_error", "gateway_overloaded", NULL, "The gateway has no room for another request; try again.");
+}
+
 static void on_error(void *arg, const struct err *err)
 {
     struct request *q = arg;
+    if (err->code == ERR_NO_MEMORY && !q->passed) {
+        refuse_short(q, err);
+        return;
+    }
     /* Who could not even be reached in time has cost little: others are tried. */
     bool timed_out = err->code == ERR_TIMEOUT && http_call_sent_any(q->call);
     bool never_spoke = !q->status;

@@ -210,6 +210,14 @@ struct snapshot *feed_take(struct feed *f, unsigned long long *ret_version)
     return s;
 }
 
+bool feed_is_live(struct feed *f)
+{
+    pthread_mutex_lock(&f->lock);
+    bool live = f->from_api;
+    pthread_mutex_unlock(&f->lock);
+    return live;
+}
+
 double feed_age_seconds(struct feed *f)
 {
     pthread_mutex_lock(&f->lock);

@@ -17,6 +17,8 @@ void feed_stop(struct feed *f); /* frees */
 unsigned long long feed_version(const struct feed *f);
 /* The newest snapshot, a reference for the caller, or NULL. */
 struct snapshot *feed_take(struct feed *f, unsigned long long *ret_version);
+/* The snapshot came from the API, not from the file of an earlier life. */
+bool feed_is_live(struct feed *f);
 /* Seconds since the snapshot was last known to be what the API has; -1: there is none. */
 double feed_age_seconds(struct feed *f);
 

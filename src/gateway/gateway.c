@@ -13,6 +13,8 @@
 #define SERIES_MAX 2000
 #define MODEL_SERIES_MAX 500
 #define THREADS_MAX 256
+#define SNAPSHOT_WAIT_MS 30000 /* of a gateway that takes over … */
+#define API_WAIT_MS 5000       /* … which has a saved one */
 
 /* The boundaries that OpenTelemetry's conventions for generative AI ask for, seconds. */
 static const double duration_buckets[] = {0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92};
@@ -78,7 +80,9 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
 {
     struct gateway_loop *l = arg;
     const struct gateway_options *o = &l->gateway->o;
+    size_t index = (size_t)(l - l->gateway->loops);
     struct http_server_options s = {.listen = l->gateway->bound,
+                                    .listen_fd = index < o->listen_count ? o->listen_fds[index] : 0,
                                     .reuse_port = true,
                                     .tls = o->tls,
                                     .max_connections = MAX(o->max_connections / (size_t)l->gateway->loop_count, (size_t)1),
@@ -118,10 +122,25 @@ static int check_port_is_free(const struct net_addr *addr, struct err *err)
     return rc;
 }
 
+/* Whoever takes over is to serve from his first connection on, and whom the old one served: with the file's snapshot only when the API is down. */
+static int wait_for_snapshot(struct gateway *g, struct err *err)
+{
+    uint64_t begun_ms = clock_mono_ms();
+    while (!feed_is_live(g->feed)) {
+        uint64_t waited_ms = clock_mono_ms() - begun_ms;
+        if (waited_ms > API_WAIT_MS && feed_version(g->feed))
+            return 0;
+        if (waited_ms > SNAPSHOT_WAIT_MS)
+            return err_set(err, ERR_TIMEOUT, "no routing snapshot came within %d s", SNAPSHOT_WAIT_MS / 1000);
+        usleep(10000);
+    }
+    return 0;
+}
+
 static int start_loops(struct gateway *g, struct err *err)
 {
     static const struct loop_thread_ops ops = {loop_init, loop_deinit};
-    int rc = check_port_is_free(&g->o.listen, err), count = g->loop_count;
+    int rc = g->o.listen_count ? 0 : check_port_is_free(&g->o.listen, err), count = g->loop_count;
     g->bound = g->o.listen;
     g->loops = xcalloc((size_t)count, sizeof(*g->loops));
     for (int i = 0; i < count && rc == 0; i++) {
@@ -137,6 +156,8 @@ static int start_loops(struct gateway *g, struct err *err)
 
 static void fill_defaults(struct gateway_options *o)
 {
+    if (!o->name)
+        o->name = "gateway";
     if (!o->max_body_bytes)
         o->max_body_bytes = 16u << 20;
     if (!o->max_connections)
@@ -169,7 +190,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     g->o = *o;
     g->o.tls = tls_ctx_ref(o->tls);
     fill_defaults(&g->o);
-    g->loop_count = thread_count(o);
+    snprintf(g->audit_name, sizeof(g->audit_name), "audit-%s", g->o.name);
+    g->loop_count = MAX(thread_count(o), (int)o->listen_count);
     pthread_mutex_init(&g->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -178,11 +200,13 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     make_metrics(g);
     int rc = tls_client_ctx(NULL, NULL, NULL, &g->upstream_tls, err);
     if (rc == 0)
-        rc = journal_open(o->journal_dir, &g->journal, err);
+        rc = journal_open(o->journal_dir, g->o.name, &g->journal, err);
     if (rc == 0)
-        rc = audit_log_open(&(struct audit_log_options){o->journal_dir, AUDIT_GATEWAY, NULL}, &g->audit, err);
+        rc = audit_log_open(&(struct audit_log_options){o->journal_dir, g->audit_name, NULL}, &g->audit, err);
     if (rc == 0)
         rc = feed_start(o->client, o->snapshot_file, &g->o.engines, &g->feed, err);
+    if (rc == 0 && o->listen_count)
+        rc = wait_for_snapshot(g, err);
     if (rc == 0)
         rc = start_loops(g, err);
     if (rc < 0) {
@@ -198,6 +222,14 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
 void gateway_addr(const struct gateway *g, struct net_addr *ret)
 {
     *ret = g->bound;
+}
+
+size_t gateway_listeners(const struct gateway *g, int *fds, size_t max)
+{
+    size_t n = 0;
+    for (; n < (size_t)g->loop_count && n < max; n++)
+        fds[n] = http_server_fd(g->loops[n].server);
+    return n;
 }
 
 int gateway_ready(struct gateway *g, struct err *err)
@@ -219,15 +251,16 @@ static void on_drained(void *arg)
 static void drain_loop(void *arg)
 {
     struct gateway_loop *l = arg;
-    http_server_drain(l->server, on_drained, l->gateway);
+    (l->gateway->handed_over ? http_server_hand_over : http_server_drain)(l->server, on_drained, l->gateway);
 }
 
-void gateway_drain(struct gateway *g, uint64_t timeout_ms)
+void gateway_drain(struct gateway *g, uint64_t timeout_ms, bool handed_over)
 {
     uint64_t until_ms = clock_mono_ms() + timeout_ms;
     struct timespec until = {.tv_sec = (time_t)(until_ms / 1000), .tv_nsec = (long)(until_ms % 1000) * 1000000L};
     pthread_mutex_lock(&g->lock);
     g->draining = g->loop_count;
+    g->handed_over = handed_over;
     for (int i = 0; i < g->loop_count; i++)
         loop_post(g->loops[i].loop, drain_loop, &g->loops[i]);
     while (g->draining && !g->impatient && pthread_cond_timedwait(&g->drained, &g->lock, &until) != ETIMEDOUT)

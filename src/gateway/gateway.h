@@ -24,7 +24,10 @@ struct gateway_options {
     struct token_pepper pepper;
     const char *snapshot_file;
     struct engine_paths engines;  /* socket_dir, remote: where engines may be; strings stay the caller's */
-    const char *journal_dir;      /* usage-gateway.000001 … */
+    const char *name;             /* "gateway"; of several on one directory each has its own */
+    const char *journal_dir;      /* usage-NAME.000001 … */
+    const int *listen_fds;        /* sockets that listen at `listen` already, taken over from another gateway; they become this one's when it starts */
+    size_t listen_count;
     size_t max_body_bytes;        /* default 16 MiB */
     size_t max_connections;       /* default 9,000 */
     uint64_t head_timeout_ms, body_timeout_ms; /* of a request; 0: as net/http_server.h says */
@@ -39,10 +42,13 @@ struct gateway_options {
 
 int gateway_start(const struct gateway_options *o, struct gateway **ret, struct err *err) NODISCARD;
 void gateway_addr(const struct gateway *g, struct net_addr *ret);
+/* Its listening sockets, for who takes over; they stay its own. Returns how many; at most max. Until it drains. */
+size_t gateway_listeners(const struct gateway *g, int *fds, size_t max);
 /* 0 when it has a snapshot and listens; else why not. Any thread. */
 int gateway_ready(struct gateway *g, struct err *err);
-/* Stops accepting, lets running requests end up to timeout_ms. Blocks. */
-void gateway_drain(struct gateway *g, uint64_t timeout_ms);
+/* Stops accepting, lets running requests end up to timeout_ms. Blocks. handed_over: another process accepts from the same sockets, so that nobody may be sent away: what waits in
+ * them is the other's, and idle connections may ask once more. */
+void gateway_drain(struct gateway *g, uint64_t timeout_ms, bool handed_over);
 /* Ends the wait of gateway_drain(), now or to come: what runs will be cut. Any thread. */
 void gateway_drain_cancel(struct gateway *g);
 void gateway_free(struct gateway *g);

@@ -53,12 +53,14 @@ struct gateway {
     struct feed *feed;
     struct journal *journal;
     struct audit_log *audit; /* refusals */
+    char audit_name[64];
     struct gateway_metrics metrics;
     struct gateway_loop *loops;
     int loop_count;
     pthread_mutex_t lock; /* guards draining */
     pthread_cond_t drained;
     int draining;
+    bool handed_over; /* set before loops are told to drain */
     bool impatient; /* under lock: the drain is to end now */
 };
 

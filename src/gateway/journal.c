@@ -12,7 +12,7 @@
 #include "base/vec.h"
 #include "ledger/ledger.h"
 
-#define JOURNAL_NAME "usage-gateway"
+#define JOURNAL_NAME "usage-%s"
 #define RECORD_VERSION 1
 #define SYNC_EVERY_MS 100
 #define BACKLOG_MAX 10000
@@ -26,6 +26,7 @@ struct waiting {
 
 struct journal {
     struct ledger *ledger;
+    char name[64];
     VEC(struct waiting) backlog; /* refused by the disk, oldest first */
     struct metric *records, *failures, *waiting;
     pthread_mutex_t lock; /* guards ledger and backlog */
@@ -88,11 +89,12 @@ static void *run(void *arg)
     return NULL;
 }
 
-int journal_open(const char *dir, struct journal **ret, struct err *err)
+int journal_open(const char *dir, const char *gateway, struct journal **ret, struct err *err)
 {
     struct journal *j = XNEW(struct journal);
-    struct ledger_options o = {.dir = dir, .name = JOURNAL_NAME, .kind = LEDGER_USAGE_JOURNAL};
+    struct ledger_options o = {.dir = dir, .name = j->name, .kind = LEDGER_USAGE_JOURNAL};
     pthread_condattr_t attr;
+    snprintf(j->name, sizeof(j->name), JOURNAL_NAME, gateway);
     pthread_mutex_init(&j->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -11,8 +11,8 @@
 
 struct journal;
 
-/* dir/usage-gateway.NNNNNN. ERR_BUSY: another gateway writes there. */
-int journal_open(const char *dir, struct journal **ret, struct err *err) NODISCARD;
+/* dir/usage-GATEWAY.NNNNNN. ERR_BUSY: another gateway of that name writes there. */
+int journal_open(const char *dir, const char *gateway, struct journal **ret, struct err *err) NODISCARD;
 void journal_close(struct journal *j); /* tries the backlog once more, syncs */
 void journal_add(struct journal *j, const struct usage *u);
 /* Why requests cannot be counted, or 0. */

@@ -146,8 +146,9 @@ static bool look_at_data(struct usage_scan *u, struct str data)
     }
     if (contains(data, STR("\"usage\"")) && read_usage(u, data, true, &usage, &choices) && usage && !choices)
         return !u->take_out;
-    u->content_events += contains(data, STR("\"choices\"")) && !ends_choice(data);
-    u->has_content = u->has_content || !only_begins(data);
+    bool begins = only_begins(data);
+    u->content_events += contains(data, STR("\"choices\"")) && !begins && !ends_choice(data);
+    u->has_content = u->has_content || !begins;
     return true;
 }
 

@@ -1,5 +1,7 @@
 #include "ledger/audit_log.h"
 
+#include <ctype.h>
+#include <dirent.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
@@ -36,19 +38,26 @@ struct repeat {
     char body[]; /* of the first, without its closing brace */
 };
 
-/* The journal that is copied. Only the log's thread comes here. */
+/* A journal that is copied. Only the log's thread comes here. */
 struct collecting {
-    char *name; /* NULL: none */
+    char *name;
     struct ledger_reader *reader;
     char id[LEDGER_ID_TEXT]; /* of the journal that was read last; empty: not known */
     uint64_t copied;         /* sequence of its last record that is here */
     struct err err;          /* of one record */
+    struct audit_log *log;
+};
+
+/* All that are copied. */
+struct collection {
+    char *prefix; /* NULL: none */
+    VEC(struct collecting *) from;
 };
 
 struct audit_log {
     struct store_journal journal;
     char *dir, *name;
-    struct collecting from;
+    struct collection collection;
     struct metric *records, *lost, *waiting_gauge;
 
     pthread_mutex_t ledger_lock; /* taken before lock */
@@ -336,8 +345,8 @@ static void turn(struct audit_log *l)
 /* The body with where it came from. */
 static bool copy(void *arg, const struct ledger_record *rec)
 {
-    struct audit_log *l = arg;
-    struct collecting *c = &l->from;
+    struct collecting *c = arg;
+    struct audit_log *l = c->log;
     CLEANUP(sbuf_deinit) struct sbuf body = {0};
     sbuf_init(&body, LEDGER_BODY_MAX);
     sbuf_add(&body, str_n(rec->body.ptr, rec->body.len ? rec->body.len - 1 : 0));
@@ -368,9 +377,55 @@ static int identify(struct collecting *c, const char *dir, struct err *err)
     return rc;
 }
 
-static void collect(struct audit_log *l)
+static struct collecting *collecting_of(struct collection *x, struct str name)
 {
-    struct collecting *c = &l->from;
+    VEC_FOREACH (&x->from, have)
+        if (str_eqc(name, (*have)->name))
+            return *have;
+    struct collecting *c = XNEW(struct collecting);
+    c->name = xstrndup(name.ptr, name.len);
+    *VEC_PUSH(&x->from) = c;
+    return c;
+}
+
+static void collection_deinit(struct collection *x)
+{
+    VEC_FOREACH (&x->from, c) {
+        if ((*c)->reader)
+            ledger_reader_close((*c)->reader);
+        mem_free((*c)->name);
+        mem_free(*c);
+    }
+    VEC_DEINIT(&x->from);
+    mem_free(x->prefix);
+}
+
+static bool is_collected(const struct collection *x, struct str name)
+{
+    struct str prefix = str_of(x->prefix ? x->prefix : "");
+    return prefix.len && str_starts(name, prefix) && (name.len == prefix.len || name.ptr[prefix.len] == '-');
+}
+
+/* Journals are found by their names: NAME.NNNNNN. */
+static void find_journals(struct audit_log *l)
+{
+    DIR *d = opendir(l->dir);
+    struct dirent *e;
+    while (d && (e = readdir(d))) {
+        struct str name = str_of(e->d_name);
+        ssize_t dot = str_find(name, '.');
+        if (dot <= 0 || name.len - (size_t)dot != sizeof(".000001") - 1 || !isdigit((unsigned char)name.ptr[dot + 1]))
+            continue;
+        name.len = (size_t)dot;
+        if (is_collected(&l->collection, name))
+            collecting_of(&l->collection, name)->log = l;
+    }
+    if (d)
+        closedir(d);
+}
+
+static void collect_one(struct audit_log *l, struct collecting *c)
+{
     struct err err = ERR_INIT;
     int rc = identify(c, l->dir, &err);
     if (rc == ERR_NOT_FOUND)
@@ -380,7 +435,7 @@ static void collect(struct audit_log *l)
     if (rc == 0)
         rc = check_usable(l, &err);
     if (rc == 0)
-        rc = ledger_read(c->reader, c->copied, copy, l, &err);
+        rc = ledger_read(c->reader, c->copied, copy, c, &err);
     if (rc == 0 && c->err.code)
         err = c->err;
     if (!l->broken.code)
@@ -388,6 +443,13 @@ static void collect(struct audit_log *l)
     pthread_mutex_unlock(&l->ledger_lock);
     if (err.code)
         log_warn("audit records cannot be collected; trying again", KV("journal", c->name), KVE(&err));
+}
+
+static void collect(struct audit_log *l)
+{
+    find_journals(l);
+    VEC_FOREACH (&l->collection.from, c)
+        collect_one(l, *c);
 }
 
 static struct timespec at(uint64_t mono_ms)
@@ -411,7 +473,7 @@ static void *run(void *arg)
             if (!l->stop || l->trouble.code == 0)
                 continue;
         }
-        if (l->from.name && (now >= collect_ms || l->stop)) {
+        if (l->collection.prefix && (now >= collect_ms || l->stop)) {
             pthread_mutex_unlock(&l->lock);
             collect(l);
             pthread_mutex_lock(&l->lock);
@@ -422,7 +484,7 @@ static void *run(void *arg)
         if (l->stop)
             break;
         uint64_t until = l->window_ends_ms;
-        if (l->from.name && (!until || collect_ms < until))
+        if (l->collection.prefix && (!until || collect_ms < until))
             until = collect_ms;
         if (!STAILQ_EMPTY(&l->queue) && (!until || retry_ms < until))
             until = retry_ms;
@@ -461,17 +523,18 @@ static int64_t number_in(struct str body, struct str name)
 }
 
 /* "JOURNAL/ID/SEQUENCE", the last member of a record that was copied. */
-static void look_for_origin(struct collecting *c, struct str body)
+static void look_for_origin(struct collection *x, struct str body)
 {
     static const char member[] = ",\"origin\":\"";
     const char *found = memmem(body.ptr, body.len, member, sizeof(member) - 1);
     struct str rest, name, id;
     uint64_t n;
-    if (!found || body.len < 2 || !c->name)
+    if (!found || body.len < 2 || !x->prefix)
         return;
     rest = str_skip(body, (size_t)(found - body.ptr) + sizeof(member) - 1);
     rest.len -= 2; /* "} */
-    if (str_cut(&rest, '/', &name) && str_eqc(name, c->name) && str_cut(&rest, '/', &id) && id.len < sizeof(c->id) && str_to_u64(rest, &n) == 0) {
+    if (str_cut(&rest, '/', &name) && is_collected(x, name) && str_cut(&rest, '/', &id) && id.len < LEDGER_ID_TEXT && str_to_u64(rest, &n) == 0) {
+        struct collecting *c = collecting_of(x, name);
         snprintf(c->id, sizeof(c->id), "%.*s", STR_ARG(id));
         c->copied = n;
     }
@@ -479,7 +542,7 @@ static void look_for_origin(struct collecting *c, struct str body)
 
 struct looking {
     int64_t last; /* write that stands */
-    struct collecting *from;
+    struct collection *from;
 };
 
 /* Without parsing what may be many records: within texts a quotation mark has a backslash before it. */
@@ -522,7 +585,7 @@ static int append_event(struct ledger *l, const struct audit_event *e, struct er
 static int find_last_write(const char *dir, int64_t *ret, struct err *err)
 {
     struct ledger_reader *r;
-    struct collecting none = {0};
+    struct collection none = {0};
     struct looking x = {0, &none};
     int rc = ledger_reader_open(dir, AUDIT_LEDGER, &r, err);
     if (rc < 0)
@@ -576,7 +639,7 @@ int audit_log_rolled_back(const char *dir, int64_t store_rev, const char *user, 
 static int look_back(struct audit_log *l, struct err *err)
 {
     struct ledger_reader *r;
-    struct looking x = {0, &l->from};
+    struct looking x = {0, &l->collection};
     int rc = ledger_reader_open(l->dir, l->name, &r, err);
     if (rc < 0)
         return rc;
@@ -591,7 +654,7 @@ int audit_log_open(const struct audit_log_options *options, struct audit_log **r
     struct ledger_options o = {.dir = options->dir, .name = options->name, .kind = LEDGER_AUDIT};
     struct audit_log *l = XNEW(struct audit_log);
     pthread_condattr_t monotonic;
-    *l = (struct audit_log){.dir = xstrdup(options->dir), .name = xstrdup(options->name), .from.name = options->collect ? xstrdup(options->collect) : NULL, .window = map_new(mem_free), .queue = STAILQ_HEAD_INITIALIZER(l->queue)};
+    *l = (struct audit_log){.dir = xstrdup(options->dir), .name = xstrdup(options->name), .collection.prefix = options->collect ? xstrdup(options->collect) : NULL, .window = map_new(mem_free), .queue = STAILQ_HEAD_INITIALIZER(l->queue)};
     l->journal = (struct store_journal){l, before, undone};
     l->records = metric_counter("seki_audit_records_total", "Records written to the audit ledger.");
     l->waiting_gauge = metric_gauge("seki_audit_records_waiting", "Records that the disk has not taken yet.");
@@ -647,9 +710,7 @@ void audit_log_close(struct audit_log *l)
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->lock);
     pthread_mutex_destroy(&l->ledger_lock);
-    if (l->from.reader)
-        ledger_reader_close(l->from.reader);
-    mem_free(l->from.name);
+    collection_deinit(&l->collection);
     mem_free(l->dir);
     mem_free(l->name);
     mem_free(l);

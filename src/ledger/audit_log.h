@@ -19,7 +19,7 @@ struct audit_log;
 struct audit_log_options {
     const char *dir;
     const char *name;    /* AUDIT_LEDGER, or another process's journal */
-    const char *collect; /* a journal in dir whose records are copied here, each once, in their order; NULL: none */
+    const char *collect; /* the journals in dir of this name, or with "-" and more behind it: their records are copied here, each once, in their order; NULL: none */
 };
 /* Verifies what is there, cuts a torn tail. ERR_CORRUPT names the first bad record. */
 int audit_log_open(const struct audit_log_options *o, struct audit_log **ret, struct err *err) NODISCARD;

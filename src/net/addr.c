@@ -136,6 +136,18 @@ int net_listen(const struct net_addr *a, bool reuse_port, int *ret_fd, struct ne
     return 0;
 }
 
+int net_adopt(int fd, int *ret_fd, struct net_addr *ret_bound, struct err *err)
+{
+    struct net_addr bound = {.len = sizeof(bound.un)};
+    int listens = 0;
+    socklen_t len = sizeof(listens);
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || !listens || getsockname(fd, &bound.sa, &bound.len) < 0)
+        return err_set(err, ERR_INVALID, "descriptor %d does not listen", fd);
+    *ret_fd = fd;
+    *ret_bound = bound;
+    return 0;
+}
+
 int net_connect(const struct net_addr *a, int *ret_fd, struct err *err)
 {
     int fd = new_socket(a, err);

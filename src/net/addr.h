@@ -33,6 +33,8 @@ uint16_t net_addr_port(const struct net_addr *a);    /* 0 for unix */
  * ERR_BUSY when the port is taken; the message names the address. */
 int net_listen(const struct net_addr *a, bool reuse_port, int *ret_fd, struct net_addr *ret_bound,
                struct err *err) NODISCARD;
+/* A socket that listens already, from another process: its address. ERR_INVALID: it does not. *ret_fd is fd. */
+int net_adopt(int fd, int *ret_fd, struct net_addr *ret_bound, struct err *err) NODISCARD;
 /* Starts a connect; it is complete when the socket becomes writable and net_connect_result() says 0. */
 int net_connect(const struct net_addr *a, int *ret_fd, struct err *err) NODISCARD;
 int net_connect_result(int fd, struct err *err) NODISCARD;

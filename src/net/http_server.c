@@ -98,7 +98,7 @@ int http_server_start(struct loop *l, const struct http_server_options *o, const
     timer_init(&s->drained_timer, l, on_drained, s);
     rnd_bytes(&s->id_prefix, sizeof(s->id_prefix));
     s->tls = tls_ctx_ref(o->tls);
-    int rc = net_listen(&o->listen, o->reuse_port, &s->fd, &s->bound, err);
+    int rc = o->listen_fd > 0 ? net_adopt(o->listen_fd, &s->fd, &s->bound, err) : net_listen(&o->listen, o->reuse_port, &s->fd, &s->bound, err);
     if (rc == 0)
         rc = fd_watch_new(l, s->fd, on_accept, s, &s->watch, err);
     if (rc < 0) {
@@ -142,20 +142,42 @@ void server_conn_gone(struct http_server *s)
         timer_start(&s->drained_timer, 0);
 }
 
-void http_server_drain(struct http_server *s, void (*done)(void *arg), void *arg)
+static void close_idle(struct http_server *s)
 {
-    s->draining = true;
-    s->drained = done;
-    s->drained_arg = arg;
-    stop_listening(s);
     struct http_server_conn *c = LIST_FIRST(&s->conns), *next;
     for (; c; c = next) {
         next = LIST_NEXT(c, link);
         if (c->state == CONN_HEAD && !c->in.len)
             server_conn_abort(c);
     }
+}
+
+static void drain(struct http_server *s, void (*done)(void *arg), void *arg)
+{
+    s->draining = true;
+    s->drained = done;
+    s->drained_arg = arg;
+    stop_listening(s);
+    if (!s->handed_over)
+        close_idle(s);
     http2_drain_all(s);
     server_conn_gone(s);
+}
+
+void http_server_drain(struct http_server *s, void (*done)(void *arg), void *arg)
+{
+    drain(s, done, arg);
+}
+
+void http_server_hand_over(struct http_server *s, void (*done)(void *arg), void *arg)
+{
+    s->handed_over = true;
+    drain(s, done, arg);
+}
+
+int http_server_fd(const struct http_server *s)
+{
+    return s->fd;
 }
 
 void http_server_free(struct http_server *s)
@@ -171,7 +193,7 @@ void http_server_free(struct http_server *s)
     timer_stop(&s->drained_timer);
     while (s->spare_count)
         arena_free(s->spare[--s->spare_count]);
-    if (s->bound.len && s->o.listen.sa.sa_family == AF_UNIX) /* ours, not that of a server that was there before */
+    if (s->bound.len && s->o.listen.sa.sa_family == AF_UNIX && !s->handed_over) /* ours, not that of a server that was there before */
         unlink(s->o.listen.un.sun_path);
     tls_ctx_unref(s->tls);
     mem_free(s);

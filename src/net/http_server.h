@@ -49,6 +49,7 @@ struct http_server_ops {
 struct http_server_options {
     struct net_addr listen;
     bool reuse_port;
+    int listen_fd;              /* > 0: listens already, at `listen`; becomes the server's when it starts */
     struct tls_ctx *tls;        /* NULL: plain; a reference is taken */
     size_t max_connections;     /* default 10,000 */
     size_t max_head_bytes;      /* default 32 KiB → 431 */
@@ -67,6 +68,10 @@ int http_server_start(struct loop *l, const struct http_server_options *o, const
 void http_server_addr(const struct http_server *s, struct net_addr *ret); /* really bound */
 /* No new connections, keep-alive off; running requests go on. done is called when the last has ended. */
 void http_server_drain(struct http_server *s, void (*done)(void *arg), void *arg);
+/* The same, when somebody else accepts from the same socket from now on: what waits there is his, and connections that are idle are not closed under a request that may be on its
+ * way. Each gets one more answer, or leaves by its idle timeout. */
+void http_server_hand_over(struct http_server *s, void (*done)(void *arg), void *arg);
+int http_server_fd(const struct http_server *s); /* its listening socket, which stays its own */
 void http_server_free(struct http_server *s); /* aborts what runs (on_abort is called) */
 void http_server_set_tls(struct http_server *s, struct tls_ctx *tls); /* for new connections */
 size_t http_server_connections(const struct http_server *s);

@@ -42,7 +42,7 @@ struct http_server {
     LIST_HEAD(, http_server_conn) conns;
     LIST_HEAD(, http2_conn) conns2;
     size_t conn_count; /* of both */
-    bool draining;
+    bool draining, handed_over;
     void (*drained)(void *arg);
     void *drained_arg;
     struct timer drained_timer;

@@ -10,10 +10,12 @@ import re
 import socket
 import ssl
 import threading
+import time
 
 from cloud import SLOW
 
 WAIT = 20 * SLOW
+GAP = 0.002
 
 
 def _unescape(text):
@@ -166,12 +168,28 @@ def answer(body=OK_BODY, status=200, content_type="application/json", headers=""
     return f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
+def post(key, body, path="chat/completions", headers="", auth="Authorization: Bearer "):
+    """The bytes of a request; body: bytes, or what becomes JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\n{auth}{key}\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+# A stream of chat completions, in pieces.
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+STREAM_ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}]}\n\n'
+STREAM_TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"good"},"finish_reason":null}]}\n\n'
+STREAM_STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+STREAM_USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}}\n\n'
+STREAM_DONE = b"data: [DONE]\n\n"
+
+
 class Upstream:
     """An OpenAI-compatible server in the test's hands. Probes (GET) are answered; a POST is recorded and answered by `script`, a list of bytes to send and words: "hold" (wait
-    for the peer to close), "close", "reset", "wait" (until `go` is set). `first`: scripts that are played before that one, once each. `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
+    for the peer to close), "close", "reset", "wait" (until `go` is set), "gap" (so that what follows is likely read apart). A script may be a function of (head, body) that returns one. `first`: scripts that are played before that one, once each. `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
 
-    def __init__(self, host="127.0.0.1"):
-        self.listener = socket.create_server((host, 0), backlog=128)
+    def __init__(self, host="127.0.0.1", port=0, model="m"):
+        self.listener = socket.create_server((host, port), backlog=512)
+        self.models = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
         self.url = f"http://{host}:{self.listener.getsockname()[1]}/v1"
         self.script, self.first, self.requests, self.closed, self.played = [answer()], [], [], 0, 0
         self.changed = threading.Condition()
@@ -193,7 +211,7 @@ class Upstream:
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock):
-        data = b""
+        data, script = b"", []
         try:
             while True:
                 while b"\r\n\r\n" not in data:
@@ -210,27 +228,32 @@ class Upstream:
                     data += more
                 body, data = data[:length], data[length:]
                 if head.startswith(b"GET"):
-                    sock.sendall(answer(b'{"object":"list","data":[]}'))
+                    sock.sendall(answer(self.models))
                     continue
                 with self.changed:
                     self.requests.append((head, body))
-                    script = list(self.first.pop(0) if self.first else self.script)
+                    script = self.first.pop(0) if self.first else self.script
+                    script = list(script(head, body) if callable(script) else script)
                     self.changed.notify_all()
                 if not self._play(sock, script):
                     return
         except OSError:
-            pass
+            if script and script[-1] == "hold":  # it left with bytes unread
+                self._gone()
         finally:
             sock.close()
+
+    def _gone(self):
+        with self.changed:
+            self.closed += 1
+            self.changed.notify_all()
 
     def _play(self, sock, script):
         for step in script:
             if step == "hold":
                 while sock.recv(65536):
                     pass
-                with self.changed:
-                    self.closed += 1
-                    self.changed.notify_all()
+                self._gone()
                 return False
             if step == "wait":
                 if not self.go.wait(WAIT):
@@ -238,6 +261,9 @@ class Upstream:
                 continue
             if step == "close":
                 return False
+            if step == "gap":
+                time.sleep(GAP)
+                continue
             if step == "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 return False

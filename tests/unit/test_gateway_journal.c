@@ -73,8 +73,8 @@ static void many_writers_and_a_restart(void **state)
         struct journal *j, *second;
         pthread_t threads[THREADS];
         struct writer writers[THREADS];
-        ASSERT_OK(journal_open(dir, &j, &err));
-        assert_int_equal(journal_open(dir, &second, NULL), ERR_BUSY);
+        ASSERT_OK(journal_open(dir, "gateway", &j, &err));
+        assert_int_equal(journal_open(dir, "gateway", &second, NULL), ERR_BUSY);
         for (int i = 0; i < THREADS; i++) {
             writers[i] = (struct writer){j, round * THREADS + i};
             assert_int_equal(pthread_create(&threads[i], NULL, write_many, &writers[i]), 0);

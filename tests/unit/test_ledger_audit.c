@@ -302,13 +302,43 @@ static void reopen_audit(void)
     ASSERT_OK(audit_log_open(&(struct audit_log_options){env.dir, AUDIT_LEDGER, AUDIT_GATEWAY}, &audit, &err));
 }
 
-static void write_elsewhere(const char *name)
+static void write_as(const char *journal, const char *name)
 {
     struct audit_log *other;
     struct err err = ERR_INIT;
-    ASSERT_OK(audit_log_open(&(struct audit_log_options){env.dir, AUDIT_GATEWAY, NULL}, &other, &err));
+    ASSERT_OK(audit_log_open(&(struct audit_log_options){env.dir, journal, NULL}, &other, &err));
     audit_log_add(other, &(struct audit_event){.type = AUDIT_REFUSED, .name = str_of(name), .status = 401});
     audit_log_close(other);
+}
+
+static void write_elsewhere(const char *name)
+{
+    write_as(AUDIT_GATEWAY, name);
+}
+
+static void several_journals_of_the_name_are_copied_once(void **state)
+{
+    (void)state;
+    write_as(AUDIT_GATEWAY "-next", "a");
+    write_elsewhere("b");
+    write_as(AUDIT_GATEWAY "x", "not ours");
+    reopen_audit();
+    write_as(AUDIT_GATEWAY "-next", "c");
+    write_elsewhere("d");
+    reopen_audit();
+    reopen_audit();
+    audit_log_close(audit);
+    audit = NULL;
+    struct seen s = read_all();
+    int names = 0;
+    assert_int_equal(s.count, 4);
+    for (size_t i = 0; i < 4; i++) {
+        struct audit_event e;
+        struct err err = ERR_INIT;
+        ASSERT_OK(audit_decode(s.all[i], arena, &e, &err));
+        names |= 1 << (e.name.ptr[0] - 'a');
+    }
+    assert_int_equal(names, 15);
 }
 
 static void records_of_another_process_are_copied_once(void **state)
@@ -416,6 +446,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(without_its_note_nothing_is_written, setup, teardown),
         cmocka_unit_test_setup_teardown(records_of_a_lost_future_are_settled, setup, teardown),
         cmocka_unit_test_setup_teardown(records_of_another_process_are_copied_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(several_journals_of_the_name_are_copied_once, setup, teardown),
         cmocka_unit_test_setup_teardown(another_journal_under_the_name_is_read_from_its_beginning, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_is_told_when_it_is_durable, setup, teardown),
         cmocka_unit_test_setup_teardown(the_same_is_counted_and_too_many_different_are_bounded, setup, teardown),

@@ -1,0 +1,162 @@
+"""A new gateway takes the place of the old one: nobody is refused, reset, cut off or counted twice."""
+import concurrent.futures
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from cloud import Cloud, wait_for
+from exposition import parse
+from target import Target
+from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, RawClient, Upstream, answer, journal, post
+
+
+@pytest.fixture
+def served():
+    """A cloud whose model is an engine in the test's hands."""
+    with Cloud(options={"gateway-threads": 2}) as c:
+        c.engine = Upstream()
+        c.project("demo")
+        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.engine.url}})
+        c.wait_condition("modelendpoints", "demo", "m")
+        c.secret = c.key("demo")
+        wait_for(lambda: c.gateway_status("/models/m", c.secret) == 200, what="the model")
+        c.target = Target(c.address("gateway"), c.secret, "m", c.engine, c)
+        yield c
+        c.engine.go.set()
+        c.engine.stop()
+
+
+def gateways(c):
+    """The process ids, the oldest first."""
+    children = open(f"/proc/{c.process.pid}/task/{c.process.pid}/children").read().split()
+    return [int(p) for p in children if b"--role=gateway" in open(f"/proc/{p}/cmdline", "rb").read()]
+
+
+def replace(c):
+    """Returns (old, new) when the new one has taken over."""
+    old = gateways(c)[-1]
+    before = c.log.read_text().count("another gateway has taken over")
+    c.process.send_signal(signal.SIGUSR2)
+    wait_for(lambda: c.log.read_text().count("another gateway has taken over") > before, what="the new gateway to have taken over")
+    return old, next(p for p in reversed(gateways(c)) if p != old)
+
+
+def records(c):
+    return [r for p in ("usage-gateway", "usage-gateway-next") for r in journal(c.data / "ledger", p)]
+
+
+def test_running_streams_lose_nothing(served, count=200):
+    """Streams that run go on in the old process to their last byte, while the new one serves who comes; then the old one is gone."""
+    words = [f"w{i}" for i in range(20)]
+    events = [b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": w}, "finish_reason": None}]}).encode() + b"\n\n" for w in words]
+    served.engine.script = [STREAM_HEAD, STREAM_ROLE, *events[:10], "wait", *events[10:], STREAM_USAGE, STREAM_DONE, "close"]
+    clients = [RawClient(served.target.address) for _ in range(count)]
+    for client in clients:
+        served.target.send(client)
+    for client in clients:
+        client.read_until(events[9] + b"\r\n")
+    old, new = replace(served)
+    assert old in gateways(served)
+    served.engine.script = [answer()]
+    assert [served.target.ask(served.target.chat(stream=False)).status for _ in range(20)] == [200] * 20
+    served.engine.go.set()
+    for client in clients:
+        rest = b""
+        while chunk := client.read_chunk():
+            rest += chunk
+        assert rest.endswith(b"".join(events[10:]) + STREAM_DONE), rest[-200:]
+        client.close()
+    wait_for(lambda: gateways(served) == [new], what="the old one to leave")
+    assert served.alive()
+    got = records(served)
+    assert len(got) == len({r["id"] for r in got}) == count + 20 and all(r["outcome"] == "ok" and r["exact"] for r in got)
+    wait_for(lambda: sum(r.get("status", {}).get("requests", 0) or sum(i["requests"] for i in r.get("status", {}).get("items", [])) for r in
+                         served.api("GET", "/apis/seki.cloud/v1alpha1/namespaces/demo/usagereports")["items"]) == count + 20, what="all to be billed, once")
+
+
+@pytest.mark.full
+def test_a_thousand_streams_lose_nothing(served):
+    test_running_streams_lose_nothing(served, 1000)
+
+
+def test_nobody_is_refused_or_reset(served):
+    """Clients come and go all the while, each with a new connection or one that is kept, through two replacements: every request is answered."""
+    served.engine.script = [answer()]
+    stop, failed, done = threading.Event(), [], [0] * 8
+    request = post(served.secret, served.target.chat(stream=False))
+
+    def fresh(i):
+        while not stop.is_set():
+            try:
+                with RawClient(served.target.address) as client:
+                    client.sock.sendall(request)
+                    assert client.response().status == 200
+                done[i] += 1
+            except (OSError, EOFError, AssertionError) as e:
+                failed.append(("fresh", repr(e)))
+
+    def kept(i):
+        client = RawClient(served.target.address)
+        while not stop.is_set():
+            try:
+                client.sock.sendall(request)
+                got = client.response()
+                assert got.status == 200
+                done[i] += 1
+                if got.headers.get("connection") == "close":
+                    client.close()
+                    client = RawClient(served.target.address)
+            except (OSError, EOFError, AssertionError) as e:
+                failed.append(("kept", repr(e)))
+                client = RawClient(served.target.address)
+        client.close()
+    threads = [threading.Thread(target=kept if i % 2 else fresh, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    try:
+        for _ in range(2):
+            seen = list(done)
+            replace(served)
+            wait_for(lambda: all(a > b for a, b in zip(done, seen)) or failed, what="everybody to have been served since")
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert not failed, failed[:5]
+    wait_for(lambda: len(gateways(served)) == 1, 90, what="the old ones to leave")
+    got = records(served)
+    assert len(got) == len({r["id"] for r in got}) == sum(done)
+
+
+def test_one_that_cannot_start_changes_nothing(served, tmp_path):
+    """A new gateway that fails before it serves: the old one goes on."""
+    served.engine.script = [answer()]
+    old = gateways(served)[0]
+    lock = open(served.data / "ledger" / "usage-gateway-next.lock", "w")
+    import fcntl
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    served.process.send_signal(signal.SIGUSR2)
+    wait_for(lambda: "a gateway that was to take over has gone; this one goes on" in served.log.read_text(), what="the new one to fail")
+    assert [served.target.ask(served.target.chat(stream=False)).status for _ in range(20)] == [200] * 20
+    lock.close()
+    wait_for(lambda: "another gateway has taken over" in served.log.read_text(), what="another try")
+    assert served.target.ask(served.target.chat(stream=False)).status == 200
+    wait_for(lambda: old not in gateways(served), 90, what="the old one to leave")
+
+
+def test_the_end_ends_both(served):
+    """SIGTERM while an old one still drains: its streams end whole."""
+    served.engine.script = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, "wait", STREAM_DONE, "close"]
+    with RawClient(served.target.address) as client:
+        served.target.send(client)
+        client.read_until(b"good")
+        replace(served)
+        served.process.terminate()
+        wait_for(lambda: len(gateways(served)) == 1, what="the new one to have left")
+        served.engine.go.set()
+        assert b"[DONE]" in client.read_until(b"[DONE]")
+    assert served.process.wait(60) == 0
