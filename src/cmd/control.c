@@ -69,7 +69,7 @@ static const char builtin_manifests[] =
     "metadata: {name: 'system:seki:gateway'}\n"
     "rules:\n"
     "- apiGroups: ['seki.cloud']\n"
-    "  resources: [apikeys, modelendpoints, modelreplicas, modelroutes, projectlimits, tenants]\n"
+    "  resources: [apikeys, modelendpoints, modelreplicas, modelroutes, projectlimits, residencypolicies, sites, tenants]\n"
     "  verbs: [get, list, watch]\n"
     "- apiGroups: ['']\n"
     "  resources: [namespaces]\n"

@@ -210,7 +210,7 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     struct gateway_options go = {.name = g->writer,
                                  .threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, "run/gateway.snapshot"),
-                                 .engines = {.socket_dir = options_path(o, a, "run/engines"), .remote = &g->reach},
+                                 .engines = {.socket_dir = options_path(o, a, "run/engines"), .site = o->site, .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
                                  .max_connections = connections_that_fit(o->gateway_max_connections),

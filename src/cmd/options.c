@@ -15,6 +15,8 @@ static const struct conf_option schema[] = {
      "data directory: database, certificates, ledgers, logs"},
     {"", "manifests", CONF_PATH, OPT(manifests), "", 0, 0, NULL, NULL, true,
      "directory of .yaml and .json manifests, applied at start and on reload"},
+    {"", "site", CONF_STR, OPT(site), "", 0, 0, NULL, NULL, false,
+     "the Site where this cloud's own engines stand; without it nothing that a residency rule holds for is sent to them"},
     {"", "log-level", CONF_ENUM, OPT(log_level), "info", 0, 0, "debug|info|warn|error", NULL, true,
      "least severity that is logged"},
     {"", "log-format", CONF_ENUM, OPT(log_format), "auto", 0, 0, "auto|human|json", NULL, true,

@@ -9,6 +9,7 @@ struct options {
     /* [] */
     char *data;       /* data directory */
     char *manifests;  /* directory applied at start, or empty */
+    char *site;
     int64_t log_level, log_format;
     /* [api] */
     char *api_listen, *api_token_file, *api_names;

@@ -18,6 +18,7 @@ struct engine_paths {
     const char *launcher;       /* llamacpp-launcher.py */
     const char *fake_engine;    /* path of the fake engine, or NULL */
     const char *socket_dir;     /* 0700: engines' sockets and the keys of remote ones; only the system writes there */
+    const char *site;           /* the Site where engines of this cloud stand; NULL or "": not said */
     const struct reach *remote; /* where engines elsewhere may be, besides the public internet; or NULL */
 };
 

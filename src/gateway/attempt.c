@@ -22,16 +22,33 @@ void attempt_release(struct request *q, enum target_outcome outcome, uint64_t bu
 
 /* ---- towards the client ---- */
 
+#define ROUTE_HEADERS_MAX 2
+
+/* Where it is worked on, and why there: no more than a tenant may know. Nothing while it waits. */
+static size_t route_headers(const struct request *q, struct http_out_header ret[ROUTE_HEADERS_MAX])
+{
+    size_t n = 0;
+    if (!q->replica || !q->attempts)
+        return 0;
+    if (q->replica->site)
+        ret[n++] = (struct http_out_header){"x-seki-site", str_of(q->replica->site->name)};
+    const char *by = q->ticket.cached ? "prefix" : q->ticket.wish.policy == PICK_BY_TURNS ? "turns" : "load";
+    ret[n++] = (struct http_out_header){"x-seki-route", str_of(q->rule ? arena_printf(q->http->arena, "%s; rule=\"%s\"", by, q->rule) : by)};
+    return n;
+}
+
 /* The head of the stream: it leaves with the first bytes. */
 static void commit(struct request *q, const char *type)
 {
     static const struct http_out_header headers[] = {{"Cache-Control", {"no-cache", 8}}, {"X-Accel-Buffering", {"no", 2}}};
-    struct http_out_header all[ARRAY_LEN(headers) + LIMIT_HEADERS_MAX];
+    struct http_out_header all[ARRAY_LEN(headers) + ROUTE_HEADERS_MAX + LIMIT_HEADERS_MAX];
+    size_t n = ARRAY_LEN(headers);
     if (q->committed)
         return;
     q->committed = true;
     memcpy(all, headers, sizeof(headers));
-    http_respond_start(q->http, 200, type, all, ARRAY_LEN(headers) + answer_limit_headers(q->http->arena, q->key->limits, all + ARRAY_LEN(headers)));
+    n += route_headers(q, all + n);
+    http_respond_start(q->http, 200, type, all, n + answer_limit_headers(q->http->arena, q->key->limits, all + n));
 }
 
 static void write_out(struct request *q, struct str bytes)
@@ -251,7 +268,7 @@ static void end_stream(struct request *q)
 
 static void end_whole(struct request *q)
 {
-    struct http_out_header headers[LIMIT_HEADERS_MAX];
+    struct http_out_header headers[ROUTE_HEADERS_MAX + LIMIT_HEADERS_MAX];
     if (!usage_scan_body(&q->scan, sbuf_str(&q->answer))) {
         count_upstream_error(q, "protocol", NULL);
         try_another(q, 502, TARGET_FAILED, "The engine's answer is no JSON object.");
@@ -261,7 +278,8 @@ static void end_whole(struct request *q)
         request_refuse(q, 502, "upstream_error", "server_error", "upstream_error", NULL, "The engine's answer is no stream.");
     } else {
         request_settle(q, q->status, "ok");
-        http_respond(q->http, q->status, q->type, headers, answer_limit_headers(q->http->arena, q->key->limits, headers), sbuf_str(&q->answer));
+        size_t n = route_headers(q, headers);
+        http_respond(q->http, q->status, q->type, headers, n + answer_limit_headers(q->http->arena, q->key->limits, headers + n), sbuf_str(&q->answer));
     }
 }
 
@@ -417,19 +435,33 @@ static void on_sent(struct ticket *t)
         refuse_none(q);
 }
 
-/* Replicas may have come and gone meanwhile. */
-static void look_again(struct request *q)
+/* Replicas may have come and gone meanwhile, and rules of the border too. False: answered. */
+static bool look_again(struct request *q)
 {
     gateway_loop_refresh(q->loop);
-    if (q->loop->snapshot == q->routing)
-        return;
-    const struct snap_endpoint *e = snapshot_find(q->loop->snapshot, q->key, q->body.model);
+    struct snapshot *now = q->loop->snapshot;
+    if (now == q->routing)
+        return true;
+    const struct snap_endpoint *e = snapshot_find(now, q->key, q->body.model);
+    const struct border *border = snapshot_border(now);
+    const char *rule;
     e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
-    if (!e || !e->replica_count || !dispatch_move(&q->ticket, e))
-        return;
+    bool here = e && e->replica_count;
+    if (border_shuts(border, q->key, here ? e : q->endpoint, q->body.model, &rule)) {
+        request_refuse_border(q, rule);
+        return false;
+    }
+    if (!here) {
+        dispatch_move(&q->ticket, q->endpoint, border_barred(border, q->key, q->endpoint, q->body.model, NULL));
+        return true;
+    }
+    if (!dispatch_move(&q->ticket, e, border_barred(border, q->key, e, q->body.model, NULL)))
+        return true;
     snapshot_unref(q->routing);
-    q->routing = snapshot_ref(q->loop->snapshot);
+    q->routing = snapshot_ref(now);
     q->endpoint = e;
+    q->rule = NULL; /* it was the old snapshot's */
+    return true;
 }
 
 static void on_tick(struct timer *t)
@@ -439,8 +471,8 @@ static void on_tick(struct timer *t)
     char message[160];
     if (waited_ms < q->loop->gateway->o.queue_timeout_ms) {
         timer_start(t, TICK_MS);
-        look_again(q);
-        dispatch_kick(q->endpoint->dispatch);
+        if (look_again(q))
+            dispatch_kick(q->endpoint->dispatch);
         return;
     }
     count_wait(q);

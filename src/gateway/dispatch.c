@@ -173,7 +173,7 @@ static int64_t best_cached(void *arg, const struct queue_entry *e)
 static bool is_room_for(const struct ticket *t, uint64_t now_ms)
 {
     size_t index;
-    return pick_replica(t->endpoint, &(struct pick_wish){.tried = t->wish.tried}, now_ms, &index, NULL) != PICK_FULL;
+    return pick_replica(t->endpoint, &(struct pick_wish){.tried = t->wish.tried, .barred = t->wish.barred}, now_ms, &index, NULL) != PICK_FULL;
 }
 
 static void send_who_can_be_sent(struct dispatch *d, uint64_t now_ms)
@@ -294,7 +294,7 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
     pthread_mutex_unlock(&d->lock);
 }
 
-bool dispatch_move(struct ticket *t, const struct snap_endpoint *e)
+bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t barred)
 {
     struct dispatch *d = t->endpoint->dispatch;
     pthread_mutex_lock(&d->lock);
@@ -302,6 +302,7 @@ bool dispatch_move(struct ticket *t, const struct snap_endpoint *e)
     if (moves) {
         t->endpoint = e;
         t->wish.tried = 0; /* the numbers are other replicas' now */
+        t->wish.barred = barred;
     }
     pthread_mutex_unlock(&d->lock);
     return moves;

@@ -65,8 +65,8 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms);
 /* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */
 void dispatch_end(struct ticket *t, int64_t used_tokens);
-/* To a new snapshot's endpoint. False: it does not wait any more, and stays with the old one. */
-bool dispatch_move(struct ticket *t, const struct snap_endpoint *e);
+/* To a new snapshot's endpoint, of which it must not reach the replicas in barred. False: it does not wait any more, and stays with the old one. */
+bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t barred);
 /* Something may have changed: whoever can be sent is. */
 void dispatch_kick(struct dispatch *d);
 size_t dispatch_waiting(void); /* in the process, now */

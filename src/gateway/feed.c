@@ -10,11 +10,12 @@
 #include "base/mem.h"
 #include "controller/informer.h"
 #include "kinds/inference.h"
+#include "kinds/residency.h"
 #include "kinds/tenancy.h"
 
 #define SAVE_EVERY_MS 1000 /* a burst of changes is one write of the file */
 
-enum { KEYS, ENDPOINTS, REPLICAS, NAMESPACES, TENANTS, LIMITS, ROUTES, KIND_COUNT };
+enum { KEYS, ENDPOINTS, REPLICAS, NAMESPACES, TENANTS, LIMITS, ROUTES, SITES, POLICIES, KIND_COUNT };
 
 struct feed {
     char *file;
@@ -119,7 +120,8 @@ static void *run(void *arg)
             snapshot_source_deinit(&source);
             source = (struct snapshot_source){informer_list(f->informers[KEYS], NULL), informer_list(f->informers[ENDPOINTS], NULL),
                                               informer_list(f->informers[REPLICAS], NULL), informer_list(f->informers[NAMESPACES], NULL),
-                                              informer_list(f->informers[TENANTS], NULL), informer_list(f->informers[LIMITS], NULL), informer_list(f->informers[ROUTES], NULL)};
+                                              informer_list(f->informers[TENANTS], NULL), informer_list(f->informers[LIMITS], NULL), informer_list(f->informers[ROUTES], NULL),
+                                              informer_list(f->informers[SITES], NULL), informer_list(f->informers[POLICIES], NULL)};
             publish(f, snapshot_build(&source, f->engines, f->memory), 0);
             if (!save_at_ms)
                 save_at_ms = MAX(saved_ms + SAVE_EVERY_MS, (uint64_t)1);
@@ -139,7 +141,8 @@ static void *run(void *arg)
 int feed_start(struct client *c, const char *snapshot_file, const struct engine_paths *engines, struct feed **ret, struct err *err)
 {
     const struct kind *const kinds[KIND_COUNT] = {[KEYS] = &kind_api_key, [ENDPOINTS] = &kind_model_endpoint, [REPLICAS] = &kind_model_replica,
-                                                  [NAMESPACES] = kind_by_name("Namespace"), [TENANTS] = &kind_tenant, [LIMITS] = &kind_limit, [ROUTES] = &kind_model_route};
+                                                  [NAMESPACES] = kind_by_name("Namespace"), [TENANTS] = &kind_tenant, [LIMITS] = &kind_limit, [ROUTES] = &kind_model_route,
+                                                  [SITES] = &kind_site, [POLICIES] = &kind_residency_policy};
     struct feed *f = XNEW(struct feed);
     pthread_condattr_t attr;
     int rc = 0;

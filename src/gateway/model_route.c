@@ -51,21 +51,27 @@ static uint64_t sticky_below(uint64_t n, const struct snap_key *k, struct str pr
     return siphash13(key, halves, sizeof(halves)) % n;
 }
 
-const struct snap_endpoint *model_route_choose(const struct snap_endpoint *route, const struct snap_key *k, struct str prompt)
+static bool may_serve(const struct snap_endpoint *route, const struct snap_endpoint *e, const struct snap_key *k, const struct border *b)
+{
+    const char *rule;
+    return e->replica_count && (!b || !border_shuts(b, k, e, route->served, &rule));
+}
+
+const struct snap_endpoint *model_route_choose(const struct snap_endpoint *route, const struct snap_key *k, struct str prompt, const struct border *b)
 {
     uint64_t total = 0;
     for (size_t i = 0; i < route->backend_count; i++)
-        total += route->backends[i].endpoint->replica_count ? route->backends[i].weight : 0;
+        total += may_serve(route, route->backends[i].endpoint, k, b) ? route->backends[i].weight : 0;
     if (!total)
         return route->backend_count ? route->backends[0].endpoint : NULL;
     uint64_t at = route->sticky ? sticky_below(total, k, prompt) : rnd_guessable_below(total);
     for (size_t i = 0; i < route->backend_count; i++) {
-        const struct snap_backend *b = &route->backends[i];
-        if (!b->endpoint->replica_count)
+        const struct snap_backend *one = &route->backends[i];
+        if (!may_serve(route, one->endpoint, k, b))
             continue;
-        if (at < b->weight)
-            return b->endpoint;
-        at -= b->weight;
+        if (at < one->weight)
+            return one->endpoint;
+        at -= one->weight;
     }
     return NULL; /* not reached */
 }

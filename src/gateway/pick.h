@@ -17,6 +17,7 @@ enum pick_policy { PICK_BY_PREFIX, PICK_BY_LOAD, PICK_BY_TURNS };
 struct pick_wish {
     enum pick_policy policy;
     uint64_t tried; /* a bit a replica */
+    uint64_t barred; /* likewise: that it must not reach, whatever happens (border.h) */
     const uint64_t *hashes; /* of the prompt's beginnings; may be NULL */
     size_t hash_count;
 };

@@ -175,6 +175,14 @@ void request_refuse(struct request *q, int status, const char *outcome, const ch
 
 /* ---- what is asked ---- */
 
+void request_refuse_border(struct request *q, const char *rule)
+{
+    char message[MODEL_NAME_MAX + 700];
+    snprintf(message, sizeof(message), "No site that serves the model `%s` is allowed for this request (rule %.600s): use another model, or ask whoever wrote the rule.", q->body.model, rule);
+    gateway_audit_refusal(q->loop, q->http, q->key, 403, "residency_denied", rule);
+    request_refuse(q, 403, "refused", "permission_error", "residency_denied", "model", message);
+}
+
 /* The model that is meant, and whether it does what this route asks. False: answered. */
 static bool resolve(struct request *q)
 {
@@ -188,7 +196,7 @@ static bool resolve(struct request *q)
     }
     bool shared = e->visibility != VISIBLE_PROJECT;
     q->served = e->served;
-    if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt))) {
+    if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt, snapshot_border(q->routing)))) {
         snprintf(message, sizeof(message), "None of the endpoints behind the model `%s` is there; try again.", q->body.model);
         request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
         return false;
@@ -211,6 +219,13 @@ static bool resolve(struct request *q)
         request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
         return false;
     }
+    const struct border *border = snapshot_border(q->routing);
+    const char *rule;
+    if (border_shuts(border, q->key, e, q->body.model, &rule)) {
+        request_refuse_border(q, rule);
+        return false;
+    }
+    q->ticket.wish.barred = border_barred(border, q->key, e, q->body.model, &q->rule);
     return true;
 }
 

@@ -27,6 +27,7 @@ struct request {
     const struct snap_endpoint *endpoint; /* NULL: not resolved */
     const char *served;                   /* the name asked for: the endpoint's, or a route's to it */
     const struct snap_replica *replica;   /* of the last attempt */
+    const char *rule; /* of the border, which bars some of its replicas; or NULL */
     struct request_body body;
     struct iovec pieces[BODY_PIECES_MAX];
     struct http_header headers[REQUEST_HEADERS_MAX];
@@ -59,6 +60,9 @@ void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struc
 void request_settle(struct request *q, int status, const char *outcome);
 /* Settles, and answers in place of an engine: as a response, or as an event of the stream that has begun. */
 void request_refuse(struct request *q, int status, const char *outcome, const char *type, const char *code, const char *param, const char *message);
+
+/* No replica may have it: 403 with the rule's name, and an audit record. */
+void request_refuse_border(struct request *q, const char *rule);
 
 /* ---- attempt.c ---- */
 /* Sends the request to the best replica that was not tried, now or in its turn. False: none is left. */

@@ -26,6 +26,7 @@
 struct snapshot {
     atomic_uint refs;
     struct arena *arena;
+    struct border *border;
     struct map *keys;      /* hash → snap_key */
     struct map *own;       /* "PROJECT/SERVED" → snap_endpoint */
     VEC(struct snap_endpoint *) endpoints; /* oldest first */
@@ -269,7 +270,19 @@ static void add_replica(struct snapshot *s, const struct engine_paths *engines, 
     r->slots = engine_is_remote(&mr.spec.engine) ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
     *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, arena_printf(a, "%s %s", e->project, where.address));
     isolate(engines, a, &mr, obj_uid(obj), r);
+    r->site = border_site(s->border, where.address);
     e->replica_count++;
+}
+
+/* One that does not serve: all that matters is where it stands. */
+static void add_absent(struct snapshot *s, const struct engine_paths *engines, struct snap_endpoint *e, const json_t *obj)
+{
+    struct model_replica mr;
+    struct engine_plan where = {.argv = NULL};
+    if (obj_deleting(obj) || e->absent_count == REPLICAS_MAX || kind_decode(&kind_model_replica, obj, s->arena, &mr, NULL) < 0 ||
+        engine_where(engines, &mr, obj_uid(obj), s->arena, &where, NULL) < 0)
+        return;
+    e->absent[e->absent_count++] = border_site(s->border, where.address);
 }
 
 static bool is_of(const json_t *replica, const struct snap_endpoint *e)
@@ -317,9 +330,12 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     json_array_foreach (src->replicas, i, replica)
         count += is_of(replica, e) && serves(replica);
     e->replicas = ARENA_ARRAY(a, struct snap_replica, MIN(count, (size_t)REPLICAS_MAX) + 1);
+    e->absent = ARENA_ARRAY(a, const struct residency_site *, REPLICAS_MAX);
     json_array_foreach (src->replicas, i, replica)
         if (is_of(replica, e) && serves(replica))
             add_replica(s, engines, memory, e, replica);
+        else if (is_of(replica, e))
+            add_absent(s, engines, e, replica);
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
     add_in_order(s, e);
 }
@@ -387,6 +403,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     json_t *obj;
     atomic_store(&s->refs, 1);
     s->arena = arena_new(MEMORY_MAX);
+    s->border = border_new(s->arena, src->sites, src->policies, src->tenants, engines->site);
     s->keys = map_new(NULL);
     s->own = map_new(NULL);
     json_array_foreach (src->keys, i, obj)
@@ -440,6 +457,7 @@ void snapshot_unref(struct snapshot *s)
     VEC_DEINIT(&s->endpoints);
     map_free(s->keys);
     map_free(s->own);
+    border_free(s->border);
     arena_free(s->arena);
     mem_free(s);
 }
@@ -454,6 +472,10 @@ int snapshot_save(const char *path, const struct snapshot_source *s, struct err 
     sbuf_init(&text, SNAPSHOT_MAX);
     if (s->routes)
         json_object_set(doc, "routes", s->routes);
+    if (s->sites)
+        json_object_set(doc, "sites", s->sites);
+    if (s->policies)
+        json_object_set(doc, "policies", s->policies);
     json_write(doc, &text);
     if (!sbuf_ok(&text))
         return err_set(err, ERR_TOO_LARGE, "the snapshot has more than %u MiB", SNAPSHOT_MAX >> 20);
@@ -488,7 +510,7 @@ static int check_owner(const char *path, struct err *err)
 
 static int read_file(const char *path, json_t **ret, struct err *err)
 {
-    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits", "routes"};
+    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits", "routes", "sites", "policies"};
     CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
     size_t len = 0;
@@ -502,7 +524,7 @@ static int read_file(const char *path, json_t **ret, struct err *err)
     int64_t version = json_int(doc, "version", 0);
     if (version != SNAPSHOT_VERSION)
         return err_field(err, ERR_INVALID, "version", "version %lld of the file's format; this program reads version %d", (long long)version, SNAPSHOT_VERSION);
-    static const char *const later[] = {"tenants", "limits", "routes"}; /* files that were written before there were any lack them */
+    static const char *const later[] = {"tenants", "limits", "routes", "sites", "policies"}; /* files that were written before there were any lack them */
     for (size_t i = 0; i < ARRAY_LEN(later); i++)
         if (!json_object_get(doc, later[i]))
             json_object_set_new(doc, later[i], json_array());
@@ -521,7 +543,7 @@ int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err
         return rc;
     *ret = (struct snapshot_source){json_incref(json_object_get(doc, "keys")), json_incref(json_object_get(doc, "endpoints")), json_incref(json_object_get(doc, "replicas")),
                                     json_incref(json_object_get(doc, "namespaces")), json_incref(json_object_get(doc, "tenants")), json_incref(json_object_get(doc, "limits")),
-                                    json_incref(json_object_get(doc, "routes"))};
+                                    json_incref(json_object_get(doc, "routes")), json_incref(json_object_get(doc, "sites")), json_incref(json_object_get(doc, "policies"))};
     return 0;
 }
 
@@ -534,10 +556,17 @@ void snapshot_source_deinit(struct snapshot_source *s)
     json_decref(s->tenants);
     json_decref(s->limits);
     json_decref(s->routes);
+    json_decref(s->sites);
+    json_decref(s->policies);
     *s = (struct snapshot_source){.keys = NULL};
 }
 
 /* ---- questions ---- */
+
+const struct border *snapshot_border(const struct snapshot *s)
+{
+    return s->border;
+}
 
 const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_hex)
 {

@@ -11,6 +11,7 @@
 
 #include "base/map.h"
 #include "engine/engine.h"
+#include "gateway/border.h"
 #include "gateway/limits.h"
 #include "gateway/target.h"
 #include "json/json.h"
@@ -25,6 +26,7 @@ struct snap_replica {
     const char *base_path;    /* "/v1" */
     const char *engine_model; /* the name to send, or NULL: as the client wrote it */
     const char *token;        /* bearer token of the engine, or NULL */
+    const struct residency_site *site; /* where it stands; NULL: not known */
     int slots;                /* requests that it serves at the same time; 0: it does not say */
     struct slots *pins;       /* its slots are chosen here (slots.h); NULL: they are not. The target's */
     const char *salt_member;  /* of a body: takes the tenant's salt; NULL: it knows none */
@@ -43,6 +45,8 @@ struct snap_endpoint {
     const char *const *tenants; /* ends in NULL */
     struct snap_replica *replicas;
     size_t replica_count;
+    const struct residency_site **absent; /* sites of replicas that do not serve now; entries may be NULL */
+    size_t absent_count;
     const char *not_ready; /* why nothing serves, for people */
     bool is_route, sticky; /* is_route: another name for others: model_route.h */
     struct snap_backend *backends;
@@ -62,7 +66,7 @@ struct snapshot;
 
 /* Documents of the kinds, as the API gives them. */
 struct snapshot_source {
-    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits, *routes;
+    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits, *routes, *sites, *policies;
 };
 /* Targets, queues and counters by name, kept from one build to the next. */
 struct snapshot_memory;
@@ -81,6 +85,7 @@ int snapshot_save(const char *path, const struct snapshot_source *s, struct err 
 int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err) NODISCARD;
 void snapshot_source_deinit(struct snapshot_source *s);
 
+const struct border *snapshot_border(const struct snapshot *s);
 const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_hex);
 /* The endpoint that a key means by a served name; its own project's first, a route before an endpoint, then the oldest one shared with it. NULL: none that it may call. */
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);

@@ -22,6 +22,8 @@
     KIND(kind_token_review) \
     KIND(kind_tenant) \
     KIND(kind_limit) \
+    KIND(kind_site) \
+    KIND(kind_residency_policy) \
     KIND(kind_access_grant) \
     KIND(kind_user_revocation) \
     KIND(kind_model) \

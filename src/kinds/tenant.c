@@ -1,6 +1,7 @@
 #include "kinds/tenancy.h"
 #include "kinds/borrowed.h"
 #include "kinds/rate_limits.h"
+#include "kinds/residency.h"
 
 #define RBAC "rbac.authorization.k8s.io"
 
@@ -25,6 +26,7 @@ static const struct field spec_fields[] = {
     {.name = "contacts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = contact_fields, .list_type = LIST_ATOMIC, .offset = FIELD_NO_MEMBER, .max = 32, .help = "whom to ask"},
     {.name = "admins", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_SET, .offset = FIELD_NO_MEMBER, .max = 64, .help = "users who may do everything in the tenant, beside the members of group seki:tenant:NAME:admins"},
     {.name = "limits", .type = FIELD_OBJECT, .sub = limits_fields, .offset = FIELD_NO_MEMBER, .help = "how much it may have; a Limit in a project narrows it further"},
+    {.name = "residency", .type = FIELD_OBJECT, .sub = residency_fields, .offset = FIELD_NO_MEMBER, .help = "where requests of its projects may be worked on; a ResidencyPolicy in a project narrows it further"},
     {.name = "state", .type = FIELD_ENUM, .offset = FIELD_NO_MEMBER, .values = "Active|Suspended|Closing", .def = "\"Active\"", .help = "Suspended: new requests are refused, nothing is lost. Closing: all its projects are deleted, for good"},
     {0},
 };
@@ -211,6 +213,8 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     json_t *user;
     const char *name = obj_name(obj);
     static const char *const taken[] = {"default", "kube-system"};
+    if (json_is_object(json_at(obj, "spec.residency")))
+        residency_validate(json_at(obj, "spec.residency"), "spec.residency", errors);
     for (size_t n = 0; !old_obj && n < ARRAY_LEN(taken); n++)
         if (!strcmp(name, taken[n]))
             field_errors_add(errors, "metadata.name", "FieldValueInvalid", "Invalid value: \"%s\": a project that Seki itself has", name);

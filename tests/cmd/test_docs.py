@@ -46,7 +46,7 @@ def test_every_code_of_the_gateway_is_explained():
     page = (ROOT / "docs" / "use" / "quickstart.md").read_text()
     codes = set()
     for source in ROOT.glob("src/gateway/*.c"):
-        codes |= set(re.findall(r'"(?:invalid_request_error|server_error)", (?:[^"]*\? )?"(\w+)"(?: : "(\w+)")?', source.read_text()))
+        codes |= set(re.findall(r'"(?:invalid_request_error|permission_error|server_error)", (?:[^"]*\? )?"(\w+)"(?: : "(\w+)")?', source.read_text()))
     codes = {c for pair in codes for c in pair if c}
     assert len(codes) > 8
     missing = [c for c in sorted(codes) if f"`{c}`" not in page]

@@ -223,8 +223,11 @@ class Cloud:
         return name
 
     def create(self, plural, ns, name, spec):
-        kinds = {"models": "Model", "modelendpoints": "ModelEndpoint", "apikeys": "APIKey", "modelreplicas": "ModelReplica"}
+        kinds = {"models": "Model", "modelendpoints": "ModelEndpoint", "apikeys": "APIKey", "modelreplicas": "ModelReplica", "residencypolicies": "ResidencyPolicy"}
         return self.api("POST", f"{GROUP}/namespaces/{ns}/{plural}", {"apiVersion": "seki.cloud/v1alpha1", "kind": kinds[plural], "metadata": {"name": name}, "spec": spec})
+
+    def create_site(self, name, **spec):
+        return self.api("POST", f"{GROUP}/sites", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Site", "metadata": {"name": name}, "spec": spec})
 
     def get(self, plural, ns, name):
         return self.api("GET", f"{GROUP}/namespaces/{ns}/{plural}/{name}")

@@ -122,6 +122,22 @@ static void ties_are_spread(void **state)
         assert_true(seen[i] > 50);
 }
 
+static void what_is_barred_is_never_picked(void **state)
+{
+    (void)state;
+    size_t index;
+    uint64_t hash = 7;
+    struct pick_wish w = {.barred = 1u << 1 | 1u << 2, .hashes = &hash, .hash_count = 1};
+    target_cache(replicas[1].target, &hash, 1);
+    set_load(4, 0, 0, 4);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_FULL);
+    set_load(4, 0, 0, 3);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 3);
+    w.tried = 1u << 0 | 1u << 3;
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_NONE);
+}
+
 static void in_turns_load_and_cache_say_nothing(void **state)
 {
     (void)state;
@@ -254,9 +270,9 @@ static void a_new_snapshot_gives_room(void **state)
     struct snap_endpoint next = endpoint;
     assert_int_equal(ask(second), DISPATCH_WAITS);
     next.replica_count = 2;
-    assert_true(dispatch_move(second, &next));
+    assert_true(dispatch_move(second, &next, 0));
     dispatch_kick(endpoint.dispatch);
-    assert_false(dispatch_move(second, &endpoint)); /* it has gone */
+    assert_false(dispatch_move(second, &endpoint, 0)); /* it has gone */
     turn_loop();
     assert_int_equal(told, 1);
     assert_int_equal(second->index, 1);
@@ -313,6 +329,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(ties_are_spread, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_barred_is_never_picked, setup, teardown),
         cmocka_unit_test_setup_teardown(in_turns_load_and_cache_say_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(the_next_one_is_told_when_one_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(who_leaves_in_any_state_leaves_nothing_behind, setup, teardown),

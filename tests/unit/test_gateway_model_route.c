@@ -28,7 +28,7 @@ static int share_of(const struct snap_endpoint *e, int n, bool same_prompt)
     for (int i = 0; i < n; i++) {
         char prompt[64];
         snprintf(prompt, sizeof(prompt), "prompt %d", same_prompt ? 0 : i);
-        got += model_route_choose(&route, &key, str_of(prompt)) == e;
+        got += model_route_choose(&route, &key, str_of(prompt), NULL) == e;
     }
     return got;
 }
@@ -51,7 +51,7 @@ static void who_is_not_ready_gets_nothing(void **state)
     b.replica_count = 0; /* none: the first says why */
     assert_int_equal(share_of(&a, 10, true), 10);
     route.backend_count = 0;
-    assert_null(model_route_choose(&route, &key, STR("x")));
+    assert_null(model_route_choose(&route, &key, STR("x"), NULL));
 }
 
 static void sticky_by_key_and_beginning(void **state)
@@ -63,9 +63,9 @@ static void sticky_by_key_and_beginning(void **state)
     assert_true(same == 0 || same == 100);
     assert_true(other > 800 && other < 1200);
     memset(longer, 'x', sizeof(longer));
-    const struct snap_endpoint *first = model_route_choose(&route, &key, str_n(longer, 300));
+    const struct snap_endpoint *first = model_route_choose(&route, &key, str_n(longer, 300), NULL);
     for (size_t n = 300; n < sizeof(longer); n += 7) /* a conversation grows */
-        assert_ptr_equal(model_route_choose(&route, &key, str_n(longer, n)), first);
+        assert_ptr_equal(model_route_choose(&route, &key, str_n(longer, n), NULL), first);
 }
 
 static void found_again(void **state)

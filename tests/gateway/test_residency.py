@@ -1,0 +1,215 @@
+"""The border: requests go where their rules allow, and nowhere else, whatever fails; a refusal names the rule and is recorded."""
+import http.client
+import json
+import socket
+import threading
+
+import pytest
+
+from cloud import ApiError, Cloud, wait_for
+
+
+class Place:
+    """A server elsewhere that counts connections and can be told to fail."""
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.address = "127.0.0.1:%d" % self.socket.getsockname()[1]
+        self.asked, self.fails, self.open = 0, False, True
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while True:
+            try:
+                peer, _ = self.socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
+
+    def serve(self, peer):
+        f = peer.makefile("rb")
+        with peer:
+            while line := f.readline():
+                length = 0
+                while (header := f.readline()) not in (b"\r\n", b""):
+                    if header.lower().startswith(b"content-length:"):
+                        length = int(header.split(b":")[1])
+                f.read(length)
+                chat = line.startswith(b"POST")
+                self.asked += chat
+                body = (b'{"choices":[{"message":{"role":"assistant","content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}' if chat
+                        else b'{"object":"list","data":[{"id":"m","object":"model"}]}')
+                status = b"500 Broken" if chat and self.fails else b"200 OK"
+                peer.sendall(b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    def close(self):
+        self.socket.close()
+
+
+@pytest.fixture(scope="module")
+def places():
+    both = Place(), Place()
+    yield both
+    for p in both:
+        p.close()
+
+
+@pytest.fixture(scope="module")
+def cloud(places):
+    tokyo, paris = places
+    with Cloud(options={"site": "tokyo"}) as c:
+        c.project("clinic", tenant="health")
+        c.project("other")
+        for name, country, servers, cleared in (("tokyo", "JP", [tokyo.address], ["medical"]), ("paris", "FR", [paris.address], [])):
+            c.create_site(name, jurisdiction=country, servers=servers, clearances=cleared)
+        c.create("modelendpoints", "clinic", "far", {"replicas": 2, "engine": {"driver": "openai", "remoteModel": "m"}, "servers": [{"url": f"http://{p.address}/v1"} for p in places]})
+        c.create("modelendpoints", "clinic", "foreign", {"engine": {"driver": "openai", "remoteModel": "m", "url": f"http://{paris.address}/v1"}})
+        c.create("modelendpoints", "clinic", "here", {"engine": {"driver": "fake", "options": {}}})
+        for name in ("far", "foreign", "here"):
+            c.wait_condition("modelendpoints", "clinic", name)
+        c.secret = c.key("clinic")
+        c.other = c.key("clinic", "unbound")
+        for name in ("far", "foreign", "here"):
+            wait_for(lambda name=name: c.gateway_status(f"/models/{name}", c.other) == 200, what=name)
+        yield c
+
+
+def ask(c, model, key=None, path="/v1/chat/completions", **more):
+    connection = http.client.HTTPConnection(*c.address("gateway").split(":"), timeout=30)
+    body = {"model": model, "messages": [{"role": "user", "content": "where am I?"}], "max_tokens": 4, **more}
+    connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {key or c.secret}", "Content-Type": "application/json", "x-seki-site": "paris"})
+    r = connection.getresponse()
+    r.text = r.read()
+    connection.close()
+    return r
+
+
+POLICIES = "/apis/seki.cloud/v1alpha1/namespaces/clinic/residencypolicies"
+
+
+@pytest.fixture
+def policy(cloud):
+    """policy(name, spec): made, in force, and gone afterwards."""
+    made = []
+
+    def make(name, spec, probe="foreign", status=403, key=None):
+        cloud.create("residencypolicies", "clinic", name, spec)
+        made.append(name)
+        wait_for(lambda: ask(cloud, probe, key).status == status, what="the rule")
+    yield make
+    for name in made:
+        cloud.api("DELETE", f"{POLICIES}/{name}")
+    wait_for(lambda: ask(cloud, "foreign").status == 200, what="the end of the rule")
+
+
+def refusals(c):
+    lines = c.seki("audit", "export", str(c.data / "ledger"), "--format", "json").stdout.splitlines()
+    return [r for r in map(json.loads, lines) if r.get("reason") == "residency_denied"]
+
+
+def test_without_rules_everything_is_allowed_and_answers_say_where(cloud, places):
+    assert ask(cloud, "foreign").getheader("x-seki-site") == "paris"
+    here = ask(cloud, "here")
+    assert here.status == 200 and here.getheader("x-seki-site") == "tokyo" and here.getheader("x-seki-route") in ("load", "prefix")
+
+
+def test_a_foreign_site_gets_not_one_byte(cloud, places, policy):
+    tokyo, paris = places
+    policy("only-japan", {"jurisdictions": ["JP"]})
+    before, recorded = paris.asked, len(refusals(cloud))
+    for stream in (False, True):
+        r = ask(cloud, "foreign", stream=stream)
+        error = json.loads(r.text)["error"]
+        assert r.status == 403 and error["code"] == "residency_denied" and error["type"] == "permission_error" and "ResidencyPolicy clinic/only-japan" in error["message"]
+    r = ask(cloud, "foreign", path="/v1/messages")
+    assert r.status == 403 and json.loads(r.text)["error"]["type"] == "permission_error" and b"clinic/only-japan" in r.text
+    for _ in range(30):
+        r = ask(cloud, "far")
+        assert r.status == 200 and r.getheader("x-seki-site") == "tokyo" and 'rule="ResidencyPolicy clinic/only-japan"' in r.getheader("x-seki-route")
+    assert ask(cloud, "here").status == 200
+    assert paris.asked == before
+    wait_for(lambda: len(refusals(cloud)) >= recorded + 3, what="the records")
+    last = refusals(cloud)[-1]
+    assert (last["rule"], last["tenant"], last["status"]) == ("ResidencyPolicy clinic/only-japan", "health", 403) and "where am I" not in json.dumps(last)
+
+
+def test_a_failure_does_not_open_the_border(cloud, places, policy):
+    tokyo, paris = places
+    policy("only-japan", {"jurisdictions": ["JP"]})
+    before = paris.asked
+    tokyo.fails = True
+    try:
+        assert all(ask(cloud, "far").status in (500, 502, 503) for _ in range(10))
+        assert paris.asked == before
+    finally:
+        tokyo.fails = False
+    wait_for(lambda: ask(cloud, "far").status == 200, what="Tokyo to be trusted again")
+    assert paris.asked == before
+
+
+@pytest.mark.parametrize("spec, far, foreign, here", [
+    ({"sites": ["paris"]}, 200, 200, 403), ({"clearances": ["medical"]}, 200, 403, 200), ({"jurisdictions": ["DE"]}, 403, 403, 403), ({"jurisdictions": ["JP"], "sites": ["paris"]}, 403, 403, 403),
+    ({"jurisdictions": ["JP"], "models": ["here"]}, 200, 200, 200), ({"jurisdictions": ["JP"], "keys": ["key"]}, 200, 403, 200)], ids=str)
+def test_what_rules_allow(cloud, policy, spec, far, foreign, here):
+    policy("rule", spec, probe="foreign" if foreign == 403 else "here", status=403 if foreign == 403 or here == 403 else 200)
+    assert [ask(cloud, m).status for m in ("far", "foreign", "here")] == [far, foreign, here]
+    if "keys" in spec:
+        assert ask(cloud, "foreign", cloud.other).status == 200
+
+
+def test_rules_hold_together(cloud, policy):
+    """A second one narrows, and what the operator said of the tenant cannot be widened."""
+    policy("wide", {"jurisdictions": ["JP", "FR"]}, status=200)
+    tenant, merge = "/apis/seki.cloud/v1alpha1/tenants/health", {"content_type": "application/merge-patch+json"}
+    cloud.api("PATCH", tenant, {"spec": {"residency": {"jurisdictions": ["JP"]}}}, **merge)
+    try:
+        wait_for(lambda: ask(cloud, "foreign").status == 403, what="the tenant's rule")
+        assert "Tenant health" in json.loads(ask(cloud, "foreign").text)["error"]["message"]
+        assert ask(cloud, "far").getheader("x-seki-site") == "tokyo"
+    finally:
+        cloud.api("PATCH", tenant, {"spec": {"residency": None}}, **merge)
+    wait_for(lambda: ask(cloud, "foreign").status == 200, what="the end of it")
+
+
+def test_a_site_that_goes_takes_no_rule_along(cloud, places, policy):
+    """What stands nowhere is allowed nowhere."""
+    policy("any-site", {"jurisdictions": ["JP", "FR"]}, status=200)
+    site = cloud.api("GET", "/apis/seki.cloud/v1alpha1/sites/paris")
+    cloud.api("DELETE", "/apis/seki.cloud/v1alpha1/sites/paris")
+    try:
+        wait_for(lambda: ask(cloud, "foreign").status == 403, what="the refusal")
+        assert ask(cloud, "far").getheader("x-seki-site") == "tokyo"
+    finally:
+        cloud.create_site("paris", **site["spec"])
+    wait_for(lambda: ask(cloud, "foreign").status == 200, what="Paris again")
+
+
+def test_allowed_and_down_is_a_matter_of_waiting(cloud, places, policy):
+    """The replica that is allowed does not serve: 503, and never the foreign one."""
+    tokyo, paris = places
+    gone = Place()
+    cloud.api("PATCH", "/apis/seki.cloud/v1alpha1/sites/tokyo", {"spec": {"servers": [tokyo.address, gone.address]}}, content_type="application/merge-patch+json")
+    cloud.create("modelendpoints", "clinic", "half", {"replicas": 2, "engine": {"driver": "openai", "remoteModel": "m"}, "servers": [{"url": f"http://{a}/v1"} for a in (gone.address, paris.address)]})
+    cloud.wait_condition("modelendpoints", "clinic", "half")
+    gone.close()
+    try:
+        wait_for(lambda: cloud.get("modelendpoints", "clinic", "half")["status"].get("readyReplicas") == 1, 60, "one replica to be missed")
+        policy("only-japan", {"jurisdictions": ["JP"]})
+        before = paris.asked
+        wait_for(lambda: ask(cloud, "half").status == 503, what="the gateway to know")
+        assert {ask(cloud, "half").status for _ in range(5)} == {503} and paris.asked == before
+    finally:
+        cloud.api("DELETE", "/apis/seki.cloud/v1alpha1/namespaces/clinic/modelendpoints/half")
+
+
+@pytest.mark.parametrize("plural, spec, field", [
+    ("sites", {"jurisdiction": "japan"}, "spec.jurisdiction"), ("sites", {"jurisdiction": "jp"}, "spec.jurisdiction"), ("sites", {}, "spec.jurisdiction"),
+    ("sites", {"jurisdiction": "JP", "servers": ["https://x/v1"]}, "spec.servers[0]"), ("residencypolicies", {}, "spec"), ("residencypolicies", {"jurisdictions": []}, "spec"),
+    ("residencypolicies", {"jurisdictions": ["Japan"]}, "spec.jurisdictions[0]"), ("tenants", {"residency": {"jurisdictions": ["jp"]}}, "spec.residency.jurisdictions[0]"),
+    ("tenants", {"residency": {}}, "spec.residency")], ids=str)
+def test_bad_rules_are_refused(cloud, plural, spec, field):
+    kind = {"sites": "Site", "residencypolicies": "ResidencyPolicy", "tenants": "Tenant"}[plural]
+    path = POLICIES if kind == "ResidencyPolicy" else f"/apis/seki.cloud/v1alpha1/{plural}"
+    with pytest.raises(ApiError) as e:
+        cloud.api("POST", path, {"apiVersion": "seki.cloud/v1alpha1", "kind": kind, "metadata": {"name": "bad"}, "spec": spec})
+    assert e.value.status == 422 and field in [c["field"] for c in e.value.body["details"]["causes"]]
