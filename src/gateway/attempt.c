@@ -489,6 +489,7 @@ static void wait_for_turn(struct request *q)
 static void refuse_full(struct request *q, uint64_t retry_ms)
 {
     metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){STR("tenant"), STR("waiting")}), 1);
+    gateway_audit_limited(q->loop, q->http, q->key, "tenant", "waiting");
     snprintf(q->retry_after, sizeof(q->retry_after), "%llu", (unsigned long long)(retry_ms + 999) / 1000);
     request_refuse(q, 429, "refused", "requests", "rate_limit_exceeded", NULL,
                    "The model has too much to do, and as many requests of your tenant wait for it as may. Try again when the Retry-After of this answer has passed.");

@@ -76,6 +76,13 @@ struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_re
     return p;
 }
 
+static void on_look(struct timer *t)
+{
+    struct gateway_loop *l = t->arg;
+    kept_away_flush(l->gateway->kept_away, clock_mono_ms());
+    timer_start(t, KEPT_AWAY_LOOK_MS);
+}
+
 static int loop_init(struct loop *loop, void *arg, struct err *err)
 {
     struct gateway_loop *l = arg;
@@ -100,6 +107,9 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
         return rc;
     }
     http_server_addr(l->server, &l->gateway->bound); /* the first one's port is everybody's */
+    timer_init(&l->look, loop, on_look, l);
+    if (l == l->gateway->loops)
+        timer_start(&l->look, KEPT_AWAY_LOOK_MS);
     return 0;
 }
 
@@ -107,6 +117,7 @@ static void loop_deinit(struct loop *loop UNUSED, void *arg)
 {
     struct gateway_loop *l = arg;
     l->stopping = true;
+    timer_stop(&l->look);
     http_server_free(l->server);
     map_free(l->pools);
     snapshot_unref(l->snapshot);
@@ -204,6 +215,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     if (rc == 0)
         rc = audit_log_open(&(struct audit_log_options){o->journal_dir, g->audit_name, NULL}, &g->audit, err);
     if (rc == 0)
+        g->kept_away = kept_away_new(g->audit);
+    if (rc == 0)
         rc = feed_start(o->client, o->snapshot_file, &g->o.engines, &g->feed, err);
     if (rc == 0 && o->listen_count)
         rc = wait_for_snapshot(g, err);
@@ -284,6 +297,7 @@ void gateway_free(struct gateway *g)
         loop_thread_stop(g->loops[i].thread);
     feed_stop(g->feed);
     journal_close(g->journal);
+    kept_away_free(g->kept_away);
     audit_log_close(g->audit);
     tls_ctx_unref(g->upstream_tls);
     tls_ctx_unref(g->o.tls);

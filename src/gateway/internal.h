@@ -8,6 +8,7 @@
 #include "gateway/feed.h"
 #include "gateway/gateway.h"
 #include "gateway/journal.h"
+#include "gateway/kept_away.h"
 #include "ledger/audit_log.h"
 #include "gateway/usage_scan.h"
 #include "loop/thread.h"
@@ -43,6 +44,7 @@ struct gateway_loop {
     struct map *pools;          /* target address → struct http_pool * */
     struct dispatch_inbox inbox;
     struct gateway_series series[SERIES_MEMOS];
+    struct timer look; /* the first one's: at kept_away */
     bool stopping;
 };
 
@@ -53,6 +55,7 @@ struct gateway {
     struct feed *feed;
     struct journal *journal;
     struct audit_log *audit; /* refusals */
+    struct kept_away *kept_away; /* those by limits, which are counted */
     char audit_name[64];
     struct gateway_metrics metrics;
     struct gateway_loop *loops;
@@ -108,6 +111,8 @@ void answer_model(struct gateway_loop *l, struct http_request *r, const struct s
 
 /* Into the audit ledger: who was refused what, and by which rule. k NULL: who has no good key is known by his address. What was asked for is not in it, as it may be anything. */
 void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule);
+/* Likewise, by a limit: 429. what: "key", "requests". */
+void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, const char *scope, const char *unit);
 /* The newest snapshot, and no pools of replicas that are gone. */
 void gateway_loop_refresh(struct gateway_loop *l);
 /* The connection pool of a replica on this loop. */

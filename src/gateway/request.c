@@ -241,6 +241,7 @@ static bool reserve(struct request *q)
         return true;
     }
     metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(why.scope)), str_of(limit_unit_text(why.unit))}), 1);
+    gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(why.scope), limit_unit_text(why.unit));
     request_settle(q, 429, "refused");
     answer_limited(q->http, q->key, &why);
     return false;

@@ -102,18 +102,32 @@ static struct str secret_of(const struct http_head *h)
     return str_trim(http_header_get(h, "x-api-key")); /* as Anthropic's SDKs send it */
 }
 
-void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule)
+static void source_of(struct http_request *r, char source[NET_ADDR_TEXT_MAX])
 {
     struct net_addr addr;
-    char source[NET_ADDR_TEXT_MAX];
     http_request_addr(r, &addr);
     net_addr_format(&addr, source);
     char *colon = strrchr(source, ':');
     if (colon)
         *colon = 0;
+}
+
+void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule)
+{
+    char source[NET_ADDR_TEXT_MAX];
+    source_of(r, source);
     audit_log_add(l->gateway->audit, &(struct audit_event){.type = AUDIT_REFUSED, .id = str_of(r->id), .user = str_of(k ? k->name : ""), .namespace = str_of(k ? k->project : ""),
                                                            .tenant = str_of(k ? k->tenant : ""), .source = str_of(source), .agent = http_header_get(&r->head, "User-Agent"),
                                                            .verb = r->head.method, .resource = STR("gateway"), .name = r->head.path, .status = status, .reason = str_of(code), .rule = str_of(rule)});
+}
+
+void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, const char *scope, const char *unit)
+{
+    char source[NET_ADDR_TEXT_MAX], rule[64];
+    source_of(r, source);
+    snprintf(rule, sizeof(rule), "RateLimit/%s/%s", scope, unit);
+    kept_away_add(l->gateway->kept_away, &(struct audit_event){.user = str_of(k->name), .namespace = str_of(k->project), .tenant = str_of(k->tenant), .source = str_of(source), .status = 429,
+                                                               .reason = STR("rate_limit_exceeded"), .rule = str_of(rule)}, clock_mono_ms());
 }
 
 static void refuse(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule, const char *message)

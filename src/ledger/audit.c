@@ -214,6 +214,10 @@ static json_t *actor_of(const struct audit_event *e)
 {
     json_t *user = json_object(), *groups = json_array(), *actor = json_pack("{s:o}", "user", user);
     put(user, "name", e->user);
+    if (!e->user.len && !e->uid.len) { /* nobody is known, or nobody is to be named */
+        json_object_set_new(user, "name", json_string("unknown"));
+        json_object_set_new(user, "type_id", json_integer(0));
+    }
     put(user, "uid", e->uid);
     if (e->actor_tenant.len)
         json_object_set_new(user, "org", json_pack("{s:s%}", "uid", e->actor_tenant.ptr, e->actor_tenant.len));
@@ -229,12 +233,24 @@ static json_t *actor_of(const struct audit_event *e)
 static json_t *resource_of(const struct audit_event *e)
 {
     json_t *r = json_object();
-    put(r, "type", e->resource);
-    put(r, "name", e->name);
+    if (e->group.len)
+        json_object_set_new(r, "type", json_sprintf("%.*s.%.*s", STR_ARG(e->resource), STR_ARG(e->group)));
+    else
+        put(r, "type", e->resource);
+    put(r, "name", e->name.len || e->object.len ? e->name : STR("*")); /* all that there are */
     put(r, "uid", e->object);
     put(r, "namespace", e->namespace);
-    put(r, "group", e->group); /* not OCSF's: Kubernetes' API group */
     return r;
+}
+
+static json_t *api_of(const struct audit_event *e)
+{
+    json_t *api = json_pack("{s:s%}", "operation", e->verb.len ? e->verb.ptr : audit_type_name(e->type), e->verb.len ? e->verb.len : strlen(audit_type_name(e->type)));
+    if (e->id.len)
+        json_object_set_new(api, "request", json_pack("{s:s%}", "uid", e->id.ptr, e->id.len));
+    if (e->status)
+        json_object_set_new(api, "response", json_pack("{s:i}", "code", e->status));
+    return api;
 }
 
 json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain)
@@ -247,15 +263,10 @@ json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_
                           good ? 1 : 2, "status", good ? "Success" : "Failure", "type_uid", 600300 + id, "type_name", "API Activity", "time", (json_int_t)time_ms, "count",
                           (json_int_t)(e->count ? e->count : 1));
     json_t *meta = json_pack("{s:s, s:{s:s, s:s}, s:I, s:[s]}", "version", "1.5.0", "product", "name", "Seki", "vendor_name", "Seki", "sequence", (json_int_t)sequence, "profiles", "cloud");
-    json_t *api = json_object(), *source = json_object(), *unmapped = json_pack("{s:s}", "type", audit_type_name(e->type));
+    json_t *api = api_of(e), *source = json_object(), *unmapped = json_pack("{s:s}", "type", audit_type_name(e->type));
     put(meta, "uid", e->id);
     put(meta, "tenant_uid", e->tenant);
-    put(api, "operation", e->verb);
-    json_object_set_new(api, "request", json_object());
-    put(json_object_get(api, "request"), "uid", e->id);
-    if (e->status)
-        json_object_set_new(api, "response", json_pack("{s:i}", "code", e->status));
-    put(source, "ip", e->source);
+    put(source, e->source.len ? "ip" : "svc_name", e->source.len ? e->source : STR("sekid"));
     put(unmapped, "rule", e->rule);
     put(unmapped, "subresource", e->subresource);
     if (e->rev)

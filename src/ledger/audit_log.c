@@ -187,7 +187,7 @@ static void enqueue(struct audit_log *l, int64_t time_ms, struct str body, const
 
 static void key_of(const struct audit_event *e, struct sbuf *key)
 {
-    const struct str parts[] = {e->user, e->sender, e->source, e->verb, e->group, e->resource, e->subresource, e->namespace, e->name, e->tenant, e->reason};
+    const struct str parts[] = {e->user, e->sender, e->source, e->verb, e->group, e->resource, e->subresource, e->namespace, e->name, e->tenant, e->reason, e->rule};
     sbuf_addf(key, "%d %d", e->type, e->status);
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         sbuf_add_char(key, 0);

@@ -43,6 +43,7 @@ struct audit_wait {
     void (*done)(void *arg, int code);
     void *arg;
 };
+/* w NULL: nobody waits; it is not put together with others of the second. */
 void audit_log_add_then(struct audit_log *l, const struct audit_event *e, const struct audit_wait *w);
 /* Where its files lie, for readers; lives as long as l. */
 void audit_log_files(const struct audit_log *l, const char **ret_dir, const char **ret_name);

@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
 
+import jsonschema
 import pytest
+from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from cloud import GROUP, SEKI, ApiError, wait_for
 
@@ -165,6 +168,36 @@ def test_export_as_ocsf(cloud, project):
     assert sequences == sorted(sequences)
     later = cloud.seki("audit", "export", str(cloud.data / "ledger"), "--tenant", project, "--after", str(sequences[-2])).stdout.splitlines()
     assert [json.loads(line)["metadata"]["sequence"] for line in later] == sequences[-1:]
+
+
+def test_every_exported_event_is_valid_by_the_schema_of_ocsf(cloud, project):
+    """By OCSF's own schema of the version that events say they are of, not by ours: whatever this cloud has recorded by now."""
+    cloud.api("POST", f"/api/v1/namespaces/{project}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"a": "b"}})
+    cloud.api("GET", f"/api/v1/namespaces/{project}/secrets/s")
+    token = cloud.api("POST", f"/api/v1/namespaces/{project}/serviceaccounts/default/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})["status"]["token"]
+    for headers in ({"Authorization": f"Bearer {token}"}, {"Authorization": "Bearer nobody"}, {"Impersonate-User": "ann", "Impersonate-Group": "staff"}):
+        for _ in range(3):
+            with pytest.raises(ApiError):
+                cloud.api("GET", f"/api/v1/namespaces/{project}/secrets/s", headers=headers, context=ssl.create_default_context(cafile=str(cloud.data / "pki" / "ca.crt")) if "Authorization" in headers else None)
+    cloud.api("GET", f"/api/v1/namespaces/{project}/configmaps", headers={"Impersonate-User": "ann", "Impersonate-Group": "system:masters"})
+    assert cloud.gateway_status("/models", "sk-seki-none") == 401
+    wanted = {"write", "read", "token", "impersonation", "denied", "refused"}
+
+    def exported():
+        events = [json.loads(line) for line in cloud.seki("audit", "export", str(cloud.data / "ledger")).stdout.splitlines()]
+        seen = {e["unmapped"]["type"] for e in events}
+        return events if wanted <= seen else None
+    events = wait_for(exported, what="all types of events")
+    schema = OcsfJsonSchemaEmbedded(get_ocsf_schema(version="1.5.0")).get_class_schema(class_name="api_activity", profiles=["cloud"])
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert any(validator.iter_errors({**events[0], "activity_id": "one"})) and any(validator.iter_errors({k: v for k, v in events[0].items() if k != "api"}))  # it does judge
+    assert any(validator.iter_errors({**events[0], "made_up": 1}))
+    bad = {}
+    for e in events:
+        assert e["metadata"]["version"] == "1.5.0"
+        for error in validator.iter_errors(e):
+            bad.setdefault((e["unmapped"]["type"], error.json_path, error.message[:200]), e)
+    assert not bad, "\n".join(f"{what}: {json.dumps(e)[:1500]}" for what, e in bad.items())
 
 
 def test_verify_names_the_first_bad_record(cloud, project, tmp_path):

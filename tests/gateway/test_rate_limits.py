@@ -1,6 +1,7 @@
 """Limits of those who call: exact with many at once, told truthfully, free where nothing was got."""
 import concurrent.futures
 import json
+import signal
 import time
 
 import openai
@@ -60,6 +61,23 @@ def test_a_thousand_at_once_get_only_what_fits(limited, key):
     assert set(statuses) == {200, 429}
     assert fit <= statuses.count(200) <= (100 + filled) / EACH
     assert len(limited.upstream.requests) == statuses.count(200)  # the engine has seen no other
+
+
+def test_who_is_kept_away_is_in_the_audit_ledger_once_a_minute(limited, key):
+    secret = key(requestsPerMinute=1)
+    name = key.name
+    statuses = [ask(limited, secret).status for _ in range(60)]
+    assert statuses[0] == 200 and statuses.count(429) >= 58
+
+    def records():
+        events = [json.loads(line) for line in limited.seki("audit", "export", "--format", "json", str(limited.data / "ledger")).stdout.splitlines()]
+        return [e for e in events if e["type"] == "refused" and e.get("user") == name]
+    (first,) = wait_for(records, what="the record")
+    assert first["status"] == 429 and first["rule"] == "RateLimit/key/requests" and first["namespace"] == "demo" and first["reason"] == "rate_limit_exceeded" and first.get("count", 1) == 1, first
+    limited.kill_role("gateway", signal.SIGTERM)  # what was counted is written at the latest then
+    wait_for(lambda: len(records()) == 2, what="the count")
+    assert sum(e.get("count", 1) for e in records()) == statuses.count(429)
+    wait_for(lambda: limited.gateway_status("/models", secret) == 200, what="the gateway to be back")
 
 
 def test_what_is_left_is_told(limited, key):
