@@ -72,7 +72,7 @@ struct engine_ops {
     const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
     bool remote_by_url; /* runs elsewhere when spec.engine.url is given */
-    /* The command line for a replica; model_file is the first file's path (NULL for openai, fake). ERR_UNAVAILABLE with what to install when the engine is missing
+    /* The command line for a replica, with mr->spec.adapter_files set; model_file is the first file's path (NULL for openai, fake). ERR_UNAVAILABLE with what to install when the engine is missing
      * from the machine. Pure but for looking at the file system. */
     int (*plan)(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file,
                 struct arena *a, struct engine_plan *ret, struct err *err);

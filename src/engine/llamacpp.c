@@ -37,6 +37,11 @@ static void add_common(struct argv *v, const struct model_replica *mr, const cha
         argv_add(v, "--embeddings");
     if (mr->spec.engine.rerank)
         argv_add(v, "--reranking");
+    /* Their numbers, by which requests name them, are their order. None is in effect without a word. */
+    for (size_t i = 0; i < mr->spec.adapters.count; i++) {
+        argv_add(v, "--lora");
+        argv_add(v, mr->spec.adapter_files[i]);
+    }
 }
 
 static void plan_server(const char *server, const struct model_replica *mr, const char *model_file, const char *address, struct argv *v)
@@ -50,6 +55,8 @@ static void plan_server(const char *server, const struct model_replica *mr, cons
     argv_add(v, "--no-webui");
     argv_add(v, "--log-verbosity"); /* errors only: more shows prompts */
     argv_add(v, "0");
+    if (mr->spec.adapters.count)
+        argv_add(v, "--lora-init-without-apply");
     bool whole = engine_task_of(&mr->spec.engine) != TASK_TEXT;
     if (mr->spec.engine.embeddings) {
         argv_add(v, "--pooling");

@@ -70,6 +70,19 @@ static void add_task(struct argv *v, enum engine_task task)
     argv_add(v, task == TASK_EMBEDDINGS ? "embed" : "classify");
 }
 
+static void add_adapters(struct argv *v, const struct model_replica *mr, struct arena *a)
+{
+    const struct field_list *l = &mr->spec.adapters;
+    if (!l->count)
+        return;
+    argv_add(v, "--enable-lora");
+    argv_add(v, "--max-loras");
+    argv_addf(v, "%zu", l->count);
+    argv_add(v, "--lora-modules");
+    for (size_t i = 0; i < l->count; i++)
+        argv_addf(v, "%s=%s", ((const struct model_adapter *)l->items)[i].name, what_to_serve(mr->spec.adapter_files[i], a));
+}
+
 static int plan_here(const struct engine_paths *p, const struct model_replica *mr, const char *model_file, struct arena *a, struct engine_plan *ret, struct err *err)
 {
     /* Nothing is fetched, nothing is reported, and errors are all that is logged: more would show prompts. */
@@ -96,6 +109,7 @@ static int plan_here(const struct engine_paths *p, const struct model_replica *m
     argv_addf(&v, "%lld", (long long)e->parallel);
     argv_add(&v, "--disable-uvicorn-access-log");
     add_task(&v, engine_task_of(e));
+    add_adapters(&v, mr, a);
     int rc = add_options(&v, &e->options, err);
     if (rc < 0)
         return rc;

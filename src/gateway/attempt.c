@@ -368,6 +368,8 @@ static const char *target_of(const struct request *q, const struct snap_replica 
 /* The model's name as the engine knows it; NULL: as the client wrote it. */
 static const char *name_there(const struct request *q)
 {
+    if (q->adapter && !q->replica->pins)
+        return q->served; /* vLLM knows adapters by name; llama.cpp is told their number */
     if (q->replica->engine_model || q->served == q->endpoint->served)
         return q->replica->engine_model;
     return q->endpoint->served; /* it was asked for by a route's name */
@@ -535,7 +537,8 @@ bool attempt_begin(struct request *q)
     if (t->wish.policy == PICK_BY_PREFIX && blocks && (e->replica_count > 1 || e->replicas[0].slots)) {
         struct prefix_salt salt;
         uint64_t *hashes = ARENA_ARRAY(q->http->arena, uint64_t, blocks);
-        prefix_salt_of(t->tenant, &salt);
+        /* What an adapter makes of a prompt is of no use to another. */
+        prefix_salt_of(q->adapter ? arena_printf(q->http->arena, "%s\n%s", t->tenant, q->served) : t->tenant, &salt);
         t->wish.hash_count = prefix_hash(&salt, q->body.prompt, hashes);
         t->wish.hashes = hashes;
     }

@@ -23,14 +23,16 @@ struct str isolation_members(const struct request *q)
     add_slot(&out, &q->ticket);
     if (q->replica->salt_member)
         add_salt(&out, q);
+    if (q->replica->pins && q->endpoint->adapter_count)
+        sbuf_addf(&out, "%s\"lora\":[{\"id\":%d,\"scale\":%s}]", out.len ? "," : "", MAX(q->adapter - 1, 0), q->adapter ? "1.0" : "0.0");
     return arena_str(q->http->arena, sbuf_str(&out));
 }
 
-bool isolation_possible(const struct request *q)
+bool isolation_possible(const struct request *q, bool shared)
 {
     const struct snap_endpoint *e = q->endpoint;
-    for (size_t i = 0; q->route->no_isolation && i < e->replica_count; i++)
-        if (e->replicas[i].salt_member)
+    for (size_t i = 0; q->route->no_isolation && !q->route->counts_only && i < e->replica_count; i++)
+        if ((shared && e->replicas[i].salt_member) || (q->adapter && e->replicas[i].pins))
             return false;
     return true;
 }

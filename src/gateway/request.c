@@ -196,6 +196,7 @@ static bool resolve(struct request *q)
     }
     bool shared = e->visibility != VISIBLE_PROJECT;
     q->served = e->served;
+    q->adapter = e->adapter;
     if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt, snapshot_border(q->routing)))) {
         snprintf(message, sizeof(message), "None of the endpoints behind the model `%s` is there; try again.", q->body.model);
         request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
@@ -209,8 +210,9 @@ static bool resolve(struct request *q)
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }
-    if ((shared || e->visibility != VISIBLE_PROJECT) && !isolation_possible(q)) {
-        snprintf(message, sizeof(message), "The model `%s` is shared by tenants, and its engine cannot keep apart what they send to this path: use /v1/chat/completions.", q->body.model);
+    if (!isolation_possible(q, shared || e->visibility != VISIBLE_PROJECT)) {
+        snprintf(message, sizeof(message), "The model `%s` %s: use /v1/chat/completions.", q->body.model,
+                 q->adapter ? "is an adapter, which its engine does not serve on this path" : "is shared by tenants, and its engine cannot keep apart what they send to this path");
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }

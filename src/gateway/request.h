@@ -26,6 +26,7 @@ struct request {
     const struct snap_key *key;
     const struct snap_endpoint *endpoint; /* NULL: not resolved */
     const char *served;                   /* the name asked for: the endpoint's, or a route's to it */
+    int adapter;                           /* of the endpoint, from 1 on; 0: none */
     const struct snap_replica *replica;   /* of the last attempt */
     const char *rule; /* of the border, which bars some of its replicas; or NULL */
     struct request_body body;

@@ -338,7 +338,11 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
             add_absent(s, engines, e, replica);
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
     add_in_order(s, e);
+    e->adapter_count = mep.spec.adapters.count;
+    for (size_t n = 0; n < e->adapter_count; n++)
+        add_in_order(s, model_route_of_adapter(a, e, (int)n + 1, ((const struct model_adapter *)mep.spec.adapters.items)[n].name));
 }
+
 /* How much of the snapshot's memory a project has. */
 struct share {
     size_t used;
@@ -380,7 +384,8 @@ static void add_routes(struct snapshot *s, const struct snapshot_source *src, st
     size_t i;
     json_t *obj;
     for (size_t n = 0; json_array_size(src->routes) && n < s->endpoints.len; n++)
-        map_set(by_name, str_of(arena_printf(s->arena, "%s/%s", s->endpoints.ptr[n]->project, s->endpoints.ptr[n]->name)), s->endpoints.ptr[n]);
+        if (!s->endpoints.ptr[n]->is_route)
+            map_set(by_name, str_of(arena_printf(s->arena, "%s/%s", s->endpoints.ptr[n]->project, s->endpoints.ptr[n]->name)), s->endpoints.ptr[n]);
     json_array_foreach (src->routes, i, obj) {
         struct share *share = with_room(s, shares, obj);
         size_t before = arena_used(s->arena);

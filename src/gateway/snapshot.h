@@ -49,6 +49,8 @@ struct snap_endpoint {
     size_t absent_count;
     const char *not_ready; /* why nothing serves, for people */
     bool is_route, sticky; /* is_route: another name for others: model_route.h */
+    int adapter;           /* of a route that is a LoRA adapter of its backend: its number, from 1 on */
+    size_t adapter_count;  /* of an endpoint */
     struct snap_backend *backends;
     size_t backend_count;
     struct dispatch *dispatch;

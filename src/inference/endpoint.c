@@ -48,6 +48,8 @@ static json_t *spec_of(const struct pass *p, int64_t ordinal)
                           "startTimeoutSeconds", (json_int_t)p->e.spec.start_timeout_seconds);
     if (p->e.spec.model && *p->e.spec.model)
         json_object_set_new(s, "model", json_string(p->e.spec.model));
+    if (json_array_size(json_object_get(spec, "adapters")))
+        json_object_set(s, "adapters", json_object_get(spec, "adapters"));
     return s;
 }
 

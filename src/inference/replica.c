@@ -113,10 +113,9 @@ static int finish(struct pass *p, struct err *err)
 /* ---- what it needs ---- */
 
 /* Sets ModelVerified; true when an engine may start. *ret_refused: the files are known to be wrong, nothing may go on serving them. */
-static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused)
+static bool model_ready(struct pass *p, const char *name, const char **ret_file, bool *ret_refused)
 {
     json_t *obj = p->r->obj;
-    const char *name = p->mr.spec.model;
     *ret_file = NULL;
     *ret_refused = false;
     if (!name || !*name) {
@@ -143,6 +142,18 @@ static bool model_ready(struct pass *p, const char **ret_file, bool *ret_refused
     set_condition(obj, "ModelVerified", "Unknown", "Verifying", "files of Model %s changed since they were verified", name);
     manager_enqueue(p->i->manager, CONTROLLER_MODEL, p->r->ns, name);
     return false;
+}
+
+/* The same of adapters. */
+static bool adapters_ready(struct pass *p, bool *ret_refused)
+{
+    const struct field_list *l = &p->mr.spec.adapters;
+    const char **files = ARENA_ARRAY(p->r->arena, const char *, l->count + 1);
+    for (size_t i = 0; i < l->count; i++)
+        if (!model_ready(p, ((const struct model_adapter *)l->items)[i].model, &files[i], ret_refused))
+            return false;
+    p->mr.spec.adapter_files = files;
+    return true;
 }
 
 /* A remote engine's key, from the Secret into a file that only this user reads: see engine.h. The Secret's version in the status tells whoever follows it that the key is another. */
@@ -349,7 +360,7 @@ static int bring_up(struct pass *p, struct err *err)
     struct err why = ERR_INIT;
     struct runtime *rt = p->i->runtime;
     rt->ops->get(rt, p->workload, &p->w);
-    bool may_start = model_ready(p, &file, &refused);
+    bool may_start = model_ready(p, p->mr.spec.model, &file, &refused) && adapters_ready(p, &refused);
     if (!may_start && (refused || p->w.state == WORKLOAD_ABSENT)) {
         p->r->requeue_ms = WAIT_LOOK_MS;
         not_started(p, obj_condition_reason(p->r->obj, "ModelVerified"), refused ? "the model is not what it should be" : "waiting for the model to be verified");

@@ -9,6 +9,10 @@ extern const struct field engine_fields[];
 /* Rules across fields: which driver needs a model, which a url. path: "spec". */
 void engine_validate(const json_t *spec, const char *path, struct field_errors *errors);
 
+extern const struct field adapter_fields[];
+/* spec.adapters: which drivers have them, and names that are not taken. path: "spec". */
+void adapters_validate(const json_t *spec, const char *path, struct field_errors *errors);
+
 /* spec.visibility and spec.tenants, of endpoints and routes. */
 void visibility_validate(const json_t *spec, struct field_errors *errors);
 

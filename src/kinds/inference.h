@@ -53,12 +53,19 @@ static inline enum engine_task engine_task_of(const struct engine_spec *e)
     return e->rerank ? TASK_RERANK : e->embeddings ? TASK_EMBEDDINGS : TASK_TEXT;
 }
 
+/* A LoRA adapter that an engine has loaded besides its model. */
+struct model_adapter {
+    const char *name;  /* the name in OpenAI requests */
+    const char *model; /* a Model of the same namespace: its first file, or for vLLM the directory of that */
+};
+
 /* ModelEndpoint (mep). Conditions: ModelVerified, EngineStarted, Ready. has_status, has_scale. */
 struct model_endpoint {
     struct {
         const char *model;         /* a Model of the same namespace; required unless engine.driver is openai or fake */
         const char *served_name;   /* servedName: the OpenAI model name; default: metadata.name (filled by the gateway and controllers, not stored) */
         int64_t replicas;          /* default 1, 0..1000 */
+        struct field_list adapters; /* struct model_adapter, map by name; at most 16 */
         struct engine_spec engine;
         struct field_list servers; /* of const char *, map by url; driver openai: engine.url of replica N is that of servers[N % count] */
         const char *visibility;    /* Project (default) | Tenants | Everyone */
@@ -80,6 +87,8 @@ struct model_replica {
         int64_t ordinal;         /* immutable */
         const char *model;       /* may be empty */
         const char *served_name; /* servedName, resolved */
+        struct field_list adapters;
+        const char *const *adapter_files; /* of them, in order; no field: whoever plans an engine sets it */
         struct engine_spec engine;
         int64_t start_timeout_seconds;
     } spec;

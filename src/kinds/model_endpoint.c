@@ -64,6 +64,25 @@ void engine_validate(const json_t *spec, const char *path, struct field_errors *
 #define SPEC(member) offsetof(struct model_endpoint, spec.member) - offsetof(struct model_endpoint, spec)
 #define STATUS(member) offsetof(struct model_endpoint, status.member) - offsetof(struct model_endpoint, status)
 
+const struct field adapter_fields[] = {
+    {.name = "name", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = offsetof(struct model_adapter, name), .min = 1, .max = 200, .help = "the name in OpenAI requests"},
+    {.name = "model", .type = FIELD_STRING, .flags = FIELD_REQUIRED | FIELD_DNS_NAME, .offset = offsetof(struct model_adapter, model), .max = 253, .ref = "Model", .help = "a Model of this namespace that is the adapter"},
+    {0},
+};
+
+void adapters_validate(const json_t *spec, const char *path, struct field_errors *errors)
+{
+    const char *driver = json_str_or(spec, "engine.driver", "llamacpp"), *url = json_str_or(spec, "engine.url", "");
+    char field[64];
+    if (!json_array_size(json_object_get(spec, "adapters")))
+        return;
+    snprintf(field, sizeof(field), "%s.adapters", path);
+    if ((strcmp(driver, "llamacpp") && strcmp(driver, "vllm")) || *url)
+        field_errors_add(errors, field, "FieldValueForbidden", "Forbidden: only with drivers llamacpp and vllm, on this machine; an adapter that a server elsewhere has is an endpoint with its name as engine.remoteModel");
+    else if (json_flag(spec, "engine.embeddings", false) || json_flag(spec, "engine.rerank", false))
+        field_errors_add(errors, field, "FieldValueForbidden", "Forbidden: only where text is served");
+}
+
 static const struct field server_fields[] = {
     {.name = "url", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = 0, .min = 1, .max = 2048, .help = "its base URL, as engine.url"},
     {0},
@@ -75,6 +94,8 @@ static const struct field spec_fields[] = {
     {.name = "engine", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(engine), .sub = engine_fields, .sub_size = sizeof(struct engine_spec), .def = "{}", .help = "how each engine runs"},
     {.name = "servers", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = SPEC(servers), .sub = server_fields, .sub_size = sizeof(const char *), .list_type = LIST_MAP, .list_key = "url", .max = 1000,
      .help = "a server elsewhere: several servers of the same model instead of engine.url; replica N is the Nth of them, so as many replicas as servers use all"},
+    {.name = "adapters", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = SPEC(adapters), .sub = adapter_fields, .sub_size = sizeof(struct model_adapter), .list_type = LIST_MAP, .list_key = "name", .max = 16,
+     .help = "LoRA adapters of the model that are served beside it, each under its own name"},
     {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project"},
     {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},
@@ -139,11 +160,26 @@ void visibility_validate(const json_t *spec, struct field_errors *errors)
     }
 }
 
+static void check_adapter_names(const json_t *obj, struct field_errors *errors)
+{
+    const char *served = json_str(obj, "spec.servedName"), *name = served && *served ? served : obj_name(obj);
+    char path[64];
+    size_t i;
+    json_t *adapter;
+    json_array_foreach (json_at(obj, "spec.adapters"), i, adapter) {
+        snprintf(path, sizeof(path), "spec.adapters[%zu].name", i);
+        if (name && !strcmp(json_str_or(adapter, "name", ""), name))
+            field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%s\": is the endpoint's own name", name);
+    }
+}
+
 static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
 {
     const json_t *spec = json_object_get(obj, "spec");
     engine_validate(spec, "spec", errors);
     check_servers(spec, errors);
+    adapters_validate(spec, "spec", errors);
+    check_adapter_names(obj, errors);
     visibility_validate(spec, errors);
 }
 static const struct kind_ops ops = {.validate = validate};

@@ -8,6 +8,7 @@ static const struct field spec_fields[] = {
     {.name = "ordinal", .type = FIELD_INT, .flags = FIELD_IMMUTABLE, .offset = SPEC(ordinal), .min = 0, .max = 999, .help = "which of the endpoint's replicas"},
     {.name = "model", .type = FIELD_STRING, .offset = SPEC(model), .ref = "Model", .help = "the Model it runs"},
     {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .help = "the name in OpenAI requests"},
+    {.name = "adapters", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = SPEC(adapters), .sub = adapter_fields, .sub_size = sizeof(struct model_adapter), .list_type = LIST_MAP, .list_key = "name", .max = 16, .help = "LoRA adapters that are loaded besides"},
     {.name = "engine", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(engine), .sub = engine_fields, .sub_size = sizeof(struct engine_spec), .def = "{}", .help = "how the engine runs"},
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until it must be ready"},
     {0},
@@ -42,6 +43,7 @@ static const struct kind_column columns[] = {
 static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
 {
     engine_validate(json_object_get(obj, "spec"), "spec", errors);
+    adapters_validate(json_object_get(obj, "spec"), "spec", errors);
 }
 static const struct kind_ops ops = {.validate = validate};
 

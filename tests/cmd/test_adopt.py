@@ -87,3 +87,23 @@ def test_a_server_that_may_not_be_reached(own_cloud):
         c.project("demo")
         p = c.seki("-n", "demo", "adopt", url, "--timeout", "1s", check=False)
         assert p.returncode == 1 and "engine-remote-allow" in p.stderr
+
+
+# ---- docs/use/migrate.md ----
+
+def test_the_page_of_migration_as_it_is_printed(cloud, tmp_path):
+    """Every command of it, in order; only the two servers, which are elsewhere here, and the gateway's URL are put in."""
+    page = (ROOT / "docs" / "use" / "migrate.md").read_text()
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S))
+    cloud.project("lab")
+    with server("--model", "qwen", "--tokens", "3") as one, server("--model", "qwen-next", "--tokens", "3") as two:
+        script = script.replace("http://10.0.0.5:8000/v1", one).replace("http://10.0.0.6:8000/v1", two)
+        # The page shows two ways for the same server; here they meet, so the second has a name of its own.
+        script = script.replace("seki -n lab usage", "true").replace("metadata: {name: qwen}", "metadata: {name: qwen-a}").replace("endpoint: qwen,", "endpoint: qwen-a,")
+        env = {**os.environ, "KUBECONFIG": cloud.kubeconfig, "HOME": str(tmp_path), "SERVER_KEY": "x", "OPENAI_BASE_URL": cloud.base_url, "PATH": f"{SEKI.parent}:{os.environ['PATH']}"}
+        p = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        assert p.returncode == 0, p.stdout + p.stderr
+        listed, _ = json.JSONDecoder().raw_decode(p.stdout[p.stdout.index('{"object"'):])
+        assert {"qwen", "qwen-a", "qwen-next", "small"} <= {m["id"] for m in listed["data"]}
+        assert "tok0" in p.stdout
+        wait_for(lambda: any(r["model"] == "small" and r["endpoint"] in ("qwen-a", "qwen-next") for r in journal(cloud.data / "ledger")), what="the record")

@@ -67,7 +67,7 @@ def test_help_of_a_first_word_names_its_verbs():
 
 
 @pytest.mark.parametrize("args, said", [
-    (["nonsense"], "no such verb: nonsense; there are status, wait, chat, key, usage, "),
+    (["nonsense"], "no such verb: nonsense; there are status, wait, chat, adopt, key, usage, "),
     (["key", "nonsense"], "no such verb: key nonsense; there are key create, key list, key revoke"),
     (["key"], "key needs one more word: one of create, list, revoke"),
     (["help", "nonsense"], "no such verb: nonsense"),

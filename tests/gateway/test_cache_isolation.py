@@ -46,18 +46,18 @@ def cached(c, who, route, text, model="shared", **more):
 
 
 def prompt(name):
-    """Some 100 tokens, a block and a half of the gateway's index."""
-    return f"{name}: " + "the quick brown fox jumps over the lazy dog. " * 9
+    """Some 70 tokens, a little more than a block of the gateway's index."""
+    return f"{name}: " + "the quick brown fox jumps over the lazy dog. " * 6
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r != "messages"])
 def test_warm_for_oneself_and_cold_for_others(shared, route):
     text = prompt(f"one {route}")
     assert cached(shared, "a", route, text) <= FEW
-    assert cached(shared, "a", route, text) > 80
+    assert cached(shared, "a", route, text) > 40
     assert cached(shared, "b", route, text) == 0
-    assert cached(shared, "b", route, text) > 80  # what is left there now is his own
-    assert cached(shared, "a", route, text) > 80  # and the other's is where it was
+    assert cached(shared, "b", route, text) > 40  # what is left there now is his own
+    assert cached(shared, "a", route, text) > 40  # and the other's is where it was
 
 
 def test_warm_by_another_route(shared):
@@ -65,7 +65,7 @@ def test_warm_by_another_route(shared):
     text = prompt("across")
     assert cached(shared, "a", "chat/completions", text) <= FEW
     assert cached(shared, "b", "responses", text) <= FEW
-    assert cached(shared, "a", "responses", text) > 80
+    assert cached(shared, "a", "responses", text) > 40
 
 
 WISHES = [("completions", {"id_slot": 0, "cache_prompt": True}), ("completions", {"id_slot": 1, "cache_prompt": True}), ("chat/completions", {"id_slot": "0", "cache_prompt": 1, "n_cache_reuse": 1}),
@@ -85,9 +85,8 @@ def test_messages_are_cold_and_spoil_nothing(shared):
     text = prompt("message")
     for _ in range(2):
         assert cached(shared, "a", "messages", text, "mixed") == 0
-    for route in ROUTES:
-        assert cached(shared, "b", route, text, "mixed") == 0
-        assert cached(shared, "a", route, text, "mixed") == 0
+    for who, route in (("b", "chat/completions"), ("a", "chat/completions"), ("b", "messages")):
+        assert cached(shared, who, route, text, "mixed") == 0
 
 
 def test_several_answers_are_cold_for_others(shared):
@@ -104,7 +103,7 @@ def test_one_tenant_alone_loses_nothing(shared):
     assert cached(shared, "a", "messages", prompt("a message"), "own") == 0
     assert cached(shared, "a", "completions", text, "own") <= FEW
     cached(shared, "a", "messages", prompt("another message"), "own")
-    assert cached(shared, "a", "completions", text, "own") > 80
+    assert cached(shared, "a", "completions", text, "own") > 40
 
 
 def test_many_at_once(shared):
@@ -114,9 +113,9 @@ def test_many_at_once(shared):
     def one(i):
         who, route = "ab"[i % 2], rng.choice([r for r in ROUTES if r != "messages"])
         seen.append((who, route, cached(shared, who, route, prompt(f"{i // 2} crowd"))))
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, range(12)))
-    assert len(seen) == 12 and all(n <= FEW for *_, n in seen), seen
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(8)))
+    assert len(seen) == 8 and all(n <= FEW for *_, n in seen), seen
 
 
 # ---- engines that know a salt, on the wire ----

@@ -274,6 +274,25 @@ static void test_vllm_command_lines(void **state)
     }
 }
 
+static void test_adapters_on_command_lines(void **state)
+{
+    (void)state;
+    static const struct model_adapter adapters[] = {{"north", "n"}, {"org/south", "s"}};
+    static const char *const files[] = {"/a/n.gguf", "/a/s/adapter_model.safetensors"};
+    struct engine_paths p = paths();
+    p.vllm = p.llama_server = make("program", 0700);
+    for (int i = 0; i < 2; i++) {
+        struct err err = ERR_INIT;
+        struct engine_plan plan = {0};
+        struct model_replica mr = replica(i ? "vllm" : "llamacpp");
+        mr.spec.adapters = (struct field_list){(void *)(uintptr_t)adapters, 2};
+        mr.spec.adapter_files = files;
+        ASSERT_OK(plan_of(&p, &mr, "/m/x.gguf", &plan, &err));
+        assert_non_null(strstr(joined(plan.argv), i ? " --enable-lora --max-loras 2 --lora-modules north=/a/n.gguf org/south=/a/s" : " --lora /a/n.gguf --lora /a/s/adapter_model.safetensors"));
+        assert_true(i || strstr(joined(plan.argv), " --lora-init-without-apply"));
+    }
+}
+
 static void test_vllm_and_sglang_elsewhere(void **state)
 {
     (void)state;
@@ -647,6 +666,7 @@ int main(void)
         TEST(test_socket_paths_are_bounded),
         TEST(test_fake_command_line),
         TEST(test_vllm_command_lines),
+        TEST(test_adapters_on_command_lines),
         TEST(test_vllm_and_sglang_elsewhere),
         TEST(test_metrics_of_several_ranks_are_added_up),
         TEST(test_openai_addresses),

@@ -36,6 +36,7 @@ def arguments():
     p.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: as many as there are cores")
     p.add_argument("--alias", default="model", metavar="NAME", help="the model's name in answers")
     p.add_argument("--embeddings", action="store_true", help="serve embeddings instead of text")
+    p.add_argument("--lora", action="append", default=[], metavar="FILE", help="an adapter, in effect for requests that name its number; repeat for more")
     p.add_argument("--reranking", action="store_true", help="score documents by a query instead of serving text; needs a model that is made for it")
     a = p.parse_args()
     if a.ctx_size < 1 or a.parallel < 1 or a.threads < 0:
@@ -101,6 +102,9 @@ def parameters(xllamacpp, a, host, port):
     p.cache_prompt = False
     p.cache_ram_mib = 0
     p.cache_idle_slots = False
+    if a.lora:
+        p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 0.0) for path in a.lora]
+        p.lora_init_without_apply = True
     if a.embeddings:
         p.embedding = True
         p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
