@@ -423,8 +423,11 @@ static bool send_it(struct request *q)
 
 static void count_wait(struct request *q)
 {
-    if (q->ticket.since_ms)
-        metric_observe(q->loop->gateway->metrics.queue_seconds, (double)(clock_mono_ms() - q->ticket.since_ms) / 1000);
+    if (q->ticket.since_ms) {
+        int64_t waited_ms = (int64_t)(clock_mono_ms() - q->ticket.since_ms);
+        metric_observe(q->loop->gateway->metrics.queue_seconds, (double)waited_ms / 1000);
+        q->waited_ms = MAX(q->waited_ms, (int64_t)0) + waited_ms;
+    }
     q->ticket.since_ms = 0;
 }
 

@@ -43,6 +43,7 @@ static void make_metrics(struct gateway *g)
     m->put_aside = metric_counter("seki_gateway_replicas_put_aside_total", "Times that a replica was put aside, as it failed.");
     m->queue_seconds = metric_series(metric_family("seki_gateway_queue_seconds", "How long requests waited for a replica that had room, of those that had to.", METRIC_HISTOGRAM, NULL, 1,
                                                  queue_buckets, ARRAY_LEN(queue_buckets)), NULL);
+    latency_init(&m->latency);
     m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);
 }
 

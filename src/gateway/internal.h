@@ -9,6 +9,7 @@
 #include "gateway/gateway.h"
 #include "gateway/journal.h"
 #include "gateway/kept_away.h"
+#include "gateway/latency.h"
 #include "ledger/audit_log.h"
 #include "gateway/usage_scan.h"
 #include "loop/thread.h"
@@ -25,11 +26,13 @@ struct gateway_metrics {
     struct metric_family *upstream_errors; /* reason */
     struct metric_family *limited;         /* scope, unit */
     struct metric *put_aside, *queue_seconds;
+    struct latency_metrics latency; /* by tenant and endpoint */
 };
 
 /* The series that were counted last, for endpoints that share a place: see metric_series_again(). */
 struct gateway_series {
     struct metric *requests, *duration, *first, *per_token, *input, *cached, *output;
+    struct latency_memo latency;
 };
 #define SERIES_MEMOS 16
 

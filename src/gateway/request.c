@@ -38,6 +38,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->key = key;
     q->start_ms = clock_wall_ms();
     q->start_ns = r->started_ns;
+    q->waited_ms = -1;
     sbuf_init(&q->answer, ANSWER_MAX);
     request_scan(q, false, NULL);
     arena_on_free(r->arena, request_cleanup, q);
@@ -117,10 +118,15 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns)
     bool ok = str_eqc(u->outcome, "ok"), answered = q->first_ns && is_success(q->status);
     struct str labels[] = {str_of(q->route->operation), u->model, ok ? STR("") : u->outcome};
     metric_observe(metric_series_again(&memo->duration, m->duration, labels), (double)(now_ns - q->start_ns) / 1e9);
+    bool paced = answered && ok && q->streaming && u->completion_tokens > 1;
+    struct latency l = {.tenant = u->tenant, .project = str_of(q->endpoint->project), .endpoint = u->endpoint, .queue = q->waited_ms < 0 ? -1 : (double)q->waited_ms / 1000,
+                        .first = answered ? (double)(q->first_ns - q->start_ns) / 1e9 : -1, .duration = (double)(now_ns - q->start_ns) / 1e9,
+                        .per_token = paced ? (double)(now_ns - q->first_ns) / 1e9 / (double)(u->completion_tokens - 1) : -1};
+    latency_count(&m->latency, &memo->latency, &l);
     if (answered)
-        metric_observe(metric_series_again(&memo->first, m->first, labels), (double)(q->first_ns - q->start_ns) / 1e9);
-    if (answered && ok && q->streaming && u->completion_tokens > 1)
-        metric_observe(metric_series_again(&memo->per_token, m->per_token, labels), (double)(now_ns - q->first_ns) / 1e9 / (double)(u->completion_tokens - 1));
+        metric_observe(metric_series_again(&memo->first, m->first, labels), l.first);
+    if (paced)
+        metric_observe(metric_series_again(&memo->per_token, m->per_token, labels), l.per_token);
     if (u->prompt_tokens)
         metric_add(metric_series_again(&memo->input, m->tokens, (struct str[]){u->project, u->endpoint, STR("input")}), (uint64_t)u->prompt_tokens);
     if (u->cached_tokens)

@@ -52,6 +52,7 @@ struct request {
 
     int64_t start_ms;
     uint64_t start_ns, first_ns; /* first_ns 0: no content yet */
+    int64_t waited_ms; /* for a replica with room; -1: it had not to */
     bool begun, settled;
 };
 
