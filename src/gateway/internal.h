@@ -23,7 +23,7 @@ struct gateway_metrics {
     struct metric_family *per_token;  /* likewise */
     struct metric_family *upstream_errors; /* reason */
     struct metric_family *limited;         /* scope, unit */
-    struct metric *put_aside, *queue_seconds;
+    struct metric *put_aside, *queue_seconds, *hold_seconds;
 };
 
 /* The series that were counted last, for endpoints that share a place: see metric_series_again(). */
@@ -52,6 +52,7 @@ struct gateway {
     struct tls_ctx *upstream_tls; /* for engines behind https:// */
     struct feed *feed;
     struct journal *journal;
+    struct load_report *report;
     struct audit_log *audit; /* refusals */
     char audit_name[64];
     struct gateway_metrics metrics;
