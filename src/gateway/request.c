@@ -111,7 +111,6 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns)
     CLEANUP(sbuf_deinit) struct sbuf status = {0};
     sbuf_init(&status, 16);
     sbuf_add_i64(&status, u->status);
-    metric_move(m->active, -1);
     metric_add(metric_series_again(&memo->requests, m->requests, (struct str[]){u->route, sbuf_str(&status), u->outcome}), 1);
     if (!q->endpoint)
         return;
@@ -159,6 +158,7 @@ void request_settle(struct request *q, int status, const char *outcome)
     if (status != 429 || q->attempts) /* what a limit keeps away must not fill the disk */
         journal_add(q->loop->gateway->journal, &u);
     count(q, &u, now_ns);
+    metric_move(q->loop->gateway->metrics.active, -1); /* last: where none is active, all are counted */
     log_debug("request", KVS("request", u.id), KVS("project", u.project), KVS("key", u.key), KVS("route", u.route), KVS("endpoint", u.endpoint), KVS("replica", u.replica),
               KVI("status", status), KVS("outcome", u.outcome), KVI("prompt_tokens", u.prompt_tokens), KVI("completion_tokens", u.completion_tokens),
               KVI("ttft_ms", u.ttft_ms), KVI("duration_ms", u.duration_ms));
