@@ -13,8 +13,15 @@
 
 static bool attempt_start(struct request *q);
 
+/* The engine has written to this request for certain, so that its prompt is what is in the slot: an empty prompt, or an answer that may have no token, leaves there what was. */
+static bool has_run(const struct request *q)
+{
+    return q->scan.exact ? q->scan.prompt_tokens > 0 && q->scan.completion_tokens > 0 : q->scan.content_events > 2;
+}
+
 void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms)
 {
+    q->ticket.ran = has_run(q);
     if (!q->ticket.holds || !dispatch_done(&q->ticket, outcome, busy_ms))
         return;
     metric_add(q->loop->gateway->metrics.put_aside, 1);
@@ -187,7 +194,6 @@ static void on_head(void *arg, const struct http_head *head)
     struct request *q = arg;
     char message[128];
     q->status = head->status;
-    q->ticket.answered = true;
     struct str type = http_header_get(head, "Content-Type");
     if (!type.len || !str_to_array(type, q->type, sizeof(q->type)))
         (void)!str_to_array(STR(JSON_TYPE), q->type, sizeof(q->type));
@@ -219,6 +225,8 @@ static void on_body(void *arg, struct str bytes)
         q->first_ns = clock_mono_ns();
     if (q->streaming) {
         usage_scan_feed(&q->scan, bytes);
+        if (q->ticket.claimed && q->scan.content_events > 2)
+            slots_begun(q->replica->pins, &q->ticket.claim);
         if (!q->passed && (q->scan.has_content || q->answer.len > HELD_MAX))
             pass_held(q);
         return;
@@ -291,6 +299,7 @@ static void on_end(void *arg)
 {
     struct request *q = arg;
     q->call = NULL;
+    q->ticket.ended = true;
     if (q->streaming) {
         end_stream(q);
     } else if (q->status >= 400) {

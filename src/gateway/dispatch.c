@@ -143,7 +143,7 @@ static void claim_slot(struct ticket *t, uint64_t now_ms)
 {
     const struct snap_replica *r = &t->endpoint->replicas[t->index];
     t->claimed = r->pins && t->slot != SLOT_NONE;
-    t->answered = false;
+    t->ran = t->ended = false;
     if (t->claimed)
         slots_claim(r->pins, r->slots, t->tenant, t->slot == SLOT_PINNED, t->wish.hashes, t->wish.hash_count, now_ms, &t->claim);
 }
@@ -151,7 +151,7 @@ static void claim_slot(struct ticket *t, uint64_t now_ms)
 static void release_slot(struct ticket *t, bool was_sent, uint64_t now_ms)
 {
     if (t->claimed)
-        slots_release(t->endpoint->replicas[t->index].pins, t->tenant, &t->claim, !was_sent ? SLOTS_NOT_SENT : t->answered ? SLOTS_DONE : SLOTS_UNSURE, now_ms);
+        slots_release(t->endpoint->replicas[t->index].pins, t->tenant, &t->claim, !was_sent ? SLOTS_NOT_SENT : t->ran ? SLOTS_DONE : t->ended ? SLOTS_REFUSED : SLOTS_UNSURE, now_ms);
     t->claimed = false;
 }
 

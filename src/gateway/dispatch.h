@@ -54,7 +54,8 @@ struct ticket {
     size_t cached; /* blocks of the prompt that it has */
     bool tries;   /* target_begin()'s */
     struct slots_claim claim; /* of replicas whose slots are chosen here */
-    bool claimed, answered;   /* answered: the engine has said something */
+    bool claimed;
+    bool ran, ended;          /* the engine has written something to it; has answered whole */
     uint64_t since_ms, sent_ms;
     int64_t weighs; /* tokens in the endpoint's sum of what runs; 0: it does not run */
 };

@@ -248,6 +248,24 @@ void slots_claim(struct slots *s, int count, const char *tenant, bool pinned, co
     pthread_mutex_unlock(&s->lock);
 }
 
+static void end_warmth(struct slots *s, const struct slots_claim *c)
+{
+    if (!c->warm || c->begun)
+        return;
+    s->warm--;
+    set_lock(s->fd, LOCK_WARM + c->slot, F_UNLCK);
+}
+
+void slots_begun(struct slots *s, struct slots_claim *c)
+{
+    if (!s->f || !c->warm || c->begun)
+        return;
+    pthread_mutex_lock(&s->lock);
+    end_warmth(s, c);
+    c->begun = true;
+    pthread_mutex_unlock(&s->lock);
+}
+
 void slots_release(struct slots *s, const char *tenant, const struct slots_claim *c, enum slots_end how, uint64_t now_ms)
 {
     if (!s->f)
@@ -257,17 +275,15 @@ void slots_release(struct slots *s, const char *tenant, const struct slots_claim
         atomic_store(&s->f->unpinned_ms, now_ms);
     } else {
         struct record *r = &s->f->slot[c->slot];
+        uint64_t mine = tag_of(s->f, tenant);
         if (how == SLOTS_UNSURE)
             atomic_store(&r->dirty_ms, now_ms + SLOTS_DIRTY_MS);
-        if (how != SLOTS_NOT_SENT)
+        if (how == SLOTS_DONE || how == SLOTS_UNSURE) /* else what is there is as old as it was */
             atomic_store(&r->used_ms, now_ms);
-        atomic_store(&r->tag, how == SLOTS_NOT_SENT ? c->before : is_dirty(r, now_ms) ? 0 : tag_of(s->f, tenant));
+        atomic_store(&r->tag, how == SLOTS_NOT_SENT ? c->before : is_dirty(r, now_ms) ? 0 : how == SLOTS_DONE || c->before == mine ? mine : 0);
         atomic_store(&r->busy, 0);
         s->at[c->slot].held = false;
-        if (c->warm) {
-            s->warm--;
-            set_lock(s->fd, LOCK_WARM + c->slot, F_UNLCK);
-        }
+        end_warmth(s, c);
         set_lock(s->fd, LOCK_SLOT + c->slot, F_UNLCK);
     }
     pthread_mutex_unlock(&s->lock);

@@ -10,6 +10,7 @@
  * What speaks against it:
  * - An unpinned request (a Message, several answers to one prompt) may run in any slot. Where more than one tenant has used the engine, it is not sent before the warm requests that run
  *   have ended (slots_unpinned_may_go()), and what slots held before it, or get until SLOTS_COLD_MS after it, is not used again. Who has the engine alone loses nothing.
+ * - A request that the engine refused, or had nothing to do for, left in the slot what was there: it becomes nobody's.
  * - A request that was given up before the engine had said anything may still be run by it, after the next one: its slot is cold for SLOTS_DIRTY_MS.
  *
  * What is known of slots is in a file beside the engine's socket, mapped by all gateways of the machine (two of them meet in an upgrade); a slot in use is a lock on one byte of
@@ -33,6 +34,7 @@ struct slots_claim {
     int slot;  /* -1: the engine chooses */
     bool warm; /* what is in it may be used */
     bool unpinned;
+    bool begun; /* warm, and in its slot */
     uint64_t before; /* whose it was; 0: nobody's that is known */
 };
 
@@ -40,9 +42,12 @@ struct slots_claim {
 void slots_claim(struct slots *s, int count, const char *tenant, bool pinned, const uint64_t *hashes, size_t hash_count, uint64_t now_ms, struct slots_claim *ret);
 enum slots_end {
     SLOTS_NOT_SENT, /* the request never left */
-    SLOTS_DONE,     /* the engine has answered, or begun to */
-    SLOTS_UNSURE,   /* it was given up before that */
+    SLOTS_DONE,     /* the engine has written something to it: what it read is in the slot now */
+    SLOTS_REFUSED,  /* it has ended without that: what was there may still be */
+    SLOTS_UNSURE,   /* it was given up before the engine had said anything */
 };
+/* A request that is warm has begun to be written: it is in its slot, and an unpinned one can do it no harm any more. Harmless with any claim. */
+void slots_begun(struct slots *s, struct slots_claim *c);
 void slots_release(struct slots *s, const char *tenant, const struct slots_claim *c, enum slots_end how, uint64_t now_ms);
 
 /* Before a request with an unpinned claim is sent. False: somebody's warm request runs; no other begins meanwhile: ask again. */

@@ -80,6 +80,21 @@ def test_nobody_can_ask_for_it(shared, route, wish):
     assert cached(shared, "b", route, text, **wish) <= FEW
 
 
+@pytest.mark.parametrize("refused", [{"prompt": "long " * 600}, {"prompt": ""}, {"prompt": "x", "max_tokens": 0}, {"prompt": "x", "grammar": "root ::= ("}], ids=str)
+def test_a_slot_is_not_somebody_s_who_left_nothing_in_it(shared, refused):
+    """What the engine refuses, or has nothing to do for, leaves in the slot what another left there."""
+    texts = [prompt(f"{n} {refused}"[:40]) for n in ("first", "second")]
+    for text in texts:
+        cached(shared, "a", "completions", text)
+    for _ in texts:
+        try:
+            cached(shared, "b", "completions", "", **{"max_tokens": 1, **refused})
+        except urllib.error.HTTPError as e:
+            assert e.code in (400, 500), e.code
+    for text in texts:
+        assert cached(shared, "b", "completions", text) <= FEW
+
+
 def test_messages_are_cold_and_spoil_nothing(shared):
     """llama.cpp lets nobody choose the slot of a Message."""
     text = prompt("message")

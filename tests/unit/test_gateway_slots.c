@@ -107,6 +107,56 @@ static void not_sent_changes_nothing(void **state)
     assert_true(run(s, "a", NOW + 2) && run(s, "a", NOW + 3));
 }
 
+static void refused_leaves_what_was_there(void **state)
+{
+    (void)state;
+    fill(s, "a", NOW);
+    struct slots_claim x = claim(s, "b", NOW + 1), y = claim(s, "a", NOW + 1);
+    slots_release(s, "b", &x, SLOTS_REFUSED, NOW + 2); /* a's prompt is still in it */
+    slots_release(s, "a", &y, SLOTS_REFUSED, NOW + 2); /* and in this one, or a's new one */
+    x = claim(s, "b", NOW + 3);
+    y = claim(s, "b", NOW + 3);
+    assert_false(x.warm || y.warm);
+    slots_release(s, "b", &x, SLOTS_NOT_SENT, NOW + 4);
+    slots_release(s, "b", &y, SLOTS_NOT_SENT, NOW + 4);
+    x = claim(s, "a", NOW + 5);
+    y = claim(s, "a", NOW + 5);
+    assert_true(x.warm != y.warm);
+    slots_release(s, "a", &x, SLOTS_DONE, NOW + 6);
+    slots_release(s, "a", &y, SLOTS_DONE, NOW + 6);
+}
+
+/* A refusal makes nothing newer than it is. */
+static void refused_after_an_unpinned_one(void **state)
+{
+    (void)state;
+    assert_false(run(s, "b", NOW));
+    fill(s, "a", NOW + 1);
+    run_unpinned(s, "b", NOW + 2);
+    uint64_t later = NOW + 3 + SLOTS_COLD_MS;
+    for (uint64_t t = 0; t < 4; t++) {
+        struct slots_claim c = claim(s, "a", later + t);
+        assert_false(c.warm);
+        slots_release(s, "a", &c, SLOTS_REFUSED, later + t);
+    }
+}
+
+/* A long answer holds up nobody: once it is being written, its slot is its own. */
+static void begun_is_out_of_danger(void **state)
+{
+    (void)state;
+    assert_false(run(s, "b", NOW));
+    fill(s, "a", NOW + 1);
+    struct slots_claim warm = claim(s, "a", NOW + 2);
+    assert_true(warm.warm);
+    assert_false(slots_unpinned_may_go(s, "b", NOW + 3) || slots_unpinned_may_go(other, "b", NOW + 3));
+    slots_begun(s, &warm);
+    slots_begun(s, &warm);
+    assert_true(slots_unpinned_may_go(s, "b", NOW + 4) && slots_unpinned_may_go(other, "b", NOW + 4));
+    slots_release(s, "a", &warm, SLOTS_DONE, NOW + 5);
+    assert_true(slots_unpinned_may_go(s, "b", NOW + 6));
+}
+
 /* What was given up may still run, after the next one. */
 static void unsure_is_cold_for_a_while(void **state)
 {
@@ -238,6 +288,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(warm_for_oneself_alone),       TEST(the_slot_that_is_most_alike), TEST(not_sent_changes_nothing),
+        TEST(refused_leaves_what_was_there), TEST(refused_after_an_unpinned_one), TEST(begun_is_out_of_danger),
         TEST(unsure_is_cold_for_a_while),   TEST(two_gateways_know_alike),     TEST(a_gateway_that_dies_leaves_doubt),
         TEST(unpinned_of_a_tenant_alone),   TEST(unpinned_among_several),      TEST(after_the_machine_has_started_anew),
         TEST(without_the_file_all_is_cold),
