@@ -226,6 +226,17 @@ static int check_place(const struct restoring *r, struct err *err)
     return rc < 0 || file_exists(r->mark) ? rc : tree_check_empty(r->o->data, err);
 }
 
+/* All is there: the mark goes by one rename, as somebody may be killed while he deletes what is in it. */
+static int unmark(const struct restoring *r, struct err *err)
+{
+    CLEANUP(mem_freep) char *done = xasprintf("%s/" RESTORE_DONE, r->o->data);
+    if (rename(r->mark, done) < 0)
+        return err_sys(err, errno, "rename %s", r->mark);
+    int rc = file_sync_dir(r->o->data, err);
+    (void)!file_remove_tree(done, NULL); /* what is left of it is in nobody's way, and in no backup */
+    return rc;
+}
+
 static int fill(struct restoring *r, int fd, struct err *err)
 {
     CLEANUP(mem_freep) char *lock = xasprintf("%s/lock", r->mark);
@@ -240,12 +251,11 @@ static int fill(struct restoring *r, int fd, struct err *err)
         return rc;
     if ((rc = file_mkdirs(r->staged, 0700, err)) == 0 && (rc = extract(r, fd, err)) == 0 && (rc = check_and_advance(r, err)) == 0)
         rc = move_all(r, err);
-    struct err ignored;
-    if (rc < 0)
-        (void)!clear(r, &ignored);
-    if (file_remove_tree(r->mark, rc == 0 ? err : &ignored) < 0 && rc == 0)
-        rc = err->code;
-    return rc < 0 ? rc : file_sync_dir(r->o->data, err);
+    if (rc == 0)
+        return unmark(r, err);
+    if (clear(r, NULL) == 0) /* else it is tried again by the next one */
+        (void)!file_remove_tree(r->mark, NULL);
+    return rc;
 }
 
 static uint64_t bytes_of(const json_t *manifest)
