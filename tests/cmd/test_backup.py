@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import threading
@@ -293,6 +294,42 @@ def test_what_appears_while_a_restore_runs_stays(backup, key, tmp_path):
             assert not (data / "seki.db").exists() and not (data / "pki").exists()
             refused += 1
     assert refused
+
+
+def killed(seconds, *args):
+    p = subprocess.Popen([str(SEKI), *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        p.wait(seconds)  # the instant is what is tried, not what is waited for
+    except subprocess.TimeoutExpired:
+        p.kill()
+        p.wait()
+
+
+def test_killed_at_any_instant_there_is_all_or_nothing(own_cloud, key, tmp_path):
+    cloud, file, data = own_cloud(), tmp_path / "x.backup", tmp_path / "data"
+    began = time.monotonic()
+    run("backup", file, "--key", key, "--data", cloud.data)
+    took = time.monotonic() - began
+    whole = file.rename(tmp_path / "whole.backup")
+    for i in range(12):
+        killed(took * i / 10, "backup", file, "--key", key, "--data", cloud.data)
+        if file.exists():
+            run("backup", "verify", file, "--key", key)
+            file.unlink()
+    run("backup", file, "--key", key, "--data", cloud.data)
+    began = time.monotonic()
+    run("restore", whole, "--key", key, "--data", tmp_path / "first")
+    took = time.monotonic() - began
+    names = {"seki.db", "pki", "ledger"}
+    for i in range(16):
+        killed(took * i / 14, "restore", whole, "--key", key, "--data", data)
+        there = {p.name for p in data.iterdir()} if data.exists() else set()
+        assert not there or ".restoring" in there or names <= there, there
+        if names <= there and ".restoring" not in there:
+            run("audit", "verify", data / "ledger")
+        else:
+            run("restore", whole, "--key", key, "--data", data)
+        shutil.rmtree(data)
 
 
 def test_a_file_that_is_no_cut_backup_is_not_written_over(own_cloud, key, tmp_path):
