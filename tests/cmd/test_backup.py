@@ -311,8 +311,8 @@ def test_killed_at_any_instant_there_is_all_or_nothing(own_cloud, key, tmp_path)
     run("backup", file, "--key", key, "--data", cloud.data)
     took = time.monotonic() - began
     whole = file.rename(tmp_path / "whole.backup")
-    for i in range(12):
-        killed(took * i / 10, "backup", file, "--key", key, "--data", cloud.data)
+    for i in range(8):
+        killed(took * i / 6, "backup", file, "--key", key, "--data", cloud.data)
         if file.exists():
             run("backup", "verify", file, "--key", key)
             file.unlink()
@@ -321,8 +321,8 @@ def test_killed_at_any_instant_there_is_all_or_nothing(own_cloud, key, tmp_path)
     run("restore", whole, "--key", key, "--data", tmp_path / "first")
     took = time.monotonic() - began
     names = {"seki.db", "pki", "ledger"}
-    for i in range(16):
-        killed(took * i / 14, "restore", whole, "--key", key, "--data", data)
+    for i in range(10):
+        killed(took * i / 8, "restore", whole, "--key", key, "--data", data)
         there = {p.name for p in data.iterdir()} if data.exists() else set()
         assert not there or ".restoring" in there or names <= there, there
         if names <= there and ".restoring" not in there:
