@@ -58,6 +58,12 @@ void archive_writer_free(struct archive_writer *w)
     mem_free(w);
 }
 
+static int put(struct archive_writer *w, struct str bytes, struct err *err)
+{
+    int rc = sealed_write(w->sealed, bytes, err);
+    return rc < 0 ? err_wrap(err, "the file of the backup") : 0;
+}
+
 int archive_writer_new(int fd, const struct sealed_key *k, struct archive_writer **ret, struct err *err)
 {
     struct archive_writer *w = XNEW(struct archive_writer);
@@ -67,7 +73,7 @@ int archive_writer_new(int fd, const struct sealed_key *k, struct archive_writer
     put_number(head + 8, 4, ARCHIVE_FORMAT);
     int rc = sealed_writer_new(fd, k, &w->sealed, err);
     if (rc == 0)
-        rc = sealed_write(w->sealed, str_n(head, sizeof(head)), err);
+        rc = put(w, str_n(head, sizeof(head)), err);
     if (rc < 0) {
         archive_writer_free(w);
         return rc;
@@ -83,8 +89,8 @@ static int write_entry(struct archive_writer *w, char tag, const struct archive_
     put_number(head + 2, 2, len);
     put_number(head + 4, 4, e->mode & 0777);
     put_number(head + 8, 8, e->bytes);
-    int rc = sealed_write(w->sealed, str_n(head, sizeof(head)), err);
-    return rc < 0 ? rc : sealed_write(w->sealed, str_n(e->path, len), err);
+    int rc = put(w, str_n(head, sizeof(head)), err);
+    return rc < 0 ? rc : put(w, str_n(e->path, len), err);
 }
 
 static int write_bytes(struct archive_writer *w, const struct archive_entry *e, int from, struct hash_stream *hash, struct err *err)
@@ -98,7 +104,7 @@ static int write_bytes(struct archive_writer *w, const struct archive_entry *e, 
         if (n == 0)
             return err_set(err, ERR_IO, "%s became shorter while it was read", e->path);
         hash_stream_add(hash, str_n(w->buf, (size_t)n));
-        int rc = sealed_write(w->sealed, str_n(w->buf, (size_t)n), err);
+        int rc = put(w, str_n(w->buf, (size_t)n), err);
         if (rc < 0)
             return rc;
         at += (uint64_t)n;
@@ -137,7 +143,7 @@ int archive_finish(struct archive_writer *w, json_t *manifest, struct err *err)
         return err_set(err, ERR_TOO_LARGE, "the manifest is over %u bytes", ARCHIVE_MANIFEST_MAX);
     int rc = write_entry(w, 'M', &(struct archive_entry){.path = "", .bytes = text.len}, err);
     if (rc == 0)
-        rc = sealed_write(w->sealed, sbuf_str(&text), err);
+        rc = put(w, sbuf_str(&text), err);
     return rc < 0 ? rc : sealed_finish(w->sealed, err);
 }
 

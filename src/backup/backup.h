@@ -36,6 +36,7 @@ int backup_verify(const char *file, const struct sealed_key *key, json_t **ret, 
 /* Puts it in place in o->data, which must be empty or not there. All is verified before; after an error nothing is in place, and what was there is as it was. *ret: the manifest, with "restored":
  * {"revision": where the store goes on}. A restore that was killed leaves RESTORE_MARK, which keeps sekid away; repeating it starts it over. */
 #define RESTORE_MARK ".restoring"
+#define RESTORE_DONE ".restored.tmp-" /* what it is called while it is deleted: as file_write()'s own, which no backup takes */
 int backup_restore(const struct backup_options *o, json_t **ret, struct err *err) NODISCARD;
 
 #endif

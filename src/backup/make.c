@@ -241,6 +241,16 @@ static int put_in_place(const char *temporary, const char *file, int fd, const c
     return file_sync_dir(dir, err);
 }
 
+/* What a backup that was killed has left may be written over, and nothing else. */
+static int check_begun(const char *temporary, int fd, struct err *err)
+{
+    char head[8];
+    ssize_t n = pread(fd, head, sizeof(head), 0);
+    if (n < 0)
+        return err_sys(err, errno, "%s", temporary);
+    return sealed_file_begins(str_n(head, (size_t)n)) ? 0 : err_set(err, ERR_EXISTS, "%s is there, and is no backup that was cut off; it is not written over", temporary);
+}
+
 static int make_file(struct making *m, struct err *err)
 {
     CLEANUP(mem_freep) char *dir = directory_of(m->o->file), *temporary = xasprintf("%s.tmp", m->o->file);
@@ -255,6 +265,8 @@ static int make_file(struct making *m, struct err *err)
         return err_sys(err, errno, "%s", temporary);
     if (!S_ISREG(st.st_mode) || flock(fd, LOCK_EX | LOCK_NB) < 0)
         return err_set(err, ERR_BUSY, "%s is in use by another backup", temporary);
+    if ((rc = check_begun(temporary, fd, err)) < 0)
+        return rc;
     rc = make_all(m, fd, err);
     if (rc == 0)
         rc = put_in_place(temporary, m->o->file, fd, dir, err);

@@ -20,9 +20,12 @@
 #include "ledger/extent.h"
 #include "store/copy.h"
 
+#define NAMES_MAX (1024 * 1024)
+
 struct restoring {
     const struct backup_options *o;
     char *mark, *staged; /* DATA/.restoring, and new/ in it: there all is verified before it is moved */
+    char *moving;        /* DATA/.restoring/moving: what is moved, names with '/' behind each. What is not in new/ any more is in DATA, and is ours */
     json_t *manifest;
     int out;
     char *path;
@@ -134,15 +137,34 @@ static int move(const struct restoring *r, const char *name, struct err *err)
     return rename(from, to) < 0 ? err_sys(err, errno, "rename %s", from) : 0;
 }
 
-/* The store last: without it there is nothing to start from. */
-static int move_all(const struct restoring *r, struct err *err)
+static bool is_entry(const struct dirent *e)
 {
-    int rc = 0;
+    return strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+}
+
+static int note_names(const struct restoring *r, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf names = {0};
     DIR *d = opendir(r->staged);
     if (!d)
         return err_sys(err, errno, "%s", r->staged);
+    sbuf_init(&names, NAMES_MAX);
+    for (struct dirent *e; (e = readdir(d));)
+        if (is_entry(e))
+            sbuf_addf(&names, "%s/", e->d_name);
+    closedir(d);
+    return sbuf_ok(&names) ? file_write(r->moving, sbuf_str(&names), 0600, err) : err_set(err, ERR_TOO_LARGE, "%s has too many names", r->staged);
+}
+
+/* The store last: without it there is nothing to start from. */
+static int move_all(const struct restoring *r, struct err *err)
+{
+    int rc = note_names(r, err);
+    DIR *d = rc < 0 ? NULL : opendir(r->staged);
+    if (!d)
+        return rc < 0 ? rc : err_sys(err, errno, "%s", r->staged);
     for (struct dirent *e; rc == 0 && (e = readdir(d));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && strcmp(e->d_name, "seki.db"))
+        if (is_entry(e) && strcmp(e->d_name, "seki.db") != 0)
             rc = move(r, e->d_name, err);
     closedir(d);
     if (rc == 0)
@@ -161,24 +183,31 @@ static int check_lock(const char *data, const char *name, struct err *err)
     return 0;
 }
 
-/* Everything in a directory with the mark came from a restore: one begins in an empty one, and nothing runs there before its end. */
+static int remove_name(const struct restoring *r, struct str name, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/%.*s", r->o->data, STR_ARG(name)), *staged = xasprintf("%s/%.*s", r->staged, STR_ARG(name));
+    struct stat st;
+    if (!name.len || str_eqc(name, ".") || str_eqc(name, "..") || lstat(staged, &st) == 0 || lstat(path, &st) < 0)
+        return 0; /* it was not moved: what is there under its name is somebody else's */
+    if (S_ISDIR(st.st_mode))
+        return file_remove_tree(path, err);
+    return unlink(path) < 0 && errno != ENOENT ? err_sys(err, errno, "remove %s", path) : 0;
+}
+
+/* What a restore that came to no end has put there, and nothing else: somebody may have put the root key in place already. */
 static int clear(const struct restoring *r, struct err *err)
 {
-    int rc = 0;
-    DIR *d = opendir(r->o->data);
-    if (!d)
-        return err_sys(err, errno, "%s", r->o->data);
-    for (struct dirent *e; rc == 0 && (e = readdir(d));) {
-        CLEANUP(mem_freep) char *path = xasprintf("%s/%s", r->o->data, e->d_name);
-        struct stat st;
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "lost+found") || !strcmp(e->d_name, RESTORE_MARK))
-            continue;
-        if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode))
-            rc = file_remove_tree(path, err);
-        else if (unlink(path) < 0 && errno != ENOENT)
-            rc = err_sys(err, errno, "remove %s", path);
-    }
-    closedir(d);
+    CLEANUP(mem_freep) char *text = NULL;
+    struct str rest, name;
+    size_t len = 0;
+    struct stat st;
+    bool any = lstat(r->moving, &st) == 0;
+    int rc = any ? file_read(r->moving, NAMES_MAX, &text, &len, err) : 0;
+    rest = str_n(text, len);
+    while (rc == 0 && any && str_cut(&rest, '/', &name))
+        rc = remove_name(r, name, err);
+    if (rc == 0 && any && ((rc = file_sync_dir(r->o->data, err)) == 0) && unlink(r->moving) < 0)
+        rc = err_sys(err, errno, "remove %s", r->moving);
     return rc < 0 ? rc : file_remove_tree(r->staged, err);
 }
 
@@ -197,6 +226,17 @@ static int check_place(const struct restoring *r, struct err *err)
     return rc < 0 || file_exists(r->mark) ? rc : tree_check_empty(r->o->data, err);
 }
 
+/* All is there: the mark goes by one rename, as somebody may be killed while he deletes what is in it. */
+static int unmark(const struct restoring *r, struct err *err)
+{
+    CLEANUP(mem_freep) char *done = xasprintf("%s/" RESTORE_DONE, r->o->data);
+    if (rename(r->mark, done) < 0)
+        return err_sys(err, errno, "rename %s", r->mark);
+    int rc = file_sync_dir(r->o->data, err);
+    (void)!file_remove_tree(done, NULL); /* what is left of it is in nobody's way, and in no backup */
+    return rc;
+}
+
 static int fill(struct restoring *r, int fd, struct err *err)
 {
     CLEANUP(mem_freep) char *lock = xasprintf("%s/lock", r->mark);
@@ -207,16 +247,15 @@ static int fill(struct restoring *r, int fd, struct err *err)
         rc = file_lock(lock, &lock_fd, err);
     if (rc < 0)
         return rc == ERR_BUSY ? err_set(err, ERR_BUSY, "another restore runs in %s", r->o->data) : rc;
-    if ((again && (rc = clear(r, err)) < 0) || (rc = file_sync_dir(r->o->data, err)) < 0)
+    if ((again && ((rc = clear(r, err)) < 0 || (rc = tree_check_empty(r->o->data, err)) < 0)) || (rc = file_sync_dir(r->o->data, err)) < 0)
         return rc;
     if ((rc = file_mkdirs(r->staged, 0700, err)) == 0 && (rc = extract(r, fd, err)) == 0 && (rc = check_and_advance(r, err)) == 0)
         rc = move_all(r, err);
-    struct err ignored;
-    if (rc < 0)
-        (void)!clear(r, &ignored);
-    if (file_remove_tree(r->mark, rc == 0 ? err : &ignored) < 0 && rc == 0)
-        rc = err->code;
-    return rc < 0 ? rc : file_sync_dir(r->o->data, err);
+    if (rc == 0)
+        return unmark(r, err);
+    if (clear(r, NULL) == 0) /* else it is tried again by the next one */
+        (void)!file_remove_tree(r->mark, NULL);
+    return rc;
 }
 
 static uint64_t bytes_of(const json_t *manifest)
@@ -231,9 +270,9 @@ static uint64_t bytes_of(const json_t *manifest)
 
 int backup_restore(const struct backup_options *o, json_t **ret, struct err *err)
 {
-    CLEANUP(mem_freep) char *mark = xasprintf("%s/" RESTORE_MARK, o->data), *staged = xasprintf("%s/" RESTORE_MARK "/new", o->data);
+    CLEANUP(mem_freep) char *mark = xasprintf("%s/" RESTORE_MARK, o->data), *staged = xasprintf("%s/" RESTORE_MARK "/new", o->data), *moving = xasprintf("%s/" RESTORE_MARK "/moving", o->data);
     JSON_AUTO manifest = NULL;
-    struct restoring r = {.o = o, .mark = mark, .staged = staged, .out = -1};
+    struct restoring r = {.o = o, .mark = mark, .staged = staged, .moving = moving, .out = -1};
     int rc = check_place(&r, err);
     if (rc < 0)
         return rc;

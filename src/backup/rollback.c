@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "crypto/hash.h"
 #include "ledger/audit_log.h"
 
 #define WIPE_PIECE ((size_t)1024 * 1024)
@@ -20,12 +21,13 @@ struct places {
     char *store, *lock, *dir;
     char *kept;     /* the store as it was before the upgrade */
     char *part;     /* that, while it is being made */
+    char *digest;   /* SHA-256 of `kept`, in hexadecimal: SQLite finds no bit that has turned in what objects say */
     char *replaced; /* the store that a rollback replaced */
 };
 
 static void places_deinit(struct places *p)
 {
-    char *all[] = {p->store, p->lock, p->dir, p->kept, p->part, p->replaced};
+    char *all[] = {p->store, p->lock, p->dir, p->kept, p->part, p->digest, p->replaced};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         mem_free(all[i]);
 }
@@ -37,6 +39,7 @@ static struct places places_in(const char *data)
                            .dir = xasprintf("%s/" ROLLBACK_DIR, data),
                            .kept = xasprintf("%s/" ROLLBACK_DIR "/seki.db", data),
                            .part = xasprintf("%s/" ROLLBACK_DIR "/part.db", data),
+                           .digest = xasprintf("%s/" ROLLBACK_DIR "/seki.db.sha256", data),
                            .replaced = xasprintf("%s/" ROLLBACK_DIR "/replaced.db", data)};
 }
 
@@ -61,6 +64,31 @@ static int make_part(const struct places *p, const char *from, struct store_copy
 }
 
 /* ---- keeping ---- */
+
+static int note_digest(const struct places *p, struct err *err)
+{
+    char hex[SHA256_HEX_MAX];
+    uint64_t size;
+    int rc = hash_file_sha256(p->part, NULL, NULL, hex, &size, err);
+    return rc < 0 ? rc : file_write(p->digest, str_of(hex), 0600, err);
+}
+
+/* What an earlier release has kept has no digest. */
+static int check_digest(const struct places *p, struct err *err)
+{
+    CLEANUP(mem_freep) char *was = NULL;
+    char hex[SHA256_HEX_MAX];
+    uint64_t size;
+    size_t len;
+    if (!file_exists(p->digest))
+        return 0;
+    int rc = file_read(p->digest, SHA256_HEX_MAX, &was, &len, err);
+    if (rc == 0)
+        rc = hash_file_sha256(p->kept, NULL, NULL, hex, &size, err);
+    if (rc == 0 && strcmp(was, hex) != 0)
+        rc = err_set(err, ERR_CORRUPT, "%s is not what was kept: it was changed or damaged since", p->kept);
+    return rc;
+}
 
 static uint64_t size_of(const char *path)
 {
@@ -98,6 +126,8 @@ static int keep(const struct places *p, const char *data, uint64_t spare_bytes, 
         (void)!unlink(p->part);
         return 0;
     }
+    if ((rc = note_digest(p, err)) < 0)
+        return rc;
     if (rename(p->part, p->kept) < 0)
         return err_sys(err, errno, "%s", p->kept);
     if ((rc = file_sync_dir(p->dir, err)) < 0 || (rc = file_sync_dir(data, err)) < 0)
@@ -141,6 +171,8 @@ int rollback_look(const char *data, struct rollback *ret, struct err *err)
     if (stat(p.kept, &st) < 0)
         return errno == ENOENT ? nothing_kept(&p, err) : err_sys(err, errno, "%s", p.kept);
     int rc = store_format(p.store, &r.format, err);
+    if (rc == 0)
+        rc = check_digest(&p, err);
     if (rc == 0)
         rc = store_copy_check(p.kept, &r.copy, err);
     r.kept_ms = (int64_t)st.st_mtim.tv_sec * 1000;
@@ -188,6 +220,7 @@ static int replace(const struct places *p, const char *data, struct err *err)
     if ((rc = file_sync_dir(data, err)) < 0)
         return rc;
     (void)!unlink(p->kept); /* it is the store now */
+    (void)!unlink(p->digest);
     return file_sync_dir(p->dir, err);
 }
 

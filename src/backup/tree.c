@@ -128,7 +128,7 @@ int tree_check_empty(const char *dir, struct err *err)
     if (!d)
         return errno == ENOENT ? 0 : err_sys(err, errno, "%s", dir);
     for (struct dirent *e; rc == 0 && (e = readdir(d));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && strcmp(e->d_name, "lost+found"))
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && strcmp(e->d_name, "lost+found") && strcmp(e->d_name, RESTORE_MARK))
             rc = err_set(err, ERR_EXISTS, "%s is not empty: %s is there; a restore writes over nothing", dir, e->d_name);
     closedir(d);
     return rc;

@@ -20,7 +20,7 @@ int tree_read(const char *dir, bool root_key, struct tree *ret, struct err *err)
 void tree_deinit(struct tree *t); /* also for CLEANUP */
 /* NULL; or the path of the first file that is new, gone or changed. */
 const char *tree_difference(const struct tree *a, const struct tree *b);
-/* 0; or ERR_EXISTS with the name of something in the directory. */
+/* 0; or ERR_EXISTS with the name of something in the directory, beside RESTORE_MARK. */
 int tree_check_empty(const char *dir, struct err *err) NODISCARD;
 
 #endif

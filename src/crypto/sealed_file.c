@@ -166,6 +166,11 @@ void sealed_writer_free(struct sealed_writer *w)
     mem_free(w);
 }
 
+bool sealed_file_begins(struct str head)
+{
+    return !memcmp(head.ptr, MAGIC, MIN(head.len, (size_t)8));
+}
+
 int sealed_writer_new(int fd, const struct sealed_key *k, struct sealed_writer **ret, struct err *err)
 {
     struct sealed_writer *w = XNEW(struct sealed_writer);

@@ -38,6 +38,8 @@ struct sealed_reader;
 int sealed_reader_new(int fd, const struct sealed_key *k, struct sealed_reader **ret, struct err *err) NODISCARD;
 /* The next bytes, at most as many as fit; *ret_len 0: the end, and nothing was missing. ERR_CORRUPT says where it is cut off or altered. */
 int sealed_read(struct sealed_reader *r, void *buf, size_t size, size_t *ret_len, struct err *err) NODISCARD;
+/* Whether a file that begins so, or is no longer than that, may be one that a writer has begun. */
+bool sealed_file_begins(struct str head);
 void sealed_reader_free(struct sealed_reader *r);
 
 #endif

@@ -156,7 +156,13 @@ def test_a_rollback_that_cannot_be_changes_nothing(upgraded):
     c, before, _ = upgraded
     kept = c.data / "rollback" / "seki.db"
     good, now = kept.read_bytes(), data.stored(c.data / "seki.db")
-    for bad, word in ((good[:len(good) // 2], "malformed"), (good[:100] + b"\xff" * 400 + good[500:], "malformed"), (b"no database", "not a database")):
+    at = good.index(b'"metadata"') + 12
+    flipped = good[:at] + bytes([good[at] ^ 1]) + good[at + 1:]  # a bit within an object, where SQLite looks at nothing
+    digest, changed = c.data / "rollback" / "seki.db.sha256", "not what was kept"
+    noted = digest.read_text()
+    for bad, word, with_digest in ((flipped, changed, True), (good[:len(good) // 2], changed, True), (good[:len(good) // 2], "malformed", False),
+                                   (good[:100] + b"\xff" * 400 + good[500:], "malformed", False), (b"no database", "not a database", False)):
+        digest.write_text(noted) if with_digest else digest.unlink(missing_ok=True)  # of an earlier release's there is none
         kept.write_bytes(bad)
         p = run("rollback", "--yes", "--data", c.data, check=False)
         assert p.returncode == 1 and "nothing was rolled back" in p.stderr and word in p.stderr, p.stderr

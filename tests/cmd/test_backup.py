@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import threading
@@ -242,7 +243,8 @@ def test_nothing_is_written_over(backup, key, tmp_path, own_cloud):
 
 def test_a_restore_that_was_killed_keeps_sekid_away_and_is_repeated(backup, key, tmp_path):
     c = Cloud()
-    (c.data / ".restoring" / "new" / "pki").mkdir(parents=True)
+    (c.data / ".restoring" / "new" / "ledger").mkdir(parents=True)
+    (c.data / ".restoring" / "moving").write_text("ledger/pki/")
     (c.data / "pki").mkdir()
     (c.data / "pki" / "half").write_text("x")
     c.start(wait=False)
@@ -254,6 +256,93 @@ def test_a_restore_that_was_killed_keeps_sekid_away_and_is_repeated(backup, key,
         assert c.api("GET", "/api/v1/namespaces/small/configmaps/kept")["data"] == {"canary": "canary-in-the-store"}
     finally:
         c.__exit__(None, None, None)
+
+
+def test_a_repeated_restore_deletes_nothing_that_somebody_else_has_put_there(backup, key, tmp_path):
+    """A restore was killed; whoever finds the root key on the machine then must find it there after the next one, too: it may be the only copy."""
+    data = tmp_path / "data"
+    (data / ".restoring" / "new" / "secrets").mkdir(parents=True)
+    (data / ".restoring" / "moving").write_text("ledger/pki/secrets/")
+    (data / "pki").mkdir()
+    (data / "secrets").mkdir()
+    (data / "secrets" / "root.key").write_text("the only copy")
+    p = run("restore", backup, "--key", key, "--data", data, check=False)
+    assert p.returncode == 1 and "not empty: secrets is there" in p.stderr, p.stderr
+    assert (data / "secrets" / "root.key").read_text() == "the only copy" and not (data / "pki").exists() and (data / ".restoring").exists()
+    (data / "secrets").rename(tmp_path / "secrets")
+    run("restore", backup, "--key", key, "--data", data)
+    assert not (data / ".restoring").exists() and (data / "seki.db").exists()
+
+
+def test_what_appears_while_a_restore_runs_stays(backup, key, tmp_path):
+    """Whatever the instant: either the restore is refused and the file is there, or it was done before."""
+    refused = 0
+    for i in range(12):
+        data = tmp_path / f"data{i}"
+        p = subprocess.Popen([str(SEKI), "restore", str(backup), "--key", str(key), "--data", str(data)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: (data / ".restoring" / "new").exists() or p.poll() is not None, what="the restore to begin")
+        try:
+            (data / "secrets").mkdir()
+            (data / "secrets" / "root.key").write_text("mine")
+        except FileExistsError:
+            p.communicate(timeout=60)
+            continue
+        err = p.communicate(timeout=60)[1]
+        assert (data / "secrets" / "root.key").read_text() == "mine", err
+        if p.returncode:
+            assert "secrets" in err, err
+            assert not (data / "seki.db").exists() and not (data / "pki").exists()
+            refused += 1
+    assert refused
+
+
+def killed(seconds, *args):
+    p = subprocess.Popen([str(SEKI), *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        p.wait(seconds)  # the instant is what is tried, not what is waited for
+    except subprocess.TimeoutExpired:
+        p.kill()
+        p.wait()
+
+
+def test_killed_at_any_instant_there_is_all_or_nothing(own_cloud, key, tmp_path):
+    cloud, file, data = own_cloud(), tmp_path / "x.backup", tmp_path / "data"
+    began = time.monotonic()
+    run("backup", file, "--key", key, "--data", cloud.data)
+    took = time.monotonic() - began
+    whole = file.rename(tmp_path / "whole.backup")
+    for i in range(8):
+        killed(took * i / 6, "backup", file, "--key", key, "--data", cloud.data)
+        if file.exists():
+            run("backup", "verify", file, "--key", key)
+            file.unlink()
+    run("backup", file, "--key", key, "--data", cloud.data)
+    began = time.monotonic()
+    run("restore", whole, "--key", key, "--data", tmp_path / "first")
+    took = time.monotonic() - began
+    names = {"seki.db", "pki", "ledger"}
+    for i in range(10):
+        killed(took * i / 8, "restore", whole, "--key", key, "--data", data)
+        there = {p.name for p in data.iterdir()} if data.exists() else set()
+        assert not there or ".restoring" in there or names <= there, there
+        if names <= there and ".restoring" not in there:
+            run("audit", "verify", data / "ledger")
+        else:
+            run("restore", whole, "--key", key, "--data", data)
+        shutil.rmtree(data)
+
+
+def test_a_file_that_is_no_cut_backup_is_not_written_over(own_cloud, key, tmp_path):
+    cloud, file = own_cloud(), tmp_path / "x.backup"
+    (tmp_path / "x.backup.tmp").write_text("somebody's own")
+    p = run("backup", file, "--key", key, "--data", cloud.data, check=False)
+    assert p.returncode == 1 and "x.backup.tmp" in p.stderr and "no backup that was cut off" in p.stderr, p.stderr
+    assert (tmp_path / "x.backup.tmp").read_text() == "somebody's own" and not file.exists()
+    for begun in (b"", b"SEKI", b"SEKISEAL and what followed"):
+        (tmp_path / "x.backup.tmp").write_bytes(begun)
+        run("backup", file, "--key", key, "--data", cloud.data)
+        assert not (tmp_path / "x.backup.tmp").exists()
+        file.unlink()
 
 
 def test_the_same_backup_twice_has_other_revisions(backup, key, tmp_path):
