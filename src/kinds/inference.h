@@ -7,7 +7,7 @@
 #include "kinds/kind.h"
 #include "kinds/rate_limits.h"
 
-extern const struct kind kind_model, kind_model_endpoint, kind_model_replica, kind_model_route, kind_api_key, kind_usage_report;
+extern const struct kind kind_model, kind_model_endpoint, kind_model_replica, kind_model_route, kind_api_key, kind_usage_report, kind_gateway_load;
 
 /* Model: a manifest of files with digests. Plural "models", no short name. Status: conditions[Verified], observedGeneration, totalBytes. */
 struct model_file {
@@ -59,6 +59,15 @@ struct model_adapter {
     const char *model; /* a Model of the same namespace: its first file, or for vLLM the directory of that */
 };
 
+/* Sets replicas by what is asked of an endpoint ("spec.scaling"); see inference/autoscale.h. */
+struct endpoint_scaling {
+    int64_t min_replicas; /* minReplicas: default 1; 0: none while nobody asks */
+    int64_t max_replicas; /* maxReplicas: required, 1..1000 */
+    int64_t idle_seconds; /* idleSeconds: default 300; until the last one stops, with minReplicas 0 */
+    int64_t target_queue_seconds; /* targetQueueSeconds: default 5 */
+    int64_t scale_down_seconds;   /* scaleDownSeconds: default 300 */
+};
+
 /* ModelEndpoint (mep). Conditions: ModelVerified, EngineStarted, Ready. has_status, has_scale. */
 struct model_endpoint {
     struct {
@@ -66,6 +75,7 @@ struct model_endpoint {
         const char *served_name;   /* servedName: the OpenAI model name; default: metadata.name (filled by the gateway and controllers, not stored) */
         int64_t replicas;          /* default 1, 0..1000 */
         struct field_list adapters; /* struct model_adapter, map by name; at most 16 */
+        const struct endpoint_scaling *scaling; /* NULL: replicas are whatever somebody writes */
         struct engine_spec engine;
         struct field_list servers; /* of const char *, map by url; driver openai: engine.url of replica N is that of servers[N % count] */
         const char *visibility;    /* Project (default) | Tenants | Everyone */

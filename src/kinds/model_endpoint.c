@@ -87,10 +87,19 @@ static const struct field server_fields[] = {
     {.name = "url", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = 0, .min = 1, .max = 2048, .help = "its base URL, as engine.url"},
     {0},
 };
+static const struct field scaling_fields[] = {
+    {.name = "minReplicas", .type = FIELD_INT, .offset = offsetof(struct endpoint_scaling, min_replicas), .min = 0, .max = 1000, .def = "1", .help = "never fewer; 0: none while nobody asks, and the next request starts one"},
+    {.name = "maxReplicas", .type = FIELD_INT, .flags = FIELD_REQUIRED, .offset = offsetof(struct endpoint_scaling, max_replicas), .min = 1, .max = 1000, .help = "never more"},
+    {.name = "idleSeconds", .type = FIELD_INT, .offset = offsetof(struct endpoint_scaling, idle_seconds), .min = 1, .max = 604800, .def = "300", .help = "with minReplicas 0: how long after the last request the engines stop"},
+    {.name = "targetQueueSeconds", .type = FIELD_INT, .offset = offsetof(struct endpoint_scaling, target_queue_seconds), .min = 1, .max = 3600, .def = "5", .help = "how long what waits may take; more engines are started when it would take longer"},
+    {.name = "scaleDownSeconds", .type = FIELD_INT, .offset = offsetof(struct endpoint_scaling, scale_down_seconds), .min = 1, .max = 86400, .def = "300", .help = "engines are stopped when they were not needed for so long"},
+    {0},
+};
 static const struct field spec_fields[] = {
     {.name = "model", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = SPEC(model), .max = 253, .ref = "Model", .help = "the Model of this namespace that is served"},
     {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .min = 1, .max = 256, .help = "the name in OpenAI requests; default: the object's name"},
-    {.name = "replicas", .type = FIELD_INT, .offset = SPEC(replicas), .min = 0, .max = 1000, .def = "1", .help = "engines that should run"},
+    {.name = "replicas", .type = FIELD_INT, .offset = SPEC(replicas), .min = 0, .max = 1000, .def = "1", .help = "engines that should run; with scaling, the scaler sets it"},
+    {.name = "scaling", .type = FIELD_OBJECT, .flags = FIELD_POINTER, .offset = SPEC(scaling), .sub = scaling_fields, .sub_size = sizeof(struct endpoint_scaling), .help = "sets replicas by what is asked of the endpoint; absent: whoever writes replicas decides"},
     {.name = "engine", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(engine), .sub = engine_fields, .sub_size = sizeof(struct engine_spec), .def = "{}", .help = "how each engine runs"},
     {.name = "servers", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = SPEC(servers), .sub = server_fields, .sub_size = sizeof(const char *), .list_type = LIST_MAP, .list_key = "url", .max = 1000,
      .help = "a server elsewhere: several servers of the same model instead of engine.url; replica N is the Nth of them, so as many replicas as servers use all"},
@@ -101,12 +110,24 @@ static const struct field spec_fields[] = {
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},
     {0},
 };
+static const struct field load_sample_fields[] = {
+    {.name = "replica", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .max = 128, .offset = FIELD_NO_MEMBER, .help = "which one, and when it was started"},
+    {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its start until it served"},
+    {0},
+};
+static const struct field load_fields[] = {
+    {.name = "lastMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "of the last engine that was started"},
+    {.name = "medianMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "of the last nine: what held requests are told"},
+    {.name = "samples", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = load_sample_fields, .list_type = LIST_MAP, .list_key = "replica", .offset = FIELD_NO_MEMBER, .max = 16, .help = "the last nine"},
+    {0},
+};
 static const struct field status_fields[] = {
     {.name = "replicas", .type = FIELD_INT, .offset = STATUS(replicas), .help = "replicas that exist"},
     {.name = "readyReplicas", .type = FIELD_INT, .offset = STATUS(ready_replicas), .help = "replicas that serve"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = STATUS(observed_generation), .help = "generation that the controller has acted on"},
+    {.name = "load", .type = FIELD_OBJECT, .sub = load_fields, .offset = FIELD_NO_MEMBER, .help = "how long its engines take until they serve, as measured"},
     {.name = "selector", .type = FIELD_STRING, .offset = STATUS(selector), .help = "labels of its replicas, for autoscalers"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = 0, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "ModelVerified, EngineStarted, Ready"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = 0, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "ModelVerified, EngineStarted, Ready, and with scaling ScalingActive"},
     {0},
 };
 static const struct field fields[] = {
@@ -122,6 +143,18 @@ static const struct kind_column columns[] = {
     {"VISIBILITY", "string", "", "spec.visibility", 1, "who may call it"},
     {0},
 };
+
+static void check_scaling(const json_t *spec, struct field_errors *errors)
+{
+    int64_t least = json_int(spec, "scaling.minReplicas", 1), most = json_int(spec, "scaling.maxReplicas", INT64_MAX);
+    if (!json_object_get(spec, "scaling"))
+        return;
+    if (least > most)
+        field_errors_add(errors, "spec.scaling.minReplicas", "FieldValueInvalid", "Invalid value: %lld: must not be more than maxReplicas, which is %lld", (long long)least, (long long)most);
+    const char *driver = json_str_or(spec, "engine.driver", "llamacpp");
+    if (strcmp(driver, "llamacpp") != 0 && strcmp(driver, "fake") != 0)
+        field_errors_add(errors, "spec.scaling", "FieldValueForbidden", "Forbidden: driver %s starts no engines: there is nothing to scale", driver);
+}
 
 static void check_servers(const json_t *spec, struct field_errors *errors)
 {
@@ -180,6 +213,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     check_servers(spec, errors);
     adapters_validate(spec, "spec", errors);
     check_adapter_names(obj, errors);
+    check_scaling(spec, errors);
     visibility_validate(spec, errors);
 }
 static const struct kind_ops ops = {.validate = validate};

@@ -21,6 +21,7 @@ static const struct field status_fields[] = {
     {.name = "pid", .type = FIELD_INT, .offset = STATUS(pid), .help = "the engine's process"},
     {.name = "restarts", .type = FIELD_INT, .offset = STATUS(restarts), .help = "how often it was started again"},
     {.name = "slots", .type = FIELD_INT, .offset = STATUS(slots), .help = "requests it works on at a time"},
+    {.name = "loadMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its start until it served"},
     {.name = "startedAt", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .offset = FIELD_NO_MEMBER, .help = "when the engine's process was started"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
     {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "ModelVerified, EngineStarted, Ready"},
