@@ -62,7 +62,7 @@ struct control {
     struct reach reach;
 };
 
-/* What the gateway may do: read what it routes by, nothing else. */
+/* What the gateway may do: read what it routes by, and tell of its load. */
 static const char builtin_manifests[] =
     "apiVersion: rbac.authorization.k8s.io/v1\n"
     "kind: ClusterRole\n"
@@ -71,6 +71,9 @@ static const char builtin_manifests[] =
     "- apiGroups: ['seki.cloud']\n"
     "  resources: [apikeys, modelendpoints, modelreplicas, modelroutes, projectlimits, residencypolicies, sites, tenants]\n"
     "  verbs: [get, list, watch]\n"
+    "- apiGroups: ['seki.cloud']\n"
+    "  resources: [gatewayloads]\n"
+    "  verbs: [create]\n"
     "- apiGroups: ['']\n"
     "  resources: [namespaces]\n"
     "  verbs: [get, list, watch]\n"
@@ -99,6 +102,16 @@ static void make_key(void *ctx, char *ret_text, size_t size, char *ret_hash_hex,
     snprintf(ret_text, size, "%s", token);
     snprintf(ret_hash_hex, hash_size, "%s", hash);
     mem_wipe(token, sizeof(token));
+}
+
+/* Any moment after the API's start: the controllers may not be there yet, or any more. */
+static int take_load(void *ctx, const json_t *told, json_t **ret, struct err *err)
+{
+    struct control *c = ctx;
+    pthread_mutex_lock(&c->inference_lock);
+    int rc = c->inference ? inference_load(c->inference, told, ret, err) : err_set(err, ERR_UNAVAILABLE, "controllers are not running");
+    pthread_mutex_unlock(&c->inference_lock);
+    return rc;
 }
 
 /* ---- services thread ---- */
@@ -166,6 +179,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
         .probe_interval_ms = (uint64_t)o->engine_probe_ms,
         .stall_ms = (uint64_t)o->engine_stall_ms,
         .idle_ms = (uint64_t)o->engine_idle_ms,
+        .drain_ms = (uint64_t)o->engine_drain_ms,
         .model_dirs = o->model_dirs,
         .data_dir = o->data};
     int rc;
@@ -529,7 +543,7 @@ static int start_api(struct control *c, struct err *err)
                                    .root_key = *o->secrets_root_key ? o->secrets_root_key : options_path(o, a, "secrets/root.key"),
                                    .old_root_key = o->secrets_old_root_key,
                                    .objects_per_project = o->limits_objects,
-                                   .services = {.ctx = c, .make_key = make_key, .token_key = c->token_key}};
+                                   .services = {.ctx = c, .make_key = make_key, .load = take_load, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
     if ((rc = tls_server_ctx(options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"),

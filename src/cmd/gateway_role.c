@@ -222,6 +222,9 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
                                  .routing = (enum pick_policy)o->gateway_routing,
                                  .queue_max = (size_t)o->gateway_queue_max,
                                  .queue_timeout_ms = (uint64_t)o->gateway_queue_ms,
+                                 .hold_max = (size_t)o->gateway_hold_max,
+                                 .hold_bytes = (size_t)o->gateway_hold_bytes,
+                                 .hold_timeout_ms = (uint64_t)o->gateway_hold_ms,
                                  .keepalive_ms = (uint64_t)o->gateway_keepalive_ms};
     struct net_addr addr, monitor_listen;
     int rc;

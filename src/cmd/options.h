@@ -19,6 +19,7 @@ struct options {
     /* [gateway] */
     char *gateway_listen, *gateway_tls_cert, *gateway_tls_key;
     int64_t gateway_threads, gateway_max_connections, gateway_max_body, gateway_head_ms, gateway_body_ms, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms, gateway_keepalive_ms, gateway_queue_max, gateway_routing, gateway_queue_ms;
+    int64_t gateway_hold_max, gateway_hold_bytes, gateway_hold_ms;
     /* [metrics] */
     char *metrics_listen, *metrics_gateway_listen;
     /* [store] */
@@ -30,7 +31,7 @@ struct options {
     /* [engine] */
     char *engine_remote_allow;
     char *engine_llama_server, *engine_vllm, *engine_venv, *engine_launcher, *engine_fake;
-    int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms;
+    int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms, engine_drain_ms;
     /* [model] */
     char *model_dirs;
 };

@@ -9,6 +9,7 @@
 #define ENGINE_MESSAGE_MAX 1024
 #define SLOT_TICK_MS 20
 #define TICK_MS 500 /* while a request waits: its deadline, new replicas */
+#define COLD_TICK_MS 100 /* … while it waits for the first one */
 
 static bool attempt_start(struct request *q);
 
@@ -41,14 +42,16 @@ static size_t route_headers(const struct request *q, struct http_out_header ret[
 static void commit(struct request *q, const char *type)
 {
     static const struct http_out_header headers[] = {{"Cache-Control", {"no-cache", 8}}, {"X-Accel-Buffering", {"no", 2}}};
-    struct http_out_header all[ARRAY_LEN(headers) + ROUTE_HEADERS_MAX + LIMIT_HEADERS_MAX];
+    struct http_out_header all[ARRAY_LEN(headers) + ROUTE_HEADERS_MAX + LIMIT_HEADERS_MAX + 1];
     size_t n = ARRAY_LEN(headers);
     if (q->committed)
         return;
     q->committed = true;
     memcpy(all, headers, sizeof(headers));
     n += route_headers(q, all + n);
-    http_respond_start(q->http, 200, type, all, n + answer_limit_headers(q->http->arena, q->key->limits, all + n));
+    n += answer_limit_headers(q->http->arena, q->key->limits, all + n);
+    n += cold_headers(q, all + n);
+    http_respond_start(q->http, 200, type, all, n);
 }
 
 static void write_out(struct request *q, struct str bytes)
@@ -82,8 +85,9 @@ static void pass_on(void *arg, struct str bytes)
 static void on_keepalive(struct timer *t)
 {
     struct request *q = t->arg;
+    char comment[128];
     commit(q, "text/event-stream");
-    write_out(q, STR(": keep-alive\n\n"));
+    write_out(q, cold_comment(q, comment));
     http_flush(q->http);
     timer_start(t, q->loop->gateway->o.keepalive_ms);
 }
@@ -435,6 +439,7 @@ static void on_sent(struct ticket *t)
 {
     struct request *q = (struct request *)((char *)t - offsetof(struct request, ticket));
     timer_stop(&q->tick);
+    (void)cold_look(q); /* a replica was found: it is held no more */
     count_wait(q);
     if (t->index == SIZE_MAX || (!send_it(q) && !attempt_start(q)))
         refuse_none(q);
@@ -451,7 +456,7 @@ static bool look_again(struct request *q)
     const struct border *border = snapshot_border(now);
     const char *rule;
     e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
-    bool here = e && e->replica_count;
+    bool here = e && (e->replica_count || e->scaled);
     if (border_shuts(border, q->key, here ? e : q->endpoint, q->body.model, &rule)) {
         request_refuse_border(q, rule);
         return false;
@@ -472,12 +477,17 @@ static bool look_again(struct request *q)
 static void on_tick(struct timer *t)
 {
     struct request *q = t->arg;
-    uint64_t waited_ms = clock_mono_ms() - q->ticket.since_ms;
     char message[160];
-    if (waited_ms < q->loop->gateway->o.queue_timeout_ms) {
-        timer_start(t, TICK_MS);
-        if (look_again(q))
-            dispatch_kick(q->endpoint->dispatch);
+    if (!look_again(q) || !cold_look(q))
+        return;
+    uint64_t now_ms = clock_mono_ms(), waited_ms = now_ms - q->ticket.since_ms;
+    if (!cold_is_over(q, now_ms)) {
+        timer_start(t, q->cold.held ? COLD_TICK_MS : TICK_MS);
+        dispatch_kick(q->endpoint->dispatch);
+        return;
+    }
+    if (q->cold.held) {
+        cold_refuse_late(q);
         return;
     }
     count_wait(q);
@@ -488,7 +498,7 @@ static void on_tick(struct timer *t)
 static void wait_for_turn(struct request *q)
 {
     timer_init(&q->tick, q->loop->loop, on_tick, q);
-    timer_start(&q->tick, MIN((uint64_t)TICK_MS, q->loop->gateway->o.queue_timeout_ms));
+    timer_start(&q->tick, MIN((uint64_t)(q->cold.held ? COLD_TICK_MS : TICK_MS), q->loop->gateway->o.queue_timeout_ms));
 }
 
 static void refuse_full(struct request *q, uint64_t retry_ms)
@@ -508,6 +518,8 @@ static bool attempt_start(struct request *q)
     while (q->attempts < ATTEMPTS_MAX) {
         q->ticket.again = q->attempts > 0;
         enum dispatch_result r = dispatch_ask(&q->ticket, o->queue_max, &retry_ms);
+        if (r == DISPATCH_NONE && !q->attempts && cold_look_anew(q))
+            continue;
         if (r == DISPATCH_NONE)
             return false;
         if (q->body.stream && o->keepalive_ms && r != DISPATCH_FULL && !timer_armed(&q->keepalive)) {
@@ -537,7 +549,7 @@ bool attempt_begin(struct request *q)
     t->slot = q->route->counts_only ? SLOT_NONE : q->route->no_isolation || q->body.several ? SLOT_ANY : SLOT_PINNED;
     t->entry.class = q->body.batch ? CLASS_BATCH : CLASS_INTERACTIVE;
     size_t blocks = MIN(q->body.prompt.len / PREFIX_BLOCK_BYTES, (size_t)PREFIX_BLOCKS_MAX);
-    if (t->wish.policy == PICK_BY_PREFIX && blocks && (e->replica_count > 1 || e->replicas[0].slots)) {
+    if (t->wish.policy == PICK_BY_PREFIX && blocks && (e->replica_count != 1 || e->replicas[0].slots)) {
         struct prefix_salt salt;
         uint64_t *hashes = ARENA_ARRAY(q->http->arena, uint64_t, blocks);
         /* What an adapter makes of a prompt is of no use to another. */

@@ -12,6 +12,12 @@ struct dispatch {
     struct queue queue;
     uint64_t service_ms; /* how long requests take, a moving mean */
     uint64_t turn;       /* of what was sent */
+    size_t running;
+    int64_t waiting_tokens, running_tokens;
+    double slot_speed;   /* tokens a ms, a moving mean */
+    uint64_t busy_ms;    /* when a request last came or ended */
+    uint64_t cold_ms;    /* since when there is no replica */
+    size_t slots;        /* of all replicas, when last asked */
 };
 
 static atomic_size_t waiting;
@@ -65,6 +71,7 @@ struct dispatch *dispatch_take(struct dispatch_set *s, const char *name)
         pthread_mutex_init(&d->lock, NULL);
         queue_init(&d->queue);
         d->service_ms = SERVICE_FIRST_MS;
+        d->busy_ms = clock_mono_ms();
         map_set(s->by_name, str_of(name), d);
     }
     atomic_fetch_add(&d->refs, 1);
@@ -148,8 +155,28 @@ static void release_slot(struct ticket *t, bool was_sent, uint64_t now_ms)
     t->claimed = false;
 }
 
+static void begin_to_weigh(struct ticket *t)
+{
+    struct dispatch *d = t->endpoint->dispatch;
+    t->weighs = t->entry.cost;
+    d->running++;
+    d->running_tokens += t->weighs;
+}
+
+static void cease_to_weigh(struct ticket *t, uint64_t now_ms)
+{
+    struct dispatch *d = t->endpoint->dispatch;
+    d->busy_ms = now_ms;
+    if (!t->weighs)
+        return;
+    d->running--;
+    d->running_tokens -= t->weighs;
+    t->weighs = 0;
+}
+
 static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_ms)
 {
+    begin_to_weigh(t);
     t->index = index;
     t->cached = cached;
     t->sent_ms = now_ms;
@@ -186,6 +213,7 @@ static void send_who_can_be_sent(struct dispatch *d, uint64_t now_ms)
         if (r == PICK_FULL)
             return;
         queue_take(&d->queue, e);
+        d->waiting_tokens -= e->cost;
         atomic_fetch_sub(&waiting, 1);
         if (r == PICK_ONE)
             assign(t, index, cached, now_ms);
@@ -216,6 +244,8 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
     size_t index, cached = 0;
     enum dispatch_result result = DISPATCH_WAITS;
     pthread_mutex_lock(&d->lock);
+    d->busy_ms = now_ms;
+    d->slots = slots_of(t->endpoint);
     enum pick_result r = pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached);
     t->entry.cost = cost_of(t, cached);
     if (r == PICK_NONE) {
@@ -232,6 +262,7 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
         t->since_ms = now_ms;
         t->state = TICKET_WAITS;
         queue_add(&d->queue, t->tenant, &t->entry, t->again);
+        d->waiting_tokens += t->entry.cost;
         atomic_fetch_add(&waiting, 1);
         send_who_can_be_sent(d, now_ms);
     }
@@ -247,6 +278,7 @@ bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_
     pthread_mutex_lock(&d->lock);
     t->state = TICKET_IDLE;
     release_slot(t, true, now_ms);
+    cease_to_weigh(t, now_ms);
     bool aside = target_end(target_of(t), t->tries, outcome, busy_ms, now_ms);
     if (aside)
         target_forget(target_of(t));
@@ -263,6 +295,7 @@ static bool take_out(struct ticket *t)
     bool sent = t->state == TICKET_SENT;
     if (t->state == TICKET_WAITS) {
         queue_remove(&t->endpoint->dispatch->queue, &t->entry);
+        t->endpoint->dispatch->waiting_tokens -= t->entry.cost;
         atomic_fetch_sub(&waiting, 1);
     }
     if (t->state == TICKET_TOLD) {
@@ -273,6 +306,15 @@ static bool take_out(struct ticket *t)
     }
     t->state = TICKET_IDLE;
     return sent;
+}
+
+/* One slot among few that are taken is quicker than it will be among many: only what is measured near the load that matters counts. */
+static void learn_speed(struct dispatch *d, int64_t tokens, uint64_t ms)
+{
+    if (tokens <= 0 || !ms || (d->slot_speed > 0 && (d->running + 1) * 2 < d->slots))
+        return;
+    double speed = (double)tokens / (double)ms;
+    d->slot_speed = d->slot_speed > 0 ? (d->slot_speed * 15 + speed) / 16 : speed;
 }
 
 void dispatch_end(struct ticket *t, int64_t used_tokens)
@@ -288,6 +330,9 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
         release_slot(t, !was_told, now_ms);
         target_end(target_of(t), t->tries, TARGET_NEITHER, 0, now_ms);
     }
+    if (counted)
+        learn_speed(d, used_tokens, now_ms - t->sent_ms);
+    cease_to_weigh(t, now_ms);
     if (counted)
         queue_settle(&d->queue, t->tenant, t->entry.class, t->entry.paid_by, used_tokens - t->entry.cost);
     send_who_can_be_sent(d, now_ms);
@@ -313,4 +358,55 @@ void dispatch_kick(struct dispatch *d)
     pthread_mutex_lock(&d->lock);
     send_who_can_be_sent(d, clock_mono_ms());
     pthread_mutex_unlock(&d->lock);
+}
+
+/* ---- how much is asked ---- */
+
+void dispatch_load(struct dispatch *d, struct dispatch_load *ret)
+{
+    uint64_t now_ms = clock_mono_ms();
+    pthread_mutex_lock(&d->lock);
+    bool busy = d->queue.len || d->running;
+    *ret = (struct dispatch_load){.waiting = d->queue.len, .running = d->running, .waiting_tokens = d->waiting_tokens, .running_tokens = d->running_tokens,
+                                  .slot_per_minute = (int64_t)(d->slot_speed * 60000), .idle_ms = busy ? 0 : (int64_t)(now_ms - MIN(d->busy_ms, now_ms))};
+    pthread_mutex_unlock(&d->lock);
+}
+
+size_t dispatch_waiting_at(struct dispatch *d)
+{
+    pthread_mutex_lock(&d->lock);
+    size_t n = d->queue.len;
+    pthread_mutex_unlock(&d->lock);
+    return n;
+}
+
+uint64_t dispatch_turn_ms(struct dispatch *d)
+{
+    pthread_mutex_lock(&d->lock);
+    uint64_t ms = d->queue.len * d->service_ms / MAX(d->slots, (size_t)1);
+    pthread_mutex_unlock(&d->lock);
+    return ms;
+}
+
+void dispatch_cold_begin(struct dispatch *d, uint64_t now_ms)
+{
+    pthread_mutex_lock(&d->lock);
+    d->cold_ms = d->cold_ms ? d->cold_ms : now_ms;
+    d->busy_ms = now_ms;
+    pthread_mutex_unlock(&d->lock);
+}
+
+void dispatch_cold_end(struct dispatch *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->cold_ms = 0;
+    pthread_mutex_unlock(&d->lock);
+}
+
+uint64_t dispatch_cold_since(struct dispatch *d)
+{
+    pthread_mutex_lock(&d->lock);
+    uint64_t ms = d->cold_ms;
+    pthread_mutex_unlock(&d->lock);
+    return ms;
 }

@@ -56,6 +56,7 @@ struct ticket {
     struct slots_claim claim; /* of replicas whose slots are chosen here */
     bool claimed, answered;   /* answered: the engine has said something */
     uint64_t since_ms, sent_ms;
+    int64_t weighs; /* tokens in the endpoint's sum of what runs; 0: it does not run */
 };
 
 enum dispatch_result { DISPATCH_SENT, DISPATCH_WAITS, DISPATCH_FULL, DISPATCH_NONE };
@@ -70,5 +71,20 @@ bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t bar
 /* Something may have changed: whoever can be sent is. */
 void dispatch_kick(struct dispatch *d);
 size_t dispatch_waiting(void); /* in the process, now */
+
+/* How much is asked of an endpoint. */
+struct dispatch_load {
+    size_t waiting, running;
+    int64_t waiting_tokens, running_tokens; /* that are expected of them */
+    int64_t slot_per_minute; /* tokens that one slot does, measured while most were taken; 0: not known */
+    int64_t idle_ms;         /* since a request last came or ended */
+};
+void dispatch_load(struct dispatch *d, struct dispatch_load *ret);
+size_t dispatch_waiting_at(struct dispatch *d);
+uint64_t dispatch_turn_ms(struct dispatch *d); /* how long who comes now is likely to wait for those before it */
+/* There is no replica, since then; begin: nothing changes when it is so already. 0: it is not so. */
+void dispatch_cold_begin(struct dispatch *d, uint64_t now_ms);
+void dispatch_cold_end(struct dispatch *d);
+uint64_t dispatch_cold_since(struct dispatch *d);
 
 #endif

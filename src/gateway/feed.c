@@ -123,6 +123,7 @@ static void *run(void *arg)
                                               informer_list(f->informers[TENANTS], NULL), informer_list(f->informers[LIMITS], NULL), informer_list(f->informers[ROUTES], NULL),
                                               informer_list(f->informers[SITES], NULL), informer_list(f->informers[POLICIES], NULL)};
             publish(f, snapshot_build(&source, f->engines, f->memory), 0);
+            snapshot_close_targets(f->current, f->memory); /* only this thread changes current */
             if (!save_at_ms)
                 save_at_ms = MAX(saved_ms + SAVE_EVERY_MS, (uint64_t)1);
         }
@@ -219,6 +220,11 @@ bool feed_is_live(struct feed *f)
     bool live = f->from_api;
     pthread_mutex_unlock(&f->lock);
     return live;
+}
+
+bool feed_target_open(struct feed *f, const char *name, int *ret_running)
+{
+    return snapshot_target_open(f->memory, name, ret_running);
 }
 
 double feed_age_seconds(struct feed *f)

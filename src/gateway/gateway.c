@@ -8,7 +8,9 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "gateway/cold.h"
 #include "gateway/internal.h"
+#include "gateway/load_report.h"
 
 #define SERIES_MAX 2000
 #define MODEL_SERIES_MAX 500
@@ -20,6 +22,7 @@
 static const double duration_buckets[] = {0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92};
 static const double first_buckets[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10};
 static const double queue_buckets[] = {0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120};
+static const double hold_buckets[] = {0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640};
 static const double per_token_buckets[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5};
 
 static void make_metrics(struct gateway *g)
@@ -44,6 +47,8 @@ static void make_metrics(struct gateway *g)
     m->queue_seconds = metric_series(metric_family("seki_gateway_queue_seconds", "How long requests waited for a replica that had room, of those that had to.", METRIC_HISTOGRAM, NULL, 1,
                                                  queue_buckets, ARRAY_LEN(queue_buckets)), NULL);
     latency_init(&m->latency);
+    m->hold_seconds = metric_series(metric_family("seki_gateway_hold_seconds", "How long requests were held for an endpoint's first replica to serve, of those that were.", METRIC_HISTOGRAM, NULL, 1,
+                                                hold_buckets, ARRAY_LEN(hold_buckets)), NULL);
     m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);
 }
 
@@ -182,6 +187,8 @@ static void fill_defaults(struct gateway_options *o)
         o->idle_timeout_ms = 300000;
     if (!o->queue_max)
         o->queue_max = 1000;
+    if (!o->hold_timeout_ms)
+        o->hold_timeout_ms = 300000;
     if (!o->queue_timeout_ms)
         o->queue_timeout_ms = 60000;
 }
@@ -222,12 +229,17 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     if (rc == 0 && o->listen_count)
         rc = wait_for_snapshot(g, err);
     if (rc == 0)
+        g->report = load_report_new(g);
+    if (rc == 0)
         rc = start_loops(g, err);
+    if (rc == 0)
+        rc = load_report_start(g->report, err);
     if (rc < 0) {
         gateway_free(g);
         return rc;
     }
     metric_gauge_fn("seki_gateway_requests_waiting", "Requests that wait for a replica with room.", waiting, g);
+    metric_gauge_fn("seki_gateway_requests_held", "Requests that wait for an endpoint's first replica to serve.", cold_held, g);
     metric_gauge_fn("seki_gateway_snapshot_age_seconds", "Since the routing snapshot was last known to be what the API has; -1: there is none.", snapshot_age, g);
     *ret = g;
     return 0;
@@ -294,8 +306,10 @@ void gateway_free(struct gateway *g)
 {
     if (!g)
         return;
+    load_report_stop(g->report);
     for (int i = 0; g->loops && i < g->loop_count; i++)
         loop_thread_stop(g->loops[i].thread);
+    load_report_free(g->report);
     feed_stop(g->feed);
     journal_close(g->journal);
     kept_away_free(g->kept_away);

@@ -37,6 +37,9 @@ struct gateway_options {
     enum pick_policy routing;     /* how replicas are chosen; default by prefix */
     size_t queue_max;             /* requests of a tenant that may wait for an endpoint; default 1,000 */
     uint64_t queue_timeout_ms;    /* how long; default 60 s */
+    size_t hold_max;              /* requests that may wait for an endpoint without replicas; 0: none */
+    size_t hold_bytes;            /* bodies of all of them */
+    uint64_t hold_timeout_ms;     /* how long */
     uint64_t keepalive_ms;        /* a stream that waits for its first content gets a comment so often; 0: none */
 };
 

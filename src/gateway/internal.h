@@ -25,7 +25,7 @@ struct gateway_metrics {
     struct metric_family *per_token;  /* likewise */
     struct metric_family *upstream_errors; /* reason */
     struct metric_family *limited;         /* scope, unit */
-    struct metric *put_aside, *queue_seconds;
+    struct metric *put_aside, *queue_seconds, *hold_seconds;
     struct latency_metrics latency; /* by tenant and endpoint */
 };
 
@@ -57,6 +57,7 @@ struct gateway {
     struct tls_ctx *upstream_tls; /* for engines behind https:// */
     struct feed *feed;
     struct journal *journal;
+    struct load_report *report;
     struct audit_log *audit; /* refusals */
     struct kept_away *kept_away; /* those by limits, which are counted */
     char audit_name[64];

@@ -51,7 +51,7 @@ enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_w
     for (int aside = 0; aside < 2 && result == PICK_NONE; aside++)
         for (size_t i = 0; i < e->replica_count; i++) {
             const struct snap_replica *r = &e->replicas[i];
-            if ((w->tried | w->barred) & (1ull << i) || target_is_aside(r->target, now_ms) != (aside == 1))
+            if ((w->tried | w->barred) & (1ull << i) || atomic_load(&r->target->closing) || target_is_aside(r->target, now_ms) != (aside == 1))
                 continue;
             if (!has_room(r)) {
                 result = ties ? result : PICK_FULL;
@@ -69,5 +69,6 @@ enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_w
                     *ret_cached = cached;
             }
         }
-    return result;
+    /* Nothing is there that was not tried, but something will be. */
+    return result == PICK_NONE && e->waits_for_replicas && !w->tried ? PICK_FULL : result;
 }

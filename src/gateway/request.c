@@ -145,6 +145,7 @@ void request_settle(struct request *q, int status, const char *outcome)
     q->call = NULL;
     timer_stop(&q->keepalive);
     timer_stop(&q->tick);
+    cold_leave(q);
     attempt_release(q, str_eqc(str_of(outcome), "ok") || str_eqc(str_of(outcome), "refused") ? TARGET_OK : TARGET_NEITHER, 0);
     uint64_t now_ns = clock_mono_ns();
     struct usage u = {.id = str_of(q->http->id), .project = str_of(q->key->project), .tenant = str_of(q->key->tenant), .key = str_of(q->key->name),
@@ -222,11 +223,6 @@ static bool resolve(struct request *q)
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }
-    if (!e->replica_count) {
-        snprintf(message, sizeof(message), "The model `%s` is not ready (%s); try again.", q->body.model, e->not_ready);
-        request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
-        return false;
-    }
     const struct border *border = snapshot_border(q->routing);
     const char *rule;
     if (border_shuts(border, q->key, e, q->body.model, &rule)) {
@@ -234,7 +230,7 @@ static bool resolve(struct request *q)
         return false;
     }
     q->ticket.wish.barred = border_barred(border, q->key, e, q->body.model, &q->rule);
-    return true;
+    return e->replica_count || cold_admit(q);
 }
 
 /* False: answered. */

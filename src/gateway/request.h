@@ -10,6 +10,7 @@
 #ifndef SEKI_GATEWAY_REQUEST_H
 #define SEKI_GATEWAY_REQUEST_H
 
+#include "gateway/cold.h"
 #include "gateway/dispatch.h"
 #include "gateway/internal.h"
 
@@ -38,6 +39,7 @@ struct request {
     struct http_call *call; /* NULL: none runs */
     struct ticket ticket;
     struct timer tick; /* while it waits */
+    struct cold_hold cold; /* likewise, where nothing serves yet */
     int attempts;
     int status;             /* of the engine's answer */
     char type[REQUEST_TYPE_MAX]; /* its content type */

@@ -307,6 +307,18 @@ static void add_in_order(struct snapshot *s, struct snap_endpoint *e)
     s->endpoints.ptr[at] = e;
 }
 
+/* A reason to be Ready at some time: at zero, the first request starts one. Anything else is for people to mend. */
+static bool endpoint_comes(const json_t *endpoint)
+{
+    static const char *const reasons[] = {"ScaledToZero", "Creating", "Starting", "Loading", "Verifying", "EngineExited", "Serving", "Degraded", "Draining"};
+    const char *reason = obj_condition_reason(endpoint, "Ready");
+    bool off = json_int(endpoint, "spec.replicas", 1) == 0 && json_int(endpoint, "spec.scaling.minReplicas", 1) > 0;
+    bool comes = !reason;
+    for (size_t i = 0; i < ARRAY_LEN(reasons) && !comes; i++)
+        comes = !strcmp(reason, reasons[i]);
+    return comes && !off;
+}
+
 static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, const struct engine_paths *engines, struct snapshot_memory *memory, const json_t *obj)
 {
     struct model_endpoint mep;
@@ -326,6 +338,10 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);
     const char *reason = obj_condition_reason(obj, "Ready");
     e->not_ready = arena_strdup(a, reason ? reason : "Starting");
+    e->scaled = mep.spec.scaling != NULL;
+    e->waits_for_replicas = e->scaled && endpoint_comes(obj);
+    e->load_ms = json_int(obj, "status.load.medianMilliseconds", 0);
+    e->start_timeout_s = mep.spec.start_timeout_seconds;
     size_t count = 0;
     json_array_foreach (src->replicas, i, replica)
         count += is_of(replica, e) && serves(replica);
@@ -626,6 +642,32 @@ void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn
         if (may_call(k, e) && snapshot_find(s, k, e->served) == e)
             fn(arg, e);
     }
+}
+
+void snapshot_each_scaled(const struct snapshot *s, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg)
+{
+    for (size_t i = 0; i < s->endpoints.len; i++)
+        if (s->endpoints.ptr[i]->scaled)
+            fn(arg, s->endpoints.ptr[i]);
+}
+
+static bool has_name(void *arg, const char *name)
+{
+    return map_getc(arg, name) != NULL;
+}
+
+void snapshot_close_targets(const struct snapshot *s, struct snapshot_memory *m)
+{
+    struct map *names = map_new(NULL);
+    for (size_t i = 0; i < s->targets.len; i++)
+        map_set(names, str_of(s->targets.ptr[i]->name), s->targets.ptr[i]);
+    target_close(m->targets, has_name, names);
+    map_free(names);
+}
+
+bool snapshot_target_open(struct snapshot_memory *m, const char *name, int *ret_running)
+{
+    return target_open(m->targets, name, ret_running);
 }
 
 bool snapshot_has_target(const struct snapshot *s, const char *name)

@@ -47,6 +47,10 @@ struct snap_endpoint {
     size_t replica_count;
     const struct residency_site **absent; /* sites of replicas that do not serve now; entries may be NULL */
     size_t absent_count;
+    bool scaled;             /* spec.scaling: control starts and stops replicas by what is asked */
+    bool waits_for_replicas; /* requests may wait for the first one: there will be one, as far as is known */
+    int64_t load_ms;         /* how long starting one takes; 0: not known */
+    int64_t start_timeout_s;
     const char *not_ready; /* why nothing serves, for people */
     bool is_route, sticky; /* is_route: another name for others: model_route.h */
     int adapter;           /* of a route that is a LoRA adapter of its backend: its number, from 1 on */
@@ -93,6 +97,12 @@ const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_h
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
 /* All that a key may call, each name once. */
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
+/* Endpoints whose number of replicas follows what is asked of them. */
+void snapshot_each_scaled(const struct snapshot *s, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
+/* Once s is what everybody finds: targets that it does not have get nothing any more. The builder's thread. */
+void snapshot_close_targets(const struct snapshot *s, struct snapshot_memory *m);
+/* See target_open(). Any thread. */
+bool snapshot_target_open(struct snapshot_memory *m, const char *name, int *ret_running);
 bool snapshot_has_target(const struct snapshot *s, const char *name);
 size_t snapshot_key_count(const struct snapshot *s);
 

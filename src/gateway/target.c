@@ -28,6 +28,7 @@ static void make_index(struct target *t)
 }
 
 struct target_set {
+    pthread_mutex_t lock; /* for target_open(): all others are the builder's */
     struct map *by_name;
 };
 
@@ -50,6 +51,7 @@ static void release(void *value)
 struct target_set *target_set_new(void)
 {
     struct target_set *s = XNEW(struct target_set);
+    pthread_mutex_init(&s->lock, NULL);
     s->by_name = map_new(release);
     return s;
 }
@@ -59,6 +61,7 @@ void target_set_free(struct target_set *s)
     if (!s)
         return;
     map_free(s->by_name);
+    pthread_mutex_destroy(&s->lock);
     mem_free(s);
 }
 
@@ -71,8 +74,11 @@ struct target *target_take(struct target_set *s, const char *name)
         pthread_mutex_init(&t->lock, NULL);
         atomic_store(&t->refs, 1);
         atomic_store(&t->retries, RETRIES_MAX * 10);
+        pthread_mutex_lock(&s->lock);
         map_set(s->by_name, str_of(name), t);
+        pthread_mutex_unlock(&s->lock);
     }
+    atomic_store(&t->closing, false);
     atomic_fetch_add(&t->refs, 1);
     return t;
 }
@@ -80,9 +86,31 @@ struct target *target_take(struct target_set *s, const char *name)
 void target_prune(struct target_set *s)
 {
     struct map_iter it = MAP_ITER_INIT;
+    pthread_mutex_lock(&s->lock);
     while (map_next(s->by_name, &it))
         if (atomic_load(&((struct target *)it.value)->refs) == 1)
             map_del(s->by_name, it.key);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void target_close(struct target_set *s, bool (*has)(void *arg, const char *name), void *arg)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(s->by_name, &it)) {
+        struct target *t = it.value;
+        if (!has(arg, t->name))
+            atomic_store(&t->closing, true);
+    }
+}
+
+bool target_open(struct target_set *s, const char *name, int *ret_running)
+{
+    pthread_mutex_lock(&s->lock);
+    const struct target *t = map_getc(s->by_name, name);
+    *ret_running = t ? atomic_load(&t->in_flight) : 0;
+    bool open = t && !atomic_load(&t->closing);
+    pthread_mutex_unlock(&s->lock);
+    return open;
 }
 
 /* ---- the breaker ---- */

@@ -26,6 +26,7 @@ struct target {
     atomic_ullong aside_until_ms; /* on the monotonic clock */
     atomic_int failures;          /* in a row */
     atomic_int opened;            /* how often it was put aside since it last did well; 0: it does well */
+    atomic_bool closing;          /* no snapshot to come has it: nothing more is sent there */
     atomic_bool trying;           /* the request that is to tell whether it does again */
     atomic_int retries;           /* tenths of one that may still be made elsewhere after it failed */
     pthread_mutex_t lock;         /* guards prefixes */
@@ -38,6 +39,10 @@ struct target_set *target_set_new(void);
 void target_set_free(struct target_set *s);
 struct target *target_take(struct target_set *s, const char *name); /* a new reference */
 void target_unref(struct target *t);
+/* Marks those that a new snapshot, which is what loops find from now on, does not have, and unmarks the others. */
+void target_close(struct target_set *s, bool (*has)(void *arg, const char *name), void *arg);
+/* Whether it may still be sent requests, and how many run there. Any thread. */
+bool target_open(struct target_set *s, const char *name, int *ret_running);
 void target_prune(struct target_set *s); /* forgets those that only the set still knows */
 
 /* Whether requests should rather go elsewhere. */

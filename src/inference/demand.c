@@ -189,6 +189,19 @@ bool demand_may_leave(struct demand *d, const char *target, int64_t *ret_running
     return may;
 }
 
+int64_t demand_running(struct demand *d, const char *target)
+{
+    int64_t n = 0;
+    pthread_mutex_lock(&d->lock);
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(d->gateways, &it)) {
+        const struct target_said *said = map_getc(((struct gateway *)it.value)->targets, target);
+        n += said ? said->running : 0;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return n;
+}
+
 void demand_left(struct demand *d, const char *target)
 {
     pthread_mutex_lock(&d->lock);

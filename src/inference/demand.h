@@ -29,6 +29,8 @@ int demand_report(struct demand *d, const json_t *spec, void (*changed)(void *ar
 
 /* A target ("NAMESPACE ADDRESS") is to go. True: every gateway has said that it sends nothing there any more and that nothing runs; *ret_running: what does, as far as known. */
 bool demand_may_leave(struct demand *d, const char *target, int64_t *ret_running);
+/* Requests that gateways have there, as far as they were told to say: of those that were asked about. */
+int64_t demand_running(struct demand *d, const char *target);
 void demand_left(struct demand *d, const char *target); /* it is gone: it is asked about no more */
 
 #endif

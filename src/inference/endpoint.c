@@ -4,12 +4,16 @@
 #include "base/vec.h"
 #include "inference/internal.h"
 
+#define ORDINAL_MAX 999
+#define GOING_LOOK_MS 200u /* a name that is wanted is still taken by a replica that goes */
+
 struct pass {
     struct inference *i;
     struct reconcile *r;
     struct model_endpoint e;
     json_t *replicas; /* array of those that this endpoint owns */
-    int64_t exist, ready;
+    json_t *live;     /* those of them that stay */
+    int64_t ready;
 };
 
 static int64_t ordinal_of(const json_t *replica)
@@ -17,6 +21,7 @@ static int64_t ordinal_of(const json_t *replica)
     return json_int(replica, "spec.ordinal", 0);
 }
 
+/* Replicas that go keep their names for as long as requests run on them: others take other ordinals. */
 static json_t *find_replica(const struct pass *p, int64_t ordinal)
 {
     size_t n;
@@ -75,20 +80,82 @@ static int ensure_replica(const struct pass *p, int64_t ordinal, struct err *err
     return rc == ERR_EXISTS ? err_set(err, ERR_CONFLICT, "replica %s-%lld exists and is not in the cache yet, or belongs to another", r->name, (long long)ordinal) : rc;
 }
 
-/* Makes what lacks, removes what is too much, the highest first. */
-static int scale(const struct pass *p, struct err *err)
+/* ---- as many as wanted ---- */
+
+static bool is_up(const json_t *replica)
+{
+    const char *ready = obj_condition(replica, "Ready");
+    return ready && !strcmp(ready, "True");
+}
+
+static int64_t runs_on(const struct pass *p, const json_t *replica)
+{
+    const char *target = scaling_target(replica, p->r->arena);
+    return target ? demand_running(p->i->demand, target) : 0;
+}
+
+/* Whether a should go rather than b: what has failed first, then what loads, then the idlest; of equals the last. */
+static bool goes_first(const struct pass *p, const json_t *a, const json_t *b)
+{
+    bool up_a = is_up(a), up_b = is_up(b);
+    if (up_a != up_b)
+        return up_b;
+    bool loads_a = !up_a && reason_is_progress(obj_condition_reason(a, "Ready")), loads_b = !up_b && reason_is_progress(obj_condition_reason(b, "Ready"));
+    if (loads_a != loads_b)
+        return loads_b;
+    int64_t runs_a = runs_on(p, a), runs_b = runs_on(p, b);
+    return runs_a != runs_b ? runs_a < runs_b : ordinal_of(a) > ordinal_of(b);
+}
+
+static int remove_one(const struct pass *p, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_model_replica);
-    int rc = 0;
-    for (int64_t o = 0; o < p->e.spec.replicas && rc == 0; o++)
-        rc = ensure_replica(p, o, err);
+    json_t *obj, *gone = NULL;
+    size_t n, at = 0;
+    json_array_foreach (p->live, n, obj)
+        if (!gone || goes_first(p, obj, gone)) {
+            gone = obj;
+            at = n;
+        }
+    int rc = client_delete(p->r->client, &resource, p->r->ns, obj_name(gone), obj_uid(gone), err);
+    json_array_remove(p->live, at);
+    return rc == ERR_NOT_FOUND || rc == ERR_CONFLICT ? 0 : rc;
+}
+
+/* The lowest name that is free. One that is going is waited for, unless requests keep it. -1: none now. */
+static int64_t free_ordinal(const struct pass *p, int64_t from)
+{
+    for (int64_t o = from; o <= ORDINAL_MAX; o++) {
+        const json_t *there = find_replica(p, o);
+        if (!there)
+            return o;
+        if (obj_deleting(there) && !runs_on(p, there))
+            return -1;
+    }
+    return -1;
+}
+
+/* Makes what lacks, removes what is too much. */
+static int scale(const struct pass *p, struct err *err)
+{
+    struct reconcile *r = p->r;
     size_t n;
     json_t *obj;
-    json_array_foreach (p->replicas, n, obj)
-        if (rc == 0 && ordinal_of(obj) >= p->e.spec.replicas && !obj_deleting(obj)) {
-            rc = client_delete(p->r->client, &resource, p->r->ns, obj_name(obj), obj_uid(obj), err);
-            rc = rc == ERR_NOT_FOUND || rc == ERR_CONFLICT ? 0 : rc;
+    int rc = 0;
+    int64_t have = (int64_t)json_array_size(p->live), next = 0;
+    for (; have > p->e.spec.replicas && rc == 0; have--)
+        rc = remove_one(p, err);
+    json_array_foreach (p->live, n, obj)
+        if (rc == 0)
+            rc = ensure_replica(p, ordinal_of(obj), err);
+    for (; have < p->e.spec.replicas && rc == 0; have++) {
+        next = free_ordinal(p, next);
+        if (next < 0) {
+            r->requeue_ms = r->requeue_ms ? MIN(r->requeue_ms, (uint64_t)GOING_LOOK_MS) : GOING_LOOK_MS;
+            return 0;
         }
+        rc = ensure_replica(p, next++, err);
+    }
     return rc;
 }
 
@@ -112,35 +179,33 @@ static void set_model_condition(struct pass *p)
     }
 }
 
-/* The first wanted replica of which a condition is not True; NULL when all are. *ret_missing: the ordinal of one that does not exist yet. */
-static json_t *first_not(const struct pass *p, const char *type, int64_t *ret_missing)
+/* The first replica of which a condition is not True; NULL when all are. *ret_missing: one does not exist yet. */
+static json_t *first_not(const struct pass *p, const char *type, bool *ret_missing)
 {
-    *ret_missing = -1;
-    for (int64_t o = 0; o < p->e.spec.replicas; o++) {
-        json_t *obj = find_replica(p, o);
-        const char *status = obj ? obj_condition(obj, type) : NULL;
-        if (!obj) {
-            *ret_missing = o;
-            return NULL;
-        }
+    size_t n;
+    json_t *obj;
+    *ret_missing = false;
+    json_array_foreach (p->live, n, obj) {
+        const char *status = obj_condition(obj, type);
         if (!status || strcmp(status, "True") != 0)
             return obj;
     }
+    *ret_missing = (int64_t)json_array_size(p->live) < p->e.spec.replicas;
     return NULL;
 }
 
 static void sum_up(struct pass *p, const char *type, const char *good_reason, const char *good_message)
 {
     json_t *obj = p->r->obj;
-    int64_t missing;
+    bool missing;
     json_t *bad = first_not(p, type, &missing);
     const char *model = obj_condition(obj, "ModelVerified");
     if (p->e.spec.replicas == 0)
         set_condition(obj, type, "False", "ScaledToZero", "no replicas are wanted");
     else if (model && strcmp(model, "True") != 0 && p->ready == 0)
         set_condition(obj, type, "False", obj_condition_reason(obj, "ModelVerified"), "waiting for the model: %s", obj_condition_message(obj, "ModelVerified"));
-    else if (missing >= 0)
-        set_condition(obj, type, "False", "Creating", "replica %s-%lld is being made", p->r->name, (long long)missing);
+    else if (missing)
+        set_condition(obj, type, "False", "Creating", "%s", json_array_size(p->live) ? "another replica is being made" : "the first replica is being made");
     else if (!bad)
         set_condition(obj, type, "True", good_reason, "%s", good_message);
     else
@@ -151,10 +216,10 @@ static void sum_up(struct pass *p, const char *type, const char *good_reason, co
 static void set_ready(struct pass *p)
 {
     char message[128];
-    int64_t missing;
+    bool missing;
     snprintf(message, sizeof(message), "%lld of %lld replicas serve", (long long)p->ready, (long long)p->e.spec.replicas);
     json_t *bad = first_not(p, "Ready", &missing);
-    if (p->ready > 0 && (bad || missing >= 0) && p->e.spec.replicas > 0)
+    if (p->ready > 0 && (bad || missing) && p->e.spec.replicas > 0)
         set_condition(p->r->obj, "Ready", "True", "Degraded", "%s; %s%s%s", message, bad ? obj_name(bad) : "another", bad ? ": " : " is being made", bad ? obj_condition_message(bad, "Ready") : "");
     else
         sum_up(p, "Ready", "Serving", message);
@@ -165,17 +230,17 @@ static void set_status(struct pass *p)
     json_t *obj = p->r->obj;
     size_t n;
     json_t *replica;
-    json_array_foreach (p->replicas, n, replica) {
-        const char *ready = obj_condition(replica, "Ready");
-        p->exist++;
-        p->ready += ready && !strcmp(ready, "True") && !obj_deleting(replica) && ordinal_of(replica) < p->e.spec.replicas;
+    json_array_foreach (p->live, n, replica) {
+        p->ready += is_up(replica);
+        scaling_learn(obj, replica, p->r->arena);
     }
-    json_put_int(obj, "status.replicas", p->exist);
+    json_put_int(obj, "status.replicas", (int64_t)json_array_size(p->replicas));
     json_put_int(obj, "status.readyReplicas", p->ready);
     json_put_str(obj, "status.selector", arena_printf(p->r->arena, LABEL_ENDPOINT "=%s", p->r->name));
     set_model_condition(p);
     sum_up(p, "EngineStarted", "Started", "all engines run");
     set_ready(p);
+    scaling_show(p->i, p->r, &p->e);
 }
 
 int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err)
@@ -187,15 +252,22 @@ int endpoint_reconcile(void *ctx, struct reconcile *r, struct err *err)
     int rc = kind_decode(&kind_model_endpoint, r->obj, r->arena, &p.e, err);
     if (rc < 0)
         return rc;
-    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     JSON_AUTO all = informer_list(i->replicas, r->ns);
     JSON_AUTO owned = json_array();
+    JSON_AUTO live = json_array();
     size_t n;
     json_t *obj;
     json_array_foreach (all, n, obj)
-        if (obj_owned_by(obj, obj_uid(r->obj)))
+        if (obj_owned_by(obj, obj_uid(r->obj))) {
             json_array_append(owned, obj);
+            if (!obj_deleting(obj))
+                json_array_append(live, obj);
+        }
     p.replicas = owned;
+    p.live = live;
+    if ((rc = scaling_step(i, r, &p.e, live, err)) < 0)
+        return rc;
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     rc = scale(&p, err);
     set_status(&p);
     int status_rc = save_status(r, &kind_model_endpoint, before, rc < 0 ? NULL : err);

@@ -9,6 +9,7 @@
 #define DEFAULT_PROBE_MS 2000u
 #define DEFAULT_STALL_MS 60000u
 #define DEFAULT_IDLE_MS 60000u
+#define DEFAULT_DRAIN_MS 120000u
 /* A pass waits for engines, which may hang, or hashes for hours: one project has a share of the workers. */
 #define REPLICA_WORKERS 16
 #define REPLICA_SHARE 4
@@ -131,6 +132,16 @@ static void on_model(void *arg, json_t *prev, json_t *now)
     }
 }
 
+static void on_endpoint(void *arg, json_t *prev, json_t *now)
+{
+    struct inference *i = arg;
+    if (now || !obj_uid(prev))
+        return;
+    pthread_mutex_lock(&i->lock);
+    map_del(i->scales, str_of(obj_uid(prev)));
+    pthread_mutex_unlock(&i->lock);
+}
+
 /* ---- life ---- */
 
 struct inference *inference_new(struct manager *m, struct runtime *rt, const struct inference_options *o)
@@ -147,7 +158,9 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
     i->o.probe_interval_ms = o->probe_interval_ms ? o->probe_interval_ms : DEFAULT_PROBE_MS;
     i->o.stall_ms = o->stall_ms ? o->stall_ms : DEFAULT_STALL_MS;
     i->o.idle_ms = o->idle_ms ? o->idle_ms : DEFAULT_IDLE_MS;
+    i->o.drain_ms = o->drain_ms ? o->drain_ms : DEFAULT_DRAIN_MS;
     pthread_mutex_init(&i->lock, NULL);
+    scaling_start(i);
     i->models = manager_informer(m, &kind_model);
     i->endpoints = manager_informer(m, &kind_model_endpoint);
     i->replicas = manager_informer(m, &kind_model_replica);
@@ -156,6 +169,7 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
     for (size_t c = 0; c < ARRAY_LEN(controllers); c++)
         manager_add(m, &controllers[c], i);
     census_start(i);
+    informer_add_handler(i->endpoints, &(struct informer_handler){.changed = on_endpoint, .arg = i});
     informer_add_handler(i->models, &(struct informer_handler){.changed = on_model, .arg = i});
     informer_add_handler(i->replicas, &(struct informer_handler){.changed = on_replica, .synced = on_replicas_listed, .arg = i});
     informer_add_handler(i->endpoints, &(struct informer_handler){.changed = route_on_endpoint, .arg = i});
@@ -183,6 +197,7 @@ void inference_free(struct inference *i)
         return;
     map_free(i->workloads);
     map_free(i->memory);
+    scaling_stop(i);
     pthread_mutex_destroy(&i->lock);
     mem_free(i);
 }

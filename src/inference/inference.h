@@ -19,6 +19,7 @@ struct inference_options {
     uint64_t probe_interval_ms; /* default 2 s; 200 ms while loading */
     uint64_t stall_ms;          /* running requests without a token for this long: hung; default 60 s */
     uint64_t idle_ms;           /* an engine without requests makes one token so often, to show that it can; default 60 s */
+    uint64_t drain_ms;          /* requests of a replica that goes may go on for so long; default 2 min */
     const char *model_dirs;     /* in which files of Models may lie, comma-separated; NULL or empty: nowhere but in data_dir/models */
     const char *data_dir;       /* what is secret lies there; NULL: none */
 };
@@ -30,6 +31,8 @@ struct inference *inference_new(struct manager *m, struct runtime *rt, const str
 int inference_settle(struct inference *i, struct client *c, struct err *err) NODISCARD;
 /* For runtime_local_options.changed: maps a workload's name back to its replica and enqueues it. */
 void inference_workload_changed(struct inference *i, const char *workload);
+/* For kind_services.load: what a gateway tells of its load. Any thread. */
+int inference_load(struct inference *i, const json_t *told, json_t **ret, struct err *err) NODISCARD;
 void inference_free(struct inference *i);
 
 #endif

@@ -6,7 +6,9 @@
 #include <stdatomic.h>
 
 #include "base/map.h"
+#include "inference/demand.h"
 #include "inference/inference.h"
+#include "kinds/inference.h"
 
 #define WORKLOAD_FINALIZER "seki.cloud/workload"
 #define LABEL_ENDPOINT "seki.cloud/endpoint"
@@ -22,7 +24,8 @@ struct replica_memory {
     struct engine_liveness liveness;
     uint64_t generation;    /* of the workload that it is about */
     uint64_t begun_ms;      /* when the wait for the first answer began */
-    bool was_ready;
+    bool was_ready, load_counted;
+    uint64_t leaving_ms;    /* since when it waits for its requests to end */
 };
 
 struct inference {
@@ -33,10 +36,27 @@ struct inference {
     pthread_mutex_t lock;
     struct map *workloads; /* name → char *: "NS/NAME" of the replica */
     struct map *memory;    /* replica uid → struct replica_memory * */
+    struct map *scales;    /* endpoint uid → struct autoscale_memory * */
+    struct demand *demand; /* what gateways tell */
 };
 
 /* Counts endpoints and replicas by state; before the informers start. */
 void census_start(struct inference *i);
+
+/* ---- scaling.c ---- */
+void scaling_start(struct inference *i);
+void scaling_stop(struct inference *i);
+/* Sets spec.replicas of an endpoint with spec.scaling, when another number is right, in e and in the store; r->obj is what is stored then. */
+int scaling_step(struct inference *i, struct reconcile *r, struct model_endpoint *e, const json_t *replicas, struct err *err) NODISCARD;
+/* The condition ScalingActive. */
+void scaling_show(struct inference *i, struct reconcile *r, const struct model_endpoint *e);
+void scaling_loaded(int64_t milliseconds); /* into the histogram */
+/* Into the endpoint's status.load, once a start of an engine. */
+void scaling_learn(json_t *endpoint, const json_t *replica, struct arena *a);
+/* How gateways call a replica: "NAMESPACE ADDRESS"; NULL: they have never known it. */
+const char *scaling_target(const json_t *replica, struct arena *a);
+/* Not Ready for this reason: it is on its way. Else it has failed, as far as anybody can tell. */
+bool reason_is_progress(const char *reason);
 
 int model_reconcile(void *ctx, struct reconcile *r, struct err *err);
 /* Each file of the Model may be read, is there and looks as it did when it was hashed with the right digest. */

@@ -10,6 +10,7 @@
 
 #define LOADING_LOOK_MS 200u
 #define STOPPING_LOOK_MS 100u
+#define LEAVING_LOOK_MS 100u
 #define WAIT_LOOK_MS 2000u
 #define PROBE_TIMEOUT_MS 2000u
 #define POKE_TIMEOUT_MS 20000u
@@ -82,6 +83,30 @@ void replica_remove_files(struct inference *i, const json_t *replica)
     unlink(slots);
 }
 
+static void save_memory(struct pass *p);
+static void load_memory(struct pass *p);
+
+/* Requests of an engine that goes may end: gateways send no more there, and say so. False: it may be stopped. */
+static bool must_wait_for_requests(struct pass *p, struct err *err)
+{
+    struct reconcile *r = p->r;
+    const char *target = scaling_target(r->obj, r->arena);
+    int64_t running;
+    if (p->w.state != WORKLOAD_RUNNING || !target)
+        return false;
+    load_memory(p);
+    if (!p->memory.leaving_ms) {
+        p->memory.leaving_ms = clock_mono_ms();
+        save_memory(p);
+    }
+    if (demand_may_leave(p->i->demand, target, &running) || clock_mono_ms() - p->memory.leaving_ms >= p->i->o.drain_ms)
+        return false;
+    r->requeue_ms = LEAVING_LOOK_MS;
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    set_condition(r->obj, "Ready", "False", "Draining", "requests that run may end, for %llu s at most", (unsigned long long)p->i->o.drain_ms / 1000);
+    return save_status(r, &kind_model_replica, before, err) == 0;
+}
+
 static int finish(struct pass *p, struct err *err)
 {
     struct reconcile *r = p->r;
@@ -90,6 +115,9 @@ static int finish(struct pass *p, struct err *err)
     json_t *list = json_at(r->obj, "metadata.finalizers"), *f;
     size_t i;
     if (!obj_has_finalizer(r->obj, WORKLOAD_FINALIZER))
+        return 0;
+    rt->ops->get(rt, p->workload, &p->w);
+    if (must_wait_for_requests(p, NULL))
         return 0;
     int rc = rt->ops->stop(rt, p->workload, err);
     if (rc < 0)
@@ -100,6 +128,9 @@ static int finish(struct pass *p, struct err *err)
         return 0;
     }
     forget(p);
+    const char *target = scaling_target(r->obj, r->arena);
+    if (target)
+        demand_left(p->i->demand, target);
     replica_remove_files(p->i, r->obj);
     json_array_foreach (list, i, f)
         if (!strcmp(json_string_value(f), WORKLOAD_FINALIZER)) {
@@ -277,6 +308,11 @@ static void publish(struct pass *p)
         clock_format(p->w.started_wall_ms, now);
         json_put_str(obj, "status.startedAt", now);
     }
+    if (p->plan.argv && !p->memory.load_counted && !p->w.adopted) {
+        json_put_int(obj, "status.loadMilliseconds", (int64_t)MAX(p->w.running_ms, (uint64_t)1));
+        scaling_loaded((int64_t)p->w.running_ms);
+    }
+    p->memory.load_counted = true;
     set_condition(obj, "EngineStarted", "True", "Started", p->plan.argv ? "process %d" : "a server elsewhere", (int)p->w.pid);
     set_condition(obj, "Ready", "True", "Serving", "the engine answers");
     p->memory.was_ready = true;
