@@ -36,7 +36,7 @@ def send(c, model, text="hi", **more):
 
 
 def ask(c, model, **more):
-    with RawClient(c.address("gateway"), timeout=120) as client:
+    with RawClient(c.address("gateway")) as client:
         client.send(send(c, model, **more))
         return client.response()
 
@@ -92,7 +92,7 @@ def test_the_first_request_starts_an_engine_and_idleness_stops_it(cloud):
     assert ("ScaledFromZero", "scaled 0→1: a request waits") in seen
     assert any(reason == "ScaledToZero" and message.startswith("scaled 1→0: nothing was asked for ") for reason, message in seen), seen
     # Now it is known how long it takes: streams are told.
-    with RawClient(cloud.address("gateway"), timeout=120) as client:
+    with RawClient(cloud.address("gateway")) as client:
         client.send(send(cloud, name, stream=True))
         got = client.response()
     assert got.status == 200 and 1 <= int(got.headers["x-seki-expected-wait"]) <= 60
@@ -114,7 +114,7 @@ def test_what_cannot_be_held_is_told_when_to_come_again(cloud):
 
 
 def test_a_load_that_fails_ends_what_waits_with_the_reason(cloud):
-    name = endpoint(cloud, "broken", mode="crash-on-start")
+    name = endpoint(cloud, "broken", tokens="not a number")
     asks = Asks(cloud, name, 2)
     for got in asks.wait():
         assert got.status == 503 and b"CrashLoopBackOff" in got.body and json.loads(got.body)["error"]["code"] == "model_not_ready"
