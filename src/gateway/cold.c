@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "gateway/load_report.h"
+#include "gateway/model_route.h"
 #include "gateway/request.h"
 
 #define RETRY_GUESS_S 10 /* where nobody knows how long loading takes */
@@ -128,6 +129,7 @@ bool cold_look_anew(struct request *q)
 {
     gateway_loop_refresh(q->loop);
     const struct snap_endpoint *e = q->loop->snapshot == q->routing ? NULL : snapshot_find(q->loop->snapshot, q->key, q->body.model);
+    e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
     if (!e || (!e->replica_count && !e->waits_for_replicas))
         return false;
     snapshot_unref(q->routing);

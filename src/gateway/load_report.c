@@ -27,6 +27,7 @@ struct load_report {
     bool woken, stop; /* under lock */
     atomic_bool stopping;
     atomic_ullong heard_ms;
+    struct metric *told;
     json_t *asked;    /* the thread's: names of targets */
     bool complained, started;
 };
@@ -177,6 +178,7 @@ static void report(struct load_report *r)
     json_object_set_new(obj, "spec", json_pack("{s:s, s:o, s:o}", "gateway", r->id, "endpoints", l.endpoints, "targets", l.targets));
     if (client_create(r->client, &resource, NULL, obj, &answer, &err) == 0) {
         atomic_store(&r->heard_ms, clock_mono_ms());
+        metric_add(r->told, 1);
         r->complained = false;
         if (take_answer(r, answer))
             load_report_wake(r);
@@ -213,6 +215,7 @@ struct load_report *load_report_new(struct gateway *g)
     struct load_report *r = XNEW(struct load_report);
     r->gateway = g;
     r->asked = json_array();
+    r->told = metric_counter("seki_gateway_load_reports_total", "Times that control was told how much there is to do.");
     r->client = client_fenced(g->o.client, allow, r);
     rnd_uuid(r->id);
     atomic_store(&r->heard_ms, clock_mono_ms());

@@ -174,7 +174,7 @@ void scaling_show(struct inference *i, struct reconcile *r, const struct model_e
         else if (!load.gateways)
             set_condition(r->obj, "ScalingActive", "False", "LoadUnknown", "no gateway was heard of in the last seconds: nothing is changed");
         else
-            set_condition(r->obj, "ScalingActive", "True", "Active", "between %lld and %lld replicas, by what is asked; events tell of each change", (long long)e->spec.scaling->min_replicas,
+            set_condition(r->obj, "ScalingActive", "True", "ByDemand", "between %lld and %lld replicas, by what is asked; events tell of each change", (long long)e->spec.scaling->min_replicas,
                           (long long)e->spec.scaling->max_replicas);
         return;
     }

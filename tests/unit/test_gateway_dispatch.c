@@ -1,6 +1,8 @@
 /* Picking and dispatching: room, cache, herds; waiting, telling, leaving. */
 #include "unit.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/vec.h"
@@ -107,6 +109,51 @@ static void who_has_no_room_gets_nothing(void **state)
     w.tried = 0;
     assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
     assert_int_equal(index, 1);
+}
+
+static bool is_second(void *arg UNUSED, const char *name)
+{
+    return !strcmp(name, "t1");
+}
+
+static bool is_any(void *arg UNUSED, const char *name UNUSED)
+{
+    return true;
+}
+
+static bool is_none(void *arg UNUSED, const char *name UNUSED)
+{
+    return false;
+}
+
+static void who_goes_gets_nothing_more(void **state)
+{
+    (void)state;
+    size_t index;
+    int running;
+    struct pick_wish w = {0};
+    set_load(0, 2, 0, 0);
+    target_close(targets, is_second, NULL); /* a new snapshot has only that */
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+        assert_int_equal(index, 1);
+    }
+    assert_false(target_open(targets, "t0", &running));
+    assert_true(target_open(targets, "t1", &running));
+    assert_int_equal(running, 2);
+    assert_false(target_open(targets, "never seen", &running));
+    target_close(targets, is_none, NULL);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_NONE);
+    endpoint.waits_for_replicas = true; /* there will be others: it waits, it is not turned away */
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_FULL);
+    endpoint.replica_count = 0;
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_FULL);
+    endpoint.replica_count = REPLICAS;
+    w.tried = 15; /* all were tried: that is an end */
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_NONE);
+    target_close(targets, is_any, NULL);
+    target_unref(target_take(targets, "t0")); /* it is in a snapshot again */
+    assert_true(target_open(targets, "t0", &running));
 }
 
 static void ties_are_spread(void **state)
@@ -328,6 +375,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_goes_gets_nothing_more, setup, teardown),
         cmocka_unit_test_setup_teardown(ties_are_spread, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_barred_is_never_picked, setup, teardown),
         cmocka_unit_test_setup_teardown(in_turns_load_and_cache_say_nothing, setup, teardown),
