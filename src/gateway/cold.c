@@ -143,6 +143,7 @@ bool cold_look_anew(struct request *q)
     q->routing = snapshot_ref(q->loop->snapshot);
     q->endpoint = q->ticket.endpoint = e;
     q->ticket.wish.tried = 0;
+    q->ticket.wish.barred = border_barred(snapshot_border(q->routing), q->key, e, q->body.model, &q->rule);
     return true;
 }
 
