@@ -57,7 +57,7 @@ static void commit(struct request *q, const char *type)
     memcpy(all, headers, sizeof(headers));
     n += route_headers(q, all + n);
     n += answer_limit_headers(q->http->arena, q->key->limits, all + n);
-    n += cold_headers(q, &all[n]);
+    n += cold_headers(q, all + n);
     http_respond_start(q->http, 200, type, all, n);
 }
 
@@ -509,6 +509,7 @@ static void wait_for_turn(struct request *q)
 {
     timer_init(&q->tick, q->loop->loop, on_tick, q);
     timer_start(&q->tick, MIN((uint64_t)(q->cold.held ? COLD_TICK_MS : TICK_MS), q->loop->gateway->o.queue_timeout_ms));
+    cold_waits(q);
 }
 
 static void refuse_full(struct request *q, uint64_t retry_ms)
