@@ -99,7 +99,7 @@ static void conn2_free(struct http2_conn *c)
         stream_free(st);
     }
     LIST_REMOVE(c, link);
-    s->conn_count--;
+    server_conn_count(s, -1);
     nghttp2_session_del(c->session);
     conn_free(c->conn);
     sbuf_deinit(&c->out);
@@ -706,7 +706,7 @@ void http2_accept(struct http_server *s, struct conn *conn)
     sbuf_init(&c->out, OUT_MAX + 64 * 1024);
     timer_init(&c->timer, s->loop, on_timer, c);
     LIST_INSERT_HEAD(&s->conns2, c, link);
-    s->conn_count++;
+    server_conn_count(s, 1);
     conn_set_handler(conn, on_ready2, c);
     if (make_session(c) != 0) {
         fail(c);

@@ -66,7 +66,7 @@ static void on_accept(void *arg, int events UNUSED)
         }
         if (s->o.listen.sa.sa_family != AF_UNIX)
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-        if (s->conn_count >= s->o.max_connections)
+        if ((s->o.connections ? atomic_load_explicit(s->o.connections, memory_order_relaxed) : s->conn_count) >= s->o.max_connections)
             refuse(s, fd);
         else
             server_conn_accept(s, fd);
@@ -124,6 +124,13 @@ void http_server_set_tls(struct http_server *s, struct tls_ctx *tls)
 size_t http_server_connections(const struct http_server *s)
 {
     return s->conn_count;
+}
+
+void server_conn_count(struct http_server *s, int change)
+{
+    s->conn_count += (size_t)change;
+    if (s->o.connections)
+        atomic_fetch_add_explicit(s->o.connections, (size_t)change, memory_order_relaxed);
 }
 
 static void stop_listening(struct http_server *s)

@@ -13,6 +13,8 @@
 #ifndef SEKI_NET_HTTP_SERVER_H
 #define SEKI_NET_HTTP_SERVER_H
 
+#include <stdatomic.h>
+
 #include "loop/loop.h"
 #include "net/conn.h"
 #include "net/http.h"
@@ -52,6 +54,7 @@ struct http_server_options {
     int listen_fd;              /* > 0: listens already, at `listen`; becomes the server's when it starts */
     struct tls_ctx *tls;        /* NULL: plain; a reference is taken */
     size_t max_connections;     /* default 10,000 */
+    atomic_size_t *connections; /* of several servers together, for which max_connections then holds; NULL: of this one */
     size_t max_head_bytes;      /* default 32 KiB → 431 */
     size_t max_body_bytes;      /* default 3 MiB → 413 */
     uint64_t head_timeout_ms;   /* default 10 s from the first byte */

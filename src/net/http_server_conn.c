@@ -37,7 +37,7 @@ static void release(struct http_server_conn *c)
         return;
     c->dead = true;
     LIST_REMOVE(c, link);
-    c->server->conn_count--;
+    server_conn_count(c->server, -1);
     conn_want(c->conn, 0);
     timer_stop(&c->timer);
     if (!c->busy)
@@ -412,7 +412,7 @@ static void hand_over(struct http_server_conn *c)
     struct conn *conn = c->conn;
     timer_stop(&c->timer);
     LIST_REMOVE(c, link);
-    s->conn_count--;
+    server_conn_count(s, -1);
     sbuf_deinit(&c->in);
     sbuf_deinit(&c->body_bytes);
     sbuf_deinit(&c->head);
@@ -453,7 +453,7 @@ void server_conn_accept(struct http_server *s, int fd)
         return;
     }
     LIST_INSERT_HEAD(&s->conns, c, link);
-    s->conn_count++;
+    server_conn_count(s, 1);
     set_timer(c, s->tls ? s->o.head_timeout_ms : s->o.idle_timeout_ms);
     conn_want(c->conn, FD_READ);
 }

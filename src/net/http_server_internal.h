@@ -93,6 +93,7 @@ void server_conn_flush(struct http_server_conn *c);   /* writes what is queued *
 void server_conn_error(struct http_server_conn *c, int status, const char *msg);
 void server_conn_want(struct http_server_conn *c);    /* asks for the readiness that the state calls for */
 void server_conn_watch_progress(struct http_server_conn *c);
+void server_conn_count(struct http_server *s, int change); /* of connections */
 void server_conn_gone(struct http_server *s);         /* a connection was freed */
 
 /* A request with its id, for either protocol. */
