@@ -39,7 +39,10 @@ class Silent:
                     sock, _ = self.listener.accept()
                     poll.register(sock, selectors.EVENT_READ)
                     continue
-                data = key.fileobj.recv(65536)
+                try:
+                    data = key.fileobj.recv(65536)
+                except OSError:
+                    data = b""
                 if data.startswith(b"GET"):
                     key.fileobj.sendall(answer(b'{"object":"list","data":[{"id":"m"}]}'))
                 elif data.startswith(b"POST"):
