@@ -13,7 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define OWN_DESCRIPTORS 64 /* loops, ledgers, the API, the monitor */
+#define OWN_DESCRIPTORS 128 /* loops, ledgers, the API (several a kind that is watched), the monitor */
 
 struct gateway_role {
     const struct command_line *cl;

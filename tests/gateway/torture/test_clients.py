@@ -201,7 +201,7 @@ def few():
 def test_no_more_are_let_in_than_descriptors_are_there_for(few):
     """Each takes two: whoever gets a place gets an answer, the others a 503 at once; none of it is the engine's fault."""
     few.engine.script = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, "wait", STREAM_DONE, "close"]
-    places = (Few.limit - 64) // 2
+    places = (Few.limit - 128) // 2
     served, refused = [], 0
     try:
         for _ in range(Few.limit):
