@@ -22,7 +22,8 @@ struct continuation {
     size_t before, behind;
     /* continuations */
     int count;
-    int64_t made;     /* events with text, of the attempts before this one */
+    int64_t now;      /* events with text, of this attempt */
+    int64_t made;     /* of those before it */
     int64_t replays;  /* attempts that read the prompt again and failed … */
     int64_t replayed; /* … and of the text, before those */
     struct text sent; /* the body */
@@ -63,6 +64,7 @@ static void cleanup(void *arg)
     text_wipe(&c->sent);
     json_decref(c->id);
     json_decref(c->created);
+    c->id = c->created = NULL;
     mem_wipe(c->frame, sizeof(c->frame));
 }
 
@@ -75,6 +77,7 @@ static bool is_chat(const struct request *q)
 
 static void keep_text(struct continuation *c, struct str raw)
 {
+    c->now += raw.len > 0;
     if (!c->unfit && !text_add(&c->text, raw, CONTINUATION_TEXT_MAX)) {
         c->unfit = true;
         text_wipe(&c->text);
@@ -232,7 +235,8 @@ void continuation_attach(struct request *q)
         arena_on_free(q->http->arena, cleanup, q->continuation);
     }
     if (!q->continuation->count) /* an attempt of which nothing was passed on is forgotten */
-        text_wipe(&q->continuation->text);
+        cleanup(q->continuation);
+    q->continuation->now = 0;
     q->continuation->broken = false;
     q->continuation->before = 0;
     q->scan.keeps_usage = !q->scan.take_out;
@@ -355,7 +359,7 @@ static void write_end(struct request *q, bool full, int64_t prompt_estimate)
         json_object_set_new(doc, "choices", json_pack("[o]", choice));
         put_event(q, doc);
     }
-    if (q->body.usage_wanted) {
+    if (q->body.usage_wanted && !q->scan.exact) {
         json_object_set_new(doc, "choices", json_array());
         json_object_set_new(doc, "usage", json_pack("{s:I, s:I, s:I}", "prompt_tokens", (json_int_t)prompt_estimate, "completion_tokens", (json_int_t)c->made, "total_tokens",
                                                     (json_int_t)(prompt_estimate + c->made)));
@@ -372,12 +376,15 @@ enum continuation_step continuation_next(struct request *q)
         if (!c || c->unfit || !c->count || q->scan.look) /* else an attempt that failed before its head */
             return CONTINUATION_NONE;
     }
-    if (c->count) {
-        c->replays += q->scan.has_content;
-        c->replayed += q->scan.has_content ? c->made : 0;
+    if (!c->finished || !q->scan.exact) { /* else the engine's count holds */
+        if (c->count && q->scan.has_content) {
+            c->replays++;
+            c->replayed += c->made;
+        }
+        c->made += c->now;
+        c->now = q->scan.content_events = 0;
+        q->scan.has_content = false;
     }
-    c->made += q->scan.content_events;
-    q->scan.content_events = 0;
     if (!c->finished && (c->count >= CONTINUATIONS_MAX || !make_body(q, &full)))
         return CONTINUATION_NONE;
     if (c->finished || full) {
@@ -401,7 +408,9 @@ void continuation_counts(const struct request *q, struct usage *u, int64_t promp
     const struct continuation *c = q->continuation;
     if (!c)
         return;
-    if (!c->count || !q->scan.exact) {
+    if (!c->count && q->scan.exact)
+        return;
+    if (!q->scan.exact) {
         u->completion_tokens += c->made;
         if (!c->count)
             return;
