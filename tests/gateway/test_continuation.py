@@ -67,7 +67,7 @@ def cloud():
         c.create("modelendpoints", "demo", "m", {"replicas": 3, "engine": {"driver": "vllm", "url": c.upstream.url}})
         c.create("modelendpoints", "demo", "plain", {"replicas": 2, "servedName": "plain", "engine": {"driver": "openai", "url": c.upstream.url, "remoteModel": "m"}})
         for name, n in (("m", 3), ("plain", 2)):
-            wait_for(lambda: c.get("modelendpoints", "demo", name)["status"].get("readyReplicas") == n, what="all replicas")
+            wait_for(lambda: c.get("modelendpoints", "demo", name).get("status", {}).get("readyReplicas") == n, what="all replicas")
         c.secret = c.key("demo")
         yield c
         c.upstream.stop()
