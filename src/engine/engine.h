@@ -69,6 +69,8 @@ struct engine_health {
 struct engine_ops {
     const char *name;
     bool has_slots;          /* bodies may say which slot is used ("id_slot") and whether what is in it may be ("cache_prompt"); without a word it may not */
+    bool can_continue;       /* an answer that has begun: a last message of the assistant, a prompt with text behind it. Only what follows is sent */
+    const char *continue_members; /* of a chat's body, by which it is told so: "\"a\":1,"; NULL: it needs none */
     const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
     bool remote_by_url; /* runs elsewhere when spec.engine.url is given */

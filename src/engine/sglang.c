@@ -21,5 +21,5 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
 }
 
 const struct engine_ops engine_sglang = {
-    .name = "sglang", .remote = true, .salt_member = "cache_salt", .plan = plan, .probe = probe,
+    .name = "sglang", .remote = true, .salt_member = "cache_salt", .can_continue = true, .continue_members = "\"continue_final_message\":true,", .plan = plan, .probe = probe,
 };

@@ -165,5 +165,6 @@ static int poke(const struct engine_plan *plan, enum engine_task task, uint64_t 
 }
 
 const struct engine_ops engine_vllm = {
-    .name = "vllm", .remote_by_url = true, .salt_member = "cache_salt", .plan = plan, .probe = probe, .poke = poke,
+    .name = "vllm", .remote_by_url = true, .salt_member = "cache_salt", .can_continue = true,
+    .continue_members = "\"continue_final_message\":true,\"add_generation_prompt\":false,", .plan = plan, .probe = probe, .poke = poke,
 };

@@ -1,5 +1,6 @@
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/continuation.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
 #include "gateway/request.h"
@@ -107,18 +108,6 @@ static void count_upstream_error(struct request *q, const char *reason, const st
     log_warn("an engine failed a request", KV("request", q->http->id), KV("replica", q->replica->name), KV("reason", reason), KV("error", err ? err->msg : ""));
 }
 
-/* The engine's part of the stream has begun and cannot go on: the client is told inside it, when that can still be understood. */
-static void break_off(struct request *q, const char *outcome, const char *message)
-{
-    attempt_release(q, TARGET_FAILED, 0);
-    if (usage_scan_between_events(&q->scan)) {
-        request_refuse(q, q->status, outcome, "server_error", "upstream_error", NULL, message);
-    } else {
-        request_settle(q, q->status, outcome);
-        http_respond_abort(q->http);
-    }
-}
-
 /* What came of a failed attempt is forgotten. */
 static void forget(struct request *q)
 {
@@ -127,7 +116,39 @@ static void forget(struct request *q)
     q->streaming = false;
     q->retry_after[0] = 0;
     q->status = 0;
-    q->first_ns = 0;
+    if (!q->passed)
+        q->first_ns = 0;
+}
+
+/* The stream's text goes on from another replica, or is whole but for its end. False: neither. */
+static bool go_on(struct request *q)
+{
+    struct target *failed = q->replica->target;
+    enum continuation_step step = continuation_next(q);
+    if (step == CONTINUATION_WHOLE) {
+        request_settle(q, 200, "ok");
+        http_respond_end(q->http);
+        return true;
+    }
+    if (step == CONTINUATION_NONE || !target_may_retry(failed))
+        return false;
+    forget(q);
+    return attempt_start(q);
+}
+
+/* The engine's part of the stream has begun and cannot go on: the client is told inside it, when that can still be understood. */
+static void break_off(struct request *q, const char *outcome, const char *message)
+{
+    attempt_release(q, TARGET_FAILED, 0);
+    if (go_on(q))
+        return;
+    int status = q->status ? q->status : 200;
+    if (usage_scan_between_events(&q->scan)) {
+        request_refuse(q, status, outcome, "server_error", "upstream_error", NULL, message);
+    } else {
+        request_settle(q, status, outcome);
+        http_respond_abort(q->http);
+    }
 }
 
 /* The attempt has failed before anything of it was passed on: another replica, or the end. status: what the client is told then. */
@@ -215,6 +236,7 @@ static void on_head(void *arg, const struct http_head *head)
     if (head->status == 200 && is_event_stream(type)) {
         q->streaming = true;
         request_scan(q, q->body.ask_usage && !q->body.usage_wanted, pass_on);
+        continuation_attach(q);
     }
 }
 
@@ -227,8 +249,16 @@ static void on_body(void *arg, struct str bytes)
         usage_scan_feed(&q->scan, bytes);
         if (q->ticket.claimed && q->scan.content_events > 2)
             slots_begun(q->replica->pins, &q->ticket.claim);
+        if (q->passed && timer_armed(&q->keepalive) && q->scan.has_content)
+            timer_stop(&q->keepalive);
         if (!q->passed && (q->scan.has_content || q->answer.len > HELD_MAX))
             pass_held(q);
+        if (continuation_broken(q)) {
+            count_upstream_error(q, "event", NULL);
+            http_call_cancel(q->call);
+            q->call = NULL;
+            break_off(q, "upstream_error", "The engine failed in the middle of its answer.");
+        }
         return;
     }
     sbuf_add(&q->answer, bytes);
@@ -307,7 +337,10 @@ static void on_end(void *arg)
             count_upstream_error(q, "status", NULL);
             attempt_release(q, TARGET_FAILED, 0);
         }
-        answer_engine_error(q);
+        if (q->passed)
+            break_off(q, "upstream_error", "The engine failed in the middle of its answer, and another one did not go on.");
+        else
+            answer_engine_error(q);
     } else {
         end_whole(q);
     }
@@ -398,7 +431,7 @@ static bool send_now(struct request *q)
                                      .headers = q->headers,
                                      .header_count = fill_headers(q),
                                      .body = q->pieces,
-                                     .body_count = request_body_pieces(&q->body, name_there(q), isolation_members(q), q->http->arena, q->pieces),
+                                     .body_count = request_body_pieces(continuation_body(q), name_there(q), isolation_members(q), q->http->arena, q->pieces),
                                      .first_byte_timeout_ms = o->first_byte_timeout_ms,
                                      .idle_timeout_ms = o->idle_timeout_ms};
     q->call = pool ? http_call_start(pool, &call, &call_ops, q) : NULL;

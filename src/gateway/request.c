@@ -1,4 +1,5 @@
 #include "gateway/request.h"
+#include "gateway/continuation.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
 
@@ -72,7 +73,7 @@ static void fill_counts(const struct request *q, struct usage *u)
         u->cached_tokens = q->scan.cached_tokens;
         u->completion_tokens = q->scan.completion_tokens;
         u->exact = true;
-    } else if (q->first_ns && is_success(q->status)) {
+    } else if (q->first_ns && (is_success(q->status) || q->passed)) {
         u->prompt_tokens = prompt_estimate(q);
         u->completion_tokens = q->scan.content_events;
     } else {
@@ -153,6 +154,7 @@ void request_settle(struct request *q, int status, const char *outcome)
                       .status = status, .start_ms = q->start_ms, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
     fill_counts(q, &u);
+    continuation_counts(q, &u, prompt_estimate(q));
     settle_limits(q, &u);
     settle_turn(q, &u);
     if (status != 429 || q->attempts) /* what a limit keeps away must not fill the disk */

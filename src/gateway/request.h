@@ -46,6 +46,7 @@ struct request {
     char retry_after[REQUEST_RETRY_AFTER_MAX];
     bool streaming;         /* its answer is a stream */
     struct usage_scan scan;
+    struct continuation *continuation; /* continuation.h; NULL: it is no stream that can be continued */
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
 
     struct timer keepalive;

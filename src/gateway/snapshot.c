@@ -244,6 +244,8 @@ static bool read_token(const struct engine_paths *engines, struct arena *a, cons
 static void isolate(const struct engine_paths *engines, struct arena *a, const struct model_replica *mr, const char *uid, struct snap_replica *r)
 {
     const struct engine_ops *ops = engine_find(mr->spec.engine.driver);
+    r->can_continue = ops->can_continue;
+    r->continue_members = ops->continue_members;
     r->salt_member = engine_task_of(&mr->spec.engine) == TASK_TEXT ? ops->salt_member : NULL;
     if (!ops->has_slots || engine_task_of(&mr->spec.engine) != TASK_TEXT) /* what is only read leaves nothing */
         return;

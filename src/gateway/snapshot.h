@@ -29,6 +29,8 @@ struct snap_replica {
     const struct residency_site *site; /* where it stands; NULL: not known */
     int slots;                /* requests that it serves at the same time; 0: it does not say */
     struct slots *pins;       /* its slots are chosen here (slots.h); NULL: they are not. The target's */
+    bool can_continue;        /* a text that another engine began: continuation.h */
+    const char *continue_members; /* engine_ops' */
     const char *salt_member;  /* of a body: takes the tenant's salt; NULL: it knows none */
 };
 

@@ -145,7 +145,7 @@ static bool look_at_data(struct usage_scan *u, struct str data)
         return true;
     }
     if (contains(data, STR("\"usage\"")) && read_usage(u, data, true, &usage, &choices) && usage && !choices)
-        return !u->take_out;
+        return !u->take_out || u->keeps_usage;
     bool begins = only_begins(data);
     u->content_events += contains(data, STR("\"choices\"")) && !begins && !ends_choice(data);
     u->has_content = u->has_content || !begins;
@@ -184,7 +184,9 @@ static bool look_at(struct usage_scan *u, struct str event)
         sbuf_add_char(&joined, '\n');
         sbuf_add(&joined, value);
     }
-    return look_at_data(u, joined.len ? sbuf_str(&joined) : data);
+    data = joined.len ? sbuf_str(&joined) : data;
+    bool keep = look_at_data(u, data);
+    return u->look && data.ptr ? u->look(u->arg, data, keep) : keep;
 }
 
 /* ---- cutting the stream into events ---- */
@@ -233,6 +235,7 @@ static bool take_piece(struct usage_scan *u, struct str piece, bool whole)
         return u->kept = true;
     }
     if (u->carry.len + piece.len > USAGE_SCAN_EVENT_MAX) {
+        u->unread = true;
         emit(u, sbuf_str(&u->carry));
         sbuf_reset(&u->carry);
         u->skipping = !whole;
@@ -243,6 +246,7 @@ static bool take_piece(struct usage_scan *u, struct str piece, bool whole)
     sbuf_add(&u->carry, piece);
     if (!sbuf_ok(&u->carry)) { /* memory is short: as if it were too large */
         u->carry.failed = false;
+        u->unread = true;
         emit(u, sbuf_str(&u->carry));
         sbuf_reset(&u->carry);
         u->skipping = !whole;
@@ -272,6 +276,10 @@ void usage_scan_feed(struct usage_scan *u, struct str bytes)
         u->ended = n == bytes.len;
         struct str piece = str_n(bytes.ptr, n ? n : bytes.len);
         bytes = str_skip(bytes, piece.len);
+        if (u->rewrites) {
+            emit(u, kept);
+            kept = str_n(piece.ptr, 0);
+        }
         if (take_piece(u, piece, n > 0)) {
             kept.len += piece.len;
         } else {
@@ -284,9 +292,15 @@ void usage_scan_feed(struct usage_scan *u, struct str bytes)
 
 bool usage_scan_end(struct usage_scan *u)
 {
+    int64_t content_events = u->content_events;
+    bool (*look)(void *arg, struct str data, bool keep) = u->look;
+    u->look = NULL; /* what is cut was not passed on, and counts for nothing there */
     bool keep = u->carry.len && look_at(u, sbuf_str(&u->carry)); /* the last blank line may be missing */
-    if (!u->done)
+    u->look = look;
+    if (!u->done) {
+        u->content_events = look ? content_events : u->content_events;
         return false;
+    }
     if (keep)
         emit(u, sbuf_str(&u->carry));
     sbuf_reset(&u->carry);

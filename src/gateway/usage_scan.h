@@ -24,12 +24,16 @@ struct usage_scan {
     bool input_only;            /* embeddings, rerank: a usage without completion_tokens is whole */
     void (*out)(void *arg, struct str bytes);
     void *arg;
+    bool keeps_usage;           /* with take_out: nothing is dropped, but events go out whole or not at all */
+    bool (*look)(void *arg, struct str data, bool keep); /* or NULL; needs take_out: told of each whole event's data; false: it is taken out */
+    bool rewrites;              /* look writes to out itself: what came before goes out before */
     /* found */
     bool exact;                 /* the engine said it */
     bool done;                  /* the stream's last event was seen */
     int64_t prompt_tokens, completion_tokens, cached_tokens;
     bool began;                 /* Messages: its first event told of the prompt */
     int64_t content_events;     /* events with content: the count when the engine gives none */
+    bool unread;                /* an event was too large to be looked at */
     bool has_content;           /* something that cannot be taken back: more than an answer's role */
     /* its own */
     struct sbuf carry;          /* the event that has begun */

@@ -21,7 +21,7 @@ void usage_encode(const struct usage *u, struct sbuf *out)
         struct str name;
         int64_t value;
     } numbers[] = {{STR(",\"status\":"), u->status}, {STR(",\"prompt_tokens\":"), at_most(u->prompt_tokens)}, {STR(",\"cached_tokens\":"), at_most(u->cached_tokens)},
-                   {STR(",\"completion_tokens\":"), at_most(u->completion_tokens)}, {STR(",\"start_ms\":"), u->start_ms}, {STR(",\"ttft_ms\":"), u->ttft_ms},
+                   {STR(",\"completion_tokens\":"), at_most(u->completion_tokens)}, {STR(",\"replayed_tokens\":"), at_most(u->replayed_tokens)}, {STR(",\"start_ms\":"), u->start_ms}, {STR(",\"ttft_ms\":"), u->ttft_ms},
                    {STR(",\"duration_ms\":"), u->duration_ms}};
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         sbuf_add(out, texts[i].name);
@@ -57,11 +57,11 @@ int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err
         .endpoint = text_of(doc, a, "endpoint"), .model = text_of(doc, a, "model"), .replica = text_of(doc, a, "replica"), .route = text_of(doc, a, "route"),
         .outcome = text_of(doc, a, "outcome"), .stream = json_flag(doc, "stream", false), .exact = json_flag(doc, "exact", false),
         .status = (int)json_int(doc, "status", 0), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
-        .completion_tokens = json_int(doc, "completion_tokens", 0), .start_ms = json_int(doc, "start_ms", 0), .ttft_ms = json_int(doc, "ttft_ms", -1),
+        .completion_tokens = json_int(doc, "completion_tokens", 0), .replayed_tokens = json_int(doc, "replayed_tokens", 0), .start_ms = json_int(doc, "start_ms", 0), .ttft_ms = json_int(doc, "ttft_ms", -1),
         .duration_ms = json_int(doc, "duration_ms", 0)};
     if (!ret->id.len || !ret->project.len)
         return err_set(err, ERR_INVALID, "a usage record without id or project");
-    if (!is_count(ret->prompt_tokens) || !is_count(ret->cached_tokens) || !is_count(ret->completion_tokens))
+    if (!is_count(ret->prompt_tokens) || !is_count(ret->cached_tokens) || !is_count(ret->completion_tokens) || !is_count(ret->replayed_tokens))
         return err_set(err, ERR_INVALID, "a usage record with a count that is negative or above %lld", USAGE_TOKENS_MAX);
     return 0;
 }

@@ -3,6 +3,7 @@
  * JSON members: id (request id, deterministic and unique), project, tenant, key (APIKey name), endpoint, model, replica, route
  * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown"),
  * prompt_tokens, cached_tokens, completion_tokens, exact (false: counted by the gateway because the engine gave no usage),
+ * replayed_tokens (read again by engines that wrote on for one that failed: beside what is billed; 0 in older records),
  * start_ms, ttft_ms (-1: none), duration_ms.
  */
 #ifndef SEKI_LEDGER_USAGE_H
@@ -18,6 +19,7 @@ struct usage {
     bool stream, exact;
     int status;
     int64_t prompt_tokens, cached_tokens, completion_tokens;
+    int64_t replayed_tokens; /* not billed */
     int64_t start_ms, ttft_ms, duration_ms;
 };
 
