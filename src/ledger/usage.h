@@ -3,7 +3,7 @@
  * JSON members: id (request id, deterministic and unique), project, tenant, key (APIKey name), endpoint, model, replica, route
  * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown"),
  * prompt_tokens, cached_tokens, completion_tokens, exact (false: counted by the gateway because the engine gave no usage),
- * start_ms, ttft_ms (-1: none), duration_ms.
+ * start_ms, ttft_ms (-1: none), duration_ms; where the model has a price also cost (micro-units, see price.h) and currency.
  */
 #ifndef SEKI_LEDGER_USAGE_H
 #define SEKI_LEDGER_USAGE_H
@@ -19,6 +19,8 @@ struct usage {
     int status;
     int64_t prompt_tokens, cached_tokens, completion_tokens;
     int64_t start_ms, ttft_ms, duration_ms;
+    struct str currency; /* empty: the model had no price */
+    int64_t cost;
 };
 
 void usage_encode(const struct usage *u, struct sbuf *out);
