@@ -14,9 +14,7 @@
 #include "ledger/price.h"
 
 #define LINGER_MS (15 * 60 * 1000u) /* a request may run that long behind its gateway's lease */
-#define MINUTE_MS 60000u            /* after which no use of a rate is felt any more */
 #define WANTS_MS 3000u              /* so long others give back what a gateway could not get */
-#define TURN_MS 10000u              /* who comes first when not all can have what they need */
 #define GATEWAYS_MAX 256
 #define FILE_MAX (16u << 20)
 #define FILE_VERSION 1
@@ -28,16 +26,11 @@ struct lease {
     int64_t number, outstanding, left, durable;
     uint64_t wants_ms; /* when it last got nothing; 0: never */
 };
-/* What it has of one rate. */
-struct share {
-    int64_t share, want, need;
-};
 struct gateway {
     char *name, *incarnation;
     int64_t turn;
     uint64_t heard_ms;
-    bool heard, sharing; /* since the start */
-    struct map *leases, *shares;
+    struct map *leases;
 };
 struct journal {
     char id[64];
@@ -53,7 +46,6 @@ struct bank {
     uint64_t lease_ms, began_ms, blind_until_ms;
     struct map *sums;     /* "scope|project|owner|period|number|currency" → struct sum */
     struct map *journals; /* name → struct journal */
-    struct map *touched;  /* rate → struct sum: when (monotonic) a gateway last had a share of it */
     VEC(struct gateway *) gateways;
     struct metric *refused;
     bool dirty;
@@ -62,7 +54,6 @@ struct bank {
 static void gateway_free(struct gateway *g)
 {
     map_free(g->leases);
-    map_free(g->shares);
     mem_free(g->name);
     mem_free(g->incarnation);
     mem_free(g);
@@ -71,7 +62,7 @@ static void gateway_free(struct gateway *g)
 static struct gateway *add_gateway(struct bank *b, const char *name, const char *incarnation)
 {
     struct gateway *g = XNEW(struct gateway);
-    *g = (struct gateway){.name = xstrdup(name), .incarnation = xstrdup(incarnation), .heard_ms = clock_mono_ms(), .turn = -1, .leases = map_new(mem_free), .shares = map_new(mem_free)};
+    *g = (struct gateway){.name = xstrdup(name), .incarnation = xstrdup(incarnation), .heard_ms = clock_mono_ms(), .turn = -1, .leases = map_new(mem_free)};
     *VEC_PUSH(&b->gateways) = g;
     return g;
 }
@@ -141,7 +132,7 @@ struct bank *bank_new(const char *file, uint64_t lease_ms)
 {
     struct bank *b = XNEW(struct bank);
     struct err err = ERR_INIT;
-    *b = (struct bank){.file = xstrdup(file), .lease_ms = lease_ms, .began_ms = clock_mono_ms(), .sums = map_new(mem_free), .journals = map_new(mem_free), .touched = map_new(mem_free)};
+    *b = (struct bank){.file = xstrdup(file), .lease_ms = lease_ms, .began_ms = clock_mono_ms(), .sums = map_new(mem_free), .journals = map_new(mem_free)};
     pthread_mutex_init(&b->lock, NULL);
     b->refused = metric_counter("seki_budget_grants_refused_total", "Times that a gateway wanted more of a budget than there was.");
     if (read_file(b, &err) < 0) {
@@ -160,7 +151,6 @@ void bank_free(struct bank *b)
     VEC_DEINIT(&b->gateways);
     map_free(b->sums);
     map_free(b->journals);
-    map_free(b->touched);
     pthread_mutex_destroy(&b->lock);
     mem_free(b->file);
     mem_free(b);
@@ -280,21 +270,18 @@ static int find_gateway(struct bank *b, const json_t *ask, struct gateway **ret,
     if (!g) {
         g = add_gateway(b, name, incarnation);
         b->dirty = true;
-        log_info("a gateway leases budgets and rates", KV("gateway", name));
+        log_info("a gateway leases budgets", KV("gateway", name));
     }
     if (strcmp(g->incarnation, incarnation) != 0) {
         mem_free(g->incarnation);
         g->incarnation = xstrdup(incarnation);
-        map_clear(g->shares); /* in `touched` they are still */
         g->turn = -1;
         b->dirty = true;
     } else if (turn <= g->turn) {
         return err_set(err, ERR_CONFLICT, "an older question of the gateway");
     }
     g->turn = turn;
-    g->heard = true;
     g->heard_ms = clock_mono_ms();
-    g->sharing = json_flag(ask, "sharing", false);
     *ret = g;
     return 0;
 }
@@ -363,157 +350,27 @@ static json_t *answer_budget(struct bank *b, struct gateway *g, const json_t *q,
                      may_grant && o.left <= 0, "recall", l->left > 0 && ((o.want && !l->wants_ms) || free < 0));
 }
 
-/* ---- rates ---- */
-
-static void touch(struct bank *b, struct str rate)
-{
-    struct sum *t = map_get(b->touched, rate);
-    if (!t) {
-        t = XNEW(struct sum);
-        map_set(b->touched, rate, t);
-    }
-    t->micros = (int64_t)clock_mono_ms();
-}
-
-/* What the shares were that gateways had when they were last heard of: it is felt for a minute. */
-static void touch_shares(struct bank *b, const struct gateway *g)
-{
-    struct map_iter it = MAP_ITER_INIT;
-    while (map_next(g->shares, &it))
-        touch(b, it.key);
-}
-
-static void forget_untouched(struct bank *b)
-{
-    struct map_iter it = MAP_ITER_INIT;
-    while (map_next(b->touched, &it))
-        if (clock_mono_ms() > (uint64_t)((struct sum *)it.value)->micros + MINUTE_MS)
-            map_del(b->touched, it.key);
-}
-
-/* Whether nobody can have used a rate that no gateway has said it uses. */
-static bool knows_all(const struct bank *b)
-{
-    bool all = true;
-    VEC_FOREACH (&b->gateways, at)
-        all &= (*at)->heard;
-    return all || clock_mono_ms() > b->began_ms + b->lease_ms + MINUTE_MS;
-}
-
-/* Nobody else lets anything through, or has in the last minute. */
-static bool is_alone(const struct bank *b, const struct gateway *me)
-{
-    VEC_FOREACH (&b->gateways, at)
-        if (*at != me && clock_mono_ms() < (*at)->heard_ms + b->lease_ms + MINUTE_MS && ((*at)->heard || !knows_all(b)))
-            return false;
-    return true;
-}
-
-/* Somebody still lets all through, as it was alone. */
-static bool waits_for_others(const struct bank *b, const struct gateway *me)
-{
-    VEC_FOREACH (&b->gateways, at)
-        if (*at != me && (*at)->heard && is_live(b, *at) && !(*at)->sharing)
-            return true;
-    return false;
-}
-
-/* Those who want something of a rate, in the order in which they get it: each time it is another one's turn to be first. */
-struct wisher {
-    struct gateway *gateway;
-    struct share *share;
-    int64_t target;
-};
-static size_t wishers_of(struct bank *b, const char *rate, struct wisher ret[GATEWAYS_MAX])
-{
-    size_t n = 0, first = b->gateways.len ? (size_t)(clock_mono_ms() / TURN_MS) % b->gateways.len : 0;
-    for (size_t i = 0; i < b->gateways.len; i++) {
-        struct gateway *g = b->gateways.ptr[(first + i) % b->gateways.len];
-        struct share *s = is_live(b, g) ? map_getc(g->shares, rate) : NULL;
-        if (s)
-            ret[n++] = (struct wisher){g, s, 0};
-    }
-    return n;
-}
-
-/* What each should have: first the largest request that waits, as far as it goes; the rest by what they want, and what nobody wants in equal parts. */
-static int64_t target_of(struct bank *b, const struct gateway *me, const char *rate, int64_t max)
-{
-    struct wisher w[GATEWAYS_MAX];
-    size_t n = wishers_of(b, rate, w);
-    int64_t rest = max, wants = 0, mine = 0;
-    for (size_t i = 0; i < n; i++) {
-        w[i].target = w[i].share->need <= rest ? w[i].share->need : 0;
-        rest -= w[i].target;
-        wants += MAX(w[i].share->want - w[i].target, (int64_t)0);
-    }
-    for (size_t i = 0; i < n; i++) {
-        int64_t want = MAX(w[i].share->want - w[i].target, (int64_t)0);
-        int64_t more = wants > rest ? (int64_t)((double)rest * ((double)want / (double)wants)) : want + (rest - wants) / (int64_t)n;
-        if (w[i].gateway == me)
-            mine = w[i].target + more;
-    }
-    return MIN(mine, max);
-}
-
-static json_t *answer_rate(struct bank *b, struct gateway *g, const json_t *q)
-{
-    const char *name = json_str_or(q, "name", "?");
-    struct share *s = map_getc(g->shares, name);
-    int64_t max = json_int(q, "max", 0), others = 0, target = target_of(b, g, name, max), had = s->share;
-    VEC_FOREACH (&b->gateways, at) {
-        const struct share *o = *at == g || !is_live(b, *at) ? NULL : map_getc((*at)->shares, name);
-        others += o ? o->share : 0;
-    }
-    int64_t may = MAX(max - others, (int64_t)0), share = MIN(target, may);
-    if (waits_for_others(b, g))
-        share = MIN(share, had);
-    bool fresh = !had && !others && !map_getc(b->touched, name) && knows_all(b);
-    if (share > had)
-        s->share = share; /* less: when it says that it has less */
-    touch(b, str_of(name));
-    return json_pack("{s:s, s:I, s:b}", "name", name, "share", (json_int_t)share, "fresh", fresh);
-}
-
-static void hear_shares(struct bank *b, struct gateway *g, const json_t *asked)
-{
-    size_t i;
-    json_t *q;
-    touch_shares(b, g);
-    map_clear(g->shares);
-    json_array_foreach (asked, i, q) {
-        struct share *s = XNEW(struct share);
-        *s = (struct share){.share = MAX(json_int(q, "share", 0), (int64_t)0), .want = MAX(json_int(q, "want", 0), (int64_t)0), .need = MAX(json_int(q, "need", 0), (int64_t)0)};
-        map_set(g->shares, str_of(json_str_or(q, "name", "?")), s);
-    }
-}
-
 /* ---- answers ---- */
 
 static int answer(struct bank *b, const json_t *ask, json_t **ret, bool *ret_behind, struct err *err)
 {
     struct gateway *g;
     size_t i;
-    json_t *q, *asked = json_object_get(ask, "budgets"), *rates = json_object_get(ask, "rates");
+    json_t *q, *asked = json_object_get(ask, "budgets");
     JSON_AUTO budgets = json_array();
-    JSON_AUTO shares = json_array();
     bool come = has_come(b, ask), blind = clock_mono_ms() < b->blind_until_ms;
     forget_gone(b);
     int rc = find_gateway(b, ask, &g, err);
     if (rc < 0)
         return rc;
     settle_held(g, asked, come);
-    hear_shares(b, g, rates);
     json_array_foreach (asked, i, q)
         json_array_append_new(budgets, answer_budget(b, g, q, come && !blind));
-    json_array_foreach (rates, i, q)
-        json_array_append_new(shares, answer_rate(b, g, q));
-    forget_untouched(b);
     if (b->dirty && (rc = write_file(b, err)) < 0)
         return rc; /* what was granted stays outstanding until the gateway says again what it holds */
     b->dirty = false;
     *ret_behind = !come;
-    *ret = json_pack("{s:I, s:b, s:I, s:O, s:O}", "leaseMilliseconds", (json_int_t)b->lease_ms, "alone", is_alone(b, g), "gateways", (json_int_t)b->gateways.len, "budgets", budgets, "rates", shares);
+    *ret = json_pack("{s:I, s:O}", "leaseMilliseconds", (json_int_t)b->lease_ms, "budgets", budgets);
     return 0;
 }
 

@@ -1,6 +1,6 @@
-/* What gateways may spend of budgets and let through of rates: control's side of GatewayLease.
+/* What gateways may spend of budgets: control's side of GatewayLease.
  *
- * Money. What was used of a budget is the sum of the costs in the usage ledger, which is durable and counts each record once. Beside it stands what gateways hold and have not yet
+ * What was used of a budget is the sum of the costs in the usage ledger, which is durable and counts each record once. Beside it stands what gateways hold and have not yet
  * recorded ("outstanding"): a grant is given only while
  *
  *   used + outstanding of all gateways + grant <= amount
@@ -8,9 +8,6 @@
  * A gateway says what it holds, then up to which record its journal had come by then. When the ledger has that record, what it holds is all that is outstanding of it; before that, what
  * was outstanding stays. Both count some of the same money for a while, never less than there is. Outstanding grants are in a file before they are answered, so that whatever is
  * killed, what was leased is not given twice; a gateway that comes back gets back what its old self held, and one that stays silent loses it LINGER after its lease.
- *
- * Rates. A gateway that is alone needs no shares. Where there are several, each has a share of each limit that it uses; the sum of what they said they let through and of what was
- * given never passes the limit. Shares go where requests are; they are in memory only, and a gateway that hears nothing goes on with its last ones. See gateway/limits.h.
  *
  * Threads: any; one lock.
  */

@@ -18,7 +18,7 @@ struct billing_options {
 };
 int billing_start(struct client *c, const struct billing_options *o, struct billing **ret, struct err *err) NODISCARD;
 void billing_stop(struct billing *b);
-/* What a gateway asks for of budgets and rates: bank.h. Any thread. */
+/* What a gateway asks for of budgets: bank.h. Any thread. */
 int billing_lease(struct billing *b, const json_t *ask, json_t **ret, struct err *err) NODISCARD;
 
 #endif

@@ -315,8 +315,8 @@ int slices_start(const struct slices_options *o, struct slices **ret, struct err
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&l->wake, &attr);
     pthread_condattr_destroy(&attr);
-    l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets and rates that control did not answer.");
-    l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget or a rate.");
+    l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets that control did not answer.");
+    l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget.");
     int eno = pthread_create(&l->thread, NULL, run, l);
     if (eno) {
         slices_free(l);

@@ -1,10 +1,10 @@
-/* Leases of budgets and rates: this gateway's side of GatewayLease (billing/bank.h is control's).
+/* Leases of budgets: this gateway's side of GatewayLease (billing/bank.h is control's).
  *
  * A thread asks control once a second, and at once when a request waits: it says what is held, what is wanted, and up to which usage record; the answer grants slices of budgets until
  * the lease's end, counted from before the question was sent. Who asked for none of a budget for IDLE gives its slice back. With control down, what was leased is spent until the
- * lease's end and nothing after it; rates go on at their last shares.
+ * lease's end and nothing after it; rates are each gateway's own.
  *
- * A request that a slice or a share cannot pay waits here, WAIT at most, while control is asked; then it reserves again. What is refused at once is what control has said there is no
+ * A request that a slice cannot pay waits here, WAIT at most, while control is asked; then it reserves again. What is refused at once is what control has said there is no
  * more of, a second ago at most. Threads: any; slices_wait's callback runs on its own loop.
  */
 #ifndef SEKI_GATEWAY_SLICES_H

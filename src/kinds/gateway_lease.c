@@ -1,4 +1,4 @@
-/* GatewayLease of seki.cloud: a gateway tells what it holds of budgets and rates, and what it wants; control answers with its share. A virtual kind: nothing of it is stored. What it means:
+/* GatewayLease of seki.cloud: a gateway tells what it holds of budgets, and what it wants; control answers with its share. A virtual kind: nothing of it is stored. What it means:
  * billing/bank.h. Only gateways may ask (system:seki:gateway), as what one says of itself is believed.
  */
 #include "kinds/borrowed.h"
@@ -29,20 +29,6 @@ static const struct field budget_answer_fields[] = {
     {.name = "recall", .type = FIELD_BOOL, .help = "others need what no request here has reserved"},
     {0},
 };
-static const struct field rate_ask_fields[] = {
-    {.name = "name", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .max = 640, .help = "whose limit, and of what"},
-    {.name = "max", .type = FIELD_INT, .help = "of the whole limit"},
-    {.name = "share", .type = FIELD_INT, .help = "what this gateway lets through"},
-    {.name = "want", .type = FIELD_INT, .help = "what it could use"},
-    {.name = "need", .type = FIELD_INT, .help = "the largest request that waits"},
-    {0},
-};
-static const struct field rate_answer_fields[] = {
-    {.name = "name", .type = FIELD_STRING, .help = "as asked"},
-    {.name = "share", .type = FIELD_INT, .help = "what it may let through from now on"},
-    {.name = "fresh", .type = FIELD_BOOL, .help = "nobody has used any of it in the last minute"},
-    {0},
-};
 static const struct field spec_fields[] = {
     {.name = "gateway", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .min = 1, .max = 63, .help = "its name"},
     {.name = "incarnation", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .min = 1, .max = 64, .help = "of its process"},
@@ -50,17 +36,12 @@ static const struct field spec_fields[] = {
     {.name = "journal", .type = FIELD_STRING, .max = 128, .help = "where its usage records are"},
     {.name = "journalID", .type = FIELD_STRING, .max = 64, .help = "which journal that is"},
     {.name = "sequence", .type = FIELD_INT, .help = "the last record of what it no longer holds; -1: some wait for the disk"},
-    {.name = "sharing", .type = FIELD_BOOL, .help = "it lets no more through than its shares"},
     {.name = "budgets", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = budget_ask_fields, .max = ITEMS_MAX, .help = "those it holds something of, or wants to"},
-    {.name = "rates", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = rate_ask_fields, .max = ITEMS_MAX, .help = "likewise"},
     {0},
 };
 static const struct field status_fields[] = {
     {.name = "leaseMilliseconds", .type = FIELD_INT, .help = "how long the answer holds, from before the question was sent"},
-    {.name = "alone", .type = FIELD_BOOL, .help = "there is no other gateway: rates need no shares"},
-    {.name = "gateways", .type = FIELD_INT, .help = "how many there are"},
     {.name = "budgets", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = budget_answer_fields, .help = "as asked"},
-    {.name = "rates", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = rate_answer_fields, .help = "as asked"},
     {0},
 };
 static const struct field fields[] = {
@@ -89,5 +70,5 @@ static const struct kind_ops ops = {.validate = validate, .answer = answer};
 
 const struct kind kind_gateway_lease = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "GatewayLease", .plural = "gatewayleases", .singular = "gatewaylease", .unaudited = true, .fields = fields, .ops = &ops,
-    .help = "GatewayLease gives a gateway its share of budgets and rates, for a while.",
+    .help = "GatewayLease gives a gateway its share of budgets, for a while.",
 };

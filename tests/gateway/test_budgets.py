@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import ssl
+import subprocess
 
 import pytest
 
@@ -223,3 +224,31 @@ def test_without_control_money_ends_with_the_lease_and_rates_go_on():
         os.kill(c.process.pid, signal.SIGCONT)
         wait_for(lambda: ask(c, rich).status == 200, what="control to lease again")
         c.upstream.stop()
+
+
+def test_three_gateways_spend_only_what_there_is_though_one_is_killed():
+    with cloud() as c:
+        fill(c)
+        names, started = ["gateway", "gateway-b", "gateway-c"], []
+        try:
+            with open(c.log, "ab") as log:
+                for name in "bc":
+                    started.append(subprocess.Popen([*c.command("gateway"), f"--gateway-name={name}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True))
+            for name in names:
+                wait_for(lambda n=name: (c.data / "run" / f"metrics-{n}.addr").exists() and c.is_ready(f"metrics-{n}"), what=name)
+            secret = c.key("demo", "k", limits=budget(30 * EACH))
+            for name in names:
+                wait_for(lambda n=name: ask(c, secret, {**CHAT, "model": "none"}, n).status == 404, what="the key to be known")
+            with concurrent.futures.ThreadPoolExecutor(48) as pool:
+                statuses = [r.status for r in pool.map(lambda i: ask(c, secret, gateway=names[i % 3]), range(60))]
+            started[1].kill()
+            started[1].wait()
+            for name in names[:2]:  # what the others gave back, or what is left
+                statuses += [ask(c, secret, gateway=name).status for _ in range(10)]
+            assert set(statuses) == {200, 429}
+            assert 20 <= statuses.count(200) <= 30 and spent(c, "k") == statuses.count(200) * EACH
+        finally:
+            for p in started:
+                p.kill()
+                p.wait()
+            c.upstream.stop()
