@@ -10,7 +10,7 @@ static const struct field budget_ask_fields[] = {
     {.name = "scope", .type = FIELD_ENUM, .flags = FIELD_REQUIRED, .values = "key|project|tenant", .help = "whose spending it bounds"},
     {.name = "project", .type = FIELD_STRING, .max = 253, .help = "of a key, or the project itself"},
     {.name = "owner", .type = FIELD_STRING, .max = 253, .help = "the key's, Limit's or tenant's name"},
-    {.name = "currency", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .max = 3, .help = "of all amounts"},
+    {.name = "currency", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .max = 8, .help = "of all amounts"},
     {.name = "period", .type = FIELD_ENUM, .flags = FIELD_REQUIRED, .values = "Month|Day|Total", .help = "what the amount is for"},
     {.name = "number", .type = FIELD_INT, .help = "which period: months or days since 1970"},
     {.name = "amount", .type = FIELD_INT, .help = "of the whole budget"},
