@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "base/vec.h"
+#include "billing/bank.h"
 #include "billing/report.h"
 #include "json/json.h"
 #include "ledger/ledger.h"
@@ -36,13 +37,14 @@ struct billing {
     struct ledger *ledger;
     VEC(struct source) sources;
     struct reports *reports;
+    struct bank *bank; /* NULL: none */
     struct arena *arena; /* of one record */
     struct metric *records, *damaged, *collected_at;
     uint64_t round_ms;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    bool stop, started;
+    bool stop, started, hurry; /* hurry: a bank's answer waits for records */
 };
 
 /* ---- the ledger ---- */
@@ -55,6 +57,13 @@ static struct source *find_source(struct billing *b, const char *name)
     struct source *s = VEC_PUSH(&b->sources);
     s->name = xstrdup(name);
     return s;
+}
+
+static void count_usage(struct billing *b, const struct usage *u)
+{
+    reports_count(b->reports, u);
+    if (b->bank)
+        bank_count(b->bank, u);
 }
 
 /* A ledger record is the journal's record with where it came from: {"journal", "id", "sequence", "usage": {…}}. */
@@ -70,7 +79,7 @@ static bool on_ledger_record(void *arg, const struct ledger_record *rec)
     json_write(json_object_get(doc, "usage"), &text);
     arena_reset(b->arena);
     if (usage_decode(sbuf_str(&text), b->arena, &u, NULL) == 0)
-        reports_count(b->reports, &u);
+        count_usage(b, &u);
     struct source *s = find_source(b, json_str_or(doc, "journal", ""));
     s->collected = (uint64_t)json_int(doc, "sequence", 0);
     snprintf(s->id, sizeof(s->id), "%s", json_str_or(doc, "id", ""));
@@ -116,7 +125,7 @@ static bool on_journal_record(void *arg, const struct ledger_record *rec)
         return false;
     c->s->collected = rec->sequence;
     metric_add(c->b->records, 1);
-    reports_count(c->b->reports, &u);
+    count_usage(c->b, &u);
     return true;
 }
 
@@ -190,6 +199,8 @@ static void round_of(struct billing *b)
     bool whole = true;
     VEC_FOREACH (&b->sources, s) {
         whole &= collect(b, s);
+        if (b->bank)
+            bank_collected(b->bank, s->name, s->id, s->collected);
         damaged += s->damaged;
     }
     metric_set(b->damaged, damaged);
@@ -210,8 +221,9 @@ static void *run(void *arg)
         uint64_t until = clock_mono_ms() + b->round_ms;
         struct timespec t = {.tv_sec = (time_t)(until / 1000), .tv_nsec = (long)(until % 1000) * 1000000};
         pthread_mutex_lock(&b->lock);
-        while (!b->stop && pthread_cond_timedwait(&b->wake, &b->lock, &t) == 0)
+        while (!b->stop && !b->hurry && pthread_cond_timedwait(&b->wake, &b->lock, &t) == 0)
             ;
+        b->hurry = false;
     }
     pthread_mutex_unlock(&b->lock);
     return NULL;
@@ -233,6 +245,8 @@ int billing_start(struct client *c, const struct billing_options *o, struct bill
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&b->wake, &attr);
     pthread_condattr_destroy(&attr);
+    if (o->lease_file)
+        b->bank = bank_new(o->lease_file, o->lease_ms);
     int rc = ledger_open(&lo, &b->ledger, err);
     if (rc == 0)
         rc = rebuild(b, err);
@@ -260,6 +274,7 @@ void billing_stop(struct billing *b)
     if (b->started)
         pthread_join(b->thread, NULL);
     ledger_close(b->ledger);
+    bank_free(b->bank);
     VEC_FOREACH (&b->sources, s) {
         ledger_reader_close(s->reader);
         mem_free(s->name);
@@ -272,4 +287,17 @@ void billing_stop(struct billing *b)
     mem_free(b->journal_dir);
     mem_free(b->ledger_dir);
     mem_free(b);
+}
+
+int billing_lease(struct billing *b, const json_t *ask, json_t **ret, struct err *err)
+{
+    bool behind = false;
+    int rc = b->bank ? bank_lease(b->bank, ask, ret, &behind, err) : err_set(err, ERR_UNAVAILABLE, "there is no bank");
+    if (rc < 0 || !behind)
+        return rc;
+    pthread_mutex_lock(&b->lock);
+    b->hurry = true;
+    pthread_cond_signal(&b->wake);
+    pthread_mutex_unlock(&b->lock);
+    return 0;
 }

@@ -13,8 +13,12 @@ struct billing_options {
     const char *journal_dir;
     const char *ledger_dir;
     uint64_t round_ms; /* how often it looks; default 1 s */
+    const char *lease_file; /* of the bank (bank.h); NULL: no bank */
+    uint64_t lease_ms;
 };
 int billing_start(struct client *c, const struct billing_options *o, struct billing **ret, struct err *err) NODISCARD;
 void billing_stop(struct billing *b);
+/* What a gateway asks for of budgets: bank.h. Any thread. */
+int billing_lease(struct billing *b, const json_t *ask, json_t **ret, struct err *err) NODISCARD;
 
 #endif

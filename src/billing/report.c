@@ -10,10 +10,17 @@
 #include "base/vec.h"
 #include "kinds/borrowed.h"
 #include "kinds/inference.h"
+#include "ledger/price.h"
 
+/* In one currency. */
+struct cost {
+    char currency[CURRENCY_MAX];
+    int64_t micros;
+};
 struct item {
     char *tenant, *key, *endpoint, *model;
     int64_t requests, failed, prompt, cached, completion;
+    VEC(struct cost) costs;
 };
 
 /* One project's UTC day. */
@@ -37,6 +44,7 @@ static void day_free(void *value)
         mem_free(i->key);
         mem_free(i->endpoint);
         mem_free(i->model);
+        VEC_DEINIT(&i->costs);
     }
     VEC_DEINIT(&d->items);
     map_free(d->index);
@@ -105,8 +113,22 @@ static void add(int64_t *sum, int64_t n)
         *sum = INT64_MAX;
 }
 
+static void add_cost(struct item *sum, const char *currency, int64_t micros)
+{
+    VEC_FOREACH (&sum->costs, c)
+        if (!strcmp(c->currency, currency)) {
+            c->micros = amount_add(c->micros, micros);
+            return;
+        }
+    struct cost *c = VEC_PUSH(&sum->costs);
+    memcpy(c->currency, currency, CURRENCY_MAX);
+    c->micros = micros;
+}
+
 static void add_item(struct item *sum, const struct item *i)
 {
+    VEC_FOREACH (&i->costs, c)
+        add_cost(sum, c->currency, c->micros);
     add(&sum->requests, i->requests);
     add(&sum->failed, i->failed);
     add(&sum->prompt, i->prompt);
@@ -117,8 +139,11 @@ static void add_item(struct item *sum, const struct item *i)
 void reports_count(struct reports *r, const struct usage *u)
 {
     struct day *d = day_of(r, u);
+    char currency[CURRENCY_MAX];
     bool failed = u->status >= 400 || !(str_eqc(u->outcome, "ok") || str_eqc(u->outcome, "client_gone"));
     add_item(item_of(d, u), &(struct item){.requests = 1, .failed = failed, .prompt = u->prompt_tokens, .cached = u->cached_tokens, .completion = u->completion_tokens});
+    if (u->cost && str_to_array(u->currency, currency, sizeof(currency)) && currency_valid(currency))
+        add_cost(item_of(d, u), currency, u->cost);
     d->changed = true;
 }
 
@@ -126,8 +151,14 @@ void reports_count(struct reports *r, const struct usage *u)
 
 static json_t *numbers(const struct item *i)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)i->requests, "failedRequests", (json_int_t)i->failed, "promptTokens", (json_int_t)i->prompt,
+    json_t *costs = json_array(), *n = json_pack("{s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)i->requests, "failedRequests", (json_int_t)i->failed, "promptTokens", (json_int_t)i->prompt,
                      "cachedTokens", (json_int_t)i->cached, "completionTokens", (json_int_t)i->completion);
+    VEC_FOREACH (&i->costs, c)
+        json_array_append_new(costs, json_pack("{s:s, s:I}", "currency", c->currency, "amountMicros", (json_int_t)c->micros));
+    if (json_array_size(costs))
+        json_object_set(n, "cost", costs);
+    json_decref(costs);
+    return n;
 }
 
 static void append_item(json_t *items, const struct item *i)
@@ -168,6 +199,8 @@ static json_t *status_of(const struct day *d, const char *tenant)
         append_item(items, &rest);
     VEC_DEINIT(&mine);
     json_t *status = numbers(&total);
+    VEC_DEINIT(&total.costs);
+    VEC_DEINIT(&rest.costs);
     json_object_set_new(status, "items", items);
     return status;
 }

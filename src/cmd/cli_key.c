@@ -1,6 +1,7 @@
 #include "base/clock.h"
 #include "cmd/cli.h"
 #include "kinds/inference.h"
+#include "ledger/price.h"
 
 /* A duration; days too, as keys live long. */
 static int parse_life(const char *text, int64_t *ret_ms)
@@ -187,6 +188,20 @@ static int say_unused(struct cli *c, bool all, const char *day)
     return 0;
 }
 
+/* "12.50 EUR", or of several currencies all. */
+static const char *costs_text(struct arena *a, const json_t *costs)
+{
+    const char *all = "-";
+    char text[AMOUNT_TEXT_MAX];
+    size_t i;
+    json_t *c;
+    json_array_foreach (costs, i, c) {
+        amount_format(json_int(c, "amountMicros", 0), 2, json_str_or(c, "currency", "?"), text);
+        all = i ? arena_printf(a, "%s, %s", all, text) : arena_strdup(a, text);
+    }
+    return all;
+}
+
 int cli_usage(struct cli *c)
 {
     const char *day = cli_flag(c, "--day");
@@ -213,7 +228,7 @@ int cli_usage(struct cli *c)
         return 0;
     }
     static const char *const heads[] = {"DAY", "PROJECT", "KEY", "MODEL", "REQUESTS", "FAILED",
-                                        "PROMPT", "CACHED", "COMPLETION", NULL};
+                                        "PROMPT", "CACHED", "COMPLETION", "COST", NULL};
     static const char *const numbers[] = {"requests", "failedRequests", "promptTokens", "cachedTokens",
                                           "completionTokens"};
     struct cli_table *t = cli_table_new(c->arena, heads);
@@ -222,9 +237,10 @@ int cli_usage(struct cli *c)
     json_array_foreach (items, i, report) {
         const char *date = json_str(report, "spec.date");
         json_array_foreach (json_at(report, "status.items"), k, item) {
-            const char *cells[9] = {date, obj_namespace(report), json_str(item, "key"), json_str(item, "model")};
+            const char *cells[10] = {date, obj_namespace(report), json_str(item, "key"), json_str(item, "model")};
             for (size_t n = 0; n < ARRAY_LEN(numbers); n++)
                 cells[4 + n] = arena_printf(c->arena, "%lld", (long long)json_int(item, numbers[n], 0));
+            cells[9] = costs_text(c->arena, json_object_get(item, "cost"));
             cli_table_row(t, cells);
         }
     }

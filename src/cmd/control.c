@@ -58,6 +58,7 @@ struct control {
     atomic_bool ready;
     pthread_mutex_t inference_lock; /* guards inference: the runtime's thread tells it of changes */
     struct inference *inference;
+    struct billing *billing; /* under inference_lock, likewise: gateways ask it */
     bool failed; /* services could not start */
     struct reach reach;
 };
@@ -69,10 +70,10 @@ static const char builtin_manifests[] =
     "metadata: {name: 'system:seki:gateway'}\n"
     "rules:\n"
     "- apiGroups: ['seki.cloud']\n"
-    "  resources: [apikeys, modelendpoints, modelreplicas, modelroutes, projectlimits, residencypolicies, sites, tenants]\n"
+    "  resources: [apikeys, modelendpoints, modelreplicas, modelroutes, prices, projectlimits, residencypolicies, sites, tenants]\n"
     "  verbs: [get, list, watch]\n"
     "- apiGroups: ['seki.cloud']\n"
-    "  resources: [gatewayloads]\n"
+    "  resources: [gatewayleases, gatewayloads]\n"
     "  verbs: [create]\n"
     "- apiGroups: ['']\n"
     "  resources: [namespaces]\n"
@@ -112,6 +113,23 @@ static int take_load(void *ctx, const json_t *told, json_t **ret, struct err *er
     int rc = c->inference ? inference_load(c->inference, told, ret, err) : err_set(err, ERR_UNAVAILABLE, "controllers are not running");
     pthread_mutex_unlock(&c->inference_lock);
     return rc;
+}
+
+/* Any moment after the API's start: billing may not be there yet, or any more. */
+static int lease(void *ctx, const json_t *ask, json_t **ret, struct err *err)
+{
+    struct control *c = ctx;
+    pthread_mutex_lock(&c->inference_lock);
+    int rc = c->billing ? billing_lease(c->billing, ask, ret, err) : err_set(err, ERR_UNAVAILABLE, "billing is not running");
+    pthread_mutex_unlock(&c->inference_lock);
+    return rc;
+}
+
+static void set_billing(struct control *c, struct billing *b)
+{
+    pthread_mutex_lock(&c->inference_lock);
+    c->billing = b;
+    pthread_mutex_unlock(&c->inference_lock);
 }
 
 /* ---- services thread ---- */
@@ -257,15 +275,20 @@ static int start_services(struct control *c, struct services *s, struct err *err
     if (rc == 0)
         rc = start_inference(c, s, err);
     struct billing_options bo = {.journal_dir = options_path(o, a, "ledger"),
-                                 .ledger_dir = options_path(o, a, "ledger")};
+                                 .ledger_dir = options_path(o, a, "ledger"),
+                                 .lease_file = options_path(o, a, "ledger/gateway.leases"),
+                                 .lease_ms = (uint64_t)o->limits_lease_ms};
     if (rc == 0)
         rc = billing_start(s->client, &bo, &s->billing, err);
+    if (rc == 0)
+        set_billing(c, s->billing);
     return rc;
 }
 
 static void stop_services(struct control *c, struct services *s, bool stop_workloads)
 {
     set_inference(c, NULL);
+    set_billing(c, NULL);
     if (s->manager)
         manager_stop(s->manager);
     if (s->billing)
@@ -543,7 +566,7 @@ static int start_api(struct control *c, struct err *err)
                                    .root_key = *o->secrets_root_key ? o->secrets_root_key : options_path(o, a, "secrets/root.key"),
                                    .old_root_key = o->secrets_old_root_key,
                                    .objects_per_project = o->limits_objects,
-                                   .services = {.ctx = c, .make_key = make_key, .load = take_load, .token_key = c->token_key}};
+                                   .services = {.ctx = c, .make_key = make_key, .load = take_load, .lease = lease, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;
     if ((rc = tls_server_ctx(options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"),

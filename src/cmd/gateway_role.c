@@ -117,6 +117,12 @@ static void on_taken(void *arg)
 }
 
 /* What was taken is of use where the address is still the same: with another one, or another port, it listens anew. */
+/* What its files are called. */
+static const char *gateway_name(const struct options *o, struct arena *a)
+{
+    return *o->gateway_name ? arena_printf(a, "gateway-%s", o->gateway_name) : "gateway";
+}
+
 static bool still_wanted(int fd, const struct net_addr *wanted)
 {
     struct net_addr bound = {.len = sizeof(bound.un)};
@@ -207,9 +213,10 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
 {
     const struct options *o = g->options;
     struct arena *a = g->arena;
+    const char *name = gateway_name(o, a), *metrics = arena_printf(a, "metrics-%s", name);
     struct gateway_options go = {.name = g->writer,
                                  .threads = (int)o->gateway_threads,
-                                 .snapshot_file = options_path(o, a, "run/gateway.snapshot"),
+                                 .snapshot_file = options_path(o, a, arena_printf(a, "run/%s.snapshot", name)),
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .site = o->site, .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
@@ -231,8 +238,8 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     if ((rc = file_mkdirs(go.journal_dir, 0700, err)) < 0 ||
         (rc = connect_api(g, err)) < 0 ||
         (rc = token_pepper_ensure(options_path(o, a, "pki/pepper"), &go.pepper, err)) < 0 ||
-        (rc = role_listen_addr(o, a, "gateway", o->gateway_listen, t->count > 1 ? t->fds[1] : -1, &go.listen, err)) < 0 ||
-        (rc = role_listen_addr(o, a, "metrics-gateway", o->metrics_gateway_listen, t->count ? t->fds[0] : -1, &monitor_listen,
+        (rc = role_listen_addr(o, a, name, o->gateway_listen, t->count > 1 ? t->fds[1] : -1, &go.listen, err)) < 0 ||
+        (rc = role_listen_addr(o, a, metrics, o->metrics_gateway_listen, t->count ? t->fds[0] : -1, &monitor_listen,
                                err)) < 0)
         return rc;
     int monitor_taken = t->count && still_wanted(t->fds[0], &monitor_listen) ? t->fds[0] : 0;
@@ -258,15 +265,15 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     if (t->conn >= 0 && (rc = takeover_done(t, err)) < 0)
         return rc;
     monitor_addr(g->monitor, &addr);
-    if ((rc = role_write_addr(o, a, "metrics-gateway", &addr, err)) < 0)
+    if ((rc = role_write_addr(o, a, metrics, &addr, err)) < 0)
         return rc;
     gateway_addr(g->gateway, &addr);
-    if ((rc = role_write_addr(o, a, "gateway", &addr, err)) < 0)
+    if ((rc = role_write_addr(o, a, name, &addr, err)) < 0)
         return rc;
     char text[NET_ADDR_TEXT_MAX];
     net_addr_format(&addr, text);
     log_info("gateway listens", KV("address", text), KV("tls", g->tls ? "on" : "off"));
-    offer_takeover(g, "gateway");
+    offer_takeover(g, name);
     return 0;
 }
 
@@ -284,7 +291,7 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
         rc = reach_parse(o->engine_remote_allow, &g.reach, &err);
     struct takeover t = {.conn = -1};
     if (rc == 0)
-        rc = take_over(&g, "gateway", &t, &err);
+        rc = take_over(&g, gateway_name(o, a), &t, &err);
     if (rc == 0)
         rc = start(&g, &t, &err);
     file_closep(&t.conn);

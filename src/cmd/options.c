@@ -8,6 +8,7 @@
 #include "net/reach.h"
 #include "oidc/config.h"
 
+#define GATEWAY_NAME_MAX 32
 #define OPT(member) offsetof(struct options, member)
 
 static const struct conf_option schema[] = {
@@ -33,6 +34,8 @@ static const struct conf_option schema[] = {
      "how far an issuer's clock may be from ours"},
     {"authentication", "key-refresh", CONF_DURATION, OPT(authentication_refresh_ms), "10m", 1000, 86400000, NULL, NULL, true,
      "how often the issuers' keys are fetched; besides, when a token names one that is not known"},
+    {"gateway", "name", CONF_STR, OPT(gateway_name), "", 0, 0, NULL, NULL, false,
+     "tells several gateways on one data directory apart: lower-case letters, digits and hyphens, 32 at most; empty: there is one"},
     {"gateway", "listen", CONF_STR, OPT(gateway_listen), "127.0.0.1:8000", 0, 0, NULL, NULL, false,
      "address of the inference gateway; other than loopback needs tls-cert"},
     {"gateway", "tls-cert", CONF_PATH, OPT(gateway_tls_cert), "", 0, 0, NULL, NULL, true,
@@ -79,6 +82,8 @@ static const struct conf_option schema[] = {
      "how long the copy is kept that an upgrade made before it changed the store's format; 0: until `seki upgrade finish`"},
     {"limits", "objects-per-project", CONF_INT, OPT(limits_objects), "10000", 0, 100000000, NULL, NULL, true,
      "how many objects a project may have, of all kinds together but Events, Leases and UsageReports, where its tenant's limits do not say; 0: any number"},
+    {"limits", "lease", CONF_DURATION, OPT(limits_lease_ms), "30s", 1000, 600000, NULL, NULL, false,
+     "how long a gateway may spend its slice of a budget without hearing from control"},
     {"secrets", "root-key", CONF_STR, OPT(secrets_root_key), "", 0, 0, NULL, NULL, false,
      "what wraps the keys that seal secrets: a file, or a pkcs11: URI with module-path and pin-source; empty: secrets/root.key of the data directory, made at the first start"},
     {"secrets", "old-root-key", CONF_STR, OPT(secrets_old_root_key), "", 0, 0, NULL, NULL, false,
@@ -167,6 +172,15 @@ static int check_root_key(const char *option, const char *text, struct err *err)
     return 0;
 }
 
+/* It is part of names of files. */
+static int check_gateway_name(const char *name, struct err *err)
+{
+    size_t len = strlen(name);
+    if (len > GATEWAY_NAME_MAX || strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != len)
+        return err_field(err, ERR_INVALID, "gateway-name", "gateway-name: expected at most %d lower-case letters, digits and hyphens, not \"%s\"", GATEWAY_NAME_MAX, name);
+    return 0;
+}
+
 static int check_readable(const char *option, const char *path, struct err *err)
 {
     if (*path && access(path, R_OK) < 0)
@@ -184,7 +198,7 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
     if (has_tls != (*o.gateway_tls_key != 0))
         return err_field(err, ERR_INVALID, "gateway-tls-key",
                          "gateway-tls-cert and gateway-tls-key must be given together");
-    if (check_data(o.data, err) < 0 || check_listen("api-listen", o.api_listen, NULL, err) < 0 ||
+    if (check_data(o.data, err) < 0 || check_gateway_name(o.gateway_name, err) < 0 || check_listen("api-listen", o.api_listen, NULL, err) < 0 ||
         check_listen("gateway-listen", o.gateway_listen, has_tls ? NULL : "; for TLS set gateway-tls-cert and gateway-tls-key", err) < 0 ||
         check_listen("metrics-listen", o.metrics_listen, "", err) < 0 ||
         check_listen("metrics-gateway-listen", o.metrics_gateway_listen, "", err) < 0 ||

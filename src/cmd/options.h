@@ -17,7 +17,7 @@ struct options {
     char *authentication_config;
     int64_t authentication_skew_ms, authentication_refresh_ms;
     /* [gateway] */
-    char *gateway_listen, *gateway_tls_cert, *gateway_tls_key;
+    char *gateway_name, *gateway_listen, *gateway_tls_cert, *gateway_tls_key;
     int64_t gateway_threads, gateway_max_connections, gateway_max_body, gateway_head_ms, gateway_body_ms, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms, gateway_keepalive_ms, gateway_queue_max, gateway_routing, gateway_queue_ms;
     int64_t gateway_hold_max, gateway_hold_bytes, gateway_hold_ms;
     /* [metrics] */
@@ -25,7 +25,7 @@ struct options {
     /* [store] */
     int64_t store_retain_ms, store_rollback_keep_ms;
     /* [limits] */
-    int64_t limits_objects;
+    int64_t limits_objects, limits_lease_ms;
     /* [secrets] */
     char *secrets_root_key, *secrets_old_root_key;
     /* [engine] */

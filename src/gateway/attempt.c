@@ -547,6 +547,7 @@ static void wait_for_turn(struct request *q)
 
 static void refuse_full(struct request *q, uint64_t retry_ms)
 {
+    q->kept_away = !q->attempts;
     metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){STR("tenant"), STR("waiting")}), 1);
     gateway_audit_limited(q->loop, q->http, q->key, "tenant", "waiting");
     snprintf(q->retry_after, sizeof(q->retry_after), "%llu", (unsigned long long)(retry_ms + 999) / 1000);

@@ -1,5 +1,7 @@
 #include "gateway/body.h"
 
+#include <string.h>
+
 enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N, AT_N_CMPL, AT_TIER, AT_COUNT };
 
 /* What engines take for orders of their operator: by it a client would reach what is another's. Of llama.cpp, vLLM and SGLang. */
@@ -36,6 +38,37 @@ static bool is_one(const struct span *s)
     return absent(s) || str_eqc(s->text, "1");
 }
 
+/* A first byte of UTF-8 from U+3000 on, where scripts begin whose characters are words or syllables (U+2E80 to U+2FFF are radicals). */
+static bool is_wide(unsigned char c)
+{
+    return c >= 0xe3;
+}
+
+/* What follows \\u is the first of four hexadecimal digits, which tells likewise. */
+static bool is_wide_escape(const char *p)
+{
+    return p[0] == '\\' && p[1] == 'u' && ((p[2] >= '3' && p[2] <= '9') || (p[2] >= 'a' && p[2] <= 'f') || (p[2] >= 'A' && p[2] <= 'F'));
+}
+
+int64_t body_estimate_tokens(struct str json)
+{
+    size_t wide = 0, long_ones = 0, escapes = 0;
+    for (size_t i = 0; i < json.len; i++) {
+        wide += is_wide((unsigned char)json.ptr[i]);
+        long_ones += (unsigned char)json.ptr[i] >= 0xf0;
+    }
+    for (size_t i = 0; i + 5 < json.len; i++) {
+        const char *next = memchr(json.ptr + i, '\\', json.len - 5 - i);
+        if (!next)
+            break;
+        i = (size_t)(next - json.ptr);
+        escapes += is_wide_escape(next);
+        i += next[1] == '\\' || next[1] == 'u';
+    }
+    size_t bytes = wide * 3 + long_ones + escapes * 6;
+    return (int64_t)(wide + escapes + (bytes < json.len ? json.len - bytes : 0) / 4 + 1);
+}
+
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err)
 {
     _Static_assert(ARRAY_LEN(TAKEN_OUT) <= BODY_TAKEN_OUT_MAX, "each has its place");
@@ -64,7 +97,7 @@ int request_body_read(struct str text, const char *prompt, bool ask_usage, struc
     ret->stream = span_bool(&at[AT_STREAM], false);
     ret->ask_usage = ask_usage;
     ret->usage_wanted = span_bool(&at[AT_USAGE], false);
-    ret->prompt_bytes = at[AT_PROMPT].text.len;
+    ret->prompt_tokens = body_estimate_tokens(at[AT_PROMPT].text);
     ret->prompt = at[AT_PROMPT].text;
     ret->batch = at[AT_TIER].type == SPAN_STRING && (str_eqc(at[AT_TIER].text, "\"flex\"") || str_eqc(at[AT_TIER].text, "\"batch\""));
     ret->max_tokens = max_tokens(at);

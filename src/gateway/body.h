@@ -22,7 +22,7 @@ struct request_body {
     bool stream;
     bool ask_usage;      /* streams must be asked for it */
     bool usage_wanted;   /* the client asked for usage in its stream */
-    size_t prompt_bytes; /* of the prompt's JSON: an estimate where the engine gives no count */
+    int64_t prompt_tokens; /* of the prompt's JSON, estimated: where the engine gives no count, and for what is reserved */
     struct str prompt;   /* its JSON */
     bool batch;          /* it may wait behind all others: "service_tier" is "flex" or "batch" */
     int64_t max_tokens;  /* that all answers together may have; 0: the client does not say */
@@ -34,6 +34,8 @@ struct request_body {
 
 /* prompt: the member that this route must have ("messages"). ask_usage: its streams tell what they used only when they are asked. ERR_BAD_REQUEST; the field names the member. The body must outlive *ret. */
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err) NODISCARD;
+/* About how many tokens a JSON text has: a character of CJK or an emoji is one, of everything else four bytes. */
+int64_t body_estimate_tokens(struct str json);
 /* The pieces to send. engine_model NULL: the name stays. put_in: members of the gateway's own, "\"id_slot\":1,\"cache_prompt\":true", or empty. */
 int request_body_pieces(const struct request_body *b, const char *engine_model, struct str put_in, struct arena *a, struct iovec pieces[BODY_PIECES_MAX]);
 

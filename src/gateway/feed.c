@@ -15,7 +15,7 @@
 
 #define SAVE_EVERY_MS 1000 /* a burst of changes is one write of the file */
 
-enum { KEYS, ENDPOINTS, REPLICAS, NAMESPACES, TENANTS, LIMITS, ROUTES, SITES, POLICIES, KIND_COUNT };
+enum { KEYS, ENDPOINTS, REPLICAS, NAMESPACES, TENANTS, LIMITS, ROUTES, SITES, POLICIES, PRICES, KIND_COUNT };
 
 struct feed {
     char *file;
@@ -121,7 +121,7 @@ static void *run(void *arg)
             source = (struct snapshot_source){informer_list(f->informers[KEYS], NULL), informer_list(f->informers[ENDPOINTS], NULL),
                                               informer_list(f->informers[REPLICAS], NULL), informer_list(f->informers[NAMESPACES], NULL),
                                               informer_list(f->informers[TENANTS], NULL), informer_list(f->informers[LIMITS], NULL), informer_list(f->informers[ROUTES], NULL),
-                                              informer_list(f->informers[SITES], NULL), informer_list(f->informers[POLICIES], NULL)};
+                                              informer_list(f->informers[SITES], NULL), informer_list(f->informers[POLICIES], NULL), informer_list(f->informers[PRICES], NULL)};
             publish(f, snapshot_build(&source, f->engines, f->memory), 0);
             snapshot_close_targets(f->current, f->memory); /* only this thread changes current */
             if (!save_at_ms)
@@ -143,7 +143,7 @@ int feed_start(struct client *c, const char *snapshot_file, const struct engine_
 {
     const struct kind *const kinds[KIND_COUNT] = {[KEYS] = &kind_api_key, [ENDPOINTS] = &kind_model_endpoint, [REPLICAS] = &kind_model_replica,
                                                   [NAMESPACES] = kind_by_name("Namespace"), [TENANTS] = &kind_tenant, [LIMITS] = &kind_limit, [ROUTES] = &kind_model_route,
-                                                  [SITES] = &kind_site, [POLICIES] = &kind_residency_policy};
+                                                  [SITES] = &kind_site, [POLICIES] = &kind_residency_policy, [PRICES] = &kind_price};
     struct feed *f = XNEW(struct feed);
     pthread_condattr_t attr;
     int rc = 0;
@@ -198,6 +198,11 @@ void feed_stop(struct feed *f)
     pthread_mutex_destroy(&f->lock);
     mem_free(f->file);
     mem_free(f);
+}
+
+struct budget_set *feed_budgets(struct feed *f)
+{
+    return snapshot_memory_budgets(f->memory);
 }
 
 unsigned long long feed_version(const struct feed *f)

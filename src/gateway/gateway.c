@@ -107,6 +107,7 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
     l->loop = loop;
     l->pools = map_new(release_pool);
     dispatch_inbox_init(&l->inbox, loop);
+    slices_inbox_init(&l->leases, l->gateway->slices, loop);
     int rc = http_server_start(loop, &s, &gateway_server_ops, l, &l->server, err);
     if (rc < 0) {
         dispatch_inbox_deinit(&l->inbox);
@@ -232,6 +233,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     if (rc == 0)
         g->report = load_report_new(g);
     if (rc == 0)
+        rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed)}, &g->slices, err);
+    if (rc == 0)
         rc = start_loops(g, err);
     if (rc == 0)
         rc = load_report_start(g->report, err);
@@ -307,10 +310,12 @@ void gateway_free(struct gateway *g)
 {
     if (!g)
         return;
+    slices_stop(g->slices);
     load_report_stop(g->report);
     for (int i = 0; g->loops && i < g->loop_count; i++)
         loop_thread_stop(g->loops[i].thread);
     load_report_free(g->report);
+    slices_free(g->slices);
     feed_stop(g->feed);
     journal_close(g->journal);
     kept_away_free(g->kept_away);

@@ -10,6 +10,7 @@
 #include "gateway/journal.h"
 #include "gateway/kept_away.h"
 #include "gateway/latency.h"
+#include "gateway/slices.h"
 #include "ledger/audit_log.h"
 #include "gateway/usage_scan.h"
 #include "loop/thread.h"
@@ -46,6 +47,7 @@ struct gateway_loop {
     unsigned long long version; /* of snapshot */
     struct map *pools;          /* target address → struct http_pool * */
     struct dispatch_inbox inbox;
+    struct slices_inbox leases;
     struct gateway_series series[SERIES_MEMOS];
     struct timer look; /* the first one's: at kept_away */
     bool stopping;
@@ -57,6 +59,7 @@ struct gateway {
     struct tls_ctx *upstream_tls; /* for engines behind https:// */
     struct feed *feed;
     struct journal *journal;
+    struct slices *slices;
     struct load_report *report;
     struct audit_log *audit; /* refusals */
     struct kept_away *kept_away; /* those by limits, which are counted */
@@ -111,6 +114,8 @@ void answer_server_error(void *ctx, int status, const char *msg, const char *req
 size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct http_out_header ret[LIMIT_HEADERS_MAX]);
 /* 429, in OpenAI's words. */
 void answer_limited(struct http_request *r, const struct snap_key *k, const struct limit_refusal *why);
+/* 429, in OpenAI's words: a budget is used up. 503: nobody knows whether it is. 403: it cannot be counted. In quota.c. */
+void answer_over_budget(struct http_request *r, const struct snap_key *k, const struct budget *b, int64_t wanted, int exponent);
 void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 

@@ -10,7 +10,6 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "base/vec.h"
-#include "ledger/ledger.h"
 
 #define JOURNAL_NAME "usage-%s"
 #define RECORD_VERSION 1
@@ -179,4 +178,22 @@ int journal_ready(struct journal *j, struct err *err)
     if (waiting >= BACKLOG_MAX)
         return err_set(err, ERR_NO_SPACE, "usage cannot be written: %zu records wait for the disk", waiting);
     return 0;
+}
+
+const char *journal_name(const struct journal *j)
+{
+    return j->name;
+}
+
+void journal_id(const struct journal *j, char ret[LEDGER_ID_TEXT])
+{
+    ledger_id(j->ledger, ret);
+}
+
+int64_t journal_sequence(struct journal *j)
+{
+    pthread_mutex_lock(&j->lock);
+    int64_t sequence = j->backlog.len ? -1 : (int64_t)ledger_last_sequence(j->ledger);
+    pthread_mutex_unlock(&j->lock);
+    return sequence;
 }

@@ -7,6 +7,7 @@
 #ifndef SEKI_GATEWAY_JOURNAL_H
 #define SEKI_GATEWAY_JOURNAL_H
 
+#include "ledger/ledger.h"
 #include "ledger/usage.h"
 
 struct journal;
@@ -17,5 +18,10 @@ void journal_close(struct journal *j); /* tries the backlog once more, syncs */
 void journal_add(struct journal *j, const struct usage *u);
 /* Why requests cannot be counted, or 0. */
 int journal_ready(struct journal *j, struct err *err) NODISCARD;
+/* What the journal is called, and which one it is (ledger_reader_id()). */
+const char *journal_name(const struct journal *j);
+void journal_id(const struct journal *j, char ret[LEDGER_ID_TEXT]);
+/* Its last record; -1: records wait for the disk. */
+int64_t journal_sequence(struct journal *j);
 
 #endif

@@ -14,7 +14,7 @@
 
 /* How long the answers of an endpoint were. Written by all loops without a lock: what gets lost now and then is a sample. */
 struct learned {
-    atomic_ullong endpoint; /* hash of its name; 0: free */
+    atomic_ullong endpoint; /* hash of its project and name; 0: free */
     atomic_ushort steps[STEPS];
 };
 
@@ -257,27 +257,27 @@ static int step_of(int64_t n)
     return i;
 }
 
-static uint64_t hash_of(const char *name)
+static uint64_t hash_of(const char *project, const char *name)
 {
-    static const uint8_t key[16] = {0}; /* whoever makes names collide spoils his own estimate */
-    uint64_t h = siphash13(key, name, strlen(name));
+    uint8_t key[16] = {0}; /* whoever makes names collide spoils his own estimate */
+    uint64_t h = siphash13(key, project, strlen(project));
+    memcpy(key, &h, sizeof(h));
+    h = siphash13(key, name, strlen(name));
     return h ? h : 1;
 }
 
-static struct learned *find_learned(const struct limit_counter *c, const char *endpoint)
+static struct learned *find_learned(const struct limit_counter *c, uint64_t h)
 {
     struct learned *all = atomic_load(&c->learned);
-    uint64_t h = hash_of(endpoint);
     for (int i = 0; all && i < ENDPOINTS_MAX; i++)
         if (atomic_load(&all[i].endpoint) == h)
             return &all[i];
     return NULL;
 }
 
-static struct learned *take_learned(struct limit_counter *c, const char *endpoint)
+static struct learned *take_learned(struct limit_counter *c, uint64_t h)
 {
-    struct learned *l = find_learned(c, endpoint), *all = atomic_load(&c->learned), *none = NULL;
-    uint64_t h = hash_of(endpoint);
+    struct learned *l = find_learned(c, h), *all = atomic_load(&c->learned), *none = NULL;
     if (l)
         return l;
     if (!all) {
@@ -301,21 +301,21 @@ static struct learned *take_learned(struct limit_counter *c, const char *endpoin
     return l;
 }
 
-/* The first scope that counts tokens: the key's, when it does. */
+/* The first scope that counts tokens or money: the key's, when it does. */
 static struct limit_counter *learner(const struct limit *limits)
 {
     for (int s = 0; s < LIMIT_SCOPES; s++)
-        if (limits[s].counter && limits[s].max[LIMIT_TOKENS])
+        if (limits[s].counter && (limits[s].learns || limits[s].max[LIMIT_TOKENS]))
             return limits[s].counter;
     return NULL;
 }
 
-void limit_learn(const struct limit *limits, const char *endpoint, int64_t completion_tokens)
+void limit_learn(const struct limit *limits, const char *project, const char *endpoint, int64_t completion_tokens)
 {
     struct limit_counter *c = learner(limits);
     if (!c)
         return;
-    struct learned *l = take_learned(c, endpoint);
+    struct learned *l = take_learned(c, hash_of(project, endpoint));
     unsigned total = 0;
     atomic_fetch_add(&l->steps[step_of(completion_tokens)], 1);
     for (int i = 0; i < STEPS; i++)
@@ -340,12 +340,12 @@ static int64_t ninth_decile(const struct learned *l)
     return 0;
 }
 
-int64_t limit_expect(const struct limit *limits, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens)
+int64_t limit_expect(const struct limit *limits, const char *project, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens)
 {
     const struct limit_counter *c = learner(limits);
     if (!c)
         return 0;
-    int64_t expected = ninth_decile(find_learned(c, endpoint));
+    int64_t expected = ninth_decile(find_learned(c, hash_of(project, endpoint)));
     if (!expected)
         expected = max_tokens ? max_tokens : EXPECTED_FIRST;
     if (max_tokens && max_tokens < expected)

@@ -23,6 +23,7 @@ struct limit_counter;
 /* What one scope allows: in a snapshot. counter NULL: it has no limits. */
 struct limit {
     struct limit_counter *counter;
+    bool learns;              /* how long answers are is learned here, though nothing may be limited */
     int64_t max[LIMIT_UNITS]; /* requests a minute, tokens a minute, requests at once; 0: any number */
 };
 
@@ -51,8 +52,8 @@ struct limit_refusal {
 
 /* Tokens that an answer of the endpoint to this key is expected to have: the 90th percentile of those before, at most what the client allows (0: it does not say), and so that
  * prompt and answer fit in a full bucket. */
-int64_t limit_expect(const struct limit *limits, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens);
-void limit_learn(const struct limit *limits, const char *endpoint, int64_t completion_tokens);
+int64_t limit_expect(const struct limit *limits, const char *project, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens);
+void limit_learn(const struct limit *limits, const char *project, const char *endpoint, int64_t completion_tokens);
 
 /* One request of so many tokens. False: nothing is held, and *ret says why. */
 bool limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret);

@@ -7,7 +7,6 @@
 #include "base/log.h"
 
 #define ANSWER_MAX (64u * 1024 * 1024) /* of an answer that is no stream */
-#define BYTES_A_TOKEN 4                /* for prompts that the engine did not count */
 #define ANSWER_TOKENS 256              /* of an answer, for its turn in a queue, where nothing is known … */
 #define ANSWER_TOKENS_MAX 1024         /* … or too much is said */
 
@@ -60,7 +59,7 @@ static bool is_success(int status)
 
 static int64_t prompt_estimate(const struct request *q)
 {
-    return (int64_t)q->body.prompt_bytes / BYTES_A_TOKEN + 1;
+    return q->body.prompt_tokens;
 }
 
 /* What the engine said, or what went by; a request that got no content has used nothing. */
@@ -81,18 +80,19 @@ static void fill_counts(const struct request *q, struct usage *u)
     }
 }
 
-/* What failed is free. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, which the engine had to read. */
+/* What failed is free; what the engine refused was a request, without tokens. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, which the engine had to read. */
 static void settle_limits(struct request *q, const struct usage *u)
 {
     bool ok = str_eqc(u->outcome, "ok"), gone = str_eqc(u->outcome, "client_gone");
     int64_t used = u->prompt_tokens + u->completion_tokens;
     if (ok && u->exact && !q->route->embeddings && !q->route->counts_only)
-        limit_learn(q->key->limits, q->endpoint->name, u->completion_tokens);
+        limit_learn(q->key->limits, q->endpoint->project, q->endpoint->name, u->completion_tokens);
     if (ok && !u->exact)
         used = MAX(used, q->hold.tokens);
     if (gone && !used && q->status < 400)
         used = MIN(prompt_estimate(q), q->hold.tokens);
-    limit_settle(&q->hold, used, !ok && !gone);
+    bool judged = str_eqc(u->outcome, "refused") && q->attempts; /* by the engine: it is the request that is wrong */
+    limit_settle(&q->hold, used, !ok && !gone && !judged);
 }
 
 /* What the tenant's turn really cost. */
@@ -146,6 +146,7 @@ void request_settle(struct request *q, int status, const char *outcome)
     timer_stop(&q->keepalive);
     timer_stop(&q->tick);
     cold_leave(q);
+    slices_cancel(&q->wait);
     attempt_release(q, str_eqc(str_of(outcome), "ok") || str_eqc(str_of(outcome), "refused") ? TARGET_OK : TARGET_NEITHER, 0);
     uint64_t now_ns = clock_mono_ns();
     struct usage u = {.id = str_of(q->http->id), .project = str_of(q->key->project), .tenant = str_of(q->key->tenant), .key = str_of(q->key->name),
@@ -155,10 +156,15 @@ void request_settle(struct request *q, int status, const char *outcome)
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
     fill_counts(q, &u);
     continuation_counts(q, &u, prompt_estimate(q));
+    if (q->price) {
+        u.cost = price_cost(q->price, u.prompt_tokens, u.cached_tokens, u.completion_tokens);
+        u.currency = str_of(q->price->currency);
+    }
     settle_limits(q, &u);
     settle_turn(q, &u);
-    if (status != 429 || q->attempts) /* what a limit keeps away must not fill the disk */
+    if (!q->kept_away)
         journal_add(q->loop->gateway->journal, &u);
+    budget_settle(&q->money, u.cost, u.start_ms);
     count(q, &u, now_ns);
     metric_move(q->loop->gateway->metrics.active, -1); /* last: where none is active, all are counted */
     log_debug("request", KVS("request", u.id), KVS("project", u.project), KVS("key", u.key), KVS("route", u.route), KVS("endpoint", u.endpoint), KVS("replica", u.replica),
@@ -235,22 +241,97 @@ static bool resolve(struct request *q)
     return e->replica_count || cold_admit(q);
 }
 
-/* False: answered. */
+static void count_limited(struct request *q, enum limit_scope scope, const char *unit)
+{
+    q->kept_away = true;
+    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(scope)), str_of(unit)}), 1);
+}
+
+/* Under a budget only what has a price is served. False: answered. */
+static bool find_price(struct request *q)
+{
+    char message[MODEL_NAME_MAX + 512];
+    const struct snap_key *k = q->key;
+    const struct price *found = q->route->counts_only ? NULL : prices_at(&q->endpoint->prices, q->start_ms);
+    if (found) {
+        q->own_price = *found;
+        q->price = &q->own_price;
+    }
+    for (size_t i = 0; i < k->budget_count && !q->route->counts_only; i++) {
+        const struct budget *b = &k->budgets[i];
+        if (q->price && !strcmp(q->price->currency, b->currency))
+            continue;
+        snprintf(message, sizeof(message), "The model `%s` has no price in %s, and a budget of this API key's %s is kept in it: ask the operator of this cloud for a price.", q->body.model, b->currency,
+                 limit_scope_text(b->scope));
+        gateway_audit_refusal(q->loop, q->http, k, 403, "model_not_priced", "NoPrice");
+        request_refuse(q, 403, "refused", "permission_error", "model_not_priced", "model", message);
+        return false;
+    }
+    return true;
+}
+
+static void refuse_over(struct request *q, const struct budget *b, int64_t amount, bool known)
+{
+    count_limited(q, b->scope, "money");
+    if (!known) {
+        request_refuse(q, 503, "refused", "server_error", "budget_unconfirmed", NULL, "What is left of a budget of this API key cannot be told at the moment, so nothing is spent of it; try again.");
+        return;
+    }
+    request_settle(q, 429, "refused");
+    answer_over_budget(q->http, q->key, b, amount, q->price ? q->price->exponent : 2);
+}
+
+static void reserve_again(struct slices_wait *w);
+
+/* False: answered, or it waits for control's word. */
+static bool reserve_money(struct request *q, int64_t prompt, int64_t answer)
+{
+    const struct budget *why;
+    int64_t amount = q->price ? MIN(price_cost(q->price, prompt, 0, answer), AMOUNT_MICROS_MAX) : 0;
+    if (!q->key->budget_count || q->route->counts_only)
+        return true;
+    enum budget_result r = budget_reserve(&q->money, q->key->budgets, q->key->budget_count, amount, clock_wall_ms(), clock_mono_ns(), &why);
+    if (r == BUDGET_HELD)
+        return true;
+    limit_settle(&q->hold, 0, true);
+    q->wait.budgets = q->key->budgets;
+    q->wait.count = q->key->budget_count;
+    q->wait.amount = amount;
+    q->wait.again = reserve_again;
+    if (r == BUDGET_ASK && slices_park(&q->wait, &q->loop->leases))
+        return false;
+    refuse_over(q, why, amount, clock_mono_ns() < atomic_load(&why->counter->expires_ns));
+    return false;
+}
+
+/* False: answered, or it waits. */
 static bool reserve(struct request *q)
 {
     struct limit_refusal why;
     bool no_answer = q->route->embeddings || q->route->counts_only;
-    int64_t prompt = q->route->counts_only ? 0 : prompt_estimate(q), answer = no_answer ? 0 : limit_expect(q->key->limits, q->endpoint->name, prompt, q->body.max_tokens);
+    int64_t prompt = q->route->counts_only ? 0 : prompt_estimate(q), answer = no_answer ? 0 : limit_expect(q->key->limits, q->endpoint->project, q->endpoint->name, prompt, q->body.max_tokens);
     if (limit_reserve(&q->hold, q->key->limits, prompt + answer, clock_mono_ns(), &why)) {
         q->ticket.prompt_tokens = prompt;
         q->ticket.answer_tokens = answer || no_answer ? answer : MIN(q->body.max_tokens ? q->body.max_tokens : ANSWER_TOKENS, ANSWER_TOKENS_MAX);
-        return true;
+        return reserve_money(q, prompt, answer);
     }
-    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(why.scope)), str_of(limit_unit_text(why.unit))}), 1);
+    count_limited(q, why.scope, limit_unit_text(why.unit));
     gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(why.scope), limit_unit_text(why.unit));
     request_settle(q, 429, "refused");
     answer_limited(q->http, q->key, &why);
     return false;
+}
+
+static void go_on(struct request *q)
+{
+    if (!reserve(q) || attempt_begin(q))
+        return;
+    request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+}
+
+static void reserve_again(struct slices_wait *w)
+{
+    go_on(CONTAINER_OF(w, struct request, wait));
 }
 
 void request_begin(struct request *q)
@@ -262,9 +343,8 @@ void request_begin(struct request *q)
         request_refuse(q, 400, "refused", "invalid_request_error", err.field[0] ? "invalid_value" : "invalid_json", err.field, err.msg);
         return;
     }
-    if (!resolve(q) || !reserve(q) || attempt_begin(q))
-        return;
-    request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+    if (resolve(q) && find_price(q))
+        go_on(q);
 }
 
 void request_drain(struct request *q)

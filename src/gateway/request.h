@@ -34,6 +34,11 @@ struct request {
     struct iovec pieces[BODY_PIECES_MAX];
     struct http_header headers[REQUEST_HEADERS_MAX];
     struct limit_hold hold;
+    struct budget_hold money;
+    struct price own_price;    /* snapshots may go while it waits */
+    const struct price *price; /* that; NULL: the model has none */
+    struct slices_wait wait;    /* for control's word on a budget */
+    bool kept_away;            /* a limit or a budget refused it: no record is written, as it must not fill the disk */
 
     /* the attempt that runs, or the last one */
     struct http_call *call; /* NULL: none runs */

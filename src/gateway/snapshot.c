@@ -32,6 +32,7 @@ struct snapshot {
     VEC(struct snap_endpoint *) endpoints; /* oldest first */
     VEC(struct target *) targets;
     VEC(struct limit_counter *) counters;
+    VEC(struct budget_counter *) budgets;
     VEC(struct dispatch *) dispatches;
 };
 
@@ -40,6 +41,7 @@ struct snapshot {
 struct snapshot_memory {
     struct target_set *targets;
     struct limit_set *limits;
+    struct budget_set *budgets;
     struct dispatch_set *dispatches;
 };
 
@@ -48,6 +50,7 @@ struct snapshot_memory *snapshot_memory_new(void)
     struct snapshot_memory *m = XNEW(struct snapshot_memory);
     m->targets = target_set_new();
     m->limits = limit_set_new();
+    m->budgets = budget_set_new();
     m->dispatches = dispatch_set_new();
     return m;
 }
@@ -58,8 +61,14 @@ void snapshot_memory_free(struct snapshot_memory *m)
         return;
     target_set_free(m->targets);
     limit_set_free(m->limits);
+    budget_set_free(m->budgets);
     dispatch_set_free(m->dispatches);
     mem_free(m);
+}
+
+struct budget_set *snapshot_memory_budgets(struct snapshot_memory *m)
+{
+    return m->budgets;
 }
 
 /* ---- building ---- */
@@ -94,12 +103,12 @@ static bool is_suspended(const struct snapshot_source *src, const char *tenant)
     return false;
 }
 
-/* name: of the counter, "key PROJECT/NAME". */
-static struct limit limit_of(struct snapshot *s, struct snapshot_memory *m, const struct rate_limits *r, const char *name)
+/* name: of the counter, "key PROJECT/NAME". learns: there is one though nothing may be limited. */
+static struct limit limit_of(struct snapshot *s, struct snapshot_memory *m, const struct rate_limits *r, bool learns, const char *name)
 {
-    struct limit l = {.max = {[LIMIT_REQUESTS] = r->requests_per_minute, [LIMIT_TOKENS] = r->tokens_per_minute, [LIMIT_CONCURRENT] = r->concurrent_requests}};
+    struct limit l = {.learns = learns, .max = {[LIMIT_REQUESTS] = r->requests_per_minute, [LIMIT_TOKENS] = r->tokens_per_minute, [LIMIT_CONCURRENT] = r->concurrent_requests}};
     for (int u = 0; u < LIMIT_UNITS && !l.counter; u++)
-        if (l.max[u] > 0)
+        if (l.max[u] > 0 || learns)
             *VEC_PUSH(&s->counters) = l.counter = limit_take(m->limits, name);
     return l;
 }
@@ -107,6 +116,7 @@ static struct limit limit_of(struct snapshot *s, struct snapshot_memory *m, cons
 /* The limits of a project, or of a tenant, that a snapshot has found. */
 struct allowance {
     struct rate_limits rates;
+    VEC(struct budget) budgets;
     struct limit limit;
     bool taken;
 };
@@ -121,10 +131,24 @@ static struct allowance *allowance_of(struct map *all, const char *name)
     return a;
 }
 
+static void free_allowance(void *value)
+{
+    struct allowance *a = value;
+    VEC_DEINIT(&a->budgets);
+    mem_free(a);
+}
+
+static void add_budget(struct allowance *a, const json_t *obj, enum limit_scope scope, const char *project, const char *owner)
+{
+    struct budget b = {.scope = scope, .project = project, .owner = owner};
+    if (owner && budget_read(obj, &b))
+        *VEC_PUSH(&a->budgets) = b;
+}
+
 /* "project NAME" and "tenant NAME" → what it may send. */
 static struct map *read_allowances(const struct snapshot_source *src)
 {
-    struct map *all = map_new(mem_free);
+    struct map *all = map_new(free_allowance);
     char name[600];
     struct rate_limits r;
     size_t i;
@@ -135,11 +159,13 @@ static struct map *read_allowances(const struct snapshot_source *src)
         snprintf(name, sizeof(name), "project %s", obj_namespace(obj));
         rate_limits_read(json_object_get(obj, "spec"), &r);
         rate_limits_narrow(&allowance_of(all, name)->rates, &r);
+        add_budget(allowance_of(all, name), json_object_get(obj, "spec"), LIMIT_PROJECT, obj_namespace(obj), obj_name(obj));
     }
     json_array_foreach (src->tenants, i, obj) {
         snprintf(name, sizeof(name), "tenant %s", obj_name(obj) ? obj_name(obj) : "");
         rate_limits_read(json_at(obj, "spec.limits"), &r);
         rate_limits_narrow(&allowance_of(all, name)->rates, &r);
+        add_budget(allowance_of(all, name), json_at(obj, "spec.limits"), LIMIT_TENANT, "", obj_name(obj));
     }
     return all;
 }
@@ -152,9 +178,38 @@ static struct limit limit_above(struct snapshot *s, struct snapshot_memory *m, s
     if (!a)
         return (struct limit){.counter = NULL};
     if (!a->taken)
-        a->limit = limit_of(s, m, &a->rates, key);
+        a->limit = limit_of(s, m, &a->rates, false, key);
     a->taken = true;
     return a->limit;
+}
+
+/* In the arena: documents go, snapshots stay. */
+static void keep_budget(struct snapshot *s, struct snapshot_memory *m, struct snap_key *key, const struct budget *b)
+{
+    struct budget *mine = &key->budgets[key->budget_count++];
+    *mine = *b;
+    mine->project = arena_strdup(s->arena, b->project);
+    mine->owner = arena_strdup(s->arena, b->owner);
+    budget_take(m->budgets, mine);
+    *VEC_PUSH(&s->budgets) = mine->counter;
+}
+
+static void add_budgets(struct snapshot *s, struct snapshot_memory *m, struct map *allowances, struct snap_key *key, const json_t *limits)
+{
+    char project[600], tenant[600];
+    struct budget own = {.scope = LIMIT_KEY, .project = key->project, .owner = key->name};
+    snprintf(project, sizeof(project), "project %s", key->project);
+    snprintf(tenant, sizeof(tenant), "tenant %s", key->tenant);
+    struct allowance *of[] = {map_getc(allowances, project), map_getc(allowances, tenant)};
+    size_t count = 1;
+    for (size_t i = 0; i < ARRAY_LEN(of); i++)
+        count += of[i] ? of[i]->budgets.len : 0;
+    key->budgets = ARENA_ARRAY(s->arena, struct budget, count);
+    if (budget_read(limits, &own))
+        keep_budget(s, m, key, &own);
+    for (size_t i = 0; i < ARRAY_LEN(of); i++)
+        for (size_t n = 0; of[i] && n < of[i]->budgets.len; n++)
+            keep_budget(s, m, key, &of[i]->budgets.ptr[n]);
 }
 
 static void add_key(struct snapshot *s, struct snapshot_memory *memory, struct map *allowances, const struct snapshot_source *src, struct map *tenants, const json_t *obj)
@@ -177,7 +232,8 @@ static void add_key(struct snapshot *s, struct snapshot_memory *memory, struct m
     key->endpoints = k.spec.endpoints.count ? copy_list(a, &k.spec.endpoints) : NULL;
     if (k.spec.expires_at && clock_parse(str_of(k.spec.expires_at), &key->expires_ms) < 0)
         key->expires_ms = 1; /* unreadable: expired, to be on the safe side */
-    key->limits[LIMIT_KEY] = limit_of(s, memory, &k.spec.limits, arena_printf(a, "key %s/%s", project, key->name));
+    add_budgets(s, memory, allowances, key, json_at(obj, "spec.limits"));
+    key->limits[LIMIT_KEY] = limit_of(s, memory, &k.spec.limits, key->budget_count > 0, arena_printf(a, "key %s/%s", project, key->name));
     key->limits[LIMIT_PROJECT] = limit_above(s, memory, allowances, "project", project);
     key->limits[LIMIT_TENANT] = limit_above(s, memory, allowances, "tenant", key->tenant);
     map_set(s->keys, str_of(k.status.hash), key);
@@ -356,6 +412,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
             add_absent(s, engines, e, replica);
     if (e->scaled && !e->replica_count && !e->absent_count) /* what will be started stands where engines of this cloud do */
         e->absent[e->absent_count++] = border_site(s->border, "unix:/");
+    prices_read(src->prices, e->project, e->served, a, &e->prices);
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
     add_in_order(s, e);
     e->adapter_count = mep.spec.adapters.count;
@@ -455,6 +512,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     map_free(allowances);
     target_prune(memory->targets);
     limit_prune(memory->limits, clock_mono_ns());
+    budget_prune(memory->budgets);
     dispatch_prune(memory->dispatches);
     return s;
 }
@@ -474,10 +532,13 @@ void snapshot_unref(struct snapshot *s)
         target_unref(*t);
     VEC_FOREACH (&s->counters, c)
         limit_counter_unref(*c);
+    VEC_FOREACH (&s->budgets, b)
+        budget_counter_unref(*b);
     VEC_FOREACH (&s->dispatches, d)
         dispatch_unref(*d);
     VEC_DEINIT(&s->targets);
     VEC_DEINIT(&s->counters);
+    VEC_DEINIT(&s->budgets);
     VEC_DEINIT(&s->dispatches);
     VEC_DEINIT(&s->endpoints);
     map_free(s->keys);
@@ -492,8 +553,8 @@ void snapshot_unref(struct snapshot *s)
 int snapshot_save(const char *path, const struct snapshot_source *s, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
-                              s->namespaces, "tenants", s->tenants, "limits", s->limits);
+    JSON_AUTO doc = json_pack("{s:i, s:O, s:O, s:O, s:O, s:O, s:O, s:O}", "version", SNAPSHOT_VERSION, "keys", s->keys, "endpoints", s->endpoints, "replicas", s->replicas, "namespaces",
+                              s->namespaces, "tenants", s->tenants, "limits", s->limits, "prices", s->prices);
     sbuf_init(&text, SNAPSHOT_MAX);
     if (s->routes)
         json_object_set(doc, "routes", s->routes);
@@ -535,7 +596,7 @@ static int check_owner(const char *path, struct err *err)
 
 static int read_file(const char *path, json_t **ret, struct err *err)
 {
-    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits", "routes", "sites", "policies"};
+    static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits", "routes", "sites", "policies", "prices"};
     CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
     size_t len = 0;
@@ -549,7 +610,7 @@ static int read_file(const char *path, json_t **ret, struct err *err)
     int64_t version = json_int(doc, "version", 0);
     if (version != SNAPSHOT_VERSION)
         return err_field(err, ERR_INVALID, "version", "version %lld of the file's format; this program reads version %d", (long long)version, SNAPSHOT_VERSION);
-    static const char *const later[] = {"tenants", "limits", "routes", "sites", "policies"}; /* files that were written before there were any lack them */
+    static const char *const later[] = {"tenants", "limits", "routes", "sites", "policies", "prices"}; /* files that were written before there were any lack them */
     for (size_t i = 0; i < ARRAY_LEN(later); i++)
         if (!json_object_get(doc, later[i]))
             json_object_set_new(doc, later[i], json_array());
@@ -568,7 +629,7 @@ int snapshot_load(const char *path, struct snapshot_source *ret, struct err *err
         return rc;
     *ret = (struct snapshot_source){json_incref(json_object_get(doc, "keys")), json_incref(json_object_get(doc, "endpoints")), json_incref(json_object_get(doc, "replicas")),
                                     json_incref(json_object_get(doc, "namespaces")), json_incref(json_object_get(doc, "tenants")), json_incref(json_object_get(doc, "limits")),
-                                    json_incref(json_object_get(doc, "routes")), json_incref(json_object_get(doc, "sites")), json_incref(json_object_get(doc, "policies"))};
+                                    json_incref(json_object_get(doc, "routes")), json_incref(json_object_get(doc, "sites")), json_incref(json_object_get(doc, "policies")), json_incref(json_object_get(doc, "prices"))};
     return 0;
 }
 
@@ -583,6 +644,7 @@ void snapshot_source_deinit(struct snapshot_source *s)
     json_decref(s->routes);
     json_decref(s->sites);
     json_decref(s->policies);
+    json_decref(s->prices);
     *s = (struct snapshot_source){.keys = NULL};
 }
 

@@ -12,7 +12,9 @@
 #include "base/map.h"
 #include "engine/engine.h"
 #include "gateway/border.h"
+#include "gateway/budget.h"
 #include "gateway/limits.h"
+#include "gateway/prices.h"
 #include "gateway/target.h"
 #include "json/json.h"
 #include "net/addr.h"
@@ -60,6 +62,7 @@ struct snap_endpoint {
     struct snap_backend *backends;
     size_t backend_count;
     struct dispatch *dispatch;
+    struct snap_prices prices;
 };
 
 struct snap_key {
@@ -68,18 +71,21 @@ struct snap_key {
     int64_t expires_ms;           /* 0: never */
     bool disabled, suspended; /* suspended: its tenant is, or is being closed */
     struct limit limits[LIMIT_SCOPES];
+    struct budget *budgets; /* all that hold for it */
+    size_t budget_count;
 };
 
 struct snapshot;
 
 /* Documents of the kinds, as the API gives them. */
 struct snapshot_source {
-    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits, *routes, *sites, *policies;
+    json_t *keys, *endpoints, *replicas, *namespaces, *tenants, *limits, *routes, *sites, *policies, *prices;
 };
 /* Targets, queues and counters by name, kept from one build to the next. */
 struct snapshot_memory;
 struct snapshot_memory *snapshot_memory_new(void);
 void snapshot_memory_free(struct snapshot_memory *m);
+struct budget_set *snapshot_memory_budgets(struct snapshot_memory *m);
 
 /* Where a replica's engine is, and what its key is, follows from its spec, its uid and files that only the system writes (engine/engine.h); its status says no more than that it
  * serves, and when it names another address it is left out: its controller is behind, or it was not its controller who wrote that. */

@@ -56,6 +56,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     char path[64];
     size_t i;
     json_t *v;
+    budget_check(json_at(obj, "spec.limits"), "spec.limits", errors);
     json_array_foreach (json_at(obj, "spec.endpoints"), i, v) {
         snprintf(path, sizeof(path), "spec.endpoints[%zu]", i);
         if (json_string_length(v) > ENDPOINT_NAME_MAX)

@@ -76,6 +76,8 @@ struct kind_services {
     void (*make_key)(void *ctx, char *ret_text, size_t size, char *ret_hash_hex, size_t hash_size);
     /* What a gateway tells of its load, and what it is asked in turn; see gateway_load.c. ret: a new reference. */
     int (*load)(void *ctx, const json_t *told, json_t **ret, struct err *err);
+    /* What a gateway asks for of budgets; see gateway_lease.c. ret: a new reference. */
+    int (*lease)(void *ctx, const json_t *ask, json_t **ret, struct err *err);
     const struct jwt_key *token_key; /* signs tokens of service accounts; NULL: there are none */
     const char *token_issuer;        /* who they say made them, and for whom they are when nobody is named */
 };

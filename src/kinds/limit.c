@@ -108,6 +108,7 @@ static void validate(const struct kind_context *c, const json_t *obj, const json
     size_t i;
     json_t *count;
     limit_check_resources(json_object_get(obj, "spec"), "spec", errors);
+    budget_check(json_object_get(obj, "spec"), "spec", errors);
     if (json_at(obj, "spec.objects"))
         check_width(c, old_obj, "spec.objects", "", number_in(obj, ""), errors);
     json_array_foreach (json_at(obj, "spec.counts"), i, count) {

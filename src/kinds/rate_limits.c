@@ -1,5 +1,24 @@
 #include "kinds/rate_limits.h"
 
+#include "ledger/price.h"
+
+const struct field budget_fields[] = {
+    {.name = "amountMicros", .type = FIELD_INT, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .min = 0, .max = AMOUNT_MICROS_MAX, .help = "in millionths of the currency's unit: 50000000 is 50 EUR"},
+    {.name = "currency", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .min = 3, .max = 3, .help = "three capital letters, as ISO 4217 has them: EUR"},
+    {.name = "period", .type = FIELD_ENUM, .offset = FIELD_NO_MEMBER, .values = "Month|Day|Total", .def = "\"Month\"", .help = "what the amount is for: a calendar month or day in UTC, or all that is ever spent"},
+    {0},
+};
+
+void budget_check(const json_t *obj, const char *path, struct field_errors *errors)
+{
+    char field[96];
+    const char *currency = json_str(obj, "budget.currency");
+    if (!currency || currency_valid(currency))
+        return;
+    snprintf(field, sizeof(field), "%s.budget.currency", path);
+    field_errors_add(errors, field, "FieldValueInvalid", "Invalid value: \"%s\": expected three capital letters, as ISO 4217 has them, such as EUR", currency);
+}
+
 const struct field rate_limit_fields[] = {RATE_LIMIT_ROWS(0), {0}};
 
 static int64_t number(const json_t *obj, const char *name)

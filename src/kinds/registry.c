@@ -33,6 +33,8 @@
     KIND(kind_api_key) \
     KIND(kind_usage_report) \
     KIND(kind_gateway_load) \
+    KIND(kind_price) \
+    KIND(kind_gateway_lease) \
     KIND(kind_key_rotation)
 
 #define DECLARE(name) extern const struct kind name;

@@ -219,6 +219,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
         if (!strcmp(name, taken[n]))
             field_errors_add(errors, "metadata.name", "FieldValueInvalid", "Invalid value: \"%s\": a project that Seki itself has", name);
     limit_check_resources(json_at(obj, "spec.limits"), "spec.limits", errors);
+    budget_check(json_at(obj, "spec.limits"), "spec.limits", errors);
     json_array_foreach (json_at(obj, "spec.admins"), i, user) {
         const char *u = json_string_value(user);
         if (!*u || !strncmp(u, "system:", 7))

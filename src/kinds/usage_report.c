@@ -4,6 +4,13 @@
 #define STATUS(member) offsetof(struct usage_report, status.member) - offsetof(struct usage_report, status)
 #define ITEM(member) offsetof(struct usage_item, member)
 
+static const struct field cost_fields[] = {
+    {.name = "currency", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .help = "three letters, as ISO 4217 has them"},
+    {.name = "amountMicros", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "in millionths of the currency's unit"},
+    {0},
+};
+#define COST_ROW(help_) \
+    {.name = "cost", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = cost_fields, .list_type = LIST_MAP, .list_key = "currency", .offset = FIELD_NO_MEMBER, .max = 1000, .help = help_}
 static const struct field item_fields[] = {
     {.name = "key", .type = FIELD_STRING, .offset = ITEM(key), .help = "the APIKey"},
     {.name = "endpoint", .type = FIELD_STRING, .offset = ITEM(endpoint), .help = "the ModelEndpoint"},
@@ -13,6 +20,7 @@ static const struct field item_fields[] = {
     {.name = "promptTokens", .type = FIELD_INT, .offset = ITEM(prompt_tokens), .help = "tokens read"},
     {.name = "cachedTokens", .type = FIELD_INT, .offset = ITEM(cached_tokens), .help = "of those, found in the engine's cache"},
     {.name = "completionTokens", .type = FIELD_INT, .offset = ITEM(completion_tokens), .help = "tokens written"},
+    COST_ROW("what they cost, where the model had a price"),
     {0},
 };
 static const struct field spec_fields[] = {
@@ -26,6 +34,7 @@ static const struct field status_fields[] = {
     {.name = "promptTokens", .type = FIELD_INT, .offset = STATUS(prompt_tokens), .help = "sum over the items"},
     {.name = "cachedTokens", .type = FIELD_INT, .offset = STATUS(cached_tokens), .help = "sum over the items"},
     {.name = "completionTokens", .type = FIELD_INT, .offset = STATUS(completion_tokens), .help = "sum over the items"},
+    COST_ROW("sum over the items"),
     {.name = "updatedAt", .type = FIELD_TIME, .offset = STATUS(updated_at), .help = "when it last changed"},
     {0},
 };

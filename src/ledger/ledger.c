@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rnd.h"
+#include "crypto/hash.h"
 #include "ledger/files.h"
 
 #define DEFAULT_FILE_BYTES (64u * 1024 * 1024)
@@ -226,6 +227,11 @@ int ledger_take_unsynced(struct ledger *l)
     if (fd >= 0)
         l->dirty = false;
     return fd;
+}
+
+void ledger_id(const struct ledger *l, char ret[LEDGER_ID_TEXT])
+{
+    hash_hex(l->head.id, sizeof(l->head.id), ret);
 }
 
 uint64_t ledger_last_sequence(const struct ledger *l)

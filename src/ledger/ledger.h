@@ -13,6 +13,7 @@
 #include "ledger/record.h"
 
 struct ledger;
+#define LEDGER_ID_TEXT 25
 
 struct ledger_options {
     const char *dir;          /* made 0700 */
@@ -30,6 +31,8 @@ int ledger_sync(struct ledger *l, struct err *err) NODISCARD;
  * caller calls fdatasync and closes it, without the lock. */
 int ledger_take_unsynced(struct ledger *l);
 uint64_t ledger_last_sequence(const struct ledger *l);
+/* As ledger_reader_id(). */
+void ledger_id(const struct ledger *l, char ret[LEDGER_ID_TEXT]);
 
 /* Reading, also while another process writes: records after after_sequence, in order, until fn returns false or the end. Checks
  * checksums and the chain. Remembers the file position between calls, so that following a journal is cheap. What is handed to fn has been synced before, so that nothing
@@ -38,7 +41,6 @@ struct ledger_reader;
 int ledger_reader_open(const char *dir, const char *name, struct ledger_reader **ret, struct err *err) NODISCARD;
 void ledger_reader_close(struct ledger_reader *r);
 /* What names this ledger, in hexadecimal: another one under the same path has another id. ERR_NOT_FOUND: there are no files yet. */
-#define LEDGER_ID_TEXT 25
 int ledger_reader_id(struct ledger_reader *r, char ret[LEDGER_ID_TEXT], struct err *err) NODISCARD;
 int ledger_read(struct ledger_reader *r, uint64_t after_sequence, bool (*fn)(void *arg, const struct ledger_record *rec), void *arg,
                 struct err *err) NODISCARD;

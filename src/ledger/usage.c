@@ -31,6 +31,12 @@ void usage_encode(const struct usage *u, struct sbuf *out)
         sbuf_add(out, numbers[i].name);
         sbuf_add_i64(out, numbers[i].value);
     }
+    if (u->currency.len) {
+        sbuf_add(out, STR(",\"cost\":"));
+        sbuf_add_i64(out, u->cost);
+        sbuf_add(out, STR(",\"currency\":"));
+        sbuf_add_json(out, u->currency);
+    }
     sbuf_add(out, u->stream ? STR(",\"stream\":true") : STR(",\"stream\":false"));
     sbuf_add(out, u->exact ? STR(",\"exact\":true}") : STR(",\"exact\":false}"));
 }
@@ -58,10 +64,12 @@ int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err
         .outcome = text_of(doc, a, "outcome"), .stream = json_flag(doc, "stream", false), .exact = json_flag(doc, "exact", false),
         .status = (int)json_int(doc, "status", 0), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
         .completion_tokens = json_int(doc, "completion_tokens", 0), .replayed_tokens = json_int(doc, "replayed_tokens", 0), .start_ms = json_int(doc, "start_ms", 0), .ttft_ms = json_int(doc, "ttft_ms", -1),
-        .duration_ms = json_int(doc, "duration_ms", 0)};
+        .duration_ms = json_int(doc, "duration_ms", 0), .currency = text_of(doc, a, "currency"), .cost = json_int(doc, "cost", 0)};
     if (!ret->id.len || !ret->project.len)
         return err_set(err, ERR_INVALID, "a usage record without id or project");
     if (!is_count(ret->prompt_tokens) || !is_count(ret->cached_tokens) || !is_count(ret->completion_tokens) || !is_count(ret->replayed_tokens))
         return err_set(err, ERR_INVALID, "a usage record with a count that is negative or above %lld", USAGE_TOKENS_MAX);
+    if (ret->cost < 0)
+        return err_set(err, ERR_INVALID, "a usage record with a cost that is negative");
     return 0;
 }

@@ -4,7 +4,7 @@
  * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown"),
  * prompt_tokens, cached_tokens, completion_tokens, exact (false: counted by the gateway because the engine gave no usage),
  * replayed_tokens (read again by engines that wrote on for one that failed: beside what is billed; 0 in older records),
- * start_ms, ttft_ms (-1: none), duration_ms.
+ * start_ms, ttft_ms (-1: none), duration_ms; where the model has a price also cost (micro-units, see price.h) and currency.
  */
 #ifndef SEKI_LEDGER_USAGE_H
 #define SEKI_LEDGER_USAGE_H
@@ -21,6 +21,8 @@ struct usage {
     int64_t prompt_tokens, cached_tokens, completion_tokens;
     int64_t replayed_tokens; /* not billed */
     int64_t start_ms, ttft_ms, duration_ms;
+    struct str currency; /* empty: the model had no price */
+    int64_t cost;
 };
 
 void usage_encode(const struct usage *u, struct sbuf *out);

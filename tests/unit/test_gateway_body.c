@@ -129,8 +129,19 @@ static void long_names(void **state)
     }
 }
 
+static void tokens_are_estimated_by_script(void **state UNUSED)
+{
+    assert_int_equal(body_estimate_tokens(STR("")), 1);
+    assert_int_equal(body_estimate_tokens(STR("\"0123456789abcd\"")), 5);
+    assert_int_equal(body_estimate_tokens(STR("\"関所で検査する\"")), 8);
+    assert_int_equal(body_estimate_tokens(STR("\"\\u95a2\\u6240\"")), 3); /* two characters, escaped */
+    assert_int_equal(body_estimate_tokens(STR("\"\\\\u95a2\"")), 3);     /* a backslash and letters */
+    assert_int_equal(body_estimate_tokens(STR("привет")), 4);
+    assert_int_equal(body_estimate_tokens(STR("🙂🙂")), 3);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_taken_out), cmocka_unit_test(several_answers), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_taken_out), cmocka_unit_test(tokens_are_estimated_by_script), cmocka_unit_test(several_answers), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

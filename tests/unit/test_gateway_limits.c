@@ -173,28 +173,28 @@ static void answers_are_expected_as_long_as_they_were(void **state)
 {
     (void)state;
     struct limit l[LIMIT_SCOPES] = {of("g", 0, 10000, 0)};
-    assert_int_equal(limit_expect(l, "m", 10, 0), 256);
-    assert_int_equal(limit_expect(l, "m", 10, 33), 33);
-    assert_int_equal(limit_expect(l, "m", 10, 900000), 9990);  /* not more than a full bucket has */
-    assert_int_equal(limit_expect(l, "m", 20000, 900000), 0);
+    assert_int_equal(limit_expect(l, "p", "m", 10, 0), 256);
+    assert_int_equal(limit_expect(l, "p", "m", 10, 33), 33);
+    assert_int_equal(limit_expect(l, "p", "m", 10, 900000), 9990);  /* not more than a full bucket has */
+    assert_int_equal(limit_expect(l, "p", "m", 20000, 900000), 0);
     for (int i = 0; i < 100; i++)
-        limit_learn(l, "m", i < 95 ? 24 : 5000);
-    assert_int_equal(limit_expect(l, "m", 10, 0), 24);
-    assert_int_equal(limit_expect(l, "m", 10, 8), 8);
-    assert_int_equal(limit_expect(l, "m", 10, 4000), 24);
-    assert_int_equal(limit_expect(l, "other", 10, 0), 256);
+        limit_learn(l, "p", "m", i < 95 ? 24 : 5000);
+    assert_int_equal(limit_expect(l, "p", "m", 10, 0), 24);
+    assert_int_equal(limit_expect(l, "p", "m", 10, 8), 8);
+    assert_int_equal(limit_expect(l, "p", "m", 10, 4000), 24);
+    assert_int_equal(limit_expect(l, "p", "other", 10, 0), 256);
     for (int i = 0; i < 20; i++) { /* more models than are kept */
         char name[16];
         snprintf(name, sizeof(name), "m%d", i);
         for (int n = 0; n < 10; n++)
-            limit_learn(l, name, 100);
+            limit_learn(l, "p", name, 100);
     }
-    assert_int_equal(limit_expect(l, "m19", 10, 0), 128);
+    assert_int_equal(limit_expect(l, "p", "m19", 10, 0), 128);
     for (int i = 0; i < 5000; i++) /* old answers are forgotten */
-        limit_learn(l, "m19", 3);
-    assert_int_equal(limit_expect(l, "m19", 10, 0), 3);
+        limit_learn(l, "p", "m19", 3);
+    assert_int_equal(limit_expect(l, "p", "m19", 10, 0), 3);
     drop(l);
-    assert_int_equal(limit_expect((struct limit[LIMIT_SCOPES]){{0}}, "m", 10, 500), 0);
+    assert_int_equal(limit_expect((struct limit[LIMIT_SCOPES]){{0}}, "p", "m", 10, 500), 0);
 }
 
 /* ---- threads ---- */

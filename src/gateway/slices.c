@@ -1,0 +1,352 @@
+#include "gateway/slices.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/metrics.h"
+#include "base/rnd.h"
+#include "base/vec.h"
+#include "kinds/inference.h"
+
+#define ROUND_MS 1000u
+#define HURRY_MS 20u        /* between questions, while requests wait … */
+#define AGAIN_MS 100u       /* … and the last answer was not the last word */
+#define CALL_MS 5000u
+#define CALL_STOPPING_MS 500u
+#define WAIT_NS 3000000000ull
+#define IDLE_NS 60000000000ull
+#define VERDICT_NS 1000000000ull
+#define ITEMS_MAX 2000 /* of a question */
+
+struct slices {
+    struct slices_options o;
+    struct client *client; /* o.client, with a short deadline */
+    char incarnation[33];
+    char journal_id[LEDGER_ID_TEXT];
+    int64_t turn;
+    atomic_bool stopping;
+    pthread_t thread;
+    bool started, failing;
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t wake;
+    TAILQ_HEAD(, slices_wait) waiting;
+    bool hurry;
+    struct metric *failures, *waits;
+    VEC(struct budget_counter *) asked; /* the thread's: of the question that runs, with references */
+};
+
+/* ---- requests that wait ---- */
+
+static void deliver(void *arg)
+{
+    struct slices_inbox *i = arg;
+    for (;;) {
+        pthread_mutex_lock(&i->slices->lock);
+        struct slices_wait *w = TAILQ_FIRST(&i->woken);
+        if (w) {
+            TAILQ_REMOVE(&i->woken, w, link);
+            w->state = SLICES_IDLE;
+        }
+        pthread_mutex_unlock(&i->slices->lock);
+        if (!w)
+            return;
+        w->again(w);
+    }
+}
+
+/* Under the lock. */
+static void wake_all(struct slices *l)
+{
+    struct slices_wait *w;
+    while ((w = TAILQ_FIRST(&l->waiting))) {
+        TAILQ_REMOVE(&l->waiting, w, link);
+        bool first = TAILQ_EMPTY(&w->inbox->woken);
+        TAILQ_INSERT_TAIL(&w->inbox->woken, w, link);
+        w->state = SLICES_WOKEN;
+        if (first)
+            loop_post(w->inbox->loop, deliver, w->inbox);
+    }
+}
+
+void slices_inbox_init(struct slices_inbox *i, struct slices *l, struct loop *loop)
+{
+    TAILQ_INIT(&i->woken);
+    i->loop = loop;
+    i->slices = l;
+}
+
+bool slices_park(struct slices_wait *w, struct slices_inbox *i)
+{
+    struct slices *l = i->slices;
+    uint64_t now = clock_mono_ns();
+    if (!w->since_ns) {
+        w->since_ns = now;
+        metric_add(l->waits, 1);
+    } else if (now > w->since_ns + WAIT_NS) {
+        return false;
+    }
+    pthread_mutex_lock(&l->lock);
+    bool may = !atomic_load(&l->stopping);
+    if (may) {
+        w->inbox = i;
+        w->state = SLICES_WAITS;
+        TAILQ_INSERT_TAIL(&l->waiting, w, link);
+        l->hurry = true;
+        pthread_cond_signal(&l->wake);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return may;
+}
+
+void slices_cancel(struct slices_wait *w)
+{
+    if (!w->inbox)
+        return;
+    struct slices *l = w->inbox->slices;
+    pthread_mutex_lock(&l->lock);
+    if (w->state == SLICES_WAITS)
+        TAILQ_REMOVE(&l->waiting, w, link);
+    else if (w->state == SLICES_WOKEN)
+        TAILQ_REMOVE(&w->inbox->woken, w, link);
+    w->state = SLICES_IDLE;
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- the question ---- */
+
+static void ask_for(struct slices *l, struct budget_counter *c)
+{
+    if (c->listed || l->asked.len == ITEMS_MAX)
+        return;
+    c->listed = true;
+    c->need = -1;
+    c->need_least = 0;
+    atomic_fetch_add(&c->refs, 1);
+    *VEC_PUSH(&l->asked) = c;
+}
+
+/* What requests wait for. */
+static void gather_needs(struct slices *l)
+{
+    struct slices_wait *w;
+    pthread_mutex_lock(&l->lock);
+    TAILQ_FOREACH (w, &l->waiting, link)
+        for (size_t i = 0; i < w->count; i++) {
+            struct budget_counter *c = w->budgets[i].counter;
+            ask_for(l, c);
+            if (!c->listed)
+                continue;
+            c->need_least = c->need < 0 ? w->amount : MIN(c->need_least, w->amount);
+            c->need = amount_add(MAX(c->need, (int64_t)0), w->amount);
+        }
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void gather_held(struct slices *l)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    pthread_mutex_lock(&l->o.budgets->lock);
+    while (map_next(l->o.budgets->by_name, &it)) {
+        struct budget_counter *c = it.value;
+        if (atomic_load(&c->slots[0].held) || atomic_load(&c->slots[1].held) || atomic_load(&c->slots[0].left) || atomic_load(&c->slots[1].left))
+            ask_for(l, c);
+    }
+    pthread_mutex_unlock(&l->o.budgets->lock);
+}
+
+/* A counter's name says what it is of: "SCOPE|PROJECT|OWNER|PERIOD|CURRENCY". */
+static json_t *question_of(struct budget_counter *c, int64_t wall_ms, uint64_t now_ns)
+{
+    struct str rest = str_of(c->name), part[5] = {STR_NULL};
+    char period[16];
+    for (size_t i = 0; i < ARRAY_LEN(part) && str_cut(&rest, '|', &part[i]); i++)
+        ;
+    (void)!str_to_array(part[3], period, sizeof(period));
+    int64_t number = budget_period_number(budget_period_of(period), wall_ms), left;
+    if (c->need < 0 && now_ns > atomic_load(&c->asked_for_ns) + IDLE_NS)
+        budget_return(c, number);
+    int64_t held = budget_held(c, number, &left);
+    json_t *q = json_pack("{s:s, s:s%, s:s%, s:s%, s:s, s:s%, s:I, s:I, s:I, s:I}", "name", c->name, "scope", part[0].ptr, part[0].len, "project", part[1].ptr, part[1].len, "owner",
+                          part[2].ptr, part[2].len, "period", period, "currency", part[4].ptr, part[4].len, "number", (json_int_t)number, "amount",
+                          (json_int_t)atomic_load(&c->amount), "held", (json_int_t)held, "left", (json_int_t)left);
+    if (c->need >= 0) {
+        json_object_set_new(q, "need", json_integer(c->need));
+        json_object_set_new(q, "needLeast", json_integer(c->need_least));
+    }
+    return q;
+}
+
+/* What is held is read before the sequence: what is settled in between is then counted twice, not left out. */
+static json_t *make_question(struct slices *l, int64_t wall_ms)
+{
+    json_t *budgets = json_array();
+    gather_needs(l);
+    gather_held(l);
+    VEC_FOREACH (&l->asked, c)
+        json_array_append_new(budgets, question_of(*c, wall_ms, clock_mono_ns()));
+    char version[128];
+    kind_api_version(&kind_gateway_lease, version);
+    json_t *ask = json_pack("{s:s, s:s}", "apiVersion", version, "kind", kind_gateway_lease.name);
+    json_object_set_new(ask, "spec", json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:o}", "gateway", l->o.gateway, "incarnation", l->incarnation, "turn", (json_int_t)++l->turn, "journal",
+                                               journal_name(l->o.journal), "journalID", l->journal_id, "sequence", (json_int_t)journal_sequence(l->o.journal), "budgets", budgets));
+    return ask;
+}
+
+/* ---- the answer ---- */
+
+/* False: it is not the last word on what requests wait for. */
+static bool take_budget(struct budget_counter *c, const json_t *answer, int64_t wall_ms, uint64_t now_ns, uint64_t expires_ns)
+{
+    struct str rest = str_of(c->name), part[5] = {STR_NULL};
+    char period[16];
+    for (size_t i = 0; i < ARRAY_LEN(part) && str_cut(&rest, '|', &part[i]); i++)
+        ;
+    (void)!str_to_array(part[3], period, sizeof(period));
+    int64_t number = budget_period_number(budget_period_of(period), wall_ms), grant = MAX(json_int(answer, "grant", 0), (int64_t)0);
+    bool final = json_flag(answer, "final", false);
+    budget_grant(c, number, grant);
+    atomic_store(&c->expires_ns, expires_ns);
+    atomic_store(&c->more, json_int(answer, "free", 0));
+    atomic_store(&c->verdict_until_ns, final ? now_ns + VERDICT_NS : 0);
+    if (json_flag(answer, "recall", false))
+        budget_return(c, number);
+    return c->need < 0 || final;
+}
+
+static bool take_answer(struct slices *l, const json_t *status, int64_t wall_ms, uint64_t asked_ns)
+{
+    size_t i;
+    json_t *b;
+    bool final = true;
+    uint64_t expires_ns = asked_ns + (uint64_t)MAX(json_int(status, "leaseMilliseconds", 0), (int64_t)0) * 1000000;
+    json_array_foreach (json_object_get(status, "budgets"), i, b)
+        if (i < l->asked.len && !strcmp(json_str_or(b, "name", ""), l->asked.ptr[i]->name))
+            final &= take_budget(l->asked.ptr[i], b, wall_ms, clock_mono_ns(), expires_ns);
+    return final;
+}
+
+static void forget_question(struct slices *l)
+{
+    VEC_FOREACH (&l->asked, c) {
+        (*c)->listed = false;
+        budget_counter_unref(*c);
+    }
+    l->asked.len = 0;
+}
+
+/* How long until the next question. */
+static uint64_t ask(struct slices *l)
+{
+    struct client_resource r = kind_resource(&kind_gateway_lease);
+    struct err err = ERR_INIT;
+    JSON_AUTO answer = NULL;
+    int64_t wall_ms = clock_wall_ms();
+    JSON_AUTO question = make_question(l, wall_ms);
+    uint64_t asked_ns = clock_mono_ns(), again_ms = AGAIN_MS;
+    int rc = client_create(l->client, &r, NULL, question, &answer, &err);
+    if (rc == 0 && take_answer(l, json_object_get(answer, "status"), wall_ms, asked_ns))
+        again_ms = HURRY_MS;
+    if (rc < 0)
+        metric_add(l->failures, 1);
+    if (rc < 0 && !l->failing && !atomic_load(&l->stopping))
+        log_warn("control leases no budgets: what is held is spent, then nothing more", KVE(&err));
+    else if (rc == 0 && l->failing)
+        log_info("control leases budgets again");
+    l->failing = rc < 0;
+    forget_question(l);
+    return again_ms;
+}
+
+/* hurry: until somebody is in one. */
+static void wait_ms(struct slices *l, uint64_t ms, bool hurry)
+{
+    uint64_t until_ms = clock_mono_ms() + ms;
+    struct timespec until = {.tv_sec = (time_t)(until_ms / 1000), .tv_nsec = (long)(until_ms % 1000) * 1000000L};
+    while (!atomic_load(&l->stopping) && !(hurry && l->hurry) && pthread_cond_timedwait(&l->wake, &l->lock, &until) != ETIMEDOUT)
+        ;
+}
+
+static void *run(void *arg)
+{
+    struct slices *l = arg;
+    pthread_mutex_lock(&l->lock);
+    while (!atomic_load(&l->stopping)) {
+        l->hurry = false;
+        pthread_mutex_unlock(&l->lock);
+        uint64_t pause_ms = ask(l);
+        pthread_mutex_lock(&l->lock);
+        wake_all(l);
+        wait_ms(l, pause_ms, false); /* requests that come meanwhile share one question */
+        wait_ms(l, ROUND_MS - pause_ms, true);
+    }
+    wake_all(l);
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+/* ---- the whole ---- */
+
+static int hasten(void *arg, uint64_t *timeout_ms, struct err *err)
+{
+    struct slices *l = arg;
+    if (atomic_load(&l->stopping))
+        return err_set(err, ERR_CANCELED, "stopping");
+    *timeout_ms = MIN(*timeout_ms, (uint64_t)CALL_MS);
+    return 0;
+}
+
+int slices_start(const struct slices_options *o, struct slices **ret, struct err *err)
+{
+    struct slices *l = XNEW(struct slices);
+    uint8_t random[16];
+    pthread_condattr_t attr;
+    l->o = *o;
+    l->client = client_fenced(o->client, hasten, l);
+    rnd_bytes(random, sizeof(random));
+    for (size_t i = 0; i < sizeof(random); i++)
+        snprintf(l->incarnation + 2 * i, 3, "%02x", random[i]);
+    journal_id(o->journal, l->journal_id);
+    TAILQ_INIT(&l->waiting);
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets that control did not answer.");
+    l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget.");
+    int eno = pthread_create(&l->thread, NULL, run, l);
+    if (eno) {
+        slices_free(l);
+        return err_sys(err, eno, "start the leases' thread");
+    }
+    l->started = true;
+    *ret = l;
+    return 0;
+}
+
+void slices_stop(struct slices *l)
+{
+    if (!l || !l->started)
+        return;
+    pthread_mutex_lock(&l->lock);
+    atomic_store(&l->stopping, true);
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&l->lock);
+    pthread_join(l->thread, NULL);
+    l->started = false;
+}
+
+void slices_free(struct slices *l)
+{
+    if (!l)
+        return;
+    slices_stop(l);
+    client_free(l->client);
+    VEC_DEINIT(&l->asked);
+    pthread_cond_destroy(&l->wake);
+    pthread_mutex_destroy(&l->lock);
+    mem_free(l);
+}

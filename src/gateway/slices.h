@@ -1,0 +1,54 @@
+/* Leases of budgets: this gateway's side of GatewayLease (billing/bank.h is control's).
+ *
+ * A thread asks control once a second, and at once when a request waits: it says what is held, what is wanted, and up to which usage record; the answer grants slices of budgets until
+ * the lease's end, counted from before the question was sent. Who asked for none of a budget for IDLE gives its slice back. With control down, what was leased is spent until the
+ * lease's end and nothing after it; rates are each gateway's own.
+ *
+ * A request that a slice cannot pay waits here, WAIT at most, while control is asked; then it reserves again. What is refused at once is what control has said there is no
+ * more of, a second ago at most. Threads: any; slices_wait's callback runs on its own loop.
+ */
+#ifndef SEKI_GATEWAY_SLICES_H
+#define SEKI_GATEWAY_SLICES_H
+
+#include <sys/queue.h>
+
+#include "client/client.h"
+#include "gateway/budget.h"
+#include "gateway/journal.h"
+#include "loop/loop.h"
+
+struct slices;
+struct slices_options {
+    struct client *client; /* stays the caller's */
+    const char *gateway;   /* its name */
+    struct journal *journal;
+    struct budget_set *budgets;
+};
+int slices_start(const struct slices_options *o, struct slices **ret, struct err *err) NODISCARD;
+/* Asks no more; who waits is called once more, and does not wait again. Before the loops end, which still settle and cancel. */
+void slices_stop(struct slices *l);
+void slices_free(struct slices *l);
+
+/* One a loop. */
+struct slices_inbox {
+    TAILQ_HEAD(, slices_wait) woken;
+    struct loop *loop;
+    struct slices *slices;
+};
+void slices_inbox_init(struct slices_inbox *i, struct slices *l, struct loop *loop);
+
+struct slices_wait {
+    TAILQ_ENTRY(slices_wait) link;
+    struct slices_inbox *inbox;
+    enum { SLICES_IDLE, SLICES_WAITS, SLICES_WOKEN } state;
+    const struct budget *budgets; /* what it wants to reserve of */
+    size_t count;
+    int64_t amount;
+    uint64_t since_ns; /* when it first waited; 0: it has not */
+    void (*again)(struct slices_wait *w);
+};
+/* It waits until control has answered; false: it has waited long enough. On its loop's thread. */
+bool slices_park(struct slices_wait *w, struct slices_inbox *i);
+void slices_cancel(struct slices_wait *w);
+
+#endif
