@@ -500,6 +500,7 @@ static void wait_for_turn(struct request *q)
 {
     timer_init(&q->tick, q->loop->loop, on_tick, q);
     timer_start(&q->tick, MIN((uint64_t)(q->cold.held ? COLD_TICK_MS : TICK_MS), q->loop->gateway->o.queue_timeout_ms));
+    cold_waits(q);
 }
 
 static void refuse_full(struct request *q, uint64_t retry_ms)

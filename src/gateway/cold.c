@@ -45,7 +45,12 @@ static void enter(struct request *q, uint64_t now_ms)
     uint64_t ms = expected_ms(q, now_ms);
     if (ms)
         snprintf(q->cold.expected, sizeof(q->cold.expected), "%llu", (unsigned long long)(ms + 999) / 1000);
-    load_report_wake(q->loop->gateway->report);
+}
+
+void cold_waits(struct request *q)
+{
+    if (q->cold.held)
+        load_report_wake(q->loop->gateway->report);
 }
 
 void cold_leave(struct request *q)
@@ -103,8 +108,10 @@ bool cold_look(struct request *q)
         return true;
     }
     if (e->waits_for_replicas) {
-        if (!q->cold.held)
+        if (!q->cold.held) {
             enter(q, clock_mono_ms());
+            cold_waits(q);
+        }
         return true;
     }
     refuse_failed(q);

@@ -26,6 +26,8 @@ struct cold_hold {
 
 /* Of a request whose endpoint has no replica. False: answered. */
 bool cold_admit(struct request *q);
+/* It is in the queue now: control is told. (Not before, as it would be told that nobody waits.) */
+void cold_waits(struct request *q);
 /* Looked at now and then while it waits: it is held or not by what its endpoint has now. False: answered, as no replica will come. */
 bool cold_look(struct request *q);
 /* It waits no more. */

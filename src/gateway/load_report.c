@@ -14,6 +14,8 @@
 #define EVERY_MS 1000
 #define GAP_MS 100     /* between two */
 #define CALL_MS 3000   /* control has so long to answer */
+#define ITEMS_MAX 4000  /* GatewayLoad takes so many */
+#define TARGETS_MAX 3000 /* besides those that are asked about */
 #define HEARD_MS 15000
 #define LOOPS_MS 2000  /* loops have so long to run once */
 
@@ -122,10 +124,12 @@ static void add_endpoint(void *arg, const struct snap_endpoint *e)
     struct lists *l = arg;
     struct dispatch_load d;
     dispatch_load(e->dispatch, &d);
+    if (json_array_size(l->endpoints) >= ITEMS_MAX || (!d.waiting && !strcmp(e->not_ready, "ScaledToZero")))
+        return; /* of those that are at zero, and that nobody asks for, there may be many */
     json_array_append_new(l->endpoints, json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "namespace", e->project, "name", e->name, "held", (json_int_t)(e->replica_count ? 0 : d.waiting),
                                                   "waiting", (json_int_t)d.waiting, "running", (json_int_t)d.running, "waitingTokens", (json_int_t)d.waiting_tokens, "runningTokens",
                                                   (json_int_t)d.running_tokens, "slotTokensPerMinute", (json_int_t)d.slot_per_minute, "idleMilliseconds", (json_int_t)d.idle_ms));
-    for (size_t i = 0; i < e->replica_count; i++)
+    for (size_t i = 0; i < e->replica_count && json_array_size(l->targets) < TARGETS_MAX; i++)
         json_array_append_new(l->targets, json_pack("{s:s, s:b, s:i}", "name", e->replicas[i].target->name, "open", 1, "running", atomic_load(&e->replicas[i].target->in_flight)));
 }
 

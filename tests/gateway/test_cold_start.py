@@ -130,7 +130,7 @@ def test_nothing_is_lost_when_requests_meet_the_end(cloud):
     name = endpoint(cloud, "edge", {"idleSeconds": 1})
     before = len(journal(cloud.data / "ledger"))
     statuses = []
-    for i in range(5):
+    for i in range(3):
         statuses += [r.status for r in Asks(cloud, name, 2).wait()]
         wait_for(lambda: replicas(cloud, name) == 0 if i % 2 else names(cloud, name) == [], what="the end")
         statuses += [r.status for r in Asks(cloud, name, 2).wait()]
@@ -141,7 +141,7 @@ def test_nothing_is_lost_when_requests_meet_the_end(cloud):
 
 
 def test_scaling_down_lets_streams_end(cloud):
-    name = endpoint(cloud, "drain", {"minReplicas": 1, "maxReplicas": 4}, replicas=2, wait=None, parallel=2, tokens="40", tokensPerSecond="10")
+    name = endpoint(cloud, "drain", {"minReplicas": 1, "maxReplicas": 4}, replicas=2, wait=None, parallel=2, tokens="40", tokensPerSecond="20")
     cloud.wait_condition("modelendpoints", "lab", name, reason="Serving")
     asks = Asks(cloud, name, 4, stream=True, max_tokens=40)
     wait_for(lambda: value(cloud, "seki_gateway_requests_active") == 4, what="all to run")
