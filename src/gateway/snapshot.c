@@ -352,6 +352,8 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
             add_replica(s, engines, memory, e, replica);
         else if (is_of(replica, e))
             add_absent(s, engines, e, replica);
+    if (e->scaled && !e->replica_count && !e->absent_count) /* what will be started stands where engines of this cloud do */
+        e->absent[e->absent_count++] = border_site(s->border, "unix:/");
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
     add_in_order(s, e);
     e->adapter_count = mep.spec.adapters.count;

@@ -141,7 +141,8 @@ def test_nothing_is_lost_when_requests_meet_the_end(cloud):
 
 
 def test_scaling_down_lets_streams_end(cloud):
-    name = endpoint(cloud, "drain", {"minReplicas": 1, "maxReplicas": 4}, replicas=2, wait=None, parallel=2, tokens="40", tokensPerSecond="20")
+    name = "drain"
+    cloud.create("modelendpoints", "lab", name, {"replicas": 2, "engine": {"driver": "fake", "parallel": 2, "options": {"tokens": "40", "tokensPerSecond": "20"}}})
     cloud.wait_condition("modelendpoints", "lab", name, reason="Serving")
     asks = Asks(cloud, name, 4, stream=True, max_tokens=40)
     wait_for(lambda: value(cloud, "seki_gateway_requests_active") == 4, what="all to run")
@@ -168,7 +169,7 @@ def test_the_idlest_goes(cloud):
     idle = journal(cloud.data / "ledger")[-1]["replica"]
     told = value(cloud, "seki_gateway_load_reports_total")
     wait_for(lambda: value(cloud, "seki_gateway_load_reports_total") >= told + 2, what="control to hear of it")
-    cloud.kubectl("-n", "lab", "scale", "modelendpoint", name, "--replicas=1")
+    cloud.api("PATCH", f"{GROUP}/namespaces/lab/modelendpoints/{name}", {"spec": {"scaling": {"maxReplicas": 1}}}, content_type="application/merge-patch+json")
     wait_for(lambda: len(names(cloud, name)) == 1, what="one to go")
     assert names(cloud, name) == [n for n in (f"{name}-0", f"{name}-1") if n != idle]
     first.read_until(b"data: [DONE]")
