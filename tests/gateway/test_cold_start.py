@@ -130,7 +130,7 @@ def test_nothing_is_lost_when_requests_meet_the_end(cloud):
     name = endpoint(cloud, "edge", {"idleSeconds": 1})
     before = len(journal(cloud.data / "ledger"))
     statuses = []
-    for i in range(3):
+    for i in range(2):
         statuses += [r.status for r in Asks(cloud, name, 2).wait()]
         wait_for(lambda: replicas(cloud, name) == 0 if i % 2 else names(cloud, name) == [], what="the end")
         statuses += [r.status for r in Asks(cloud, name, 2).wait()]
@@ -204,6 +204,7 @@ def test_only_gateways_tell_loads(cloud):
     assert e.value.status == 403
 
 
+@pytest.mark.full
 def test_a_real_engine_starts_with_the_first_request(cloud):
     name = cloud.real_endpoint("lab", "gemma")
     cloud.api("PATCH", f"{GROUP}/namespaces/lab/modelendpoints/{name}", {"spec": {"scaling": {"minReplicas": 0, "maxReplicas": 1, "idleSeconds": 1}}}, content_type="application/merge-patch+json")
