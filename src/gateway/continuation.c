@@ -390,7 +390,7 @@ enum continuation_step continuation_next(struct request *q)
     if (c->finished || full) {
         if (!q->scan.out)
             return CONTINUATION_NONE;
-        write_end(q, full, (int64_t)q->body.prompt_bytes / 4 + 1);
+        write_end(q, full, q->body.prompt_tokens);
         return CONTINUATION_WHOLE;
     }
     c->count++;
