@@ -354,7 +354,7 @@ static json_t *answer_budget(struct bank *b, struct gateway *g, const json_t *q,
 
 static int answer(struct bank *b, const json_t *ask, json_t **ret, bool *ret_behind, struct err *err)
 {
-    struct gateway *g;
+    struct gateway *g = NULL;
     size_t i;
     json_t *q, *asked = json_object_get(ask, "budgets");
     JSON_AUTO budgets = json_array();
