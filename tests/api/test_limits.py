@@ -217,7 +217,7 @@ def test_who_may_write_limits(cloud, tenant):
     editor.refused("DELETE", limits(tenant, "default"))
     merge_type = {"content_type": "application/merge-patch+json"}
     admin.api("PATCH", limits(tenant, "default"), {"spec": {"counts": [{"resource": "secrets", "max": 7}]}}, **merge_type)
-    admin.refused("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"limits": {"objects": 100000}}})
+    admin.refused("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"limits": {"objects": 100000}}}, **merge_type)
 
 
 def test_a_tenant_is_made_with_a_limit_in_each_project(cloud):

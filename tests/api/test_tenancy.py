@@ -44,9 +44,9 @@ class Admin:
         labels = {} if tenant == "" else {"seki.cloud/tenant": tenant or self.tenant}
         return self.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
-    def refused(self, method, path, body=None, status=403):
+    def refused(self, method, path, body=None, status=403, **kwargs):
         with pytest.raises(ApiError) as e:
-            self.api(method, path, body)
+            self.api(method, path, body, **kwargs)
         assert e.value.status == status, e.value
         return e.value.body["message"]
 
