@@ -488,6 +488,15 @@ static void on_sent(struct ticket *t)
         refuse_none(q);
 }
 
+/* The replica of the last attempt, as the snapshot knows it that the request keeps from now on; NULL: it is gone. */
+static const struct snap_replica *same_replica(const struct snap_endpoint *e, const struct snap_replica *old)
+{
+    for (size_t i = 0; old && i < e->replica_count; i++)
+        if (!strcmp(e->replicas[i].name, old->name))
+            return &e->replicas[i];
+    return NULL;
+}
+
 /* Replicas may have come and gone meanwhile, and rules of the border too. False: answered. */
 static bool look_again(struct request *q)
 {
@@ -510,6 +519,7 @@ static bool look_again(struct request *q)
     }
     if (!dispatch_move(&q->ticket, e, border_barred(border, q->key, e, q->body.model, NULL)))
         return true;
+    q->replica = same_replica(e, q->replica);
     snapshot_unref(q->routing);
     q->routing = snapshot_ref(now);
     q->endpoint = e;

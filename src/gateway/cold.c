@@ -140,6 +140,7 @@ bool cold_look_anew(struct request *q)
     const char *rule;
     if (!e || (!e->replica_count && !e->waits_for_replicas) || border_shuts(snapshot_border(q->loop->snapshot), q->key, e, q->body.model, &rule))
         return false;
+    q->replica = NULL; /* it may be of the snapshot that goes */
     snapshot_unref(q->routing);
     q->routing = snapshot_ref(q->loop->snapshot);
     q->endpoint = q->ticket.endpoint = e;
