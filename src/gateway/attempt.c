@@ -3,6 +3,7 @@
 #include "gateway/continuation.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
+#include "gateway/recheck.h"
 #include "gateway/request.h"
 
 #define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
@@ -445,9 +446,11 @@ static void on_slot_tick(struct timer *t)
     struct request *q = t->arg;
     if (clock_mono_ms() - q->ticket.sent_ms > q->loop->gateway->o.queue_timeout_ms)
         request_refuse(q, 503, "timeout", "server_error", "engine_overloaded", NULL, "The engine has too much to do with other requests; try again later.");
-    else if (!slots_unpinned_may_go(q->replica->pins, q->key->tenant, clock_mono_ms()))
+    else if (recheck(q) == RECHECK_ANSWERED)
+        return;
+    else if (q->ticket.holds && !slots_unpinned_may_go(q->replica->pins, q->key->tenant, clock_mono_ms()))
         timer_start(t, SLOT_TICK_MS);
-    else if (!send_now(q) && !attempt_start(q))
+    else if (!(q->ticket.holds && send_now(q)) && !attempt_start(q))
         refuse_none(q);
 }
 
@@ -455,6 +458,9 @@ static void on_slot_tick(struct timer *t)
 static bool send_it(struct request *q)
 {
     const struct ticket *t = &q->ticket;
+    enum recheck_result r = recheck(q);
+    if (r != RECHECK_GO)
+        return r == RECHECK_ANSWERED;
     q->replica = &q->endpoint->replicas[t->index];
     q->ticket.wish.tried |= 1ull << t->index;
     q->attempts++;
@@ -488,8 +494,8 @@ static void on_sent(struct ticket *t)
         refuse_none(q);
 }
 
-/* The replica of the last attempt, as the snapshot knows it that the request keeps from now on; NULL: it is gone. */
-static const struct snap_replica *same_replica(const struct snap_endpoint *e, const struct snap_replica *old)
+/* The replica that the last attempt was at, as the snapshot knows it that the request now keeps; NULL: it is gone. */
+static const struct snap_replica *the_same(const struct snap_endpoint *e, const struct snap_replica *old)
 {
     for (size_t i = 0; old && i < e->replica_count; i++)
         if (!strcmp(e->replicas[i].name, old->name))
@@ -497,13 +503,15 @@ static const struct snap_replica *same_replica(const struct snap_endpoint *e, co
     return NULL;
 }
 
-/* Replicas may have come and gone meanwhile, and rules of the border too. False: answered. */
+/* Replicas may have come and gone meanwhile, and rules of the border too, and the key. False: answered. */
 static bool look_again(struct request *q)
 {
     gateway_loop_refresh(q->loop);
     struct snapshot *now = q->loop->snapshot;
     if (now == q->routing)
         return true;
+    if (!recheck_key(q))
+        return false;
     const struct snap_endpoint *e = snapshot_find(now, q->key, q->body.model);
     const struct border *border = snapshot_border(now);
     const char *rule;
@@ -514,12 +522,12 @@ static bool look_again(struct request *q)
         return false;
     }
     if (!here) {
-        dispatch_move(&q->ticket, q->endpoint, border_barred(border, q->key, q->endpoint, q->body.model, NULL));
+        dispatch_move(&q->ticket, q->endpoint, border_barred_now(border, q->key, q->endpoint, q->body.model, NULL));
         return true;
     }
     if (!dispatch_move(&q->ticket, e, border_barred(border, q->key, e, q->body.model, NULL)))
         return true;
-    q->replica = same_replica(e, q->replica);
+    q->replica = the_same(e, q->replica);
     snapshot_unref(q->routing);
     q->routing = snapshot_ref(now);
     q->endpoint = e;

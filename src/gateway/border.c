@@ -94,7 +94,14 @@ static const char *barred_by(const struct border *b, const struct snap_key *k, c
     return rule ? rule : barring(rules_of(b, "project", k->project), k, e, asked, site);
 }
 
-uint64_t border_barred(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule)
+/* Where it stands by b, whichever snapshot it is of. A target is called "PROJECT ADDRESS". */
+static const struct residency_site *site_now(const struct border *b, const struct snap_replica *r)
+{
+    const char *address = strchr(r->target->name, ' ');
+    return address ? border_site(b, address + 1) : NULL;
+}
+
+static uint64_t barred_of(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, bool anew, const char **ret_rule)
 {
     uint64_t barred = 0;
     if (ret_rule)
@@ -102,13 +109,23 @@ uint64_t border_barred(const struct border *b, const struct snap_key *k, const s
     if (!map_len(b->rules))
         return 0;
     for (size_t i = 0; i < e->replica_count; i++) {
-        const char *rule = barred_by(b, k, e, asked, e->replicas[i].site);
+        const char *rule = barred_by(b, k, e, asked, anew ? site_now(b, &e->replicas[i]) : e->replicas[i].site);
         if (rule)
             barred |= 1ull << i;
         if (rule && ret_rule && !*ret_rule)
             *ret_rule = rule;
     }
     return barred;
+}
+
+uint64_t border_barred(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule)
+{
+    return barred_of(b, k, e, asked, false, ret_rule);
+}
+
+uint64_t border_barred_now(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule)
+{
+    return barred_of(b, k, e, asked, true, ret_rule);
 }
 
 bool border_shuts(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule)

@@ -21,6 +21,8 @@ const struct residency_site *border_site(const struct border *b, const char *add
 
 /* A bit for each replica of the endpoint that requests of the key must not reach. asked: the model's name in the request. *ret_rule: the first rule that bars one, or NULL; may be NULL. */
 uint64_t border_barred(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule);
+/* The same by what b says of their addresses: for an endpoint of an older snapshot. */
+uint64_t border_barred_now(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule);
 /* Nothing that serves is allowed, though something may serve. *ret_rule: which rule. False too where a replica is allowed that does not serve now: that is a matter of waiting. */
 bool border_shuts(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule);
 

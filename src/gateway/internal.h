@@ -92,6 +92,12 @@ extern const struct http_server_ops gateway_server_ops;
 
 /* ---- request.h: from the complete body to the last line ---- */
 struct request;
+/* Why a key that is known is of no use; false: it is. */
+struct key_fault {
+    int status;
+    const char *code, *rule, *message;
+};
+bool gateway_key_fault(const struct snap_key *k, struct key_fault *ret); /* k NULL: there is none */
 /* On the head, once the key is known; r->user is then the request. */
 void request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key);
 void request_begin(struct request *q); /* the body is here */

@@ -33,6 +33,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->http = r;
     q->loop = l;
     q->route = route;
+    q->looked = l->version;
     q->snapshot = snapshot_ref(l->snapshot);
     q->routing = snapshot_ref(l->snapshot);
     q->key = key;

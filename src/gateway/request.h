@@ -23,6 +23,7 @@ struct request {
     struct gateway_loop *loop;
     struct snapshot *snapshot; /* keeps the key alive … */
     struct snapshot *routing;  /* … and this one endpoint and replica: newer, when it had to wait */
+    unsigned long long looked; /* the version of the snapshot that recheck() has looked at */
     const struct gateway_route *route;
     const struct snap_key *key;
     const struct snap_endpoint *endpoint; /* NULL: not resolved */

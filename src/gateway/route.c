@@ -136,10 +136,26 @@ static void refuse(struct gateway_loop *l, struct http_request *r, const struct 
     answer_refusal(l, r, status, status == 403 ? "permission_error" : "invalid_request_error", code, message);
 }
 
+bool gateway_key_fault(const struct snap_key *k, struct key_fault *ret)
+{
+    if (!k)
+        *ret = (struct key_fault){401, "invalid_api_key", "KeyUnknown", "Incorrect API key provided."};
+    else if (k->disabled)
+        *ret = (struct key_fault){401, "invalid_api_key", "KeyDisabled", "This API key is disabled."};
+    else if (k->suspended)
+        *ret = (struct key_fault){403, "tenant_suspended", "TenantSuspended", "The tenant of this API key is suspended (rule TenantSuspended): ask the operator of this cloud."};
+    else if (k->expires_ms && k->expires_ms <= clock_wall_ms())
+        *ret = (struct key_fault){401, "invalid_api_key", "KeyExpired", "This API key has expired."};
+    else
+        return false;
+    return true;
+}
+
 /* NULL: answered. */
 static const struct snap_key *authenticate(struct gateway_loop *l, struct http_request *r)
 {
     char hash[SHA256_HEX_MAX];
+    struct key_fault fault;
     struct str secret = secret_of(&r->head);
     if (!secret.len) {
         refuse(l, r, NULL, 401, "invalid_api_key", "KeyMissing", "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
@@ -147,16 +163,9 @@ static const struct snap_key *authenticate(struct gateway_loop *l, struct http_r
     }
     token_hash(&l->gateway->o.pepper, secret, hash);
     const struct snap_key *k = snapshot_key(l->snapshot, hash);
-    if (!k)
-        refuse(l, r, NULL, 401, "invalid_api_key", "KeyUnknown", "Incorrect API key provided.");
-    else if (k->disabled)
-        refuse(l, r, k, 401, "invalid_api_key", "KeyDisabled", "This API key is disabled.");
-    else if (k->suspended)
-        refuse(l, r, k, 403, "tenant_suspended", "TenantSuspended", "The tenant of this API key is suspended (rule TenantSuspended): ask the operator of this cloud.");
-    else if (k->expires_ms && k->expires_ms <= clock_wall_ms())
-        refuse(l, r, k, 401, "invalid_api_key", "KeyExpired", "This API key has expired.");
-    else
+    if (!gateway_key_fault(k, &fault))
         return k;
+    refuse(l, r, k, fault.status, fault.code, fault.rule, fault.message);
     return NULL;
 }
 

@@ -221,6 +221,7 @@ static void add_key(struct snapshot *s, struct snapshot_memory *memory, struct m
         return;
     struct snap_key *key = ARENA_NEW(a, struct snap_key);
     key->name = arena_strdup(a, obj_name(obj));
+    key->hash = k.status.hash;
     key->project = arena_strdup(a, project);
     key->tenant = map_getc(tenants, project);
     if (!key->tenant) {

@@ -67,6 +67,7 @@ struct snap_endpoint {
 
 struct snap_key {
     const char *name, *project, *tenant;
+    const char *hash; /* of the secret, by which it is found */
     const char *const *endpoints; /* NULL: all that the project sees */
     int64_t expires_ms;           /* 0: never */
     bool disabled, suspended; /* suspended: its tenant is, or is being closed */
