@@ -23,8 +23,10 @@ static bool has_run(const struct request *q)
 
 void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms)
 {
+    if (!q->ticket.holds) /* while it waits, the ticket is whoever's has the lock */
+        return;
     q->ticket.ran = has_run(q);
-    if (!q->ticket.holds || !dispatch_done(&q->ticket, outcome, busy_ms))
+    if (!dispatch_done(&q->ticket, outcome, busy_ms))
         return;
     metric_add(q->loop->gateway->metrics.put_aside, 1);
     log_warn("a replica fails and is put aside", KV("endpoint", q->endpoint->name), KV("project", q->endpoint->project), KV("replica", q->replica->name));
