@@ -94,7 +94,7 @@ class Load:
 def test_two_tenants_get_the_same_whatever_they_ask_for(cloud, model):
     with Load(cloud, model) as load:
         load.start("a", 30)
-        load.start("b", 5)
+        load.start("b", 8)  # enough that one always waits, also where clients are slow
         wait_for(lambda: waiting(cloud) > 20, what="both to wait")
         first = len(load.done)
         wait_for(lambda: len(load.done) >= first + 200, what="200 answers", timeout=120)
