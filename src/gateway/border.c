@@ -1,13 +1,19 @@
 #include "gateway/border.h"
 
+#include "base/log.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/vec.h"
 #include "gateway/snapshot.h"
 #include "kinds/kind.h"
 
+#define PROJECT_MAX ((size_t)1 << 20)  /* of a project's rules */
+#define ALL_MAX ((size_t)256 << 20)    /* … and of all: an arena that is full ends the process */
+
 struct rules {
     VEC(struct residency_rule) list;
+    size_t used;
+    bool full;
 };
 
 struct border {
@@ -33,12 +39,22 @@ static void add_rule(struct border *b, struct arena *a, const char *scope, const
         r = XNEW(struct rules);
         map_set(b->rules, str_of(key), r);
     }
-    residency_rule_read(a, spec, name, VEC_PUSH(&r->list));
+    /* A rule that finds no room bars everything where it would hold. */
+    bool project = !strcmp(scope, "project");
+    size_t before = arena_used(a);
+    if (r->full)
+        return;
+    r->full = project && (r->used >= PROJECT_MAX || before >= ALL_MAX);
+    if (r->full)
+        log_warn("a project's ResidencyPolicies take more room than the gateway has for them: all its requests are refused", KV("project", where));
+    residency_rule_read(a, r->full ? NULL : spec, arena_strdup(a, name), VEC_PUSH(&r->list));
+    r->used += arena_used(a) - before;
 }
 
 struct border *border_new(struct arena *a, const json_t *sites, const json_t *policies, const json_t *tenants, const char *own_site)
 {
     struct border *b = ARENA_NEW(a, struct border);
+    char name[600];
     size_t i;
     json_t *obj;
     b->rules = map_new(rules_free);
@@ -48,11 +64,15 @@ struct border *border_new(struct arena *a, const json_t *sites, const json_t *po
     for (i = 0; own_site && i < b->site_count; i++)
         if (!strcmp(b->sites[i].name, own_site))
             b->own = &b->sites[i];
-    json_array_foreach (policies, i, obj) /* one that is being deleted holds until it is gone */
-        add_rule(b, a, "project", obj_namespace(obj), json_object_get(obj, "spec"), arena_printf(a, "ResidencyPolicy %s/%s", obj_namespace(obj), obj_name(obj) ? obj_name(obj) : ""));
+    json_array_foreach (policies, i, obj) { /* one that is being deleted holds until it is gone */
+        snprintf(name, sizeof(name), "ResidencyPolicy %s/%s", obj_namespace(obj), obj_name(obj) ? obj_name(obj) : "");
+        add_rule(b, a, "project", obj_namespace(obj), json_object_get(obj, "spec"), name);
+    }
     json_array_foreach (tenants, i, obj)
-        if (json_at(obj, "spec.residency"))
-            add_rule(b, a, "tenant", obj_name(obj) ? obj_name(obj) : "", json_at(obj, "spec.residency"), arena_printf(a, "Tenant %s", obj_name(obj) ? obj_name(obj) : ""));
+        if (json_at(obj, "spec.residency")) {
+            snprintf(name, sizeof(name), "Tenant %s", obj_name(obj) ? obj_name(obj) : "");
+            add_rule(b, a, "tenant", obj_name(obj) ? obj_name(obj) : "", json_at(obj, "spec.residency"), name);
+        }
     return b;
 }
 

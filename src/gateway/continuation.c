@@ -138,10 +138,16 @@ static bool is_text_only(const json_t *delta)
     return true;
 }
 
+/* What an engine says; no more than can be. */
+static int64_t count_in(const json_t *usage, const char *path)
+{
+    return MIN(MAX(json_int(usage, path, 0), (int64_t)0), (int64_t)USAGE_SCAN_TOKENS_MAX);
+}
+
 static json_t *usage_whole(const struct continuation *c, const json_t *doc)
 {
     json_t *usage = json_object_get(doc, "usage");
-    int64_t prompt = MAX(json_int(usage, "prompt_tokens", 0) - c->made, (int64_t)0), completion = json_int(usage, "completion_tokens", 0) + c->made;
+    int64_t prompt = MAX(count_in(usage, "prompt_tokens") - c->made, (int64_t)0), completion = count_in(usage, "completion_tokens") + c->made;
     json_object_set_new(usage, "prompt_tokens", json_integer(prompt));
     json_object_set_new(usage, "completion_tokens", json_integer(completion));
     json_object_set_new(usage, "total_tokens", json_integer(prompt + completion));

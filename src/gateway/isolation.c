@@ -31,6 +31,8 @@ struct str isolation_members(const struct request *q)
 bool isolation_possible(const struct request *q, bool shared)
 {
     const struct snap_endpoint *e = q->endpoint;
+    if (q->route->no_isolation && !q->route->counts_only && ((shared && e->salted) || (q->adapter && e->pinned)))
+        return false; /* whoever waits for the first engine is not asked again */
     for (size_t i = 0; q->route->no_isolation && !q->route->counts_only && i < e->replica_count; i++)
         if ((shared && e->replicas[i].salt_member) || (q->adapter && e->replicas[i].pins))
             return false;

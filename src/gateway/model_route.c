@@ -61,10 +61,30 @@ static uint64_t sticky_below(uint64_t n, const struct snap_key *k, struct str pr
     return siphash13(key, halves, sizeof(halves)) % n;
 }
 
-static bool may_serve(const struct snap_endpoint *route, const struct snap_endpoint *e, const struct snap_key *k, const struct border *b)
+static bool is_allowed(const struct snap_endpoint *route, const struct snap_endpoint *e, const struct snap_key *k, const struct border *b)
 {
     const char *rule;
-    return e->replica_count && (!b || !border_shuts(b, k, e, route->served, &rule));
+    return !b || !border_shuts(b, k, e, route->served, &rule);
+}
+
+static bool may_serve(const struct snap_endpoint *route, const struct snap_endpoint *e, const struct snap_key *k, const struct border *b)
+{
+    return e->replica_count && is_allowed(route, e, k, b);
+}
+
+/* Where nothing serves: one that will when it is asked, else the first one that is allowed, which says why not, else the first. */
+static const struct snap_endpoint *who_says_why(const struct snap_endpoint *route, const struct snap_key *k, const struct border *b)
+{
+    const struct snap_endpoint *found = NULL;
+    for (size_t i = 0; i < route->backend_count; i++) {
+        const struct snap_endpoint *e = route->backends[i].endpoint;
+        if (!is_allowed(route, e, k, b))
+            continue;
+        if (e->waits_for_replicas)
+            return e;
+        found = found ? found : e;
+    }
+    return found ? found : route->backend_count ? route->backends[0].endpoint : NULL;
 }
 
 const struct snap_endpoint *model_route_choose(const struct snap_endpoint *route, const struct snap_key *k, struct str prompt, const struct border *b)
@@ -73,7 +93,7 @@ const struct snap_endpoint *model_route_choose(const struct snap_endpoint *route
     for (size_t i = 0; i < route->backend_count; i++)
         total += may_serve(route, route->backends[i].endpoint, k, b) ? route->backends[i].weight : 0;
     if (!total)
-        return route->backend_count ? route->backends[0].endpoint : NULL;
+        return who_says_why(route, k, b);
     uint64_t at = route->sticky ? sticky_below(total, k, prompt) : rnd_guessable_below(total);
     for (size_t i = 0; i < route->backend_count; i++) {
         const struct snap_backend *one = &route->backends[i];

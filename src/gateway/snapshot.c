@@ -397,6 +397,9 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);
     const char *reason = obj_condition_reason(obj, "Ready");
     e->not_ready = arena_strdup(a, reason ? reason : "Starting");
+    const struct engine_ops *ops = e->task == TASK_TEXT ? engine_find(mep.spec.engine.driver) : NULL;
+    e->salted = ops && ops->salt_member;
+    e->pinned = ops && ops->has_slots;
     e->scaled = mep.spec.scaling != NULL;
     e->waits_for_replicas = e->scaled && endpoint_comes(obj);
     e->load_ms = json_int(obj, "status.load.medianMilliseconds", 0);

@@ -144,6 +144,7 @@ def salted():
         for name, driver, more in (("vllm", "vllm", {}), ("sglang", "sglang", {}), ("vectors", "vllm", {"embeddings": True}), ("elsewhere", "openai", {})):
             c.create("modelendpoints", "a", name, {"visibility": "Everyone", "engine": {"driver": driver, "url": c.upstream.url, **more}})
         c.create("modelendpoints", "a", "own", {"engine": {"driver": "vllm", "url": c.upstream.url}})
+        c.create("modelendpoints", "a", "asleep", {"model": "none", "scaling": {"minReplicas": 0, "maxReplicas": 1}, "adapters": [{"name": "tuned", "model": "none"}]})
         for name in ("vllm", "sglang", "vectors", "elsewhere", "own"):
             c.wait_condition("modelendpoints", "a", name)
         c.keys = {"a": c.key("a"), "b": c.key("b")}
@@ -183,3 +184,9 @@ def test_messages_of_several_tenants_are_refused(salted):
     body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
     assert sent(salted, "a", "messages", {"model": "vllm", **body}) == 400
     assert sent(salted, "a", "messages", {"model": "own", **body})["messages"] == body["messages"]
+
+
+def test_messages_to_an_adapter_are_refused_before_there_is_an_engine(salted):
+    """It would have to be started first, and who waits for it is not asked again: the base model would answer."""
+    wait_for(lambda: salted.gateway_status("/models/tuned", salted.keys["a"]) == 200, what="the one at zero")
+    assert sent(salted, "a", "messages", {"model": "tuned", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}) == 400

@@ -8,7 +8,7 @@ import pytest
 
 from cloud import Cloud, wait_for
 from exposition import parse
-from wire import STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, RawClient, answer, journal, post
+from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_STOP, STREAM_TEXT, RawClient, answer, journal, post
 
 POLICIES = "/apis/seki.cloud/v1alpha1/namespaces/clinic/residencypolicies"
 BROKEN = answer(b"{}", status=502)
@@ -193,6 +193,19 @@ def test_a_text_that_goes_on_obeys_the_rules_of_now(cloud, engines, only_japan):
     wait_for(lambda: engines[1].asked > before or len(journal(cloud.data / "ledger")) > old, what="its end")
     assert engines[1].asked == before
     client.read_until(b"error")
+
+
+def test_counts_that_cannot_be_are_not_added_up(cloud, engines):
+    """An engine that goes on with a text says that it made as much as a number can be."""
+    client, call = at_first_in_tokyo(cloud, engines, model="goes-on", stream=True, stream_options={"include_usage": True})
+    call.sock.sendall(STREAM_HEAD + STREAM_ROLE + STREAM_TEXT)
+    client.read_until(b"good")
+    call.say(b"", close=True)
+    most = 2**63 - 1
+    usage = json.dumps({"choices": [], "usage": {"prompt_tokens": most, "completion_tokens": most, "total_tokens": most}}).encode()
+    engines[1].next().say(STREAM_HEAD + STREAM_ROLE + STREAM_TEXT + STREAM_STOP + b"data: " + usage + b"\n\n" + STREAM_DONE, close=True)
+    client.read_until(b"[DONE]")
+    assert cloud.alive()
 
 
 @pytest.mark.parametrize("change, status", [({"disabled": True}, 401), (None, 401)], ids=["disabled", "deleted"])

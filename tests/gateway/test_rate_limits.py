@@ -77,7 +77,7 @@ def test_who_is_kept_away_is_in_the_audit_ledger_once_a_minute(limited, key):
     limited.kill_role("gateway", signal.SIGTERM)  # what was counted is written at the latest then
     wait_for(lambda: len(records()) == 2, what="the count")
     assert sum(e.get("count", 1) for e in records()) == statuses.count(429)
-    wait_for(lambda: limited.gateway_status("/models", secret) == 200, what="the gateway to be back")
+    wait_for(lambda: limited.is_ready("gateway") and limited.gateway_status("/models", secret) == 200, what="the gateway to be back")
 
 
 def test_what_is_left_is_told(limited, key):

@@ -54,6 +54,17 @@ static void who_is_not_ready_gets_nothing(void **state)
     assert_null(model_route_choose(&route, &key, STR("x"), NULL));
 }
 
+/* At zero it is started by the first request: by one to a route, too. */
+static void who_can_be_started_goes_before_who_cannot(void **state)
+{
+    (void)state;
+    a.replica_count = b.replica_count = 0;
+    b.waits_for_replicas = true;
+    assert_int_equal(share_of(&b, 10, true), 10);
+    b.waits_for_replicas = false;
+    assert_int_equal(share_of(&a, 10, true), 10);
+}
+
 static void sticky_by_key_and_beginning(void **state)
 {
     (void)state;
@@ -83,6 +94,7 @@ static void found_again(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(shares_by_weight, set_up), cmocka_unit_test_setup(who_is_not_ready_gets_nothing, set_up),
+                                       cmocka_unit_test_setup(who_can_be_started_goes_before_who_cannot, set_up),
                                        cmocka_unit_test_setup(sticky_by_key_and_beginning, set_up), cmocka_unit_test_setup(found_again, set_up)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

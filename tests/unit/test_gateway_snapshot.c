@@ -335,9 +335,49 @@ static void one_project_does_not_fill_the_snapshot(void **state)
     snapshot_source_deinit(&source);
 }
 
+/* Rules that are a megabyte each: they bar all of the project that wrote them, and take nobody's room. */
+static void rules_of_projects_do_not_fill_the_snapshot(void **state)
+{
+    (void)state;
+    struct snapshot_source source = {.keys = json_array(), .endpoints = json_array(), .replicas = json_array(), .namespaces = json_array(), .sites = json_array(), .policies = json_array()};
+    JSON_AUTO models = json_array();
+    char text[1001];
+    const char *rule;
+    memset(text, 'm', 1000);
+    text[1000] = 0;
+    for (int i = 0; i < 1000; i++)
+        json_array_append_new(models, json_string(text));
+    for (int i = 0; i < 1200; i++) {
+        snprintf(text, sizeof(text), "greedy-%d", i / 100);
+        json_array_append_new(source.policies, json_pack("{s:{s:s, s:s}, s:{s:[s], s:O}}", "metadata", "name", "x", "namespace", text, "spec", "jurisdictions", "JP", "models", models));
+    }
+    json_array_append_new(source.sites, json_loads("{\"metadata\":{\"name\":\"s\"},\"spec\":{\"jurisdiction\":\"FR\",\"servers\":[\"127.0.0.1\"]}}", 0, NULL));
+    json_array_append_new(source.policies, json_loads("{\"metadata\":{\"name\":\"only\",\"namespace\":\"p\"},\"spec\":{\"jurisdictions\":[\"FR\"]}}", 0, NULL));
+    static const char *const projects[] = {"p", "greedy-0"};
+    for (size_t i = 0; i < ARRAY_LEN(projects); i++) {
+        json_t *k = json_loads(KEY("p", "k", "h1", ""), 0, NULL), *e = json_loads(ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"engine\":{},\"model\":\"x\""), 0, NULL);
+        json_t *r = json_loads(REPLICA("p", "m-0", "m", "http://127.0.0.1:9", ""), 0, NULL), *all[] = {k, e, r};
+        for (size_t n = 0; n < ARRAY_LEN(all); n++)
+            json_object_set_new(json_object_get(all[n], "metadata"), "namespace", json_string(projects[i]));
+        json_object_set_new(json_object_get(k, "status"), "hash", json_string(projects[i]));
+        json_array_append_new(source.keys, k);
+        json_array_append_new(source.endpoints, e);
+        json_array_append_new(source.replicas, r);
+    }
+    struct snapshot_memory *targets = snapshot_memory_new();
+    struct snapshot *s = snapshot_build(&source, &engines, targets);
+    const struct snap_key *k = snapshot_key(s, "p"), *greedy = snapshot_key(s, "greedy-0");
+    assert_int_equal(snapshot_find(s, k, "m")->replica_count, 1);
+    assert_false(border_shuts(snapshot_border(s), k, snapshot_find(s, k, "m"), "m", &rule));
+    assert_true(border_shuts(snapshot_border(s), greedy, snapshot_find(s, greedy, "m"), "m", &rule));
+    snapshot_unref(s);
+    snapshot_memory_free(targets);
+    snapshot_source_deinit(&source);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(rules_of_projects_do_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
                                        cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects),
                                        cmocka_unit_test(an_address_that_the_system_did_not_make), cmocka_unit_test(keys_of_engines_elsewhere)};
     return cmocka_run_group_tests(tests, setup, teardown);
