@@ -138,7 +138,7 @@ bool cold_look_anew(struct request *q)
     const struct snap_endpoint *e = q->loop->snapshot == q->routing ? NULL : snapshot_find(q->loop->snapshot, q->key, q->body.model);
     e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
     const char *rule;
-    if (!e || (!e->replica_count && !e->waits_for_replicas) || border_shuts(snapshot_border(q->loop->snapshot), q->key, e, q->body.model, &rule))
+    if (!e || e->dispatch != q->endpoint->dispatch || (!e->replica_count && !e->waits_for_replicas) || border_shuts(snapshot_border(q->loop->snapshot), q->key, e, q->body.model, &rule))
         return false;
     q->replica = NULL; /* it may be of the snapshot that goes */
     snapshot_unref(q->routing);
