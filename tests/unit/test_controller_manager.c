@@ -34,13 +34,17 @@ struct work {
     int (*act)(struct work *w, struct reconcile *r, struct err *err);
 };
 
+static pthread_mutex_t last_lock = PTHREAD_MUTEX_INITIALIZER; /* several workers may pass at a time */
+
 static int reconcile(void *ctx, struct reconcile *r, struct err *err)
 {
     struct work *w = ctx;
     int running = atomic_fetch_add(&w->running, 1) + 1;
     if (running > atomic_load(&w->most_running))
         atomic_store(&w->most_running, running);
+    pthread_mutex_lock(&last_lock);
     snprintf(w->last, sizeof(w->last), "%s/%s%s", r->ns, r->name, r->obj ? "" : " gone");
+    pthread_mutex_unlock(&last_lock);
     int rc = w->act ? w->act(w, r, err) : 0;
     atomic_fetch_sub(&w->running, 1);
     atomic_store(&w->last_code, rc);
