@@ -1,6 +1,8 @@
 /* The manager, on a real API server in this process: passes, their errors and deadlines, owners, the lease, the end. */
 #include "api_peer.h"
 
+#include <pthread.h>
+
 #include "controller/controller.h"
 #include "controller/lease.h"
 #include "kinds/inference.h"
