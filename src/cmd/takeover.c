@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -12,6 +13,7 @@
 
 #define MAGIC 0x31544b53u /* "SKT1" */
 #define WAIT_MS 10000
+#define AGAIN_MS 20
 #define READY 'R'
 #define LEFT 'L'
 
@@ -62,6 +64,8 @@ static int receive(struct takeover *t, struct err *err)
     if (rc < 0)
         return rc;
     ssize_t n = recvmsg(t->conn, &m, MSG_CMSG_CLOEXEC | MSG_WAITALL);
+    if (n == 0 || (n < 0 && errno == ECONNRESET))
+        return err_set(err, ERR_CLOSED, "the running gateway hung up");
     if (n < 0)
         return err_sys(err, errno, "receiving sockets");
     take_fds(t, &m);
@@ -71,17 +75,13 @@ static int receive(struct takeover *t, struct err *err)
     return 0;
 }
 
-int takeover_ask(const char *path, struct takeover *ret, struct err *err)
+static int ask(const char *path, const struct net_addr *a, struct takeover *ret, struct err *err)
 {
-    struct takeover t = {.conn = -1};
-    struct net_addr a;
-    int rc = unix_addr(path, &a, err);
-    if (rc < 0)
-        return rc;
-    t.conn = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct takeover t = {.conn = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     if (t.conn < 0)
         return err_sys(err, errno, "making a socket");
-    if (connect(t.conn, &a.sa, a.len) < 0)
+    int rc = 0;
+    if (connect(t.conn, &a->sa, a->len) < 0)
         rc = err_set(err, errno == ENOENT || errno == ECONNREFUSED ? ERR_NOT_FOUND : ERR_IO, "nobody listens at %s", path);
     if (rc == 0)
         rc = receive(&t, err);
@@ -93,17 +93,31 @@ int takeover_ask(const char *path, struct takeover *ret, struct err *err)
     return 0;
 }
 
+/* One that hangs up is about to end, or another takes over from it right now: who asks again sees which. */
+int takeover_ask(const char *path, struct takeover *ret, struct err *err)
+{
+    struct net_addr a;
+    int rc = unix_addr(path, &a, err);
+    if (rc < 0)
+        return rc;
+    uint64_t deadline = clock_mono_ms() + WAIT_MS;
+    while ((rc = ask(path, &a, ret, err)) == ERR_CLOSED && clock_mono_ms() < deadline)
+        usleep(AGAIN_MS * 1000);
+    return rc;
+}
+
 int takeover_done(struct takeover *t, struct err *err)
 {
     char word = READY;
     if (send(t->conn, &word, 1, MSG_NOSIGNAL) != 1)
-        return err_sys(err, errno, "telling the old gateway to leave");
+        return errno == EPIPE || errno == ECONNRESET ? 0 : err_sys(err, errno, "telling the old gateway to leave");
     int rc = wait_readable(t->conn, err);
     if (rc < 0)
         return rc;
-    if (recv(t->conn, &word, 1, 0) != 1 || word != LEFT)
-        return err_set(err, ERR_CLOSED, "the old gateway has gone");
-    return 0;
+    ssize_t n = recv(t->conn, &word, 1, 0);
+    if (n == 0 || (n < 0 && errno == ECONNRESET)) /* it has ended by itself, which is all that is wanted of it */
+        return 0;
+    return n == 1 && word == LEFT ? 0 : err_set(err, ERR_PROTOCOL, "the old gateway does not say that it leaves");
 }
 
 void takeover_close(struct takeover *t, size_t first)

@@ -25,9 +25,10 @@ struct takeover {
     int conn; /* to the old one; -1: none */
 };
 
-/* 0: a gateway runs and waits for takeover_done(). ERR_NOT_FOUND: none does. Blocks for seconds at most. */
+/* 0: a gateway runs and waits for takeover_done(). ERR_NOT_FOUND: none does, or it ended while it was asked. ERR_CLOSED: another takes over from it, for seconds now. Blocks for
+ * seconds at most. */
 int takeover_ask(const char *path, struct takeover *ret, struct err *err) NODISCARD;
-/* This one serves: the old one is to leave. Blocks until it listens no more at path. */
+/* This one serves: the old one is to leave. Blocks until it listens no more at path; at once when it has ended by itself meanwhile. */
 int takeover_done(struct takeover *t, struct err *err) NODISCARD;
 /* Closes the sockets from number `first` on, and the connection: the old one goes on if it was not told to leave. */
 void takeover_close(struct takeover *t, size_t first);
