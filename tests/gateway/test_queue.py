@@ -1,5 +1,6 @@
 """Requests that wait for a replica: fair between tenants, bounded, and free for who leaves; prompts go where their beginning is cached."""
 import collections
+import concurrent.futures
 import json
 import threading
 
@@ -232,3 +233,22 @@ def test_prompts_go_where_their_beginning_is_cached(cloud):
     # Another tenant's equal prompts know nothing of it: all replicas are as good.
     firsts = {replicas_of("b", [f"{i} four {shared}"])[0] for i in range(40)}
     assert len(firsts) == 4
+
+
+def test_a_beginning_that_all_ask_for_does_not_herd_them(cloud):
+    """One system prompt, 32 clients at once, eight replicas: where it is cached first may get twice its share at most."""
+    model = endpoint(cloud, "hot", replicas=8, parallel=8, tokens="4", firstTokenDelayMs="100")
+    wait_for(lambda: cloud.get("modelendpoints", "shop", "hot")["status"].get("readyReplicas") == 8, what="eight replicas")
+    text = "You are a helpful assistant of the city of Nagasaki. " * 40
+    assert ask(cloud, "a", model, text=text).status == 200
+
+    def client():
+        for i in range(6):
+            assert ask(cloud, "a", model, text=text + str(i)).status == 200
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        for f in [pool.submit(client) for _ in range(32)]:
+            f.result()
+    of_model = lambda: [r["replica"] for r in journal(cloud.data / "ledger") if r["model"] == model]
+    wait_for(lambda: len(of_model()) == 193, what="the records")
+    counts = collections.Counter(of_model())
+    assert max(counts.values()) <= 2 * 193 / 8, counts
