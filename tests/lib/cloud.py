@@ -254,12 +254,13 @@ class Cloud:
             self.wait_condition("modelendpoints", ns, name)
         return name
 
-    def real_endpoint(self, ns, name, parallel=2):
+    def real_endpoint(self, ns, name, parallel=2, replicas=1):
         """A Model and a ModelEndpoint on llama.cpp with the small model of make run, which must be in the cache."""
         facts = json.loads((CACHE / "models/gemma3-270m/manifest.json").read_text())
         self.create("models", ns, name, {"source": f"file://{CACHE}/models/gemma3-270m", "format": "GGUF", "files": facts["files"], "license": facts["license"], "capabilities": ["Completion"]})
-        self.create("modelendpoints", ns, name, {"model": name, "engine": {"contextLength": 512, "parallel": parallel}})
+        self.create("modelendpoints", ns, name, {"model": name, "replicas": replicas, "engine": {"contextLength": 512, "parallel": parallel}})
         self.wait_condition("modelendpoints", ns, name, timeout=120)
+        wait_for(lambda: self.get("modelendpoints", ns, name)["status"]["readyReplicas"] == replicas, 120, "all replicas")
         return name
 
     def condition(self, plural, ns, name, kind="Ready"):
