@@ -8,7 +8,7 @@ import pytest
 
 from cloud import Cloud, wait_for
 from exposition import parse
-from wire import RawClient, journal
+from wire import RawClient, Upstream, answer, journal
 
 
 pytestmark = pytest.mark.threads
@@ -136,6 +136,42 @@ def test_who_leaves_while_waiting_costs_nothing(cloud, model):
         assert record["outcome"] == "client_gone" and record["replica"] == "" and record["prompt_tokens"] == record["completion_tokens"] == 0
     for client in held:
         client.sock.close()
+
+
+def test_who_leaves_an_engine_at_work_gets_nothing_of_his_turn_back(cloud):
+    """Both tenants wait with the same; one of them leaves as soon as an engine works for him, and comes no oftener for it."""
+    engine = Upstream()
+    cloud.create("modelendpoints", "shop", "one", {"visibility": "Everyone", "engine": {"driver": "openai", "url": engine.url, "maxConcurrentRequests": 1, "remoteModel": "m"}})
+    cloud.wait_condition("modelendpoints", "shop", "one")
+    for tenant in ("a", "b"):
+        if tenant not in cloud.keys:
+            cloud.keys[tenant] = cloud.key(tenant)
+        wait_for(lambda: cloud.gateway_status("/models/one", cloud.keys[tenant]) == 200, what=f"{tenant} to see it")
+    spent = answer(b'{"choices":[{"index":0,"message":{"role":"assistant","content":"ok"}}],"usage":{"prompt_tokens":20,"completion_tokens":100,"total_tokens":120}}')
+    asked = []
+
+    def script(_, body):
+        who = json.loads(body)["messages"][0]["content"]
+        asked.append(who)
+        return ["wait", spent] if who == "held" else ["hold"] if who[0] == "a" else [spent]
+    engine.script = script
+    clients = {who: RawClient(cloud.address("gateway")) for who in ["held", *(f"{t}{i}" for i in range(6) for t in "ab")]}
+
+    def put(who):
+        clients[who].send(send(cloud, "a" if who[0] == "a" else "b", {**body_of("one", who), "max_tokens": 100}))
+    put("held")
+    engine.wait(lambda: asked, "the slot to be taken")
+    for n, who in enumerate(list(clients)[1:]):
+        put(who)
+        wait_for(lambda: waiting(cloud) == n + 1, what="it to wait")
+    engine.go.set()
+    for n in range(1, 13):
+        engine.wait(lambda: len(engine.requests) > n, "the next one")
+        clients[asked[n]].sock.close() if asked[n][0] == "a" else clients[asked[n]].response()
+    order = "".join(who[0] for who in asked[1:])
+    assert "aaa" not in order and abs(order[:6].count("a") - 3) <= 1, order
+    engine.stop()
+    cloud.api("DELETE", "/apis/seki.cloud/v1alpha1/namespaces/shop/modelendpoints/one")
 
 
 def in_flight(c):

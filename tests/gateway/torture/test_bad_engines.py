@@ -204,8 +204,8 @@ def test_a_clock_that_jumps(seconds):
 # ---- leaving the real engine ----
 
 @pytest.mark.skipif(not os.path.exists(BUILD), reason="no build")
-def test_the_real_engine_s_slot_is_free_soon_after_a_client_leaves(own_cloud, record_property):
-    """llama.cpp looks at its connection after each batch: the figure is printed (-s) and kept in the report."""
+def test_the_real_engine_s_slot_is_free_soon_after_a_client_leaves(own_cloud):
+    """llama.cpp looks at its connection after each batch: the figure is printed (-s)."""
     c = own_cloud()
     c.project("demo")
     c.real_endpoint("demo", "gemma", parallel=1)
@@ -225,5 +225,4 @@ def test_the_real_engine_s_slot_is_free_soon_after_a_client_leaves(own_cloud, re
             assert following.response().status == 200
         times.append((time.monotonic() - begun) * 1000)
     print("next answer after a client left, ms:", [f"{x:.0f}" for x in times])
-    record_property("next_answer_ms", times)
     assert min(times) < 5000
