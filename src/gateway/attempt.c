@@ -492,7 +492,7 @@ static void on_sent(struct ticket *t)
     if (!cold_look(q)) /* when a replica was found, it is held no more */
         return;
     count_wait(q);
-    if (t->index == SIZE_MAX || (!send_it(q) && !attempt_start(q)))
+    if (!(t->index != SIZE_MAX && send_it(q)) && !attempt_start(q)) /* its replicas have gone: newer routes may have others */
         refuse_none(q);
 }
 
@@ -581,7 +581,7 @@ static bool attempt_start(struct request *q)
     const struct gateway_options *o = &q->loop->gateway->o;
     uint64_t retry_ms = 0;
     while (q->attempts < ATTEMPTS_MAX) {
-        q->ticket.again = q->attempts > 0;
+        q->ticket.again = q->attempts > 0 || q->waited_ms >= 0;
         enum dispatch_result r = dispatch_ask(&q->ticket, o->queue_max, &retry_ms);
         if (r == DISPATCH_NONE && !q->attempts && cold_look_anew(q))
             continue;

@@ -3,8 +3,10 @@
 #include "base/mem.h"
 #include "base/vec.h"
 #include "inference/internal.h"
+#include "inference/rollout.h"
 
 #define ORDINAL_MAX 999
+#define MAX_SURGE 1
 #define GOING_LOOK_MS 200u /* a name that is wanted is still taken by a replica that goes */
 
 struct pass {
@@ -14,6 +16,7 @@ struct pass {
     json_t *replicas; /* array of those that this endpoint owns */
     json_t *live;     /* those of them that stay */
     int64_t ready;
+    int64_t replacing; /* replicas that serve and are to be replaced by others */
 };
 
 static int64_t ordinal_of(const json_t *replica)
@@ -107,18 +110,26 @@ static bool goes_first(const struct pass *p, const json_t *a, const json_t *b)
     return runs_a != runs_b ? runs_a < runs_b : ordinal_of(a) > ordinal_of(b);
 }
 
-static int remove_one(const struct pass *p, struct err *err)
+static void take_from(json_t *list, const json_t *obj)
+{
+    for (size_t n = json_array_size(list); n-- > 0;)
+        if (json_array_get(list, n) == obj)
+            json_array_remove(list, n);
+}
+
+/* list: of some that stay, or of all. */
+static int remove_one_of(const struct pass *p, json_t *list, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_model_replica);
-    json_t *obj, *gone = NULL;
-    size_t n, at = 0;
-    json_array_foreach (p->live, n, obj)
-        if (!gone || goes_first(p, obj, gone)) {
-            gone = obj;
-            at = n;
-        }
+    json_t *obj, *first = NULL;
+    size_t n;
+    json_array_foreach (list, n, obj)
+        if (!first || goes_first(p, obj, first))
+            first = obj;
+    JSON_AUTO gone = json_incref(first);
     int rc = client_delete(p->r->client, &resource, p->r->ns, obj_name(gone), obj_uid(gone), err);
-    json_array_remove(p->live, at);
+    take_from(list, gone);
+    take_from(p->live, gone);
     return rc == ERR_NOT_FOUND || rc == ERR_CONFLICT ? 0 : rc;
 }
 
@@ -135,20 +146,11 @@ static int64_t free_ordinal(const struct pass *p, int64_t from)
     return -1;
 }
 
-/* Makes what lacks, removes what is too much. */
-static int scale(const struct pass *p, struct err *err)
+static int make_some(const struct pass *p, int64_t count, struct err *err)
 {
     struct reconcile *r = p->r;
-    size_t n;
-    json_t *obj;
     int rc = 0;
-    int64_t have = (int64_t)json_array_size(p->live), next = 0;
-    for (; have > p->e.spec.replicas && rc == 0; have--)
-        rc = remove_one(p, err);
-    json_array_foreach (p->live, n, obj)
-        if (rc == 0)
-            rc = ensure_replica(p, ordinal_of(obj), err);
-    for (; have < p->e.spec.replicas && rc == 0; have++) {
+    for (int64_t next = 0; count > 0 && rc == 0; count--) {
         next = free_ordinal(p, next);
         if (next < 0) {
             r->requeue_ms = r->requeue_ms ? MIN(r->requeue_ms, (uint64_t)GOING_LOOK_MS) : GOING_LOOK_MS;
@@ -157,6 +159,100 @@ static int scale(const struct pass *p, struct err *err)
         rc = ensure_replica(p, next++, err);
     }
     return rc;
+}
+
+/* ---- engines that are to run otherwise (rollout.h) ---- */
+
+static bool is_elsewhere(const json_t *replica_spec)
+{
+    const struct engine_spec e = {.driver = json_str_or(replica_spec, "engine.driver", ""), .url = json_str(replica_spec, "engine.url")};
+    return engine_is_remote(&e);
+}
+
+/* It serves, and as its spec says now: not as it said before. */
+static bool is_up_to_date(const json_t *replica)
+{
+    return is_up(replica) && json_int(replica, "status.observedGeneration", 0) == json_int(replica, "metadata.generation", 0);
+}
+
+/* It serves, and what is wanted of it now needs another process. */
+static bool is_old(const struct pass *p, const json_t *replica)
+{
+    const json_t *spec = json_object_get(replica, "spec");
+    JSON_AUTO wanted = spec_of(p, ordinal_of(replica));
+    bool has_its_server = json_array_size(json_at(p->r->obj, "spec.servers")) > 0; /* by its ordinal */
+    if (!is_up(replica) || json_equal(spec, wanted) || (is_elsewhere(wanted) && (is_elsewhere(spec) || has_its_server)))
+        return false;
+    json_object_set(wanted, "startTimeoutSeconds", json_object_get(spec, "startTimeoutSeconds"));
+    return !json_equal(spec, wanted);
+}
+
+/* A part of p->live, whose elements these are. */
+static void gather_old(const struct pass *p, json_t *old, struct rollout_facts *f)
+{
+    size_t n;
+    json_t *obj;
+    *f = (struct rollout_facts){.wanted = p->e.spec.replicas, .surge = json_int(p->r->obj, "spec.maxSurge", MAX_SURGE),
+                                .leaving = (int64_t)(json_array_size(p->replicas) - json_array_size(p->live))};
+    json_array_foreach (p->live, n, obj) {
+        if (is_old(p, obj)) {
+            json_array_append(old, obj);
+            continue;
+        }
+        f->fresh++;
+        f->fresh_up += is_up_to_date(obj);
+    }
+    f->old = (int64_t)json_array_size(old);
+}
+
+static bool is_among(const json_t *list, const json_t *obj)
+{
+    size_t n;
+    json_t *one;
+    json_array_foreach (list, n, one)
+        if (one == obj)
+            return true;
+    return false;
+}
+
+static int replace(struct pass *p, json_t *old, const struct rollout_facts *f, struct err *err)
+{
+    struct rollout_step step;
+    size_t n;
+    json_t *obj;
+    int rc = 0;
+    rollout_decide(f, &step);
+    p->replacing = f->old;
+    json_array_foreach (p->live, n, obj)
+        if (rc == 0 && !is_among(old, obj))
+            rc = ensure_replica(p, ordinal_of(obj), err);
+    for (; step.change > 0 && rc == 0; step.change--)
+        rc = ensure_replica(p, ordinal_of(json_array_get(old, (size_t)step.change - 1)), err);
+    if (rc == 0)
+        rc = make_some(p, step.make, err);
+    for (; step.remove > 0 && rc == 0; step.remove--)
+        rc = remove_one_of(p, old, err);
+    return rc;
+}
+
+/* Makes what lacks, removes what is too much, replaces what is to be otherwise. */
+static int scale(struct pass *p, struct err *err)
+{
+    struct rollout_facts f;
+    size_t n;
+    json_t *obj;
+    int rc = 0;
+    int64_t have = (int64_t)json_array_size(p->live);
+    JSON_AUTO old = json_array();
+    gather_old(p, old, &f);
+    if (f.wanted && f.old)
+        return replace(p, old, &f, err);
+    for (; have > f.wanted && rc == 0; have--)
+        rc = remove_one_of(p, p->live, err);
+    json_array_foreach (p->live, n, obj)
+        if (rc == 0)
+            rc = ensure_replica(p, ordinal_of(obj), err);
+    return rc == 0 ? make_some(p, f.wanted - have, err) : rc;
 }
 
 static void set_model_condition(struct pass *p)
@@ -217,9 +313,11 @@ static void set_ready(struct pass *p)
 {
     char message[128];
     bool missing;
-    snprintf(message, sizeof(message), "%lld of %lld replicas serve", (long long)p->ready, (long long)p->e.spec.replicas);
+    snprintf(message, sizeof(message), "%lld of %lld replicas serve", (long long)MIN(p->ready, p->e.spec.replicas), (long long)p->e.spec.replicas);
     json_t *bad = first_not(p, "Ready", &missing);
-    if (p->ready > 0 && (bad || missing) && p->e.spec.replicas > 0)
+    if (p->replacing && p->ready >= p->e.spec.replicas && (!bad || reason_is_progress(obj_condition_reason(bad, "Ready"))))
+        set_condition(p->r->obj, "Ready", "True", "Replacing", "%s; %lld of them as they were set before, until others take their place", message, (long long)p->replacing);
+    else if (p->ready > 0 && (bad || missing) && p->e.spec.replicas > 0)
         set_condition(p->r->obj, "Ready", "True", "Degraded", "%s; %s%s%s", message, bad ? obj_name(bad) : "another", bad ? ": " : " is being made", bad ? obj_condition_message(bad, "Ready") : "");
     else
         sum_up(p, "Ready", "Serving", message);

@@ -86,25 +86,31 @@ void replica_remove_files(struct inference *i, const json_t *replica)
 static void save_memory(struct pass *p);
 static void load_memory(struct pass *p);
 
-/* Requests of an engine that goes may end: gateways send no more there, and say so. False: it may be stopped. */
-static bool must_wait_for_requests(struct pass *p, struct err *err)
+/* Requests of an engine that goes may end: gateways send no more there, and say so. Says that in the condition. False: it may be stopped. */
+static bool requests_may_end(struct pass *p)
 {
     struct reconcile *r = p->r;
     const char *target = scaling_target(r->obj, r->arena);
     int64_t running;
     if (p->w.state != WORKLOAD_RUNNING || !target)
         return false;
-    load_memory(p);
-    if (!p->memory.leaving_ms) {
-        p->memory.leaving_ms = clock_mono_ms();
-        save_memory(p);
-    }
+    p->memory.leaving_ms = p->memory.leaving_ms ? p->memory.leaving_ms : clock_mono_ms();
     if (demand_may_leave(p->i->demand, target, &running) || clock_mono_ms() - p->memory.leaving_ms >= p->i->o.drain_ms)
         return false;
     r->requeue_ms = LEAVING_LOOK_MS;
-    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     set_condition(r->obj, "Ready", "False", "Draining", "requests that run may end, for %llu s at most", (unsigned long long)p->i->o.drain_ms / 1000);
-    return save_status(r, &kind_model_replica, before, err) == 0;
+    return true;
+}
+
+static bool must_wait_for_requests(struct pass *p)
+{
+    struct reconcile *r = p->r;
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    load_memory(p);
+    bool first = !p->memory.leaving_ms, wait = requests_may_end(p);
+    if (first && p->memory.leaving_ms)
+        save_memory(p);
+    return wait && save_status(r, &kind_model_replica, before, NULL) == 0;
 }
 
 static int finish(struct pass *p, struct err *err)
@@ -117,7 +123,7 @@ static int finish(struct pass *p, struct err *err)
     if (!obj_has_finalizer(r->obj, WORKLOAD_FINALIZER))
         return 0;
     rt->ops->get(rt, p->workload, &p->w);
-    if (must_wait_for_requests(p, NULL))
+    if (must_wait_for_requests(p))
         return 0;
     int rc = rt->ops->stop(rt, p->workload, err);
     if (rc < 0)
@@ -285,9 +291,26 @@ static bool process_runs(struct pass *p)
     return false;
 }
 
-static int ensure_workload(struct pass *p, struct err *err)
+/* What runs is to run otherwise, and serves: requests may end before. False: it may be changed, or need not be. */
+static bool change_waits(struct pass *p, const struct workload *w)
+{
+    const char *ready = obj_condition(p->r->obj, "Ready"), *reason = obj_condition_reason(p->r->obj, "Ready"), *target = scaling_target(p->r->obj, p->r->arena);
+    bool serves = (ready && !strcmp(ready, "True")) || (reason && !strcmp(reason, "Draining"));
+    if (serves && p->i->runtime->ops->differs(p->i->runtime, w) && requests_may_end(p))
+        return true;
+    if (p->memory.leaving_ms && target)
+        demand_left(p->i->demand, target);
+    p->memory.leaving_ms = 0;
+    return false;
+}
+
+/* *ret_waits: not yet, as requests still run on what it is now. */
+static int ensure_workload(struct pass *p, bool *ret_waits, struct err *err)
 {
     const struct workload w = {.name = p->workload, .argv = p->plan.argv, .env = p->plan.env, .stop_timeout_ms = STOP_TIMEOUT_MS};
+    *ret_waits = change_waits(p, &w);
+    if (*ret_waits)
+        return 0;
     int rc = p->i->runtime->ops->ensure(p->i->runtime, &w, err);
     if (rc == 0)
         p->i->runtime->ops->get(p->i->runtime, p->workload, &p->w);
@@ -418,8 +441,9 @@ static int bring_up(struct pass *p, struct err *err)
         return 0;
     }
     if (p->plan.argv) {
-        int rc = ensure_workload(p, err);
-        if (rc < 0)
+        bool waits;
+        int rc = ensure_workload(p, &waits, err);
+        if (rc < 0 || waits)
             return rc;
         note_restarts(p);
         if (!process_runs(p))

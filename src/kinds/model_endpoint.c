@@ -105,6 +105,8 @@ static const struct field spec_fields[] = {
      .help = "a server elsewhere: several servers of the same model instead of engine.url; replica N is the Nth of them, so as many replicas as servers use all"},
     {.name = "adapters", .type = FIELD_LIST, .elem = FIELD_OBJECT, .offset = SPEC(adapters), .sub = adapter_fields, .sub_size = sizeof(struct model_adapter), .list_type = LIST_MAP, .list_key = "name", .max = 16,
      .help = "LoRA adapters of the model that are served beside it, each under its own name"},
+    {.name = "maxSurge", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = 0, .max = 1000,
+     .help = "when model or settings change: how many engines may run beside those that they replace; 0: each ends its requests, then starts anew in its place; default: 1"},
     {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project"},
     {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},

@@ -449,6 +449,18 @@ static int local_ensure(struct runtime *r, const struct workload *w, struct err 
     return 0;
 }
 
+static bool local_differs(struct runtime *r, const struct workload *w)
+{
+    struct local *l = local_of(r);
+    char hash[65];
+    hash_workload(w, hash);
+    pthread_mutex_lock(&l->lock);
+    const struct entry *e = map_getc(l->entries, w->name);
+    bool differs = e && e->state == WORKLOAD_RUNNING && strcmp(e->record.hash, hash) != 0;
+    pthread_mutex_unlock(&l->lock);
+    return differs;
+}
+
 static int local_stop(struct runtime *r, const char *name, struct err *err UNUSED)
 {
     struct local *l = local_of(r);
@@ -618,7 +630,7 @@ static void find_cgroups(struct local *l, const struct runtime_local_options *o)
 }
 
 static const struct runtime_ops local_ops = {
-    .name = "local", .ensure = local_ensure, .stop = local_stop, .restart = local_restart, .get = local_get, .each = local_each, .log_tail = local_log_tail, .free = local_free,
+    .name = "local", .ensure = local_ensure, .differs = local_differs, .stop = local_stop, .restart = local_restart, .get = local_get, .each = local_each, .log_tail = local_log_tail, .free = local_free,
 };
 
 int runtime_local_new(const struct runtime_local_options *o, struct runtime **ret, struct err *err)

@@ -43,6 +43,8 @@ struct runtime_ops {
     const char *name;
     /* Idempotent: the same workload again is a no-op; a changed argv or env restarts it. */
     int (*ensure)(struct runtime *r, const struct workload *w, struct err *err);
+    /* Whether ensure() would restart what runs. */
+    bool (*differs)(struct runtime *r, const struct workload *w);
     /* Ends and forgets it; idempotent. Absent once runtime_get says WORKLOAD_ABSENT. */
     int (*stop)(struct runtime *r, const char *name, struct err *err);
     /* Kills the process (SIGKILL), which is then restarted without delay: for hung engines. */
