@@ -97,10 +97,19 @@ static bool ends_choice(struct str data)
     return str_starts(str_trim(str_skip(rest, 1)), STR("\""));
 }
 
+/* "content" with this value, however it is spaced. */
+static bool content_is(struct str data, struct str value)
+{
+    static const char name[] = "\"content\"";
+    const char *at = memmem(data.ptr, data.len, name, sizeof(name) - 1);
+    struct str rest = at ? str_trim(str_skip(data, (size_t)(at - data.ptr) + sizeof(name) - 1)) : STR("");
+    return str_starts(rest, STR(":")) && str_starts(str_trim(str_skip(rest, 1)), value);
+}
+
 /* The event that only says whose turn it is: engines send it before they have anything to say. Where in doubt it is more than that. */
 static bool only_begins(struct str data)
 {
-    return contains(data, STR("\"role\"")) && (contains(data, STR("\"content\":null")) || contains(data, STR("\"content\":\"\"")) || !contains(data, STR("content\""))) &&
+    return contains(data, STR("\"role\"")) && (content_is(data, STR("null")) || content_is(data, STR("\"\"")) || !contains(data, STR("content\""))) &&
            !contains(data, STR("tool_calls")) && !ends_choice(data);
 }
 

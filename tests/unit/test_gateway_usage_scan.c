@@ -52,6 +52,8 @@ static const struct stream_case {
     {"usage in a chunk with content stays", "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n" DONE "\n\n", NULL, 1, 1, 0, 1, true, true},
     {"the last usage counts", USAGE "\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":8,\"completion_tokens\":4}}\n\n", "", 8, 4, 0, 0, true, false},
     {"usage null", "data: {\"choices\":[{\"delta\":{}}],\"usage\":null}\n\n", NULL, 0, 0, 0, 1, false, false},
+    {"only a role, however it is spaced", "data: {\"choices\": [{\"delta\": {\"role\": \"assistant\", \"content\": null}}]}\n\ndata: {\"choices\": [{\"delta\": {\"role\": \"assistant\", \"content\" : \"\"}}]}\n\n" CONTENT "\n\n",
+     NULL, 0, 0, 0, 1, false, false},
     {"the end without a blank line", CONTENT "\n\n" DONE, NULL, 0, 0, 0, 1, false, true},
     {"cut in an event", CONTENT "\n\ndata: {\"cho", CONTENT "\n\n", 0, 0, 0, 1, false, false},
     {"no json", "data: {this is no json\n\ndata: \xff\xfe\n\nnonsense\n\n", NULL, 0, 0, 0, 0, false, false},
