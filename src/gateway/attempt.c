@@ -1,5 +1,6 @@
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
@@ -240,6 +241,7 @@ static void on_head(void *arg, const struct http_head *head)
     if (head->status == 200 && is_event_stream(type)) {
         q->streaming = true;
         request_scan(q, q->body.ask_usage && !q->body.usage_wanted, pass_on);
+        answers_scan(q);
         continuation_attach(q);
     }
 }

@@ -1,4 +1,5 @@
 #include "gateway/request.h"
+#include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
@@ -236,6 +237,8 @@ static bool resolve(struct request *q)
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }
+    if (!answers_can_be_counted(q))
+        return false;
     const struct border *border = snapshot_border(q->routing);
     const char *rule;
     if (border_shuts(border, q->key, e, q->body.model, &rule)) {

@@ -39,6 +39,21 @@ static bool read_count(const struct span *s, int64_t *ret)
     return true;
 }
 
+/* One of several answers has ended. */
+static void add_usage(struct usage_scan *u, int64_t prompt, int64_t cached, int64_t completion)
+{
+    if (u->usages_seen >= u->usages) /* it is none of those that were asked for */
+        return;
+    u->usages_seen++;
+    u->prompt_sum += prompt;
+    u->cached_sum += MIN(cached, prompt);
+    u->completion_sum += completion;
+    u->exact = u->usages_seen == u->usages;
+    u->prompt_tokens = MIN(u->prompt_sum / u->answers, (int64_t)USAGE_SCAN_TOKENS_MAX);
+    u->cached_tokens = MIN(u->cached_sum / u->answers, u->prompt_tokens);
+    u->completion_tokens = MIN(u->completion_sum, (int64_t)USAGE_SCAN_TOKENS_MAX);
+}
+
 /* Notes a usage whose members are all sound; half of one is not believed at all. False: the text is no JSON object. */
 static bool read_usage(struct usage_scan *u, struct str json, bool event, bool *ret_usage, bool *ret_choices)
 {
@@ -64,6 +79,8 @@ static bool read_usage(struct usage_scan *u, struct str json, bool event, bool *
     } else if (has_completion && event && u->dialect == DIALECT_MESSAGES && u->began) {
         u->exact = true;
         u->completion_tokens = completion;
+    } else if (u->usages && event && has_prompt && has_completion) {
+        add_usage(u, prompt, cached, completion);
     } else if (has_prompt && (has_completion || (u->input_only && at[AT_COMPLETION].type == SPAN_ABSENT))) {
         u->exact = true;
         u->prompt_tokens = prompt;

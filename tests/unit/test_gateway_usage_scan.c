@@ -224,9 +224,29 @@ static void other_dialects(void **state)
     }
 }
 
+/* Usages of several answers, each of which read the same two prompts' halves: exact when all of them are there. */
+static void test_usages_are_added_up(void **state)
+{
+    (void)state;
+    struct usage_scan u;
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, 65536);
+    usage_scan_init(&u, true, collect, &out);
+    u.usages = 4;
+    u.answers = 2;
+    for (int i = 0; i < 4; i++) {
+        assert_false(u.exact);
+        usage_scan_feed(&u, STR(CONTENT "\n\n" USAGE "\n\n"));
+    }
+    assert_true(u.exact && u.prompt_tokens == 14 && u.cached_tokens == 4 && u.completion_tokens == 12);
+    usage_scan_feed(&u, STR(USAGE "\n\n")); /* one too many is none */
+    assert_true(u.exact && u.prompt_tokens == 14 && u.completion_tokens == 12);
+    usage_scan_deinit(&u);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_streams), cmocka_unit_test(test_oversized_event), cmocka_unit_test(test_between_events),
-                                       cmocka_unit_test(test_bodies),   cmocka_unit_test(other_dialects)};
+                                       cmocka_unit_test(test_bodies),   cmocka_unit_test(other_dialects), cmocka_unit_test(test_usages_are_added_up)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
