@@ -19,7 +19,7 @@ struct cost {
 };
 struct item {
     char *tenant, *key, *endpoint, *model;
-    int64_t requests, failed, prompt, cached, completion;
+    int64_t requests, failed, prompt, cached, completion, losers, replayed, unseen, inexact;
     VEC(struct cost) costs;
 };
 
@@ -134,6 +134,10 @@ static void add_item(struct item *sum, const struct item *i)
     add(&sum->prompt, i->prompt);
     add(&sum->cached, i->cached);
     add(&sum->completion, i->completion);
+    add(&sum->losers, i->losers);
+    add(&sum->replayed, i->replayed);
+    add(&sum->unseen, i->unseen);
+    add(&sum->inexact, i->inexact);
 }
 
 void reports_count(struct reports *r, const struct usage *u)
@@ -141,7 +145,8 @@ void reports_count(struct reports *r, const struct usage *u)
     struct day *d = day_of(r, u);
     char currency[CURRENCY_MAX];
     bool failed = u->status >= 400 || !(str_eqc(u->outcome, "ok") || str_eqc(u->outcome, "client_gone"));
-    add_item(item_of(d, u), &(struct item){.requests = 1, .failed = failed, .prompt = u->prompt_tokens, .cached = u->cached_tokens, .completion = u->completion_tokens});
+    add_item(item_of(d, u), &(struct item){.requests = 1, .failed = failed, .prompt = u->prompt_tokens, .cached = u->cached_tokens, .completion = u->completion_tokens,
+                                            .losers = u->hedge_loser_tokens, .replayed = u->replayed_tokens, .unseen = u->unseen_tokens, .inexact = (int64_t)usage_inexact(u)});
     if (u->cost && str_to_array(u->currency, currency, sizeof(currency)) && currency_valid(currency))
         add_cost(item_of(d, u), currency, u->cost);
     d->changed = true;
@@ -151,8 +156,9 @@ void reports_count(struct reports *r, const struct usage *u)
 
 static json_t *numbers(const struct item *i)
 {
-    json_t *costs = json_array(), *n = json_pack("{s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)i->requests, "failedRequests", (json_int_t)i->failed, "promptTokens", (json_int_t)i->prompt,
-                     "cachedTokens", (json_int_t)i->cached, "completionTokens", (json_int_t)i->completion);
+    json_t *costs = json_array(), *n = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "requests", (json_int_t)i->requests, "failedRequests", (json_int_t)i->failed, "promptTokens",
+                     (json_int_t)i->prompt, "cachedTokens", (json_int_t)i->cached, "completionTokens", (json_int_t)i->completion, "hedgeLoserTokens", (json_int_t)i->losers, "replayedTokens",
+                     (json_int_t)i->replayed, "unseenTokens", (json_int_t)i->unseen, "inexactAttempts", (json_int_t)i->inexact);
     VEC_FOREACH (&i->costs, c)
         json_array_append_new(costs, json_pack("{s:s, s:I}", "currency", c->currency, "amountMicros", (json_int_t)c->micros));
     if (json_array_size(costs))

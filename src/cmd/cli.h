@@ -30,6 +30,7 @@ struct cli_verb {
     int (*run)(struct cli *c);
     const struct cli_flag *flags; /* ends with name NULL; or NULL */
     const char *complete;         /* words that its arguments may be, for completion; or NULL */
+    bool csv;                     /* knows -o csv */
 };
 
 struct cli_value {
@@ -43,7 +44,7 @@ struct cli {
     const struct cli_verb *verb;
     const char *kubeconfig; /* --kubeconfig, or NULL */
     const char *ns;         /* -n, or after cli_connect the kubeconfig's */
-    bool json;              /* -o json */
+    bool json, csv;         /* -o json, -o csv */
     bool color;             /* stdout is a terminal and NO_COLOR is not set */
     struct client *client;  /* after cli_connect */
     VEC(struct cli_value) values;
@@ -135,6 +136,8 @@ struct cli_table;
 struct cli_table *cli_table_new(struct arena *a, const char *const *heads); /* ends in NULL */
 void cli_table_row(struct cli_table *t, const char *const *cells);          /* as many as heads; NULL prints as - */
 void cli_table_print(const struct cli_table *t, bool bold_heads);
+/* As RFC 4180 has it: commas, quotes where they are needed, CR LF; empty cells are empty. */
+void cli_table_print_csv(const struct cli_table *t);
 size_t cli_table_rows(const struct cli_table *t);
 size_t cli_width(const char *utf8);
 /* "12s", "5m", "3h", "2d": the age of an RFC 3339 time. */

@@ -93,8 +93,10 @@ static int take_globals(struct cli *c, bool *ret_help)
     *ret_help = cli_switch(c, "--help");
     if (c->ns && !*c->ns)
         return cli_usage_error("--namespace: expected a project's name");
-    if (output && strcmp(output, "table") != 0 && strcmp(output, "json") != 0)
-        return cli_usage_error("--output=%s: expected table or json", output);
+    bool csv = c->verb && c->verb->csv;
+    c->csv = csv && output && !strcmp(output, "csv");
+    if (output && !c->csv && strcmp(output, "table") != 0 && strcmp(output, "json") != 0)
+        return cli_usage_error("--output=%s: expected table%s json", output, csv ? ", csv or" : " or");
     c->json = output && !strcmp(output, "json");
     return 0;
 }

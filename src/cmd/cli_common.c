@@ -240,6 +240,33 @@ void cli_table_print(const struct cli_table *t, bool bold_heads)
         print_row(t->cells + r * t->columns, widths, t->columns);
 }
 
+static void print_csv(const char *const *cells, size_t columns)
+{
+    for (size_t i = 0; i < columns; i++) {
+        const char *cell = strcmp(cells[i], "-") != 0 ? cells[i] : "";
+        bool quoted = strpbrk(cell, ",\"") != NULL;
+        if (i)
+            putchar(',');
+        if (quoted)
+            putchar('"');
+        for (; *cell; cell++) {
+            if (*cell == '"')
+                putchar('"');
+            putchar(*cell);
+        }
+        if (quoted)
+            putchar('"');
+    }
+    fputs("\r\n", stdout);
+}
+
+void cli_table_print_csv(const struct cli_table *t)
+{
+    print_csv(t->heads, t->columns);
+    for (size_t r = 0; r < t->rows; r++)
+        print_csv(t->cells + r * t->columns, t->columns);
+}
+
 const char *cli_age(struct arena *a, const char *time_text)
 {
     int64_t then;

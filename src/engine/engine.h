@@ -71,6 +71,7 @@ struct engine_ops {
     bool has_slots;          /* bodies may say which slot is used ("id_slot") and whether what is in it may be ("cache_prompt"); without a word it may not */
     bool can_continue;       /* an answer that has begun: a last message of the assistant, a prompt with text behind it. Only what follows is sent */
     const char *continue_members; /* of a chat's body, by which it is told so: "\"a\":1,"; NULL: it needs none */
+    bool usage_by_answer;    /* of several answers or prompts each has a usage of its own in a stream, and a whole answer tells the first one's only */
     const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
     bool remote_by_url; /* runs elsewhere when spec.engine.url is given */

@@ -111,5 +111,5 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
 }
 
 const struct engine_ops engine_llamacpp = {
-    .name = "llamacpp", .has_slots = true, .can_continue = true, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
+    .name = "llamacpp", .has_slots = true, .can_continue = true, .usage_by_answer = true, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
 };

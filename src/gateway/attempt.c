@@ -1,5 +1,6 @@
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
@@ -23,6 +24,7 @@ static bool has_run(const struct request *q)
 
 void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms)
 {
+    tally_end(q);
     if (!q->ticket.holds) /* while it waits, the ticket is whoever's has the lock */
         return;
     q->ticket.ran = has_run(q);
@@ -239,6 +241,7 @@ static void on_head(void *arg, const struct http_head *head)
     if (head->status == 200 && is_event_stream(type)) {
         q->streaming = true;
         request_scan(q, q->body.ask_usage && !q->body.usage_wanted, pass_on);
+        answers_scan(q);
         continuation_attach(q);
     }
 }
@@ -361,6 +364,8 @@ static void refuse_short(struct request *q, const struct err *err)
 static void on_error(void *arg, const struct err *err)
 {
     struct request *q = arg;
+    if (!http_call_sent_any(q->call))
+        tally_drop(q);
     if (err->code == ERR_NO_MEMORY && !q->passed) {
         refuse_short(q, err);
         return;
@@ -437,9 +442,12 @@ static bool send_now(struct request *q)
                                      .body_count = request_body_pieces(continuation_body(q), name_there(q), isolation_members(q), q->http->arena, q->pieces),
                                      .first_byte_timeout_ms = o->first_byte_timeout_ms,
                                      .idle_timeout_ms = o->idle_timeout_ms};
+    tally_begin(q);
     q->call = pool ? http_call_start(pool, &call, &call_ops, q) : NULL;
-    if (!q->call)
+    if (!q->call) {
+        tally_drop(q);
         attempt_release(q, TARGET_NEITHER, 0);
+    }
     return q->call != NULL;
 }
 

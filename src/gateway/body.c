@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#define ANSWERS_MAX 1000
+
 enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N, AT_N_CMPL, AT_TIER, AT_COUNT };
 
 /* What engines take for orders of their operator: by it a client would reach what is another's. Of llama.cpp, vLLM and SGLang. */
@@ -21,15 +23,61 @@ static bool is_bool(const struct span *s)
     return s->type == SPAN_TRUE || s->type == SPAN_FALSE;
 }
 
-/* What the client lets the engine make. Odd values are for the engine to judge. */
-static int64_t max_tokens(const struct span *at)
+/* How many answers to each prompt; 0: said oddly, or twice and differently. */
+static int64_t answers(const struct span *at)
 {
-    int64_t most = 0, n = 1;
+    const struct span *n = absent(&at[AT_N]) ? &at[AT_N_CMPL] : &at[AT_N], *other = n == &at[AT_N] ? &at[AT_N_CMPL] : n;
+    int64_t count;
+    if (absent(n))
+        return 1;
+    return span_int(n, &count) && count >= 1 && count <= ANSWERS_MAX && (absent(other) || str_eq(other->text, n->text)) ? count : 0;
+}
+
+/* Behind the JSON value at p, of a text that was scanned before. */
+static const char *skip_value(const char *p, const char *end)
+{
+    size_t depth = 0;
+    for (bool quoted = false; p < end; p++) {
+        if (quoted) {
+            quoted = *p != '"';
+            p += *p == '\\';
+            continue;
+        }
+        quoted = *p == '"';
+        if (!depth && (*p == ',' || *p == ']'))
+            break;
+        depth += *p == '[' || *p == '{';
+        depth -= *p == ']' || *p == '}';
+    }
+    return MIN(p, end);
+}
+
+/* A list with a number at its top is one prompt, of tokens, and any other list is one of prompts. */
+static int64_t count_prompts(const struct span *prompt)
+{
+    int64_t n = 0;
+    if (prompt->type != SPAN_ARRAY)
+        return 1;
+    const char *p = prompt->text.ptr + 1, *end = prompt->text.ptr + prompt->text.len;
+    for (; p < end; p++) {
+        struct str rest = str_trim(str_n(p, (size_t)(end - p)));
+        if (!rest.len || rest.ptr[0] == ']')
+            break;
+        if (rest.ptr[0] == '-' || (rest.ptr[0] >= '0' && rest.ptr[0] <= '9'))
+            return 1;
+        n++;
+        p = skip_value(rest.ptr, end);
+    }
+    return MAX(n, (int64_t)1);
+}
+
+/* What the client lets the engine make. Odd values are for the engine to judge. */
+static int64_t max_tokens(const struct span *at, int64_t count)
+{
+    int64_t most = 0;
     if (!span_int(&at[AT_MAX_COMPLETION], &most) && !span_int(&at[AT_MAX_TOKENS], &most) && !span_int(&at[AT_MAX_OUTPUT], &most))
         return 0;
-    if (!span_int(&at[AT_N], &n) || n < 1 || n > 1000)
-        n = 1;
-    return most < 1 ? 0 : MIN(most, (int64_t)1000000000) * n;
+    return most < 1 ? 0 : MIN(most, (int64_t)1000000000) * MIN(count, (int64_t)1000000);
 }
 
 /* Said so that every reader of it agrees. */
@@ -100,7 +148,9 @@ int request_body_read(struct str text, const char *prompt, bool ask_usage, struc
     ret->prompt_tokens = body_estimate_tokens(at[AT_PROMPT].text);
     ret->prompt = at[AT_PROMPT].text;
     ret->batch = at[AT_TIER].type == SPAN_STRING && (str_eqc(at[AT_TIER].text, "\"flex\"") || str_eqc(at[AT_TIER].text, "\"batch\""));
-    ret->max_tokens = max_tokens(at);
+    ret->answers = answers(at);
+    ret->prompts = !strcmp(prompt, "prompt") ? count_prompts(&at[AT_PROMPT]) : 1;
+    ret->max_tokens = max_tokens(at, MAX(ret->answers, (int64_t)1) * ret->prompts);
     ret->several = !is_one(&at[AT_N]) || !is_one(&at[AT_N_CMPL]);
     memcpy(ret->taken_out, at + AT_COUNT, ARRAY_LEN(TAKEN_OUT) * sizeof(at[0]));
     ret->text = text;

@@ -27,6 +27,8 @@ struct request_body {
     bool batch;          /* it may wait behind all others: "service_tier" is "flex" or "batch" */
     int64_t max_tokens;  /* that all answers together may have; 0: the client does not say */
     bool several;        /* it may ask for more answers than one */
+    int64_t answers;     /* to each prompt; 0: that is said oddly */
+    int64_t prompts;     /* of completions; 1 everywhere else */
     struct str text;
     struct span taken_out[BODY_TAKEN_OUT_MAX]; /* values of members that do not go on */
     struct span at_model, at_options, at_usage;

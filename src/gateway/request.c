@@ -1,4 +1,5 @@
 #include "gateway/request.h"
+#include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
@@ -141,8 +142,11 @@ void request_settle(struct request *q, int status, const char *outcome)
     if (q->settled)
         return;
     q->settled = true;
-    if (q->call)
+    if (q->call) {
+        if (!http_call_sent_any(q->call))
+            tally_drop(q);
         http_call_cancel(q->call);
+    }
     q->call = NULL;
     timer_stop(&q->keepalive);
     timer_stop(&q->tick);
@@ -157,6 +161,7 @@ void request_settle(struct request *q, int status, const char *outcome)
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
     fill_counts(q, &u);
     continuation_counts(q, &u, prompt_estimate(q));
+    tally_fill(q, &u);
     if (q->price) {
         u.cost = price_cost(q->price, u.prompt_tokens, u.cached_tokens, u.completion_tokens);
         u.currency = str_of(q->price->currency);
@@ -232,6 +237,8 @@ static bool resolve(struct request *q)
         request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
         return false;
     }
+    if (!answers_can_be_counted(q))
+        return false;
     const struct border *border = snapshot_border(q->routing);
     const char *rule;
     if (border_shuts(border, q->key, e, q->body.model, &rule)) {

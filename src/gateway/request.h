@@ -13,6 +13,7 @@
 #include "gateway/cold.h"
 #include "gateway/dispatch.h"
 #include "gateway/internal.h"
+#include "gateway/tally.h"
 
 #define REQUEST_TYPE_MAX 128
 #define REQUEST_RETRY_AFTER_MAX 40 /* seconds or a date */
@@ -53,6 +54,7 @@ struct request {
     bool streaming;         /* its answer is a stream */
     struct usage_scan scan;
     struct continuation *continuation; /* continuation.h; NULL: it is no stream that can be continued */
+    struct tally tally; /* what engines did for it */
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
 
     struct timer keepalive;

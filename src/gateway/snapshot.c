@@ -400,6 +400,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     const struct engine_ops *ops = e->task == TASK_TEXT ? engine_find(mep.spec.engine.driver) : NULL;
     e->salted = ops && ops->salt_member;
     e->pinned = ops && ops->has_slots;
+    e->usage_by_answer = ops && ops->usage_by_answer;
     e->scaled = mep.spec.scaling != NULL;
     e->waits_for_replicas = e->scaled && endpoint_comes(obj);
     e->load_ms = json_int(obj, "status.load.medianMilliseconds", 0);

@@ -53,6 +53,7 @@ struct snap_endpoint {
     size_t absent_count;
     bool scaled;             /* spec.scaling: control starts and stops replicas by what is asked */
     bool salted, pinned;     /* what its engines are told of caches, as for snap_replica; also where none is there yet */
+    bool usage_by_answer;    /* engine_ops' */
     bool waits_for_replicas; /* requests may wait for the first one: there will be one, as far as is known */
     int64_t load_ms;         /* how long starting one takes; 0: not known */
     int64_t start_timeout_s;

@@ -39,6 +39,21 @@ static bool read_count(const struct span *s, int64_t *ret)
     return true;
 }
 
+/* One of several answers has ended. */
+static void add_usage(struct usage_scan *u, int64_t prompt, int64_t cached, int64_t completion)
+{
+    if (u->usages_seen >= u->usages) /* it is none of those that were asked for */
+        return;
+    u->usages_seen++;
+    u->prompt_sum += prompt;
+    u->cached_sum += MIN(cached, prompt);
+    u->completion_sum += completion;
+    u->exact = u->usages_seen == u->usages;
+    u->prompt_tokens = MIN(u->prompt_sum / u->answers, (int64_t)USAGE_SCAN_TOKENS_MAX);
+    u->cached_tokens = MIN(u->cached_sum / u->answers, u->prompt_tokens);
+    u->completion_tokens = MIN(u->completion_sum, (int64_t)USAGE_SCAN_TOKENS_MAX);
+}
+
 /* Notes a usage whose members are all sound; half of one is not believed at all. False: the text is no JSON object. */
 static bool read_usage(struct usage_scan *u, struct str json, bool event, bool *ret_usage, bool *ret_choices)
 {
@@ -64,6 +79,8 @@ static bool read_usage(struct usage_scan *u, struct str json, bool event, bool *
     } else if (has_completion && event && u->dialect == DIALECT_MESSAGES && u->began) {
         u->exact = true;
         u->completion_tokens = completion;
+    } else if (u->usages && event && has_prompt && has_completion) {
+        add_usage(u, prompt, cached, completion);
     } else if (has_prompt && (has_completion || (u->input_only && at[AT_COMPLETION].type == SPAN_ABSENT))) {
         u->exact = true;
         u->prompt_tokens = prompt;
@@ -97,10 +114,19 @@ static bool ends_choice(struct str data)
     return str_starts(str_trim(str_skip(rest, 1)), STR("\""));
 }
 
+/* "content" with this value, however it is spaced. */
+static bool content_is(struct str data, struct str value)
+{
+    static const char name[] = "\"content\"";
+    const char *at = memmem(data.ptr, data.len, name, sizeof(name) - 1);
+    struct str rest = at ? str_trim(str_skip(data, (size_t)(at - data.ptr) + sizeof(name) - 1)) : STR("");
+    return str_starts(rest, STR(":")) && str_starts(str_trim(str_skip(rest, 1)), value);
+}
+
 /* The event that only says whose turn it is: engines send it before they have anything to say. Where in doubt it is more than that. */
 static bool only_begins(struct str data)
 {
-    return contains(data, STR("\"role\"")) && (contains(data, STR("\"content\":null")) || contains(data, STR("\"content\":\"\"")) || !contains(data, STR("content\""))) &&
+    return contains(data, STR("\"role\"")) && (content_is(data, STR("null")) || content_is(data, STR("\"\"")) || !contains(data, STR("content\""))) &&
            !contains(data, STR("tool_calls")) && !ends_choice(data);
 }
 

@@ -24,6 +24,8 @@ struct usage_scan {
     bool input_only;            /* embeddings, rerank: a usage without completion_tokens is whole */
     void (*out)(void *arg, struct str bytes);
     void *arg;
+    int64_t usages;             /* above 0: so many are to come, one of each answer, and their sum is what was used … */
+    int64_t answers;            /* … where so many answers share a prompt, which is read once */
     bool keeps_usage;           /* with take_out: nothing is dropped, but events go out whole or not at all */
     bool (*look)(void *arg, struct str data, bool keep); /* or NULL; needs take_out: told of each whole event's data; false: it is taken out */
     bool rewrites;              /* look writes to out itself: what came before goes out before */
@@ -36,6 +38,7 @@ struct usage_scan {
     bool unread;                /* an event was too large to be looked at */
     bool has_content;           /* something that cannot be taken back: more than an answer's role */
     /* its own */
+    int64_t usages_seen, prompt_sum, cached_sum, completion_sum;
     struct sbuf carry;          /* the event that has begun */
     bool skipping;              /* in an event too large to hold: passed on unread */
     bool mid_line, after_cr;    /* where the last byte stands */

@@ -149,6 +149,7 @@ struct usage_item {
     const char *endpoint;
     const char *model;    /* served name */
     int64_t requests, failed_requests, prompt_tokens, cached_tokens, completion_tokens; /* camelCase in JSON */
+    int64_t hedge_loser_tokens, replayed_tokens, unseen_tokens, inexact_attempts; /* ledger/usage.h */
 };
 struct usage_report {
     struct {
@@ -156,7 +157,7 @@ struct usage_report {
     } spec;
     struct {
         struct field_list items; /* struct usage_item, atomic */
-        int64_t requests, failed_requests, prompt_tokens, cached_tokens, completion_tokens;
+        int64_t requests, failed_requests, prompt_tokens, cached_tokens, completion_tokens, hedge_loser_tokens, replayed_tokens, unseen_tokens, inexact_attempts;
         const char *updated_at; /* updatedAt */
     } status;
 };

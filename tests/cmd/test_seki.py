@@ -1,4 +1,5 @@
 """The seki command line: verbs, exit codes, -o json, errors that say what to do, terminals, completion in a real bash, the manual page."""
+import csv
 import http.server
 import json
 import os
@@ -222,6 +223,11 @@ def test_usage(served):
     assert row[1:4] == ["demo", "first", "fake"] and int(row[4]) >= 1
     assert run("-n", "demo", "usage", "--day", "2020-01-01", "-o", "json", env=served.env).stdout.strip() == "[]"
     assert run("-n", "demo", "usage", "--day", row[0], env=served.env).stdout.count(" fake ") >= 1
+    lines = list(csv.DictReader(run("-n", "demo", "usage", "-o", "csv", env=served.env).stdout.splitlines()))
+    mine = next(r for r in lines if r["KEY"] == "first" and r["MODEL"] == "fake")
+    assert int(mine["REQUESTS"]) >= 1 and [mine[k] for k in ("LOSERS", "REPLAYED", "UNSEEN", "INEXACT")] == ["0"] * 4 and mine["COST"] == ""
+    p = run("key", "list", "-o", "csv", env=served.env)
+    assert p.returncode == 2 and "expected table or json" in p.stderr
 
 
 def test_empty_lists_are_sentences(served):

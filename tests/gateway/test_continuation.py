@@ -182,6 +182,8 @@ def test_it_is_billed_once(cloud, engine):
     assert r["outcome"] == "ok" and r["exact"] and (r["prompt_tokens"], r["completion_tokens"]) == (PROMPT, len(WORDS))
     # the second engine read the prompt and 2 tokens again, the third one the prompt and 3
     assert r["replayed_tokens"] == PROMPT + 2 + PROMPT + 3
+    assert [(e["read"], e["written"], e["exact"]) for e in r["engines"]] == [(PROMPT, 2, False), (PROMPT + 2, 1, False), (PROMPT + 3, len(WORDS) - 3, True)], r
+    assert r["unseen_tokens"] == r["hedge_loser_tokens"] == 0
 
 
 def mine(c, got):

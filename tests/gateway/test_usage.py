@@ -105,6 +105,10 @@ EXITS = {
 }
 
 
+# What engines made is what was billed and what was not.
+TERMS = ("prompt_tokens", "completion_tokens", "hedge_loser_tokens", "replayed_tokens", "unseen_tokens")
+
+
 def play(c, path, body, client_does):
     """Returns the answer's bytes as far as they came."""
     with RawClient(c.address("gateway")) as client:
@@ -145,6 +149,9 @@ def test_every_exit_is_counted_once(metered, name):
     assert len(records) == 2, records
     record = records[0]
     assert {k: record[k] for k in want} == want, record
+    for r in records:
+        assert sum(e["read"] + e["written"] for e in r["engines"]) == sum(r[k] for k in TERMS), r
+        assert r["exact"] or not all(e["exact"] for e in r["engines"]), r
     assert record["project"] == "demo" and record["tenant"] == "demo" and record["key"] == "key" and record["id"].startswith("req-")
     assert record["route"] == path.replace("/", ".") and record["duration_ms"] >= 0
     if headers:

@@ -364,6 +364,31 @@ static void test_items_are_by_key_endpoint_and_model(void **state)
     reports_free(r);
 }
 
+static void test_what_is_not_billed_is_told(void **state)
+{
+    (void)state;
+    struct reports *r = reports_new();
+    const struct usage_work work[] = {{.read = 1, .written = 2}, {.read = 3, .exact = true}};
+    struct usage u = usage_at(NOON, "a");
+    u.hedge_loser_tokens = 5;
+    u.replayed_tokens = 7;
+    u.unseen_tokens = 11;
+    u.work = work;
+    u.work_count = ARRAY_LEN(work);
+    count(r, u);
+    count(r, u);
+    count(r, usage_at(NOON, "b"));
+    reports_write(r, client);
+    assert_int_equal(report_value(TODAY, "status.hedgeLoserTokens"), 10);
+    assert_int_equal(report_value(TODAY, "status.replayedTokens"), 14);
+    assert_int_equal(report_value(TODAY, "status.unseenTokens"), 22);
+    assert_int_equal(report_value(TODAY, "status.inexactAttempts"), 2);
+    const json_t *items = json_at(map_getc(api.docs, REPORTS TODAY), "status.items");
+    assert_int_equal(json_int(json_array_get(items, 0), "unseenTokens", -1), 22);
+    assert_int_equal(json_int(json_array_get(items, 1), "unseenTokens", -1), 0);
+    reports_free(r);
+}
+
 static void test_reports_are_bounded_and_exact(void **state)
 {
     (void)state;
@@ -454,6 +479,7 @@ int main(void)
         TEST(test_bad_records_do_not_stop_the_rest),
         TEST(test_days_end_at_midnight_utc),
         TEST(test_items_are_by_key_endpoint_and_model),
+        TEST(test_what_is_not_billed_is_told),
         TEST(test_reports_are_bounded_and_exact),
         TEST(test_sums_do_not_run_over),
         TEST(test_what_did_not_change_is_not_written),

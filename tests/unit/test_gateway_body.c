@@ -82,6 +82,38 @@ static void several_answers(void **state)
     }
 }
 
+static void answers_and_prompts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *members;
+        int64_t answers, prompts, max_tokens;
+    } cases[] = {{"\"prompt\":\"a\"", 1, 1, 5},
+                 {"\"prompt\":\"a\",\"n\":3", 3, 1, 15},
+                 {"\"prompt\":\"a\",\"n_cmpl\":2", 2, 1, 10},
+                 {"\"prompt\":\"a\",\"n\":2,\"n_cmpl\":2", 2, 1, 10},
+                 {"\"prompt\":\"a\",\"n\":1,\"n_cmpl\":2", 0, 1, 5},
+                 {"\"prompt\":\"a\",\"n\":null,\"n_cmpl\":null", 1, 1, 5},
+                 {"\"prompt\":\"a\",\"n\":0", 0, 1, 5},
+                 {"\"prompt\":\"a\",\"n\":2.0", 0, 1, 5},
+                 {"\"prompt\":\"a\",\"n\":1001", 0, 1, 5},
+                 {"\"prompt\":[]", 1, 1, 5},
+                 {"\"prompt\":[ \"a\" ]", 1, 1, 5},
+                 {"\"prompt\":[\"a,\\\",[\", \"b\\\\\" ,\"c\"],\"n\":2", 2, 3, 30},
+                 {"\"prompt\":[1,2,3]", 1, 1, 5},
+                 {"\"prompt\":[\"a\",2,3]", 1, 1, 5},
+                 {"\"prompt\":[[1,2],[3, [4]],{\"x\":[\"}\"]}]", 1, 3, 15}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct request_body b = {0};
+        char text[256];
+        snprintf(text, sizeof(text), "{\"model\":\"m\",\"max_tokens\":5,%s}", cases[i].members);
+        ASSERT_OK(request_body_read(str_of(text), "prompt", true, &b, &err));
+        if (b.answers != cases[i].answers || b.prompts != cases[i].prompts || b.max_tokens != cases[i].max_tokens)
+            fail_msg("%s: %lld answers to %lld prompts, %lld tokens", text, (long long)b.answers, (long long)b.prompts, (long long)b.max_tokens);
+    }
+}
+
 static void what_is_refused(void **state)
 {
     (void)state;
@@ -142,6 +174,6 @@ static void tokens_are_estimated_by_script(void **state UNUSED)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_taken_out), cmocka_unit_test(tokens_are_estimated_by_script), cmocka_unit_test(several_answers), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_taken_out), cmocka_unit_test(tokens_are_estimated_by_script), cmocka_unit_test(several_answers), cmocka_unit_test(answers_and_prompts), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,6 +52,8 @@ static const struct stream_case {
     {"usage in a chunk with content stays", "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n" DONE "\n\n", NULL, 1, 1, 0, 1, true, true},
     {"the last usage counts", USAGE "\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":8,\"completion_tokens\":4}}\n\n", "", 8, 4, 0, 0, true, false},
     {"usage null", "data: {\"choices\":[{\"delta\":{}}],\"usage\":null}\n\n", NULL, 0, 0, 0, 1, false, false},
+    {"only a role, however it is spaced", "data: {\"choices\": [{\"delta\": {\"role\": \"assistant\", \"content\": null}}]}\n\ndata: {\"choices\": [{\"delta\": {\"role\": \"assistant\", \"content\" : \"\"}}]}\n\n" CONTENT "\n\n",
+     NULL, 0, 0, 0, 1, false, false},
     {"the end without a blank line", CONTENT "\n\n" DONE, NULL, 0, 0, 0, 1, false, true},
     {"cut in an event", CONTENT "\n\ndata: {\"cho", CONTENT "\n\n", 0, 0, 0, 1, false, false},
     {"no json", "data: {this is no json\n\ndata: \xff\xfe\n\nnonsense\n\n", NULL, 0, 0, 0, 0, false, false},
@@ -222,9 +224,29 @@ static void other_dialects(void **state)
     }
 }
 
+/* Usages of several answers, each of which read the same two prompts' halves: exact when all of them are there. */
+static void test_usages_are_added_up(void **state)
+{
+    (void)state;
+    struct usage_scan u;
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, 65536);
+    usage_scan_init(&u, true, collect, &out);
+    u.usages = 4;
+    u.answers = 2;
+    for (int i = 0; i < 4; i++) {
+        assert_false(u.exact);
+        usage_scan_feed(&u, STR(CONTENT "\n\n" USAGE "\n\n"));
+    }
+    assert_true(u.exact && u.prompt_tokens == 14 && u.cached_tokens == 4 && u.completion_tokens == 12);
+    usage_scan_feed(&u, STR(USAGE "\n\n")); /* one too many is none */
+    assert_true(u.exact && u.prompt_tokens == 14 && u.completion_tokens == 12);
+    usage_scan_deinit(&u);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_streams), cmocka_unit_test(test_oversized_event), cmocka_unit_test(test_between_events),
-                                       cmocka_unit_test(test_bodies),   cmocka_unit_test(other_dialects)};
+                                       cmocka_unit_test(test_bodies),   cmocka_unit_test(other_dialects), cmocka_unit_test(test_usages_are_added_up)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -601,6 +601,32 @@ static void test_usage_round_trip(void **state)
     arena_free(a);
 }
 
+/* Engines and columns come back, and the equation holds of them; of older records nothing is asked. */
+static void test_usage_adds_up(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct arena *a = arena_new(1 << 20);
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    const struct usage_work work[] = {{.replica = STR("p/e-0"), .start_ms = 1000, .end_ms = 1500, .read = 10, .written = 3},
+                                      {.replica = STR("p/e-1"), .start_ms = 1400, .end_ms = 1600, .read = 10, .written = 1, .loser = true, .exact = true},
+                                      {.replica = STR("p/e-2"), .start_ms = 1500, .end_ms = 1900, .read = 13, .cached = 4, .written = 5, .exact = true}};
+    struct usage u = {.id = STR("req-1"), .project = STR("demo"), .prompt_tokens = 10, .completion_tokens = 8, .hedge_loser_tokens = 11, .replayed_tokens = 13, .work = work,
+                      .work_count = ARRAY_LEN(work), .has_work = true};
+    struct usage got;
+    sbuf_init(&text, LEDGER_BODY_MAX);
+    usage_encode(&u, &text);
+    ASSERT_OK(usage_decode(sbuf_str(&text), a, &got, &err));
+    assert_true(got.has_work && got.work_count == 3 && usage_made(&got) == 42 && usage_inexact(&got) == 1 && usage_adds_up(&got));
+    assert_true(got.hedge_loser_tokens == 11 && got.replayed_tokens == 13 && got.unseen_tokens == 0);
+    assert_true(str_eqc(got.work[1].replica, "p/e-1") && got.work[1].loser && got.work[1].start_ms == 1400 && got.work[2].cached == 4 && got.work[2].end_ms == 1900 && got.work[2].exact);
+    got.unseen_tokens = 1;
+    assert_false(usage_adds_up(&got));
+    ASSERT_OK(usage_decode(STR("{\"id\":\"a\",\"project\":\"p\",\"prompt_tokens\":7,\"completion_tokens\":1,\"exact\":true}"), a, &got, &err));
+    assert_true(!got.has_work && usage_adds_up(&got) && usage_inexact(&got) == 0);
+    arena_free(a);
+}
+
 static void test_bad_usage_is_refused(void **state)
 {
     (void)state;
@@ -608,6 +634,8 @@ static void test_bad_usage_is_refused(void **state)
         "", "{", "[]", "null", "{}", "{\"id\":\"a\"}", "{\"project\":\"p\"}", "{\"id\":1,\"project\":\"p\"}", "{\"id\":\"a\",\"project\":\"p\",\"prompt_tokens\":-1}",
         "{\"id\":\"a\",\"project\":\"p\",\"completion_tokens\":-1}", "{\"id\":\"a\",\"project\":\"p\",\"cached_tokens\":-1}",
         "{\"id\":\"a\",\"project\":\"p\",\"prompt_tokens\":9223372036854775807}", "{\"id\":\"a\",\"project\":\"p\",\"cached_tokens\":1000000000001}",
+        "{\"id\":\"a\",\"project\":\"p\",\"unseen_tokens\":-1}", "{\"id\":\"a\",\"project\":\"p\",\"hedge_loser_tokens\":-1}", "{\"id\":\"a\",\"project\":\"p\",\"engines\":[{\"read\":-1}]}",
+        "{\"id\":\"a\",\"project\":\"p\",\"engines\":[{},{},{},{},{},{},{},{},{}]}",
     };
     struct arena *a = arena_new(1 << 20);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -645,6 +673,7 @@ int main(void)
         IN_DIR(test_disk_full),
         IN_DIR(test_disk_full_when_a_file_is_rolled),
         cmocka_unit_test(test_usage_round_trip),
+        cmocka_unit_test(test_usage_adds_up),
         cmocka_unit_test(test_bad_usage_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
