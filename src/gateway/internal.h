@@ -127,7 +127,7 @@ void answer_model(struct gateway_loop *l, struct http_request *r, const struct s
 
 /* Into the audit ledger: who was refused what, and by which rule. k NULL: who has no good key is known by his address. What was asked for is not in it, as it may be anything. */
 void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule);
-/* Likewise, by a limit: 429. what: "key", "requests". */
+/* Likewise, by a limit: 429. scope, unit: "key", "requests"; unit NULL: by a budget of money. */
 void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, const char *scope, const char *unit);
 /* The newest snapshot, and no pools of replicas that are gone. */
 void gateway_loop_refresh(struct gateway_loop *l);

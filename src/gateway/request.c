@@ -285,6 +285,7 @@ static void refuse_over(struct request *q, const struct budget *b, int64_t amoun
         request_refuse(q, 503, "refused", "server_error", "budget_unconfirmed", NULL, "What is left of a budget of this API key cannot be told at the moment, so nothing is spent of it; try again.");
         return;
     }
+    gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(b->scope), NULL);
     request_settle(q, 429, "refused");
     answer_over_budget(q->http, q->key, b, amount, q->price ? q->price->exponent : 2);
 }

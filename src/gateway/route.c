@@ -124,10 +124,11 @@ void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const
 void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, const char *scope, const char *unit)
 {
     char source[NET_ADDR_TEXT_MAX], rule[64];
+    bool money = !unit;
     source_of(r, source);
-    snprintf(rule, sizeof(rule), "RateLimit/%s/%s", scope, unit);
+    snprintf(rule, sizeof(rule), money ? "Budget/%s" : "RateLimit/%s/%s", scope, unit);
     kept_away_add(l->gateway->kept_away, &(struct audit_event){.user = str_of(k->name), .namespace = str_of(k->project), .tenant = str_of(k->tenant), .source = str_of(source), .status = 429,
-                                                               .reason = STR("rate_limit_exceeded"), .rule = str_of(rule)}, clock_mono_ms());
+                                                               .reason = money ? STR("insufficient_quota") : STR("rate_limit_exceeded"), .rule = str_of(rule)}, clock_mono_ms());
 }
 
 static void refuse(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule, const char *message)

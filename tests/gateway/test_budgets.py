@@ -108,6 +108,17 @@ def test_who_has_no_money_is_told_whose_budget_it_is_and_when_it_opens(paid, key
     assert parse(paid.metrics("metrics-gateway"))["seki_gateway_limited_total", (("scope", "key"), ("unit", "money"))] >= 1
 
 
+def test_who_has_no_money_is_in_the_audit_ledger(paid, key):
+    secret = key(**budget(EACH))
+    assert [ask(paid, secret).status for _ in range(3)] == [200, 429, 429]
+
+    def records():
+        events = [json.loads(line) for line in paid.seki("audit", "export", "--format", "json", str(paid.data / "ledger")).stdout.splitlines()]
+        return [e for e in events if e["type"] == "refused" and e.get("user") == key.name]
+    (first,) = wait_for(records, what="the record")
+    assert (first["status"], first["rule"], first["reason"], first["namespace"]) == (429, "Budget/key", "insufficient_quota", "demo")
+
+
 def test_a_model_without_a_price_is_refused_under_a_budget(paid, key):
     paid.create("modelendpoints", "demo", "free", {"engine": {"driver": "openai", "url": paid.upstream.url}})
     paid.wait_condition("modelendpoints", "demo", "free")
