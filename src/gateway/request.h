@@ -13,6 +13,7 @@
 #include "gateway/cold.h"
 #include "gateway/dispatch.h"
 #include "gateway/internal.h"
+#include "gateway/trace.h"
 
 #define REQUEST_TYPE_MAX 128
 #define REQUEST_RETRY_AFTER_MAX 40 /* seconds or a date */
@@ -55,6 +56,7 @@ struct request {
     struct continuation *continuation; /* continuation.h; NULL: it is no stream that can be continued */
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
 
+    struct trace *trace; /* NULL: it is not recorded */
     struct timer keepalive;
     bool committed; /* the client has the head of a stream: comments may have followed */
     bool passed;    /* the client has bytes of the engine's: no other one can take over */
