@@ -39,6 +39,15 @@ int64_t clock_wall_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / NS_PER_MS;
 }
 
+int64_t clock_wall_ns(void)
+{
+    if (UNLIKELY(is_frozen()))
+        return __atomic_load_n(&frozen_wall_ms, __ATOMIC_RELAXED) * NS_PER_MS;
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 void clock_test_set(uint64_t mono_ms, int64_t wall_ms)
 {
     __atomic_store_n(&frozen_mono_ms, mono_ms, __ATOMIC_RELAXED);

@@ -12,6 +12,7 @@
 uint64_t clock_mono_ms(void);
 uint64_t clock_mono_ns(void);
 int64_t clock_wall_ms(void); /* since 1970-01-01 UTC */
+int64_t clock_wall_ns(void);
 
 /* RFC 3339 in UTC: "2026-11-24T03:50:22Z" (seconds, as metav1.Time) and with microseconds (as metav1.MicroTime). */
 #define CLOCK_TEXT_MAX 32

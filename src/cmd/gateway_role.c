@@ -232,6 +232,8 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
                                  .hold_max = (size_t)o->gateway_hold_max,
                                  .hold_bytes = (size_t)o->gateway_hold_bytes,
                                  .hold_timeout_ms = (uint64_t)o->gateway_hold_ms,
+                                 .otlp_endpoint = o->tracing_otlp_endpoint,
+                                 .trace_per_million = o->tracing_sample,
                                  .keepalive_ms = (uint64_t)o->gateway_keepalive_ms};
     struct net_addr addr, monitor_listen;
     int rc;

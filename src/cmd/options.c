@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "crypto/root_key.h"
+#include "gateway/trace_export.h"
 #include "net/reach.h"
 #include "oidc/config.h"
 
@@ -76,6 +77,10 @@ static const struct conf_option schema[] = {
      "metrics, /livez and /readyz of the control process"},
     {"metrics", "gateway-listen", CONF_STR, OPT(metrics_gateway_listen), "127.0.0.1:9441", 0, 0, NULL,
      NULL, false, "metrics, /livez and /readyz of the gateway process"},
+    {"tracing", "otlp-endpoint", CONF_STR, OPT(tracing_otlp_endpoint), "", 0, 0, NULL, NULL, false,
+     "OpenTelemetry collector on this machine that gets the gateway's traces, by OTLP over HTTP: http://127.0.0.1:4318; empty: none are made"},
+    {"tracing", "sample-per-million", CONF_INT, OPT(tracing_sample), "0", 0, 1000000, NULL, NULL, false,
+     "of a million requests whose client does not say, how many are traced; where the client sends a traceparent, its sampled flag decides"},
     {"store", "retain", CONF_DURATION, OPT(store_retain_ms), "5m", 300000, 86400000, NULL, NULL, false,
      "history kept for watches and paged lists"},
     {"store", "rollback-keep", CONF_DURATION, OPT(store_rollback_keep_ms), "168h", 0, 31536000000, NULL, NULL, true,
@@ -181,6 +186,16 @@ static int check_gateway_name(const char *name, struct err *err)
     return 0;
 }
 
+static int check_otlp(const char *option, const char *text, struct err *err)
+{
+    struct net_addr addr;
+    char path[256];
+    struct err inner = ERR_INIT;
+    if (*text && trace_export_parse(text, &addr, path, &inner) < 0)
+        return err_field(err, ERR_INVALID, option, "%s: %s", option, inner.msg);
+    return 0;
+}
+
 static int check_readable(const char *option, const char *path, struct err *err)
 {
     if (*path && access(path, R_OK) < 0)
@@ -203,6 +218,7 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
         check_listen("metrics-listen", o.metrics_listen, "", err) < 0 ||
         check_listen("metrics-gateway-listen", o.metrics_gateway_listen, "", err) < 0 ||
         check_reach("engine-remote-allow", o.engine_remote_allow, err) < 0 ||
+        check_otlp("tracing-otlp-endpoint", o.tracing_otlp_endpoint, err) < 0 ||
         check_root_key("secrets-root-key", o.secrets_root_key, err) < 0 ||
         check_root_key("secrets-old-root-key", o.secrets_old_root_key, err) < 0 ||
         check_readable("gateway-tls-cert", o.gateway_tls_cert, err) < 0 ||

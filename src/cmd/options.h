@@ -22,6 +22,9 @@ struct options {
     int64_t gateway_hold_max, gateway_hold_bytes, gateway_hold_ms;
     /* [metrics] */
     char *metrics_listen, *metrics_gateway_listen;
+    /* [tracing] */
+    char *tracing_otlp_endpoint;
+    int64_t tracing_sample;
     /* [store] */
     int64_t store_retain_ms, store_rollback_keep_ms;
     /* [limits] */

@@ -27,6 +27,7 @@ void attempt_release(struct request *q, enum target_outcome outcome, uint64_t bu
     tally_end(q);
     if (!q->ticket.holds) /* while it waits, the ticket is whoever's has the lock */
         return;
+    trace_attempt_end(q->trace, q->status);
     q->ticket.ran = has_run(q);
     if (!dispatch_done(&q->ticket, outcome, busy_ms))
         return;
@@ -110,6 +111,7 @@ static void on_keepalive(struct timer *t)
 static void count_upstream_error(struct request *q, const char *reason, const struct err *err)
 {
     metric_add(metric_series(q->loop->gateway->metrics.upstream_errors, (struct str[]){str_of(reason)}), 1);
+    trace_failed(q->trace, reason);
     log_warn("an engine failed a request", KV("request", q->http->id), KV("replica", q->replica->name), KV("reason", reason), KV("error", err ? err->msg : ""));
 }
 
@@ -402,7 +404,9 @@ static size_t fill_headers(struct request *q)
         const char *value = arena_printf(q->http->arena, "Bearer %s", q->replica->token);
         q->headers[n++] = (struct http_header){STR("Authorization"), str_of(value)};
     }
-    for (size_t i = 0; i < ARRAY_LEN(forwarded); i++) {
+    if (q->trace)
+        q->headers[n++] = (struct http_header){STR("traceparent"), str_of(trace_parent(q->trace))};
+    for (size_t i = q->trace ? trace_has_parent(q->trace) ? 1 : 2 : 0; i < ARRAY_LEN(forwarded); i++) {
         struct str v = http_header_get(&q->http->head, forwarded[i]);
         if (v.len && v.len < 1024)
             q->headers[n++] = (struct http_header){str_of(forwarded[i]), v};
@@ -474,6 +478,7 @@ static bool send_it(struct request *q)
     q->replica = &q->endpoint->replicas[t->index];
     q->ticket.wish.tried |= 1ull << t->index;
     q->attempts++;
+    trace_attempt(q->trace, q->replica->name, q->replica->site ? q->replica->site->name : NULL);
     if (!t->claimed || !t->claim.unpinned || slots_unpinned_may_go(q->replica->pins, t->tenant, clock_mono_ms()))
         return send_now(q);
     timer_init(&q->tick, q->loop->loop, on_slot_tick, q);
@@ -497,6 +502,7 @@ static void on_sent(struct ticket *t)
 {
     struct request *q = (struct request *)((char *)t - offsetof(struct request, ticket));
     timer_stop(&q->tick);
+    trace_waited(q->trace);
     if (!cold_look(q)) /* when a replica was found, it is held no more */
         return;
     count_wait(q);
@@ -569,6 +575,7 @@ static void on_tick(struct timer *t)
 static void wait_for_turn(struct request *q)
 {
     timer_init(&q->tick, q->loop->loop, on_tick, q);
+    trace_wait(q->trace, q->cold.held ? "cold start" : "queue");
     timer_start(&q->tick, MIN((uint64_t)(q->cold.held ? COLD_TICK_MS : TICK_MS), q->loop->gateway->o.queue_timeout_ms));
     cold_waits(q);
 }

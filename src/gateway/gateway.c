@@ -219,6 +219,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     pthread_cond_init(&g->drained, &attr);
     pthread_condattr_destroy(&attr);
     make_metrics(g);
+    trace_export_init();
     int rc = tls_client_ctx(NULL, NULL, NULL, &g->upstream_tls, err);
     if (rc == 0)
         rc = journal_open(o->journal_dir, g->o.name, &g->journal, err);
@@ -234,6 +235,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
         g->report = load_report_new(g);
     if (rc == 0)
         rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed)}, &g->slices, err);
+    if (rc == 0 && o->otlp_endpoint && *o->otlp_endpoint)
+        rc = trace_export_start(&(struct trace_export_options){.endpoint = o->otlp_endpoint, .instance = g->o.name}, &g->traces, err);
     if (rc == 0)
         rc = start_loops(g, err);
     if (rc == 0)
@@ -314,6 +317,7 @@ void gateway_free(struct gateway *g)
     load_report_stop(g->report);
     for (int i = 0; g->loops && i < g->loop_count; i++)
         loop_thread_stop(g->loops[i].thread);
+    trace_export_stop(g->traces);
     load_report_free(g->report);
     slices_free(g->slices);
     feed_stop(g->feed);

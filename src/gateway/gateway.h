@@ -40,6 +40,8 @@ struct gateway_options {
     size_t hold_max;              /* requests that may wait for an endpoint without replicas; 0: none */
     size_t hold_bytes;            /* bodies of all of them */
     uint64_t hold_timeout_ms;     /* how long */
+    const char *otlp_endpoint;    /* where traces are sent (trace_export.h); NULL or empty: none are made */
+    int64_t trace_per_million;    /* of requests whose caller does not say */
     uint64_t keepalive_ms;        /* a stream that waits for its first content gets a comment so often; 0: none */
 };
 

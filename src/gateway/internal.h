@@ -11,6 +11,7 @@
 #include "gateway/kept_away.h"
 #include "gateway/latency.h"
 #include "gateway/slices.h"
+#include "gateway/trace_export.h"
 #include "ledger/audit_log.h"
 #include "gateway/usage_scan.h"
 #include "loop/thread.h"
@@ -63,6 +64,7 @@ struct gateway {
     struct load_report *report;
     struct audit_log *audit; /* refusals */
     struct kept_away *kept_away; /* those by limits, which are counted */
+    struct trace_export *traces; /* NULL: none are made */
     char audit_name[64];
     struct gateway_metrics metrics;
     struct gateway_loop *loops;

@@ -41,6 +41,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->start_ms = clock_wall_ms();
     q->start_ns = r->started_ns;
     q->waited_ms = -1;
+    q->trace = trace_begin(l->gateway->traces, l->gateway->o.trace_per_million, &r->head, r->arena, r->started_ns);
     sbuf_init(&q->answer, ANSWER_MAX);
     request_scan(q, false, NULL);
     arena_on_free(r->arena, request_cleanup, q);
@@ -172,6 +173,8 @@ void request_settle(struct request *q, int status, const char *outcome)
         journal_add(q->loop->gateway->journal, &u);
     budget_settle(&q->money, u.cost, u.start_ms);
     count(q, &u, now_ns);
+    trace_end(q->trace, &u, &(struct trace_facts){.path = q->route->path, .operation = q->route->operation, .endpoint_project = q->endpoint ? q->endpoint->project : NULL, .rule = q->rule,
+                                                  .max_tokens = q->body.max_tokens, .first_ns = q->first_ns, .end_ns = now_ns});
     metric_move(q->loop->gateway->metrics.active, -1); /* last: where none is active, all are counted */
     log_debug("request", KVS("request", u.id), KVS("project", u.project), KVS("key", u.key), KVS("route", u.route), KVS("endpoint", u.endpoint), KVS("replica", u.replica),
               KVI("status", status), KVS("outcome", u.outcome), KVI("prompt_tokens", u.prompt_tokens), KVI("completion_tokens", u.completion_tokens),

@@ -14,6 +14,7 @@
 #include "gateway/dispatch.h"
 #include "gateway/internal.h"
 #include "gateway/tally.h"
+#include "gateway/trace.h"
 
 #define REQUEST_TYPE_MAX 128
 #define REQUEST_RETRY_AFTER_MAX 40 /* seconds or a date */
@@ -57,6 +58,7 @@ struct request {
     struct tally tally; /* what engines did for it */
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
 
+    struct trace *trace; /* NULL: it is not recorded */
     struct timer keepalive;
     bool committed; /* the client has the head of a stream: comments may have followed */
     bool passed;    /* the client has bytes of the engine's: no other one can take over */
