@@ -286,3 +286,23 @@ void reports_write(struct reports *r, struct client *c)
             log_warn("a usage report cannot be written; trying again", KV("project", d->project), KV("date", d->date), KVE(&err));
     }
 }
+
+json_t *reports_documents(const struct reports *r, const char *tenant)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    json_t *all = json_array();
+    while (map_next(r->days, &it)) {
+        const struct day *d = it.value;
+        char name[32];
+        json_t *status = status_of(d, tenant), *obj;
+        if (json_array_size(json_object_get(status, "items"))) {
+            snprintf(name, sizeof(name), "day-%s", d->date);
+            obj = obj_new(&kind_usage_report, d->project, name);
+            json_put_str(obj, "spec.date", d->date);
+            json_object_set(obj, "status", status);
+            json_array_append_new(all, obj);
+        }
+        json_decref(status);
+    }
+    return all;
+}

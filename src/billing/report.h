@@ -18,5 +18,7 @@ void reports_free(struct reports *r);
 void reports_count(struct reports *r, const struct usage *u);
 /* Writes those that changed; what fails is tried again at the next call. A project that is gone has no report: the ledger keeps what it used. */
 void reports_write(struct reports *r, struct client *c);
+/* The reports of a tenant, as they would be written if its projects were there. An array, new reference. */
+json_t *reports_documents(const struct reports *r, const char *tenant);
 
 #endif

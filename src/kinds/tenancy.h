@@ -14,6 +14,7 @@ extern const struct kind kind_tenant, kind_access_grant, kind_limit;
 #define TENANT_OWNERS "tenant-owners"     /* … and to TENANT_OWNER */
 #define TENANT_OWNER "seki:project-owner" /* the ClusterRole of those who may change and delete the project itself */
 #define TENANT_ADMINISTER "administer" /* the verb on a Tenant of those who say who its admins are */
+#define TENANT_AUDITOR ":auditor"      /* ends the name of the ClusterRole, and of its binding, of those who read a tenant's part of the audit ledger */
 #define CONTENT_READER "seki:content-reader" /* the ClusterRole that an AccessGrant gives */
 #define TENANT_FINALIZER "seki.cloud/projects"
 #define LIMIT_DEFAULT "default" /* the Limit that is made in each project of a tenant */
@@ -28,6 +29,11 @@ json_t *tenant_admins(const json_t *tenant);
 /* The ClusterRole of its admins: they see the tenant, its projects and its part of the audit ledger, say who its admins are, end access of its people, give it new keys, and make projects in it
  * and nowhere else (Namespace asks for `use`). New reference. */
 json_t *tenant_role(const json_t *tenant);
+/* Subjects of spec.auditors, and the ClusterRole for them: `get` on the tenant's part of the audit ledger. New references. */
+json_t *tenant_auditors(const json_t *tenant);
+json_t *tenant_audit_role(const json_t *tenant);
+/* The ClusterRoleBinding of a role's name to these subjects, which are taken over; it goes with the tenant. New reference. */
+json_t *tenant_wide_binding(const json_t *tenant, const char *role, json_t *subjects);
 /* A RoleBinding of the tenant's admins in one of its projects: to ClusterRole `role`. New reference. */
 json_t *tenant_binding(const json_t *tenant, const char *project, const char *name, const char *role);
 /* The Limit LIMIT_DEFAULT of a project: the tenant's numbers, sane ones where it says none. New reference. */

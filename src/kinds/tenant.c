@@ -13,6 +13,12 @@ static const struct field contact_fields[] = {
     {.name = "email", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .min = 3, .max = 254, .help = "where to write"},
     {0},
 };
+static const struct field auditor_fields[] = {
+    {.name = "kind", .type = FIELD_ENUM, .offset = FIELD_NO_MEMBER, .values = "User|Group|ServiceAccount", .def = "\"User\"", .help = "what the name is of"},
+    {.name = "name", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .min = 1, .max = 256, .help = "as kubectl auth whoami shows it; of an account, the account's"},
+    {.name = "namespace", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .max = 63, .help = "of a ServiceAccount: its project"},
+    {0},
+};
 static const struct field limits_fields[] = {
     {.name = "projects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = 1, .max = 10000, .help = "how many projects it may have; absent: any number"},
     {.name = "objects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = LIMIT_OBJECTS_MIN, .max = 100000000, .help = "how many objects each of its projects may have, of all kinds together but Events, Leases and UsageReports; absent: what this cloud allows everybody"},
@@ -25,6 +31,7 @@ static const struct field spec_fields[] = {
     {.name = "billingAccount", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .max = 128, .help = "the account in the operator's billing system"},
     {.name = "contacts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = contact_fields, .list_type = LIST_ATOMIC, .offset = FIELD_NO_MEMBER, .max = 32, .help = "whom to ask"},
     {.name = "admins", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_SET, .offset = FIELD_NO_MEMBER, .max = 64, .help = "users who may do everything in the tenant, beside the members of group seki:tenant:NAME:admins"},
+    {.name = "auditors", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = auditor_fields, .list_type = LIST_ATOMIC, .offset = FIELD_NO_MEMBER, .max = 64, .help = "who may read the tenant's part of the audit ledger, and nothing else"},
     {.name = "limits", .type = FIELD_OBJECT, .sub = limits_fields, .offset = FIELD_NO_MEMBER, .help = "how much it may have; a Limit in a project narrows it further"},
     {.name = "residency", .type = FIELD_OBJECT, .sub = residency_fields, .offset = FIELD_NO_MEMBER, .help = "where requests of its projects may be worked on; a ResidencyPolicy in a project narrows it further"},
     {.name = "state", .type = FIELD_ENUM, .offset = FIELD_NO_MEMBER, .values = "Active|Suspended|Closing", .def = "\"Active\"", .help = "Suspended: new requests are refused, nothing is lost. Closing: all its projects are deleted, for good"},
@@ -72,6 +79,18 @@ json_t *tenant_admins(const json_t *tenant)
     json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "kind", "ServiceAccount", "name", TENANT_ADMIN, "namespace", obj_name(tenant)));
     json_array_foreach (json_at(tenant, "spec.admins"), i, user)
         json_array_append_new(list, subject("User", json_string_value(user)));
+    return list;
+}
+
+json_t *tenant_auditors(const json_t *tenant)
+{
+    json_t *list = json_array(), *who;
+    size_t i;
+    json_array_foreach (json_at(tenant, "spec.auditors"), i, who) {
+        const char *kind = json_str_or(who, "kind", "User"), *name = json_str_or(who, "name", "");
+        bool account = !strcmp(kind, "ServiceAccount");
+        json_array_append_new(list, account ? json_pack("{s:s, s:s, s:s}", "kind", kind, "name", name, "namespace", json_str_or(who, "namespace", "")) : subject(kind, name));
+    }
     return list;
 }
 
@@ -140,6 +159,25 @@ json_t *tenant_role(const json_t *tenant)
     return role;
 }
 
+json_t *tenant_audit_role(const json_t *tenant)
+{
+    char name[512];
+    snprintf(name, sizeof(name), TENANT_GROUP "%s" TENANT_AUDITOR, obj_name(tenant));
+    json_t *role = labelled(&kind_cluster_role, "", name, tenant);
+    json_object_set_new(role, "rules", json_pack("[{s:[s], s:[s], s:[s], s:[s]}]", "apiGroups", SEKI_GROUP, "resources", "tenants/audit", "verbs", "get", "resourceNames", obj_name(tenant)));
+    own(role, tenant);
+    return role;
+}
+
+json_t *tenant_wide_binding(const json_t *tenant, const char *role, json_t *subjects)
+{
+    json_t *b = labelled(&kind_cluster_role_binding, "", role, tenant);
+    json_object_set_new(b, "subjects", subjects);
+    json_object_set_new(b, "roleRef", json_pack("{s:s, s:s, s:s}", "apiGroup", RBAC, "kind", "ClusterRole", "name", role));
+    own(b, tenant);
+    return b;
+}
+
 json_t *tenant_limit(const json_t *tenant, const char *project)
 {
     static const struct {
@@ -176,10 +214,9 @@ static int companions(const struct kind_context *c, const json_t *obj, json_t *r
     json_array_append_new(ret, labelled(&kind_namespace, "", name, obj));
     json_array_append_new(ret, labelled(&kind_service_account, name, TENANT_ADMIN, obj));
     json_array_append_new(ret, tenant_role(obj));
-    json_t *binding = labelled(&kind_cluster_role_binding, "", role, obj);
-    bind(binding, obj, role);
-    own(binding, obj);
-    json_array_append_new(ret, binding);
+    json_array_append_new(ret, tenant_wide_binding(obj, role, tenant_admins(obj)));
+    json_array_append_new(ret, tenant_audit_role(obj));
+    json_array_append_new(ret, tenant_wide_binding(obj, arena_printf(c->arena, "%s" TENANT_AUDITOR, role), tenant_auditors(obj)));
     json_array_append_new(ret, tenant_binding(obj, name, TENANT_BINDING, "admin"));
     json_array_append_new(ret, tenant_binding(obj, name, TENANT_OWNERS, TENANT_OWNER));
     json_array_append_new(ret, tenant_limit(obj, name));
@@ -207,6 +244,22 @@ static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t 
     return 0;
 }
 
+static void validate_auditors(const json_t *tenant, struct field_errors *errors)
+{
+    size_t i;
+    json_t *who;
+    json_array_foreach (json_at(tenant, "spec.auditors"), i, who) {
+        char at[64];
+        const char *name = json_str_or(who, "name", ""), *ns = json_str_or(who, "namespace", "");
+        bool account = !strcmp(json_str_or(who, "kind", "User"), "ServiceAccount");
+        snprintf(at, sizeof(at), "spec.auditors[%zu]", i);
+        if (!strncmp(name, "system:", 7) || !strncmp(name, "seki:", 5))
+            field_errors_add(errors, at, "FieldValueInvalid", "Invalid value: \"%s\": names that begin with system: or seki: are Seki's own", name);
+        else if (account != (*ns != 0))
+            field_errors_add(errors, at, "FieldValueInvalid", "Invalid value: \"%s\": %s", name, account ? "expected the project of the ServiceAccount as namespace" : "only a ServiceAccount has a namespace");
+    }
+}
+
 static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     size_t i;
@@ -220,6 +273,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
             field_errors_add(errors, "metadata.name", "FieldValueInvalid", "Invalid value: \"%s\": a project that Seki itself has", name);
     limit_check_resources(json_at(obj, "spec.limits"), "spec.limits", errors);
     budget_check(json_at(obj, "spec.limits"), "spec.limits", errors);
+    validate_auditors(obj, errors);
     json_array_foreach (json_at(obj, "spec.admins"), i, user) {
         const char *u = json_string_value(user);
         if (!*u || !strncmp(u, "system:", 7))
@@ -262,6 +316,7 @@ static json_t *the_operators(const json_t *tenant)
     static const char *const kept[] = {"labels", "annotations", "finalizers", "ownerReferences"};
     json_t *ret = json_pack("{s:o}", "spec", json_deep_copy(json_object_get(tenant, "spec"))), *v;
     json_remove(ret, "spec.admins");
+    json_remove(ret, "spec.auditors");
     json_remove(ret, "spec.contacts");
     for (size_t i = 0; i < ARRAY_LEN(kept); i++)
         if ((v = json_object_get(json_object_get(tenant, "metadata"), kept[i])) && (json_array_size(v) || json_object_size(v)))
@@ -278,7 +333,7 @@ static int administer(const json_t *obj, const json_t *old_obj, struct sbuf *why
     if (strcmp(state, "Active") != 0)
         sbuf_addf(why, "tenant \"%s\" is %s (rule Tenant%s): ask the operator of this cloud", obj_name(obj), !strcmp(state, "Closing") ? "being closed" : "suspended", state);
     else if (!json_equal(was, is))
-        sbuf_addf(why, "admins of tenant \"%s\" change spec.admins and spec.contacts; ask the operator of this cloud for the rest", obj_name(obj));
+        sbuf_addf(why, "admins of tenant \"%s\" change spec.admins, spec.auditors and spec.contacts; ask the operator of this cloud for the rest", obj_name(obj));
     else if (json_array_size(json_at(old_obj, "spec.admins")) && !json_array_size(json_at(obj, "spec.admins")))
         sbuf_addf(why, "tenant \"%s\" would have no admin by name any more (spec.admins): name another one first, or ask the operator of this cloud", obj_name(obj));
     else

@@ -1,5 +1,6 @@
 #include "ledger/audit.h"
 
+#include <arpa/inet.h>
 #include <string.h>
 
 #include "base/arena.h"
@@ -253,6 +254,18 @@ static json_t *api_of(const struct audit_event *e)
     return api;
 }
 
+/* A socket's, or an address with its zone, is none by OCSF's schema. */
+static bool is_address(struct str s)
+{
+    char text[INET6_ADDRSTRLEN];
+    unsigned char bytes[sizeof(struct in6_addr)];
+    if (!s.len || s.len >= sizeof(text))
+        return false;
+    memcpy(text, s.ptr, s.len);
+    text[s.len] = 0;
+    return inet_pton(AF_INET, text, bytes) == 1 || inet_pton(AF_INET6, text, bytes) == 1;
+}
+
 json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_ms, const char *chain)
 {
     int id = activity(e);
@@ -266,7 +279,7 @@ json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_
     json_t *api = api_of(e), *source = json_object(), *unmapped = json_pack("{s:s}", "type", audit_type_name(e->type));
     put(meta, "uid", e->id);
     put(meta, "tenant_uid", e->tenant);
-    put(source, e->source.len ? "ip" : "svc_name", e->source.len ? e->source : STR("sekid"));
+    put(source, is_address(e->source) ? "ip" : "svc_name", e->source.len ? e->source : STR("sekid"));
     put(unmapped, "rule", e->rule);
     put(unmapped, "subresource", e->subresource);
     if (e->rev)

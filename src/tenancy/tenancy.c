@@ -57,7 +57,8 @@ static int ensure_binding(const struct pass *p, const struct kind *k, json_t *wa
     if (rc < 0)
         return err_set(err, rc, "%s %s cannot be read", k->plural, obj_name(owned));
     const char *label = obj_label(have, LABEL_TENANT);
-    if (json_equal(json_object_get(have, "subjects"), json_object_get(owned, "subjects")) || !label || strcmp(label, p->r->name) != 0)
+    const json_t *is = json_object_get(have, "subjects"), *wants = json_object_get(owned, "subjects");
+    if ((!json_array_size(is) && !json_array_size(wants)) || json_equal(is, wants) || !label || strcmp(label, p->r->name) != 0)
         return 0; /* as it should be, or somebody's own under that name */
     JSON_AUTO obj = json_deep_copy(have);
     json_object_set(obj, "subjects", json_object_get(owned, "subjects"));
@@ -95,11 +96,11 @@ static int ensure_project(const struct pass *p, const char *project, struct err 
     return rc == 0 ? ensure_limit(p, project, err) : rc;
 }
 
-/* The tenant's own ClusterRole gets what it lacks: one from an earlier release lacks what was not there then. What somebody added stays. */
-static int ensure_role(const struct pass *p, struct err *err)
+/* A ClusterRole of the tenant gets what it lacks: one from an earlier release lacks what was not there then. What somebody added stays. */
+static int ensure_role(const struct pass *p, json_t *role, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_cluster_role);
-    JSON_AUTO wanted = tenant_role(p->r->obj);
+    JSON_AUTO wanted = role;
     JSON_AUTO have = NULL;
     int rc = client_get(p->r->client, &resource, "", obj_name(wanted), &have, NULL);
     if (rc == ERR_NOT_FOUND)
@@ -121,14 +122,14 @@ static int ensure_access(const struct pass *p, struct err *err)
 {
     size_t i;
     json_t *ns;
-    json_t *wide = obj_new(&kind_cluster_role_binding, "", arena_printf(p->r->arena, TENANT_GROUP "%s", p->r->name));
-    json_object_set_new(json_object_get(wide, "metadata"), "labels", json_pack("{s:s}", LABEL_TENANT, p->r->name));
-    json_object_set_new(wide, "subjects", tenant_admins(p->r->obj));
-    json_object_set_new(wide, "roleRef", json_pack("{s:s, s:s, s:s}", "apiGroup", "rbac.authorization.k8s.io", "kind", "ClusterRole", "name", obj_name(wide)));
-    obj_add_owner(wide, p->r->obj);
-    int rc = ensure_binding(p, &kind_cluster_role_binding, wide, err);
+    const char *role = arena_printf(p->r->arena, TENANT_GROUP "%s", p->r->name), *auditor = arena_printf(p->r->arena, "%s" TENANT_AUDITOR, role);
+    int rc = ensure_binding(p, &kind_cluster_role_binding, tenant_wide_binding(p->r->obj, role, tenant_admins(p->r->obj)), err);
     if (rc == 0)
-        rc = ensure_role(p, err);
+        rc = ensure_role(p, tenant_role(p->r->obj), err);
+    if (rc == 0)
+        rc = ensure_role(p, tenant_audit_role(p->r->obj), err);
+    if (rc == 0)
+        rc = ensure_binding(p, &kind_cluster_role_binding, tenant_wide_binding(p->r->obj, auditor, tenant_auditors(p->r->obj)), err);
     json_array_foreach (p->projects, i, ns) {
         int project_rc = obj_deleting(ns) ? 0 : ensure_project(p, obj_name(ns), rc < 0 ? NULL : err); /* one that is full does not hold up the others */
         rc = rc < 0 ? rc : project_rc;

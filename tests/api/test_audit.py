@@ -9,11 +9,10 @@ import subprocess
 import urllib.error
 import urllib.request
 
-import jsonschema
 import pytest
-from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from cloud import GROUP, SEKI, ApiError, wait_for
+from ocsf import judge, validator, write_ledger
 
 
 def records(cloud, tenant=None):
@@ -188,16 +187,20 @@ def test_every_exported_event_is_valid_by_the_schema_of_ocsf(cloud, project):
         seen = {e["unmapped"]["type"] for e in events}
         return events if wanted <= seen else None
     events = wait_for(exported, what="all types of events")
-    schema = OcsfJsonSchemaEmbedded(get_ocsf_schema(version="1.5.0")).get_class_schema(class_name="api_activity", profiles=["cloud"])
-    validator = jsonschema.validators.validator_for(schema)(schema)
-    assert any(validator.iter_errors({**events[0], "activity_id": "one"})) and any(validator.iter_errors({k: v for k, v in events[0].items() if k != "api"}))  # it does judge
-    assert any(validator.iter_errors({**events[0], "made_up": 1}))
-    bad = {}
-    for e in events:
-        assert e["metadata"]["version"] == "1.5.0"
-        for error in validator.iter_errors(e):
-            bad.setdefault((e["unmapped"]["type"], error.json_path, error.message[:200]), e)
-    assert not bad, "\n".join(f"{what}: {json.dumps(e)[:1500]}" for what, e in bad.items())
+    for wrong in ({**events[0], "activity_id": "one"}, {k: v for k, v in events[0].items() if k != "api"}, {**events[0], "made_up": 1}):
+        assert any(validator().iter_errors(wrong))  # it does judge
+    assert wanted <= judge(events)
+
+
+def test_records_of_every_type_are_valid_events_however_little_is_in_them(cloud, tmp_path):
+    """Those that no cloud in this test makes, too; what an upgrade that was rolled back and a restore leave is judged where they are tried (test_stored.py, test_backup.py)."""
+    types = ("write", "read", "token", "impersonation", "denied", "refused", "undone", "restored", "of-a-later-release")
+    full = {"id": "req-1", "user": "o", "uid": "u", "groups": ["g"], "sender": "s", "source": "::1", "agent": "a", "verb": "patch", "group": "g", "resource": "r", "subresource": "s", "namespace": "n", "name": "x",
+            "object": "o", "tenant": "t", "actor_tenant": "t2", "rule": "r", "status": 200, "reason": "Forbidden", "rev": 4, "last_rev": 5, "count": 3}
+    write_ledger(tmp_path / "ledger", [{"type": t, **rest} for t in types for rest in ({}, {"rev": 2, "last_rev": 3}, full, {**full, "source": "not an address", "verb": "explode", "status": 999999})])
+    assert "36 records" in cloud.seki("audit", "verify", str(tmp_path / "ledger")).stdout
+    events = [json.loads(line) for line in cloud.seki("audit", "export", str(tmp_path / "ledger")).stdout.splitlines()]
+    assert len(events) == 36 and judge(events) == {*types[:-1], "other"}
 
 
 def test_verify_names_the_first_bad_record(cloud, project, tmp_path):

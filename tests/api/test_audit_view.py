@@ -67,6 +67,38 @@ def test_a_tenant_reads_its_part_and_nothing_else(cloud, acme):
     acme.refused("GET", f"{GROUP}/tenants/not-there/audit", status=404)
 
 
+def test_an_auditor_who_is_no_admin_reads_it_and_nothing_else(cloud, acme):
+    """The tenant's admin names him; the operator is not asked."""
+    cloud.tenant(f"{acme.tenant}-b")
+    path, ns = f"{GROUP}/tenants/{acme.tenant}", acme.tenant
+    cloud.api("POST", f"/api/v1/namespaces/{ns}/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "siem"}})
+    siem = Admin(cloud, ns, "siem")
+    siem.refused("GET", f"{path}/audit")
+    auditors = [{"kind": "ServiceAccount", "name": "siem", "namespace": ns}, {"name": "olga@firm.example"}, {"kind": "Group", "name": "red:audit"}]
+    acme.api("PATCH", path, {"spec": {"auditors": auditors}}, content_type="application/merge-patch+json")
+
+    def reads():
+        try:
+            return whole(siem, ns)
+        except ApiError as e:
+            assert e.status == 403
+            return None
+    items = wait_for(reads, what="the auditor to read")
+    assert ("write", f"system:serviceaccount:{ns}:tenant-admin", "patch", "tenants", ns) in map(key, items)
+    for headers in ({"Impersonate-User": "olga@firm.example"}, {"Impersonate-User": "x", "Impersonate-Group": "red:audit"}):
+        cloud.api("GET", f"{path}/audit?limit=1", headers=headers)
+    for method, where in (("GET", path), ("GET", f"/api/v1/namespaces/{ns}/secrets"), ("GET", f"/api/v1/namespaces/{ns}/configmaps"), ("GET", f"{GROUP}/tenants")):
+        siem.refused(method, where)
+    siem.refused("GET", f"{path}-b/audit", status=404)
+    # Taken back, it ends; what is wrong is refused by field; the operator's part stays his.
+    acme.api("PATCH", path, {"spec": {"auditors": []}}, content_type="application/merge-patch+json")
+    wait_for(lambda: not reads(), what="the auditor to be none any more")
+    for bad in ({"name": "system:admin"}, {"kind": "Group", "name": "system:authenticated"}, {"kind": "Group", "name": f"seki:tenant:{ns}-b"}, {"kind": "ServiceAccount", "name": "siem"}, {"name": "a", "namespace": ns}):
+        with pytest.raises(ApiError) as e:
+            acme.api("PATCH", path, {"spec": {"auditors": [bad]}}, content_type="application/merge-patch+json")
+        assert e.value.status == 422 and [c["field"] for c in e.value.body["details"]["causes"]] == ["spec.auditors[0]"], bad
+
+
 def test_that_it_was_read_is_in_it(cloud, acme):
     view(acme, acme.tenant, limit=1)
     me = f"system:serviceaccount:{acme.tenant}:tenant-admin"

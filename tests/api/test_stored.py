@@ -11,6 +11,7 @@ import tarfile
 
 import pytest
 
+import ocsf
 from cloud import ROOT, SEKI, ApiError, Cloud, wait_for
 
 sys.path.insert(0, str(ROOT / "tests" / "upgrade"))
@@ -137,6 +138,7 @@ def test_the_way_back(upgraded):
     undone = records(c.data)[-1]
     assert (undone["type"], undone["rev"]) == ("undone", before["revision"] + 1) and undone["last_rev"] >= lost
     assert undone["name"].startswith("rollback ") and undone["user"]
+    assert "undone" in ocsf.judge(json.loads(line) for line in run("audit", "export", c.data / "ledger").stdout.splitlines())
     p = run("rollback", "--yes", "--data", c.data, check=False)
     assert p.returncode == 1 and "rolled back already" in p.stderr
     # And forward again: nobody sees a revision twice, usage was counted once and stays.

@@ -163,7 +163,7 @@ def test_an_admin_says_who_the_others_are(cloud, tenant):
     for body in ({"spec": {"state": "Suspended"}}, {"spec": {"limits": {"projects": 100}}}, {"spec": {"billingAccount": "0815"}}, {"spec": {"admins": ["eve"], "displayName": "x"}},
                  {"metadata": {"labels": {"a": "b"}}}, {"metadata": {"annotations": {"a": "b"}}}, {"metadata": {"finalizers": None}}):
         message = patch_refused(admin, path, body)
-        assert "spec.admins and spec.contacts" in message and "ask the operator" in message, (body, message)
+        assert "spec.admins, spec.auditors and spec.contacts" in message and "ask the operator" in message, (body, message)
     patch_refused(admin, f"{GROUP}/tenants/{tenant}-other", {"spec": {"admins": ["carol"]}}, status=404)
     patch_refused(admin, f"{GROUP}/tenants/{tenant}-none", {"spec": {"admins": ["carol"]}}, status=404)
     assert patch_refused(admin, path + "/status", {"status": {"projects": []}})
@@ -208,9 +208,13 @@ def test_the_role_of_a_tenant_made_by_an_earlier_release_gets_what_it_lacks(clou
     everything = json.dumps(role["rules"])
     role["rules"] = [{"apiGroups": ["seki.cloud"], "resources": ["tenants"], "resourceNames": [tenant], "verbs": ["get", "list", "watch", "use"]}, {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["create"]}]
     cloud.api("PUT", path, role)
+    for plural in ("clusterroles", "clusterrolebindings"):  # of a release that knew no auditors
+        cloud.api("DELETE", f"{RBAC}/{plural}/seki:tenant:{tenant}:auditor")
     cloud.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"displayName": "looked at"}}, content_type="application/merge-patch+json")
     wait_for(lambda: all(word in json.dumps(cloud.api("GET", path)["rules"]) for word in ("administer", "rotate", "revoke", "tenants/audit")), what="the rules to be there again")
     assert all(verb in everything for verb in ("administer", "rotate", "revoke"))
+    wait_for(lambda: all(f"seki:tenant:{tenant}:auditor" in {o["metadata"]["name"] for o in cloud.api("GET", f"{RBAC}/{plural}")["items"]} for plural in ("clusterroles", "clusterrolebindings")),
+             what="the auditors' role")
 
 
 REQUESTS = {"get": ("GET", "/x", None), "list": ("GET", "", None), "watch": ("GET", "?watch=1&timeoutSeconds=1", None), "create": ("POST", "", {}), "update": ("PUT", "/x", {}),

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import ocsf
 from cloud import SEKI, SEKID, ApiError, Cloud, wait_for
 
 
@@ -351,6 +352,7 @@ def test_the_same_backup_twice_has_other_revisions(backup, key, tmp_path):
         run("restore", backup, "--key", key, "--data", tmp_path / name)
         (r,) = [r for r in records(tmp_path / name) if r["type"] == "restored"]
         revisions.append(r["rev"])
+        assert "restored" in ocsf.judge(json.loads(line) for line in run("audit", "export", tmp_path / name / "ledger").stdout.splitlines())
     assert 2 ** 53 > revisions[1] > revisions[0] > 10 ** 15
 
 
