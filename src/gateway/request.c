@@ -365,8 +365,14 @@ void request_drain(struct request *q)
         http_call_pause(q->call, false);
 }
 
+/* Many clients close at the stream's last event, without waiting for the answer's end: they have got all. */
+static bool has_everything(const struct request *q)
+{
+    return q->streaming && q->scan.done && !http_queued(q->http);
+}
+
 void request_abort(struct request *q)
 {
     bool stopping = q->loop->stopping;
-    request_settle(q, q->status ? q->status : 499, stopping ? "shutdown" : "client_gone");
+    request_settle(q, q->status ? q->status : 499, has_everything(q) ? "ok" : stopping ? "shutdown" : "client_gone");
 }

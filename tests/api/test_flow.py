@@ -104,8 +104,8 @@ def event(answer):
     return json.loads(line) if line else None
 
 
-def change(cloud, ns, count, name="m"):
-    """So many versions of a large object; returns the revision before them."""
+def change(cloud, ns, count, name="m", meanwhile=lambda n: None):
+    """So many versions of a large object, with meanwhile(n) after each; returns the revision before them."""
     path = f"/api/v1/namespaces/{ns}/configmaps"
     first = cloud.api("POST", path, config_map(name))["metadata"]["resourceVersion"]
     connection = connection_to(cloud, 60)
@@ -114,6 +114,7 @@ def change(cloud, ns, count, name="m"):
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
         answer.read()
+        meanwhile(n)
     connection.close()
     return first
 
@@ -182,8 +183,12 @@ def test_too_far_behind_is_410(own_cloud):
     cloud = own_cloud()
     cloud.project("busy")
     connection, answer = start_watch(cloud, "busy", resourceVersion="0")
-    change(cloud, "busy", 330)
     seen = []
+
+    def read_now_and_then(n):  # who reads nothing at all is cut off after a minute, which this may take
+        if n % 40 == 0:
+            seen.append(int(event(answer)["object"]["data"]["n"]))
+    change(cloud, "busy", 330, meanwhile=read_now_and_then)
     while (e := event(answer)) and e["type"] != "ERROR":
         seen.append(int(e["object"]["data"]["n"]))
     assert seen == list(range(len(seen))) and 1 < len(seen) < 330

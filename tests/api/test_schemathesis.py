@@ -74,6 +74,7 @@ def paths(cloud):
     return list(get(cloud, "/openapi/v3").json()["paths"])
 
 
+@pytest.mark.timeout(900)  # each of the runs has its own
 def test_made_up_requests(cloud, paths, tmp_path):
     for path in paths:
         run(cloud, path, tmp_path, "--phases", "fuzzing", "--mode", "positive", "--max-examples", "6")

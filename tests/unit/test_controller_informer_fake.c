@@ -153,12 +153,20 @@ static void end(struct env *e)
     pthread_mutex_destroy(&e->lock);
 }
 
-/* Runs the script until its watch number `watches` has begun, and compares. */
+static int words(const char *text)
+{
+    int n = 0;
+    for (; *text; text++)
+        n += *text == ' ';
+    return n;
+}
+
+/* Runs the script until its watch number `watches` has begun and as much was heard as should be, and compares. */
 static void plays(const struct script *s, int watches, const char *log, const char *asked)
 {
     struct env e;
     start(&e, s);
-    AWAIT(atomic_load(&e.watches) >= watches);
+    AWAIT(atomic_load(&e.watches) >= watches && atomic_load(&e.heard) >= words(log));
     informer_stop(e.i);
     assert_string_equal(e.log, log);
     if (asked)

@@ -14,7 +14,7 @@ import pytest
 from cloud import SLOW, Cloud, wait_for
 from exposition import parse
 from target import Target
-from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, RawClient, Upstream, answer, post
+from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, RawClient, Upstream, answer, journal, post
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -70,6 +70,17 @@ def test_gone_at_each_phase(gateway, phase, how):
         gateway.engine.wait(lambda: gateway.engine.closed > held, "the engine's connection to close")
     settled(gateway)
     assert len(gateway.engine.requests) == asked + bool(script), "half a request is none"
+
+
+def test_gone_with_the_last_event_is_no_loss(ours):
+    """Who closes at [DONE], as many clients do, has got all: the request is one that was answered, whatever the engine still does."""
+    ours.engine.script = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, STREAM_DONE, "hold"]
+    ledger, old = ours.cloud.data / "ledger", len(journal(ours.cloud.data / "ledger"))
+    with RawClient(ours.address) as client:
+        ours.send(client)
+        client.read_until(b"[DONE]")
+    wait_for(lambda: len(journal(ledger)) > old, what="the record")
+    assert journal(ledger)[-1]["outcome"] == "ok", journal(ledger)[-1]
 
 
 def test_end_of_file_while_an_answer_is_owed(ours):
