@@ -2,12 +2,12 @@
 #include "base/log.h"
 #include "gateway/answers.h"
 #include "gateway/continuation.h"
+#include "gateway/fall_over.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
 #include "gateway/recheck.h"
 #include "gateway/request.h"
 
-#define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
 #define HELD_MAX 65536 /* of a stream without content: then it is passed on as it is */
 #define ENGINE_MESSAGE_MAX 1024
 #define SLOT_TICK_MS 20
@@ -165,7 +165,7 @@ static void try_another(struct request *q, int status, enum target_outcome outco
     bool may = !timed_out && (outcome == TARGET_UNREACHABLE || target_may_retry(q->replica->target));
     attempt_release(q, outcome, 0);
     forget(q);
-    if (may && attempt_start(q))
+    if (may && (attempt_start(q) || fall_over(q)))
         return;
     request_refuse(q, status, timed_out ? "timeout" : "upstream_error", "server_error", timed_out ? "upstream_timeout" : "upstream_error", NULL, message);
 }
@@ -182,7 +182,8 @@ static bool try_one_less_busy(struct request *q)
     size_t index;
     count_upstream_error(q, "busy", NULL);
     attempt_release(q, TARGET_BUSY, retry_after_ms(q));
-    if (q->attempts >= ATTEMPTS_MAX || pick_replica(q->endpoint, &q->ticket.wish, clock_mono_ms(), &index, NULL) == PICK_NONE || !target_may_retry(q->replica->target))
+    bool none = q->attempts >= ATTEMPTS_MAX + q->fell.extra || pick_replica(q->endpoint, &q->ticket.wish, clock_mono_ms(), &index, NULL) == PICK_NONE;
+    if ((none && !fall_over_possible(q)) || !target_may_retry(q->replica->target))
         return false;
     http_call_cancel(q->call);
     q->call = NULL;
@@ -390,7 +391,8 @@ static const struct http_call_ops call_ops = {.on_head = on_head, .on_body = on_
 
 static void refuse_none(struct request *q)
 {
-    request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+    if (!fall_over(q))
+        request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
 }
 
 static size_t fill_headers(struct request *q)
@@ -595,7 +597,7 @@ static bool attempt_start(struct request *q)
 {
     const struct gateway_options *o = &q->loop->gateway->o;
     uint64_t retry_ms = 0;
-    while (q->attempts < ATTEMPTS_MAX) {
+    while (q->attempts < ATTEMPTS_MAX + q->fell.extra) {
         q->ticket.again = q->attempts > 0 || q->waited_ms >= 0;
         enum dispatch_result r = dispatch_ask(&q->ticket, o->queue_max, &retry_ms);
         if (r == DISPATCH_NONE && !q->attempts && cold_look_anew(q))

@@ -1,6 +1,7 @@
 #include "gateway/cold.h"
 
 #include "base/clock.h"
+#include "gateway/fall_over.h"
 #include "gateway/load_report.h"
 #include "gateway/model_route.h"
 #include "gateway/request.h"
@@ -114,7 +115,8 @@ bool cold_look(struct request *q)
         }
         return true;
     }
-    refuse_failed(q);
+    if (!fall_over(q))
+        refuse_failed(q);
     return false;
 }
 

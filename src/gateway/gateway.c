@@ -44,6 +44,7 @@ static void make_metrics(struct gateway *g)
                                  per_token_buckets, ARRAY_LEN(per_token_buckets));
     m->upstream_errors = metric_family("seki_gateway_upstream_errors_total", "Attempts that an engine failed.", METRIC_COUNTER, reason_labels, 16, NULL, 0);
     m->put_aside = metric_counter("seki_gateway_replicas_put_aside_total", "Times that a replica was put aside, as it failed.");
+    m->fell_over = metric_counter("seki_gateway_fall_overs_total", "Requests to a ModelRoute that another backend got, as no replica of the one before could serve them.");
     m->queue_seconds = metric_series(metric_family("seki_gateway_queue_seconds", "How long requests waited for a replica that had room, of those that had to.", METRIC_HISTOGRAM, NULL, 1,
                                                  queue_buckets, ARRAY_LEN(queue_buckets)), NULL);
     latency_init(&m->latency);

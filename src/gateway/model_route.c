@@ -67,9 +67,31 @@ static bool is_allowed(const struct snap_endpoint *route, const struct snap_endp
     return !b || !border_shuts(b, k, e, route->served, &rule);
 }
 
-static bool may_serve(const struct snap_endpoint *route, const struct snap_endpoint *e, const struct snap_key *k, const struct border *b)
+/* What is asked of a route, beside itself. */
+struct asked {
+    const struct snap_key *k;
+    struct str prompt;
+    const struct border *b;
+    const struct dispatch *const *tried;
+    size_t tried_count;
+    bool well; /* only where a replica is that is not put aside */
+    uint64_t now_ms;
+};
+
+static bool is_well(const struct snap_endpoint *e, uint64_t now_ms)
 {
-    return e->replica_count && is_allowed(route, e, k, b);
+    for (size_t i = 0; e->replicas && i < e->replica_count; i++)
+        if (!atomic_load(&e->replicas[i].target->closing) && !target_is_aside(e->replicas[i].target, now_ms))
+            return true;
+    return !e->replicas;
+}
+
+static bool may_serve(const struct snap_endpoint *route, const struct snap_endpoint *e, const struct asked *a)
+{
+    for (size_t i = 0; i < a->tried_count; i++)
+        if (e->dispatch == a->tried[i])
+            return false;
+    return e->replica_count && is_allowed(route, e, a->k, a->b) && (!a->well || is_well(e, a->now_ms));
 }
 
 /* Where nothing serves: one that will when it is asked, else the first one that is allowed, which says why not, else the first. */
@@ -87,23 +109,36 @@ static const struct snap_endpoint *who_says_why(const struct snap_endpoint *rout
     return found ? found : route->backend_count ? route->backends[0].endpoint : NULL;
 }
 
-const struct snap_endpoint *model_route_choose(const struct snap_endpoint *route, const struct snap_key *k, struct str prompt, const struct border *b)
+static const struct snap_endpoint *by_weight(const struct snap_endpoint *route, const struct asked *a)
 {
     uint64_t total = 0;
     for (size_t i = 0; i < route->backend_count; i++)
-        total += may_serve(route, route->backends[i].endpoint, k, b) ? route->backends[i].weight : 0;
-    if (!total)
-        return who_says_why(route, k, b);
-    uint64_t at = route->sticky ? sticky_below(total, k, prompt) : rnd_guessable_below(total);
-    for (size_t i = 0; i < route->backend_count; i++) {
+        total += may_serve(route, route->backends[i].endpoint, a) ? route->backends[i].weight : 0;
+    uint64_t at = !total ? 0 : route->sticky ? sticky_below(total, a->k, a->prompt) : rnd_guessable_below(total);
+    for (size_t i = 0; total && i < route->backend_count; i++) {
         const struct snap_backend *one = &route->backends[i];
-        if (!may_serve(route, one->endpoint, k, b))
+        if (!may_serve(route, one->endpoint, a))
             continue;
         if (at < one->weight)
             return one->endpoint;
         at -= one->weight;
     }
-    return NULL; /* not reached */
+    return NULL; /* or what was well is so no more: the caller looks again */
+}
+
+const struct snap_endpoint *model_route_choose_other(const struct snap_endpoint *route, const struct snap_key *k, struct str prompt, const struct border *b, const struct dispatch *const *tried,
+                                                     size_t tried_count)
+{
+    struct asked a = {.k = k, .prompt = prompt, .b = b, .tried = tried, .tried_count = tried_count, .well = true, .now_ms = clock_mono_ms()};
+    const struct snap_endpoint *e = by_weight(route, &a);
+    a.well = false;
+    return e ? e : by_weight(route, &a);
+}
+
+const struct snap_endpoint *model_route_choose(const struct snap_endpoint *route, const struct snap_key *k, struct str prompt, const struct border *b)
+{
+    const struct snap_endpoint *e = model_route_choose_other(route, k, prompt, b, NULL, 0);
+    return e ? e : who_says_why(route, k, b);
 }
 
 const struct snap_endpoint *model_route_again(const struct snap_endpoint *e, const struct dispatch *d)

@@ -1,6 +1,7 @@
 #include "gateway/request.h"
 #include "gateway/answers.h"
 #include "gateway/continuation.h"
+#include "gateway/fall_over.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
 
@@ -18,6 +19,7 @@ static void request_cleanup(void *arg)
     sbuf_deinit(&q->answer);
     snapshot_unref(q->snapshot);
     snapshot_unref(q->routing);
+    snapshot_unref(q->fell.kept);
 }
 
 void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struct str bytes))
@@ -336,7 +338,7 @@ static bool reserve(struct request *q)
 
 static void go_on(struct request *q)
 {
-    if (!reserve(q) || attempt_begin(q))
+    if (!reserve(q) || attempt_begin(q) || fall_over(q))
         return;
     request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
 }

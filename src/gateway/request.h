@@ -19,6 +19,8 @@
 #define REQUEST_TYPE_MAX 128
 #define REQUEST_RETRY_AFTER_MAX 40 /* seconds or a date */
 #define REQUEST_HEADERS_MAX 8
+#define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
+#define FALL_OVERS_MAX 2 /* further backends of a route */
 
 struct request {
     struct http_request *http;
@@ -49,6 +51,12 @@ struct request {
     struct timer tick; /* while it waits */
     struct cold_hold cold; /* likewise, where nothing serves yet */
     int attempts;
+    struct {
+        const struct dispatch *tried[FALL_OVERS_MAX + 1]; /* of backends that could not serve it: to be compared, and no more */
+        size_t count;
+        int extra; /* attempts beyond ATTEMPTS_MAX */
+        struct snapshot *kept; /* of the backend before */
+    } fell; /* fall_over.h */
     int status;             /* of the engine's answer */
     char type[REQUEST_TYPE_MAX]; /* its content type */
     char retry_after[REQUEST_RETRY_AFTER_MAX];

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "gateway/model_route.h"
 
 static struct snap_key key = {.name = "k"};
@@ -79,6 +80,41 @@ static void sticky_by_key_and_beginning(void **state)
         assert_ptr_equal(model_route_choose(&route, &key, str_n(longer, n), NULL), first);
 }
 
+/* A backend whose every replica fails gets something only when there is no other. */
+static void who_is_put_aside_comes_last(void **state)
+{
+    (void)state;
+    static struct target targets[2];
+    static struct snap_replica replicas[2] = {{.target = &targets[0]}, {.target = &targets[1]}};
+    a.replicas = &replicas[0];
+    b.replicas = &replicas[1];
+    atomic_store(&targets[0].opened, 1);
+    atomic_store(&targets[0].aside_until_ms, clock_mono_ms() + 3600000);
+    assert_int_equal(share_of(&b, 100, true), 100);
+    atomic_store(&targets[1].closing, true);
+    int got = share_of(&b, 1000, true);
+    assert_true(got > 20 && got < 300);
+    atomic_store(&targets[1].closing, false);
+    b.replica_count = 0;
+    assert_int_equal(share_of(&a, 10, true), 10);
+    a.replicas = b.replicas = NULL;
+}
+
+static void others_than_those_that_were_tried(void **state)
+{
+    (void)state;
+    static char queues[3];
+    const struct dispatch *tried[] = {(struct dispatch *)&queues[0], (struct dispatch *)&queues[2]};
+    a.dispatch = (struct dispatch *)&queues[0];
+    b.dispatch = (struct dispatch *)&queues[1];
+    c.dispatch = (struct dispatch *)&queues[2];
+    route.backend_count = 3;
+    for (int i = 0; i < 20; i++)
+        assert_ptr_equal(model_route_choose_other(&route, &key, STR("x"), NULL, tried, 2), &b);
+    b.replica_count = 0;
+    assert_null(model_route_choose_other(&route, &key, STR("x"), NULL, tried, 2));
+}
+
 static void found_again(void **state)
 {
     (void)state;
@@ -95,6 +131,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(shares_by_weight, set_up), cmocka_unit_test_setup(who_is_not_ready_gets_nothing, set_up),
                                        cmocka_unit_test_setup(who_can_be_started_goes_before_who_cannot, set_up),
-                                       cmocka_unit_test_setup(sticky_by_key_and_beginning, set_up), cmocka_unit_test_setup(found_again, set_up)};
+                                       cmocka_unit_test_setup(sticky_by_key_and_beginning, set_up), cmocka_unit_test_setup(found_again, set_up),
+                                       cmocka_unit_test_setup(who_is_put_aside_comes_last, set_up), cmocka_unit_test_setup(others_than_those_that_were_tried, set_up)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

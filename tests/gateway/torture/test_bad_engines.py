@@ -143,7 +143,7 @@ def test_a_model_is_swapped_under_load(own_cloud, replicas, surge):
     for thread in threads:
         thread.start()
     try:
-        for generation in range(2):
+        for generation in range(replicas):
             before = started()
             c.api("PATCH", f"{GROUP}/namespaces/demo/modelendpoints/swap", {"spec": {"engine": {"options": {"tokens": str(61 + generation)}}}}, "application/merge-patch+json")
 

@@ -1,0 +1,98 @@
+#include "gateway/fall_over.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "gateway/isolation.h"
+#include "gateway/model_route.h"
+#include "gateway/request.h"
+
+static const struct snap_endpoint *route_of(const struct request *q, const struct snapshot *s)
+{
+    const struct snap_endpoint *e = snapshot_find(s, q->key, q->body.model);
+    return e && e->is_route && e->backend_count > 1 ? e : NULL;
+}
+
+static const struct snap_endpoint *next_backend(const struct request *q, const struct snapshot *s, const struct dispatch *const *tried, size_t count)
+{
+    const struct snap_endpoint *route = q->passed || !q->endpoint || count > FALL_OVERS_MAX ? NULL : route_of(q, s);
+    return route ? model_route_choose_other(route, q->key, q->body.prompt, snapshot_border(s), tried, count) : NULL;
+}
+
+bool fall_over_possible(const struct request *q)
+{
+    const struct dispatch *tried[FALL_OVERS_MAX + 2];
+    memcpy(tried, q->fell.tried, q->fell.count * sizeof(*tried));
+    tried[q->fell.count] = q->endpoint ? q->endpoint->dispatch : NULL;
+    return next_backend(q, q->loop->snapshot, tried, q->fell.count + 1) != NULL;
+}
+
+/* What it costs there, and whether the budgets of the key have that. What was reserved is given back in any case. */
+static bool pay_there(struct request *q, const struct snap_endpoint *e)
+{
+    const struct snap_key *k = q->key;
+    const struct price *found = q->route->counts_only ? NULL : prices_at(&e->prices, q->start_ms);
+    const struct budget *why;
+    budget_settle(&q->money, 0, q->start_ms);
+    q->price = NULL;
+    if (found) {
+        q->own_price = *found;
+        q->price = &q->own_price;
+    }
+    if (!k->budget_count || q->route->counts_only)
+        return true;
+    for (size_t i = 0; i < k->budget_count; i++)
+        if (!q->price || strcmp(q->price->currency, k->budgets[i].currency) != 0)
+            return false;
+    int64_t answer = q->route->embeddings ? 0 : limit_expect(k->limits, e->project, e->name, q->ticket.prompt_tokens, q->body.max_tokens);
+    int64_t amount = MIN(price_cost(q->price, q->ticket.prompt_tokens, 0, answer), AMOUNT_MICROS_MAX);
+    return budget_reserve(&q->money, k->budgets, k->budget_count, amount, clock_wall_ms(), clock_mono_ns(), &why) == BUDGET_HELD;
+}
+
+/* The queue of the old one, and all that the request had of it. */
+static void let_go(struct request *q)
+{
+    timer_stop(&q->tick);
+    cold_leave(q);
+    dispatch_end(&q->ticket, 0);
+    int64_t prompt = q->ticket.prompt_tokens, answer = q->ticket.answer_tokens;
+    q->ticket = (struct ticket){.prompt_tokens = prompt, .answer_tokens = answer};
+    q->replica = NULL;
+    q->continuation = NULL; /* of an attempt of which nothing was passed on */
+}
+
+static bool takes(struct request *q, const struct snap_endpoint *e)
+{
+    const struct snap_endpoint *old = q->endpoint;
+    if (e->task != q->route->task)
+        return false;
+    q->endpoint = e;
+    bool ok = isolation_possible(q, e->visibility != VISIBLE_PROJECT || route_of(q, q->routing)->visibility != VISIBLE_PROJECT) && pay_there(q, e);
+    q->endpoint = ok ? e : old;
+    return ok;
+}
+
+bool fall_over(struct request *q)
+{
+    const struct snap_endpoint *e;
+    gateway_loop_refresh(q->loop);
+    if (!fall_over_possible(q))
+        return false;
+    log_info("a request goes to another backend of its route", KV("request", q->http->id), KV("model", q->served), KV("endpoint", q->endpoint->name));
+    q->fell.tried[q->fell.count++] = q->endpoint->dispatch;
+    let_go(q);
+    snapshot_unref(q->fell.kept);
+    q->fell.kept = q->routing; /* q->endpoint is its, until another is found */
+    q->routing = snapshot_ref(q->loop->snapshot);
+    while ((e = next_backend(q, q->routing, q->fell.tried, q->fell.count))) {
+        if (takes(q, e)) {
+            q->ticket.wish.barred = border_barred(snapshot_border(q->routing), q->key, e, q->body.model, &q->rule);
+            q->fell.extra = MAX(q->fell.extra, q->attempts + 1 - ATTEMPTS_MAX);
+            metric_add(q->loop->gateway->metrics.fell_over, 1);
+            if (attempt_begin(q))
+                return true;
+            let_go(q);
+        }
+        q->fell.tried[q->fell.count++] = e->dispatch;
+    }
+    return false;
+}
