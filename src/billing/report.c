@@ -211,6 +211,45 @@ static json_t *status_of(const struct day *d, const char *tenant)
     return status;
 }
 
+static int by_place(const void *a, const void *b)
+{
+    static const char *const names[] = {"project", "date", "tenant"};
+    int c = 0;
+    for (size_t i = 0; !c && i < ARRAY_LEN(names); i++)
+        c = strcmp(json_str_or(*(json_t *const *)a, names[i], ""), json_str_or(*(json_t *const *)b, names[i], ""));
+    return c;
+}
+
+static void list_day(const struct day *d, json_t *list)
+{
+    struct map *tenants = map_new(NULL);
+    VEC_FOREACH (&d->items, i) {
+        if (map_getc(tenants, i->tenant))
+            continue;
+        map_set(tenants, str_of(i->tenant), i);
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "project", d->project, "date", d->date, "tenant", i->tenant, "status", status_of(d, i->tenant)));
+    }
+    map_free(tenants);
+}
+
+json_t *reports_list(const struct reports *r)
+{
+    json_t *found = json_array(), *sorted = json_array();
+    struct map_iter it = MAP_ITER_INIT;
+    VEC(json_t *) all = VEC_INIT;
+    while (map_next(r->days, &it))
+        list_day(it.value, found);
+    for (size_t i = 0; i < json_array_size(found); i++)
+        *VEC_PUSH(&all) = json_array_get(found, i);
+    if (all.len)
+        qsort(all.ptr, all.len, sizeof(*all.ptr), by_place);
+    VEC_FOREACH (&all, one)
+        json_array_append(sorted, *one);
+    VEC_DEINIT(&all);
+    json_decref(found);
+    return sorted;
+}
+
 /* ---- writing ---- */
 
 static bool says_the_same(const json_t *report, const json_t *status)

@@ -16,6 +16,8 @@ struct reports;
 struct reports *reports_new(void);
 void reports_free(struct reports *r);
 void reports_count(struct reports *r, const struct usage *u);
+/* All of them: [{"project", "date", "tenant", "status"}], by project, date and tenant. */
+json_t *reports_list(const struct reports *r);
 /* Writes those that changed; what fails is tried again at the next call. A project that is gone has no report: the ledger keeps what it used. */
 void reports_write(struct reports *r, struct client *c);
 /* The reports of a tenant, as they would be written if its projects were there. An array, new reference. */

@@ -53,6 +53,10 @@ static const struct cli_flag usage_flags[] = {
     {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
     END,
 };
+static const struct cli_flag usage_verify_flags[] = {
+    {.name = "--reports", .value = "FILE", .help = "these UsageReports must be what the records give: as `seki usage -A -o json` printed them", .complete = "@file"},
+    END,
+};
 static const struct cli_flag logs_flags[] = {
     {.name = "--lines", .value = "N", .help = "the last N lines (default: 20)"},
     {.name = "--follow", .letter = 'f', .help = "go on as it grows"},
@@ -199,6 +203,19 @@ const struct cli_verb cli_verbs[] = {
      .flags = create_flags},
     {.name = "key list", .args = "", .help = "the API keys of a project", .run = cli_key_list, .flags = list_flags},
     {.name = "key revoke", .args = "NAME", .help = "delete an API key; requests with it are refused at once", .run = cli_key_revoke},
+    {.name = "usage verify",
+     .args = "[DIRECTORY]",
+     .help = "check the usage ledger, and make all reports anew from it",
+     .more = "Works on the files, or on a copy of them, without a daemon. Each record must follow on the one before, be there once, and add up: what engines made is what was billed and what\n"
+             "was not. Journals beside the ledger must say the same. The first bad record is named, and the exit status is 1. DIRECTORY has the files usage.000001 and so on (default:\n"
+             "$SEKI_LEDGER_DIR, /var/lib/seki/ledger).\n\n"
+             "  seki usage verify /mnt/copy/ledger\n"
+             "  seki usage -A -o json >reports.json\n"
+             "  seki usage verify --reports reports.json\n",
+     .run = cli_usage_verify,
+     .flags = usage_verify_flags,
+     .complete = "@dir",
+     .csv = true},
     {.name = "usage",
      .args = "",
      .help = "requests and tokens by day, key and model",
