@@ -233,7 +233,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     if (rc == 0)
         g->report = load_report_new(g);
     if (rc == 0)
-        rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed)}, &g->slices, err);
+        rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed),
+                                                     .limits = feed_limits(g->feed)}, &g->slices, err);
     if (rc == 0)
         rc = start_loops(g, err);
     if (rc == 0)
@@ -314,6 +315,7 @@ void gateway_free(struct gateway *g)
     load_report_stop(g->report);
     for (int i = 0; g->loops && i < g->loop_count; i++)
         loop_thread_stop(g->loops[i].thread);
+    slices_leave(g->slices);
     load_report_free(g->report);
     slices_free(g->slices);
     feed_stop(g->feed);
