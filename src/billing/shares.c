@@ -302,7 +302,7 @@ static void recall(struct shares *s, const struct member *m, uint64_t now_ms, js
         if (!first || (me && me->replied_ms > first->hungry_ms))
             continue;
         int64_t base = base_of(s, p->max);
-        json_array_append_new(recalls, json_pack("{s:s, s:s, s:I, s:I, s:I, s:b}", "name", p->name, "unit", p->unit, "max", (json_int_t)p->max, "amount", (json_int_t)first->lack, "restore",
+        json_array_append_new(recalls, json_pack("{s:s, s:s, s:I, s:I, s:I, s:b}", "name", p->name, "unit", p->unit, "max", (json_int_t)p->max, "amount", (json_int_t)MAX(first->lack, base / 2), "restore",
                                                  (json_int_t)MAX(base - first->share, (int64_t)0), "large", first->least > base));
     }
 }
