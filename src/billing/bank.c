@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "base/vec.h"
+#include "billing/shares.h"
 #include "ledger/price.h"
 
 #define LINGER_MS (15 * 60 * 1000u) /* a request may run that long behind its gateway's lease */
@@ -31,6 +32,8 @@ struct gateway {
     int64_t turn;
     uint64_t heard_ms;
     struct map *leases;
+    char *last_journal, *last_id; /* it has left: when the ledger has this record, nothing of it is outstanding. NULL: it has not */
+    uint64_t last_sequence;
 };
 struct journal {
     char id[64];
@@ -47,6 +50,7 @@ struct bank {
     struct map *sums;     /* "scope|project|owner|period|number|currency" → struct sum */
     struct map *journals; /* name → struct journal */
     VEC(struct gateway *) gateways;
+    struct shares *shares; /* of rates */
     struct metric *refused;
     bool dirty;
 };
@@ -56,6 +60,8 @@ static void gateway_free(struct gateway *g)
     map_free(g->leases);
     mem_free(g->name);
     mem_free(g->incarnation);
+    mem_free(g->last_journal);
+    mem_free(g->last_id);
     mem_free(g);
 }
 
@@ -134,8 +140,12 @@ struct bank *bank_new(const char *file, uint64_t lease_ms)
     struct err err = ERR_INIT;
     *b = (struct bank){.file = xstrdup(file), .lease_ms = lease_ms, .began_ms = clock_mono_ms(), .sums = map_new(mem_free), .journals = map_new(mem_free)};
     pthread_mutex_init(&b->lock, NULL);
+    b->shares = shares_new(lease_ms, b->began_ms, clock_wall_ms());
     b->refused = metric_counter("seki_budget_grants_refused_total", "Times that a gateway wanted more of a budget than there was.");
-    if (read_file(b, &err) < 0) {
+    int rc = read_file(b, &err);
+    VEC_FOREACH (&b->gateways, g)
+        shares_expect(b->shares, (*g)->name, b->began_ms);
+    if (rc < 0) {
         b->blind_until_ms = b->began_ms + lease_ms + LINGER_MS;
         log_error("outstanding leases of budgets cannot be read: nothing is granted until they are over", KV("file", b->file), KVI("milliseconds", lease_ms + LINGER_MS), KVE(&err));
     }
@@ -149,6 +159,7 @@ void bank_free(struct bank *b)
     VEC_FOREACH (&b->gateways, g)
         gateway_free(*g);
     VEC_DEINIT(&b->gateways);
+    shares_free(b->shares);
     map_free(b->sums);
     map_free(b->journals);
     pthread_mutex_destroy(&b->lock);
@@ -213,6 +224,25 @@ void bank_count(struct bank *b, const struct usage *u)
     pthread_mutex_unlock(&b->lock);
 }
 
+/* Those who have left and whose last record is there. */
+static void forget_left(struct bank *b)
+{
+    struct err err = ERR_INIT;
+    bool any = false;
+    for (size_t i = b->gateways.len; i-- > 0;) {
+        struct gateway *g = b->gateways.ptr[i];
+        const struct journal *j = g->last_journal ? map_getc(b->journals, g->last_journal) : NULL;
+        if (!g->last_journal || (g->last_sequence && (!j || strcmp(j->id, g->last_id) != 0 || j->sequence < g->last_sequence)))
+            continue;
+        log_info("a gateway has left, and given back what it held of budgets", KV("gateway", g->name));
+        gateway_free(g);
+        VEC_REMOVE(&b->gateways, i);
+        any = true;
+    }
+    if (any && write_file(b, &err) < 0)
+        log_warn("leases of budgets cannot be written", KVE(&err));
+}
+
 void bank_collected(struct bank *b, const char *journal, const char *id, uint64_t sequence)
 {
     pthread_mutex_lock(&b->lock);
@@ -223,6 +253,7 @@ void bank_collected(struct bank *b, const char *journal, const char *id, uint64_
     }
     snprintf(j->id, sizeof(j->id), "%s", id);
     j->sequence = sequence;
+    forget_left(b);
     pthread_mutex_unlock(&b->lock);
 }
 
@@ -280,6 +311,9 @@ static int find_gateway(struct bank *b, const json_t *ask, struct gateway **ret,
     } else if (turn <= g->turn) {
         return err_set(err, ERR_CONFLICT, "an older question of the gateway");
     }
+    mem_free(g->last_journal);
+    mem_free(g->last_id);
+    g->last_journal = g->last_id = NULL;
     g->turn = turn;
     g->heard_ms = clock_mono_ms();
     *ret = g;
@@ -352,6 +386,22 @@ static json_t *answer_budget(struct bank *b, struct gateway *g, const json_t *q,
 
 /* ---- answers ---- */
 
+/* What it still holds is in records that may be on their way. */
+static int part(struct bank *b, struct gateway *g, const json_t *ask, json_t **ret, bool *ret_behind)
+{
+    shares_leave(b->shares, g->name);
+    int64_t sequence = json_int(ask, "sequence", -1);
+    *ret = json_pack("{s:I}", "leaseMilliseconds", (json_int_t)b->lease_ms);
+    if (sequence < 0)
+        return 0; /* nobody knows which: it goes as who is silent */
+    g->last_journal = xstrdup(json_str_or(ask, "journal", ""));
+    g->last_id = xstrdup(json_str_or(ask, "journalID", ""));
+    g->last_sequence = (uint64_t)sequence;
+    *ret_behind = true;
+    forget_left(b);
+    return 0;
+}
+
 static int answer(struct bank *b, const json_t *ask, json_t **ret, bool *ret_behind, struct err *err)
 {
     struct gateway *g = NULL;
@@ -363,6 +413,8 @@ static int answer(struct bank *b, const json_t *ask, json_t **ret, bool *ret_beh
     int rc = find_gateway(b, ask, &g, err);
     if (rc < 0)
         return rc;
+    if (json_flag(ask, "leaving", false))
+        return part(b, g, ask, ret, ret_behind);
     settle_held(g, asked, come);
     json_array_foreach (asked, i, q)
         json_array_append_new(budgets, answer_budget(b, g, q, come && !blind));
@@ -371,7 +423,15 @@ static int answer(struct bank *b, const json_t *ask, json_t **ret, bool *ret_beh
     b->dirty = false;
     *ret_behind = !come;
     *ret = json_pack("{s:I, s:O}", "leaseMilliseconds", (json_int_t)b->lease_ms, "budgets", budgets);
+    shares_answer(b->shares, g->name, g->incarnation, ask, clock_mono_ms(), *ret);
     return 0;
+}
+
+void bank_awake(struct bank *b)
+{
+    pthread_mutex_lock(&b->lock);
+    shares_awake(b->shares, clock_mono_ms());
+    pthread_mutex_unlock(&b->lock);
 }
 
 int bank_lease(struct bank *b, const json_t *ask, json_t **ret, bool *ret_behind, struct err *err)

@@ -7,7 +7,10 @@
  *
  * A gateway says what it holds, then up to which record its journal had come by then. When the ledger has that record, what it holds is all that is outstanding of it; before that, what
  * was outstanding stays. Both count some of the same money for a while, never less than there is. Outstanding grants are in a file before they are answered, so that whatever is
- * killed, what was leased is not given twice; a gateway that comes back gets back what its old self held, and one that stays silent loses it LINGER after its lease.
+ * killed, what was leased is not given twice; a gateway that comes back gets back what its old self held, one that stays silent loses it LINGER after its lease, and one that leaves
+ * when its last record is in the ledger.
+ *
+ * The same questions are about shares of rates: shares.h.
  *
  * Threads: any; one lock.
  */
@@ -25,6 +28,8 @@ void bank_free(struct bank *b);
 void bank_count(struct bank *b, const struct usage *u);
 /* All records of a journal up to this one were counted. */
 void bank_collected(struct bank *b, const char *journal, const char *id, uint64_t sequence);
+/* Control runs: every second or so. */
+void bank_awake(struct bank *b);
 /* Answers a GatewayLease's spec; ret: its status. *ret_behind: records are missing that would let it say more. */
 int bank_lease(struct bank *b, const json_t *ask, json_t **ret, bool *ret_behind, struct err *err) NODISCARD;
 

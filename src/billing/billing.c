@@ -203,6 +203,8 @@ static void round_of(struct billing *b)
             bank_collected(b->bank, s->name, s->id, s->collected);
         damaged += s->damaged;
     }
+    if (b->bank)
+        bank_awake(b->bank);
     metric_set(b->damaged, damaged);
     if (ledger_sync(b->ledger, &err) < 0)
         log_error("the usage ledger cannot be synced", KVE(&err));

@@ -205,6 +205,11 @@ struct budget_set *feed_budgets(struct feed *f)
     return snapshot_memory_budgets(f->memory);
 }
 
+struct limit_set *feed_limits(struct feed *f)
+{
+    return snapshot_memory_limits(f->memory);
+}
+
 unsigned long long feed_version(const struct feed *f)
 {
     return atomic_load_explicit(&f->version, memory_order_acquire);

@@ -13,8 +13,9 @@ struct feed;
 /* engines stays the caller's. A file that cannot be read is not an error: the gateway then waits for the API. */
 int feed_start(struct client *c, const char *snapshot_file, const struct engine_paths *engines, struct feed **ret, struct err *err) NODISCARD;
 void feed_stop(struct feed *f); /* frees */
-/* What snapshots take their budgets from. Lives as long as f. */
+/* What snapshots take their budgets and limits from. Lives as long as f. */
 struct budget_set *feed_budgets(struct feed *f);
+struct limit_set *feed_limits(struct feed *f);
 /* Changes with each new snapshot; 0 while there is none. */
 unsigned long long feed_version(const struct feed *f);
 /* The newest snapshot, a reference for the caller, or NULL. */

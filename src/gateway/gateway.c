@@ -235,7 +235,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     if (rc == 0)
         g->report = load_report_new(g);
     if (rc == 0)
-        rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed)}, &g->slices, err);
+        rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed),
+                                                     .limits = feed_limits(g->feed)}, &g->slices, err);
     if (rc == 0 && o->otlp_endpoint && *o->otlp_endpoint)
         rc = trace_export_start(&(struct trace_export_options){.endpoint = o->otlp_endpoint, .instance = g->o.name}, &g->traces, err);
     if (rc == 0)
@@ -319,6 +320,7 @@ void gateway_free(struct gateway *g)
     for (int i = 0; g->loops && i < g->loop_count; i++)
         loop_thread_stop(g->loops[i].thread);
     trace_export_stop(g->traces);
+    slices_leave(g->slices);
     load_report_free(g->report);
     slices_free(g->slices);
     feed_stop(g->feed);

@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "gateway/limit_shares.h"
+#include "gateway/limits_internal.h"
 
-#define PERIOD_NS 60000000000LL
-#define DEBT_MAX_NS (60 * PERIOD_NS) /* of one request: what an engine says is not believed without bounds */
 #define EXPECTED_FIRST 256 /* of an answer, while nothing is known */
 #define SAMPLES_MIN 8
 #define SAMPLES_MAX 1024 /* then old ones count half */
@@ -18,23 +18,19 @@ struct learned {
     atomic_ushort steps[STEPS];
 };
 
-struct limit_counter {
-    atomic_uint refs;
-    atomic_llong full_at_ns[2]; /* by unit */
-    atomic_llong running;
-    _Atomic(struct learned *) learned; /* ENDPOINTS_MAX; NULL until there is something */
-};
-
 /* ---- counters ---- */
 
-struct limit_set {
-    struct map *by_name;
-};
+struct limit_counter *limit_counter_ref(struct limit_counter *c)
+{
+    atomic_fetch_add(&c->refs, 1);
+    return c;
+}
 
 void limit_counter_unref(struct limit_counter *c)
 {
     if (c && atomic_fetch_sub(&c->refs, 1) == 1) {
         mem_free(atomic_load(&c->learned));
+        mem_free(c->name);
         mem_free(c);
     }
 }
@@ -47,7 +43,9 @@ static void release(void *value)
 struct limit_set *limit_set_new(void)
 {
     struct limit_set *s = XNEW(struct limit_set);
+    pthread_mutex_init(&s->lock, NULL);
     s->by_name = map_new(release);
+    s->parts = 1;
     return s;
 }
 
@@ -56,108 +54,150 @@ void limit_set_free(struct limit_set *s)
     if (!s)
         return;
     map_free(s->by_name);
+    pthread_mutex_destroy(&s->lock);
     mem_free(s);
 }
 
-struct limit_counter *limit_take(struct limit_set *s, const char *name)
+struct limit_counter *limit_take(struct limit_set *s, const char *name, const int64_t max[LIMIT_UNITS], int64_t born_ms)
 {
+    pthread_mutex_lock(&s->lock);
     struct limit_counter *c = map_getc(s->by_name, name);
     if (!c) {
         c = XNEW(struct limit_counter);
+        c->name = xstrdup(name);
         atomic_store(&c->refs, 1);
+        for (int u = 0; u < LIMIT_CONCURRENT; u++)
+            atomic_store(&c->parts[u].full_at_ns, born_ms > s->dealt_ms ? 0 : (long long)s->empty_until_ns);
         map_set(s->by_name, str_of(name), c);
     }
+    for (int u = 0; u < LIMIT_UNITS; u++)
+        limit_part_bound(s, &c->parts[u], max[u]);
     atomic_fetch_add(&c->refs, 1);
+    pthread_mutex_unlock(&s->lock);
     return c;
 }
 
-/* Whoever deletes a key and makes it anew finds the bucket as it was. */
-static bool holds_back(const struct limit_counter *c, uint64_t now_ns)
+/* Whoever deletes a key and makes it anew finds the bucket as it was, and the share. */
+static bool holds_back(const struct limit_set *s, const struct limit_counter *c, uint64_t now_ns)
 {
-    for (int u = 0; u < 2; u++)
-        if (atomic_load(&c->full_at_ns[u]) > (long long)now_ns)
+    for (int u = 0; u < LIMIT_UNITS; u++) {
+        const struct limit_part *p = &c->parts[u];
+        if (atomic_load(&p->full_at_ns) > (long long)now_ns || atomic_load(&p->running) > 0 || atomic_load(&p->share) != limit_base(p->max, s->parts))
             return true;
-    return atomic_load(&c->running) > 0;
+    }
+    return false;
 }
 
 void limit_prune(struct limit_set *s, uint64_t now_ns)
 {
     struct map_iter it = MAP_ITER_INIT;
+    pthread_mutex_lock(&s->lock);
     while (map_next(s->by_name, &it)) {
         struct limit_counter *c = it.value;
-        if (atomic_load(&c->refs) == 1 && !holds_back(c, now_ns))
+        if (atomic_load(&c->refs) == 1 && !holds_back(s, c, now_ns))
             map_del(s->by_name, it.key);
     }
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- rates ---- */
 
-__extension__ typedef __int128 wide;
-
-/* How long a bucket takes to fill by n. */
-static int64_t cost_up(int64_t n, int64_t max)
+static int64_t cost_down(int64_t n, int64_t share)
 {
-    wide cost = ((wide)n * PERIOD_NS + max - 1) / max;
+    wide cost = (wide)n * PERIOD_NS / share;
     return cost > DEBT_MAX_NS ? DEBT_MAX_NS : (int64_t)cost;
 }
 
-static int64_t cost_down(int64_t n, int64_t max)
+bool limit_part_take(struct limit_part *p, int64_t n, int64_t now, int64_t *ret_missing, int64_t *ret_share)
 {
-    wide cost = (wide)n * PERIOD_NS / max;
-    return cost > DEBT_MAX_NS ? DEBT_MAX_NS : (int64_t)cost;
-}
-
-static int64_t missing_ns(int64_t full_at, int64_t now)
-{
-    return full_at > now ? full_at - now : 0;
-}
-
-static int64_t left_of(int64_t missing, int64_t max)
-{
-    return missing >= PERIOD_NS ? 0 : (int64_t)((wide)(PERIOD_NS - missing) * max / PERIOD_NS);
-}
-
-static bool take_rate(const struct limit *l, enum limit_unit u, int64_t n, uint64_t now_ns, struct limit_refusal *ret)
-{
-    int64_t max = l->max[u];
-    if (!max || !n)
-        return true;
-    int64_t cost = cost_up(n, max), now = (int64_t)now_ns;
-    long long full_at = atomic_load(&l->counter->full_at_ns[u]);
+    long long full_at = atomic_load(&p->full_at_ns);
     for (;;) {
-        int64_t missing = missing_ns(full_at, now);
-        if (n > max || missing + cost > PERIOD_NS) {
-            *ret = (struct limit_refusal){.unit = u, .max = max, .wanted = n, .left = left_of(missing, max), .retry_ns = n > max ? 0 : (uint64_t)(missing + cost - PERIOD_NS)};
+        int64_t share = atomic_load(&p->share), missing = limit_missing_ns(full_at, now);
+        int64_t cost = n <= share ? limit_cost_up(n, share) : PERIOD_NS + 1;
+        if (missing + cost > PERIOD_NS) {
+            *ret_missing = missing;
+            *ret_share = share;
             return false;
         }
-        if (atomic_compare_exchange_weak(&l->counter->full_at_ns[u], &full_at, now + missing + cost))
+        if (atomic_compare_exchange_weak(&p->full_at_ns, &full_at, now + missing + cost))
             return true;
     }
+}
+
+/* There is no room in a share: whether others' may have it, and if not, from when on there may be. */
+static enum limit_result judge(const struct limit_part *p, uint64_t now_ns, int64_t missing, int64_t share, struct limit_refusal *ret)
+{
+    bool rate = ret->unit != LIMIT_CONCURRENT, word = now_ns < atomic_load(&p->verdict_until_ns);
+    int64_t more = word ? atomic_load(&p->more) : 0, n = ret->wanted;
+    ret->left += MIN(more, ret->max);
+    if (!rate)
+        ret->retry_ns = 1000000000;
+    else if (n > ret->max)
+        ret->retry_ns = 0;
+    else if (share < ret->max && word)
+        ret->retry_ns = (uint64_t)limit_cost_up(MAX(n - ret->left, (int64_t)1), ret->max);
+    else
+        ret->retry_ns = n <= share ? (uint64_t)(missing + limit_cost_up(n, share) - PERIOD_NS) : (uint64_t)PERIOD_NS;
+    return n > ret->max || share >= ret->max || (word && ret->left < n) ? LIMIT_OVER : LIMIT_ASK;
+}
+
+static enum limit_result take_rate(const struct limit *l, enum limit_unit u, int64_t n, uint64_t now_ns, struct limit_refusal *ret)
+{
+    struct limit_part *p = &l->counter->parts[u];
+    int64_t missing, share;
+    if (!l->max[u] || !n)
+        return LIMIT_HELD;
+    atomic_store_explicit(&p->asked_ns, now_ns, memory_order_relaxed);
+    if (limit_part_take(p, n, (int64_t)now_ns, &missing, &share))
+        return LIMIT_HELD;
+    *ret = (struct limit_refusal){.counter = l->counter, .unit = u, .max = l->max[u], .wanted = n, .left = limit_left_of(missing, share)};
+    return judge(p, now_ns, missing, share, ret);
+}
+
+static void move_rate(struct limit_part *p, int64_t n, bool refund)
+{
+    long long full_at = atomic_load(&p->full_at_ns), moved;
+    do {
+        int64_t share = atomic_load(refund ? &p->most : &p->share);
+        if (share <= 0)
+            return; /* all of it went to others, and then nothing was missing */
+        moved = refund ? full_at - cost_down(n, share) : full_at + limit_cost_up(n, share);
+    } while (!atomic_compare_exchange_weak(&p->full_at_ns, &full_at, moved));
 }
 
 static void give_rate(const struct limit *l, enum limit_unit u, int64_t n)
 {
     if (l->max[u] && n)
-        atomic_fetch_sub(&l->counter->full_at_ns[u], cost_down(n, l->max[u]));
+        move_rate(&l->counter->parts[u], n, true);
 }
 
 /* What was used without having been reserved is owed: the bucket may go below empty. */
 static void owe_rate(const struct limit *l, enum limit_unit u, int64_t n)
 {
     if (l->max[u] && n)
-        atomic_fetch_add(&l->counter->full_at_ns[u], cost_up(n, l->max[u]));
+        move_rate(&l->counter->parts[u], n, false);
 }
 
 /* ---- concurrency ---- */
 
-static bool take_running(const struct limit *l, struct limit_refusal *ret)
+static enum limit_result take_running(const struct limit *l, uint64_t now_ns, struct limit_refusal *ret)
 {
-    int64_t max = l->max[LIMIT_CONCURRENT], before = atomic_fetch_add(&l->counter->running, 1);
-    if (!max || before < max)
-        return true;
-    atomic_fetch_sub(&l->counter->running, 1);
-    *ret = (struct limit_refusal){.unit = LIMIT_CONCURRENT, .max = max, .wanted = 1, .retry_ns = 1000000000};
-    return false;
+    struct limit_part *p = &l->counter->parts[LIMIT_CONCURRENT];
+    int64_t max = l->max[LIMIT_CONCURRENT], before = atomic_fetch_add(&p->running, 1);
+    if (!max)
+        return LIMIT_HELD;
+    atomic_store_explicit(&p->asked_ns, now_ns, memory_order_relaxed);
+    int64_t share = atomic_load(&p->share); /* after: whoever takes from the share looks at what runs after that */
+    if (before < share)
+        return LIMIT_HELD;
+    atomic_fetch_sub(&p->running, 1);
+    *ret = (struct limit_refusal){.counter = l->counter, .unit = LIMIT_CONCURRENT, .max = max, .wanted = 1};
+    return judge(p, now_ns, 0, share, ret);
+}
+
+static void end_running(const struct limit *l)
+{
+    atomic_fetch_sub(&l->counter->parts[LIMIT_CONCURRENT].running, 1);
 }
 
 /* ---- what requests do ---- */
@@ -170,39 +210,41 @@ static void give_back(const struct limit *l, int64_t tokens, int units)
     if (units > LIMIT_TOKENS)
         give_rate(l, LIMIT_TOKENS, tokens);
     if (units > LIMIT_CONCURRENT)
-        atomic_fetch_sub(&l->counter->running, 1);
+        end_running(l);
 }
 
-static bool take(const struct limit *l, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret)
+static enum limit_result take(const struct limit *l, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret)
 {
     int taken = 0;
+    enum limit_result r;
     if (!l->counter)
-        return true;
-    if (take_rate(l, LIMIT_REQUESTS, 1, now_ns, ret)) {
+        return LIMIT_HELD;
+    if ((r = take_rate(l, LIMIT_REQUESTS, 1, now_ns, ret)) == LIMIT_HELD) {
         taken = LIMIT_TOKENS;
-        if (take_rate(l, LIMIT_TOKENS, tokens, now_ns, ret)) {
+        if ((r = take_rate(l, LIMIT_TOKENS, tokens, now_ns, ret)) == LIMIT_HELD) {
             taken = LIMIT_CONCURRENT;
-            if (take_running(l, ret))
-                return true;
+            if ((r = take_running(l, now_ns, ret)) == LIMIT_HELD)
+                return r;
         }
     }
     give_back(l, tokens, taken);
-    return false;
+    return r;
 }
 
-bool limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret)
+enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret)
 {
     for (int s = 0; s < LIMIT_SCOPES; s++) {
-        if (take(&limits[s], tokens, now_ns, ret))
+        enum limit_result r = take(&limits[s], tokens, now_ns, ret);
+        if (r == LIMIT_HELD)
             continue;
         ret->scope = (enum limit_scope)s;
         while (s-- > 0)
             if (limits[s].counter)
                 give_back(&limits[s], tokens, LIMIT_UNITS);
-        return false;
+        return r;
     }
     *h = (struct limit_hold){.limits = limits, .tokens = tokens, .held = true};
-    return true;
+    return LIMIT_HELD;
 }
 
 void limit_settle(struct limit_hold *h, int64_t tokens, bool free)
@@ -215,7 +257,7 @@ void limit_settle(struct limit_hold *h, int64_t tokens, bool free)
         const struct limit *l = &h->limits[s];
         if (!l->counter)
             continue;
-        atomic_fetch_sub(&l->counter->running, 1);
+        end_running(l);
         if (free)
             give_rate(l, LIMIT_REQUESTS, 1);
         if (used < h->tokens)
@@ -232,7 +274,8 @@ bool limit_state(const struct limit *limits, enum limit_unit unit, uint64_t now_
         const struct limit *l = &limits[s];
         if (!l->counter || !l->max[unit])
             continue;
-        int64_t missing = missing_ns(atomic_load(&l->counter->full_at_ns[unit]), (int64_t)now_ns), left = left_of(missing, l->max[unit]);
+        const struct limit_part *p = &l->counter->parts[unit];
+        int64_t missing = limit_missing_ns(atomic_load(&p->full_at_ns), (int64_t)now_ns), left = limit_left_of(missing, atomic_load(&p->share));
         if (!found || left < ret->left)
             *ret = (struct limit_state){l->max[unit], left, (uint64_t)missing};
         found = true;

@@ -6,7 +6,9 @@
  *
  * A rate is a bucket of one minute's worth that fills evenly: kept as the one moment at which it is full again (the generic cell rate algorithm, ITU-T I.371), so that taking and
  * giving back are one atomic operation each. Counters outlive snapshots, as targets do. Costs are rounded up, refunds down: never more than the limit passes.
- * Threads: any, without locks, but for limit_set, which belongs to the builder of snapshots.
+ * Of several gateways each has a share of every limit (limit_shares.h): its bucket is that large and fills that fast. LIMIT_ASK: the share has no room, others' may have (slices.h parks
+ * the request). The only gateway has all of it.
+ * Threads: any, without locks; limit_set has one, which requests never take.
  */
 #ifndef SEKI_GATEWAY_LIMITS_H
 #define SEKI_GATEWAY_LIMITS_H
@@ -31,10 +33,11 @@ struct limit {
 struct limit_set;
 struct limit_set *limit_set_new(void);
 void limit_set_free(struct limit_set *s);
-/* A new reference. */
-struct limit_counter *limit_take(struct limit_set *s, const char *name);
+/* A new reference. born_ms: since when there is what it limits, on the wall clock; 0: not known. */
+struct limit_counter *limit_take(struct limit_set *s, const char *name, const int64_t max[LIMIT_UNITS], int64_t born_ms);
 /* Forgets counters that nobody refers to and that hold nothing back any more. */
 void limit_prune(struct limit_set *s, uint64_t now_ns);
+struct limit_counter *limit_counter_ref(struct limit_counter *c);
 void limit_counter_unref(struct limit_counter *c);
 
 /* What a request holds. limits: LIMIT_SCOPES of them, alive until it is settled. */
@@ -44,6 +47,7 @@ struct limit_hold {
     bool held;
 };
 struct limit_refusal {
+    struct limit_counter *counter;
     enum limit_scope scope;
     enum limit_unit unit;
     int64_t max, wanted, left;
@@ -55,12 +59,13 @@ struct limit_refusal {
 int64_t limit_expect(const struct limit *limits, const char *project, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens);
 void limit_learn(const struct limit *limits, const char *project, const char *endpoint, int64_t completion_tokens);
 
-/* One request of so many tokens. False: nothing is held, and *ret says why. */
-bool limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret);
+enum limit_result { LIMIT_OVER, LIMIT_HELD, LIMIT_ASK };
+/* One request of so many tokens. Not HELD: nothing is, and *ret says why. */
+enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret);
 /* It has ended and used so many tokens; free: it failed, and does not count. Once; nothing happens when nothing is held. */
 void limit_settle(struct limit_hold *h, int64_t tokens, bool free);
 
-/* The scope that leaves the least of a rate. False: none limits it. */
+/* The scope that leaves the least of a rate: of the gateway's share, which others may add to. False: none limits it. */
 struct limit_state {
     int64_t max, left;
     uint64_t reset_ns; /* until all of it is there again */

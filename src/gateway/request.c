@@ -311,11 +311,22 @@ static bool reserve_money(struct request *q, int64_t prompt, int64_t answer)
     q->wait.budgets = q->key->budgets;
     q->wait.count = q->key->budget_count;
     q->wait.amount = amount;
+    q->wait.counter = NULL;
     q->wait.again = reserve_again;
     if (r == BUDGET_ASK && slices_park(&q->wait, &q->loop->leases))
         return false;
     refuse_over(q, why, amount, clock_mono_ns() < atomic_load(&why->counter->expires_ns));
     return false;
+}
+
+/* Other gateways may have what this one lacks. False: it has waited for that. */
+static bool park_for_share(struct request *q, const struct limit_refusal *why)
+{
+    q->wait.counter = why->counter;
+    q->wait.unit = why->unit;
+    q->wait.amount = why->wanted;
+    q->wait.again = reserve_again;
+    return slices_park(&q->wait, &q->loop->leases);
 }
 
 /* False: answered, or it waits. */
@@ -324,11 +335,14 @@ static bool reserve(struct request *q)
     struct limit_refusal why;
     bool no_answer = q->route->embeddings || q->route->counts_only;
     int64_t prompt = q->route->counts_only ? 0 : prompt_estimate(q), answer = no_answer ? 0 : limit_expect(q->key->limits, q->endpoint->project, q->endpoint->name, prompt, q->body.max_tokens);
-    if (limit_reserve(&q->hold, q->key->limits, prompt + answer, clock_mono_ns(), &why)) {
+    enum limit_result r = limit_reserve(&q->hold, q->key->limits, prompt + answer, clock_mono_ns(), &why);
+    if (r == LIMIT_HELD) {
         q->ticket.prompt_tokens = prompt;
         q->ticket.answer_tokens = answer || no_answer ? answer : MIN(q->body.max_tokens ? q->body.max_tokens : ANSWER_TOKENS, ANSWER_TOKENS_MAX);
         return reserve_money(q, prompt, answer);
     }
+    if (r == LIMIT_ASK && park_for_share(q, &why))
+        return false;
     count_limited(q, why.scope, limit_unit_text(why.unit));
     gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(why.scope), limit_unit_text(why.unit));
     request_settle(q, 429, "refused");

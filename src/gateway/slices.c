@@ -9,14 +9,17 @@
 #include "base/metrics.h"
 #include "base/rnd.h"
 #include "base/vec.h"
+#include "gateway/rate_lease.h"
 #include "kinds/inference.h"
 
 #define ROUND_MS 1000u
+#define ROUND_SHARED_MS 250u /* of several gateways: so long others wait for what is free here */
 #define HURRY_MS 20u        /* between questions, while requests wait … */
 #define AGAIN_MS 100u       /* … and the last answer was not the last word */
 #define CALL_MS 5000u
 #define CALL_STOPPING_MS 500u
 #define WAIT_NS 3000000000ull
+#define ALONE_NS 3000000000ull /* a control that has not answered for so long after the start is not waited for */
 #define IDLE_NS 60000000000ull
 #define VERDICT_NS 1000000000ull
 #define ITEMS_MAX 2000 /* of a question */
@@ -29,7 +32,10 @@ struct slices {
     int64_t turn;
     atomic_bool stopping;
     pthread_t thread;
-    bool started, failing;
+    bool started, asked_once; /* asked_once: control has answered */
+    atomic_bool failing;
+    uint64_t began_ns;
+    struct rate_lease *rates; /* the thread's */
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t wake;
     TAILQ_HEAD(, slices_wait) waiting;
@@ -82,6 +88,8 @@ bool slices_park(struct slices_wait *w, struct slices_inbox *i)
 {
     struct slices *l = i->slices;
     uint64_t now = clock_mono_ns();
+    if (w->counter && atomic_load(&l->failing) && limit_parts(l->o.limits))
+        return false; /* what there is of a rate is here */
     if (!w->since_ns) {
         w->since_ns = now;
         metric_add(l->waits, 1);
@@ -134,7 +142,10 @@ static void gather_needs(struct slices *l)
     struct slices_wait *w;
     pthread_mutex_lock(&l->lock);
     TAILQ_FOREACH (w, &l->waiting, link)
-        for (size_t i = 0; i < w->count; i++) {
+        if (w->counter)
+            rate_lease_need(l->rates, w->counter, w->unit, w->amount);
+    TAILQ_FOREACH (w, &l->waiting, link)
+        for (size_t i = 0; i < w->count && !w->counter; i++) {
             struct budget_counter *c = w->budgets[i].counter;
             ask_for(l, c);
             if (!c->listed)
@@ -179,6 +190,19 @@ static json_t *question_of(struct budget_counter *c, int64_t wall_ms, uint64_t n
     return q;
 }
 
+static json_t *new_question(struct slices *l)
+{
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:I}", "gateway", l->o.gateway, "incarnation", l->incarnation, "turn", (json_int_t)++l->turn, "journal", journal_name(l->o.journal),
+                     "journalID", l->journal_id, "sequence", (json_int_t)journal_sequence(l->o.journal));
+}
+
+static json_t *wrap(json_t *spec)
+{
+    char version[128];
+    kind_api_version(&kind_gateway_lease, version);
+    return json_pack("{s:s, s:s, s:o}", "apiVersion", version, "kind", kind_gateway_lease.name, "spec", spec);
+}
+
 /* What is held is read before the sequence: what is settled in between is then counted twice, not left out. */
 static json_t *make_question(struct slices *l, int64_t wall_ms)
 {
@@ -187,12 +211,10 @@ static json_t *make_question(struct slices *l, int64_t wall_ms)
     gather_held(l);
     VEC_FOREACH (&l->asked, c)
         json_array_append_new(budgets, question_of(*c, wall_ms, clock_mono_ns()));
-    char version[128];
-    kind_api_version(&kind_gateway_lease, version);
-    json_t *ask = json_pack("{s:s, s:s}", "apiVersion", version, "kind", kind_gateway_lease.name);
-    json_object_set_new(ask, "spec", json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:o}", "gateway", l->o.gateway, "incarnation", l->incarnation, "turn", (json_int_t)++l->turn, "journal",
-                                               journal_name(l->o.journal), "journalID", l->journal_id, "sequence", (json_int_t)journal_sequence(l->o.journal), "budgets", budgets));
-    return ask;
+    json_t *spec = new_question(l);
+    json_object_set_new(spec, "budgets", budgets);
+    rate_lease_ask(l->rates, spec, clock_mono_ns());
+    return wrap(spec);
 }
 
 /* ---- the answer ---- */
@@ -247,15 +269,20 @@ static uint64_t ask(struct slices *l)
     JSON_AUTO question = make_question(l, wall_ms);
     uint64_t asked_ns = clock_mono_ns(), again_ms = AGAIN_MS;
     int rc = client_create(l->client, &r, NULL, question, &answer, &err);
-    if (rc == 0 && take_answer(l, json_object_get(answer, "status"), wall_ms, asked_ns))
+    const json_t *status = rc == 0 ? json_object_get(answer, "status") : NULL;
+    bool final = rate_lease_answer(l->rates, status, clock_mono_ns());
+    if (status && take_answer(l, status, wall_ms, asked_ns) && final)
         again_ms = HURRY_MS;
+    if (!status && clock_mono_ns() > l->began_ns + ALONE_NS)
+        rate_lease_alone(l->rates, clock_mono_ns());
+    l->asked_once |= rc == 0;
     if (rc < 0)
         metric_add(l->failures, 1);
-    if (rc < 0 && !l->failing && !atomic_load(&l->stopping))
-        log_warn("control leases no budgets: what is held is spent, then nothing more", KVE(&err));
-    else if (rc == 0 && l->failing)
+    if (rc < 0 && !atomic_load(&l->failing) && !atomic_load(&l->stopping))
+        log_warn("control leases no budgets: what is held is spent, then nothing more; rates go on as they are", KVE(&err));
+    else if (rc == 0 && atomic_load(&l->failing))
         log_info("control leases budgets again");
-    l->failing = rc < 0;
+    atomic_store(&l->failing, rc < 0);
     forget_question(l);
     return again_ms;
 }
@@ -280,7 +307,8 @@ static void *run(void *arg)
         pthread_mutex_lock(&l->lock);
         wake_all(l);
         wait_ms(l, pause_ms, false); /* requests that come meanwhile share one question */
-        wait_ms(l, ROUND_MS - pause_ms, true);
+        if (!rate_lease_hurries(l->rates) || atomic_load(&l->failing))
+            wait_ms(l, (rate_lease_shares(l->rates) ? ROUND_SHARED_MS : ROUND_MS) - pause_ms, true);
     }
     wake_all(l);
     pthread_mutex_unlock(&l->lock);
@@ -292,9 +320,9 @@ static void *run(void *arg)
 static int hasten(void *arg, uint64_t *timeout_ms, struct err *err)
 {
     struct slices *l = arg;
-    if (atomic_load(&l->stopping))
+    if (atomic_load(&l->stopping) && l->started)
         return err_set(err, ERR_CANCELED, "stopping");
-    *timeout_ms = MIN(*timeout_ms, (uint64_t)CALL_MS);
+    *timeout_ms = MIN(*timeout_ms, (uint64_t)(l->started ? CALL_MS : CALL_STOPPING_MS));
     return 0;
 }
 
@@ -315,8 +343,10 @@ int slices_start(const struct slices_options *o, struct slices **ret, struct err
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&l->wake, &attr);
     pthread_condattr_destroy(&attr);
-    l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets that control did not answer.");
-    l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget.");
+    l->rates = rate_lease_new(o->limits);
+    l->began_ns = clock_mono_ns();
+    l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets and rates that control did not answer.");
+    l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget or a rate.");
     int eno = pthread_create(&l->thread, NULL, run, l);
     if (eno) {
         slices_free(l);
@@ -339,12 +369,28 @@ void slices_stop(struct slices *l)
     l->started = false;
 }
 
+void slices_leave(struct slices *l)
+{
+    struct client_resource r = kind_resource(&kind_gateway_lease);
+    struct err err = ERR_INIT;
+    JSON_AUTO answer = NULL;
+    slices_stop(l);
+    if (!l || !l->asked_once)
+        return;
+    json_t *spec = new_question(l);
+    json_object_set_new(spec, "leaving", json_true());
+    JSON_AUTO question = wrap(spec);
+    if (client_create(l->client, &r, NULL, question, &answer, &err) < 0)
+        log_info("control was not told that this gateway leaves: it finds out when the lease is over", KVE(&err));
+}
+
 void slices_free(struct slices *l)
 {
     if (!l)
         return;
     slices_stop(l);
     client_free(l->client);
+    rate_lease_free(l->rates);
     VEC_DEINIT(&l->asked);
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->lock);

@@ -1,8 +1,8 @@
-/* Leases of budgets: this gateway's side of GatewayLease (billing/bank.h is control's).
+/* Leases of budgets and of rates: this gateway's side of GatewayLease (billing/bank.h and billing/shares.h are control's).
  *
  * A thread asks control once a second, and at once when a request waits: it says what is held, what is wanted, and up to which usage record; the answer grants slices of budgets until
  * the lease's end, counted from before the question was sent. Who asked for none of a budget for IDLE gives its slice back. With control down, what was leased is spent until the
- * lease's end and nothing after it; rates are each gateway's own.
+ * lease's end and nothing after it; of rates each gateway goes on with the shares that it has (rate_lease.h), and nobody waits.
  *
  * A request that a slice cannot pay waits here, WAIT at most, while control is asked; then it reserves again. What is refused at once is what control has said there is no
  * more of, a second ago at most. Threads: any; slices_wait's callback runs on its own loop.
@@ -23,10 +23,13 @@ struct slices_options {
     const char *gateway;   /* its name */
     struct journal *journal;
     struct budget_set *budgets;
+    struct limit_set *limits;
 };
 int slices_start(const struct slices_options *o, struct slices **ret, struct err *err) NODISCARD;
 /* Asks no more; who waits is called once more, and does not wait again. Before the loops end, which still settle and cancel. */
 void slices_stop(struct slices *l);
+/* Gives all back: after the loops have ended, while the journal is open. Waits for control, half a second at most. */
+void slices_leave(struct slices *l);
 void slices_free(struct slices *l);
 
 /* One a loop. */
@@ -44,6 +47,8 @@ struct slices_wait {
     const struct budget *budgets; /* what it wants to reserve of */
     size_t count;
     int64_t amount;
+    struct limit_counter *counter; /* or of a limit: so many of its unit. NULL: of the budgets */
+    enum limit_unit unit;
     uint64_t since_ns; /* when it first waited; 0: it has not */
     void (*again)(struct slices_wait *w);
 };

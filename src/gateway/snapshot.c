@@ -66,6 +66,11 @@ void snapshot_memory_free(struct snapshot_memory *m)
     mem_free(m);
 }
 
+struct limit_set *snapshot_memory_limits(struct snapshot_memory *m)
+{
+    return m->limits;
+}
+
 struct budget_set *snapshot_memory_budgets(struct snapshot_memory *m)
 {
     return m->budgets;
@@ -103,13 +108,13 @@ static bool is_suspended(const struct snapshot_source *src, const char *tenant)
     return false;
 }
 
-/* name: of the counter, "key PROJECT/NAME". learns: there is one though nothing may be limited. */
-static struct limit limit_of(struct snapshot *s, struct snapshot_memory *m, const struct rate_limits *r, bool learns, const char *name)
+/* name: of the counter, "key PROJECT/NAME". learns: there is one though nothing may be limited. born_ms: see limit_take(). */
+static struct limit limit_of(struct snapshot *s, struct snapshot_memory *m, const struct rate_limits *r, bool learns, const char *name, int64_t born_ms)
 {
     struct limit l = {.learns = learns, .max = {[LIMIT_REQUESTS] = r->requests_per_minute, [LIMIT_TOKENS] = r->tokens_per_minute, [LIMIT_CONCURRENT] = r->concurrent_requests}};
     for (int u = 0; u < LIMIT_UNITS && !l.counter; u++)
         if (l.max[u] > 0 || learns)
-            *VEC_PUSH(&s->counters) = l.counter = limit_take(m->limits, name);
+            *VEC_PUSH(&s->counters) = l.counter = limit_take(m->limits, name, l.max, born_ms);
     return l;
 }
 
@@ -178,7 +183,7 @@ static struct limit limit_above(struct snapshot *s, struct snapshot_memory *m, s
     if (!a)
         return (struct limit){.counter = NULL};
     if (!a->taken)
-        a->limit = limit_of(s, m, &a->rates, false, key);
+        a->limit = limit_of(s, m, &a->rates, false, key, 0);
     a->taken = true;
     return a->limit;
 }
@@ -234,7 +239,10 @@ static void add_key(struct snapshot *s, struct snapshot_memory *memory, struct m
     if (k.spec.expires_at && clock_parse(str_of(k.spec.expires_at), &key->expires_ms) < 0)
         key->expires_ms = 1; /* unreadable: expired, to be on the safe side */
     add_budgets(s, memory, allowances, key, json_at(obj, "spec.limits"));
-    key->limits[LIMIT_KEY] = limit_of(s, memory, &k.spec.limits, key->budget_count > 0, arena_printf(a, "key %s/%s", project, key->name));
+    const char *created = json_str(obj, "metadata.creationTimestamp");
+    int64_t born_ms = 0;
+    (void)!clock_parse(str_of(created ? created : ""), &born_ms);
+    key->limits[LIMIT_KEY] = limit_of(s, memory, &k.spec.limits, key->budget_count > 0, arena_printf(a, "key %s/%s", project, key->name), born_ms);
     key->limits[LIMIT_PROJECT] = limit_above(s, memory, allowances, "project", project);
     key->limits[LIMIT_TENANT] = limit_above(s, memory, allowances, "tenant", key->tenant);
     map_set(s->keys, str_of(k.status.hash), key);

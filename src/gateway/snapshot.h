@@ -89,6 +89,7 @@ struct snapshot_memory;
 struct snapshot_memory *snapshot_memory_new(void);
 void snapshot_memory_free(struct snapshot_memory *m);
 struct budget_set *snapshot_memory_budgets(struct snapshot_memory *m);
+struct limit_set *snapshot_memory_limits(struct snapshot_memory *m);
 
 /* Where a replica's engine is, and what its key is, follows from its spec, its uid and files that only the system writes (engine/engine.h); its status says no more than that it
  * serves, and when it names another address it is left out: its controller is behind, or it was not its controller who wrote that. */

@@ -26,7 +26,7 @@ static int teardown(void **state)
 
 static struct limit of(const char *name, int64_t requests, int64_t tokens, int64_t concurrent)
 {
-    return (struct limit){.counter = limit_take(set, name), .max = {requests, tokens, concurrent}};
+    return (struct limit){.counter = limit_take(set, name, (int64_t[]){requests, tokens, concurrent}, 0), .max = {requests, tokens, concurrent}};
 }
 
 static void drop(struct limit *limits)
@@ -39,7 +39,7 @@ static bool reserve(const struct limit *limits, int64_t tokens, uint64_t now, st
 {
     struct limit_hold unused;
     struct limit_refusal nobody;
-    return limit_reserve(h ? h : &unused, limits, tokens, now, why ? why : &nobody);
+    return limit_reserve(h ? h : &unused, limits, tokens, now, why ? why : &nobody) == LIMIT_HELD;
 }
 
 static void a_bucket_fills_evenly(void **state)
