@@ -53,6 +53,12 @@ static const struct cli_flag usage_flags[] = {
     {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
     END,
 };
+static const struct cli_flag slo_flags[] = {
+    {.name = "--month", .value = "YYYY-MM", .help = "of this month alone (UTC)"},
+    {.name = "--tenant", .value = "NAME", .help = "of all projects of this tenant, added up"},
+    {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
+    END,
+};
 static const struct cli_flag logs_flags[] = {
     {.name = "--lines", .value = "N", .help = "the last N lines (default: 20)"},
     {.name = "--follow", .letter = 'f', .help = "go on as it grows"},
@@ -208,6 +214,13 @@ const struct cli_verb cli_verbs[] = {
      .run = cli_usage,
      .flags = usage_flags,
      .csv = true},
+    {.name = "slo",
+     .args = "",
+     .help = "how far endpoints kept what they promise (spec.slo), by month",
+     .more = "BUDGET is what is left of the requests that may be bad; below 0 the promise is broken.\n\n"
+             "  seki -n demo slo\n  seki slo --tenant acme --month 2026-01\n",
+     .run = cli_slo,
+     .flags = slo_flags},
     {.name = "logs",
      .args = "REPLICA",
      .help = "an engine's log, on the machine where it runs",
