@@ -11,6 +11,7 @@
 #include "base/metrics.h"
 #include "base/vec.h"
 #include "billing/bank.h"
+#include "billing/level_report.h"
 #include "billing/report.h"
 #include "json/json.h"
 #include "ledger/ledger.h"
@@ -37,6 +38,7 @@ struct billing {
     struct ledger *ledger;
     VEC(struct source) sources;
     struct reports *reports;
+    struct level_reports *levels;
     struct bank *bank; /* NULL: none */
     struct arena *arena; /* of one record */
     struct metric *records, *damaged, *collected_at;
@@ -62,6 +64,7 @@ static struct source *find_source(struct billing *b, const char *name)
 static void count_usage(struct billing *b, const struct usage *u)
 {
     reports_count(b->reports, u);
+    level_reports_count(b->levels, u);
     if (b->bank)
         bank_count(b->bank, u);
 }
@@ -211,6 +214,7 @@ static void round_of(struct billing *b)
     else if (whole)
         metric_set(b->collected_at, clock_wall_ms() / 1000);
     reports_write(b->reports, b->client);
+    level_reports_write(b->levels, b->client);
 }
 
 static void *run(void *arg)
@@ -236,7 +240,7 @@ int billing_start(struct client *c, const struct billing_options *o, struct bill
     struct ledger_options lo = {.dir = o->ledger_dir, .name = LEDGER_NAME, .kind = LEDGER_USAGE};
     struct billing *b = XNEW(struct billing);
     pthread_condattr_t attr;
-    *b = (struct billing){.client = c, .journal_dir = xstrdup(o->journal_dir), .ledger_dir = xstrdup(o->ledger_dir), .sources = VEC_INIT, .reports = reports_new(), .round_ms = o->round_ms ? o->round_ms : ROUND_MS,
+    *b = (struct billing){.client = c, .journal_dir = xstrdup(o->journal_dir), .ledger_dir = xstrdup(o->ledger_dir), .sources = VEC_INIT, .reports = reports_new(), .levels = level_reports_new(), .round_ms = o->round_ms ? o->round_ms : ROUND_MS,
                           .arena = arena_new(4 * 1024 * 1024)};
     b->records = metric_counter("seki_billing_records_total", "Usage records copied from journals into the ledger.");
     b->damaged = metric_gauge("seki_billing_journals_damaged", "Usage journals that cannot be read on, because a record in them is damaged.");
@@ -283,6 +287,7 @@ void billing_stop(struct billing *b)
     }
     VEC_DEINIT(&b->sources);
     reports_free(b->reports);
+    level_reports_free(b->levels);
     arena_free(b->arena);
     pthread_cond_destroy(&b->wake);
     pthread_mutex_destroy(&b->lock);

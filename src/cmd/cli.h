@@ -65,6 +65,7 @@ int cli_key_list(struct cli *c);
 int cli_key_revoke(struct cli *c);
 int cli_usage(struct cli *c);
 int cli_usage_verify(struct cli *c);
+int cli_slo(struct cli *c);
 int cli_logs(struct cli *c);
 int cli_tenant_create(struct cli *c);
 int cli_tenant_list(struct cli *c);

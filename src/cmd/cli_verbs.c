@@ -57,6 +57,12 @@ static const struct cli_flag usage_verify_flags[] = {
     {.name = "--reports", .value = "FILE", .help = "these UsageReports must be what the records give: as `seki usage -A -o json` printed them", .complete = "@file"},
     END,
 };
+static const struct cli_flag slo_flags[] = {
+    {.name = "--month", .value = "YYYY-MM", .help = "of this month alone (UTC)"},
+    {.name = "--tenant", .value = "NAME", .help = "of all projects of this tenant, added up"},
+    {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
+    END,
+};
 static const struct cli_flag logs_flags[] = {
     {.name = "--lines", .value = "N", .help = "the last N lines (default: 20)"},
     {.name = "--follow", .letter = 'f', .help = "go on as it grows"},
@@ -225,6 +231,13 @@ const struct cli_verb cli_verbs[] = {
      .run = cli_usage,
      .flags = usage_flags,
      .csv = true},
+    {.name = "slo",
+     .args = "",
+     .help = "how far endpoints kept what they promise (spec.slo), by month",
+     .more = "BUDGET is what is left of the requests that may be bad; below 0 the promise is broken.\n\n"
+             "  seki -n demo slo\n  seki slo --tenant acme --month 2026-01\n",
+     .run = cli_slo,
+     .flags = slo_flags},
     {.name = "logs",
      .args = "REPLICA",
      .help = "an engine's log, on the machine where it runs",

@@ -86,7 +86,7 @@ static const struct conf_option schema[] = {
     {"store", "rollback-keep", CONF_DURATION, OPT(store_rollback_keep_ms), "168h", 0, 31536000000, NULL, NULL, true,
      "how long the copy is kept that an upgrade made before it changed the store's format; 0: until `seki upgrade finish`"},
     {"limits", "objects-per-project", CONF_INT, OPT(limits_objects), "10000", 0, 100000000, NULL, NULL, true,
-     "how many objects a project may have, of all kinds together but Events, Leases and UsageReports, where its tenant's limits do not say; 0: any number"},
+     "how many objects a project may have, of all kinds together but Events, Leases, UsageReports and SLOReports, where its tenant's limits do not say; 0: any number"},
     {"limits", "lease", CONF_DURATION, OPT(limits_lease_ms), "30s", 1000, 600000, NULL, NULL, false,
      "how long a gateway may spend its slice of a budget without hearing from control"},
     {"secrets", "root-key", CONF_STR, OPT(secrets_root_key), "", 0, 0, NULL, NULL, false,

@@ -48,6 +48,7 @@ static void make_metrics(struct gateway *g)
     m->queue_seconds = metric_series(metric_family("seki_gateway_queue_seconds", "How long requests waited for a replica that had room, of those that had to.", METRIC_HISTOGRAM, NULL, 1,
                                                  queue_buckets, ARRAY_LEN(queue_buckets)), NULL);
     latency_init(&m->latency);
+    slo_init(&m->slo);
     m->hold_seconds = metric_series(metric_family("seki_gateway_hold_seconds", "How long requests were held for an endpoint's first replica to serve, of those that were.", METRIC_HISTOGRAM, NULL, 1,
                                                 hold_buckets, ARRAY_LEN(hold_buckets)), NULL);
     m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);

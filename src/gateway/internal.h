@@ -11,6 +11,7 @@
 #include "gateway/kept_away.h"
 #include "gateway/latency.h"
 #include "gateway/slices.h"
+#include "gateway/slo.h"
 #include "gateway/trace_export.h"
 #include "ledger/audit_log.h"
 #include "gateway/usage_scan.h"
@@ -29,12 +30,14 @@ struct gateway_metrics {
     struct metric_family *limited;         /* scope, unit */
     struct metric *put_aside, *fell_over, *queue_seconds, *hold_seconds;
     struct latency_metrics latency; /* by tenant and endpoint */
+    struct slo_metrics slo;
 };
 
 /* The series that were counted last, for endpoints that share a place: see metric_series_again(). */
 struct gateway_series {
     struct metric *requests, *duration, *first, *per_token, *input, *cached, *output;
     struct latency_memo latency;
+    struct slo_memo slo;
 };
 #define SERIES_MEMOS 16
 

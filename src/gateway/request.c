@@ -128,6 +128,7 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns)
                         .first = answered ? (double)(q->first_ns - q->start_ns) / 1e9 : -1, .duration = (double)(now_ns - q->start_ns) / 1e9,
                         .per_token = paced ? (double)(now_ns - q->first_ns) / 1e9 / (double)(u->completion_tokens - 1) : -1};
     latency_count(&m->latency, &memo->latency, &l);
+    slo_count(&m->slo, &memo->slo, u);
     if (answered)
         metric_observe(metric_series_again(&memo->first, m->first, labels), l.first);
     if (paced)
@@ -169,6 +170,8 @@ void request_settle(struct request *q, int status, const char *outcome)
         u.cost = price_cost(q->price, u.prompt_tokens, u.cached_tokens, u.completion_tokens);
         u.currency = str_of(q->price->currency);
     }
+    if (q->endpoint)
+        slo_judge(&q->endpoint->slo, q->endpoint->project, &u);
     settle_limits(q, &u);
     settle_turn(q, &u);
     if (!q->kept_away)

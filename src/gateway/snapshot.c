@@ -425,6 +425,7 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
             add_absent(s, engines, e, replica);
     if (e->scaled && !e->replica_count && !e->absent_count) /* what will be started stands where engines of this cloud do */
         e->absent[e->absent_count++] = border_site(s->border, "unix:/");
+    slo_read(json_object_get(obj, "spec"), &e->slo);
     prices_read(src->prices, e->project, e->served, a, &e->prices);
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
     add_in_order(s, e);

@@ -17,6 +17,7 @@
 #include "gateway/prices.h"
 #include "gateway/target.h"
 #include "json/json.h"
+#include "kinds/slo.h"
 #include "net/addr.h"
 
 struct snap_replica {
@@ -65,6 +66,7 @@ struct snap_endpoint {
     size_t backend_count;
     struct dispatch *dispatch;
     struct snap_prices prices;
+    struct slo slo;
 };
 
 struct snap_key {

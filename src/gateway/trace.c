@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/rnd.h"
+#include "gateway/slo.h"
 #include "gateway/trace_export.h"
 
 #define TEXT_MAX ((size_t)32 << 10) /* of one trace */
@@ -213,17 +214,11 @@ static void write_child(struct writer *w, const struct span_record *s, int numbe
     close_span(w, s->failed);
 }
 
-/* Our failure, by which a SERVER span is one: not the client's. */
-static bool has_failed(const struct usage *u)
-{
-    return u->status >= 500 || str_eqc(u->outcome, "upstream_error") || str_eqc(u->outcome, "timeout") || str_eqc(u->outcome, "shutdown");
-}
-
 static void write_request(struct writer *w, const struct usage *u, const struct trace_facts *f)
 {
     const struct trace *t = w->trace;
     CLEANUP(sbuf_deinit) struct sbuf name = {0};
-    bool failed = has_failed(u);
+    bool failed = slo_is_failure(u); /* a SERVER span fails by ours, not by the client's */
     sbuf_init(&name, 2048);
     sbuf_addf(&name, "%s%s%.*s", f->operation, u->model.len ? " " : "", STR_ARG(u->model));
     open_span(w, t->context.span, t->has_parent ? t->parent : NULL, SPAN_KIND_SERVER, t->start_ns, f->end_ns);

@@ -8,6 +8,7 @@
 #include "kinds/rate_limits.h"
 
 extern const struct kind kind_model, kind_model_endpoint, kind_model_replica, kind_model_route, kind_api_key, kind_usage_report, kind_gateway_load, kind_price, kind_gateway_lease;
+extern const struct kind kind_slo_report;
 
 /* Model: a manifest of files with digests. Plural "models", no short name. Status: conditions[Verified], observedGeneration, totalBytes. */
 struct model_file {

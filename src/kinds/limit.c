@@ -17,7 +17,7 @@ static const struct field used_count_fields[] = {
     {0},
 };
 static const struct field spec_fields[] = {
-    {.name = "objects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = LIMIT_OBJECTS_MIN, .max = 100000000, .help = "how many objects the project may have, of all kinds together but Events, Leases and UsageReports"},
+    {.name = "objects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = LIMIT_OBJECTS_MIN, .max = 100000000, .help = "how many objects the project may have, of all kinds together but Events, Leases, UsageReports and SLOReports"},
     {.name = "counts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = limit_count_fields, .list_type = LIST_MAP, .list_key = "resource", .offset = FIELD_NO_MEMBER, .max = LIMIT_COUNTS_MAX, .help = "how many objects of single kinds it may have"},
     RATE_LIMIT_ROWS(FIELD_NO_MEMBER),
     {0},

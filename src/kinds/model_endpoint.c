@@ -1,4 +1,5 @@
 #include "kinds/engine_fields.h"
+#include "kinds/slo.h"
 
 #define ENGINE(member) offsetof(struct engine_spec, member)
 
@@ -110,6 +111,7 @@ static const struct field spec_fields[] = {
     {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project"},
     {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},
+    {.name = "slo", .type = FIELD_OBJECT, .sub = slo_fields, .offset = FIELD_NO_MEMBER, .help = "service levels that are promised to callers: measured, and reported each month in SLOReports"},
     {0},
 };
 static const struct field load_sample_fields[] = {
@@ -216,6 +218,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     adapters_validate(spec, "spec", errors);
     check_adapter_names(obj, errors);
     check_scaling(spec, errors);
+    slo_validate(spec, errors);
     visibility_validate(spec, errors);
 }
 static const struct kind_ops ops = {.validate = validate};

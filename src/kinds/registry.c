@@ -32,6 +32,7 @@
     KIND(kind_model_route) \
     KIND(kind_api_key) \
     KIND(kind_usage_report) \
+    KIND(kind_slo_report) \
     KIND(kind_gateway_load) \
     KIND(kind_price) \
     KIND(kind_gateway_lease) \

@@ -21,7 +21,7 @@ static const struct field auditor_fields[] = {
 };
 static const struct field limits_fields[] = {
     {.name = "projects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = 1, .max = 10000, .help = "how many projects it may have; absent: any number"},
-    {.name = "objects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = LIMIT_OBJECTS_MIN, .max = 100000000, .help = "how many objects each of its projects may have, of all kinds together but Events, Leases and UsageReports; absent: what this cloud allows everybody"},
+    {.name = "objects", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = LIMIT_OBJECTS_MIN, .max = 100000000, .help = "how many objects each of its projects may have, of all kinds together but Events, Leases, UsageReports and SLOReports; absent: what this cloud allows everybody"},
     {.name = "counts", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = limit_count_fields, .list_type = LIST_MAP, .list_key = "resource", .offset = FIELD_NO_MEMBER, .max = LIMIT_COUNTS_MAX, .help = "how many objects of single kinds each of its projects may have"},
     RATE_LIMIT_ROWS(FIELD_NO_MEMBER),
     {0},

@@ -76,6 +76,7 @@ void usage_encode(const struct usage *u, struct sbuf *out)
         sbuf_add(out, numbers[i].name);
         sbuf_add_i64(out, numbers[i].value);
     }
+    levels_encode(&u->levels, out);
     if (u->currency.len) {
         sbuf_add(out, STR(",\"cost\":"));
         sbuf_add_i64(out, u->cost);
@@ -132,6 +133,7 @@ int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err
     if (rc < 0)
         return rc;
     *ret = (struct usage){
+        .levels = levels_decode(json_object_get(doc, "slo"), a),
         .id = text_of(doc, a, "id"), .project = text_of(doc, a, "project"), .tenant = text_of(doc, a, "tenant"), .key = text_of(doc, a, "key"),
         .endpoint = text_of(doc, a, "endpoint"), .model = text_of(doc, a, "model"), .replica = text_of(doc, a, "replica"), .route = text_of(doc, a, "route"),
         .outcome = text_of(doc, a, "outcome"), .stream = json_flag(doc, "stream", false), .exact = json_flag(doc, "exact", false),

@@ -17,6 +17,7 @@
 #define SEKI_LEDGER_USAGE_H
 
 #include "base/str.h"
+#include "ledger/levels.h"
 
 /* No request uses more tokens: a count above this is an engine's lie, and its sums would run over. */
 #define USAGE_TOKENS_MAX 1000000000000LL
@@ -32,6 +33,7 @@ struct usage_work {
 #define USAGE_WORK_MAX 8
 
 struct usage {
+    struct levels levels; /* of what its endpoint promises: levels.h */
     struct str id, project, tenant, key, endpoint, model, replica, route, outcome;
     bool stream, exact;
     int status;

@@ -18,7 +18,7 @@ import pytest
 
 from cloud import ROOT, SEKI, SLOW, Cloud, wait_for
 
-VERBS = ["status", "wait", "chat", "adopt", "key create", "key list", "key revoke", "usage verify", "usage", "logs", "tenant create", "tenant list", "tenant suspend", "tenant resume", "tenant close", "audit verify", "audit list", "audit export", "secrets rotate", "secrets status", "support-bundle", "login", "logout", "credential", "break-glass", "backup keygen", "backup verify", "backup", "restore", "upgrade status", "upgrade finish", "rollback", "completion", "version"]
+VERBS = ["status", "wait", "chat", "adopt", "key create", "key list", "key revoke", "usage verify", "usage", "logs", "slo", "tenant create", "tenant list", "tenant suspend", "tenant resume", "tenant close", "audit verify", "audit list", "audit export", "secrets rotate", "secrets status", "support-bundle", "login", "logout", "credential", "break-glass", "backup keygen", "backup verify", "backup", "restore", "upgrade status", "upgrade finish", "rollback", "completion", "version"]
 MAN = (ROOT / "packaging" / "man" / "seki.1").read_text()
 
 
@@ -85,6 +85,7 @@ def test_help_of_a_first_word_names_its_verbs():
     (["key", "create", "k", "--expires", "-5m"], "--expires=-5m: expected a duration"),
     (["key", "create", "k", "--quiet=yes"], "--quiet takes no value"),
     (["usage", "--day", "yesterday"], "--day=yesterday: expected YYYY-MM-DD"),
+    (["slo", "--month", "2026"], "--month=2026: expected YYYY-MM"),
     (["logs"], "expected the REPLICA's name"),
     (["logs", "r", "--lines", "0"], "--lines=0: expected a number"),
     (["status", "-o", "yaml"], "--output=yaml: expected table or json"),

@@ -52,6 +52,13 @@ def state(name, value, states):
     return [(with_labels(name, C, state=s), f"{value if s == states[0] else 0}x90") for s in states]
 
 
+def level(bad, budget=1000):
+    """bad: of a thousand requests a minute."""
+    of = {"tenant": "t", "project": "shop", "endpoint": "chat", "objective": "availability"}
+    return [(with_labels("seki_gateway_slo_requests_total", G, result="bad", **of), f"0+{bad}x90"), (with_labels("seki_gateway_slo_requests_total", G, result="good", **of), f"0+{1000 - bad}x90"),
+            (with_labels("seki_gateway_slo_error_budget_millionths", G, project="shop", endpoint="chat", objective="availability"), f"{budget}x90")]
+
+
 ENDPOINTS, REPLICAS = "seki_inference_endpoints", "seki_inference_replicas"
 # alert: (what makes it fire, what does not, its own labels); an hour is played at one value a minute.
 CASES = {
@@ -89,6 +96,8 @@ CASES = {
     "SekiStreamsBreak": (gateway(100, status="200"), gateway(100, status="200", outcome="client_gone"), {}),
     "SekiFirstTokenSlow": (slow("gen_ai_server_time_to_first_token_seconds", G, "10", "60", 100, gen_ai_request_model="m"),
                            slow("gen_ai_server_time_to_first_token_seconds", G, "10", "60", 10, gen_ai_request_model="m"), {"gen_ai_request_model": "m"}),
+    "SekiSLOBurnsFast": (level(20), level(3), {"project": "shop", "endpoint": "chat", "objective": "availability"}),
+    "SekiSLOBurnsSlowly": (level(4), level(4, 5000), {"project": "shop", "endpoint": "chat", "objective": "availability"}),
     "SekiBreakGlass": (on(C, ("seki_break_glass_active", "0x59 1x30")), on(C, ("seki_break_glass_active", "1x50 0x40")), {}),
     "SekiIssuerUnreachable": (on(C, ("seki_authentication_issuers_unreachable", "1x90")), on(C, ("seki_authentication_issuers_unreachable", "0x50 1x40")), {}),
     "SekiDescriptorsNearlyUsedUp": (on(C, ("process_open_fds", "900x90"), ("process_max_fds", "1000x90")), on(C, ("process_open_fds", "700x90"), ("process_max_fds", "1000x90")), {}),
