@@ -296,8 +296,10 @@ void api_write_update(struct api_write *w, struct store_value *v);
 void api_write_drop(const struct api_write *w);
 /* Puts w->obj under q's key (delete: removes it), when the object's version is expect_rev. Takes over w's documents. */
 void api_write_commit(const struct api_write *w, bool delete, int64_t expect_rev);
-/* The answer without a write: dry runs, and updates that change nothing. Takes over w's documents. */
+/* The answer of a write. Takes over w's documents. */
 void api_write_answer(const struct api_write *w, int64_t rev);
+/* Without a write: dry runs, and updates that change nothing. Of what has secrets it is recorded as a read first: it shows them as a get does. Takes over w's documents. */
+void api_write_show(const struct api_write *w, int64_t rev);
 void api_discovery(struct api_request *q);
 void api_openapi(struct api_request *q);
 

@@ -1,7 +1,8 @@
 /* What of the API's work is recorded in the audit ledger, and as what. The decision is here and nowhere else:
  *
  *   every write that is stored, also by this program's own controllers, but those of kinds that say `unaudited` (heartbeats, Events), and what it derives from other objects (statuses of limits);
- *   every read of a tenant's part of the ledger; every read of a kind with secret fields, and every token that is issued, by somebody outside this process: durable before the answer;
+ *   every read of a tenant's part of the ledger; every read of a kind with secret fields, also by a write that changes nothing or is a dry run and yet shows what is stored, and every token that is
+ *   issued, by somebody outside this process: durable before the answer;
  *   every request in someone else's name, everything that is denied (401, 403), every token that is seen for the first time.
  */
 #include "apiserver/api.h"
@@ -157,7 +158,8 @@ void audit_answered(struct api_request *q, int status)
 
 struct first {
     struct api_request *q;
-    void (*then)(struct api_request *q);
+    void (*then)(void *arg, bool recorded);
+    void *arg;
 };
 
 static void recorded(void *arg, int code)
@@ -166,9 +168,17 @@ static void recorded(void *arg, int code)
     struct api_request *q = f->q;
     if (code < 0 && !q->replied)
         api_fail_code(q, ERR_UNAVAILABLE, "the audit ledger takes nothing at present, and this must be recorded before it is answered: try again");
-    else if (!q->replied)
-        f->then(q);
+    f->then(f->arg, code == 0 && !q->replied);
     api_request_unref(q);
+}
+
+static void record_first(struct api_request *q, enum audit_type type, void (*then)(void *arg, bool recorded), void *arg)
+{
+    struct audit_event e = event_of(q, type, q->name, NULL);
+    struct first *f = ARENA_NEW(q->arena, struct first);
+    *f = (struct first){q, then, arg};
+    q->refs++;
+    audit_log_add_then(q->server->o.audit, &e, &(struct audit_wait){q->server->loop, recorded, f});
 }
 
 static bool is_token(const struct api_request *q)
@@ -185,16 +195,19 @@ void audit_viewed(struct api_request *q, const json_t *owner)
     audit_log_add(q->server->o.audit, &e);
 }
 
-bool audit_first(struct api_request *q, void (*then)(struct api_request *q))
+bool audit_first(struct api_request *q, void (*then)(void *arg, bool recorded), void *arg)
 {
-    struct apiserver *s = q->server;
     bool token = q->kind && is_token(q);
-    if (!s->o.audit || !q->http || !q->kind || (!token && !(reads(q) && has_secrets(s, q->kind))))
+    if (!q->server->o.audit || !q->http || !q->kind || (!token && !(reads(q) && has_secrets(q->server, q->kind))))
         return false;
-    struct audit_event e = event_of(q, token ? AUDIT_TOKEN : AUDIT_READ, q->name, NULL);
-    struct first *f = ARENA_NEW(q->arena, struct first);
-    *f = (struct first){q, then};
-    q->refs++;
-    audit_log_add_then(s->o.audit, &e, &(struct audit_wait){s->loop, recorded, f});
+    record_first(q, token ? AUDIT_TOKEN : AUDIT_READ, then, arg);
+    return true;
+}
+
+bool audit_shown(struct api_request *q, void (*then)(void *arg, bool recorded), void *arg)
+{
+    if (!q->server->o.audit || !q->http || !has_secrets(q->server, q->kind))
+        return false;
+    record_first(q, AUDIT_READ, then, arg);
     return true;
 }

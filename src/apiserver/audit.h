@@ -18,7 +18,9 @@ void audit_note_own(struct apiserver *s, struct str key, bool delete, const json
 void audit_viewed(struct api_request *q, const json_t *owner);
 /* At the answer. */
 void audit_answered(struct api_request *q, int status);
-/* Whether q must be recorded before it is answered; then `then` is called when that is done, or q is answered with a failure. */
-bool audit_first(struct api_request *q, void (*then)(struct api_request *q));
+/* Whether q must be recorded before it is answered; `then` is called when that is done, or (recorded: false) with q answered with a failure. */
+bool audit_first(struct api_request *q, void (*then)(void *arg, bool recorded), void *arg);
+/* The same for a write that stores nothing (a dry run, or nothing differs) and whose answer shows what is there. */
+bool audit_shown(struct api_request *q, void (*then)(void *arg, bool recorded), void *arg);
 
 #endif

@@ -47,6 +47,30 @@ void api_write_answer(const struct api_write *w, int64_t rev)
     api_write_drop(w);
 }
 
+/* What is shown once it is recorded. */
+struct showing {
+    struct api_write w;
+    int64_t rev;
+};
+
+static void show(void *arg, bool recorded)
+{
+    struct showing *k = arg;
+    if (recorded)
+        api_write_answer(&k->w, k->rev);
+    else
+        api_write_drop(&k->w);
+    mem_free(k);
+}
+
+void api_write_show(const struct api_write *w, int64_t rev)
+{
+    struct showing *k = XNEW(struct showing);
+    *k = (struct showing){*w, rev};
+    if (w->answer == ANSWER_STATUS || !audit_shown(w->q, show, k))
+        show(k, true);
+}
+
 static void committed(void *arg, int code, int64_t rev)
 {
     struct api_write *w = arg;

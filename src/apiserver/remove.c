@@ -128,7 +128,7 @@ void api_delete(struct api_request *q)
     bool goes = !meta_has_finalizers(w.obj);
     w.answer = goes ? ANSWER_STATUS : ANSWER_OBJECT;
     if (q->dry_run || (was_deleting && !goes))
-        api_write_answer(&w, v->rev);
+        api_write_show(&w, v->rev);
     else
         api_write_commit(&w, goes, v->rev);
 }
@@ -166,6 +166,21 @@ static void reply_collection(struct api_request *q, json_t *items)
     api_reply(q, 200, json_pack("{s:s, s:s, s:{}, s:o}", "kind", kind, "apiVersion", version, "metadata", "items", items));
 }
 
+static void collection_free(struct collection_done *d)
+{
+    api_request_unref(d->q);
+    json_decref(d->items);
+    mem_free(d);
+}
+
+static void collection_recorded(void *arg, bool recorded)
+{
+    struct collection_done *d = arg;
+    if (recorded)
+        reply_collection(d->q, json_incref(d->items));
+    collection_free(d);
+}
+
 static void collection_committed(void *arg, int code, int64_t rev UNUSED)
 {
     struct collection_done *d = arg;
@@ -176,11 +191,11 @@ static void collection_committed(void *arg, int code, int64_t rev UNUSED)
     flow_write_ends(q->server->flow, q);
     if (d->code < 0)
         api_fail_code(q, ERR_UNAVAILABLE, "some of the deletions could not be made durable: try again");
+    else if (q->dry_run && audit_shown(q, collection_recorded, d))
+        return;
     else
         reply_collection(q, json_incref(d->items));
-    json_decref(d->items);
-    mem_free(d);
-    api_request_unref(q);
+    collection_free(d);
 }
 
 /* Marks one object, and deletes it when nothing holds it. */

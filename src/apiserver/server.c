@@ -184,6 +184,12 @@ static void serve_allowed(struct api_request *q)
         api_dispatch(q);
 }
 
+static void serve_recorded(void *arg, bool recorded)
+{
+    if (recorded)
+        serve_allowed(arg);
+}
+
 /* Its turn has come. */
 static void serve(struct api_request *q)
 {
@@ -207,7 +213,7 @@ static void serve(struct api_request *q)
         api_forbid_because(q, str_of(err.msg));
     else if (negotiate_objects(q, &err) < 0)
         api_fail(q, &err);
-    else if (!audit_first(q, serve_allowed))
+    else if (!audit_first(q, serve_recorded, q))
         serve_allowed(q);
 }
 

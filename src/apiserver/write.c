@@ -302,7 +302,7 @@ void api_write_update(struct api_write *w, struct store_value *v)
     record(w, old_obj, sent);
     bool durable = v->rev <= store_rev(q->server->store);
     if (q->dry_run || (durable && meta_same_object(w->obj, old_obj)))
-        api_write_answer(w, v->rev);
+        api_write_show(w, v->rev);
     else
         api_write_commit(w, obj_deleting(w->obj) && !meta_has_finalizers(w->obj), v->rev);
 }

@@ -87,6 +87,33 @@ def test_secret_reads_are_recorded_and_say_no_content(cloud, project):
     assert not now(cloud, namespace=project, resource="configmaps", type="read")
 
 
+def test_a_secret_that_a_write_shows_without_changing_it_was_read(cloud, project):
+    """Who may write it could otherwise read it and leave no record: by a patch of nothing, an update with what is there, and every dry run."""
+    path = f"/api/v1/namespaces/{project}/secrets"
+    made = cloud.api("POST", path, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "canary"}})
+    apply = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}
+    cloud.api("PATCH", f"{path}/s?fieldManager=a", {**apply, "metadata": {"name": "s", "labels": {"a": "b"}}}, content_type="application/apply-patch+yaml")
+    for verb, method, query, body, kind in (("patch", "PATCH", "", {}, "merge-patch+json"), ("patch", "PATCH", "", [{"op": "test", "path": "/data/k", "value": made["data"]["k"]}], "json-patch+json"),
+                                            ("patch", "PATCH", "?dryRun=All", {"metadata": {"labels": {"x": "y"}}}, "strategic-merge-patch+json"),
+                                            ("patch", "PATCH", "?fieldManager=a", {**apply, "metadata": {"name": "s", "labels": {"a": "b"}}}, "apply-patch+yaml"),
+                                            ("update", "PUT", "", None, "json"), ("update", "PUT", "?dryRun=All", None, "json")):
+        before = len(now(cloud, namespace=project, resource="secrets"))
+        shown = cloud.api(method, f"{path}/s{query}", cloud.api("GET", f"{path}/s") if body is None else body, content_type=f"application/{kind}")
+        assert shown["data"] == made["data"]
+        later = now(cloud, namespace=project, resource="secrets")[before:]
+        assert [(r["type"], r["verb"], r["name"]) for r in later if r["verb"] != "get"] == [("read", verb, "s")], (method, query, later)
+    assert len(cloud.api("DELETE", f"{path}?dryRun=All")["items"]) == 1
+    assert [r["type"] for r in now(cloud, namespace=project, resource="secrets", verb="deletecollection")] == ["read"]
+    assert cloud.api("DELETE", f"{path}/s?dryRun=All")["kind"] == "Status"  # shows nothing
+    assert not now(cloud, namespace=project, resource="secrets", verb="delete")
+    # One that waits for its finalizer is shown by each deletion after the first.
+    cloud.api("PATCH", f"{path}/s", {"metadata": {"finalizers": ["example.com/held"]}}, content_type="application/merge-patch+json")
+    for _ in range(2):
+        assert cloud.api("DELETE", f"{path}/s")["data"] == made["data"]
+    assert [r["type"] for r in now(cloud, namespace=project, resource="secrets", verb="delete")] == ["write", "read"]
+    cloud.api("PATCH", f"{path}/s", {"metadata": {"finalizers": None}}, content_type="application/merge-patch+json")
+
+
 def test_denied_requests_tell_who_and_what(cloud, project):
     token = user_token(cloud, project)
     with pytest.raises(ApiError) as e:
