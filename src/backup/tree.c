@@ -20,6 +20,7 @@ static const char *const left_out[] = {
     "rollback",         /* the way back from an upgrade: may hold secrets that the store has sealed since */
     "models",           /* large, and elsewhere, too */
     "admin.kubeconfig", /* written at each start */
+    "clusters",         /* stores that run: a copy of their files is none */
     "break-glass",      /* an access that was ended meanwhile must not come back */
     "lost+found",
 };

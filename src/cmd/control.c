@@ -18,6 +18,7 @@
 #include "cmd/roles.h"
 #include "cmd/vitals.h"
 #include "inference/inference.h"
+#include "kaas/kaas.h"
 #include "kinds/tenancy.h"
 #include "tenancy/tenancy.h"
 
@@ -58,6 +59,7 @@ struct control {
     atomic_bool ready;
     pthread_mutex_t inference_lock; /* guards inference: the runtime's thread tells it of changes */
     struct inference *inference;
+    struct kaas *kaas;       /* under inference_lock, likewise */
     struct billing *billing; /* under inference_lock, likewise: gateways ask it */
     bool failed; /* services could not start */
     struct reach reach;
@@ -140,14 +142,17 @@ static void workload_changed(void *arg, const char *name)
     pthread_mutex_lock(&c->inference_lock);
     if (c->inference)
         inference_workload_changed(c->inference, name);
+    if (c->kaas)
+        kaas_workload_changed(c->kaas, name);
     pthread_mutex_unlock(&c->inference_lock);
 }
 
-/* Once this has returned, the runtime's thread is not inside the old one. */
-static void set_inference(struct control *c, struct inference *i)
+/* Once this has returned, the runtime's thread is not inside the old ones. */
+static void set_inference(struct control *c, struct inference *i, struct kaas *k)
 {
     pthread_mutex_lock(&c->inference_lock);
     c->inference = i;
+    c->kaas = k;
     pthread_mutex_unlock(&c->inference_lock);
 }
 
@@ -157,6 +162,7 @@ struct services {
     struct runtime *runtime;
     struct manager *manager;
     struct inference *inference;
+    struct kaas *kaas;
     struct billing *billing;
 };
 
@@ -207,7 +213,15 @@ static int start_inference(struct control *c, struct services *s, struct err *er
     s->manager = manager_new(s->client, "sekid");
     s->tenancy = tenancy_new(s->manager);
     s->inference = inference_new(s->manager, s->runtime, &io);
-    set_inference(c, s->inference);
+    const struct kaas_options ko = {.data_dir = o->data,
+                                    .log_dir = ro.log_dir,
+                                    .programs_dir = o->kubernetes_dir,
+                                    .addresses = o->kubernetes_addresses,
+                                    .probe_ms = (uint64_t)o->kubernetes_probe_ms,
+                                    .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms};
+    if ((rc = kaas_new(s->manager, s->runtime, &ko, &s->kaas, err)) < 0)
+        return rc;
+    set_inference(c, s->inference, s->kaas);
     rc = inference_settle(s->inference, s->client, err);
     return rc < 0 ? rc : manager_start(s->manager, err);
 }
@@ -287,16 +301,19 @@ static int start_services(struct control *c, struct services *s, struct err *err
 
 static void stop_services(struct control *c, struct services *s, bool stop_workloads)
 {
-    set_inference(c, NULL);
+    set_inference(c, NULL, NULL);
     set_billing(c, NULL);
     if (s->manager)
         manager_stop(s->manager);
     if (s->billing)
         billing_stop(s->billing);
+    if (s->kaas && stop_workloads)
+        kaas_stop_all(s->kaas);
     if (s->runtime)
         s->runtime->ops->free(s->runtime, stop_workloads);
     if (s->inference)
         inference_free(s->inference);
+    kaas_free(s->kaas);
     tenancy_free(s->tenancy);
     if (s->client)
         client_free(s->client);

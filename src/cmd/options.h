@@ -37,6 +37,8 @@ struct options {
     int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms, engine_drain_ms;
     /* [model] */
     char *model_dirs;
+    char *kubernetes_dir, *kubernetes_addresses;
+    int64_t kubernetes_probe_ms, kubernetes_certificate_life_ms;
 };
 
 /* What main() read from the command line besides options. */

@@ -77,18 +77,23 @@ static int save_bio(BIO *b, const char *path, mode_t mode, struct err *err)
     return file_write(path, str_n(text, (size_t)len), mode, err);
 }
 
+static int save_private(EVP_PKEY *key, const char *path, struct err *err)
+{
+    BIO *b = BIO_new(BIO_s_secmem());
+    int rc = b && PEM_write_bio_PKCS8PrivateKey(b, key, NULL, NULL, 0, NULL, NULL) ? save_bio(b, path, 0600, err) : ssl_error(err, path);
+    BIO_free(b);
+    return rc;
+}
+
 /* The key first: a certificate without its key would be useless, the other way round is repaired by the next start. */
 static int save_pair(const char *dir, const char *name, X509 *cert, EVP_PKEY *key, struct err *err)
 {
     CLEANUP(mem_freep) char *key_path = xasprintf("%s/%s.key", dir, name);
     CLEANUP(mem_freep) char *cert_path = xasprintf("%s/%s.crt", dir, name);
-    BIO *b = BIO_new(BIO_s_secmem());
-    int rc = b && PEM_write_bio_PKCS8PrivateKey(b, key, NULL, NULL, 0, NULL, NULL) ? save_bio(b, key_path, 0600, err)
-                                                                                      : ssl_error(err, key_path);
-    BIO_free(b);
+    int rc = save_private(key, key_path, err);
     if (rc < 0)
         return rc;
-    b = BIO_new(BIO_s_mem());
+    BIO *b = BIO_new(BIO_s_mem());
     rc = b && PEM_write_bio_X509(b, cert) ? save_bio(b, cert_path, 0644, err) : ssl_error(err, cert_path);
     BIO_free(b);
     return rc;
@@ -321,6 +326,34 @@ int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, 
     if (rc == 0)
         rc = save_pair(dir, name, cert, key, err);
     X509_free(cert);
+    EVP_PKEY_free(key);
+    return rc;
+}
+
+static int save_public(EVP_PKEY *key, const char *path, struct err *err)
+{
+    BIO *b = BIO_new(BIO_s_mem());
+    int rc = b && PEM_write_bio_PUBKEY(b, key) ? save_bio(b, path, 0644, err) : ssl_error(err, path);
+    BIO_free(b);
+    return rc;
+}
+
+int pki_key_pair_ensure(const char *dir, const char *name, struct err *err)
+{
+    CLEANUP(mem_freep) char *key_path = xasprintf("%s/%s.key", dir, name);
+    CLEANUP(mem_freep) char *pub_path = xasprintf("%s/%s.pub", dir, name);
+    EVP_PKEY *key = NULL;
+    int rc = 0;
+    if (file_exists(key_path)) {
+        rc = load_key(key_path, &key, err);
+    } else {
+        key = EVP_EC_gen("P-256");
+        rc = key ? save_private(key, key_path, err) : ssl_error(err, "making a key");
+        if (rc == 0)
+            rc = save_public(key, pub_path, err);
+    }
+    if (rc == 0 && !file_exists(pub_path))
+        rc = save_public(key, pub_path, err);
     EVP_PKEY_free(key);
     return rc;
 }

@@ -33,6 +33,9 @@ struct pki_leaf {
  * ones (the key first, then the certificate, each atomically). ret_made may be NULL. */
 int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, const struct pki_leaf *leaf, bool *ret_made,
                     struct err *err) NODISCARD;
+/* Loads nothing: makes dir/NAME.key and dir/NAME.pub (PKCS#8 and SubjectPublicKeyInfo, in PEM) when there is no key, and NAME.pub when only that is missing. A key that cannot be read is
+ * ERR_CORRUPT, and stays. */
+int pki_key_pair_ensure(const char *dir, const char *name, struct err *err) NODISCARD;
 /* When the first certificate of a PEM file ends. */
 int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err) NODISCARD;
 

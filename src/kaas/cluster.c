@@ -1,0 +1,586 @@
+/* Cluster: certificates → store → API server → controllers → access. Each stage looks first, takes one step, and says until when it may take; what has failed by then is started anew. */
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/metrics.h"
+#include "crypto/hash.h"
+#include "json/yaml.h"
+#include "kaas/internal.h"
+#include "kinds/borrowed.h"
+
+#define LOOK_MS 50u           /* while it is made … */
+#define LATER_MS 250u         /* … and when that takes long, or something that did answer does not */
+#define QUICK_MS 15000u
+#define WAIT_MS 5000u         /* for what only an operator can mend */
+#define REMOVE_LOOK_MS 50u
+#define PROBE_TIMEOUT_MS 2000u
+#define HUNG_MS 30000u        /* alive, and does not answer for so long: killed */
+#define STOP_TIMEOUT_MS 10000u
+#define PKI_LOOK_MS 60000u
+#define QUIET_S 5             /* a stage that takes longer says what it waits for */
+#define CONF_MAX 65536
+#define LOG_TAIL_BYTES 2048
+#define LAST_LINE_MAX 200
+
+struct pass {
+    struct kaas *k;
+    struct reconcile *r;
+    struct cluster cluster;
+    struct site site;
+    struct cluster_memory memory;
+    struct plan plan[COMPONENTS];
+    const char *reason; /* why the stage that fails does, when that is known */
+    enum component blamed;
+    bool restartable;   /* blamed may be started anew when the deadline is over */
+    const char *event_type, *event_reason, *event; /* to be told once the status is stored */
+};
+
+/* ---- memory between passes ---- */
+
+static void load_memory(struct pass *p)
+{
+    pthread_mutex_lock(&p->k->lock);
+    const struct cluster_memory *m = map_getc(p->k->memory, p->site.uid);
+    if (m)
+        p->memory = *m;
+    for (enum component c = 0; c < COMPONENTS; c++) {
+        char name[WORKLOAD_NAME_MAX];
+        component_workload(&p->site, c, name);
+        if (!map_getc(p->k->workloads, name))
+            map_set(p->k->workloads, str_of(name), xasprintf("%s/%s", p->site.ns, p->site.name));
+    }
+    pthread_mutex_unlock(&p->k->lock);
+}
+
+static void save_memory(struct pass *p)
+{
+    struct cluster_memory *m = XNEW(struct cluster_memory);
+    *m = p->memory;
+    pthread_mutex_lock(&p->k->lock);
+    map_set(p->k->memory, str_of(p->site.uid), m);
+    pthread_mutex_unlock(&p->k->lock);
+}
+
+static void forget(struct pass *p)
+{
+    pthread_mutex_lock(&p->k->lock);
+    map_del(p->k->memory, str_of(p->site.uid));
+    for (enum component c = 0; c < COMPONENTS; c++) {
+        char name[WORKLOAD_NAME_MAX];
+        component_workload(&p->site, c, name);
+        map_del(p->k->workloads, str_of(name));
+    }
+    pthread_mutex_unlock(&p->k->lock);
+}
+
+/* ---- status ---- */
+
+static void set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...) PRINTF(5, 6);
+static void set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...)
+{
+    char message[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(message, sizeof(message), fmt, ap);
+    va_end(ap);
+    obj_set_condition(obj, type, status, reason, message, clock_wall_ms());
+}
+
+static int save_status(struct pass *p, const json_t *before, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_cluster);
+    json_put_int(p->r->obj, "status.observedGeneration", obj_generation(p->r->obj));
+    if (json_equal(before, json_object_get(p->r->obj, "status")))
+        return 0;
+    int rc = client_update_status(p->r->client, &resource, p->r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static json_t *stage_record(json_t *obj, const char *name)
+{
+    json_t *list = json_at(obj, "status.stages"), *s;
+    size_t i;
+    json_array_foreach (list, i, s)
+        if (!strcmp(json_str_or(s, "name", ""), name))
+            return s;
+    if (!list) {
+        list = json_array();
+        json_put(obj, "status.stages", list);
+    }
+    s = json_pack("{s:s}", "name", name);
+    json_array_append_new(list, s);
+    return s;
+}
+
+static void put_time(json_t *s, const char *key, int64_t wall_ms)
+{
+    char text[CLOCK_TEXT_MAX];
+    clock_format_micro(wall_ms * 1000, text);
+    json_put_str(s, key, text);
+}
+
+static int64_t time_of(const json_t *s, const char *key)
+{
+    int64_t ms = 0;
+    const char *text = json_str(s, key);
+    return text && clock_parse(str_of(text), &ms) == 0 ? ms : 0;
+}
+
+static void tell(struct pass *p, const char *type, const char *reason, const char *message)
+{
+    p->event_type = type;
+    p->event_reason = reason;
+    p->event = message;
+}
+
+/* ---- components ---- */
+
+static const char *last_log_line(struct pass *p, const char *workload)
+{
+    char *text = NULL;
+    if (p->k->runtime->ops->log_tail(p->k->runtime, workload, LOG_TAIL_BYTES, &text, NULL) < 0 || !text)
+        return "";
+    struct str rest = str_of(text), line, last = STR("");
+    while (str_cut(&rest, '\n', &line))
+        if (str_trim(line).len)
+            last = str_trim(line);
+    if (last.len > LAST_LINE_MAX)
+        last.len = LAST_LINE_MAX;
+    while (last.len && !str_utf8_valid(last))
+        last.len--;
+    const char *ret = last.len ? arena_printf(p->r->arena, "; it last said: %.*s", STR_ARG(last)) : "";
+    mem_free(text);
+    return ret;
+}
+
+/* Wanted from now on, and running: 0. */
+static int ensure(struct pass *p, enum component c, struct err *err)
+{
+    struct runtime *rt = p->k->runtime;
+    struct plan *plan = &p->plan[c];
+    char name[WORKLOAD_NAME_MAX];
+    struct workload_status w;
+    component_workload(&p->site, c, name);
+    p->blamed = c;
+    if (access(plan->program, X_OK) < 0) {
+        p->reason = "ProgramsMissing";
+        return err_set(err, ERR_UNAVAILABLE, *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
+                       strrchr(plan->program, '/') + 1, p->cluster.spec.version);
+    }
+    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = STOP_TIMEOUT_MS};
+    int rc = rt->ops->ensure(rt, &want, err);
+    if (rc < 0)
+        return rc;
+    rt->ops->get(rt, name, &w);
+    p->restartable = true;
+    if (w.state == WORKLOAD_RUNNING)
+        return 0;
+    p->restartable = false; /* the runtime is at it */
+    if (w.crash_looping)
+        p->reason = "CrashLoopBackOff";
+    return err_set(err, ERR_UNAVAILABLE, "%s: %s%s", component_name(c), *w.message ? w.message : "is being started", w.crash_looping ? last_log_line(p, name) : "");
+}
+
+/* Runs and answers. */
+static int answers(struct pass *p, enum component c, struct err *err)
+{
+    int rc = ensure(p, c, err);
+    return rc < 0 ? rc : probe(&p->plan[c], p->plan[c].health_path, &p->site, PROBE_TIMEOUT_MS, err);
+}
+
+static void start_anew(struct pass *p, enum component c, const char *why)
+{
+    char name[WORKLOAD_NAME_MAX];
+    struct err err = ERR_INIT;
+    component_workload(&p->site, c, name);
+    log_warn("a component of a cluster is started anew", KV("cluster", p->site.name), KV("namespace", p->site.ns), KV("component", component_name(c)), KV("why", why));
+    if (p->k->runtime->ops->restart(p->k->runtime, name, why, &err) < 0)
+        log_warn("it could not be", KV("workload", name), KVE(&err));
+}
+
+/* ---- stages ---- */
+
+static bool is_taken(void *arg, const char *address)
+{
+    struct kaas *k = arg;
+    struct map_iter it = MAP_ITER_INIT;
+    bool taken = false;
+    while (map_next(k->memory, &it))
+        taken |= !strcmp(((const struct cluster_memory *)it.value)->address, address);
+    JSON_AUTO all = informer_list(k->clusters, NULL);
+    size_t i;
+    json_t *c;
+    json_array_foreach (all, i, c)
+        taken |= !strcmp(json_str_or(c, "status.address", ""), address);
+    return taken;
+}
+
+/* The address is another's from the moment that it was chosen. */
+static int take_place(struct pass *p, struct err *err)
+{
+    pthread_mutex_lock(&p->k->lock);
+    int rc = place_make(&p->site, &p->k->addresses, is_taken, p->k, p->site.address, err);
+    if (rc == 0) {
+        struct cluster_memory *m = XNEW(struct cluster_memory);
+        memcpy(m->address, p->site.address, sizeof(m->address));
+        map_set(p->k->memory, str_of(p->site.uid), m);
+    }
+    pthread_mutex_unlock(&p->k->lock);
+    return rc;
+}
+
+static int find_place(struct pass *p, struct err *err)
+{
+    struct err why = ERR_INIT;
+    int rc = place_load(p->site.dir, p->site.address, &why);
+    if (rc == ERR_NOT_FOUND && json_at(p->r->obj, "status.createMilliseconds")) {
+        p->reason = "DataMissing"; /* a new, empty cluster in its place would hide that */
+        return err_set(err, ERR_NOT_FOUND, "its files are gone; it is not made anew over that: restore clusters/%s, or delete it", p->site.uid);
+    }
+    if (rc == ERR_NOT_FOUND)
+        rc = take_place(p, err);
+    else if (rc < 0)
+        return err_set(err, rc, "%s", why.msg);
+    if (rc < 0)
+        return rc;
+    memcpy(p->memory.address, p->site.address, sizeof(p->memory.address));
+    json_put_str(p->r->obj, "status.address", p->site.address);
+    json_put_str(p->r->obj, "status.endpoint", arena_printf(p->r->arena, "https://%s:%d", p->site.address, PORT_APISERVER));
+    return 0;
+}
+
+static int look_certificates(struct pass *p, struct err *err)
+{
+    uint64_t now = clock_mono_ms(), every = p->k->o.certificate_life_ms / 60;
+    bool made = false;
+    int rc = find_place(p, err);
+    if (rc < 0)
+        return rc;
+    for (enum component c = 0; c < COMPONENTS; c++)
+        plan_component(c, &p->cluster, &p->site, p->r->arena, &p->plan[c]);
+    every = every < PKI_LOOK_MS ? every : PKI_LOOK_MS;
+    if (p->memory.pki_ms && now - p->memory.pki_ms < every && json_int(p->r->obj, "status.observedGeneration", 0) == obj_generation(p->r->obj))
+        return 0;
+    rc = cluster_pki_ensure(&p->cluster, &p->site, p->k->o.certificate_life_ms, &made, err);
+    if (rc == 0)
+        rc = cluster_conf_ensure(&p->site, err);
+    if (rc < 0)
+        return rc;
+    if (made && json_at(p->r->obj, "status.createMilliseconds"))
+        log_info("certificates of a cluster were made anew", KV("cluster", p->site.name), KV("namespace", p->site.ns));
+    p->memory.pki_ms = now;
+    return 0;
+}
+
+static int look_store(struct pass *p, struct err *err)
+{
+    return answers(p, ETCD, err);
+}
+
+static int look_apiserver(struct pass *p, struct err *err)
+{
+    return answers(p, APISERVER, err);
+}
+
+static int look_controllers(struct pass *p, struct err *err)
+{
+    struct err later = ERR_INIT;
+    /* Both are started before either is waited for. */
+    int second = ensure(p, SCHEDULER, &later), rc = answers(p, CONTROLLERS, err);
+    if (rc == 0 && second < 0)
+        return err_set(err, second, "%s", later.msg);
+    if (rc == 0)
+        rc = answers(p, SCHEDULER, err);
+    if (rc < 0 || p->memory.bound)
+        return rc;
+    p->blamed = CONTROLLERS;
+    struct client *client = NULL;
+    rc = access_client(&p->site, &client, err);
+    if (rc == 0)
+        rc = access_controllers_work(client, err);
+    client_free(client);
+    return rc;
+}
+
+/* ---- the Secret with the kubeconfig ---- */
+
+static int kubeconfig_secret(struct pass *p, const char *name, json_t **ret, struct err *err)
+{
+    JSON_AUTO config = NULL;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0}, coded = {0};
+    int rc = kubeconfig_embedded(&p->site, "admin", arena_printf(p->r->arena, "%s-admin", p->site.name), &config, err);
+    if (rc < 0)
+        return rc;
+    sbuf_init(&text, CONF_MAX);
+    sbuf_init(&coded, 2 * CONF_MAX);
+    yaml_write(config, &text);
+    base64_encode(sbuf_str(&text), &coded);
+    json_t *secret = obj_new(&kind_secret, p->site.ns, name);
+    json_object_set_new(secret, "type", json_string("Opaque"));
+    json_object_set_new(secret, "data", json_pack("{s:s%}", CLUSTER_SECRET_KEY, coded.ptr, coded.len));
+    obj_add_owner(secret, p->r->obj);
+    mem_wipe(text.ptr, text.len);
+    mem_wipe(coded.ptr, coded.len);
+    *ret = secret;
+    return 0;
+}
+
+static int write_secret(struct pass *p, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_secret);
+    const char *name = arena_printf(p->r->arena, "%s" CLUSTER_SECRET_SUFFIX, p->site.name);
+    JSON_AUTO want = NULL;
+    JSON_AUTO there = informer_get(p->k->secrets, p->site.ns, name);
+    int rc = kubeconfig_secret(p, name, &want, err);
+    if (rc < 0)
+        return rc;
+    if (there && !obj_owned_by(there, p->site.uid)) {
+        p->reason = "SecretTaken";
+        return err_set(err, ERR_EXISTS, "there is a Secret %s that is not this cluster's", name);
+    }
+    json_put_str(p->r->obj, "status.kubeconfigSecret", name);
+    if (there && json_equal(json_object_get(there, "data"), json_object_get(want, "data")))
+        return 0;
+    if (!there) {
+        struct err why = ERR_INIT;
+        rc = client_create(p->r->client, &resource, p->site.ns, want, NULL, &why);
+        return rc == 0 || rc == ERR_EXISTS ? 0 : err_set(err, rc, "%s", why.msg); /* there: the cache will tell */
+    }
+    JSON_AUTO patch = json_pack("{s:O}", "data", json_object_get(want, "data"));
+    return client_patch(p->r->client, &resource, p->site.ns, name, NULL, patch, NULL, err);
+}
+
+static int look_access(struct pass *p, struct err *err)
+{
+    int rc = 0;
+    p->restartable = false;
+    if (!p->memory.bound) {
+        struct client *client = NULL;
+        char version[32];
+        rc = access_client(&p->site, &client, err);
+        if (rc == 0)
+            rc = access_bind_admins(client, err);
+        if (rc == 0)
+            rc = access_version(client, version, err);
+        client_free(client);
+        if (rc == 0) {
+            json_put_str(p->r->obj, "status.version", version);
+            p->memory.bound = true;
+        }
+    }
+    return rc < 0 ? rc : write_secret(p, err);
+}
+
+static const struct stage {
+    const char *condition;
+    uint64_t deadline_ms;
+    /* 0: done. Else what is in the way, with p->reason where that is known. */
+    int (*look)(struct pass *p, struct err *err);
+} stages[] = {
+    {"CertificatesReady", 10000, look_certificates},
+    {"StoreReady", 60000, look_store},
+    {"APIServerReady", 120000, look_apiserver},
+    {"ControllersReady", 120000, look_controllers},
+    {"AccessReady", 30000, look_access},
+};
+
+static const char *until_text(struct arena *a, const json_t *record)
+{
+    const char *deadline = json_str_or(record, "deadline", "");
+    return strlen(deadline) > 19 ? arena_printf(a, "%.19sZ", deadline) : deadline;
+}
+
+static void begin(const struct stage *s, json_t *record, int64_t now)
+{
+    if (json_at(record, "startedAt"))
+        return;
+    put_time(record, "startedAt", now);
+    put_time(record, "deadline", now + (int64_t)s->deadline_ms);
+    json_put_int(record, "attempt", 1);
+}
+
+static void passed(struct pass *p, const struct stage *s, json_t *record, int64_t now)
+{
+    json_t *obj = p->r->obj;
+    int64_t took = json_int(record, "milliseconds", -1);
+    const char *status = obj_condition(obj, s->condition);
+    if (took < 0) {
+        took = now - time_of(record, "startedAt");
+        json_put_int(record, "milliseconds", MAX(took, (int64_t)0));
+    }
+    if (!status || strcmp(status, "True") != 0)
+        set_condition(obj, s->condition, "True", status && json_at(obj, "status.createMilliseconds") ? "Recovered" : "Done", "took %lld ms", (long long)MAX(took, (int64_t)0));
+}
+
+/* It is not there yet. */
+static const char *waits(struct pass *p, const struct stage *s, json_t *record, int64_t now, const struct err *why)
+{
+    json_t *obj = p->r->obj;
+    struct arena *a = p->r->arena;
+    int64_t attempt = json_int(record, "attempt", 1), waited_ms = now - time_of(record, "startedAt");
+    p->r->requeue_ms = waited_ms < (int64_t)QUICK_MS ? LOOK_MS : LATER_MS;
+    if (p->reason) {
+        set_condition(obj, s->condition, "False", p->reason, "%s", why->msg);
+        p->r->requeue_ms = WAIT_MS;
+        put_time(record, "deadline", now + (int64_t)s->deadline_ms); /* nothing here is slow */
+        return p->reason;
+    }
+    if (now >= time_of(record, "deadline")) {
+        json_put_int(record, "attempt", ++attempt);
+        put_time(record, "deadline", now + (int64_t)s->deadline_ms);
+        const char *message = arena_printf(a, "not done within %llu s: %s", (unsigned long long)s->deadline_ms / 1000, why->msg);
+        set_condition(obj, s->condition, "False", "DeadlineExceeded", "%s; attempt %lld, until %s", message, (long long)attempt, until_text(a, record));
+        tell(p, "Warning", "DeadlineExceeded", message);
+        if (p->restartable)
+            start_anew(p, p->blamed, message);
+        return "DeadlineExceeded";
+    }
+    if (attempt > 1)
+        return "DeadlineExceeded"; /* until it works, the first failure is what matters */
+    set_condition(obj, s->condition, "False", "Waiting", "until %s%s%s", until_text(a, record), waited_ms > QUIET_S * 1000 ? ": " : "", waited_ms > QUIET_S * 1000 ? why->msg : "");
+    return "Creating";
+}
+
+/* It was there, and is not. */
+static const char *fails(struct pass *p, const struct stage *s, const struct err *why)
+{
+    uint64_t now = clock_mono_ms(), *since = &p->memory.failing_ms[p->blamed];
+    const char *reason = p->reason ? p->reason : "NotAnswering";
+    struct err dead = ERR_INIT;
+    set_condition(p->r->obj, s->condition, "False", reason, "%s", why->msg);
+    p->r->requeue_ms = p->reason ? WAIT_MS : LATER_MS;
+    if (!*since)
+        *since = now;
+    if (!p->restartable || now - *since < HUNG_MS)
+        return reason;
+    *since = 0;
+    if (probe(&p->plan[p->blamed], p->plan[p->blamed].alive_path, &p->site, PROBE_TIMEOUT_MS, &dead) < 0) {
+        tell(p, "Warning", "ComponentHung", arena_printf(p->r->arena, "%s does not answer and is started anew: %s", component_name(p->blamed), dead.msg));
+        start_anew(p, p->blamed, "it does not answer");
+    }
+    return reason;
+}
+
+static void ready(struct pass *p, int64_t now)
+{
+    json_t *obj = p->r->obj;
+    memset(p->memory.failing_ms, 0, sizeof(p->memory.failing_ms));
+    if (!json_at(obj, "status.createMilliseconds")) {
+        int64_t ms = MAX(now - time_of(json_array_get(json_at(obj, "status.stages"), 0), "startedAt"), (int64_t)1);
+        json_put_int(obj, "status.createMilliseconds", ms);
+        tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms", (long long)ms));
+    }
+    set_condition(obj, "Ready", "True", "Running", "all components answer");
+    p->r->requeue_ms = p->k->o.probe_ms;
+}
+
+static void bring_up(struct pass *p)
+{
+    json_t *obj = p->r->obj;
+    for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
+        struct err why = ERR_INIT;
+        json_t *record = stage_record(obj, stages[i].condition);
+        begin(&stages[i], record, clock_wall_ms());
+        p->reason = NULL;
+        p->restartable = false;
+        int rc = stages[i].look(p, &why);
+        int64_t now = clock_wall_ms();
+        if (rc == 0) {
+            passed(p, &stages[i], record, now);
+            continue;
+        }
+        bool done_before = json_at(record, "milliseconds") != NULL;
+        const char *reason = done_before ? fails(p, &stages[i], &why) : waits(p, &stages[i], record, now, &why);
+        set_condition(obj, "Ready", "False", reason, "%s: %s", stages[i].condition, obj_condition_message(obj, stages[i].condition));
+        return;
+    }
+    ready(p, clock_wall_ms());
+}
+
+/* ---- the end ---- */
+
+static int delete_secret(struct pass *p, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_secret);
+    const char *name = arena_printf(p->r->arena, "%s" CLUSTER_SECRET_SUFFIX, p->site.name);
+    JSON_AUTO there = informer_get(p->k->secrets, p->site.ns, name);
+    if (!there || !obj_owned_by(there, p->site.uid))
+        return 0;
+    struct err why = ERR_INIT;
+    int rc = client_delete(p->r->client, &resource, p->site.ns, name, obj_uid(there), &why);
+    return rc == 0 || rc == ERR_NOT_FOUND ? 0 : err_set(err, rc, "%s", why.msg);
+}
+
+static int drop_finalizer(struct pass *p, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_cluster);
+    json_t *list = json_at(p->r->obj, "metadata.finalizers"), *f;
+    size_t i;
+    json_array_foreach (list, i, f)
+        if (!strcmp(json_string_value(f), CLUSTER_FINALIZER)) {
+            json_array_remove(list, i);
+            break;
+        }
+    int rc = client_update(p->r->client, &resource, p->r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static int finish(struct pass *p, struct err *err)
+{
+    struct reconcile *r = p->r;
+    struct err why = ERR_INIT;
+    bool done = false;
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    if (!obj_has_finalizer(r->obj, CLUSTER_FINALIZER))
+        return 0;
+    if (place_load(p->site.dir, p->site.address, NULL) < 0)
+        (void)!str_to_array(str_of(json_str_or(r->obj, "status.address", "")), p->site.address, sizeof(p->site.address));
+    int rc = delete_secret(p, &why);
+    if (rc == 0)
+        rc = cluster_remove(p->k, &p->site, &p->memory, &done, &why);
+    save_memory(p);
+    if (rc < 0 || !done) {
+        r->requeue_ms = rc < 0 ? LATER_MS : REMOVE_LOOK_MS;
+        set_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : "Removing", "%s", rc < 0 ? why.msg : "its components are ended, those that use the store first");
+        return save_status(p, before, err);
+    }
+    const char *what = arena_printf(r->arena, "%d processes ended, %d files removed; no process, file or listener is left", __builtin_popcount(p->memory.ended), p->memory.files);
+    rc = drop_finalizer(p, err);
+    if (rc < 0)
+        return rc;
+    log_info("cluster removed", KV("namespace", p->site.ns), KV("cluster", p->site.name), KV("uid", p->site.uid), KV("what", what));
+    manager_event(p->k->manager, r->obj, "Normal", "ClusterRemoved", what);
+    forget(p);
+    return 0;
+}
+
+/* ---- one pass ---- */
+
+int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
+{
+    struct pass p = {.k = ctx, .r = r};
+    struct arena *a = r->arena;
+    if (!r->obj || !obj_uid(r->obj))
+        return 0;
+    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj)};
+    p.site.dir = arena_printf(a, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
+    load_memory(&p);
+    if (obj_deleting(r->obj))
+        return finish(&p, err);
+    int rc = kind_decode(&kind_cluster, r->obj, a, &p.cluster, err);
+    if (rc < 0)
+        return rc;
+    p.site.programs = *p.k->o.programs_dir ? arena_printf(a, "%s/%s", p.k->o.programs_dir, p.cluster.spec.version) : "";
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    bring_up(&p);
+    save_memory(&p);
+    rc = save_status(&p, before, err);
+    if (rc == 0 && p.event)
+        manager_event(p.k->manager, r->obj, p.event_type, p.event_reason, p.event);
+    if (rc == 0 && !json_at(before, "createMilliseconds") && json_at(r->obj, "status.createMilliseconds"))
+        metric_observe(p.k->took, (double)json_int(r->obj, "status.createMilliseconds", 0) / 1000);
+    return rc;
+}

@@ -1,0 +1,121 @@
+/* Between the files of this folder. */
+#ifndef SEKI_KAAS_INTERNAL_H
+#define SEKI_KAAS_INTERNAL_H
+
+#include <pthread.h>
+
+#include "base/map.h"
+#include "kaas/kaas.h"
+#include "kinds/kaas.h"
+
+#define CONTROLLER_CLUSTER "cluster"
+#define WORKLOAD_PREFIX "kc-"
+
+/* ---- components: plan.c ---- */
+
+/* In the order of starting; ended the other way round. */
+enum component { ETCD, APISERVER, CONTROLLERS, SCHEDULER, COMPONENTS };
+
+#define PORT_ETCD 2379
+#define PORT_ETCD_PEERS 2380
+#define PORT_ETCD_HEALTH 2381
+#define PORT_APISERVER 6443
+#define PORT_CONTROLLERS 10257
+#define PORT_SCHEDULER 10259
+extern const uint16_t cluster_ports[]; /* all of them; ends with 0 */
+
+/* What a cluster is made of, beside its spec. Texts live as long as the pass. */
+struct site {
+    const char *ns, *name, *uid;
+    const char *dir;      /* clusters/UID */
+    const char *programs; /* MINOR's folder; "" when there is none */
+    char address[16];
+};
+
+struct plan {
+    const char *program;      /* a path */
+    const char *const *argv;  /* ends in NULL */
+    const char *const *env;   /* ends in NULL */
+    const char *health;       /* URL without path … */
+    const char *health_path;  /* … that answers 200 when it may be used */
+    const char *alive_path;   /* … and while it need not be killed */
+};
+/* Pure: the same cluster gives the same command line, today and after any restart of ours, or its components would be started anew. Nothing secret is in it. */
+void plan_component(enum component c, const struct cluster *spec, const struct site *s, struct arena *a, struct plan *ret);
+const char *component_name(enum component c); /* "etcd" */
+/* "kc-NS-NAME-UID8-etcd": a cluster that is made anew under the same name has other workloads. */
+#define WORKLOAD_NAME_MAX 201
+void component_workload(const struct site *s, enum component c, char name[WORKLOAD_NAME_MAX]);
+
+/* ---- pki.c ---- */
+
+/* Makes what is missing or near its end below dir/pki; the list is in docs/internals/kaas.md. Quick: some milliseconds. ret_made (may be NULL): whether anything was. */
+int cluster_pki_ensure(const struct cluster *spec, const struct site *s, uint64_t life_ms, bool *ret_made, struct err *err) NODISCARD;
+/* A kubeconfig: with paths of the certificate and key, which its reader reads again when they change; or embedded, to be handed on. A new document. */
+json_t *kubeconfig_by_path(const struct site *s, const char *leaf);
+int kubeconfig_embedded(const struct site *s, const char *leaf, const char *context, json_t **ret, struct err *err) NODISCARD;
+/* Writes dir/conf. */
+int cluster_conf_ensure(const struct site *s, struct err *err) NODISCARD;
+
+/* ---- place.c: directory and address ---- */
+
+/* The address of a cluster whose directory is there. ERR_NOT_FOUND: there is none. ERR_CORRUPT. */
+int place_load(const char *dir, char address[16], struct err *err) NODISCARD;
+/* Makes the directory, takes an address that `taken` does not have and where nothing listens on our ports, and writes it down. */
+int place_make(const struct site *s, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, char address[16], struct err *err) NODISCARD;
+/* Whether something listens on one of our ports there; *ret_port: on which. */
+bool place_in_use(const char *address, uint16_t *ret_port);
+/* Removes the directory; *ret_files: how many files were in it. */
+int place_remove(const char *dir, int *ret_files, struct err *err) NODISCARD;
+/* Directories of clusters below root: whose they say they are. Broken ones come with ns "" and name "". */
+void place_each(const char *root, void (*fn)(void *arg, const char *uid, const char *ns, const char *name), void *arg);
+
+/* ---- probe.c ---- */
+
+/* 0 when the component answers 200 to path, and, where it has a certificate, with one that our authority signed. Blocks for timeout_ms at most. */
+int probe(const struct plan *p, const char *path, const struct site *s, uint64_t timeout_ms, struct err *err) NODISCARD;
+
+/* ---- access.c: inside the cluster ---- */
+
+/* A client with all rights in the cluster. */
+int access_client(const struct site *s, struct client **ret, struct err *err) NODISCARD;
+/* Whether the controllers have done their first work: ServiceAccount `default` is there. */
+int access_controllers_work(struct client *c, struct err *err) NODISCARD;
+/* The administrators' ClusterRoleBinding. */
+int access_bind_admins(struct client *c, struct err *err) NODISCARD;
+/* "v1.37.2" */
+int access_version(struct client *c, char ret[32], struct err *err) NODISCARD;
+
+/* ---- kaas.c ---- */
+
+/* What is remembered between passes; lost at a restart and found again. */
+struct cluster_memory {
+    char address[16];
+    uint64_t pki_ms;                 /* when certificates were looked at */
+    uint64_t attempt_ms;             /* when the current attempt of the stage began */
+    uint64_t failing_ms[COMPONENTS]; /* since when it does not answer though it did; 0: it does */
+    unsigned ended;                  /* components that the deletion has ended, a bit each … */
+    int files;                       /* … and files that it has removed */
+    bool bound;                      /* access was looked at since our start */
+};
+
+struct kaas {
+    struct manager *manager;
+    struct runtime *runtime;
+    struct kaas_options o;
+    struct cluster_network addresses;
+    struct informer *clusters, *secrets;
+    pthread_mutex_t lock;
+    struct map *memory;    /* uid → struct cluster_memory * */
+    struct map *workloads; /* name → char *: "NS/NAME" */
+    struct metric *there, *ready, *took;
+};
+
+int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err);
+
+/* ---- remove.c ---- */
+
+/* One step of a cluster's end: *ret_done when nothing is left. What stands in the way is an error. */
+int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
+
+#endif

@@ -1,0 +1,189 @@
+#include "kaas/internal.h"
+
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/metrics.h"
+#include "base/vec.h"
+#include "kinds/borrowed.h"
+
+#define WORKERS 4
+#define SHARE 2
+#define STOP_ALL_MS 12000u
+#define STOP_LOOK_MS 20u
+
+/* ---- workloads that nobody wants any more ---- */
+
+struct strays {
+    struct map *wanted;
+    VEC(char *) names;
+};
+
+static void collect_stray(void *arg, const char *name, const struct workload_status *w UNUSED)
+{
+    struct strays *x = arg;
+    if (!strncmp(name, WORKLOAD_PREFIX, sizeof(WORKLOAD_PREFIX) - 1) && !(x->wanted && map_getc(x->wanted, name)))
+        *VEC_PUSH(&x->names) = xstrdup(name);
+}
+
+static void free_names(struct strays *x)
+{
+    VEC_FOREACH (&x->names, name)
+        mem_free(*name);
+    VEC_DEINIT(&x->names);
+}
+
+static struct site site_of(const json_t *cluster)
+{
+    return (struct site){.ns = obj_namespace(cluster), .name = obj_name(cluster), .uid = obj_uid(cluster) ? obj_uid(cluster) : ""};
+}
+
+static void stop_workload(struct kaas *k, const char *name)
+{
+    struct err err = ERR_INIT;
+    if (k->runtime->ops->stop(k->runtime, name, &err) < 0)
+        log_warn("a process of a cluster that is gone could not be stopped", KV("workload", name), KVE(&err));
+}
+
+struct known {
+    struct kaas *k;
+    const json_t *clusters;
+};
+
+static void tell_of_directory(void *arg, const char *uid, const char *ns, const char *name)
+{
+    const struct known *known = arg;
+    size_t i;
+    json_t *c;
+    json_array_foreach ((json_t *)(uintptr_t)known->clusters, i, c)
+        if (obj_uid(c) && !strcmp(obj_uid(c), uid))
+            return;
+    log_warn("files of a cluster that there is not are kept; remove them when nobody misses it", KV("directory", uid), KV("namespace", ns), KV("cluster", name));
+}
+
+/* After each complete list: what runs without a Cluster is stopped. Its files stay: a store that was brought back to an earlier state may know less than it should. */
+static void on_listed(void *arg)
+{
+    struct kaas *k = arg;
+    struct strays x = {map_new(NULL), VEC_INIT};
+    JSON_AUTO all = informer_list(k->clusters, NULL);
+    size_t i;
+    json_t *obj;
+    json_array_foreach (all, i, obj) {
+        struct site s = site_of(obj);
+        for (enum component c = 0; c < COMPONENTS; c++) {
+            char name[WORKLOAD_NAME_MAX];
+            component_workload(&s, c, name);
+            map_set(x.wanted, str_of(name), k);
+        }
+    }
+    k->runtime->ops->each(k->runtime, collect_stray, &x);
+    VEC_FOREACH (&x.names, name) {
+        log_info("a process without a Cluster is stopped", KV("workload", *name));
+        stop_workload(k, *name);
+    }
+    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
+    place_each(root, tell_of_directory, &(struct known){k, all});
+    map_free(x.wanted);
+    free_names(&x);
+}
+
+static void count(struct kaas *k)
+{
+    JSON_AUTO all = informer_list(k->clusters, NULL);
+    size_t i, good = 0;
+    json_t *obj;
+    json_array_foreach (all, i, obj)
+        good += obj_condition(obj, "Ready") && !strcmp(obj_condition(obj, "Ready"), "True");
+    metric_set(k->there, (int64_t)json_array_size(all));
+    metric_set(k->ready, (int64_t)good);
+}
+
+static void make_metrics(struct kaas *k)
+{
+    static const double buckets[] = {0.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300};
+    k->there = metric_gauge("seki_clusters", "Clusters.");
+    k->ready = metric_gauge("seki_clusters_ready", "Clusters whose condition Ready is True.");
+    k->took = metric_series(metric_family("seki_cluster_create_seconds", "From the first look at a Cluster until it was ready.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
+}
+
+static void on_cluster(void *arg, json_t *prev, json_t *now)
+{
+    struct kaas *k = arg;
+    count(k);
+    if (now)
+        return;
+    struct site s = site_of(prev);
+    for (enum component c = 0; c < COMPONENTS; c++) {
+        char name[WORKLOAD_NAME_MAX];
+        component_workload(&s, c, name);
+        stop_workload(k, name); /* its finalizer was taken off by somebody else; else they are gone */
+    }
+}
+
+/* ---- life ---- */
+
+int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err)
+{
+    static const struct kind *const owns[] = {&kind_secret, NULL};
+    static const struct controller_ops controller = {.name = CONTROLLER_CLUSTER, .primary = &kind_cluster, .owned = owns, .workers = WORKERS, .share = SHARE, .reconcile = cluster_reconcile};
+    struct cluster_network n;
+    if (cluster_network_parse(o->addresses, &n, err) < 0)
+        return err_wrap(err, "kubernetes-addresses=%s", o->addresses);
+    if (n.first >> 24 != 127 || n.bits < 8 || n.bits > 29)
+        return err_set(err, ERR_INVALID, "kubernetes-addresses=%s: expected a part of 127.0.0.0/8 with a prefix of 29 bits at most", o->addresses);
+    struct kaas *k = XNEW(struct kaas);
+    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free)};
+    pthread_mutex_init(&k->lock, NULL);
+    k->clusters = manager_informer(m, &kind_cluster);
+    k->secrets = manager_informer(m, &kind_secret);
+    manager_add(m, &controller, k);
+    informer_add_handler(k->clusters, &(struct informer_handler){.changed = on_cluster, .synced = on_listed, .arg = k});
+    make_metrics(k);
+    *ret = k;
+    return 0;
+}
+
+void kaas_workload_changed(struct kaas *k, const char *workload)
+{
+    pthread_mutex_lock(&k->lock);
+    const char *known = map_getc(k->workloads, workload);
+    CLEANUP(mem_freep) char *key = known ? xstrdup(known) : NULL;
+    pthread_mutex_unlock(&k->lock);
+    char *slash = key ? strchr(key, '/') : NULL;
+    if (!slash)
+        return;
+    *slash = 0;
+    manager_enqueue(k->manager, CONTROLLER_CLUSTER, key, slash + 1);
+}
+
+void kaas_stop_all(struct kaas *k)
+{
+    uint64_t until = clock_mono_ms() + STOP_ALL_MS;
+    for (;;) {
+        struct strays x = {NULL, VEC_INIT};
+        size_t left = 0;
+        k->runtime->ops->each(k->runtime, collect_stray, &x);
+        VEC_FOREACH (&x.names, name)
+            if (!str_ends(str_of(*name), STR("-etcd"))) {
+                left++;
+                stop_workload(k, *name);
+            }
+        free_names(&x);
+        if (!left || clock_mono_ms() >= until)
+            return;
+        nanosleep(&(struct timespec){.tv_nsec = STOP_LOOK_MS * 1000000L}, NULL);
+    }
+}
+
+void kaas_free(struct kaas *k)
+{
+    if (!k)
+        return;
+    map_free(k->memory);
+    map_free(k->workloads);
+    pthread_mutex_destroy(&k->lock);
+    mem_free(k);
+}

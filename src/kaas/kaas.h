@@ -1,0 +1,33 @@
+/* Kubernetes as a service: the controller of Cluster.
+ *
+ * A Cluster becomes four workloads of the runtime (etcd, kube-apiserver, kube-controller-manager, kube-scheduler) at a loopback address of its own, with a PKI of its own below
+ * clusters/UID of the data directory, and a Secret with its administrator's kubeconfig. What is made, in which order and until when is in docs/internals/kaas.md. Everything that a pass
+ * finds is found again after a restart: from the Cluster's status, from cluster.json in its directory, and from what the runtime has adopted.
+ */
+#ifndef SEKI_KAAS_KAAS_H
+#define SEKI_KAAS_KAAS_H
+
+#include "controller/controller.h"
+#include "runtime/runtime.h"
+
+struct kaas;
+
+struct kaas_options {
+    const char *data_dir;     /* clusters/ is made there */
+    const char *log_dir;      /* the runtime's */
+    const char *programs_dir; /* MINOR/kube-apiserver … below it; "": there are none, and Clusters wait */
+    const char *addresses;    /* a loopback network as text: each cluster takes an address of it */
+    uint64_t probe_ms;        /* how often components of a cluster that is ready are asked */
+    uint64_t certificate_life_ms;
+};
+
+/* Adds its controller to m; the runtime stays the caller's. ERR_INVALID: the addresses are no loopback network. */
+int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err) NODISCARD;
+/* For runtime_local_options.changed: a workload of ours makes its Cluster be looked at. Any thread. */
+void kaas_workload_changed(struct kaas *k, const char *workload);
+/* Before the runtime ends all workloads at once: ends what uses a store before the stores, since an API server whose store went first does not leave. Blocks, for some seconds at most. After
+ * manager_stop(). */
+void kaas_stop_all(struct kaas *k);
+void kaas_free(struct kaas *k);
+
+#endif

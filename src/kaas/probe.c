@@ -1,0 +1,29 @@
+#include "kaas/internal.h"
+
+#include "base/mem.h"
+#include "client/fetch.h"
+
+#define ANSWER_MAX (64 * 1024)
+#define SAID_MAX 160
+
+int probe(const struct plan *p, const char *path, const struct site *s, uint64_t timeout_ms, struct err *err)
+{
+    CLEANUP(mem_freep) char *ca = xasprintf("%s/pki/ca.crt", s->dir);
+    CLEANUP(mem_freep) char *body = NULL;
+    bool tls = !strncmp(p->health, "https:", 6);
+    struct fetch_options o = {.address = p->health, .path = path, .ca_file = tls ? ca : NULL, .timeout_ms = timeout_ms, .max_body_bytes = ANSWER_MAX};
+    size_t len = 0;
+    int status = 0, rc = fetch(&o, &status, &body, &len, err);
+    if (rc < 0)
+        return rc;
+    if (status == 200)
+        return 0;
+    /* What has failed is in the lines that begin with [-]. */
+    struct str rest = str_n(body, len), line, said = STR("");
+    while (!said.len && str_cut(&rest, '\n', &line))
+        if (str_starts(line, STR("[-]")))
+            said = line;
+    if (said.len > SAID_MAX)
+        said.len = SAID_MAX;
+    return err_set(err, ERR_UNAVAILABLE, "%s answers %d%s%.*s", path, status, said.len ? ": " : "", STR_ARG(said));
+}

@@ -1,0 +1,59 @@
+/* The end of a cluster: what uses a store goes before the store, and nothing is said to be gone that was not looked for. */
+#include "kaas/internal.h"
+
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+
+/* Returns whether it is gone. */
+static bool end_component(struct kaas *k, const struct site *s, enum component c, struct cluster_memory *m)
+{
+    char name[WORKLOAD_NAME_MAX];
+    struct workload_status w;
+    component_workload(s, c, name);
+    k->runtime->ops->get(k->runtime, name, &w);
+    if (w.state == WORKLOAD_ABSENT)
+        return true;
+    m->ended |= 1u << c;
+    if (k->runtime->ops->stop(k->runtime, name, NULL) < 0)
+        return false;
+    k->runtime->ops->get(k->runtime, name, &w);
+    return w.state == WORKLOAD_ABSENT;
+}
+
+static void remove_logs(struct kaas *k, const struct site *s, struct cluster_memory *m)
+{
+    static const char *const ends[] = {".log", ".log.1"};
+    for (enum component c = 0; c < COMPONENTS; c++)
+        for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+            char name[WORKLOAD_NAME_MAX];
+            component_workload(s, c, name);
+            CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, name, ends[i]);
+            m->files += unlink(path) == 0;
+        }
+}
+
+int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
+{
+    int files = 0;
+    uint16_t port;
+    *ret_done = false;
+    bool gone = end_component(k, s, SCHEDULER, m);
+    gone = end_component(k, s, CONTROLLERS, m) && gone;
+    gone = gone && end_component(k, s, APISERVER, m);
+    gone = gone && end_component(k, s, ETCD, m);
+    if (!gone)
+        return 0;
+    if (*s->address && place_in_use(s->address, &port))
+        return err_set(err, ERR_BUSY, "something listens on %s:%d still", s->address, port);
+    int rc = place_remove(s->dir, &files, err);
+    if (rc < 0)
+        return rc;
+    m->files += files;
+    remove_logs(k, s, m);
+    if (file_exists(s->dir))
+        return err_set(err, ERR_INTERNAL, "%s is there still", s->dir);
+    *ret_done = true;
+    return 0;
+}

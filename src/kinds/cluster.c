@@ -1,0 +1,182 @@
+/* Cluster: what a Kubernetes of a tenant's own shall be. Its controller is src/kaas. */
+#include "kinds/kaas.h"
+
+#include <arpa/inet.h>
+
+#define SPEC(member) offsetof(struct cluster, spec.member) - offsetof(struct cluster, spec)
+#define PLANE(member) offsetof(struct cluster, spec.control_plane.member) - offsetof(struct cluster, spec.control_plane)
+#define NETWORK(member) offsetof(struct cluster, spec.network.member) - offsetof(struct cluster, spec.network)
+#define ENDPOINT_NAMES_MAX 16
+
+/* ---- networks ---- */
+
+int cluster_network_parse(const char *text, struct cluster_network *ret, struct err *err)
+{
+    struct str rest = str_of(text), address;
+    char dotted[16];
+    struct in_addr in;
+    int64_t bits;
+    if (!strchr(text, '/') || !str_cut(&rest, '/', &address) || !str_to_array(address, dotted, sizeof(dotted)) || inet_pton(AF_INET, dotted, &in) != 1 ||
+        rest.len > 2 || str_to_i64(rest, 0, 32, &bits) < 0)
+        return err_set(err, ERR_INVALID, "expected an IPv4 network such as 10.96.0.0/16");
+    uint32_t first = ntohl(in.s_addr);
+    if (bits < 32 && (first & (UINT32_MAX >> bits)))
+        return err_set(err, ERR_INVALID, "has bits behind its prefix: a network of /%d ends in zeros", (int)bits);
+    *ret = (struct cluster_network){first, (int)bits};
+    return 0;
+}
+
+bool cluster_networks_overlap(const struct cluster_network *a, const struct cluster_network *b)
+{
+    int bits = a->bits < b->bits ? a->bits : b->bits;
+    return !bits || !((a->first ^ b->first) >> (32 - bits));
+}
+
+void cluster_network_address(const struct cluster_network *n, uint32_t nth, char text[16])
+{
+    text[0] = 0;
+    if (n->bits && n->bits < 32 && nth > (UINT32_MAX >> n->bits))
+        return;
+    struct in_addr in = {htonl(n->first + nth)};
+    inet_ntop(AF_INET, &in, text, 16);
+}
+
+/* ---- rows ---- */
+
+static const struct field plane_fields[] = {
+    {.name = "replicas", .type = FIELD_INT, .flags = FIELD_IMMUTABLE, .offset = PLANE(replicas), .min = 1, .max = 3, .def = "1", .help = "how many of each component there are: 1"},
+    {.name = "size", .type = FIELD_ENUM, .offset = PLANE(size), .values = "Small|Medium|Large", .def = "\"Small\"", .help = "how much memory its components keep to, how much its store may hold (2, 4, 8 GiB) and how many requests it takes at a time"},
+    {0},
+};
+static const struct field network_fields[] = {
+    {.name = "podCIDR", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE, .offset = NETWORK(pod_cidr), .min = 9, .max = 18, .def = "\"10.244.0.0/16\"", .help = "addresses of pods; each node gets a /24 of it"},
+    {.name = "serviceCIDR", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE, .offset = NETWORK(service_cidr), .min = 9, .max = 18, .def = "\"10.96.0.0/16\"", .help = "addresses of Services"},
+    {.name = "serviceDomain", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE | FIELD_DNS_NAME, .offset = NETWORK(service_domain), .min = 1, .max = 64, .def = "\"cluster.local\"", .help = "DNS name that names of Services end in"},
+    {0},
+};
+static const struct field spec_fields[] = {
+    {.name = "version", .type = FIELD_ENUM, .offset = SPEC(version), .values = "1.37", .def = "\"1.37\"", .help = "minor version of Kubernetes"},
+    {.name = "controlPlane", .type = FIELD_OBJECT, .offset = SPEC(control_plane), .sub = plane_fields, .sub_size = sizeof(((struct cluster *)0)->spec.control_plane), .def = "{}", .help = "how its control plane is made"},
+    {.name = "network", .type = FIELD_OBJECT, .offset = SPEC(network), .sub = network_fields, .sub_size = sizeof(((struct cluster *)0)->spec.network), .def = "{}", .help = "its networks; they cannot change later"},
+    {.name = "endpointNames", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoint_names), .list_type = LIST_SET, .max = ENDPOINT_NAMES_MAX, .help = "further DNS names and addresses under which clients reach its API server"},
+    {0},
+};
+static const struct field stage_fields[] = {
+    {.name = "name", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .help = "as the condition"},
+    {.name = "startedAt", .type = FIELD_TIME, .flags = FIELD_MICRO, .offset = FIELD_NO_MEMBER, .help = "when its attempt began"},
+    {.name = "deadline", .type = FIELD_TIME, .flags = FIELD_MICRO, .offset = FIELD_NO_MEMBER, .help = "until when this attempt may take"},
+    {.name = "attempt", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "the first is 1"},
+    {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how long it took, once it is done"},
+    {0},
+};
+static const struct field status_fields[] = {
+    {.name = "version", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "what its API server says it is"},
+    {.name = "address", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the address that its components listen at"},
+    {.name = "endpoint", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "URL of its API server"},
+    {.name = "kubeconfigSecret", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .ref = "Secret", .help = "where its administrator's kubeconfig is"},
+    {.name = "createMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its creation until it was ready for the first time"},
+    {.name = "stages", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = stage_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "the steps of its creation"},
+    {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready"},
+    {0},
+};
+static const struct field fields[] = {
+    {.name = "spec", .type = FIELD_OBJECT, .offset = offsetof(struct cluster, spec), .sub = spec_fields, .def = "{}", .help = "what is wanted"},
+    {.name = "status", .type = FIELD_OBJECT, .offset = FIELD_NO_MEMBER, .sub = status_fields, .help = "what is"},
+    {0},
+};
+static const struct kind_column columns[] = {
+    {"VERSION", "string", "", "status.version|spec.version", 0, "the version of Kubernetes"},
+    {"READY", "string", "", "condition:Ready", 0, "whether it can be used"},
+    {"STATUS", "string", "", "reason:Ready", 0, "why it is ready or not"},
+    {"ENDPOINT", "string", "", "status.endpoint", 0, "where its API server is"},
+    {"SIZE", "string", "", "spec.controlPlane.size", 1, "the size of its control plane"},
+    {"PODS", "string", "", "spec.network.podCIDR", 1, "addresses of pods"},
+    {"SERVICES", "string", "", "spec.network.serviceCIDR", 1, "addresses of Services"},
+    {0},
+};
+
+/* ---- ops ---- */
+
+/* What no network of pods or Services may touch: a machine keeps these to itself. */
+static const char *const kept[] = {"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"};
+
+static bool check_network(const json_t *obj, const char *path, int least, int most, struct cluster_network *ret, struct field_errors *errors)
+{
+    const char *text = json_str(obj, path);
+    struct err err = ERR_INIT;
+    if (!text)
+        return false;
+    if (cluster_network_parse(text, ret, &err) < 0) {
+        field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.32s\": %s", text, err.msg);
+        return false;
+    }
+    if (ret->bits < least || ret->bits > most) {
+        field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.32s\": expected a prefix of %d to %d bits", text, least, most);
+        return false;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
+        struct cluster_network n;
+        if (cluster_network_parse(kept[i], &n, NULL) == 0 && cluster_networks_overlap(ret, &n)) {
+            field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.32s\": overlaps %s, which is not for networks of a cluster", text, kept[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_address(const char *text)
+{
+    unsigned char bytes[16];
+    return inet_pton(AF_INET, text, bytes) == 1 || inet_pton(AF_INET6, text, bytes) == 1;
+}
+
+/* Digits and dots alone are an address with a mistake, not a name. */
+static bool is_name(const char *text)
+{
+    return field_dns_name(str_of(text)) && strspn(text, "0123456789.") != strlen(text);
+}
+
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+{
+    struct cluster_network pods, services;
+    bool both = check_network(obj, "spec.network.podCIDR", 8, 24, &pods, errors);
+    both = check_network(obj, "spec.network.serviceCIDR", 12, 28, &services, errors) && both;
+    if (both && cluster_networks_overlap(&pods, &services))
+        field_errors_add(errors, "spec.network.serviceCIDR", "FieldValueInvalid", "Invalid value: \"%.32s\": overlaps spec.network.podCIDR %.32s", json_str(obj, "spec.network.serviceCIDR"),
+                         json_str(obj, "spec.network.podCIDR"));
+    if (json_int(obj, "spec.controlPlane.replicas", 1) != 1)
+        field_errors_add(errors, "spec.controlPlane.replicas", "FieldValueNotSupported", "Unsupported value: %lld: supported values: \"1\"",
+                         (long long)json_int(obj, "spec.controlPlane.replicas", 1));
+    size_t i;
+    json_t *name;
+    json_array_foreach (json_at(obj, "spec.endpointNames"), i, name) {
+        const char *text = json_string_value(name);
+        char path[64];
+        snprintf(path, sizeof(path), "spec.endpointNames[%zu]", i);
+        if (text && !is_address(text) && !is_name(text))
+            field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.100s\": expected a DNS name or an address", text);
+    }
+}
+
+/* From its first moment on it cannot go before what was made for it. */
+static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED, struct err *err UNUSED)
+{
+    json_t *meta = json_object_get(obj, "metadata"), *list = json_object_get(meta, "finalizers");
+    if (old_obj || obj_has_finalizer(obj, CLUSTER_FINALIZER))
+        return 0;
+    if (!json_is_array(list)) {
+        list = json_array();
+        json_object_set_new(meta, "finalizers", list);
+    }
+    json_array_append_new(list, json_string(CLUSTER_FINALIZER));
+    return 0;
+}
+static const struct kind_ops ops = {.validate = validate, .admit = admit};
+
+const struct kind kind_cluster = {
+    .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Cluster", .plural = "clusters", .singular = "cluster",
+    .categories = "seki", .namespaced = true, .has_status = true, .label_names = true,
+    .readers = ROLE_VIEW, .writers = ROLE_EDIT, .fields = fields, .size = sizeof(struct cluster), .columns = columns, .ops = &ops,
+    .help = "Cluster is a Kubernetes of its own; the Secret NAME-kubeconfig has its administrator's credentials.",
+};

@@ -1,0 +1,42 @@
+/* The kinds of Kubernetes as a service as C structs. Their tables are in cluster.c; member names in JSON are the camelCase of these. */
+#ifndef SEKI_KINDS_KAAS_H
+#define SEKI_KINDS_KAAS_H
+
+#include "kinds/kind.h"
+
+extern const struct kind kind_cluster;
+
+/* Set at creation; the controller takes it off when nothing of the cluster is left. */
+#define CLUSTER_FINALIZER "seki.cloud/cluster"
+/* The Secret with the administrator's kubeconfig: NAME and this. */
+#define CLUSTER_SECRET_SUFFIX "-kubeconfig"
+#define CLUSTER_SECRET_KEY "kubeconfig"
+
+/* Cluster: a Kubernetes of a tenant's own. Status: address, endpoint, version, stages[], conditions[]. */
+struct cluster {
+    struct {
+        const char *version; /* "1.37" */
+        struct {
+            int64_t replicas; /* 1 */
+            const char *size; /* Small | Medium | Large */
+        } control_plane;
+        struct {
+            const char *pod_cidr, *service_cidr; /* podCIDR, serviceCIDR: IPv4, disjoint, no bits behind the prefix */
+            const char *service_domain;
+        } network;
+        struct field_list endpoint_names; /* DNS names and addresses for the API server's certificate */
+    } spec;
+};
+
+/* An IPv4 network. */
+struct cluster_network {
+    uint32_t first; /* host order */
+    int bits;
+};
+/* "10.96.0.0/16"; ERR_INVALID for anything else, host bits included. Threads: any. */
+int cluster_network_parse(const char *text, struct cluster_network *ret, struct err *err) NODISCARD;
+bool cluster_networks_overlap(const struct cluster_network *a, const struct cluster_network *b);
+/* The nth address of a network (0: its own) as text; "" when the network has none such. */
+void cluster_network_address(const struct cluster_network *n, uint32_t nth, char text[16]);
+
+#endif

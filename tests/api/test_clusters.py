@@ -1,0 +1,91 @@
+"""Clusters as the API takes and refuses them, and what they say where there is no Kubernetes. With it: tests/kaas."""
+import pytest
+
+from cloud import GROUP, ApiError, wait_for
+
+PATH = GROUP + "/namespaces/{}/clusters"
+
+
+def create(cloud, ns, name, spec=None):
+    return cloud.api("POST", PATH.format(ns), {"apiVersion": "seki.cloud/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec or {}})
+
+
+@pytest.mark.parametrize("spec, field, said", [
+    ({"version": "1.12"}, "spec.version", 'supported values: "1.37"'),
+    ({"version": "1.38"}, "spec.version", 'supported values: "1.37"'),
+    ({"controlPlane": {"replicas": 2}}, "spec.controlPlane.replicas", "supported values"),
+    ({"controlPlane": {"replicas": 3}}, "spec.controlPlane.replicas", "supported values"),
+    ({"controlPlane": {"size": "Huge"}}, "spec.controlPlane.size", "supported values"),
+    ({"network": {"podCIDR": "10.0.0.0/8"}}, "spec.network.serviceCIDR", "overlaps spec.network.podCIDR 10.0.0.0/8"),
+    ({"network": {"podCIDR": "10.96.0.0/16"}}, "spec.network.serviceCIDR", "overlaps"),
+    ({"network": {"podCIDR": "10.96.128.0/20", "serviceCIDR": "10.96.0.0/16"}}, "spec.network.serviceCIDR", "overlaps"),
+    ({"network": {"podCIDR": "10.244.1.0/16"}}, "spec.network.podCIDR", "bits behind its prefix"),
+    ({"network": {"podCIDR": "10.244.0.0/28"}}, "spec.network.podCIDR", "expected a prefix of 8 to 24 bits"),
+    ({"network": {"serviceCIDR": "10.96.0.0/30"}}, "spec.network.serviceCIDR", "expected a prefix of 12 to 28 bits"),
+    ({"network": {"serviceCIDR": "127.64.0.0/16"}}, "spec.network.serviceCIDR", "overlaps 127.0.0.0/8"),
+    ({"network": {"podCIDR": "fd00:1::/64"}}, "spec.network.podCIDR", "expected an IPv4 network"),
+    ({"network": {"serviceDomain": "Not A Name"}}, "spec.network.serviceDomain", ""),
+    ({"endpointNames": ["ok.example", "10.1.2.300"]}, "spec.endpointNames[1]", "expected a DNS name or an address"),
+    ({"endpointNames": ["*.example"]}, "spec.endpointNames[0]", "expected a DNS name or an address"),
+    ({"endpointNames": ["a.example", "a.example"]}, "spec.endpointNames[1]", ""),
+])
+def test_what_cannot_be_is_refused_by_the_name_of_its_field(cloud, project, spec, field, said):
+    with pytest.raises(ApiError) as e:
+        create(cloud, project, "one", spec)
+    causes = e.value.body["details"]["causes"]
+    assert e.value.status == 422 and any(c["field"] == field and said in c["message"] for c in causes), causes
+
+
+def test_names_are_labels(cloud, project):
+    for name in ("a.b", "a" * 64):
+        with pytest.raises(ApiError) as e:
+            create(cloud, project, name)
+        assert e.value.status == 422
+
+
+@pytest.mark.parametrize("change", [{"network": {"podCIDR": "10.245.0.0/16"}}, {"network": {"serviceCIDR": "10.97.0.0/16"}}, {"network": {"serviceDomain": "other.local"}}])
+def test_networks_stay(cloud, project, change):
+    create(cloud, project, "one")
+    with pytest.raises(ApiError) as e:
+        cloud.api("PATCH", PATH.format(project) + "/one", {"spec": change}, "application/merge-patch+json")
+    assert e.value.status == 422 and "immutable" in e.value.body["message"], e.value.body
+
+
+def test_limits_count_clusters(cloud):
+    ns = cloud.project("few-clusters")
+    cloud.api("POST", f"{GROUP}/namespaces/{ns}/projectlimits", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Limit", "metadata": {"name": "clusters"},
+                                                                 "spec": {"counts": [{"resource": "clusters.seki.cloud", "max": 1}]}})
+    create(cloud, ns, "one")
+    with pytest.raises(ApiError) as e:
+        create(cloud, ns, "two")
+    assert e.value.status == 403 and "clusters.seki.cloud" in e.value.body["message"], e.value.body
+
+
+def test_without_kubernetes_a_cluster_says_so_and_can_be_deleted(cloud, project):
+    create(cloud, project, "one", {"endpointNames": ["api.example"]})
+    c = cloud.wait_condition("clusters", project, "one", "Ready", "False", "ProgramsMissing")
+    assert "StoreReady: this cloud has no Kubernetes" in c["message"]
+    obj = cloud.get("clusters", project, "one")
+    assert {s["name"]: "milliseconds" in s for s in obj["status"]["stages"]} == {"CertificatesReady": True, "StoreReady": False}
+    directory = cloud.data / "clusters" / obj["metadata"]["uid"]
+    assert (directory / "pki" / "ca.crt").exists() and directory.stat().st_mode & 0o777 == 0o700
+    cloud.api("DELETE", PATH.format(project) + "/one")
+    wait_for(lambda: not directory.exists(), what="its files to be gone")
+
+    def gone():
+        try:
+            cloud.get("clusters", project, "one")
+        except ApiError as e:
+            return e.status == 404
+    wait_for(gone, what="the Cluster to be gone")
+    events = cloud.api("GET", f"/api/v1/namespaces/{project}/events")["items"]
+    wait_for(lambda: [e for e in cloud.api("GET", f"/api/v1/namespaces/{project}/events")["items"] if e["reason"] == "ClusterRemoved" and "no process, file or listener is left" in e["message"]],
+             what=f"the event of its end ({events})")
+
+
+def test_kubectl_shows_clusters(cloud, project):
+    create(cloud, project, "one")
+    cloud.wait_condition("clusters", project, "one", "Ready", "False", "ProgramsMissing")
+    out = cloud.kubectl("-n", project, "get", "clusters", "-o", "wide").stdout.splitlines()
+    assert out[0].split()[:5] == ["NAME", "VERSION", "READY", "STATUS", "ENDPOINT"] and out[1].split()[:4] == ["one", "1.37", "False", "ProgramsMissing"], out
+    assert "podCIDR" in cloud.kubectl("explain", "cluster.spec.network").stdout

@@ -1,0 +1,192 @@
+"""Control planes of Kubernetes, real ones: made, used with kubectl, killed, adopted, removed. Needs the programs (make kubernetes)."""
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+
+import kube
+from cloud import KUBECTL, Cloud, wait_for
+
+pytestmark = pytest.mark.kube
+
+
+@pytest.fixture(scope="module")
+def kubernetes(tmp_path_factory):
+    return kube.programs(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="module")
+def served(kubernetes):
+    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-probe-interval": "500ms"}) as c:
+        c.project("demo")
+        yield c
+
+
+@pytest.fixture(scope="module")
+def made(served):
+    c = kube.Cluster(served, "demo", "one")
+    c.wait()
+    return c
+
+
+def unauthenticated(cluster, path):
+    context = ssl.create_default_context(cafile=str(cluster.directory / "pki" / "ca.crt"))
+    try:
+        with urllib.request.urlopen(cluster.get()["status"]["endpoint"] + path, context=context, timeout=10) as r:
+            return r.status
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+def test_a_cluster_is_made_and_used(served, made):
+    obj = made.get()
+    status = obj["status"]
+    conditions = {c["type"]: c for c in status["conditions"]}
+    names = ["CertificatesReady", "StoreReady", "APIServerReady", "ControllersReady", "AccessReady"]
+    assert [s["name"] for s in status["stages"]] == names
+    assert all(s["attempt"] == 1 and s["startedAt"] < s["deadline"] and s["milliseconds"] >= 0 for s in status["stages"])
+    assert all(conditions[n]["status"] == "True" and conditions[n]["message"].startswith("took ") for n in names)
+    assert status["version"].startswith("v1.37.") and status["createMilliseconds"] > 0
+    assert "kube-system" in made.kubectl("get", "ns").stdout
+    assert made.kubectl("auth", "can-i", "*", "*").stdout.strip() == "yes"
+    # The controllers do their work, and the store keeps what it is given.
+    made.kubectl("create", "namespace", "shop")
+    wait_for(lambda: "default" in made.kubectl("-n", "shop", "get", "serviceaccounts").stdout, 30, "the controllers' ServiceAccount")
+    made.kubectl("-n", "shop", "create", "configmap", "kept", "--from-literal=a=b")
+    assert made.kubectl("get", "--raw", "/readyz").stdout == "ok"
+    assert served.kubectl("-n", "demo", "get", "clusters").stdout.splitlines()[1].split()[:4] == ["one", status["version"], "True", "Running"]
+
+
+def test_nobody_gets_in_without_credentials(made):
+    assert [unauthenticated(made, p) for p in ("/readyz", "/livez", "/api", "/version", "/metrics")] == [200, 200, 401, 401, 401]
+    address = made.get()["status"]["address"]
+    context = ssl.create_default_context(cafile=str(made.directory / "pki" / "etcd-ca.crt"))
+    with pytest.raises((ssl.SSLError, ConnectionError, urllib.error.URLError)):
+        urllib.request.urlopen(f"https://{address}:2379/version", context=context, timeout=10)
+
+
+@pytest.mark.parametrize("component", kube.COMPONENTS)
+def test_what_is_killed_comes_back_alone(made, component):
+    before = made.pids()
+    os.kill(before[component], signal.SIGKILL)
+    wait_for(lambda: made.pids().get(component, before[component]) != before[component], 30, f"another {component}")
+
+    def heals():
+        return made.kubectl("-n", "shop", "get", "configmap", "kept", check=False).returncode == 0
+    wait_for(heals, 60, "kubectl to work")
+    made.wait()
+    after = made.pids()
+    assert {c: p for c, p in after.items() if c != component} == {c: p for c, p in before.items() if c != component}
+
+
+def test_a_killed_sekid_restarts_no_component(served, made):
+    before = made.pids()
+    assert set(before) == set(kube.COMPONENTS)
+    served.kill_role("control")
+    served.wait_ready()
+    made.wait()
+    roles = [served.role_pid("control"), served.role_pid("gateway")]
+    for pid in (served.process.pid, *roles):
+        os.kill(pid, signal.SIGKILL)
+    served.process.wait()
+    assert made.pids() == before
+    assert made.kubectl("get", "--raw", "/readyz").stdout == "ok"  # while nobody looks after it
+    served.start()
+    made.wait()
+    served.stop(signal.SIGTERM)
+    served.start()
+    made.wait()
+    # Looked at by the new one, and left as they are.
+    wait_for(lambda: served.metrics().count("seki_clusters_ready 1"), what="the Cluster to be counted")
+    assert made.pids() == before
+
+
+def test_another_name_needs_no_restart(served, made):
+    before = made.pids()
+    served.api("PATCH", made.path, {"spec": {"endpointNames": ["api.shop.example"]}}, "application/merge-patch+json")
+    context = ssl.create_default_context(cafile=str(made.directory / "pki" / "ca.crt"))
+
+    def shown():
+        try:
+            with socket.create_connection((made.get()["status"]["address"], 6443), timeout=10) as s, context.wrap_socket(s, server_hostname="api.shop.example"):
+                return True
+        except ssl.SSLCertVerificationError:
+            return False
+    wait_for(shown, 90, "the API server to show the new certificate")
+    made.wait()
+    assert made.pids() == before
+
+
+def test_two_clusters_do_not_trust_each_other(served, made):
+    other = kube.Cluster(served, "demo", "two", {"network": {"serviceCIDR": "10.112.0.0/16"}})
+    other.wait()
+    assert other.get()["status"]["address"] != made.get()["status"]["address"]
+    assert "shop" not in other.kubectl("get", "ns").stdout
+    made.kubectl("get", "ns")
+    p = subprocess.run([KUBECTL, "--kubeconfig", made.kubeconfig, "--server", other.get()["status"]["endpoint"], "--certificate-authority", str(other.directory / "pki" / "ca.crt"),
+                        "get", "ns"], capture_output=True, text=True, timeout=60)
+    assert p.returncode != 0 and "certificate" in p.stderr + p.stdout or "Unauthorized" in p.stderr, p
+    # Deleted, nothing of it is left, and its neighbour has noticed nothing.
+    before, pids, address, directory = made.pids(), other.pids(), other.get()["status"]["address"], other.directory
+    assert set(pids) == set(kube.COMPONENTS)
+    other.delete()
+    assert not other.pids() and not any(os.path.exists(f"/proc/{p}") for p in pids.values())
+    assert not directory.exists() and not list((served.data / "log").glob("kc-demo-two-*"))
+    assert not list((served.data / "run" / "workloads").glob("kc-demo-two-*"))
+    for port in kube.PORTS:
+        with socket.socket() as s:
+            assert s.connect_ex((address, port)) != 0, port
+    assert "two-kubeconfig" not in served.kubectl("-n", "demo", "get", "secrets").stdout
+    events = served.api("GET", "/api/v1/namespaces/demo/events")["items"]
+    removed = [e["message"] for e in events if e["reason"] == "ClusterRemoved"]
+    assert len(removed) == 1 and removed[0].startswith("4 processes ended") and removed[0].endswith("no process, file or listener is left"), removed
+    assert made.pids() == before
+
+
+@pytest.mark.parametrize("stage", ["CertificatesReady", "StoreReady", "APIServerReady"])
+def test_it_can_be_deleted_at_any_stage(served, stage):
+    c = kube.Cluster(served, "demo", "early")
+    c.wait(kind=stage)
+    directory = c.directory
+    c.delete()
+    assert not c.pids() and not directory.exists()
+
+
+def test_its_kubeconfig_comes_back(served, made):
+    first = open(made.kubeconfig).read()
+    served.api("DELETE", "/api/v1/namespaces/demo/secrets/one-kubeconfig")
+
+    def again():
+        p = served.kubectl("-n", "demo", "get", "secret", "one-kubeconfig", check=False)
+        return p.returncode == 0
+    wait_for(again, 30, "the Secret")
+    assert open(made.kubeconfig).read() == first
+
+
+def test_a_secret_of_that_name_is_not_written_over(served, made):
+    served.api("POST", "/api/v1/namespaces/demo/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "third-kubeconfig"}, "data": {"mine": "bWluZQ=="}})
+    c = kube.Cluster(served, "demo", "third")
+    c.wait("False", "SecretTaken")
+    c.delete()
+    assert served.api("GET", "/api/v1/namespaces/demo/secrets/third-kubeconfig")["data"] == {"mine": "bWluZQ=="}
+
+
+def test_stopped_with_ctrl_c_and_started_again(served, made):
+    """Last: the store keeps what it has, and what is lost is not made anew in silence."""
+    before = made.pids()
+    served.stop(signal.SIGINT)
+    assert not made.pids() and not any(os.path.exists(f"/proc/{p}") for p in before.values())
+    served.start()
+    made.wait()
+    made.kubectl("-n", "shop", "get", "configmap", "kept")
+    served.stop(signal.SIGINT)
+    made.directory.rename(served.dir / "lost")
+    served.start()
+    c = made.wait("False", "DataMissing")
+    assert "not made anew" in c["message"] and not made.pids()
+    made.delete()

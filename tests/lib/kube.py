@@ -1,0 +1,98 @@
+"""Kubernetes for tests: where its programs are, and Clusters that are waited for."""
+import base64
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from cloud import CACHE, GROUP, KUBECTL, ROOT, wait_for
+
+MINOR = "1.37"
+PROGRAMS = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+BUILT = pathlib.Path(os.environ.get("SEKI_KUBERNETES", CACHE / "kubernetes"))
+COMPONENTS = ["etcd", "apiserver", "controllers", "scheduler"]
+PORTS = [2379, 2380, 2381, 6443, 10257, 10259]
+
+
+def programs(directory):
+    """A folder for --kubernetes-dir. Without etcd, API server and controller manager the test is skipped; a scheduler that is not there is replaced, for nothing here schedules."""
+    missing = [p for p in PROGRAMS[:3] if not (BUILT / MINOR / p).exists()]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} of Kubernetes {MINOR} not in {BUILT}: make kubernetes")
+    there = directory / "kubernetes" / MINOR
+    there.mkdir(parents=True)
+    for p in PROGRAMS:
+        source = BUILT / MINOR / p
+        if not source.exists():
+            print(f"NOTE: {p} has not been built: a stand-in takes its place")
+            source = ROOT / "tests" / "kaas" / "standin_scheduler.py"
+        (there / p).symlink_to(source.resolve())
+    return there.parent
+
+
+class Cluster:
+    """A Cluster of a cloud."""
+
+    def __init__(self, cloud, ns, name, spec=None):
+        self.cloud, self.ns, self.name = cloud, ns, name
+        self.path = f"{GROUP}/namespaces/{ns}/clusters/{name}"
+        made = cloud.api("POST", self.path.rsplit("/", 1)[0], {"apiVersion": "seki.cloud/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec or {}})
+        self.uid = made["metadata"]["uid"]
+
+    def get(self):
+        return self.cloud.api("GET", self.path)
+
+    def wait(self, status="True", reason=None, kind="Ready", timeout=120):
+        return self.cloud.wait_condition("clusters", self.ns, self.name, kind, status, reason, timeout)
+
+    @property
+    def directory(self):
+        return self.cloud.data / "clusters" / self.uid
+
+    @property
+    def kubeconfig(self):
+        secret = self.cloud.api("GET", f"/api/v1/namespaces/{self.ns}/secrets/{self.name}-kubeconfig")
+        path = self.cloud.dir / f"{self.name}.kubeconfig"
+        path.write_bytes(base64.b64decode(secret["data"]["kubeconfig"]))
+        path.chmod(0o600)
+        return str(path)
+
+    def kubectl(self, *args, input=None, check=True):
+        p = subprocess.run([KUBECTL, "--kubeconfig", self.kubeconfig, *args], input=input, text=True, capture_output=True, timeout=120,
+                           env={**os.environ, "HOME": str(self.cloud.dir), "KUBECACHEDIR": str(self.cloud.dir / f"kubecache-{self.name}")})
+        if check:
+            assert p.returncode == 0, f"kubectl {' '.join(args)}: {p.stdout}{p.stderr}"
+        return p
+
+    def workload(self, component):
+        return f"kc-{self.ns}-{self.name}-{self.uid[:8]}-{component}"
+
+    def pids(self):
+        """Processes by component, found by what the runtime marked them with."""
+        found = {}
+        for p in pathlib.Path("/proc").iterdir():
+            if not p.name.isdigit():
+                continue
+            try:
+                env = (p / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            for c in COMPONENTS:
+                if any(e.startswith(f"SEKI_WORKLOAD={self.workload(c)}/".encode()) for e in env):
+                    found[c] = int(p.name)
+        return found
+
+    def delete(self, wait=True):
+        self.cloud.api("DELETE", self.path)
+        if wait:
+            wait_for(lambda: not self.exists(), 60, f"cluster {self.name} to be gone")
+
+    def exists(self):
+        from cloud import ApiError
+        try:
+            self.get()
+            return True
+        except ApiError as e:
+            assert e.status == 404
+            return False
