@@ -200,7 +200,7 @@ static bool on_event(void *arg, struct str data, bool keep)
         return keep;
     }
     if (json_object_get(doc, "error") && !json_object_get(doc, "choices")) {
-        c->broken = !c->unfit;
+        c->broken = q->scan.shut = !c->unfit;
         return keep && !c->broken;
     }
     const json_t *choices = json_object_get(doc, "choices");

@@ -292,12 +292,12 @@ void usage_scan_feed(struct usage_scan *u, struct str bytes)
     struct str kept = str_n(bytes.ptr, 0); /* neighbours go out together */
     if (!u->take_out)
         u->out(u->arg, bytes);
-    if (u->ended && u->after_cr && bytes.len && *bytes.ptr == '\n') {
+    if (!u->shut && u->ended && u->after_cr && bytes.len && *bytes.ptr == '\n') {
         u->after_cr = false;
         bytes = str_skip(bytes, 1);
         kept = u->kept ? str_n(kept.ptr, 1) : str_n(bytes.ptr, 0);
     }
-    while (bytes.len) {
+    while (bytes.len && !u->shut) {
         size_t n = find_end(u, bytes);
         u->ended = n == bytes.len;
         struct str piece = str_n(bytes.ptr, n ? n : bytes.len);

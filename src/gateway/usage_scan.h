@@ -28,6 +28,7 @@ struct usage_scan {
     int64_t answers;            /* … where so many answers share a prompt, which is read once */
     bool keeps_usage;           /* with take_out: nothing is dropped, but events go out whole or not at all */
     bool (*look)(void *arg, struct str data, bool keep); /* or NULL; needs take_out: told of each whole event's data; false: it is taken out */
+    bool shut;                  /* set by look: nothing that follows is read or passed on */
     bool rewrites;              /* look writes to out itself: what came before goes out before */
     /* found */
     bool exact;                 /* the engine said it */
