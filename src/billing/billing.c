@@ -12,6 +12,7 @@
 #include "base/vec.h"
 #include "billing/bank.h"
 #include "billing/level_report.h"
+#include "billing/reconcile_watch.h"
 #include "billing/report.h"
 #include "json/json.h"
 #include "ledger/ledger.h"
@@ -40,6 +41,7 @@ struct billing {
     struct reports *reports;
     struct level_reports *levels;
     struct bank *bank; /* NULL: none */
+    struct reconcile_watch *reconcile; /* NULL: none */
     struct arena *arena; /* of one record */
     struct metric *records, *damaged, *collected_at;
     uint64_t round_ms;
@@ -67,6 +69,8 @@ static void count_usage(struct billing *b, const struct usage *u)
     level_reports_count(b->levels, u);
     if (b->bank)
         bank_count(b->bank, u);
+    if (b->reconcile)
+        reconcile_watch_count(b->reconcile, u);
 }
 
 /* A ledger record is the journal's record with where it came from: {"journal", "id", "sequence", "usage": {…}}. */
@@ -215,6 +219,8 @@ static void round_of(struct billing *b)
         metric_set(b->collected_at, clock_wall_ms() / 1000);
     reports_write(b->reports, b->client);
     level_reports_write(b->levels, b->client);
+    if (b->reconcile)
+        reconcile_watch_round(b->reconcile, whole);
 }
 
 static void *run(void *arg)
@@ -253,6 +259,8 @@ int billing_start(struct client *c, const struct billing_options *o, struct bill
     pthread_condattr_destroy(&attr);
     if (o->lease_file)
         b->bank = bank_new(o->lease_file, o->lease_ms);
+    if (o->manager)
+        b->reconcile = reconcile_watch_new(c, o->manager, o->replicas);
     int rc = ledger_open(&lo, &b->ledger, err);
     if (rc == 0)
         rc = rebuild(b, err);
@@ -281,6 +289,7 @@ void billing_stop(struct billing *b)
         pthread_join(b->thread, NULL);
     ledger_close(b->ledger);
     bank_free(b->bank);
+    reconcile_watch_free(b->reconcile);
     VEC_FOREACH (&b->sources, s) {
         ledger_reader_close(s->reader);
         mem_free(s->name);

@@ -6,7 +6,7 @@
 #ifndef SEKI_BILLING_BILLING_H
 #define SEKI_BILLING_BILLING_H
 
-#include "client/client.h"
+#include "controller/controller.h"
 
 struct billing;
 struct billing_options {
@@ -15,6 +15,8 @@ struct billing_options {
     uint64_t round_ms; /* how often it looks; default 1 s */
     const char *lease_file; /* of the bank (bank.h); NULL: no bank */
     uint64_t lease_ms;
+    struct manager *manager;   /* NULL: the ledger is not compared with engines' counters */
+    struct informer *replicas; /* of ModelReplica, for that */
 };
 int billing_start(struct client *c, const struct billing_options *o, struct billing **ret, struct err *err) NODISCARD;
 void billing_stop(struct billing *b);

@@ -204,6 +204,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
         .stall_ms = (uint64_t)o->engine_stall_ms,
         .idle_ms = (uint64_t)o->engine_idle_ms,
         .drain_ms = (uint64_t)o->engine_drain_ms,
+        .counters_ms = (uint64_t)o->usage_reconcile_ms,
         .model_dirs = o->model_dirs,
         .data_dir = o->data};
     int rc;
@@ -291,7 +292,9 @@ static int start_services(struct control *c, struct services *s, struct err *err
     struct billing_options bo = {.journal_dir = options_path(o, a, "ledger"),
                                  .ledger_dir = options_path(o, a, "ledger"),
                                  .lease_file = options_path(o, a, "ledger/gateway.leases"),
-                                 .lease_ms = (uint64_t)o->limits_lease_ms};
+                                 .lease_ms = (uint64_t)o->limits_lease_ms,
+                                 .manager = s->manager,
+                                 .replicas = rc == 0 ? manager_informer(s->manager, &kind_model_replica) : NULL};
     if (rc == 0)
         rc = billing_start(s->client, &bo, &s->billing, err);
     if (rc == 0)
@@ -303,10 +306,10 @@ static void stop_services(struct control *c, struct services *s, bool stop_workl
 {
     set_inference(c, NULL, NULL);
     set_billing(c, NULL);
+    if (s->billing) /* it uses the manager */
+        billing_stop(s->billing);
     if (s->manager)
         manager_stop(s->manager);
-    if (s->billing)
-        billing_stop(s->billing);
     if (s->kaas && stop_workloads)
         kaas_stop_all(s->kaas);
     if (s->runtime)

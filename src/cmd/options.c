@@ -89,6 +89,8 @@ static const struct conf_option schema[] = {
      "how many objects a project may have, of all kinds together but Events, Leases, UsageReports and SLOReports, where its tenant's limits do not say; 0: any number"},
     {"limits", "lease", CONF_DURATION, OPT(limits_lease_ms), "30s", 1000, 600000, NULL, NULL, false,
      "how long a gateway may spend its slice of a budget without hearing from control"},
+    {"usage", "reconcile-interval", CONF_DURATION, OPT(usage_reconcile_ms), "1h", 200, 86400000, NULL, NULL, false,
+     "how often the usage ledger is compared with the engines' own counters"},
     {"secrets", "root-key", CONF_STR, OPT(secrets_root_key), "", 0, 0, NULL, NULL, false,
      "what wraps the keys that seal secrets: a file, or a pkcs11: URI with module-path and pin-source; empty: secrets/root.key of the data directory, made at the first start"},
     {"secrets", "old-root-key", CONF_STR, OPT(secrets_old_root_key), "", 0, 0, NULL, NULL, false,

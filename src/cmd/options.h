@@ -28,7 +28,7 @@ struct options {
     /* [store] */
     int64_t store_retain_ms, store_rollback_keep_ms;
     /* [limits] */
-    int64_t limits_objects, limits_lease_ms;
+    int64_t limits_objects, limits_lease_ms, usage_reconcile_ms;
     /* [secrets] */
     char *secrets_root_key, *secrets_old_root_key;
     /* [engine] */

@@ -63,7 +63,12 @@ bool engine_metric_sum(struct str text, const char *name, double *ret);
 struct engine_health {
     bool serving;             /* loaded, answers */
     int64_t requests_running; /* -1: unknown */
+    int64_t tokens_read, tokens_written; /* its own count of what it did; -1: unknown */
     int64_t tokens_total;     /* progress: tokens read and generated so far, and batches worked on, which shows a long prompt's progress; -1: unknown */
+};
+
+struct engine_tokens {
+    int64_t read, written;
 };
 
 struct engine_ops {
@@ -71,6 +76,7 @@ struct engine_ops {
     bool has_slots;          /* bodies may say which slot is used ("id_slot") and whether what is in it may be ("cache_prompt"); without a word it may not */
     bool can_continue;       /* an answer that has begun: a last message of the assistant, a prompt with text behind it. Only what follows is sent */
     const char *continue_members; /* of a chat's body, by which it is told so: "\"a\":1,"; NULL: it needs none */
+    bool counts_cached;      /* its count of tokens read has those that it found in its cache */
     bool usage_by_answer;    /* of several answers or prompts each has a usage of its own in a stream, and a whole answer tells the first one's only */
     const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */
@@ -81,8 +87,8 @@ struct engine_ops {
                 struct arena *a, struct engine_plan *ret, struct err *err);
     /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
     int (*probe)(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err);
-    /* One token of work, to prove liveness of an idle engine; never billed. Blocks. */
-    int (*poke)(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err);
+    /* One token of work, to prove liveness of an idle engine; never billed. *ret: how much it was, as far as the engine says. Blocks. */
+    int (*poke)(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct engine_tokens *ret, struct err *err);
 };
 
 const struct engine_ops *engine_find(const char *driver); /* NULL: no such driver */

@@ -16,12 +16,13 @@ int engine_socket(const struct engine_paths *p, const char *replica_uid, struct 
 const char *engine_on_path(const char *name, struct arena *a);
 /* The list of models, and /metrics by these names. */
 struct engine_metric_names {
-    const char *running, *prompt_tokens, *written_tokens;
+    const char *running, *prompt_tokens, *written_tokens; /* progress */
+    const char *read;                                     /* tokens of prompts, as they are billed */
 };
 int engine_probe_served(const struct engine_plan *plan, const struct engine_metric_names *names, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;
 /* /health and /metrics. */
 int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;
-int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err) NODISCARD;
+int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct engine_tokens *ret, struct err *err) NODISCARD;
 
 struct argv {
     const char **items;

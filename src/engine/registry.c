@@ -6,9 +6,11 @@
 #include "base/mem.h"
 #include "client/fetch.h"
 #include "engine/internal.h"
+#include "json/span.h"
 
 #define METRICS_MAX (1024 * 1024)
 #define SOCKET_PATH_MAX 107
+#define POKE_TOKENS_MAX 1000000
 #define METRIC_MAX 1e18 /* a few of them can be added up in an int64_t */
 
 const struct engine_ops *engine_find(const char *driver)
@@ -137,7 +139,7 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     size_t len = 0;
     int status = 0;
     double running, prompt, predicted, decodes = 0;
-    *ret = (struct engine_health){.requests_running = -1, .tokens_total = -1};
+    *ret = (struct engine_health){.requests_running = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1};
     int rc = get(plan, "/health", timeout_ms, &status, &health, &len, err);
     if (rc < 0)
         return rc;
@@ -152,6 +154,8 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     if (engine_metric(text, "llamacpp:requests_processing", &running))
         ret->requests_running = (int64_t)running;
     if (engine_metric(text, "llamacpp:prompt_tokens_total", &prompt) && engine_metric(text, "llamacpp:tokens_predicted_total", &predicted)) {
+        ret->tokens_read = (int64_t)prompt;
+        ret->tokens_written = (int64_t)predicted;
         /* A prompt's tokens are counted when all of them are done, an embedding's perhaps never; the calls that work on them are counted as they end. */
         (void)engine_metric(text, "llamacpp:n_decode_total", &decodes);
         ret->tokens_total = (int64_t)prompt + (int64_t)predicted + (int64_t)decodes;
@@ -159,7 +163,21 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     return 0;
 }
 
-int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err)
+/* What the answer says. */
+static void read_usage(struct str body, struct engine_tokens *ret)
+{
+    static const char *const paths[] = {"usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens"};
+    struct span at[ARRAY_LEN(paths)];
+    int64_t n[ARRAY_LEN(paths)] = {0};
+    if (span_scan(body, paths, ARRAY_LEN(paths), at, NULL) < 0)
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++)
+        if (!span_int(&at[i], &n[i]) || n[i] < 0 || n[i] > POKE_TOKENS_MAX)
+            n[i] = 0;
+    *ret = (struct engine_tokens){MAX(n[0] - n[2], (int64_t)0), n[1]};
+}
+
+int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct engine_tokens *ret, struct err *err)
 {
     static const struct {
         const char *path, *ask;
@@ -170,6 +188,7 @@ int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, ui
     char path[256];
     size_t len = 0;
     int status = 0;
+    *ret = (struct engine_tokens){0};
     sbuf_init(&question, 4096);
     sbuf_addc(&question, "{\"model\":");
     sbuf_add_json(&question, str_of(plan->engine_model ? plan->engine_model : ""));
@@ -179,5 +198,7 @@ int engine_poke_openai(const struct engine_plan *plan, enum engine_task task, ui
     int rc = fetch(&o, &status, &body, &len, err);
     if (rc < 0)
         return rc;
+    if (status == 200)
+        read_usage(str_n(body, len), ret);
     return status == 200 ? 0 : err_set(err, ERR_PROTOCOL, "the engine answers %d to one token's work", status);
 }

@@ -16,10 +16,10 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
 
 static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err)
 {
-    static const struct engine_metric_names names = {"sglang:num_running_reqs", "sglang:prompt_tokens_total", "sglang:generation_tokens_total"};
+    static const struct engine_metric_names names = {"sglang:num_running_reqs", "sglang:prompt_tokens_total", "sglang:generation_tokens_total", "sglang:prompt_tokens_total"};
     return engine_probe_served(plan, &names, timeout_ms, ret, err);
 }
 
 const struct engine_ops engine_sglang = {
-    .name = "sglang", .remote = true, .salt_member = "cache_salt", .can_continue = true, .continue_members = "\"continue_final_message\":true,", .plan = plan, .probe = probe,
+    .name = "sglang", .remote = true, .counts_cached = true, .salt_member = "cache_salt", .can_continue = true, .continue_members = "\"continue_final_message\":true,", .plan = plan, .probe = probe,
 };

@@ -147,6 +147,10 @@ int engine_probe_served(const struct engine_plan *plan, const struct engine_metr
     struct str text = str_n(body, len);
     if (engine_metric_sum(text, names->running, &running))
         ret->requests_running = (int64_t)running;
+    if (engine_metric_sum(text, names->read, &prompt) && engine_metric_sum(text, names->written_tokens, &written)) {
+        ret->tokens_read = (int64_t)prompt;
+        ret->tokens_written = (int64_t)written;
+    }
     if (engine_metric_sum(text, names->prompt_tokens, &prompt) && engine_metric_sum(text, names->written_tokens, &written))
         ret->tokens_total = (int64_t)prompt + (int64_t)written;
     return 0;
@@ -155,16 +159,18 @@ int engine_probe_served(const struct engine_plan *plan, const struct engine_metr
 static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err)
 {
     /* Of the steps, each of which works on a part of a long prompt, vLLM tells the tokens as the sum of a histogram. */
-    static const struct engine_metric_names names = {"vllm:num_requests_running", "vllm:iteration_tokens_total_sum", "vllm:generation_tokens_total"};
+    static const struct engine_metric_names names = {"vllm:num_requests_running", "vllm:iteration_tokens_total_sum", "vllm:generation_tokens_total",
+                                                      "vllm:prompt_tokens_total"};
     return engine_probe_served(plan, &names, timeout_ms, ret, err);
 }
 
-static int poke(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct err *err)
+static int poke(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct engine_tokens *ret, struct err *err)
 {
-    return plan->argv ? engine_poke_openai(plan, task, timeout_ms, err) : 0; /* nobody makes others pay for our doubts */
+    *ret = (struct engine_tokens){0};
+    return plan->argv ? engine_poke_openai(plan, task, timeout_ms, ret, err) : 0; /* nobody makes others pay for our doubts */
 }
 
 const struct engine_ops engine_vllm = {
-    .name = "vllm", .remote_by_url = true, .salt_member = "cache_salt", .can_continue = true,
+    .name = "vllm", .remote_by_url = true, .counts_cached = true, .salt_member = "cache_salt", .can_continue = true,
     .continue_members = "\"continue_final_message\":true,\"add_generation_prompt\":false,", .plan = plan, .probe = probe, .poke = poke,
 };

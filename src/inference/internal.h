@@ -25,6 +25,8 @@ struct replica_memory {
     uint64_t generation;    /* of the workload that it is about */
     uint64_t begun_ms;      /* when the wait for the first answer began */
     bool was_ready, load_counted;
+    uint64_t counters_ms;   /* when its counters were last shown, monotonic; 0: not yet */
+    struct engine_tokens own; /* what it did for us, which nobody is billed for */
     uint64_t leaving_ms;    /* since when it waits for its requests to end */
 };
 
@@ -39,6 +41,10 @@ struct inference {
     struct map *scales;    /* endpoint uid → struct autoscale_memory * */
     struct demand *demand; /* what gateways tell */
 };
+
+/* ---- counters.c ---- */
+/* Into the replica's status, at first and then so often: what its engine says it did for others so far. from_ms: wall clock, before it was asked. */
+void counters_show(struct inference *i, json_t *replica, struct replica_memory *m, const struct engine_ops *ops, const struct engine_health *h, int64_t from_ms);
 
 /* Counts endpoints and replicas by state; before the informers start. */
 void census_start(struct inference *i);

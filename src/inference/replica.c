@@ -377,7 +377,10 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
     p->r->requeue_ms = p->i->o.probe_interval_ms;
     if (v == ENGINE_NEEDS_POKE && probe_rc == 0) {
         struct err err = ERR_INIT;
-        int rc = p->engine->poke ? p->engine->poke(&p->plan, engine_task_of(&p->mr.spec.engine), POKE_TIMEOUT_MS, &err) : 0;
+        struct engine_tokens own = {0};
+        int rc = p->engine->poke ? p->engine->poke(&p->plan, engine_task_of(&p->mr.spec.engine), POKE_TIMEOUT_MS, &own, &err) : 0;
+        p->memory.own.read += own.read;
+        p->memory.own.written += own.written;
         if (rc == ERR_TIMEOUT)
             v = ENGINE_HUNG;
         if (rc == ERR_TIMEOUT)
@@ -393,8 +396,9 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
 
 static void look_at_engine(struct pass *p)
 {
-    struct engine_health h = {.requests_running = -1, .tokens_total = -1};
+    struct engine_health h = {.requests_running = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1};
     struct err err = ERR_INIT;
+    int64_t from_ms = clock_wall_ms();
     if (p->memory.generation != p->w.generation || !p->memory.begun_ms) {
         p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms};
         p->memory.liveness.last_progress_ms = p->memory.liveness.last_poke_ms = clock_mono_ms();
@@ -404,6 +408,8 @@ static void look_at_engine(struct pass *p)
     p->probe_ms = clock_mono_ms() - begun_ms;
     if (rc == 0 && !h.serving)
         rc = err_set(&err, ERR_UNAVAILABLE, "loading the model");
+    if (rc == 0 && engine_task_of(&p->mr.spec.engine) == TASK_TEXT)
+        counters_show(p->i, p->r->obj, &p->memory, p->engine, &h, from_ms);
     if (p->memory.was_ready || rc == 0)
         judge(p, rc, &h, err.msg);
     else

@@ -13,6 +13,16 @@ static const struct field spec_fields[] = {
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until it must be ready"},
     {0},
 };
+static const struct field counters_fields[] = {
+    {.name = "atMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "when it was asked, since 1970-01-01 UTC"},
+    {.name = "tookMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how long that took"},
+    {.name = "engineNumber", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "another one: counters began anew, or are compared anew"},
+    {.name = "requestsRunning", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "requests that it worked on; -1: it does not say"},
+    {.name = "tokensRead", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "tokens of prompts, without those of our own probes"},
+    {.name = "tokensWritten", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "tokens of answers, likewise"},
+    {.name = "countsCached", .type = FIELD_BOOL, .offset = FIELD_NO_MEMBER, .help = "tokens read have those that were found in its cache"},
+    {0},
+};
 static const struct field status_fields[] = {
     {.name = "address", .type = FIELD_STRING, .offset = STATUS(address), .help = "where the engine listens, once it serves; another than follows from the spec is not believed"},
     {.name = "basePath", .type = FIELD_STRING, .offset = STATUS(base_path), .help = "prefix of the OpenAI paths there"},
@@ -23,6 +33,7 @@ static const struct field status_fields[] = {
     {.name = "slots", .type = FIELD_INT, .offset = STATUS(slots), .help = "requests it works on at a time"},
     {.name = "loadMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its start until it served"},
     {.name = "startedAt", .type = FIELD_TIME, .flags = FIELD_NULLABLE, .offset = FIELD_NO_MEMBER, .help = "when the engine's process was started"},
+    {.name = "counters", .type = FIELD_OBJECT, .sub = counters_fields, .offset = FIELD_NO_MEMBER, .help = "what the engine itself says it has done, at times; usage is compared with it"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
     {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "ModelVerified, EngineStarted, Ready"},
     {0},

@@ -1,25 +1,13 @@
 """Several answers or prompts in one request: on the real engine, whose own counters say what was made."""
-import http.client
 import json
-import socket
 import urllib.error
 import urllib.request
 
 import pytest
 
 from cloud import SLOW, Cloud, wait_for
+from engine_socket import counters, sockets
 from wire import journal
-
-
-class Unix(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("engine", timeout=20 * SLOW)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +16,8 @@ def real():
         c.project("demo")
         c.real_endpoint("demo", "gemma")
         c.secret = c.key("demo")
-        c.socket = next((c.data / "run" / "engines").glob("*.sock"))
+        c.socket = sockets(c)[0]
         yield c
-
-
-def counters(c):
-    """Tokens that the engine has read and written so far, when it is at rest."""
-    def look():
-        connection = Unix(c.socket)
-        connection.request("GET", "/metrics")
-        values = dict(line.split() for line in connection.getresponse().read().decode().splitlines() if line.startswith("llamacpp:"))
-        connection.close()
-        return float(values["llamacpp:requests_processing"]) == 0 and (float(values["llamacpp:prompt_tokens_total"]), float(values["llamacpp:tokens_predicted_total"]))
-    return wait_for(look, what="the engine to be at rest")
 
 
 def ask(c, path, **body):
@@ -63,9 +40,9 @@ ASKS = {"one": ("chat/completions", {**CHAT, "stream": True}), "one whole": ("ch
 @pytest.mark.parametrize("name", [n if n in ("two answers", "two answers to two prompts", "tokens are one prompt") else pytest.param(n, marks=pytest.mark.full) for n in ASKS])
 def test_several_answers_are_billed_as_the_engine_counts(real, name):
     path, body = ASKS[name]
-    before = counters(real)
+    before = counters(real.socket)
     request_id, answer = ask(real, path, ignore_eos=True, **body)
-    after = counters(real)
+    after = counters(real.socket)
     if path == "chat/completions" and body.get("stream"):
         assert answer.count(b'"usage"') == (2 if "stream_options" in body else 0)
     record = wait_for(lambda: next((r for r in journal(real.data / "ledger") if r["id"] == request_id), None), what="the record")
@@ -78,9 +55,9 @@ def test_several_answers_are_billed_as_the_engine_counts(real, name):
                                                ("chat/completions", {**CHAT, "n": "2", "stream": True}, "n"), ("chat/completions", {**CHAT, "n": 1, "n_cmpl": 2, "stream": True}, "n"),
                                                ("responses", {"input": "x", "n": 2, "stream": True}, "n"), ("messages", {**CHAT, "n_cmpl": 2, "stream": True}, "n")], ids=str)
 def test_what_could_not_be_counted_is_refused(real, path, more, param):
-    before = counters(real)
+    before = counters(real.socket)
     with pytest.raises(urllib.error.HTTPError) as e:
         ask(real, path, **more)
     error = json.loads(e.value.read())["error"]
     assert e.value.code == 400 and (path == "messages" or (error["code"], error["param"]) == ("unsupported_value", param)), error
-    assert "gemma" in error["message"] and counters(real) == before
+    assert "gemma" in error["message"] and counters(real.socket) == before

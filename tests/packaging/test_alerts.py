@@ -82,6 +82,8 @@ CASES = {
     "SekiUsageWaits": (on(G, ("seki_gateway_usage_records_waiting", "7x90")), on(G, ("seki_gateway_usage_records_waiting", "0x58 7x20")), {}),
     "SekiUsageNotCollected": (on(C, ("seki_billing_collected_timestamp_seconds", "0x90")), on(C, ("seki_billing_collected_timestamp_seconds", "0+60x90")), {}),
     "SekiUsageJournalDamaged": (on(C, ("seki_billing_journals_damaged", "1x90")), on(C, ("seki_billing_journals_damaged", "0x90")), {}),
+    "SekiUsageDiffers": ([(with_labels("seki_billing_unexplained_tokens_total", C, project="demo", endpoint="chat", type="output"), "_x40 7x40")],
+                         [(with_labels("seki_billing_unexplained_tokens_total", C, project="demo", endpoint="chat", type="output"), "7x90")], {"project": "demo", "endpoint": "chat", "instance": "c"}),
     "SekiAuditWaits": (on(C, ("seki_audit_records_waiting", "4x90")), on(C, ("seki_audit_records_waiting", "0x58 4x30")), {}),
     "SekiAuditLost": (on(C, ("seki_audit_records_lost_total", "0x50 3x40")), on(C, ("seki_audit_records_lost_total", "3x90")), {}),
     "SekiSnapshotOld": (on(G, ("seki_gateway_snapshot_age_seconds", "0+60x90")), on(G, ("seki_gateway_snapshot_age_seconds", "3x90")), {}),

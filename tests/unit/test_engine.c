@@ -300,6 +300,7 @@ static void test_vllm_and_sglang_elsewhere(void **state)
     for (size_t i = 0; i < ARRAY_LEN(drivers); i++) {
         struct err err = ERR_INIT;
         struct engine_plan plan = {0};
+        struct engine_tokens own;
         struct engine_paths p = paths();
         struct model_replica mr = replica(drivers[i]);
         mr.spec.engine.url = "https://models.example.com/v1";
@@ -311,7 +312,7 @@ static void test_vllm_and_sglang_elsewhere(void **state)
         assert_true(engine_is_remote(&mr.spec.engine));
         assert_string_equal(engine_find(drivers[i])->salt_member, "cache_salt");
         if (engine_find(drivers[i])->poke) /* others' servers are left alone */
-            ASSERT_OK(engine_find(drivers[i])->poke(&plan, TASK_TEXT, 1, &err));
+            ASSERT_OK(engine_find(drivers[i])->poke(&plan, TASK_TEXT, 1, &own, &err));
     }
     struct err err = ERR_INIT;
     struct engine_plan plan = {0};

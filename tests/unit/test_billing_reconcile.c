@@ -1,0 +1,254 @@
+/* The usage ledger against engines' counters: what is the same, what was made for attempts that were cut off, what nothing explains; restarts, busy engines, late records. */
+#include "unit.h"
+
+#include "billing/reconcile.h"
+
+#define T0 1800000000000LL
+#define R "demo/chat-0"
+
+static struct reconcile *r;
+static int64_t now;
+
+static int set_up(void **state UNUSED)
+{
+    r = reconcile_new();
+    now = T0;
+    return 0;
+}
+
+static int tear_down(void **state UNUSED)
+{
+    reconcile_free(r);
+    return 0;
+}
+
+static void attempt(int64_t start, int64_t end, int64_t read, int64_t cached, int64_t written, bool exact)
+{
+    const struct usage_work w = {.replica = STR(R), .start_ms = T0 + start, .end_ms = T0 + end, .read = read, .cached = cached, .written = written, .exact = exact};
+    reconcile_count(r, &(struct usage){.work = &w, .work_count = 1, .has_work = true}, now);
+}
+
+static void reading_of(int64_t at, int64_t number, int64_t running, int64_t read, int64_t written, bool counts_cached)
+{
+    now = T0 + at + 5;
+    reconcile_reading(r, &(struct engine_reading){.replica = R, .from_ms = T0 + at - 2, .at_ms = T0 + at, .started_ms = number, .running = running, .read = read, .written = written,
+                                                  .counts_cached = counts_cached}, now);
+}
+
+static void reading(int64_t at, int64_t read, int64_t written)
+{
+    reading_of(at, 1, 0, read, written, false);
+}
+
+/* What is told when the records of then are there. */
+static struct reconcile_result told(void)
+{
+    struct reconcile_result ret;
+    now += RECONCILE_SETTLE_MS + 1;
+    assert_true(reconcile_step(r, now, &ret));
+    assert_string_equal(ret.replica, R);
+    return ret;
+}
+
+static void expect(enum reconcile_outcome outcome, int64_t read, int64_t written)
+{
+    struct reconcile_result got = told();
+    if (got.outcome != outcome || (outcome != RECONCILE_BEGUN && outcome != RECONCILE_SKIPPED && (got.read != read || got.written != written)))
+        fail_msg("told: %d, %lld read, %lld written, %zu inexact", got.outcome, (long long)got.read, (long long)got.written, got.inexact);
+}
+
+static void test_what_is_the_same(void **state UNUSED)
+{
+    reading(0, 100, 50);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 10, 4, 7, true); /* of those read 4 were in its cache */
+    reading(10000, 106, 57);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(20000, 106, 57);
+    expect(RECONCILE_EQUAL, 0, 0);
+    for (int i = 0; i < 100; i++)
+        attempt(21000 + i * 100, 21050 + i * 100, 3, 0, 2, true);
+    reading(40000, 406, 257);
+    expect(RECONCILE_EQUAL, 0, 0);
+}
+
+static void test_counts_with_what_was_cached(void **state UNUSED)
+{
+    reading_of(0, 1, 0, 0, 0, true);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 10, 4, 7, true);
+    reading_of(10000, 1, 0, 10, 7, true);
+    expect(RECONCILE_EQUAL, 0, 0);
+}
+
+static void test_a_difference_is_told_once(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 10, 0, 7, true);
+    reading(10000, 15, 9);
+    expect(RECONCILE_EQUAL, 0, 0); /* perhaps a record is late */
+    reading(20000, 15, 9);
+    expect(RECONCILE_DIFFERS, 5, 2);
+    for (int i = 3; i < 6; i++) {
+        reading(i * 10000, 15, 9);
+        expect(RECONCILE_EQUAL, 0, 0);
+    }
+    reading(60000, 15, 12);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(70000, 15, 13);
+    expect(RECONCILE_DIFFERS, 0, 3); /* what both had */
+    reading(80000, 15, 13);
+    expect(RECONCILE_DIFFERS, 0, 1);
+}
+
+static void test_more_was_billed_than_made(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 10, 0, 7, true);
+    reading(10000, 10, 6);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(20000, 10, 6);
+    expect(RECONCILE_DIFFERS, 0, -1);
+    attempt(21000, 22000, 5, 0, 5, false); /* no estimate explains that */
+    reading(40000, 15, 9);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(50000, 15, 9);
+    expect(RECONCILE_DIFFERS, 0, -2);
+}
+
+static void test_attempts_that_were_cut(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 8, 0, 3, false);
+    attempt(1500, 2500, 0, 0, 0, false);
+    reading(5000, 20, 10);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(8000, 20, 10); /* the engine may not have noticed all of it */
+    struct reconcile_result got = told();
+    assert_true(got.outcome == RECONCILE_UNSEEN && got.read == 12 && got.written == 7 && got.inexact == 2);
+    reading(20000, 26, 14);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(30000, 26, 14);
+    expect(RECONCILE_UNSEEN, 6, 4);
+    reading(40000, 26, 15); /* and that has nothing to do with them */
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(50000, 26, 15);
+    expect(RECONCILE_DIFFERS, 0, 1);
+}
+
+static void test_an_estimate_that_was_too_high(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 12, 0, 3, false);
+    reading(20000, 8, 3);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(30000, 8, 3);
+    expect(RECONCILE_UNSEEN, -4, 0);
+}
+
+static void test_a_record_that_comes_late(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    reading(10000, 10, 7); /* the engine has done with it; the client reads slowly */
+    expect(RECONCILE_EQUAL, 0, 0);
+    attempt(1000, 15000, 10, 0, 7, true);
+    reading(20000, 10, 7);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(30000, 10, 7);
+    expect(RECONCILE_EQUAL, 0, 0);
+}
+
+static void test_engines_that_begin_anew(void **state UNUSED)
+{
+    reading(0, 100, 50);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 10, 0, 7, true);
+    reading_of(5000, 2, 0, 0, 0, false);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(6000, 7000, 10, 0, 7, true);
+    reading_of(15000, 2, 0, 10, 7, false);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading_of(25000, 2, 0, 3, 7, false); /* a counter fell: it is another process of a server elsewhere */
+    expect(RECONCILE_BEGUN, 0, 0);
+    reading_of(35000, 2, 0, 3, 7, false);
+    expect(RECONCILE_EQUAL, 0, 0);
+}
+
+static void test_engines_at_work(void **state UNUSED)
+{
+    struct reconcile_result ret;
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 10, 0, 7, true);
+    reading_of(10000, 1, 2, 25, 12, false); /* two run: parts of them are counted */
+    now += RECONCILE_SETTLE_MS + 1;
+    assert_false(reconcile_step(r, now, &ret));
+    now = T0 + 20000;
+    attempt(9000, 19000, 10, 0, 9, true);
+    assert_false(reconcile_step(r, now, &ret));
+    now = T0 + 30000;
+    attempt(11000, 12000, 100, 0, 100, true); /* of after it */
+    assert_false(reconcile_step(r, now, &ret));
+    attempt(9500, 29000, 6, 0, 20, true);
+    assert_true(reconcile_step(r, now, &ret) && ret.outcome == RECONCILE_EQUAL);
+    reading(50000, 126, 136);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(60000, 126, 136);
+    expect(RECONCILE_EQUAL, 0, 0);
+}
+
+static void test_what_runs_for_very_long(void **state UNUSED)
+{
+    struct reconcile_result ret;
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    reading_of(10000, 1, 1, 25, 12, false);
+    now += RECONCILE_GIVE_UP_MS + 1;
+    assert_true(reconcile_step(r, now, &ret) && ret.outcome == RECONCILE_SKIPPED);
+    now += 1000000;
+    attempt(9000, now - T0, 25, 0, 1000, true);
+    reading(now - T0 + 20000, 25, 1000);
+    expect(RECONCILE_EQUAL, 0, 0); /* it may have been counted before, in part */
+}
+
+static bool known(void *arg, const char *replica)
+{
+    return arg && !strcmp(arg, replica);
+}
+
+static void test_what_is_gone_is_forgotten(void **state UNUSED)
+{
+    struct reconcile_result ret;
+    char name[] = R;
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    reconcile_forget(r, known, name);
+    reading(10000, 0, 0);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reconcile_forget(r, known, NULL);
+    reading(20000, 9, 9);
+    expect(RECONCILE_BEGUN, 0, 0);
+    now = T0 + 100000;
+    reading_of(30000, 1, 0, 9, 9, false);
+    now = T0 + 200000;
+    reconcile_reading(r, &(struct engine_reading){.replica = R, .from_ms = T0 + 40000, .at_ms = T0 + 40001}, now); /* of long ago: attempts since then are not held */
+    assert_true(reconcile_step(r, now, &ret) && ret.outcome == RECONCILE_EQUAL);
+    assert_false(reconcile_step(r, now, &ret));
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_what_is_the_same), TEST(test_counts_with_what_was_cached), TEST(test_a_difference_is_told_once), TEST(test_more_was_billed_than_made), TEST(test_attempts_that_were_cut),
+        TEST(test_an_estimate_that_was_too_high), TEST(test_a_record_that_comes_late), TEST(test_engines_that_begin_anew), TEST(test_engines_at_work), TEST(test_what_runs_for_very_long),
+        TEST(test_what_is_gone_is_forgotten),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
