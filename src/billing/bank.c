@@ -108,17 +108,12 @@ static int write_file(struct bank *b, struct err *err)
     return file_write(b->file, sbuf_str(&text), 0600, err);
 }
 
-static int read_file(struct bank *b, struct err *err)
+int bank_read(struct bank *b, struct str text, struct err *err)
 {
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
-    size_t len = 0, i, k;
+    size_t i, k;
     json_t *g, *l;
-    int rc = file_read(b->file, FILE_MAX, &text, &len, err);
-    if (rc == ERR_NOT_FOUND)
-        return 0;
-    if (rc == 0)
-        rc = json_parse(str_n(text, len), FILE_MAX, &doc, err);
+    int rc = json_parse(text, FILE_MAX, &doc, err);
     if (rc == 0 && (json_int(doc, "version", 0) != FILE_VERSION || !json_is_array(json_object_get(doc, "gateways"))))
         rc = err_set(err, ERR_INVALID, "%s: expected version %d", b->file, FILE_VERSION);
     if (rc < 0)
@@ -132,6 +127,14 @@ static int read_file(struct bank *b, struct err *err)
         }
     }
     return 0;
+}
+
+static int read_file(struct bank *b, struct err *err)
+{
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    int rc = file_read(b->file, FILE_MAX, &text, &len, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc < 0 ? rc : bank_read(b, str_n(text, len), err);
 }
 
 struct bank *bank_new(const char *file, uint64_t lease_ms)
