@@ -77,7 +77,7 @@ def test_what_was_stored_loads_and_goes_on(name):
                 continue
             got = c.api("GET", path_of(key))
             assert got["metadata"]["uid"] == doc["metadata"]["uid"], key
-            if key.split("/")[0] not in RUNTIME and not key.startswith("clusterroles.") and "seki_sealed" not in doc:
+            if key.split("/")[0] not in RUNTIME and not key.startswith("clusterroles.") and "$sealed" not in doc:
                 assert is_within({k: v for k, v in doc.items() if k not in ("metadata", "status")}, got), (key, doc, got)
                 assert is_within({k: doc["metadata"].get(k, {}) for k in ("labels", "annotations")}, {"labels": {}, "annotations": {}, **got["metadata"]}), key
         assert data.password(c) == data.PASSWORD
