@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/metrics.h"
 #include "billing/bank.h"
 
 #define LEASE_MS 30000
@@ -237,6 +238,34 @@ static void a_file_that_cannot_be_written_grants_nothing(void **state)
     assert_int_equal(asks(&a, 100, 100, 1), 100); /* and what it refused to say is not lost */
 }
 
+static bool shows(const char *name, int64_t value)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    char line[256];
+    sbuf_init(&text, 1 << 20);
+    metrics_write(&text);
+    sbuf_add_char(&text, 0);
+    snprintf(line, sizeof(line), "%s{scope=\"key\",project=\"demo\",owner=\"k\",period=\"Total\",currency=\"EUR\"} %lld\n", name, (long long)value);
+    return strstr(text.ptr, line) != NULL;
+}
+
+static void what_is_used_is_shown_while_somebody_asks(void **state)
+{
+    (void)state;
+    struct teller a = {.name = "a", .incarnation = "1"};
+    assert_int_equal(asks(&a, 100, 100, 1), 100);
+    spends(&a, 70);
+    collect(&a, 70);
+    asks(&a, 100, -1, 0);
+    assert_true(shows("seki_budget_used_micros", 70) && shows("seki_budget_amount_micros", 100));
+    clock_test_advance(59 * 60 * 1000);
+    bank_awake(bank);
+    assert_true(shows("seki_budget_used_micros", 70));
+    clock_test_advance(2 * 60 * 1000);
+    bank_awake(bank);
+    assert_true(shows("seki_budget_used_micros", 0) && shows("seki_budget_amount_micros", 0));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +279,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(who_is_silent_loses_it_long_after_his_lease, setup, teardown),
         cmocka_unit_test_setup_teardown(who_leaves_gives_it_back_when_its_last_record_has_come, setup, teardown),
         cmocka_unit_test_setup_teardown(with_a_file_that_cannot_be_read_nothing_is_granted_until_all_leases_are_over, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_used_is_shown_while_somebody_asks, setup, teardown),
         cmocka_unit_test_setup_teardown(a_file_that_cannot_be_written_grants_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
