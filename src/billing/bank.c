@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "base/vec.h"
+#include "billing/budget_gauges.h"
 #include "billing/shares.h"
 #include "ledger/price.h"
 
@@ -51,6 +52,7 @@ struct bank {
     struct map *journals; /* name → struct journal */
     VEC(struct gateway *) gateways;
     struct shares *shares; /* of rates */
+    struct budget_gauges *gauges;
     struct metric *refused;
     bool dirty;
 };
@@ -108,17 +110,12 @@ static int write_file(struct bank *b, struct err *err)
     return file_write(b->file, sbuf_str(&text), 0600, err);
 }
 
-static int read_file(struct bank *b, struct err *err)
+int bank_read(struct bank *b, struct str text, struct err *err)
 {
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
-    size_t len = 0, i, k;
+    size_t i, k;
     json_t *g, *l;
-    int rc = file_read(b->file, FILE_MAX, &text, &len, err);
-    if (rc == ERR_NOT_FOUND)
-        return 0;
-    if (rc == 0)
-        rc = json_parse(str_n(text, len), FILE_MAX, &doc, err);
+    int rc = json_parse(text, FILE_MAX, &doc, err);
     if (rc == 0 && (json_int(doc, "version", 0) != FILE_VERSION || !json_is_array(json_object_get(doc, "gateways"))))
         rc = err_set(err, ERR_INVALID, "%s: expected version %d", b->file, FILE_VERSION);
     if (rc < 0)
@@ -134,6 +131,14 @@ static int read_file(struct bank *b, struct err *err)
     return 0;
 }
 
+static int read_file(struct bank *b, struct err *err)
+{
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    int rc = file_read(b->file, FILE_MAX, &text, &len, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc < 0 ? rc : bank_read(b, str_n(text, len), err);
+}
+
 struct bank *bank_new(const char *file, uint64_t lease_ms)
 {
     struct bank *b = XNEW(struct bank);
@@ -141,6 +146,7 @@ struct bank *bank_new(const char *file, uint64_t lease_ms)
     *b = (struct bank){.file = xstrdup(file), .lease_ms = lease_ms, .began_ms = clock_mono_ms(), .sums = map_new(mem_free), .journals = map_new(mem_free)};
     pthread_mutex_init(&b->lock, NULL);
     b->shares = shares_new(lease_ms, b->began_ms, clock_wall_ms());
+    b->gauges = budget_gauges_new();
     b->refused = metric_counter("seki_budget_grants_refused_total", "Times that a gateway wanted more of a budget than there was.");
     int rc = read_file(b, &err);
     VEC_FOREACH (&b->gateways, g)
@@ -160,6 +166,7 @@ void bank_free(struct bank *b)
         gateway_free(*g);
     VEC_DEINIT(&b->gateways);
     shares_free(b->shares);
+    budget_gauges_free(b->gauges);
     map_free(b->sums);
     map_free(b->journals);
     pthread_mutex_destroy(&b->lock);
@@ -368,6 +375,7 @@ static json_t *answer_budget(struct bank *b, struct gateway *g, const json_t *q,
              str_of(json_str_or(q, "currency", "")));
     const struct sum *s = map_getc(b->sums, sum);
     int64_t used = s ? s->micros : 0, free = amount_add(amount_add(amount_add(json_int(q, "amount", 0), -used), -l->outstanding), -o.outstanding), grant = 0;
+    budget_gauges_see(b->gauges, q, used, clock_mono_ms());
     int64_t need = json_int(q, "need", -1), least = amount_add(json_int(q, "needLeast", 0), -l->left);
     if (need >= 0) {
         need = amount_add(need, -l->left);
@@ -431,6 +439,7 @@ void bank_awake(struct bank *b)
 {
     pthread_mutex_lock(&b->lock);
     shares_awake(b->shares, clock_mono_ms());
+    budget_gauges_look(b->gauges, clock_wall_ms(), clock_mono_ms());
     pthread_mutex_unlock(&b->lock);
 }
 

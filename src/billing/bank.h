@@ -24,6 +24,8 @@ struct bank;
 /* file: outstanding grants. One that cannot be read is told of, and nothing is granted until all leases of before are over. */
 struct bank *bank_new(const char *file, uint64_t lease_ms);
 void bank_free(struct bank *b);
+/* What such a file holds, into a bank that has nothing yet. bank_new() does it. */
+int bank_read(struct bank *b, struct str text, struct err *err) NODISCARD;
 /* A record of the usage ledger; each once. */
 void bank_count(struct bank *b, const struct usage *u);
 /* All records of a journal up to this one were counted. */

@@ -194,7 +194,10 @@ bool rate_lease_answer(struct rate_lease *r, const json_t *status, uint64_t now_
         forget(r);
         return true;
     }
-    r->heard = true;
+    if (!json_object_get(status, "rates")) /* a control of the release before, which shares no rates */
+        rate_lease_alone(r, now_ns);
+    else
+        r->heard = true;
     take_parts(r, status, now_ns);
     bool same = was == r->epoch && was_settled && r->settled;
     json_t *rates = json_object_get(status, "rates"), *recalls = json_object_get(status, "recalls");

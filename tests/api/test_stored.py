@@ -77,7 +77,7 @@ def test_what_was_stored_loads_and_goes_on(name):
                 continue
             got = c.api("GET", path_of(key))
             assert got["metadata"]["uid"] == doc["metadata"]["uid"], key
-            if key.split("/")[0] not in RUNTIME and not key.startswith("clusterroles.") and "seki_sealed" not in doc:
+            if key.split("/")[0] not in RUNTIME and not key.startswith("clusterroles.") and "$sealed" not in doc:
                 assert is_within({k: v for k, v in doc.items() if k not in ("metadata", "status")}, got), (key, doc, got)
                 assert is_within({k: doc["metadata"].get(k, {}) for k in ("labels", "annotations")}, {"labels": {}, "annotations": {}, **got["metadata"]}), key
         assert data.password(c) == data.PASSWORD
@@ -91,6 +91,9 @@ def test_what_was_stored_loads_and_goes_on(name):
         # The old key answers, through an engine that is started anew; usage goes on counting.
         wait_for(lambda: data.answers(c, before["key"]), 60, "an answer with the old key")
         wait_for(lambda: data.requests_counted(c) == old_usage + 1, what="usage to go on")
+        if any(key.startswith("prices.") for key in before["objects"]):
+            charged = sum(cost["amountMicros"] for key, doc in before["objects"].items() if key.startswith("usagereports.") for line in doc["status"]["items"] for cost in line["cost"])
+            assert charged and wait_for(lambda: data.micros_charged(c) > charged, what="money to go on from what was charged")
         assert run("audit", "verify", c.data / "ledger").returncode == 0
         if before["format"] == 1:
             # The way back is there, with what it holds; the store itself has no secret that is not sealed.

@@ -59,6 +59,11 @@ def level(bad, budget=1000):
             (with_labels("seki_gateway_slo_error_budget_millionths", G, project="shop", endpoint="chat", objective="availability"), f"{budget}x90")]
 
 
+def money(used, amount=100, owner="acme"):
+    of = {"scope": "tenant", "project": "", "owner": owner, "period": "Month", "currency": "EUR"}
+    return [(with_labels("seki_budget_used_micros", C, **of), f"{used}x90"), (with_labels("seki_budget_amount_micros", C, **of), f"{amount}x90")]
+
+
 ENDPOINTS, REPLICAS = "seki_inference_endpoints", "seki_inference_replicas"
 # alert: (what makes it fire, what does not, its own labels); an hour is played at one value a minute.
 CASES = {
@@ -100,6 +105,7 @@ CASES = {
                            slow("gen_ai_server_time_to_first_token_seconds", G, "10", "60", 10, gen_ai_request_model="m"), {"gen_ai_request_model": "m"}),
     "SekiSLOBurnsFast": (level(20), level(3), {"project": "shop", "endpoint": "chat", "objective": "availability"}),
     "SekiSLOBurnsSlowly": (level(4), level(4, 5000), {"project": "shop", "endpoint": "chat", "objective": "availability"}),
+    "SekiBudgetNearlyUsed": (money(91), money(89) + money(0, 0, owner="gone"), {"scope": "tenant", "owner": "acme", "period": "Month", "currency": "EUR"}),
     "SekiBreakGlass": (on(C, ("seki_break_glass_active", "0x59 1x30")), on(C, ("seki_break_glass_active", "1x50 0x40")), {}),
     "SekiIssuerUnreachable": (on(C, ("seki_authentication_issuers_unreachable", "1x90")), on(C, ("seki_authentication_issuers_unreachable", "0x50 1x40")), {}),
     "SekiDescriptorsNearlyUsedUp": (on(C, ("process_open_fds", "900x90"), ("process_max_fds", "1000x90")), on(C, ("process_open_fds", "700x90"), ("process_max_fds", "1000x90")), {}),

@@ -2,6 +2,8 @@
 #include "unit.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "base/clock.h"
@@ -333,6 +335,69 @@ static void never_more_than_one_bucket_would(void **state)
     assert_int_equal(w.most_running, MAX_RUNNING);
 }
 
+/* ---- threads ---- */
+
+#define THREADS 3
+#define MANY 1000000
+
+static struct {
+    struct limit limits[2][LIMIT_SCOPES];
+    struct limit_set *sets[2];
+    atomic_bool stop;
+    atomic_llong running, most, passed;
+} race;
+
+static void *take_and_give(void *arg)
+{
+    struct limit *limits = arg;
+    while (!atomic_load(&race.stop)) {
+        struct limit_hold h;
+        struct limit_refusal why;
+        if (limit_reserve(&h, limits, 3, now_ns(), &why) != LIMIT_HELD)
+            continue;
+        long long running = atomic_fetch_add(&race.running, 1) + 1, most = atomic_load(&race.most);
+        while (running > most && !atomic_compare_exchange_weak(&race.most, &most, running))
+            ;
+        atomic_fetch_add(&race.passed, 2);
+        atomic_fetch_sub(&race.running, 1);
+        limit_settle(&h, 2, false);
+    }
+    return NULL;
+}
+
+/* Time stands still: what two gateways let through while shares go to and fro between them is at most one bucket. */
+static void shares_that_move_while_they_are_used(void **state)
+{
+    (void)state;
+    pthread_t threads[2 * THREADS];
+    memset(&race, 0, sizeof(race));
+    for (int i = 0; i < 2; i++) {
+        race.sets[i] = limit_set_new();
+        race.limits[i][LIMIT_KEY] = (struct limit){.counter = limit_take(race.sets[i], "key a/k", (int64_t[]){0, MANY, 4}, 0), .max = {0, MANY, 4}};
+        limit_set_parts(race.sets[i], 2, false, now_ns() - 120000 * MS);
+        for (int k = 0; k < THREADS; k++)
+            assert_int_equal(pthread_create(&threads[i * THREADS + k], NULL, take_and_give, race.limits[i]), 0);
+    }
+    for (int round = 0; round < 20000; round++) {
+        enum limit_unit u = round % 3 ? LIMIT_TOKENS : LIMIT_CONCURRENT;
+        int from = round / 7 % 2;
+        struct limit_counter *a = race.limits[from][LIMIT_KEY].counter, *b = race.limits[!from][LIMIT_KEY].counter;
+        struct limit_report before = limit_report(race.sets[from], a, u, now_ns()), after;
+        limit_give(race.sets[from], a, u, &(struct limit_recall){.amount = round % 5 ? 1 : MANY / 8, .restore = round % 4 ? 0 : MANY, .large = true}, now_ns());
+        after = limit_report(race.sets[from], a, u, now_ns());
+        limit_grow(race.sets[!from], b, u, before.share - after.share, after.given - before.given, now_ns());
+    }
+    atomic_store(&race.stop, true);
+    for (int i = 0; i < 2 * THREADS; i++)
+        pthread_join(threads[i], NULL);
+    assert_in_range(atomic_load(&race.most), 1, 4); /* counted after it was let in, and no longer before it is let go */
+    assert_in_range(atomic_load(&race.passed), MANY / 100, MANY);
+    for (int i = 0; i < 2; i++) {
+        limit_counter_unref(race.limits[i][LIMIT_KEY].counter);
+        limit_set_free(race.sets[i]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -343,6 +408,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(requests_at_once_stay_below_the_limit_when_another_joins, setup, teardown),
         cmocka_unit_test_setup_teardown(control_that_is_gone_changes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(silence_while_control_sleeps_is_nobodys, setup, teardown),
+        cmocka_unit_test_setup_teardown(shares_that_move_while_they_are_used, setup, teardown),
         cmocka_unit_test_setup_teardown(never_more_than_one_bucket_would, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

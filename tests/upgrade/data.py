@@ -31,6 +31,8 @@ def objects():
     yield f"/apis/{RBAC}/clusterrolebindings", {"apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": {"name": "wide-readers"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "wide-reader"}, "subjects": [subject]}
     yield f"{seki}/models", {"apiVersion": SEKI, "kind": "Model", "metadata": {"name": "gemma"}, "spec": {"source": "file:///nowhere", "format": "GGUF", "license": {"id": "test"}, "files": [{"name": "a.gguf", "digest": "sha256:" + "0" * 64, "sizeBytes": 1}]}}
     yield f"{seki}/modelendpoints", {"apiVersion": SEKI, "kind": "ModelEndpoint", "metadata": {"name": "fake"}, "spec": {"replicas": 1, "engine": {"driver": "fake", "options": {"tokensPerSecond": "1000"}}}}
+    yield f"{cluster}/prices", {"apiVersion": SEKI, "kind": "Price", "metadata": {"name": "all"}, "spec": {"model": "*", "currency": "EUR", "microsPerMillionTokens": {"input": 1000000, "output": 2000000}}}
+    yield f"{seki}/projectlimits", {"apiVersion": SEKI, "kind": "Limit", "metadata": {"name": "money"}, "spec": {"budget": {"amountMicros": 1000000000, "currency": "EUR", "period": "Total"}}}
     yield f"{cluster}/userrevocations", {"apiVersion": SEKI, "kind": "UserRevocation", "metadata": {"name": "mallory"}, "spec": {"username": "mallory@acme.example", "reason": "left"}}
 
 
@@ -52,6 +54,12 @@ def requests_counted(cloud):
     items = cloud.api("GET", f"/apis/{SEKI}/namespaces/{NS}/usagereports")["items"]
     lines = [line for o in items for line in o.get("status", {}).get("lines", o.get("status", {}).get("items", []))] or [o.get("status", {}) for o in items]
     return sum(line.get("requests", 0) - line.get("failedRequests", 0) for line in lines)  # who asks until there is an answer may fail before
+
+
+def micros_charged(cloud):
+    """Of all usage, whatever the currency."""
+    items = cloud.api("GET", f"/apis/{SEKI}/namespaces/{NS}/usagereports")["items"]
+    return sum(c["amountMicros"] for o in items for line in o.get("status", {}).get("items", []) for c in line.get("cost", []))
 
 
 def fill(cloud, wait_for, unknown):
