@@ -66,6 +66,7 @@ int cli_key_revoke(struct cli *c);
 int cli_usage(struct cli *c);
 int cli_usage_verify(struct cli *c);
 int cli_slo(struct cli *c);
+int cli_residency_check(struct cli *c);
 int cli_logs(struct cli *c);
 int cli_tenant_create(struct cli *c);
 int cli_tenant_list(struct cli *c);

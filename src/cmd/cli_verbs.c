@@ -57,6 +57,10 @@ static const struct cli_flag usage_verify_flags[] = {
     {.name = "--reports", .value = "FILE", .help = "these UsageReports must be what the records give: as `seki usage -A -o json` printed them", .complete = "@file"},
     END,
 };
+static const struct cli_flag residency_flags[] = {
+    {.name = "--base-url", .value = "URL", .help = "the gateway (default: $OPENAI_BASE_URL)"},
+    END,
+};
 static const struct cli_flag slo_flags[] = {
     {.name = "--month", .value = "YYYY-MM", .help = "of this month alone (UTC)"},
     {.name = "--tenant", .value = "NAME", .help = "of all projects of this tenant, added up"},
@@ -238,6 +242,13 @@ const struct cli_verb cli_verbs[] = {
              "  seki -n demo slo\n  seki slo --tenant acme --month 2026-01\n",
      .run = cli_slo,
      .flags = slo_flags},
+    {.name = "residency check",
+     .args = "[MODEL]",
+     .help = "where a request of your key to a model may be worked on, and which rule forbids the rest",
+     .more = "Asks the gateway, with $OPENAI_API_KEY, and sends no request. MODEL is by default $SEKI_MODEL. Ends with status 1 when such a request is refused.\n\n"
+             "  seki residency check chat\n",
+     .run = cli_residency_check,
+     .flags = residency_flags},
     {.name = "logs",
      .args = "REPLICA",
      .help = "an engine's log, on the machine where it runs",

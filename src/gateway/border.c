@@ -114,6 +114,11 @@ static const char *barred_by(const struct border *b, const struct snap_key *k, c
     return rule ? rule : barring(rules_of(b, "project", k->project), k, e, asked, site);
 }
 
+const char *border_rule(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const struct residency_site *site)
+{
+    return map_len(b->rules) ? barred_by(b, k, e, asked, site) : NULL;
+}
+
 /* Where it stands by b, whichever snapshot it is of. A target is called "PROJECT ADDRESS". */
 static const struct residency_site *site_now(const struct border *b, const struct snap_replica *r)
 {

@@ -26,4 +26,7 @@ uint64_t border_barred_now(const struct border *b, const struct snap_key *k, con
 /* Nothing that serves is allowed, though something may serve. *ret_rule: which rule. False too where a replica is allowed that does not serve now: that is a matter of waiting. */
 bool border_shuts(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const char **ret_rule);
 
+/* The rule that bars the site for such a request; NULL: it is allowed there. site NULL: not known. */
+const char *border_rule(const struct border *b, const struct snap_key *k, const struct snap_endpoint *e, const char *asked, const struct residency_site *site);
+
 #endif

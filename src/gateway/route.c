@@ -1,6 +1,7 @@
 /* From a request's head to what handles it: the route, the key, the current snapshot. */
 #include "base/clock.h"
 #include "gateway/internal.h"
+#include "gateway/residency_view.h"
 
 static void answer_health(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 
@@ -14,6 +15,7 @@ static const struct gateway_route routes[] = {
     {.method = "POST", .path = "/v1/rerank", .name = "rerank", .operation = "rerank", .prompt = "documents", .embeddings = true, .task = TASK_RERANK},
     {.method = "GET", .path = "/v1/models", .name = "models", .handle = answer_models},
     {.method = "GET", .path = "/v1/models/", .name = "models", .handle = answer_model}, /* and what follows: a name */
+    {.method = "GET", .path = RESIDENCY_VIEW_PATH, .name = "residency", .handle = answer_residency}, /* likewise */
     {.method = "GET", .path = "/livez", .handle = answer_health},                       /* no name: no key is needed */
     {.method = "GET", .path = "/readyz", .handle = answer_health},
 };

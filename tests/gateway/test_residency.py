@@ -213,3 +213,37 @@ def test_bad_rules_are_refused(cloud, plural, spec, field):
     with pytest.raises(ApiError) as e:
         cloud.api("POST", path, {"apiVersion": "seki.cloud/v1alpha1", "kind": kind, "metadata": {"name": "bad"}, "spec": spec})
     assert e.value.status == 422 and field in [c["field"] for c in e.value.body["details"]["causes"]]
+
+
+def check(c, model, key=None, *more):
+    p = c.seki("residency", "check", model, "-o", "json", *more, check=False, env={"OPENAI_BASE_URL": c.base_url, "OPENAI_API_KEY": key or c.secret})
+    return p.returncode, json.loads(p.stdout) if p.stdout else p.stderr
+
+
+def test_what_would_happen_is_told_without_a_request(cloud, places, policy):
+    tokyo, paris = places
+    code, free = check(cloud, "far")
+    assert code == 0 and free["result"] == "served" and all(p["allowed"] for p in free["places"])
+    policy("only-japan", {"jurisdictions": ["JP"]})
+    before, recorded = (tokyo.asked, paris.asked), len(refusals(cloud))
+    code, far = check(cloud, "far")
+    by_site = {p["site"]: p for p in far["places"]}
+    assert code == 0 and far["result"] == "served" and "rule" not in far
+    assert by_site == {"tokyo": {"endpoint": "clinic/far", "site": "tokyo", "jurisdiction": "JP", "replicas": 1, "serving": 1, "allowed": True},
+                       "paris": {"endpoint": "clinic/far", "site": "paris", "jurisdiction": "FR", "replicas": 1, "serving": 1, "allowed": False, "rule": "ResidencyPolicy clinic/only-japan"}}
+    code, foreign = check(cloud, "foreign")
+    assert code == 1 and foreign["result"] == "refused" and foreign["rule"] == "ResidencyPolicy clinic/only-japan"
+    assert check(cloud, "here")[1]["places"][0]["site"] == "tokyo"
+    code, said = check(cloud, "unknown")
+    assert code == 1 and "does not exist" in said
+    assert (tokyo.asked, paris.asked) == before and len(refusals(cloud)) == recorded
+    table = cloud.seki("residency", "check", "far", env={"OPENAI_BASE_URL": cloud.base_url, "OPENAI_API_KEY": cloud.secret}).stdout
+    assert "ALLOWED" in table and "ResidencyPolicy clinic/only-japan" in table
+    for model in ("far", "foreign", "here"):  # what was told is what happens
+        assert ask(cloud, model).status == (403 if check(cloud, model)[1]["result"] == "refused" else 200)
+
+
+def test_a_rule_for_one_key_is_told_to_that_key(cloud, policy):
+    policy("ward", {"jurisdictions": ["JP"], "keys": ["unbound"]}, key=cloud.other)
+    assert check(cloud, "foreign", cloud.other)[1]["result"] == "refused"
+    assert check(cloud, "foreign")[1]["result"] == "served"

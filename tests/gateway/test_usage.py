@@ -76,6 +76,8 @@ EXITS = {
     "the client leaves before a stream begins": ("chat/completions", STREAM, ["hold"], "leave", dict(outcome="client_gone", status=499, completion_tokens=0, stream=True)),
     "the client leaves in a stream": ("chat/completions", STREAM, [HEAD, delta("a"), delta("b"), delta("END"), "hold"], "leave after END",
                                       dict(outcome="client_gone", status=200, prompt_tokens=PROMPT, completion_tokens=3, exact=False)),
+    "the client leaves at the last event": ("chat/completions", STREAM, [HEAD, delta("a"), delta("b"), USAGE, DONE, "hold"], "leave after [DONE]",
+                                            dict(outcome="ok", status=200, prompt_tokens=5, completion_tokens=2, exact=True)),
     "the engine dies before": ("chat/completions", CHAT, ["reset"], "read", dict(outcome="upstream_error", status=502, prompt_tokens=0, completion_tokens=0)),
     "the engine dies in an answer": ("chat/completions", CHAT, [answer()[:-20], "close"], "read", dict(outcome="upstream_error", status=502, completion_tokens=0)),
     "the engine dies in a stream": ("chat/completions", STREAM, [CHUNKED, chunk(delta("a")), chunk(delta("b")), "reset"], "read",
