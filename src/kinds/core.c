@@ -76,6 +76,10 @@ static int namespace_authorize(const struct kind_context *c, const json_t *obj, 
         sbuf_addf(why, "label %s: there is no tenant \"%s\"; seki tenant create makes one", LABEL_TENANT, tenant);
         return err_set(err, ERR_FORBIDDEN, "no such tenant");
     }
+    if (own && !tenant_owns_name(tenant, obj_name(obj))) {
+        sbuf_addf(why, "projects of tenant \"%s\" are called \"%s\" or \"%s-\u2026\" (rule ProjectNames): choose such a name, or ask the operator of this cloud", tenant, tenant, tenant);
+        return err_set(err, ERR_FORBIDDEN, "not a name of this tenant");
+    }
     if (own)
         return tenant_takes_projects(found, false, why, err);
     if (tenant) {

@@ -249,7 +249,7 @@ def test_reload_takes_issuers_up_and_drops_them_and_a_bad_file_changes_nothing(o
 # ---- revocation ----
 
 def revocation(user, **spec):
-    return {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"generateName": "test-"}, "spec": {"username": user, **spec}}
+    return {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"generateName": f"{spec.get('tenant', 'test')}-"}, "spec": {"username": user, **spec}}
 
 
 class Watcher(threading.Thread):
