@@ -26,6 +26,12 @@ static const struct kind_column namespace_columns[] = {
     {"STATUS", "string", "", "status.phase", 0, "Active or Terminating"},
     {0},
 };
+const char *namespace_tenant(const json_t *ns, const char *name)
+{
+    const char *label = ns ? obj_label(ns, LABEL_TENANT) : NULL;
+    return label && *label ? label : name;
+}
+
 static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED,
                            struct err *err)
 {
