@@ -50,15 +50,10 @@ bool audit_wants_rule(struct api_request *q)
 /* Whose business it is: the tenant of the object's project; of a cluster-scoped object, what its label says. "" is the operator's own. */
 static const char *tenant_of(struct apiserver *s, struct arena *a, const char *ns, const json_t *obj)
 {
+    struct kind_server server = api_kind_server(s);
+    JSON_AUTO project = *ns ? server.get(s, &kind_namespace, "", ns) : NULL;
     const char *label = obj && !*ns ? obj_label(obj, LABEL_TENANT) : NULL;
-    if (*ns) {
-        struct kind_server server = api_kind_server(s);
-        JSON_AUTO project = server.get(s, &kind_namespace, "", ns);
-        label = project ? obj_label(project, LABEL_TENANT) : NULL;
-        label = label ? label : ns; /* a project of nobody else's is its own tenant */
-        return arena_strdup(a, label);
-    }
-    return label ? arena_strdup(a, label) : "";
+    return *ns ? arena_strdup(a, namespace_tenant(project, ns)) : label ? arena_strdup(a, label) : "";
 }
 
 static const char *source_of(struct api_request *q)

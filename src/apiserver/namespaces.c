@@ -80,8 +80,39 @@ static bool gather(void *arg, struct store_value *v)
     return true;
 }
 
+/* Clients of a tenant that is being closed are shut out, so whoever put a finalizer there cannot take it off: it would hold what the customer is told is deleted. True: one was taken off. */
+static bool drop_clients_finalizers(json_t *obj)
+{
+    static const char *const standard[] = {"orphan", "foregroundDeletion"};
+    json_t *list = json_at(obj, "metadata.finalizers"), *f;
+    size_t i, had = json_array_size(list);
+    for (i = had; i-- > 0;) {
+        f = json_array_get(list, i);
+        struct str text = str_of(json_string_value(f));
+        if (!str_starts(text, STR(SEKI_GROUP "/")) && !str_eqc(text, standard[0]) && !str_eqc(text, standard[1]))
+            json_array_remove(list, i);
+    }
+    return json_array_size(list) < had;
+}
+
+static bool is_closing(struct apiserver *s, const json_t *ns)
+{
+    const char *name = obj_label(ns, LABEL_TENANT);
+    JSON_AUTO tenant = name ? object_at(s, &kind_tenant, name) : NULL;
+    return tenant && !strcmp(tenant_state(tenant), "Closing");
+}
+
+static int delete_inside(struct apiserver *s, struct store_value *v, bool closing, struct err *err)
+{
+    JSON_AUTO obj = object_copy(v);
+    if (!closing || !drop_clients_finalizers(obj))
+        return api_delete_quietly(s, v, err);
+    api_mark_deleted(obj);
+    return api_write_quietly(s, v, obj, err);
+}
+
 /* Asks for the deletion of everything inside; the number of objects that are still there. */
-static size_t empty(struct apiserver *s, const char *ns)
+static size_t empty(struct apiserver *s, const char *ns, bool closing)
 {
     size_t count, left = 0;
     const struct kind *const *kinds = kind_all(&count);
@@ -97,7 +128,7 @@ static size_t empty(struct apiserver *s, const char *ns)
         struct err err = ERR_INIT;
         struct store_value *latest = store_get_pending(s->store, (*v)->key);
         left++;
-        if (latest && api_delete_quietly(s, latest, &err) < 0)
+        if (latest && delete_inside(s, latest, closing, &err) < 0)
             log_warn("an object of a namespace that is being deleted cannot be deleted yet", KV("namespace", ns), KVS("key", latest->key), KVE(&err));
         store_value_unref(*v);
     }
@@ -127,12 +158,20 @@ static bool step(struct apiserver *s, const char *ns)
     if (!v)
         return true;
     JSON_AUTO obj = object_copy(v);
-    if (!obj_deleting(obj) || !obj_has_finalizer(obj, NAMESPACE_FINALIZER))
+    if (!obj_deleting(obj))
         return true;
-    size_t left = empty(s, ns);
+    bool closing = is_closing(s, obj);
+    if (!obj_has_finalizer(obj, NAMESPACE_FINALIZER)) { /* it is empty, and a client's finalizer holds it */
+        if (closing && drop_clients_finalizers(obj) && api_write_quietly(s, v, obj, &err) < 0)
+            log_warn("a namespace of a tenant that is being closed cannot be let go yet", KV("namespace", ns), KVE(&err));
+        return false;
+    }
+    size_t left = empty(s, ns, closing);
     if (left && !strcmp(json_str_or(obj, "status.phase", ""), "Terminating"))
         return false;
     json_put_str(obj, "status.phase", "Terminating");
+    if (!left && closing)
+        (void)drop_clients_finalizers(obj);
     if (!left)
         drop_finalizer(obj);
     if (api_write_quietly(s, v, obj, &err) < 0)

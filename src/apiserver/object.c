@@ -170,8 +170,7 @@ const char *object_tenant(struct apiserver *s, const char *ns, char tenant[OBJEC
     object_key(&kind_namespace, "", ns, &key);
     struct store_value *v = *ns ? store_get_pending(s->store, sbuf_str(&key)) : NULL;
     JSON_AUTO namespace = v ? object_of(v) : NULL;
-    const char *label = obj_label(namespace, LABEL_TENANT);
-    snprintf(tenant, OBJECT_TENANT_MAX, "%s", !*ns ? CLUSTER_TENANT : label && *label ? label : ns);
+    snprintf(tenant, OBJECT_TENANT_MAX, "%s", *ns ? namespace_tenant(namespace, ns) : CLUSTER_TENANT);
     return tenant;
 }
 

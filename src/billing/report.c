@@ -270,8 +270,7 @@ static int tenant_of(struct client *c, const char *project, char **ret, struct e
     int rc = client_get(c, &r, NULL, project, &ns, err);
     if (rc < 0)
         return rc;
-    const char *label = obj_label(ns, "seki.cloud/tenant");
-    *ret = xstrdup(label ? label : project);
+    *ret = xstrdup(namespace_tenant(ns, project));
     return 0;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "kinds/borrowed.h"
 #include "kinds/inference.h"
 #include "kinds/tenancy.h"
 
@@ -18,10 +19,8 @@ static const char *tenant_of(const struct snapshot_source *src, struct arena *a,
     size_t i;
     json_t *ns;
     json_array_foreach (src->namespaces, i, ns)
-        if (obj_name(ns) && !strcmp(obj_name(ns), project)) {
-            const char *tenant = obj_label(ns, LABEL_TENANT);
-            return arena_strdup(a, tenant ? tenant : project);
-        }
+        if (obj_name(ns) && !strcmp(obj_name(ns), project))
+            return arena_strdup(a, namespace_tenant(ns, project));
     return arena_strdup(a, project);
 }
 

@@ -11,6 +11,8 @@
 
 /* Holds a namespace until it is empty; the apiserver takes it off. */
 #define NAMESPACE_FINALIZER "seki.cloud/contents"
+/* Whose a project is: the tenant of its label; one without a label (or of which nothing is known: ns NULL) is its own. The name stays the caller's or ns'. */
+const char *namespace_tenant(const json_t *ns, const char *name);
 
 extern const struct kind kind_namespace, kind_secret, kind_config_map, kind_event, kind_event_view, kind_service_account;
 extern const struct kind kind_lease, kind_role, kind_role_binding, kind_cluster_role, kind_cluster_role_binding;

@@ -26,6 +26,12 @@ static const struct kind_column namespace_columns[] = {
     {"STATUS", "string", "", "status.phase", 0, "Active or Terminating"},
     {0},
 };
+const char *namespace_tenant(const json_t *ns, const char *name)
+{
+    const char *label = ns ? obj_label(ns, LABEL_TENANT) : NULL;
+    return label && *label ? label : name;
+}
+
 static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED,
                            struct err *err)
 {
@@ -75,6 +81,10 @@ static int namespace_authorize(const struct kind_context *c, const json_t *obj, 
             return tenant_takes_projects(found, true, why, err);
         sbuf_addf(why, "label %s: there is no tenant \"%s\"; seki tenant create makes one", LABEL_TENANT, tenant);
         return err_set(err, ERR_FORBIDDEN, "no such tenant");
+    }
+    if (own && !tenant_owns_name(tenant, obj_name(obj))) {
+        sbuf_addf(why, "projects of tenant \"%s\" are called \"%s\" or \"%s-\u2026\" (rule ProjectNames): choose such a name, or ask the operator of this cloud", tenant, tenant, tenant);
+        return err_set(err, ERR_FORBIDDEN, "not a name of this tenant");
     }
     if (own)
         return tenant_takes_projects(found, false, why, err);

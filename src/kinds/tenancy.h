@@ -24,6 +24,9 @@ extern const struct kind kind_tenant, kind_access_grant, kind_limit;
 
 /* "Active" | "Suspended" | "Closing" */
 const char *tenant_state(const json_t *tenant);
+/* Whether a name in the cluster is the tenant's own: NAME, or NAME-… What its admins make in the cluster has such a name: all names there are one space, and who is told that one is taken would learn
+ * what another tenant has. */
+bool tenant_owns_name(const char *tenant, const char *name);
 /* Subjects of a tenant's bindings: its admins by group and by name, and the account in its first project. New reference. */
 json_t *tenant_admins(const json_t *tenant);
 /* The ClusterRole of its admins: they see the tenant, its projects and its part of the audit ledger, say who its admins are, end access of its people, give it new keys, and make projects in it

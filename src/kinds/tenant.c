@@ -64,6 +64,12 @@ const char *tenant_state(const json_t *tenant)
     return json_str_or(tenant, "spec.state", "Active");
 }
 
+bool tenant_owns_name(const char *tenant, const char *name)
+{
+    size_t len = strlen(tenant);
+    return !strncmp(name, tenant, len) && (!name[len] || name[len] == '-');
+}
+
 static json_t *subject(const char *kind, const char *name)
 {
     return json_pack("{s:s, s:s, s:s}", "kind", kind, "apiGroup", RBAC, "name", name);

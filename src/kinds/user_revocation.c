@@ -62,6 +62,10 @@ static int authorize(const struct kind_context *c, const json_t *obj, const json
     JSON_AUTO found = may && *tenant && !old_obj ? c->server->get(c->server->ctx, &kind_tenant, "", tenant) : NULL;
     if (may && *tenant && !old_obj && !found)
         return err_field(err, ERR_INVALID, "spec.tenant", "Invalid value: \"%s\": there is no such tenant", tenant);
+    if (may && !old_obj && *tenant && !tenant_owns_name(tenant, obj_name(obj)) && !c->access->may(c, "revoke", SEKI_GROUP, "userrevocations", "", "")) {
+        sbuf_addf(why, "UserRevocations of tenant \"%s\" are called \"%s-\u2026\" (rule RevocationNames): choose such a name, or ask the operator of this cloud", tenant, tenant);
+        return err_set(err, ERR_FORBIDDEN, "not a name of this tenant");
+    }
     if (may)
         return 0;
     if (*tenant) {

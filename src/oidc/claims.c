@@ -88,8 +88,8 @@ static const char *text_of(const json_t *v, const char *prefix, struct arena *a)
     const char *text = json_string_value(v);
     if (!text || !*text || strlen(prefix) + strlen(text) > OIDC_NAME_MAX || strlen(text) != json_string_length(v))
         return NULL;
-    for (const char *p = text; *p; p++)
-        if ((unsigned char)*p < ' ' || *p == 0x7f)
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++)
+        if (*p < ' ' || *p == 0x7f || (*p == 0xC2 && p[1] < 0xA0)) /* the last: C1, U+0080 to U+009F */
             return NULL;
     return arena_printf(a, "%s%s", prefix, text);
 }

@@ -148,6 +148,25 @@ def test_what_is_used_while_projects_are_deleted_is_in_the_bill(busy, tmp_path):
     wait_for(whole, what="both requests in the bill")
 
 
+def test_what_a_client_holds_by_a_finalizer_goes_too(busy, tmp_path):
+    """Who put it there is shut out of a tenant that is being closed, and could not take it off: objects, a project, and a project that was being deleted before."""
+    names, out = fill(busy, "held"), tmp_path / "bill.json"
+    hold = {"metadata": {"finalizers": ["client.example/hold"]}}
+    for path in ("/api/v1/namespaces/held/configmaps/c0", "/api/v1/namespaces/held", "/api/v1/namespaces/held-1"):
+        busy.api("PATCH", path, hold, content_type="application/merge-patch+json")
+    for path in ("/api/v1/namespaces/held/configmaps/c0", "/api/v1/namespaces/held-1"):
+        busy.api("DELETE", path)
+    wait_for(lambda: busy.api("GET", "/api/v1/namespaces/held-1")["metadata"]["finalizers"] == ["client.example/hold"], what="a project that only its finalizer holds")
+    assert busy.api("GET", "/api/v1/namespaces/held/configmaps/c0")["metadata"]["deletionTimestamp"]
+    busy.api("POST", "/api/v1/namespaces/others/configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held", **hold["metadata"]}})
+    busy.api("DELETE", "/api/v1/namespaces/others/configmaps/held")
+    p = close(busy, "held", out)
+    _, why = p.communicate(timeout=120)
+    assert p.returncode == 0 and projects_left(busy, names) == 0, why
+    assert busy.api("GET", "/api/v1/namespaces/others/configmaps/held")["metadata"]["finalizers"]  # another's is left alone
+    busy.api("PATCH", "/api/v1/namespaces/others/configmaps/held", {"metadata": {"finalizers": None}}, content_type="application/merge-patch+json")
+
+
 def test_a_ledger_of_another_cloud_proves_nothing(busy, tmp_path):
     """The default ledger's directory may hold what another sekid of this machine has written."""
     import ocsf

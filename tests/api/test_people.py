@@ -1,4 +1,6 @@
 """People: tokens of real issuers, each bound to a tenant; keys that change, clocks that differ, users that are revoked."""
+import base64
+import hmac
 import http.client
 import json
 import signal
@@ -133,7 +135,7 @@ def test_admins_of_a_tenant_come_from_its_issuer(cloud, issuers):
 @pytest.mark.parametrize("claims, why", [
     ({"aud": "other"}, "audiences"), ({"aud": ["other", "more"]}, "audiences"), ({"aud": None}, "audiences"), ({"aud": ["seki", "other"]}, "azp"), ({"azp": "other"}, "azp"),
     ({"iss": "https://127.0.0.1:1"}, "issuer"), ({"exp": None}, "until when"), ({"exp": "soon"}, "until when"), ({"sub": None}, "no name"), ({"sub": ""}, "no name"),
-    ({"sub": "a\nb"}, "no name"), ({"groups": [7]}, "groups"), ({"groups": {"a": 1}}, "groups"), ({"groups": [f"g{i}" for i in range(201)]}, "201 groups"),
+    ({"sub": "a\nb"}, "no name"), ({"sub": "a\u009b31mb"}, "no name"), ({"groups": ["a\u0085b"]}, "groups"), ({"groups": [7]}, "groups"), ({"groups": {"a": 1}}, "groups"), ({"groups": [f"g{i}" for i in range(201)]}, "201 groups"),
 ], ids=lambda v: json.dumps(v)[:40])
 def test_claims_that_are_refused(cloud, issuers, claims, why):
     assert why in refused(cloud, issuers["red"].token(**claims)) or "iss" in claims
@@ -171,6 +173,29 @@ def test_changed_tokens_are_refused(cloud, issuers):
     assert "signed" in refused(cloud, f"{head}.{body}.{other[2]}")
     blue = issuers["blue"].token(iss=issuers["red"].url)  # of one issuer, signed by another's key
     assert refused(cloud, blue)
+
+
+def test_heads_that_choose_how_they_are_judged_are_refused(cloud, issuers):
+    """No algorithm, a symmetric one with the public key as its secret, keys that come with the token or from where it says, names of keys that lead elsewhere, and sizes beyond any."""
+    red = issuers["red"]
+    head, body, signature = red.token().split(".")
+    keys = json.loads(red.call(json.loads(red.call("/.well-known/openid-configuration"))["jwks_uri"]))["keys"]
+
+    def text64(data):
+        return base64.urlsafe_b64encode(data if isinstance(data, bytes) else json.dumps(data).encode()).rstrip(b"=").decode()
+    real = json.loads(base64.urlsafe_b64decode(head + "=="))
+    for alg in ("none", "None", "", "HS256", "ES256", "PS256", None):
+        fake = text64({**real, "alg": alg})
+        secrets = [json.dumps(keys[0]).encode(), base64.urlsafe_b64decode(keys[0]["n"] + "=="), b""]
+        for mac in [signature, "", *(text64(hmac.new(secret, f"{fake}.{body}".encode(), "sha256").digest()) for secret in secrets)]:
+            assert ask(cloud, f"{fake}.{body}.{mac}")[0] == 401, alg
+    for more in ({"kid": "../../../etc/passwd"}, {"kid": "file:///dev/null"}, {"kid": ""}, {"kid": 1}, {"kid": [real.get("kid")]}, {"kid": "k" * 5000}, {"jwk": keys[0], "kid": "mine"}, {"jku": "https://127.0.0.1:1/", "kid": "mine"},
+                 {"x5u": "https://127.0.0.1:1/", "kid": "mine"}, {"crit": ["exp"]}, {"b64": False, "crit": ["b64"]}):
+        assert ask(cloud, f"{text64({**real, **more})}.{body}.{signature}")[0] == 401, more
+    twice = base64.urlsafe_b64decode(body + "==")[:-1] + b',"sub":"bob"}'
+    for token in (f"{head}.{text64(twice)}.{signature}", f"{head}.{body}", f"{head}.{body}.{signature}.{signature}", f"{head}.{body}.{signature}=", f"{head}.{body}.{signature}{'A' * 40000}", ".", "..", "a.b.c"):
+        assert ask(cloud, token)[0] in (400, 401, 431), token[:100]
+    assert who(cloud, f"{head}.{body}.{signature}")[0] == "red:ann"
 
 
 # ---- keys ----
@@ -249,7 +274,7 @@ def test_reload_takes_issuers_up_and_drops_them_and_a_bad_file_changes_nothing(o
 # ---- revocation ----
 
 def revocation(user, **spec):
-    return {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"generateName": "test-"}, "spec": {"username": user, **spec}}
+    return {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"generateName": f"{spec.get('tenant', 'test')}-"}, "spec": {"username": user, **spec}}
 
 
 class Watcher(threading.Thread):

@@ -185,6 +185,27 @@ def test_an_admin_lists_the_projects_of_the_tenant(cloud, tenant):
         admin.refused("GET", f"/api/v1/namespaces?labelSelector={selector}")
 
 
+def test_no_name_that_is_refused_tells_what_another_tenant_has(cloud, tenant):
+    """Names of projects and of revocations are one space over the cloud; so a tenant's admins make theirs under the tenant's own name, and never hear that another is taken."""
+    cloud.tenant("n-theirs")
+    cloud.api("POST", f"{GROUP}/userrevocations", {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"name": "n-theirs"}, "spec": {"username": "x", "tenant": "n-theirs"}})
+    admin = Admin(cloud, tenant)
+    for dry in ("", "?dryRun=All"):
+        for path, body in (("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "NAME", "labels": {"seki.cloud/tenant": tenant}}}),
+                           (f"{GROUP}/userrevocations", {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"name": "NAME"}, "spec": {"username": "x", "tenant": tenant}})):
+            answers = set()
+            for name in ("n-theirs", "n-absent", "default", f"{tenant}x"):
+                status, _, text = admin.raw("POST", path + dry, json.loads(json.dumps(body).replace("NAME", name)))
+                answers.add((status, text.replace(name.encode(), b"NAME")))
+            assert len(answers) == 1 and {a[0] for a in answers} == {403}, answers
+            assert "Names" in json.loads(answers.pop()[1])["message"]
+    admin.project(f"{tenant}-own")
+    revocation = {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"name": f"{tenant}-bob"}, "spec": {"username": "x", "tenant": tenant}}
+    admin.api("POST", f"{GROUP}/userrevocations", revocation)
+    assert "already exists" in admin.refused("POST", f"{GROUP}/userrevocations", revocation, status=409)  # of one's own one is told
+    cloud.project(f"any-{tenant}", tenant=tenant)  # who may use all tenants gives any name
+
+
 def test_an_admin_gives_the_tenant_new_keys(cloud, tenant):
     cloud.tenant(f"{tenant}-other")
     admin, path = Admin(cloud, tenant), f"{GROUP}/keyrotations"
@@ -579,6 +600,7 @@ def test_seki_tenant_create_gives_credentials(cloud, tmp_path):
     assert re.search(r"^acme +Active +\d+ +Acme K.K.", cloud.seki("tenant", "list").stdout, re.M)
     p = cloud.seki("tenant", "create", "acme", check=False)
     assert p.returncode == 1 and "already exists" in p.stderr
+    assert "projects of both may have the same names" in cloud.seki("tenant", "create", "acme-lab").stderr and cloud.seki("tenant", "create", "acmex").stderr == ""
     p = cloud.seki("tenant", "suspend", "nobody", check=False)
     assert p.returncode == 1 and "there is no tenant nobody" in p.stderr
 

@@ -1,4 +1,5 @@
 """Backups of a running Seki and their restoring on an empty machine: nothing acknowledged is lost, nobody goes back in time, and a wrong, cut or altered file is named and harms nothing."""
+import base64
 import json
 import os
 import pathlib
@@ -169,7 +170,6 @@ def test_drill_backup_under_load_lost_machine_restore(own_cloud, key, tmp_path):
         for rv in (1, max(int(m["resourceVersion"]) for m in must.values()), max(lost_revisions), max(lost_revisions) + 1000):
             assert first_event(other, rv) == ("ERROR", 410), rv
         # What was sealed in the store can be read; usage of before is there, and counted once.
-        import base64
         got = other.api("GET", "/api/v1/namespaces/drill/secrets/s")
         assert base64.b64decode(got["data"]["password"]) == b"canary-of-the-drill"
         made = other.api("POST", "/api/v1/namespaces/drill/configmaps", config_map("after"))
@@ -195,6 +195,21 @@ def test_verify_and_what_is_in_it(backup, key, tmp_path):
     names = [e["name"] for e in manifest["ledgers"]]
     assert names.index("usage") < min(i for i, n in enumerate(names) if "-" in n)
     assert manifest["store"]["revision"] > 0 and manifest["release"]
+
+
+def test_a_backup_that_was_opened_has_no_secret_without_the_root_key(own_cloud, key, tmp_path):
+    """Who has the file and its key has names and configuration, and no secret: that takes the root key, which lies elsewhere."""
+    cloud, file, data = own_cloud(), tmp_path / "x.backup", tmp_path / "data"
+    cloud.project("sealed")
+    cloud.api("POST", "/api/v1/namespaces/sealed/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "named"}, "stringData": {"password": "canary-of-a-secret"}})
+    run("backup", file, "--key", key, "--data", cloud.data)
+    run("restore", file, "--key", key, "--data", data)
+    blob = b"".join(p.read_bytes() for p in data.rglob("*") if p.is_file())
+    assert b"secrets/sealed/named" in blob and not (data / "secrets" / "root.key").exists()
+    for cut in range(3):
+        middle = b"canary-of-a-secret"[cut:]
+        assert base64.b64encode(middle[:len(middle) // 3 * 3]) not in blob
+    assert b"canary-of-a-secret" not in blob
 
 
 def expect_refused(words, *args, data):

@@ -101,3 +101,17 @@ def test_a_backup_has_the_keys_of_every_project(tmp_path):
     subprocess.run([str(archive) if w == "/root/seki-backup.tar.gz" else str(data) if w == "/var/lib/seki" else w for w in line.split()], check=True)
     there = subprocess.run(["tar", "-tzf", str(archive)], capture_output=True, text=True, check=True).stdout.split()
     assert {n for n in there if not n.endswith("/")} == {f"./{p.relative_to(data)}" for p in kept}
+
+
+def test_each_test_that_a_page_names_is_there():
+    page = (ROOT / "docs" / "internals" / "front-door.md").read_text()
+    named = 0
+    for file, rest in re.findall(r"`((?:api|cmd|gateway|packaging|upgrade|demo)/[a-z0-9_]+\.py)`((?:(?!`[a-z]+/)[^|])*)", page):
+        text = (ROOT / "tests" / file).read_text()
+        for name in re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", re.sub(r"\[`.*?`\]", "", rest)):
+            assert f"def test_{name}(" in text, f"{file} has no test {name}"
+            named += 1
+    assert named > 60
+    for name in re.findall(r"\[((?:`[a-z0-9_]+`(?:, )?)+)\]", page):
+        for unit in re.findall(r"`(\w+)`", name):
+            assert (ROOT / "tests" / "unit" / f"test_{unit}.c").exists(), unit
