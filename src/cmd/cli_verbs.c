@@ -48,6 +48,24 @@ static const struct cli_flag list_flags[] = {
     {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
     END,
 };
+static const struct cli_flag cluster_create_flags[] = {
+    {.name = "--version", .value = "MINOR", .help = "of Kubernetes (default: 1.37)", .complete = "1.37"},
+    {.name = "--size", .value = "SIZE", .help = "of its control plane: Small (default), Medium or Large", .complete = "Small Medium Large"},
+    {.name = "--pod-cidr", .value = "NETWORK", .help = "addresses of pods (default: 10.244.0.0/16)"},
+    {.name = "--service-cidr", .value = "NETWORK", .help = "addresses of Services (default: 10.96.0.0/16)"},
+    {.name = "--endpoint-name", .value = "NAME", .help = "a DNS name or address under which clients reach its API server; repeat for more", .many = true},
+    {.name = "--no-wait", .help = "do not wait until it is ready"},
+    {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
+    END,
+};
+static const struct cli_flag cluster_kubeconfig_flags[] = {
+    {.name = "--out", .value = "FILE", .help = "write it there, for its owner only, instead of printing it", .complete = "@file"},
+    END,
+};
+static const struct cli_flag cluster_delete_flags[] = {
+    {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
+    END,
+};
 static const struct cli_flag usage_flags[] = {
     {.name = "--day", .value = "YYYY-MM-DD", .help = "of this day alone (UTC)"},
     {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
@@ -255,6 +273,26 @@ const struct cli_verb cli_verbs[] = {
      .more = "  seki -n demo logs chat-0 --follow\n",
      .run = cli_logs,
      .flags = logs_flags},
+    {.name = "cluster create",
+     .args = "NAME",
+     .help = "make a Kubernetes cluster, and wait until it is ready",
+     .more = "Each stage is told on stderr with the time that it took. kubectl apply of a Cluster does the same.\n\n"
+             "  seki -n demo cluster create shop\n"
+             "  seki -n demo cluster create shop --size Medium --service-cidr 10.112.0.0/16 --endpoint-name shop.k8s.example\n",
+     .run = cli_cluster_create,
+     .flags = cluster_create_flags},
+    {.name = "cluster kubeconfig",
+     .args = "NAME",
+     .help = "the kubeconfig of a cluster's administrator",
+     .more = "  seki -n demo cluster kubeconfig shop --out shop.kubeconfig\n"
+             "  kubectl --kubeconfig shop.kubeconfig get namespaces\n",
+     .run = cli_cluster_kubeconfig,
+     .flags = cluster_kubeconfig_flags},
+    {.name = "cluster delete",
+     .args = "NAME",
+     .help = "delete a cluster with all that is in it, and wait until nothing is left",
+     .run = cli_cluster_delete,
+     .flags = cluster_delete_flags},
     {.name = "tenant create",
      .args = "NAME",
      .help = "make a customer, with a first project, roles and an admin",

@@ -224,6 +224,8 @@ static int start_inference(struct control *c, struct services *s, struct err *er
         return rc;
     set_inference(c, s->inference, s->kaas);
     rc = inference_settle(s->inference, s->client, err);
+    if (rc == 0)
+        rc = kaas_settle(s->kaas, s->client, err);
     return rc < 0 ? rc : manager_start(s->manager, err);
 }
 

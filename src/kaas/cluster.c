@@ -33,6 +33,7 @@ struct pass {
     struct cluster_memory memory;
     struct plan plan[COMPONENTS];
     const char *reason; /* why the stage that fails does, when that is known */
+    bool blocked;       /* it waits for somebody, not for time */
     enum component blamed;
     bool restartable;   /* blamed may be started anew when the deadline is over */
     const char *event_type, *event_reason, *event; /* to be told once the status is stored */
@@ -166,6 +167,7 @@ static int ensure(struct pass *p, enum component c, struct err *err)
     component_workload(&p->site, c, name);
     p->blamed = c;
     if (access(plan->program, X_OK) < 0) {
+        p->blocked = true;
         p->reason = "ProgramsMissing";
         return err_set(err, ERR_UNAVAILABLE, *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
                        strrchr(plan->program, '/') + 1, p->cluster.spec.version);
@@ -237,6 +239,7 @@ static int find_place(struct pass *p, struct err *err)
     struct err why = ERR_INIT;
     int rc = place_load(p->site.dir, p->site.address, &why);
     if (rc == ERR_NOT_FOUND && json_at(p->r->obj, "status.createMilliseconds")) {
+        p->blocked = true;
         p->reason = "DataMissing"; /* a new, empty cluster in its place would hide that */
         return err_set(err, ERR_NOT_FOUND, "its files are gone; it is not made anew over that: restore clusters/%s, or delete it", p->site.uid);
     }
@@ -338,6 +341,7 @@ static int write_secret(struct pass *p, struct err *err)
     if (rc < 0)
         return rc;
     if (there && !obj_owned_by(there, p->site.uid)) {
+        p->blocked = true;
         p->reason = "SecretTaken";
         return err_set(err, ERR_EXISTS, "there is a Secret %s that is not this cluster's", name);
     }
@@ -422,7 +426,7 @@ static const char *waits(struct pass *p, const struct stage *s, json_t *record, 
     struct arena *a = p->r->arena;
     int64_t attempt = json_int(record, "attempt", 1), waited_ms = now - time_of(record, "startedAt");
     p->r->requeue_ms = waited_ms < (int64_t)QUICK_MS ? LOOK_MS : LATER_MS;
-    if (p->reason) {
+    if (p->blocked) {
         set_condition(obj, s->condition, "False", p->reason, "%s", why->msg);
         p->r->requeue_ms = WAIT_MS;
         put_time(record, "deadline", now + (int64_t)s->deadline_ms); /* nothing here is slow */
@@ -440,8 +444,9 @@ static const char *waits(struct pass *p, const struct stage *s, json_t *record, 
     }
     if (attempt > 1)
         return "DeadlineExceeded"; /* until it works, the first failure is what matters */
-    set_condition(obj, s->condition, "False", "Waiting", "until %s%s%s", until_text(a, record), waited_ms > QUIET_S * 1000 ? ": " : "", waited_ms > QUIET_S * 1000 ? why->msg : "");
-    return "Creating";
+    bool talks = p->reason || waited_ms > QUIET_S * 1000;
+    set_condition(obj, s->condition, "False", p->reason ? p->reason : "Waiting", "until %s%s%s", until_text(a, record), talks ? ": " : "", talks ? why->msg : "");
+    return p->reason ? p->reason : "Creating";
 }
 
 /* It was there, and is not. */
@@ -451,7 +456,7 @@ static const char *fails(struct pass *p, const struct stage *s, const struct err
     const char *reason = p->reason ? p->reason : "NotAnswering";
     struct err dead = ERR_INIT;
     set_condition(p->r->obj, s->condition, "False", reason, "%s", why->msg);
-    p->r->requeue_ms = p->reason ? WAIT_MS : LATER_MS;
+    p->r->requeue_ms = p->blocked ? WAIT_MS : LATER_MS;
     if (!*since)
         *since = now;
     if (!p->restartable || now - *since < HUNG_MS)
@@ -485,7 +490,7 @@ static void bring_up(struct pass *p)
         json_t *record = stage_record(obj, stages[i].condition);
         begin(&stages[i], record, clock_wall_ms());
         p->reason = NULL;
-        p->restartable = false;
+        p->restartable = p->blocked = false;
         int rc = stages[i].look(p, &why);
         int64_t now = clock_wall_ms();
         if (rc == 0) {

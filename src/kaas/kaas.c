@@ -146,6 +146,43 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     return 0;
 }
 
+static bool all_run(struct kaas *k, const json_t *cluster)
+{
+    struct site s = site_of(cluster);
+    for (enum component c = 0; c < COMPONENTS; c++) {
+        char name[WORKLOAD_NAME_MAX];
+        struct workload_status w = {0};
+        component_workload(&s, c, name);
+        k->runtime->ops->get(k->runtime, name, &w);
+        if (w.state != WORKLOAD_RUNNING && w.state != WORKLOAD_STARTING)
+            return false;
+    }
+    return true;
+}
+
+int kaas_settle(struct kaas *k, struct client *c, struct err *err)
+{
+    struct client_resource r = kind_resource(&kind_cluster);
+    JSON_AUTO all = NULL;
+    size_t i;
+    json_t *obj;
+    int rc = client_list(c, &r, NULL, NULL, &all, NULL, err);
+    if (rc < 0)
+        return rc;
+    json_array_foreach (all, i, obj) {
+        const char *ready = obj_condition(obj, "Ready");
+        struct err inner = ERR_INIT;
+        if (!ready || strcmp(ready, "True") != 0 || all_run(k, obj))
+            continue;
+        JSON_AUTO copy = json_deep_copy(obj);
+        obj_set_condition(copy, "Ready", "False", "Starting", "sekid was started and found its components not running", clock_wall_ms());
+        rc = client_update_status(c, &r, copy, NULL, &inner);
+        if (rc < 0 && rc != ERR_CONFLICT && rc != ERR_NOT_FOUND)
+            return err_set(err, rc, "%s", inner.msg);
+    }
+    return 0;
+}
+
 void kaas_workload_changed(struct kaas *k, const char *workload)
 {
     pthread_mutex_lock(&k->lock);

@@ -23,6 +23,8 @@ struct kaas_options {
 
 /* Adds its controller to m; the runtime stays the caller's. ERR_INVALID: the addresses are no loopback network. */
 int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err) NODISCARD;
+/* Between runtime_local_new() and manager_start(): a Cluster that says Ready and has a component that was not adopted does not say so any more when controllers run. Blocks. */
+int kaas_settle(struct kaas *k, struct client *c, struct err *err) NODISCARD;
 /* For runtime_local_options.changed: a workload of ours makes its Cluster be looked at. Any thread. */
 void kaas_workload_changed(struct kaas *k, const char *workload);
 /* Before the runtime ends all workloads at once: ends what uses a store before the stores, since an API server whose store went first does not leave. Blocks, for some seconds at most. After

@@ -89,3 +89,35 @@ def test_kubectl_shows_clusters(cloud, project):
     out = cloud.kubectl("-n", project, "get", "clusters", "-o", "wide").stdout.splitlines()
     assert out[0].split()[:5] == ["NAME", "VERSION", "READY", "STATUS", "ENDPOINT"] and out[1].split()[:4] == ["one", "1.37", "False", "ProgramsMissing"], out
     assert "podCIDR" in cloud.kubectl("explain", "cluster.spec.network").stdout
+
+
+def programs(directory, etcd):
+    there = directory / "1.37"
+    there.mkdir()
+    (there / "etcd").write_text(f"#!/bin/sh\n{etcd}\n")
+    (there / "etcd").chmod(0o755)
+    return directory
+
+
+def test_a_store_that_ends_is_told_with_its_last_words_and_the_cluster_can_be_deleted(own_cloud, tmp_path):
+    cloud = own_cloud(options={"kubernetes-dir": programs(tmp_path, "echo cannot do this; exit 3")})
+    ns = cloud.project("demo")
+    create(cloud, ns, "one")
+    c = cloud.wait_condition("clusters", ns, "one", "StoreReady", "False", "CrashLoopBackOff", timeout=40)
+    assert c["message"].startswith("until 20") and "etcd: exit code 3; it last said: cannot do this" in c["message"], c
+    assert cloud.condition("clusters", ns, "one")["reason"] == "CrashLoopBackOff"
+    cloud.seki("-n", ns, "cluster", "delete", "one")
+    assert not list((cloud.data / "clusters").iterdir()) and not list((cloud.data / "log").glob("kc-*"))
+
+
+@pytest.mark.full
+def test_a_store_that_never_answers_is_started_anew_at_the_deadline(own_cloud, tmp_path):
+    cloud = own_cloud(options={"kubernetes-dir": programs(tmp_path, "exec sleep 1000")})
+    ns = cloud.project("demo")
+    create(cloud, ns, "one")
+    c = cloud.wait_condition("clusters", ns, "one", "StoreReady", "False", "DeadlineExceeded", timeout=90)
+    assert "not done within 60 s: " in c["message"] and "; attempt 2, until 20" in c["message"], c
+    stage = cloud.get("clusters", ns, "one")["status"]["stages"][1]
+    assert stage["attempt"] == 2 and "milliseconds" not in stage
+    wait_for(lambda: any(e["reason"] == "DeadlineExceeded" for e in cloud.api("GET", f"/api/v1/namespaces/{ns}/events")["items"]), what="the event")
+    cloud.seki("-n", ns, "cluster", "delete", "one")

@@ -34,9 +34,9 @@ def test_every_metric_is_explained(cloud):
 def test_every_reason_is_explained():
     page = (ROOT / "docs" / "operate" / "troubleshoot.md").read_text()
     reasons = set()
-    for source in ROOT.glob("src/inference/*.c"):
-        text = source.read_text()
-        reasons |= set(re.findall(r'"([A-Z][a-z]+[A-Za-z]*)"', text)) - {"True", "False", "Unknown", "Warning", "Normal"}
+    for source in (*ROOT.glob("src/inference/*.c"), *ROOT.glob("src/kaas/*.c")):
+        text = re.sub(r'json_pack\(.*?\);', "", source.read_text(), flags=re.S)  # their words are documents' 
+        reasons |= set(re.findall(r'"([A-Z][a-z]+[A-Za-z]*)"', text)) - {"True", "False", "Unknown", "Warning", "Normal", "Opaque", "Small", "Medium", "Large"}
     assert len(reasons) > 15
     missing = [r for r in sorted(reasons) if f"`{r}`" not in page]
     assert not missing, missing

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""How long a Cluster takes, beside a script that starts the same programs: one after the other, in turns, on this machine.
+
+usage: clusters.py [CREATIONS]      SEKI_BUILD=build/release   SEKI_KUBERNETES=DIR
+Prints medians and maxima in seconds since the beginning (the script's first line, the POST of the Cluster), and memory of the processes (PSS, MiB) when they have rested.
+"""
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "lib"))
+
+import kube  # noqa: E402
+from cloud import Cloud  # noqa: E402
+
+
+def pss(pids):
+    total = 0
+    for pid in pids:
+        text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        total += int(next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1])
+    return total / 1024
+
+
+def by_script(programs, n):
+    with tempfile.TemporaryDirectory(prefix="seki-script-") as d:
+        p = subprocess.Popen([str(HERE / "cluster.sh"), str(programs / kube.MINOR), f"127.95.0.{n + 1}", d], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            found = json.loads(p.stdout.readline())
+            time.sleep(5)
+            found["MiB"] = pss(found.pop("pids"))
+            return found
+        finally:
+            p.stdin.close()
+            p.wait(60)
+
+
+def by_cloud(cloud, n):
+    began = time.time()
+    c = kube.Cluster(cloud, "demo", f"bench-{n}")
+    deadline = began + 300
+    while not cloud.condition("clusters", "demo", c.name).get("status") == "True":
+        assert time.time() < deadline, c.get()
+        time.sleep(0.02)
+    ready = time.time() - began
+    stages, total, found = c.get()["status"]["stages"], 0.0, {}
+    for s in stages:
+        total += s["milliseconds"] / 1000
+        found[{"CertificatesReady": "certificates", "StoreReady": "etcd", "APIServerReady": "readyz", "ControllersReady": "controllers"}.get(s["name"], "access")] = total
+    found["ready"] = ready
+    time.sleep(5)
+    found["MiB"] = pss(c.pids().values())
+    began = time.time()
+    c.delete()
+    found["delete"] = time.time() - began
+    return found
+
+
+def rss(pid):
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def main(creations):
+    with tempfile.TemporaryDirectory(prefix="seki-kube-") as d:
+        programs = kube.programs(pathlib.Path(d))
+        with Cloud(options={"kubernetes-dir": programs, "log-level": "info"}) as cloud:
+            cloud.project("demo")
+            rows = {"script": [], "Cluster": []}
+            for n in range(creations):
+                rows["script"].append(by_script(programs, n))
+                rows["Cluster"].append(by_cloud(cloud, n))
+                print(f"{n + 1}/{creations}: script {rows['script'][-1]}, Cluster {rows['Cluster'][-1]}", file=sys.stderr)
+            print(f"control after {creations} Clusters came and went: {rss(cloud.role_pid('control')):.0f} MiB")
+    for who, list_ in rows.items():
+        for key in list_[0]:
+            values = [r[key] for r in list_]
+            print(f"{who:8} {key:13} median {statistics.median(values):7.2f}  max {max(values):7.2f}  min {min(values):7.2f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
