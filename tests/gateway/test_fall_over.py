@@ -17,7 +17,7 @@ class Pair:
 
     def __init__(self, cloud, n):
         self.cloud, self.name, self.one, self.model = cloud, f"one-{n}", Upstream(), f"both-{n}"
-        cloud.create("modelendpoints", "demo", self.name, {"engine": {"driver": "openai", "url": self.one.url, "remoteModel": "m"}})
+        cloud.create("modelendpoints", "demo", self.name, {"engine": {"driver": "openai", "url": self.one.url, "remoteModel": "m", "maxConcurrentRequests": 1}})
         route(cloud, self.model, **{self.name: 1000000, "two": 1})
 
     @property
@@ -106,6 +106,23 @@ def test_what_has_begun_is_not_begun_elsewhere(cloud, pair):
 def test_what_the_engine_refuses_is_refused(cloud, pair):
     pair.one.script = [answer(b'{"error":{"message":"too long","type":"invalid_request_error"}}', status=400)]
     assert pair.ask().status == 400 and not pair.two.requests
+
+
+def test_who_waits_where_nothing_is_left_is_served_elsewhere(cloud, pair):
+    """Its backend is scaled to nothing: what runs there ends there, what waits goes to the other one."""
+    pair.one.script = ["wait", answer()]
+    clients = [RawClient(cloud.address("gateway")) for _ in range(2)]
+
+    def put(client):
+        client.send(post(cloud.secret, {"model": pair.model, "messages": [{"role": "user", "content": "hi"}]}))
+    put(clients[0])
+    pair.one.wait(lambda: pair.one.requests, "the first one to run")
+    put(clients[1])
+    wait_for(lambda: parse(cloud.metrics("metrics-gateway"))["seki_gateway_requests_waiting", ()] == 1, what="the second one to wait")
+    cloud.kubectl("-n", "demo", "scale", "modelendpoint", pair.name, "--replicas=0")
+    assert clients[1].response().status == 200 and len(pair.two.requests) == 1
+    pair.one.go.set()
+    assert clients[0].response().status == 200 and len(pair.one.requests) == 1
 
 
 def test_when_all_fail_the_last_one_says_so(cloud, pair):
