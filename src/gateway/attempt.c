@@ -256,6 +256,7 @@ static void on_body(void *arg, struct str bytes)
         q->first_ns = clock_mono_ns();
     if (q->streaming) {
         usage_scan_feed(&q->scan, bytes);
+        tally_note(q);
         if (q->ticket.claimed && q->scan.content_events > 2)
             slots_begun(q->replica->pins, &q->ticket.claim);
         if (q->passed && timer_armed(&q->keepalive) && q->scan.has_content)
