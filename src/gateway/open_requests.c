@@ -218,7 +218,9 @@ struct open_requests *open_requests_new(const char *path, const char *dir, struc
     if (is_ours(o))
         recover(o, dir);
     for (size_t i = 0; i < o->places; i++)
-        atomic_store(&place_at(o, i)->state, FREE);
+        if (atomic_load(&place_at(o, i)->state) != FREE)
+            atomic_store(&place_at(o, i)->state, FREE);
+    (void)!madvise(o->map, o->size, MADV_DONTNEED); /* what was only looked at need not stay in our memory */
     struct head *h = (struct head *)(void *)o->map;
     *h = (struct head){.layout = LAYOUT, .place_bytes = PLACE_BYTES};
     memcpy(h->magic, MAGIC, sizeof(h->magic));

@@ -1,6 +1,8 @@
 /* Requests that ran when a gateway was killed: counted once, by the next one, up to what was noted last. */
 #include "unit.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/arena.h"
@@ -160,6 +162,46 @@ static void places_are_used_again(void **state UNUSED)
     journal_close(journal);
 }
 
+static struct open_requests *shared;
+static atomic_int holders[64];
+
+/* Nobody has another's place. */
+static void *take_and_free(void *arg)
+{
+    const struct usage_work first = {.replica = STR("p/e-0")};
+    struct usage u = usage("x", &first, 1);
+    for (int i = 0; i < 300; i++) {
+        struct open_request *place = NULL;
+        open_request_begin(shared, &place, &u, NULL, 1);
+        if (!place)
+            continue;
+        atomic_int *holder = &holders[((uintptr_t)place / 2048) % ARRAY_LEN(holders)];
+        if (atomic_fetch_add(holder, 1) != 0)
+            return arg;
+        open_request_note(place, i, false, 0, 0, 0);
+        atomic_fetch_sub(holder, 1);
+        open_request_end(shared, &place);
+    }
+    return NULL;
+}
+
+static void many_threads(void **state UNUSED)
+{
+    pthread_t threads[4];
+    void *failed;
+    start();
+    assert_int_equal(remove(path), 0);
+    shared = open_requests_new(path, dir, journal, 3);
+    for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, take_and_free, threads), 0);
+    for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+        pthread_join(threads[i], &failed);
+        assert_null(failed);
+    }
+    open_requests_free(shared);
+    journal_close(journal);
+}
+
 static void other_files_are_begun_anew(void **state UNUSED)
 {
     struct err err = ERR_INIT;
@@ -188,6 +230,6 @@ static void other_files_are_begun_anew(void **state UNUSED)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_was_noted_is_counted_once), cmocka_unit_test(places_are_used_again), cmocka_unit_test(other_files_are_begun_anew)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_was_noted_is_counted_once), cmocka_unit_test(places_are_used_again), cmocka_unit_test(many_threads), cmocka_unit_test(other_files_are_begun_anew)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
