@@ -89,6 +89,7 @@ static void pass_held(struct request *q)
 static void pass_on(void *arg, struct str bytes)
 {
     struct request *q = arg;
+    tally_note(q); /* before it goes out: whoever is killed now has counted it */
     if (q->passed)
         write_out(q, bytes);
     else
@@ -256,6 +257,7 @@ static void on_body(void *arg, struct str bytes)
         q->first_ns = clock_mono_ns();
     if (q->streaming) {
         usage_scan_feed(&q->scan, bytes);
+        tally_note(q); /* a usage that was taken out */
         if (q->ticket.claimed && q->scan.content_events > 2)
             slots_begun(q->replica->pins, &q->ticket.claim);
         if (q->passed && timer_armed(&q->keepalive) && q->scan.has_content)

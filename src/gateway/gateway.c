@@ -225,6 +225,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     int rc = tls_client_ctx(NULL, NULL, NULL, &g->upstream_tls, err);
     if (rc == 0)
         rc = journal_open(o->journal_dir, g->o.name, &g->journal, err);
+    if (rc == 0 && o->open_file)
+        g->open = open_requests_new(o->open_file, o->journal_dir, g->journal, g->o.max_connections);
     if (rc == 0)
         rc = audit_log_open(&(struct audit_log_options){o->journal_dir, g->audit_name, NULL}, &g->audit, err);
     if (rc == 0)
@@ -325,6 +327,7 @@ void gateway_free(struct gateway *g)
     load_report_free(g->report);
     slices_free(g->slices);
     feed_stop(g->feed);
+    open_requests_free(g->open);
     journal_close(g->journal);
     kept_away_free(g->kept_away);
     audit_log_close(g->audit);

@@ -10,6 +10,7 @@
 #include "gateway/journal.h"
 #include "gateway/kept_away.h"
 #include "gateway/latency.h"
+#include "gateway/open_requests.h"
 #include "gateway/slices.h"
 #include "gateway/slo.h"
 #include "gateway/trace_export.h"
@@ -63,6 +64,7 @@ struct gateway {
     struct tls_ctx *upstream_tls; /* for engines behind https:// */
     struct feed *feed;
     struct journal *journal;
+    struct open_requests *open; /* NULL: there is no file for them */
     struct slices *slices;
     struct load_report *report;
     struct audit_log *audit; /* refusals */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ struct journal {
     pthread_cond_t wake;
     pthread_t thread;
     bool started, stop;
+    atomic_ullong written; /* the last sequence that journal_add() has written */
 };
 
 /* Under the lock. Records that the disk refused before, in their order. */
@@ -104,6 +106,7 @@ int journal_open(const char *dir, const char *gateway, struct journal **ret, str
     j->waiting = metric_gauge("seki_gateway_usage_records_waiting", "Usage records in memory that the disk has not taken yet.");
     int rc = ledger_open(&o, &j->ledger, err);
     if (rc == 0) {
+        atomic_store(&j->written, ledger_last_sequence(j->ledger));
         int eno = pthread_create(&j->thread, NULL, run, j);
         j->started = eno == 0;
         if (eno)
@@ -163,10 +166,12 @@ void journal_add(struct journal *j, const struct usage *u)
     sbuf_reserve(&body, USUAL_BYTES);
     usage_encode(u, &body);
     pthread_mutex_lock(&j->lock);
-    if (!j->backlog.len && ledger_append(j->ledger, now, RECORD_VERSION, sbuf_str(&body), NULL, &err) == 0)
+    if (!j->backlog.len && ledger_append(j->ledger, now, RECORD_VERSION, sbuf_str(&body), NULL, &err) == 0) {
         metric_add(j->records, 1);
-    else
+        atomic_store_explicit(&j->written, ledger_last_sequence(j->ledger), memory_order_relaxed);
+    } else {
         keep(j, now, sbuf_str(&body), &err);
+    }
     pthread_mutex_unlock(&j->lock);
 }
 
@@ -188,6 +193,11 @@ const char *journal_name(const struct journal *j)
 void journal_id(const struct journal *j, char ret[LEDGER_ID_TEXT])
 {
     ledger_id(j->ledger, ret);
+}
+
+uint64_t journal_written(const struct journal *j)
+{
+    return atomic_load_explicit(&j->written, memory_order_relaxed);
 }
 
 int64_t journal_sequence(struct journal *j)

@@ -21,6 +21,8 @@ int journal_ready(struct journal *j, struct err *err) NODISCARD;
 /* What the journal is called, and which one it is (ledger_reader_id()). */
 const char *journal_name(const struct journal *j);
 void journal_id(const struct journal *j, char ret[LEDGER_ID_TEXT]);
+/* Likewise, without the lock, and perhaps an older one. */
+uint64_t journal_written(const struct journal *j);
 /* Its last record; -1: records wait for the disk. */
 int64_t journal_sequence(struct journal *j);
 

@@ -141,6 +141,20 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns)
         metric_add(metric_series_again(&memo->output, m->tokens, (struct str[]){u->project, u->endpoint, STR("output")}), (uint64_t)u->completion_tokens);
 }
 
+void request_usage(const struct request *q, struct usage *u)
+{
+    u->id = str_of(q->http->id);
+    u->project = str_of(q->key->project);
+    u->tenant = str_of(q->key->tenant);
+    u->key = str_of(q->key->name);
+    u->endpoint = str_of(q->endpoint ? q->endpoint->name : "");
+    u->model = str_of(q->served ? q->served : "");
+    u->replica = str_of(q->replica ? q->replica->name : "");
+    u->route = str_of(q->route->name);
+    u->stream = q->body.stream;
+    u->start_ms = q->start_ms;
+}
+
 void request_settle(struct request *q, int status, const char *outcome)
 {
     if (q->settled)
@@ -158,11 +172,9 @@ void request_settle(struct request *q, int status, const char *outcome)
     slices_cancel(&q->wait);
     attempt_release(q, str_eqc(str_of(outcome), "ok") || str_eqc(str_of(outcome), "refused") ? TARGET_OK : TARGET_NEITHER, 0);
     uint64_t now_ns = clock_mono_ns();
-    struct usage u = {.id = str_of(q->http->id), .project = str_of(q->key->project), .tenant = str_of(q->key->tenant), .key = str_of(q->key->name),
-                      .endpoint = str_of(q->endpoint ? q->endpoint->name : ""), .model = str_of(q->served ? q->served : ""),
-                      .replica = str_of(q->replica ? q->replica->name : ""), .route = str_of(q->route->name), .outcome = str_of(outcome), .stream = q->body.stream,
-                      .status = status, .start_ms = q->start_ms, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
+    struct usage u = {.outcome = str_of(outcome), .status = status, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
+    request_usage(q, &u);
     fill_counts(q, &u);
     continuation_counts(q, &u, prompt_estimate(q));
     tally_fill(q, &u);
@@ -176,6 +188,7 @@ void request_settle(struct request *q, int status, const char *outcome)
     settle_turn(q, &u);
     if (!q->kept_away)
         journal_add(q->loop->gateway->journal, &u);
+    open_request_end(q->loop->gateway->open, &q->tally.place);
     budget_settle(&q->money, u.cost, u.start_ms);
     count(q, &u, now_ns);
     trace_end(q->trace, &u, &(struct trace_facts){.path = q->route->path, .operation = q->route->operation, .endpoint_project = q->endpoint ? q->endpoint->project : NULL, .rule = q->rule,

@@ -79,6 +79,8 @@ struct request {
 
 /* The answer is read from its beginning. */
 void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struct str bytes));
+/* u's names and its beginning. */
+void request_usage(const struct request *q, struct usage *u);
 /* The last line: see above. */
 void request_settle(struct request *q, int status, const char *outcome);
 /* Settles, and answers in place of an engine: as a response, or as an event of the stream that has begun. */

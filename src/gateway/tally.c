@@ -17,6 +17,16 @@ void tally_begin(struct request *q)
 {
     tally_end(q);
     q->tally.open = !q->route->counts_only && add(q, q->replica, clock_wall_ms());
+    if (!q->tally.open)
+        return;
+    struct usage u = {.outcome = STR("killed"), .work = q->tally.work, .work_count = q->tally.count, .has_work = true, .ttft_ms = -1};
+    request_usage(q, &u);
+    open_request_begin(q->loop->gateway->open, &q->tally.place, &u, q->price, q->body.prompt_tokens);
+}
+
+void tally_note(struct request *q)
+{
+    open_request_note(q->tally.place, q->scan.content_events, q->scan.exact, q->scan.prompt_tokens, q->scan.cached_tokens, q->scan.completion_tokens);
 }
 
 void tally_drop(struct request *q)

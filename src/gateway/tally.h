@@ -8,6 +8,7 @@
 
 #include "ledger/usage.h"
 
+struct open_request;
 struct request;
 struct snap_replica;
 struct usage_scan;
@@ -16,6 +17,7 @@ struct tally {
     struct usage_work work[USAGE_WORK_MAX];
     size_t count;
     bool open; /* the last one runs */
+    struct open_request *place; /* open_requests.h; NULL: none */
 };
 
 /* The request goes to q->replica. */
@@ -26,6 +28,8 @@ void tally_drop(struct request *q);
 void tally_end(struct request *q);
 /* An attempt beside the one that answers, which was not the first to write; scan: what came of it. */
 void tally_loser(struct request *q, const struct snap_replica *replica, int64_t start_ms, const struct usage_scan *scan);
+/* A piece of a stream was passed on. */
+void tally_note(struct request *q);
 /* u's engines and its columns hedge_loser_tokens and unseen_tokens, when all else of u is there: the equation of ledger/usage.h then holds. */
 void tally_fill(struct request *q, struct usage *u);
 

@@ -290,8 +290,7 @@ static bool take_piece(struct usage_scan *u, struct str piece, bool whole)
 void usage_scan_feed(struct usage_scan *u, struct str bytes)
 {
     struct str kept = str_n(bytes.ptr, 0); /* neighbours go out together */
-    if (!u->take_out)
-        u->out(u->arg, bytes);
+    struct str all = bytes;
     if (!u->shut && u->ended && u->after_cr && bytes.len && *bytes.ptr == '\n') {
         u->after_cr = false;
         bytes = str_skip(bytes, 1);
@@ -314,6 +313,8 @@ void usage_scan_feed(struct usage_scan *u, struct str bytes)
         }
     }
     emit(u, kept);
+    if (!u->take_out) /* what it says is known before anybody has it */
+        u->out(u->arg, all);
 }
 
 bool usage_scan_end(struct usage_scan *u)

@@ -4,7 +4,7 @@
  * tokens that were cached, of which Anthropic's input_tokens do not tell.
  *
  * To count a stream exactly the engine is asked for its usage even when the client did not ask; then the event that carries only the usage is taken out again. All other
- * bytes reach the client as they came. An event is held back only until it is whole, and only when something may have to be taken out; one of more than
+ * bytes reach the client as they came, once they were looked at. An event is held back only until it is whole, and only when something may have to be taken out; one of more than
  * USAGE_SCAN_EVENT_MAX bytes is passed on unread. Lines end in LF, CRLF or CR; several data lines of an event are joined. Threads: the loop's.
  */
 #ifndef SEKI_GATEWAY_USAGE_SCAN_H

@@ -1,7 +1,7 @@
 /* The body of a usage record: what one request used, counted once. Counts and names, never content.
  *
  * JSON members: id (request id, deterministic and unique), project, tenant, key (APIKey name), endpoint, model, replica, route
- * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown"),
+ * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown" | "killed": the gateway was),
  * prompt_tokens, cached_tokens, completion_tokens, exact (false: counted by the gateway because the engine gave no usage),
  * hedge_loser_tokens, replayed_tokens, unseen_tokens (below; beside what is billed; 0 in older records), engines (below; not in older records), start_ms, ttft_ms (-1: none), duration_ms; where the model has a price also cost (micro-units, see price.h) and currency.
  *

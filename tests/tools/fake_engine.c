@@ -21,8 +21,8 @@
 static struct {
     const char *listen, *model, *mode, *api_key;
     int64_t tokens, tokens_per_second, first_token_delay_ms, hang_after, fail_after, die_after_requests, load_delay_ms, embedding_size, tick_ms;
-    int log_fd;
-} o = {.model = "fake", .mode = "ok", .tokens = 16, .embedding_size = 8, .log_fd = -1};
+    int log_fd, token_fd;
+} o = {.model = "fake", .mode = "ok", .tokens = 16, .embedding_size = 8, .log_fd = -1, .token_fd = -1};
 
 static struct {
     struct loop *loop;
@@ -49,6 +49,18 @@ static void log_event(const char *event, int64_t number)
         return;
     int n = snprintf(line, sizeof(line), "%llu %s %lld\n", (unsigned long long)clock_mono_ns(), event, (long long)number);
     if (write(o.log_fd, line, (size_t)n) < 0)
+        _exit(3);
+}
+
+/* What was made, for whom: it is on disk, whoever is killed next. */
+static void log_tokens(const struct work *w, const char *kind, int64_t count)
+{
+    char line[256];
+    struct str id = http_header_get(&w->r->head, "x-request-id");
+    if (o.token_fd < 0)
+        return;
+    int n = snprintf(line, sizeof(line), "%.*s %s %lld\n", (int)MIN(id.len, (size_t)128), id.len ? id.ptr : "", kind, (long long)count);
+    if (write(o.token_fd, line, (size_t)n) < 0)
         _exit(3);
 }
 
@@ -182,6 +194,7 @@ static void make_token(struct work *w)
         log_event("first_byte", w->number);
     w->made++;
     g.predicted_tokens++;
+    log_tokens(w, "written", 1);
     if (o.fail_after && w->made > o.fail_after) {
         log_event("died", w->number);
         _exit(9);
@@ -312,6 +325,7 @@ static void begin(struct http_request *r, enum route route)
     if (hangs(w->number))
         return; /* accepted, and never answered */
     g.prompt_tokens += w->prompt_tokens;
+    log_tokens(w, "read", w->prompt_tokens);
     if (!strncmp(o.mode, "status:", 7)) {
         int status = (int)strtol(o.mode + 7, NULL, 10);
         work_free(w);
@@ -410,7 +424,7 @@ static void usage(FILE *out)
 {
     fputs("usage: fake_engine --listen ADDRESS [--model NAME] [--mode ok|hang|lie|garbage|status:NNN] [--tokens N] [--tokens-per-second N]\n"
           "  [--first-token-delay-ms N] [--hang-after REQUESTS] [--fail-after TOKENS] [--die-after-requests N] [--load-delay-ms N] [--embedding-size N] [--api-key KEY] [--event-log FILE]\n"
-          "  [--tick-ms N]\n",
+          "  [--tick-ms N] [--token-log FILE]\n",
           out);
 }
 
@@ -458,6 +472,8 @@ static void read_options(int argc, char **argv)
             o.api_key = value;
         else if (!strcmp(name, "event-log"))
             o.log_fd = open(value, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        else if (!strcmp(name, "token-log"))
+            o.token_fd = open(value, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         else if (!known) {
             fprintf(stderr, "fake_engine: unknown option --%s\n", name);
             exit(2);
