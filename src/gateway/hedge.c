@@ -40,7 +40,7 @@ uint64_t hedge_after_ms(const struct hedge_stats *s)
     for (int i = 0; i < HEDGE_STEPS; i++) {
         seen += atomic_load(&s->steps[i]);
         if (seen * 20 >= total * 19)
-            return MAX(step_top(i), (uint64_t)HEDGE_LEAST_MS);
+            return i == HEDGE_STEPS - 1 ? 0 : MAX(step_top(i), (uint64_t)HEDGE_LEAST_MS);
     }
     return 0;
 }

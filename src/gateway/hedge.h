@@ -26,7 +26,7 @@ struct hedge_stats {
     atomic_int credit;
 };
 void hedge_learn(struct hedge_stats *s, uint64_t ms);
-/* After how long a first content is late; 0: not known. */
+/* After how long a first content is late; 0: not known, or more than the histogram has (a minute): such engines are not hedged. */
 uint64_t hedge_after_ms(const struct hedge_stats *s);
 /* A stream was sent. */
 void hedge_earn(struct hedge_stats *s);
