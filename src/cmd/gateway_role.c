@@ -235,6 +235,7 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
                                  .hold_timeout_ms = (uint64_t)o->gateway_hold_ms,
                                  .otlp_endpoint = o->tracing_otlp_endpoint,
                                  .trace_per_million = o->tracing_sample,
+                                 .hedging = o->gateway_hedging,
                                  .keepalive_ms = (uint64_t)o->gateway_keepalive_ms};
     struct net_addr addr, monitor_listen;
     int rc;

@@ -73,6 +73,8 @@ static const struct conf_option schema[] = {
      "how long a request may wait for the first engine to start; then it is answered 503"},
     {"gateway", "keepalive", CONF_DURATION, OPT(gateway_keepalive_ms), "15s", 0, 3600000, NULL, NULL, false,
      "a stream whose first content is long in coming gets a comment this often, so that proxies keep it; 0: none"},
+    {"gateway", "hedging", CONF_BOOL, OPT(gateway_hedging), "true", 0, 0, NULL, NULL, false,
+     "a stream whose first token is late is sent to a second replica too: one of twenty at most"},
     {"metrics", "listen", CONF_STR, OPT(metrics_listen), "127.0.0.1:9440", 0, 0, NULL, NULL, false,
      "metrics, /livez and /readyz of the control process"},
     {"metrics", "gateway-listen", CONF_STR, OPT(metrics_gateway_listen), "127.0.0.1:9441", 0, 0, NULL,

@@ -81,6 +81,7 @@ static void pass_held(struct request *q)
         return;
     commit(q, q->type);
     q->passed = true;
+    hedge_over(q);
     timer_stop(&q->keepalive);
     write_out(q, sbuf_str(&q->answer));
     sbuf_reset(&q->answer);
@@ -166,6 +167,8 @@ static void try_another(struct request *q, int status, enum target_outcome outco
     bool may = !timed_out && (outcome == TARGET_UNREACHABLE || target_may_retry(q->replica->target));
     attempt_release(q, outcome, 0);
     forget(q);
+    if (hedge_take_over(q))
+        return;
     if (may && (attempt_start(q) || fall_over(q)))
         return;
     request_refuse(q, status, timed_out ? "timeout" : "upstream_error", "server_error", timed_out ? "upstream_timeout" : "upstream_error", NULL, message);
@@ -184,7 +187,7 @@ static bool try_one_less_busy(struct request *q)
     count_upstream_error(q, "busy", NULL);
     attempt_release(q, TARGET_BUSY, retry_after_ms(q));
     bool none = q->attempts >= ATTEMPTS_MAX + q->fell.extra || pick_replica(q->endpoint, &q->ticket.wish, clock_mono_ms(), &index, NULL) == PICK_NONE;
-    if ((none && !fall_over_possible(q)) || !target_may_retry(q->replica->target))
+    if ((none && !fall_over_possible(q) && !hedge_runs(q)) || !target_may_retry(q->replica->target))
         return false;
     http_call_cancel(q->call);
     q->call = NULL;
@@ -387,7 +390,7 @@ static void on_error(void *arg, const struct err *err)
                     timed_out ? "The engine took too long to answer." : "The engine failed before it had answered.");
 }
 
-static const struct http_call_ops call_ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
+const struct http_call_ops attempt_ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
 
 /* ---- towards the engine ---- */
 
@@ -397,23 +400,23 @@ static void refuse_none(struct request *q)
         request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
 }
 
-static size_t fill_headers(struct request *q)
+static size_t fill_headers(struct request *q, struct http_header headers[REQUEST_HEADERS_MAX])
 {
     static const char *const forwarded[] = {"traceparent", "tracestate", "anthropic-version", "anthropic-beta"};
     size_t n = 0;
-    q->headers[n++] = (struct http_header){STR("Content-Type"), STR("application/json")};
-    q->headers[n++] = (struct http_header){STR("X-Request-Id"), str_of(q->http->id)};
-    q->headers[n++] = (struct http_header){STR("User-Agent"), STR("seki-gateway")};
+    headers[n++] = (struct http_header){STR("Content-Type"), STR("application/json")};
+    headers[n++] = (struct http_header){STR("X-Request-Id"), str_of(q->http->id)};
+    headers[n++] = (struct http_header){STR("User-Agent"), STR("seki-gateway")};
     if (q->replica->token) {
         const char *value = arena_printf(q->http->arena, "Bearer %s", q->replica->token);
-        q->headers[n++] = (struct http_header){STR("Authorization"), str_of(value)};
+        headers[n++] = (struct http_header){STR("Authorization"), str_of(value)};
     }
     if (q->trace)
-        q->headers[n++] = (struct http_header){STR("traceparent"), str_of(trace_parent(q->trace))};
+        headers[n++] = (struct http_header){STR("traceparent"), str_of(trace_parent(q->trace))};
     for (size_t i = q->trace ? trace_has_parent(q->trace) ? 1 : 2 : 0; i < ARRAY_LEN(forwarded); i++) {
         struct str v = http_header_get(&q->http->head, forwarded[i]);
         if (v.len && v.len < 1024)
-            q->headers[n++] = (struct http_header){str_of(forwarded[i]), v};
+            headers[n++] = (struct http_header){str_of(forwarded[i]), v};
     }
     return n;
 }
@@ -437,26 +440,73 @@ static const char *name_there(const struct request *q)
     return q->endpoint->served; /* it was asked for by a route's name */
 }
 
-static bool send_now(struct request *q)
+/* To q->replica, for which q->ticket holds. */
+static struct http_call *start_call(struct request *q, struct iovec *pieces, struct http_header *headers, const struct http_call_ops *ops, void *arg)
 {
     const struct gateway_options *o = &q->loop->gateway->o;
     const struct snap_replica *replica = q->replica;
     struct http_pool *pool = gateway_loop_pool(q->loop, replica);
     struct http_call_options call = {.method = "POST",
                                      .target = target_of(q, replica),
-                                     .headers = q->headers,
-                                     .header_count = fill_headers(q),
-                                     .body = q->pieces,
-                                     .body_count = request_body_pieces(continuation_body(q), name_there(q), isolation_members(q), q->http->arena, q->pieces),
+                                     .headers = headers,
+                                     .header_count = fill_headers(q, headers),
+                                     .body = pieces,
+                                     .body_count = request_body_pieces(continuation_body(q), name_there(q), isolation_members(q), q->http->arena, pieces),
                                      .first_byte_timeout_ms = o->first_byte_timeout_ms,
                                      .idle_timeout_ms = o->idle_timeout_ms};
+    return pool ? http_call_start(pool, &call, ops, arg) : NULL;
+}
+
+static bool send_now(struct request *q)
+{
     tally_begin(q);
-    q->call = pool ? http_call_start(pool, &call, &call_ops, q) : NULL;
+    q->call = start_call(q, q->pieces, q->headers, &attempt_ops, q);
     if (!q->call) {
         tally_drop(q);
         attempt_release(q, TARGET_NEITHER, 0);
+        return false;
     }
-    return q->call != NULL;
+    hedge_watch(q);
+    return true;
+}
+
+struct http_call *attempt_beside(struct request *q, const struct ticket *t, const struct snap_replica *replica, struct attempt_room *room, const struct http_call_ops *ops, void *arg)
+{
+    const struct snap_replica *first = q->replica;
+    struct ticket ticket = q->ticket;
+    q->replica = replica;
+    q->ticket = *t;
+    struct http_call *call = start_call(q, room->pieces, room->headers, ops, arg);
+    q->replica = first;
+    q->ticket = ticket;
+    return call;
+}
+
+void attempt_lose(struct request *q)
+{
+    http_call_cancel(q->call);
+    q->call = NULL;
+    tally_lose(q);
+    attempt_release(q, TARGET_NEITHER, 0);
+    forget(q);
+}
+
+void attempt_adopt(struct request *q, struct http_call *call, const struct snap_replica *replica, int64_t start_ms)
+{
+    q->call = call;
+    q->replica = replica;
+    q->attempts++;
+    trace_attempt(q->trace, replica->name, replica->site ? replica->site->name : NULL);
+    tally_begin(q);
+    tally_began(q, start_ms);
+}
+
+void attempt_replay(struct request *q, struct str bytes)
+{
+    struct http_header type = {STR("Content-Type"), STR("text/event-stream")};
+    on_head(q, &(struct http_head){.status = 200, .headers = &type, .header_count = 1});
+    if (q->call && bytes.len)
+        on_body(q, bytes);
 }
 
 static void on_slot_tick(struct timer *t)

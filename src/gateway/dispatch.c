@@ -18,6 +18,7 @@ struct dispatch {
     uint64_t busy_ms;    /* when a request last came or ended */
     uint64_t cold_ms;    /* since when there is no replica */
     size_t slots;        /* of all replicas, when last asked */
+    struct hedge_stats hedges;
 };
 
 static atomic_size_t waiting;
@@ -268,6 +269,28 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
     }
     pthread_mutex_unlock(&d->lock);
     return result;
+}
+
+bool dispatch_try(struct ticket *t)
+{
+    struct dispatch *d = t->endpoint->dispatch;
+    uint64_t now_ms = clock_mono_ms();
+    size_t index, cached = 0;
+    pthread_mutex_lock(&d->lock);
+    bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE;
+    if (room) {
+        t->entry.cost = cost_of(t, cached);
+        assign(t, index, cached, now_ms);
+        t->state = TICKET_SENT;
+        t->holds = true;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return room;
+}
+
+struct hedge_stats *dispatch_hedges(struct dispatch *d)
+{
+    return &d->hedges;
 }
 
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms)

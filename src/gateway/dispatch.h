@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 
+#include "gateway/hedge.h"
 #include "gateway/pick.h"
 #include "gateway/queue.h"
 #include "loop/loop.h"
@@ -63,6 +64,8 @@ struct ticket {
 enum dispatch_result { DISPATCH_SENT, DISPATCH_WAITS, DISPATCH_FULL, DISPATCH_NONE };
 /* FULL: the tenant has max_waiting here already; *ret_retry_ms: when there is likely to be room. NONE: no replica is left to try. */
 enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t *ret_retry_ms);
+/* The same, but only at once, and out of turn where nobody waits. False: it is nowhere. */
+bool dispatch_try(struct ticket *t);
 /* A sent ticket's replica is let go. True: it was put aside for failing. */
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms);
 /* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */
@@ -72,6 +75,8 @@ bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t bar
 /* Something may have changed: whoever can be sent is. */
 void dispatch_kick(struct dispatch *d);
 size_t dispatch_waiting(void); /* in the process, now */
+
+struct hedge_stats *dispatch_hedges(struct dispatch *d); /* hedge.h; lives as long */
 
 /* How much is asked of an endpoint. */
 struct dispatch_load {

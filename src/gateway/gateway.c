@@ -51,6 +51,8 @@ static void make_metrics(struct gateway *g)
     slo_init(&m->slo);
     m->hold_seconds = metric_series(metric_family("seki_gateway_hold_seconds", "How long requests were held for an endpoint's first replica to serve, of those that were.", METRIC_HISTOGRAM, NULL, 1,
                                                 hold_buckets, ARRAY_LEN(hold_buckets)), NULL);
+    static const char *const hedge_labels[] = {"result", NULL};
+    m->hedges = metric_family("seki_gateway_hedges_total", "Streams that were sent to a second replica, as the first was slow to write.", METRIC_COUNTER, hedge_labels, 4, NULL, 0);
     m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);
 }
 

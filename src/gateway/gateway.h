@@ -43,6 +43,7 @@ struct gateway_options {
     uint64_t hold_timeout_ms;     /* how long */
     const char *otlp_endpoint;    /* where traces are sent (trace_export.h); NULL or empty: none are made */
     int64_t trace_per_million;    /* of requests whose caller does not say */
+    bool hedging;                 /* slow first tokens: hedge.h */
     uint64_t keepalive_ms;        /* a stream that waits for its first content gets a comment so often; 0: none */
 };
 

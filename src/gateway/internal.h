@@ -29,6 +29,7 @@ struct gateway_metrics {
     struct metric_family *per_token;  /* likewise */
     struct metric_family *upstream_errors; /* reason */
     struct metric_family *limited;         /* scope, unit */
+    struct metric_family *hedges;          /* result */
     struct metric *put_aside, *fell_over, *queue_seconds, *hold_seconds;
     struct latency_metrics latency; /* by tenant and endpoint */
     struct slo_metrics slo;

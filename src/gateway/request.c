@@ -160,6 +160,7 @@ void request_settle(struct request *q, int status, const char *outcome)
     if (q->settled)
         return;
     q->settled = true;
+    hedge_over(q);
     if (q->call) {
         if (!http_call_sent_any(q->call))
             tally_drop(q);

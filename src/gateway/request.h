@@ -12,6 +12,7 @@
 
 #include "gateway/cold.h"
 #include "gateway/dispatch.h"
+#include "gateway/hedge.h"
 #include "gateway/internal.h"
 #include "gateway/tally.h"
 #include "gateway/trace.h"
@@ -63,6 +64,7 @@ struct request {
     bool streaming;         /* its answer is a stream */
     struct usage_scan scan;
     struct continuation *continuation; /* continuation.h; NULL: it is no stream that can be continued */
+    struct hedge *hedge; /* NULL: no second attempt beside it */
     struct tally tally; /* what engines did for it */
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
 
@@ -88,6 +90,21 @@ void request_refuse(struct request *q, int status, const char *outcome, const ch
 
 /* No replica may have it: 403 with the rule's name, and an audit record. */
 void request_refuse_border(struct request *q, const char *rule);
+
+/* ---- attempt.c, for hedge.c ---- */
+extern const struct http_call_ops attempt_ops; /* arg: the request */
+/* What a call borrows. */
+struct attempt_room {
+    struct iovec pieces[BODY_PIECES_MAX];
+    struct http_header headers[REQUEST_HEADERS_MAX];
+};
+/* The same request to another replica, at which t holds a place, beside the attempt that runs. NULL: it could not even be begun. */
+struct http_call *attempt_beside(struct request *q, const struct ticket *t, const struct snap_replica *replica, struct attempt_room *room, const struct http_call_ops *ops, void *arg);
+/* The attempt that runs is given up for another that was quicker. */
+void attempt_lose(struct request *q);
+/* Another one is the request's attempt from now on; its ticket is there already. replay: the head of its stream had come, and these bytes. */
+void attempt_adopt(struct request *q, struct http_call *call, const struct snap_replica *replica, int64_t start_ms);
+void attempt_replay(struct request *q, struct str bytes);
 
 /* ---- attempt.c ---- */
 /* Sends the request to the best replica that was not tried, now or in its turn. False: none is left. */

@@ -70,6 +70,20 @@ void tally_end(struct request *q)
     }
 }
 
+void tally_began(struct request *q, int64_t start_ms)
+{
+    if (q->tally.open)
+        q->tally.work[q->tally.count - 1].start_ms = start_ms;
+}
+
+void tally_lose(struct request *q)
+{
+    bool open = q->tally.open;
+    tally_end(q);
+    if (open)
+        q->tally.work[q->tally.count - 1].loser = true;
+}
+
 void tally_loser(struct request *q, const struct snap_replica *replica, int64_t start_ms, const struct usage_scan *scan)
 {
     struct usage_work *w = add(q, replica, start_ms);

@@ -26,6 +26,10 @@ void tally_begin(struct request *q);
 void tally_drop(struct request *q);
 /* The attempt is over: as its scan and its status say. Nothing happens when none runs. */
 void tally_end(struct request *q);
+/* It was sent then, beside another one that was given up or has failed. */
+void tally_began(struct request *q, int64_t start_ms);
+/* The attempt is over, as another one was quicker. */
+void tally_lose(struct request *q);
 /* An attempt beside the one that answers, which was not the first to write; scan: what came of it. */
 void tally_loser(struct request *q, const struct snap_replica *replica, int64_t start_ms, const struct usage_scan *scan);
 /* A piece of a stream was passed on. */

@@ -370,9 +370,29 @@ static void what_was_never_paid_is_not_given_back(void **state)
     assert_true(of_a >= 4 && of_a <= 6);
 }
 
+/* ---- beside another attempt ---- */
+
+static void a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids(void **state)
+{
+    (void)state;
+    struct ticket second = {.inbox = &inbox, .endpoint = &endpoint, .tenant = "a", .wish = {.tried = 1, .barred = 0xa}};
+    assert_true(dispatch_try(&second));
+    assert_int_equal(second.index, 2); /* 0 was tried, 1 and 3 are barred */
+    assert_int_equal(atomic_load(&replicas[2].target->in_flight), 1);
+    (void)dispatch_done(&second, TARGET_NEITHER, 0);
+    assert_int_equal(atomic_load(&replicas[2].target->in_flight), 0);
+    second.wish.barred |= 4;
+    assert_false(dispatch_try(&second));
+    second.wish.barred = 0;
+    set_load(4, 4, 4, 4);
+    assert_false(dispatch_try(&second)); /* it does not wait */
+    assert_int_equal(dispatch_waiting_at(endpoint.dispatch), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids, setup, teardown),
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(who_goes_gets_nothing_more, setup, teardown),

@@ -1,0 +1,278 @@
+#include "gateway/hedge.h"
+
+#include "base/clock.h"
+#include "gateway/isolation.h"
+#include "gateway/request.h"
+
+#define HELD_MAX 65536
+#define SAMPLES_MAX 1024 /* then old ones count half */
+#define EARNED 5         /* hundredths of a hedge, a stream */
+#define SAVED_MAX 1000
+
+/* ---- what is slow ---- */
+
+/* The step's upper end: 1, 1.25, 1.5, 1.75, 2, 2.5, … ms. */
+static uint64_t step_top(int i)
+{
+    return (((uint64_t)4 + (uint64_t)(i % 4)) << (i / 4)) / 4;
+}
+
+void hedge_learn(struct hedge_stats *s, uint64_t ms)
+{
+    unsigned total = 0;
+    int i = 0;
+    while (i < HEDGE_STEPS - 1 && step_top(i) < ms)
+        i++;
+    atomic_fetch_add(&s->steps[i], 1);
+    for (i = 0; i < HEDGE_STEPS; i++)
+        total += atomic_load(&s->steps[i]);
+    for (i = 0; total >= SAMPLES_MAX && i < HEDGE_STEPS; i++)
+        atomic_store(&s->steps[i], (unsigned short)(atomic_load(&s->steps[i]) / 2));
+}
+
+uint64_t hedge_after_ms(const struct hedge_stats *s)
+{
+    unsigned total = 0, seen = 0;
+    for (int i = 0; i < HEDGE_STEPS; i++)
+        total += atomic_load(&s->steps[i]);
+    if (total < HEDGE_LEARN)
+        return 0;
+    for (int i = 0; i < HEDGE_STEPS; i++) {
+        seen += atomic_load(&s->steps[i]);
+        if (seen * 20 >= total * 19)
+            return i == HEDGE_STEPS - 1 ? 0 : MAX(step_top(i), (uint64_t)HEDGE_LEAST_MS);
+    }
+    return 0;
+}
+
+void hedge_earn(struct hedge_stats *s)
+{
+    int credit = atomic_load(&s->credit);
+    while (credit < SAVED_MAX && !atomic_compare_exchange_weak(&s->credit, &credit, credit + EARNED))
+        ;
+}
+
+bool hedge_spend(struct hedge_stats *s)
+{
+    int credit = atomic_load(&s->credit);
+    while (credit >= 100)
+        if (atomic_compare_exchange_weak(&s->credit, &credit, credit - 100))
+            return true;
+    return false;
+}
+
+/* ---- a request's ---- */
+
+struct hedge {
+    struct request *request;
+    struct timer timer; /* until the first content is late */
+    uint64_t sent_ms;   /* the first attempt */
+    bool over, won;
+    /* the second attempt */
+    struct ticket ticket;
+    const struct snap_replica *replica;
+    struct http_call *call;
+    struct attempt_room room;
+    struct usage_scan scan;
+    struct sbuf held; /* what came before its first content */
+    bool has_head;
+    int64_t start_ms;
+};
+
+static void count(struct request *q, const char *result)
+{
+    metric_add(metric_series(q->loop->gateway->metrics.hedges, (struct str[]){str_of(result)}), 1);
+}
+
+static void clean(struct hedge *h)
+{
+    usage_scan_deinit(&h->scan);
+    sbuf_deinit(&h->held);
+    h->replica = NULL;
+}
+
+/* The second attempt is no more; what its engine did is written down. */
+static void lose(struct hedge *h, enum target_outcome outcome, const char *result)
+{
+    struct request *q = h->request;
+    bool sent = !h->call || http_call_sent_any(h->call);
+    if (h->call)
+        http_call_cancel(h->call);
+    h->call = NULL;
+    if (sent && h->start_ms)
+        tally_loser(q, h->replica, h->start_ms, &h->scan);
+    h->ticket.ran = h->scan.content_events > 2;
+    if (dispatch_done(&h->ticket, outcome, 0))
+        metric_add(q->loop->gateway->metrics.put_aside, 1);
+    count(q, result);
+    clean(h);
+}
+
+static void adopt(struct hedge *h)
+{
+    struct request *q = h->request;
+    CLEANUP(sbuf_deinit) struct sbuf held = h->held;
+    bool has_head = h->has_head;
+    h->won = true;
+    h->held = (struct sbuf){0};
+    h->ticket.entry = q->ticket.entry; /* its turn was paid once */
+    q->ticket = h->ticket;
+    attempt_adopt(q, h->call, h->replica, h->start_ms);
+    h->call = NULL;
+    count(q, "won");
+    clean(h);
+    if (has_head)
+        attempt_replay(q, sbuf_str(&held));
+}
+
+/* ---- what the second engine answers ---- */
+
+static void on_head(void *arg, const struct http_head *head)
+{
+    struct hedge *h = arg;
+    if (h->won) {
+        attempt_ops.on_head(h->request, head);
+        return;
+    }
+    struct str type = http_header_get(head, "Content-Type"), coding = http_header_get(head, "Content-Encoding");
+    h->has_head = head->status == 200 && str_ieq(str_n(type.ptr, MIN(type.len, (size_t)17)), STR("text/event-stream")) && (!coding.len || str_ieq(coding, STR("identity")));
+    if (!h->has_head)
+        lose(h, head->status >= 500 ? TARGET_FAILED : TARGET_NEITHER, "failed");
+}
+
+static void on_body(void *arg, struct str bytes)
+{
+    struct hedge *h = arg;
+    struct request *q = h->request;
+    if (h->won) {
+        attempt_ops.on_body(q, bytes);
+        return;
+    }
+    usage_scan_feed(&h->scan, bytes);
+    sbuf_add(&h->held, bytes);
+    if (!sbuf_ok(&h->held)) {
+        lose(h, TARGET_NEITHER, "failed");
+        return;
+    }
+    if (!h->scan.content_events) /* a comment or an error wins nothing */
+        return;
+    attempt_lose(q);
+    adopt(h);
+}
+
+static void on_end(void *arg)
+{
+    struct hedge *h = arg;
+    if (h->won) {
+        attempt_ops.on_end(h->request);
+        return;
+    }
+    h->call = NULL;
+    lose(h, TARGET_FAILED, "failed"); /* it ended before it had begun */
+}
+
+static void on_error(void *arg, const struct err *err)
+{
+    struct hedge *h = arg;
+    if (h->won) {
+        attempt_ops.on_error(h->request, err);
+        return;
+    }
+    if (!http_call_sent_any(h->call))
+        h->start_ms = 0;
+    h->call = NULL;
+    lose(h, h->start_ms ? TARGET_FAILED : TARGET_UNREACHABLE, "failed");
+}
+
+static const struct http_call_ops ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
+
+/* ---- when it is late ---- */
+
+/* What another attempt of it would be, beside the one that runs. False: no replica has room at once. */
+static bool find_second(struct hedge *h)
+{
+    struct request *q = h->request;
+    const struct ticket *t = &q->ticket;
+    h->ticket = (struct ticket){.inbox = t->inbox, .endpoint = t->endpoint, .tenant = t->tenant, .wish = t->wish, .prompt_tokens = t->prompt_tokens, .answer_tokens = t->answer_tokens, .again = true,
+                                .slot = t->slot, .on_sent = t->on_sent};
+    h->ticket.entry.class = t->entry.class;
+    if (!dispatch_try(&h->ticket))
+        return false;
+    h->ticket.wish.tried |= 1ull << h->ticket.index;
+    q->ticket.wish.tried = h->ticket.wish.tried;
+    h->replica = &q->endpoint->replicas[h->ticket.index];
+    return true;
+}
+
+static void nowhere(void *arg UNUSED, struct str bytes UNUSED)
+{
+}
+
+static void on_late(struct timer *timer)
+{
+    struct hedge *h = timer->arg;
+    struct request *q = h->request;
+    struct hedge_stats *stats = dispatch_hedges(q->endpoint->dispatch);
+    gateway_loop_refresh(q->loop);
+    if (q->looked != q->loop->version || !q->call || !q->ticket.holds) /* rules of now are looked at when it is sent again, not here */
+        return;
+    if (!hedge_spend(stats))
+        return;
+    if (!find_second(h)) {
+        atomic_fetch_add(&stats->credit, 100);
+        return;
+    }
+    h->start_ms = clock_wall_ms();
+    usage_scan_init(&h->scan, false, nowhere, NULL);
+    h->scan.dialect = q->route->dialect;
+    sbuf_init(&h->held, HELD_MAX);
+    h->call = attempt_beside(q, &h->ticket, h->replica, &h->room, &ops, h);
+    if (h->call)
+        return;
+    dispatch_done(&h->ticket, TARGET_NEITHER, 0);
+    clean(h);
+}
+
+void hedge_watch(struct request *q)
+{
+    if (!q->body.stream || q->attempts != 1 || q->passed || q->body.several || q->endpoint->replica_count < 2 || q->route->no_isolation || (q->ticket.claimed && q->ticket.claim.unpinned))
+        return;
+    struct hedge_stats *stats = dispatch_hedges(q->endpoint->dispatch);
+    struct hedge *h = q->hedge = ARENA_NEW(q->http->arena, struct hedge);
+    *h = (struct hedge){.request = q, .sent_ms = clock_mono_ms()};
+    timer_init(&h->timer, q->loop->loop, on_late, h);
+    hedge_earn(stats);
+    uint64_t after_ms = q->loop->gateway->o.hedging ? hedge_after_ms(stats) : 0;
+    if (after_ms)
+        timer_start(&h->timer, after_ms);
+}
+
+void hedge_over(struct request *q)
+{
+    struct hedge *h = q->hedge;
+    if (!h || h->over)
+        return;
+    h->over = true;
+    timer_stop(&h->timer);
+    if (q->first_ns && q->scan.has_content)
+        hedge_learn(dispatch_hedges(q->endpoint->dispatch), clock_mono_ms() - h->sent_ms);
+    if (h->replica)
+        lose(h, TARGET_NEITHER, "lost");
+}
+
+bool hedge_runs(const struct request *q)
+{
+    return q->hedge && !q->hedge->over && q->hedge->replica;
+}
+
+bool hedge_take_over(struct request *q)
+{
+    struct hedge *h = q->hedge;
+    if (!h || h->over)
+        return false;
+    timer_stop(&h->timer);
+    if (!h->replica)
+        return false;
+    adopt(h);
+    return true;
+}
