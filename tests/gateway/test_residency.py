@@ -225,7 +225,7 @@ def test_what_would_happen_is_told_without_a_request(cloud, places, policy):
     code, free = check(cloud, "far")
     assert code == 0 and free["result"] == "served" and all(p["allowed"] for p in free["places"])
     policy("only-japan", {"jurisdictions": ["JP"]})
-    before, recorded = (tokyo.asked, paris.asked), len(refusals(cloud))
+    before = tokyo.asked, paris.asked
     code, far = check(cloud, "far")
     by_site = {p["site"]: p for p in far["places"]}
     assert code == 0 and far["result"] == "served" and "rule" not in far
@@ -236,7 +236,7 @@ def test_what_would_happen_is_told_without_a_request(cloud, places, policy):
     assert check(cloud, "here")[1]["places"][0]["site"] == "tokyo"
     code, said = check(cloud, "unknown")
     assert code == 1 and "does not exist" in said
-    assert (tokyo.asked, paris.asked) == before and len(refusals(cloud)) == recorded
+    assert (tokyo.asked, paris.asked) == before and not [r for r in refusals(cloud) if "/residency/" in json.dumps(r)]
     table = cloud.seki("residency", "check", "far", env={"OPENAI_BASE_URL": cloud.base_url, "OPENAI_API_KEY": cloud.secret}).stdout
     assert "ALLOWED" in table and "ResidencyPolicy clinic/only-japan" in table
     for model in ("far", "foreign", "here"):  # what was told is what happens
