@@ -1,5 +1,6 @@
 /* What the ops of kinds see of the server, and the kinds that are answered and never stored. */
 #include "apiserver/api.h"
+#include "apiserver/border_check.h"
 #include "apiserver/audit.h"
 #include "apiserver/limits.h"
 #include "apiserver/meta.h"
@@ -104,7 +105,7 @@ static int keys(void *ctx, void *asker, const char *tenant, bool rotate, json_t 
 
 struct kind_server api_kind_server(struct apiserver *s)
 {
-    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get, .keys = keys, .ceiling = limits_ceiling};
+    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get, .keys = keys, .ceiling = limits_ceiling, .barred = border_check};
 }
 
 struct kind_context api_kind_context(struct api_request *q)

@@ -106,7 +106,8 @@ struct api_request {
     struct oidc_waiter keys; /* it waits for keys of its token's issuer */
     bool has_body;
     bool dry_run;
-    struct field_errors *warnings; /* unknown fields that were dropped; NULL: none */
+    struct field_errors *warnings; /* unknown fields that were dropped, and what the kind warns of; NULL: none */
+    bool warned;                   /* the kind was asked: a write that is tried again is not warned of twice */
     bool hidden; /* it was denied, and answered as not found */
     struct { /* what a refusal is about, when that is not the object of the request: of the cluster; kind NULL: it is */
         const struct kind *kind;

@@ -30,6 +30,7 @@ struct apiserver_options {
     struct oidc *issuers;             /* of people's tokens; borrowed; NULL: none */
     struct kind_services services;
     struct audit_log *audit;          /* where what happens is recorded; NULL: nowhere. The store's journal is to be its */
+    const char *site;                 /* the Site where this cloud's own engines stand; NULL or "": not said */
     size_t max_object_bytes;          /* default 1 MiB */
     uint64_t watch_timeout_ms;        /* a watch ends cleanly after 30..60 min at random by default; clients may ask for less */
     size_t watch_buffer_bytes;        /* no more waits for a watcher that does not read; default 4 MiB */

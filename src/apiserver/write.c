@@ -64,6 +64,18 @@ static bool authorize(struct api_request *q, const struct kind_context *c, const
     return rc == 0;
 }
 
+static void warn(struct api_request *q, const struct kind_context *c, const json_t *obj)
+{
+    if (!q->http || q->warned || !q->kind->ops || !q->kind->ops->warn)
+        return;
+    q->warned = true;
+    if (!q->warnings) {
+        q->warnings = ARENA_NEW(q->arena, struct field_errors);
+        q->warnings->arena = q->arena;
+    }
+    q->kind->ops->warn(c, obj, q->warnings);
+}
+
 /* What the kind decides, then all rules. False: the answer is given. */
 static bool admit_and_validate(struct api_request *q, struct api_write *w, const json_t *old_obj)
 {
@@ -85,7 +97,10 @@ static bool admit_and_validate(struct api_request *q, struct api_write *w, const
         api_fail_invalid(q, &errors);
         return false;
     }
-    return authorize(q, &c, w->obj, old_obj);
+    if (!authorize(q, &c, w->obj, old_obj))
+        return false;
+    warn(q, &c, w->obj);
+    return true;
 }
 
 /* managedFields as the client sent them; a new reference, or NULL. */

@@ -588,6 +588,7 @@ static int start_api(struct control *c, struct err *err)
                                    .root_key = *o->secrets_root_key ? o->secrets_root_key : options_path(o, a, "secrets/root.key"),
                                    .old_root_key = o->secrets_old_root_key,
                                    .objects_per_project = o->limits_objects,
+                                   .site = o->site,
                                    .services = {.ctx = c, .make_key = make_key, .load = take_load, .lease = lease, .token_key = c->token_key}};
     struct net_addr monitor_listen, addr;
     int rc;

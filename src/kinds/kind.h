@@ -56,6 +56,8 @@ struct kind_server {
     int (*keys)(void *ctx, void *asker, const char *tenant, bool rotate, json_t **ret, struct err *err);
     /* The most that a limit in a namespace may allow of a resource, and who says so ("tenant \"acme\""). INT64_MAX: nobody does. */
     int64_t (*ceiling)(void *ctx, struct arena *a, const char *ns, const char *resource, const char **ret_by);
+    /* The rule of residency that bars all requests of a namespace to a model that is served at these addresses (ends in NULL; "": where this cloud's own engines stand). NULL: none does. */
+    const char *(*barred)(void *ctx, struct arena *a, const char *ns, const char *model, const char *const *addresses);
 };
 
 /* What ops may look at and use. */
@@ -111,6 +113,8 @@ struct kind_access {
 struct kind_ops {
     /* Rules across fields, on a document that has passed its table. old_obj NULL: creation. May be NULL. */
     void (*validate)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors);
+    /* What a writer should know of an object that is valid and will be written all the same: each message becomes a Warning header of the answer; paths are not shown. May be NULL. */
+    void (*warn)(const struct kind_context *c, const json_t *obj, struct field_errors *warnings);
     /* Before validation of a creation (old_obj NULL) or update by a client: fills what the server decides (e.g. status of an APIKey). *ret_once may be
      * set to members merged into this one answer and stored nowhere (a fresh secret). Must be idempotent; may be NULL. */
     int (*admit)(const struct kind_context *c, json_t *obj, const json_t *old_obj, json_t **ret_once, struct err *err);

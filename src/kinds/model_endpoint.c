@@ -221,7 +221,21 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     slo_validate(spec, errors);
     visibility_validate(spec, errors);
 }
-static const struct kind_ops ops = {.validate = validate};
+/* Where its engines will stand: its servers, or this cloud. */
+static void warn(const struct kind_context *c, const json_t *obj, struct field_errors *warnings)
+{
+    const json_t *servers = json_at(obj, "spec.servers"), *server;
+    const char *url = json_str_or(obj, "spec.engine.url", ""), *served = json_str(obj, "spec.servedName");
+    const char **addresses = ARENA_ARRAY(c->arena, const char *, json_array_size(servers) + 2);
+    size_t i;
+    addresses[0] = strncmp(url, "unix:", 5) ? url : "";
+    json_array_foreach (servers, i, server)
+        addresses[i] = json_str_or(server, "url", "");
+    const char *rule = c->server->barred(c->server->ctx, c->arena, c->namespace, served && *served ? served : obj_name(obj), addresses);
+    if (rule)
+        field_errors_add(warnings, "spec", "Residency", "no request of project %s can reach this endpoint: it stands at no site that %s allows", c->namespace, rule);
+}
+static const struct kind_ops ops = {.validate = validate, .warn = warn};
 
 const struct kind kind_model_endpoint = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "ModelEndpoint", .plural = "modelendpoints", .singular = "modelendpoint",
