@@ -306,7 +306,7 @@ static void rebuild(struct apiserver *s)
     }
     rbac_free(s->rbac);
     s->rbac_builds++;
-    s->rbac = rbac_build(d.list.ptr, d.list.len);
+    s->rbac = rbac_build(d.list.ptr, d.list.len, clock_wall_ms());
     VEC_FOREACH (&d.list, doc)
         json_decref((json_t *)(uintptr_t)*doc);
     VEC_DEINIT(&d.list);
@@ -328,9 +328,10 @@ static bool has_changed(struct apiserver *s)
 const struct rbac *authz_current(struct apiserver *s)
 {
     int64_t rev = store_rev(s->store);
-    if (s->rbac_rev == rev)
+    bool over = s->rbac && rbac_good_until(s->rbac) != INT64_MAX && rbac_good_until(s->rbac) <= clock_wall_ms();
+    if (s->rbac_rev == rev && !over)
         return s->rbac;
-    if (s->rbac_rev < 0 || has_changed(s))
+    if (over || s->rbac_rev < 0 || has_changed(s))
         rebuild(s);
     s->rbac_rev = rev;
     return s->rbac;

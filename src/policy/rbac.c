@@ -1,5 +1,6 @@
 #include "policy/rbac.h"
 
+#include "base/clock.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/vec.h"
@@ -27,6 +28,7 @@ struct rbac {
     struct map *roles; /* "KIND/NAMESPACE/NAME" → struct role * */
     json_t *none;      /* the rules of a role without rules */
     unsigned gatherings;
+    int64_t now_ms, until_ms;
 };
 
 static const char *str_at(const json_t *j, const char *path)
@@ -110,6 +112,19 @@ static void add_role(struct rbac *r, const json_t *doc)
         *VEC_PUSH(&r->cluster_roles) = role;
 }
 
+/* Whether the binding has ended; when it will, that is noted. */
+static bool has_ended(struct rbac *r, const json_t *doc)
+{
+    const char *text = json_string_value(json_object_get(json_at(doc, "metadata.annotations"), RBAC_EXPIRES_AT));
+    int64_t at;
+    if (!text)
+        return false;
+    if (clock_parse(str_of(text), &at) < 0 || at <= r->now_ms)
+        return true;
+    r->until_ms = MIN(r->until_ms, at);
+    return false;
+}
+
 static void add_grant(struct rbac *r, const json_t *doc)
 {
     const char *kind = str_at(doc, "kind"), *ns = str_at(doc, "metadata.namespace"), *role_kind = str_at(doc, "roleRef.kind");
@@ -118,13 +133,20 @@ static void add_grant(struct rbac *r, const json_t *doc)
     if (!wide && (strcmp(kind, "RoleBinding") != 0 || !*ns))
         return;
     struct role *role = wide && strcmp(role_kind, "ClusterRole") ? NULL : find_role(r, role_kind, ns, str_at(doc, "roleRef.name"));
-    if (role)
+    if (role && !has_ended(r, doc))
         *VEC_PUSH(&r->grants) = (struct grant){doc, json_object_get(doc, "subjects"), wide ? NULL : ns, rules_of(r, role)};
 }
 
-struct rbac *rbac_build(const json_t *const *docs, size_t count)
+int64_t rbac_good_until(const struct rbac *r)
+{
+    return r->until_ms;
+}
+
+struct rbac *rbac_build(const json_t *const *docs, size_t count, int64_t now_ms)
 {
     struct rbac *r = XNEW(struct rbac);
+    r->now_ms = now_ms;
+    r->until_ms = INT64_MAX;
     r->roles = map_new(mem_free);
     r->none = json_array();
     for (size_t i = 0; i < count; i++) {

@@ -1,6 +1,6 @@
 /* Role-based access: Kubernetes' RBAC as a pure function over Role, ClusterRole, RoleBinding and ClusterRoleBinding documents.
  *
- * An rbac snapshot is built from all documents of the four kinds and is immutable. Deny is the default; there are no deny rules. Group
+ * An rbac snapshot is built from all documents of the four kinds as of a time, and is immutable. Deny is the default; there are no deny rules. Group
  * system:masters may do everything. A ClusterRole with an aggregationRule allows what the ClusterRoles that it selects allow, and what those select; rules that are
  * written in it do not count. Threads: any.
  */
@@ -24,8 +24,12 @@ struct rbac_request {
     const char *path;
 };
 
-/* Keeps references to the documents: nobody may change them any more. */
-struct rbac *rbac_build(const json_t *const *docs, size_t count);
+#define RBAC_EXPIRES_AT "seki.cloud/expires-at" /* annotation of a binding: from this time on it grants nothing; a text that is no time: never anything */
+
+/* As of now_ms, wall clock. Keeps references to the documents: nobody may change them any more. */
+struct rbac *rbac_build(const json_t *const *docs, size_t count, int64_t now_ms);
+/* From when on another is to be built from the same documents, because a binding ends then; INT64_MAX: none does. */
+int64_t rbac_good_until(const struct rbac *r);
 void rbac_free(struct rbac *r);
 bool rbac_allows(const struct rbac *r, const struct rbac_request *q);
 /* What decided, for the audit ledger. kind "": nothing allows it. All is the snapshot's. */

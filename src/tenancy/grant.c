@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "kinds/borrowed.h"
 #include "kinds/tenancy.h"
+#include "policy/rbac.h"
 #include "tenancy/internal.h"
 
 #define BINDING_PREFIX "access-grant-"
@@ -11,6 +12,8 @@ static json_t *binding_of(const struct reconcile *r)
     json_t *b = obj_new(&kind_role_binding, r->ns, arena_printf(r->arena, BINDING_PREFIX "%s", r->name));
     json_object_set_new(b, "subjects", json_pack("[{s:s, s:s, s:s}]", "kind", "User", "apiGroup", "rbac.authorization.k8s.io", "name", json_str_or(r->obj, "spec.user", "")));
     json_object_set_new(b, "roleRef", json_pack("{s:s, s:s, s:s}", "apiGroup", "rbac.authorization.k8s.io", "kind", "ClusterRole", "name", CONTENT_READER));
+    /* From then on it grants nothing, whether or not somebody has taken it away. */
+    json_object_set_new(json_object_get(b, "metadata"), "annotations", json_pack("{s:s}", RBAC_EXPIRES_AT, json_str_or(r->obj, "spec.expiresAt", "")));
     obj_add_owner(b, r->obj); /* revoked by deleting the grant */
     return b;
 }
@@ -26,7 +29,12 @@ static int open_it(const struct reconcile *r, struct err *err)
     rc = client_get(r->client, &resource, r->ns, obj_name(wanted), &have, err);
     if (rc == 0 && !obj_owned_by(have, obj_uid(r->obj)))
         return err_set(err, ERR_CONFLICT, "rolebindings \"%s\" is there and is not of this grant: delete it", obj_name(wanted));
-    return rc;
+    const char *until = rc == 0 ? obj_annotation(have, RBAC_EXPIRES_AT) : NULL;
+    if (rc < 0 || (until && !strcmp(until, obj_annotation(wanted, RBAC_EXPIRES_AT))))
+        return rc;
+    JSON_AUTO obj = json_deep_copy(have); /* of a release that did not write down when it ends */
+    json_object_set(json_object_get(obj, "metadata"), "annotations", json_at(wanted, "metadata.annotations"));
+    return client_update(r->client, &resource, obj, NULL, err);
 }
 
 static int close_it(const struct reconcile *r, struct err *err)

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from cloud import GROUP, SEKI, ApiError, wait_for
-from ocsf import judge, validator, write_ledger
+from ocsf import crc32c, judge, validator, write_ledger
 
 
 def records(cloud, tenant=None):
@@ -255,6 +255,13 @@ def test_verify_names_the_first_bad_record(cloud, project, tmp_path):
     cut_at, size = sizes[len(sizes) // 2]
     file.write_bytes(whole[:cut_at] + whole[cut_at + size:])
     assert cloud.seki("audit", "verify", str(copy), check=False).returncode == 1
+    # Another body with a checksum made anew, as somebody would who knows the format: the hash in the record behind it tells.
+    changed = bytearray(whole)
+    changed[cut_at + size - 3] ^= 1
+    changed[cut_at + 4:cut_at + 8] = crc32c(changed[cut_at + 8:cut_at + size]).to_bytes(4, "little")
+    file.write_bytes(bytes(changed))
+    p = cloud.seki("audit", "verify", str(copy), check=False)
+    assert p.returncode == 1 and f"sequence {len(sizes) // 2 + 2}: the chain is broken" in p.stderr, p.stderr
     p = cloud.seki("audit", "verify", str(tmp_path), check=False)
     assert p.returncode == 1 and "no audit ledger" in p.stderr
 

@@ -687,6 +687,35 @@ def test_a_tenant_opens_what_it_holds_to_an_operator_for_a_time(own_cloud, tmp_p
     assert [r for r in rows if r["type"] == "read" and r["user"] == "olga" and r["name"] == "s" and r["rule"].endswith("ClusterRole/seki:content-reader")]
 
 
+def test_a_grant_that_ended_while_nothing_ran_does_not_open_again(own_cloud, tmp_path):
+    """Nor while its controller is not there yet: what it gave says itself when it ends."""
+    import hashlib
+    import signal
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{hashlib.sha256(b'of-olga').hexdigest()} olga night-shift\n")
+    cloud = own_cloud(options={"api-token-file": tokens})
+    cloud.tenant("acme")
+    admin, olga, secret = Admin(cloud, "acme"), User(cloud, "of-olga"), "/api/v1/namespaces/acme/secrets/s"
+    admin.api("POST", "/api/v1/namespaces/acme/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}})
+    ends = time.time() + 6
+    admin.api("POST", f"{GROUP}/namespaces/acme/accessgrants", grant("olga", seconds=6))
+
+    def status():
+        try:
+            return 200 if olga.api("GET", secret) else None
+        except ApiError as e:
+            return e.status
+        except OSError:
+            return None
+    wait_for(lambda: status() == 200, what="the grant to open")
+    os.killpg(cloud.process.pid, signal.SIGKILL)  # with its children: a machine that is gone
+    cloud.process.wait()
+    wait_for(lambda: time.time() > ends, what="the grant to be over")
+    cloud.start(wait=False)
+    assert wait_for(status, what="an answer") == 403
+    assert status() == 403
+
+
 def test_a_close_that_was_cut_is_told_whole_by_the_next(cloud, tmp_path):
     """The statement of the second try has what the first one deleted, too."""
     cloud.tenant("cut")

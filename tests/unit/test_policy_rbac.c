@@ -42,7 +42,7 @@ static void bind(const char *ns, const char *role_kind, const char *role_name, c
 static void build(void)
 {
     rbac_free(rbac);
-    rbac = rbac_build((const json_t *const *)docs.ptr, docs.len);
+    rbac = rbac_build((const json_t *const *)docs.ptr, docs.len, 1000);
     VEC_FOREACH (&docs, d)
         json_decref(*d);
     docs.len = 0;
@@ -159,6 +159,27 @@ static void a_binding_without_a_namespace_reaches_nothing(void **state UNUSED)
     build();
     assert_false(may("alice", "get", "", "namespaces", "", "", "p"));
     assert_false(may("alice", "get", "", "secrets", "", "p", "s"));
+}
+
+/* now is 1970-01-01T00:00:01Z (build()). */
+static void a_binding_ends_when_it_says(void **state UNUSED)
+{
+    static const struct {
+        const char *until;
+        bool allowed;
+        int64_t good_until;
+    } cases[] = {{"1970-01-01T00:00:02Z", true, 2000}, {"1970-01-01T00:00:01Z", false, INT64_MAX}, {"1969-12-31T00:00:00Z", false, INT64_MAX}, {"soon", false, INT64_MAX}, {"", false, INT64_MAX}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char text[512];
+        role(NULL, "reader", "[{\"apiGroups\":[\"\"],\"resources\":[\"secrets\"],\"verbs\":[\"get\"]}]");
+        snprintf(text, sizeof(text), "{\"kind\":\"RoleBinding\",\"metadata\":{\"namespace\":\"a\",\"name\":\"b\",\"annotations\":{\"%s\":\"%s\"}},\"roleRef\":{\"kind\":\"ClusterRole\",\"name\":\"reader\"},"
+                 "\"subjects\":[{\"kind\":\"User\",\"name\":\"olga\"}]}", RBAC_EXPIRES_AT, cases[i].until);
+        doc(text);
+        build();
+        struct rbac_request q = {.user = "olga", .groups = (const char *const[]){NULL}, .verb = "get", .group = "", .resource = "secrets", .subresource = "", .namespace = "a", .name = "s"};
+        assert_int_equal(rbac_allows(rbac, &q), cases[i].allowed);
+        assert_true(rbac_good_until(rbac) == cases[i].good_until);
+    }
 }
 
 static void subjects(void **state UNUSED)
@@ -547,6 +568,7 @@ int main(void)
         TEST(cluster_roles_reach_as_far_as_their_binding),
         TEST(bindings_to_nothing_give_nothing),
         TEST(a_binding_without_a_namespace_reaches_nothing),
+        TEST(a_binding_ends_when_it_says),
         TEST(subjects),
         TEST(long_account_names_are_not_cut),
         TEST(wildcards_and_subresources),
