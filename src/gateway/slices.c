@@ -347,12 +347,13 @@ int slices_start(const struct slices_options *o, struct slices **ret, struct err
     l->began_ns = clock_mono_ns();
     l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets and rates that control did not answer.");
     l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget or a rate.");
+    l->started = true; /* before: the thread reads it */
     int eno = pthread_create(&l->thread, NULL, run, l);
     if (eno) {
+        l->started = false;
         slices_free(l);
         return err_sys(err, eno, "start the leases' thread");
     }
-    l->started = true;
     *ret = l;
     return 0;
 }
