@@ -33,6 +33,7 @@ struct slices {
     atomic_bool stopping;
     pthread_t thread;
     bool started, asked_once; /* asked_once: control has answered */
+    bool leaving;             /* the thread has ended */
     atomic_bool failing;
     uint64_t began_ns;
     struct rate_lease *rates; /* the thread's */
@@ -320,9 +321,9 @@ static void *run(void *arg)
 static int hasten(void *arg, uint64_t *timeout_ms, struct err *err)
 {
     struct slices *l = arg;
-    if (atomic_load(&l->stopping) && l->started)
+    if (atomic_load(&l->stopping) && !l->leaving)
         return err_set(err, ERR_CANCELED, "stopping");
-    *timeout_ms = MIN(*timeout_ms, (uint64_t)(l->started ? CALL_MS : CALL_STOPPING_MS));
+    *timeout_ms = MIN(*timeout_ms, (uint64_t)(l->leaving ? CALL_STOPPING_MS : CALL_MS));
     return 0;
 }
 
@@ -378,6 +379,7 @@ void slices_leave(struct slices *l)
     slices_stop(l);
     if (!l || !l->asked_once)
         return;
+    l->leaving = true;
     json_t *spec = new_question(l);
     json_object_set_new(spec, "leaving", json_true());
     JSON_AUTO question = wrap(spec);

@@ -11,7 +11,7 @@ import pytest
 
 from cloud import GROUP, SLOW, ApiError, Cloud, wait_for
 from exposition import parse
-from wire import RawClient, Upstream, answer
+from wire import RawClient, Upstream, answer, journal
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 PROMPT = len(json.dumps(CHAT["messages"])) // 4 + 1
@@ -80,8 +80,8 @@ def ask(c, secret, body=CHAT, gateway="gateway"):
 
 
 def records(c):
-    text = "".join(p.read_bytes().decode(errors="replace") for p in sorted((c.data / "ledger").glob("usage-gateway*.0*")))
-    return [json.loads(m) for m in re.findall(r'\{"id":"[^\0-\x1f]*?"exact":(?:true|false)\}', text)]
+    names = sorted({p.name.rsplit(".", 1)[0] for p in (c.data / "ledger").glob("usage-gateway*.0*")})
+    return [r for name in names for r in journal(c.data / "ledger", name)]
 
 
 def spent(c, name):
