@@ -17,7 +17,8 @@ pytestmark = pytest.mark.kube
 
 @pytest.fixture(scope="module")
 def kubernetes(tmp_path_factory):
-    return kube.programs(tmp_path_factory.mktemp("programs"))
+    yield kube.programs(tmp_path_factory.mktemp("programs"))
+    kube.end_left()
 
 
 @pytest.fixture(scope="module")
