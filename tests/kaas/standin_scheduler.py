@@ -21,8 +21,17 @@ class Health(http.server.BaseHTTPRequestHandler):
         pass
 
 
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(options.tls_cert_file, options.tls_private_key_file)
-server = http.server.ThreadingHTTPServer((options.bind_address, options.secure_port), Health)
-server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-server.serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    def get_request(self):
+        """With the certificate as it is now: the one before may have ended."""
+        connection, peer = super().get_request()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(options.tls_cert_file, options.tls_private_key_file)
+            return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), peer
+        except OSError:  # between the key and the certificate
+            connection.close()
+            raise
+
+
+Server((options.bind_address, options.secure_port), Health).serve_forever()

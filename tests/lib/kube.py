@@ -2,6 +2,7 @@
 import base64
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
@@ -31,14 +32,24 @@ def programs(directory):
     return there.parent
 
 
+def end_left():
+    """For the end of a module: what a test has left that failed while no sekid looked after its clusters."""
+    for c in Cluster.all:
+        for pid in c.pids().values():
+            os.kill(pid, signal.SIGKILL)
+    Cluster.all.clear()
+
+
 class Cluster:
     """A Cluster of a cloud."""
+    all = []
 
     def __init__(self, cloud, ns, name, spec=None):
         self.cloud, self.ns, self.name = cloud, ns, name
         self.path = f"{GROUP}/namespaces/{ns}/clusters/{name}"
         made = cloud.api("POST", self.path.rsplit("/", 1)[0], {"apiVersion": "seki.cloud/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec or {}})
         self.uid = made["metadata"]["uid"]
+        Cluster.all.append(self)
 
     def get(self):
         return self.cloud.api("GET", self.path)
