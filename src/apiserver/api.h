@@ -42,6 +42,7 @@ struct apiserver {
     struct map *verified; /* hex hash → claims of tokens whose signature was good */
     struct map *documents; /* document.c; NULL until the first */
     struct arena *arena; /* lives as long as the server */
+    struct bootstrap *bootstrap; /* while first objects are made */
     struct rbac *rbac;
     int64_t rbac_rev; /* what rbac was built from; -1: nothing yet */
     uint64_t rbac_builds; /* how often it was built */
@@ -374,6 +375,8 @@ void expel_stop(struct apiserver *s);
 /* reseal.c: what is not sealed yet, or with a key that is not current, is written anew. */
 void reseal_start(struct apiserver *s);
 void reseal_stop(struct apiserver *s);
+/* bootstrap.c: forgets what is not made yet; when none of its calls is on its way. */
+void bootstrap_stop(struct apiserver *s);
 /* Looks again, soon: a key was made. */
 void reseal_wake(struct apiserver *s);
 /* Keys by tenant, as a KeyRotation answers them. tenant "": all. */

@@ -55,7 +55,7 @@ void apiserver_issuers_changed(struct apiserver *a);
 struct client_local apiserver_local(struct apiserver *a);
 /* /readyz of the API itself also fails while this returns non-zero (err->msg says why). One hook, several calls add hooks. */
 void apiserver_add_ready_check(struct apiserver *a, const char *name, int (*check)(void *arg, struct err *err), void *arg);
-/* Creates what must exist: namespaces default and kube-system, cluster-admin, admin, edit, view, system roles. Idempotent; done is called on the loop. */
+/* Creates what must exist: namespaces default and kube-system, cluster-admin, admin, edit, view, system roles. Idempotent; done is called on the loop, or never when the server is freed before. Once a server. */
 void apiserver_bootstrap(struct apiserver *a, void (*done)(void *arg, int code, const struct err *err), void *arg);
 
 #endif

@@ -17,11 +17,20 @@ struct bootstrap {
 
 static void look(void *arg);
 
+void bootstrap_stop(struct apiserver *a)
+{
+    struct bootstrap *b = a->bootstrap;
+    if (!b)
+        return;
+    a->bootstrap = NULL;
+    json_decref(b->objects);
+    mem_free(b);
+}
+
 static void finish(struct bootstrap *b, const struct err *err)
 {
     b->done(b->arg, err ? err->code : 0, err);
-    json_decref(b->objects);
-    mem_free(b);
+    bootstrap_stop(b->server);
 }
 
 static void fail(struct bootstrap *b, const json_t *obj, const json_t *body)
@@ -107,5 +116,6 @@ void apiserver_bootstrap(struct apiserver *a, void (*done)(void *arg, int code, 
 {
     struct bootstrap *b = XNEW(struct bootstrap);
     *b = (struct bootstrap){.server = a, .objects = default_objects(), .done = done, .arg = arg};
+    a->bootstrap = b;
     look(b);
 }

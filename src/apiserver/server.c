@@ -483,6 +483,7 @@ void apiserver_free(struct apiserver *a)
         log_error("writes or reads are still on their way to the disk; the API's memory is left to them");
         return;
     }
+    bootstrap_stop(a);
     limits_stop(a);
     keyring_free(a->keyring);
     flow_free_all(a->flow);

@@ -578,7 +578,7 @@ def test_closing_keeps_usage_and_leaves_nothing_else(cloud, tenant, tmp_path):
 
 def test_a_tenant_with_projects_is_not_deleted_by_accident(cloud, tenant):
     cloud.api("DELETE", f"{GROUP}/tenants/{tenant}")
-    wait_for(lambda: "ProjectsLeft" in json.dumps(cloud.api("GET", f"{GROUP}/tenants/{tenant}")["status"]), what="the condition")
+    wait_for(lambda: "ProjectsLeft" in json.dumps(cloud.api("GET", f"{GROUP}/tenants/{tenant}").get("status")), what="the condition")
     assert cloud.api("GET", f"/api/v1/namespaces/{tenant}")["status"]["phase"] == "Active"
 
 
