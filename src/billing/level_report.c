@@ -8,6 +8,7 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/vec.h"
+#include "billing/report_write.h"
 #include "kinds/borrowed.h"
 #include "kinds/inference.h"
 #include "kinds/slo.h"
@@ -142,51 +143,18 @@ static json_t *items_of(const struct month *m, const char *tenant)
 
 /* ---- writing ---- */
 
-/* Whose the project is now; ERR_NOT_FOUND: it is gone. */
-static int tenant_of(struct client *c, const char *project, char **ret, struct err *err)
+static int write_month(struct client *c, const struct month *m, struct err *err)
 {
-    struct client_resource r = kind_resource(&kind_namespace);
-    JSON_AUTO ns = NULL;
-    int rc = client_get(c, &r, NULL, project, &ns, err);
-    if (rc < 0)
-        return rc;
-    *ret = xstrdup(namespace_tenant(ns, project));
-    return 0;
-}
-
-static int make_report(struct client *c, const struct month *m, const char *name, const char *tenant, struct err *err)
-{
-    struct client_resource r = kind_resource(&kind_slo_report);
-    JSON_AUTO obj = obj_new(&kind_slo_report, m->project, name);
-    json_put_str(obj, "spec.month", m->name);
-    json_object_set_new(json_object_get(obj, "metadata"), "labels", json_pack("{s:s}", LABEL_TENANT, tenant));
-    int rc = client_create(c, &r, m->project, obj, NULL, err);
-    return rc == ERR_EXISTS ? 0 : rc;
-}
-
-static int write_report(struct client *c, const struct month *m, struct err *err)
-{
-    struct client_resource r = kind_resource(&kind_slo_report);
     CLEANUP(mem_freep) char *tenant = NULL;
-    char name[32], now[CLOCK_TEXT_MAX];
-    JSON_AUTO report = NULL;
-    int rc = tenant_of(c, m->project, &tenant, err);
+    char name[32];
+    int rc = report_tenant(c, m->project, &tenant, err);
     if (rc < 0)
         return rc;
-    JSON_AUTO items = items_of(m, tenant);
-    if (!json_array_size(items))
+    JSON_AUTO status = json_pack("{s:o}", "items", items_of(m, tenant));
+    if (!json_array_size(json_object_get(status, "items")))
         return 0; /* another tenant's month under this name */
     snprintf(name, sizeof(name), "month-%s", m->name);
-    rc = client_get(c, &r, m->project, name, &report, err);
-    if (rc == 0 && json_equal(items, json_at(report, "status.items")))
-        return 0;
-    if (rc == ERR_NOT_FOUND)
-        rc = make_report(c, m, name, tenant, err);
-    if (rc < 0)
-        return rc;
-    clock_format(clock_wall_ms(), now);
-    JSON_AUTO patch = json_pack("{s:{s:O, s:s}}", "status", "items", items, "updatedAt", now);
-    return client_patch(c, &r, m->project, name, "status", patch, NULL, err);
+    return report_write(c, &(struct report_place){.kind = &kind_slo_report, .project = m->project, .name = name, .field = "month", .period = m->name, .tenant = tenant}, status, err);
 }
 
 void level_reports_write(struct level_reports *r, struct client *c)
@@ -197,8 +165,7 @@ void level_reports_write(struct level_reports *r, struct client *c)
         struct err err = ERR_INIT;
         if (!m->changed)
             continue;
-        int rc = write_report(c, m, &err);
-        m->changed = rc < 0 && rc != ERR_NOT_FOUND && rc != ERR_FORBIDDEN; /* gone, or going */
+        m->changed = report_failed(write_month(c, m, &err));
         if (m->changed)
             log_warn("a report of service levels cannot be written; trying again", KV("project", m->project), KV("month", m->name), KVE(&err));
     }

@@ -8,6 +8,7 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/vec.h"
+#include "billing/report_write.h"
 #include "kinds/borrowed.h"
 #include "kinds/inference.h"
 #include "ledger/price.h"
@@ -252,61 +253,18 @@ json_t *reports_list(const struct reports *r)
 
 /* ---- writing ---- */
 
-static bool says_the_same(const json_t *report, const json_t *status)
+static int write_day(struct client *c, const struct day *d, struct err *err)
 {
-    const char *key;
-    json_t *value;
-    json_object_foreach ((json_t *)(uintptr_t)status, key, value)
-        if (!json_equal(value, json_object_get(json_object_get(report, "status"), key)))
-            return false;
-    return true;
-}
-
-/* Whose the project is now; ERR_NOT_FOUND: it is gone. */
-static int tenant_of(struct client *c, const char *project, char **ret, struct err *err)
-{
-    struct client_resource r = kind_resource(&kind_namespace);
-    JSON_AUTO ns = NULL;
-    int rc = client_get(c, &r, NULL, project, &ns, err);
-    if (rc < 0)
-        return rc;
-    *ret = xstrdup(namespace_tenant(ns, project));
-    return 0;
-}
-
-static int make_report(struct client *c, const struct day *d, const char *name, struct err *err)
-{
-    struct client_resource r = kind_resource(&kind_usage_report);
-    JSON_AUTO obj = obj_new(&kind_usage_report, d->project, name);
-    json_put_str(obj, "spec.date", d->date);
-    int rc = client_create(c, &r, d->project, obj, NULL, err);
-    return rc == ERR_EXISTS ? 0 : rc;
-}
-
-static int write_report(struct client *c, const struct day *d, struct err *err)
-{
-    struct client_resource r = kind_resource(&kind_usage_report);
     CLEANUP(mem_freep) char *tenant = NULL;
-    char name[32], now[CLOCK_TEXT_MAX];
-    JSON_AUTO report = NULL;
-    int rc = tenant_of(c, d->project, &tenant, err);
+    char name[32];
+    int rc = report_tenant(c, d->project, &tenant, err);
     if (rc < 0)
         return rc;
-    snprintf(name, sizeof(name), "day-%s", d->date);
     JSON_AUTO status = status_of(d, tenant);
     if (!json_array_size(json_object_get(status, "items")))
         return 0; /* another tenant's day under this name */
-    rc = client_get(c, &r, d->project, name, &report, err);
-    if (rc == 0 && says_the_same(report, status))
-        return 0;
-    if (rc == ERR_NOT_FOUND)
-        rc = make_report(c, d, name, err);
-    if (rc < 0)
-        return rc;
-    clock_format(clock_wall_ms(), now);
-    json_object_set_new(status, "updatedAt", json_string(now));
-    JSON_AUTO patch = json_pack("{s:O}", "status", status);
-    return client_patch(c, &r, d->project, name, "status", patch, NULL, err);
+    snprintf(name, sizeof(name), "day-%s", d->date);
+    return report_write(c, &(struct report_place){.kind = &kind_usage_report, .project = d->project, .name = name, .field = "date", .period = d->date}, status, err);
 }
 
 void reports_write(struct reports *r, struct client *c)
@@ -317,9 +275,7 @@ void reports_write(struct reports *r, struct client *c)
         struct err err = ERR_INIT;
         if (!d->changed)
             continue;
-        int rc = write_report(c, d, &err);
-        /* Gone, or going: what it used is in the ledger. */
-        d->changed = rc < 0 && rc != ERR_NOT_FOUND && rc != ERR_FORBIDDEN;
+        d->changed = report_failed(write_day(c, d, &err)); /* of a project that is gone, the ledger has what it used */
         if (d->changed)
             log_warn("a usage report cannot be written; trying again", KV("project", d->project), KV("date", d->date), KVE(&err));
     }

@@ -15,8 +15,6 @@
 #define PROBE_TIMEOUT_MS 2000u
 #define POKE_TIMEOUT_MS 20000u
 #define STOP_TIMEOUT_MS 10000u
-#define LOG_TAIL_BYTES 2048
-#define LAST_LINE_MAX 200
 #define STEP_S 5 /* "waiting 10 s": in steps, so that a status is not written every second */
 
 struct pass {
@@ -239,20 +237,7 @@ static void not_started(struct pass *p, const char *reason, const char *message)
 
 static const char *last_log_line(struct pass *p)
 {
-    char *text = NULL;
-    if (p->i->runtime->ops->log_tail(p->i->runtime, p->workload, LOG_TAIL_BYTES, &text, NULL) < 0 || !text)
-        return "";
-    struct str rest = str_of(text), line, last = STR("");
-    while (str_cut(&rest, '\n', &line))
-        if (str_trim(line).len)
-            last = str_trim(line);
-    if (last.len > LAST_LINE_MAX)
-        last.len = LAST_LINE_MAX;
-    while (last.len && !str_utf8_valid(last))
-        last.len--;
-    const char *ret = arena_strndup(p->r->arena, last);
-    mem_free(text);
-    return ret;
+    return runtime_last_line(p->i->runtime, p->workload, p->r->arena);
 }
 
 static const char *after_colon(struct arena *a, const char *line)

@@ -22,8 +22,6 @@
 #define PKI_LOOK_MS 60000u
 #define QUIET_S 5             /* a stage that takes longer says what it waits for */
 #define CONF_MAX 65536
-#define LOG_TAIL_BYTES 2048
-#define LAST_LINE_MAX 200
 
 struct pass {
     struct kaas *k;
@@ -141,20 +139,8 @@ static void tell(struct pass *p, const char *type, const char *reason, const cha
 
 static const char *last_log_line(struct pass *p, const char *workload)
 {
-    char *text = NULL;
-    if (p->k->runtime->ops->log_tail(p->k->runtime, workload, LOG_TAIL_BYTES, &text, NULL) < 0 || !text)
-        return "";
-    struct str rest = str_of(text), line, last = STR("");
-    while (str_cut(&rest, '\n', &line))
-        if (str_trim(line).len)
-            last = str_trim(line);
-    if (last.len > LAST_LINE_MAX)
-        last.len = LAST_LINE_MAX;
-    while (last.len && !str_utf8_valid(last))
-        last.len--;
-    const char *ret = last.len ? arena_printf(p->r->arena, "; it last said: %.*s", STR_ARG(last)) : "";
-    mem_free(text);
-    return ret;
+    const char *last = runtime_last_line(p->k->runtime, workload, p->r->arena);
+    return *last ? arena_printf(p->r->arena, "; it last said: %s", last) : "";
 }
 
 /* Wanted from now on, and running: 0. */

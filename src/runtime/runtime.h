@@ -14,6 +14,7 @@
 
 #include "base/err.h"
 
+struct arena;
 struct runtime;
 
 struct workload {
@@ -60,6 +61,9 @@ struct runtime_ops {
 struct runtime {
     const struct runtime_ops *ops;
 };
+
+/* The last line of a workload's log that says something, as long as a message may be; "": there is none. In a. */
+const char *runtime_last_line(struct runtime *r, const char *name, struct arena *a);
 
 struct runtime_local_options {
     const char *state_dir; /* records of what runs */

@@ -12,7 +12,8 @@ import urllib.request
 import pytest
 
 from cloud import GROUP, SEKI, ApiError, wait_for
-from ocsf import crc32c, judge, validator, write_ledger
+from ledger_file import crc32c
+from ocsf import judge, validator, write_ledger
 
 
 def records(cloud, tenant=None):

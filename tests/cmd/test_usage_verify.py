@@ -3,16 +3,15 @@ import json
 import lzma
 import pathlib
 import shutil
-import struct
 import subprocess
 import tarfile
 
 import pytest
 
 from cloud import ROOT, SEKI, Cloud, wait_for
+from ledger_file import FILE_HEAD, chained, records
 from wire import RawClient, post
 
-HEAD, FILE_HEAD = 60, 32
 REQUESTS = 5
 
 
@@ -45,33 +44,12 @@ def verify(directory, *args):
     return subprocess.run([str(SEKI), "usage", "verify", str(directory), *args], capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin"})
 
 
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return ~crc & 0xFFFFFFFF
-
-
 def rewrite(path, change):
-    """Writes the ledger anew, with good checksums and a good chain: change(list of bodies) says what is in it."""
-    import hashlib
+    """Writes the ledger anew: change(list of bodies) says what is in it."""
     data = path.read_bytes()
-    at, records, prev = FILE_HEAD, [], bytes(32)
-    while at < len(data):
-        size = struct.unpack_from("<I", data, at)[0]
-        records.append((data[at + 8:at + 12], data[at + 20:at + 28], data[at + HEAD:at + HEAD + size]))
-        at += HEAD + size
-    bodies = change([b for _, _, b in records])
-    out = data[:FILE_HEAD]
-    for n, body in enumerate(bodies):
-        version, time, _ = records[min(n, len(records) - 1)]
-        rest = version + struct.pack("<Q", n + 1) + time + prev + body
-        record = struct.pack("<II", len(body), crc32c(rest)) + rest
-        prev = hashlib.sha256(record).digest()
-        out += record
-    path.write_bytes(out)
+    old = records(data)
+    bodies = change([body for _, _, body in old])
+    path.write_bytes(chained(data[:FILE_HEAD], [(*old[min(n, len(old) - 1)][:2], body) for n, body in enumerate(bodies)]))
 
 
 def test_a_good_ledger(copy):

@@ -1,11 +1,12 @@
 """Judges exported audit events by the schema that OCSF publishes, of the version that events say they are of; and writes ledgers of any records, to export them."""
 import functools
-import hashlib
 import json
 import struct
 
 import jsonschema
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
+
+from ledger_file import chained, crc32c
 
 VERSION = "1.5.0"
 
@@ -27,24 +28,9 @@ def judge(events):
     return {e["unmapped"]["type"] for e in events}
 
 
-def crc32c(data):
-    c = 0xFFFFFFFF
-    for byte in data:
-        c ^= byte
-        for _ in range(8):
-            c = c >> 1 ^ (0x82F63B78 if c & 1 else 0)
-    return c ^ 0xFFFFFFFF
-
-
 def write_ledger(directory, bodies):
     """An audit ledger of these records, whole and chained (src/ledger/record.h)."""
     head = b"SEKILEDG" + struct.pack("<II", 1, 3) + b"0123456789ab"
-    out, before = head + struct.pack("<I", crc32c(head)), bytes(32)
-    for sequence, body in enumerate(bodies, 1):
-        text = json.dumps(body).encode()
-        rest = struct.pack("<HHQq", 1, 0, sequence, 1_790_000_000_000 + sequence) + before + text
-        record = struct.pack("<II", len(text), crc32c(rest)) + rest
-        before = hashlib.sha256(record).digest()
-        out += record
+    entries = [(struct.pack("<HH", 1, 0), struct.pack("<q", 1_790_000_000_000 + n), json.dumps(body).encode()) for n, body in enumerate(bodies, 1)]
     directory.mkdir(exist_ok=True)
-    (directory / "audit.000001").write_bytes(out)
+    (directory / "audit.000001").write_bytes(chained(head + struct.pack("<I", crc32c(head)), entries))
