@@ -63,14 +63,9 @@ bool hedge_spend(struct hedge_stats *s)
 
 /* ---- a request's ---- */
 
-struct hedge {
-    struct request *request;
-    struct timer timer; /* until the first content is late */
-    uint64_t sent_ms;   /* the first attempt */
-    bool over, won;
-    /* the second attempt */
+struct second {
     struct ticket ticket;
-    const struct snap_replica *replica;
+    const struct snap_replica *replica; /* NULL: it runs no more */
     struct http_call *call;
     struct attempt_room room;
     struct usage_scan scan;
@@ -79,6 +74,19 @@ struct hedge {
     int64_t start_ms;
 };
 
+struct hedge {
+    struct request *request;
+    struct timer timer; /* until the first content is late */
+    uint64_t sent_ms;   /* the first attempt */
+    bool over, won;
+    struct second *second; /* NULL: the first content was not late. Large, and few have it */
+};
+
+static bool has_second(const struct hedge *h)
+{
+    return h->second && h->second->replica;
+}
+
 static void count(struct request *q, const char *result)
 {
     metric_add(metric_series(q->loop->gateway->metrics.hedges, (struct str[]){str_of(result)}), 1);
@@ -86,23 +94,23 @@ static void count(struct request *q, const char *result)
 
 static void clean(struct hedge *h)
 {
-    usage_scan_deinit(&h->scan);
-    sbuf_deinit(&h->held);
-    h->replica = NULL;
+    usage_scan_deinit(&h->second->scan);
+    sbuf_deinit(&h->second->held);
+    h->second->replica = NULL;
 }
 
 /* The second attempt is no more; what its engine did is written down. */
 static void lose(struct hedge *h, enum target_outcome outcome, const char *result)
 {
     struct request *q = h->request;
-    bool sent = !h->call || http_call_sent_any(h->call);
-    if (h->call)
-        http_call_cancel(h->call);
-    h->call = NULL;
-    if (sent && h->start_ms)
-        tally_loser(q, h->replica, h->start_ms, &h->scan);
-    h->ticket.ran = h->scan.content_events > 2;
-    if (dispatch_done(&h->ticket, outcome, 0))
+    bool sent = !h->second->call || http_call_sent_any(h->second->call);
+    if (h->second->call)
+        http_call_cancel(h->second->call);
+    h->second->call = NULL;
+    if (sent && h->second->start_ms)
+        tally_loser(q, h->second->replica, h->second->start_ms, &h->second->scan);
+    h->second->ticket.ran = h->second->scan.content_events > 2;
+    if (dispatch_done(&h->second->ticket, outcome, 0))
         metric_add(q->loop->gateway->metrics.put_aside, 1);
     count(q, result);
     clean(h);
@@ -111,14 +119,14 @@ static void lose(struct hedge *h, enum target_outcome outcome, const char *resul
 static void adopt(struct hedge *h)
 {
     struct request *q = h->request;
-    CLEANUP(sbuf_deinit) struct sbuf held = h->held;
-    bool has_head = h->has_head;
+    CLEANUP(sbuf_deinit) struct sbuf held = h->second->held;
+    bool has_head = h->second->has_head;
     h->won = true;
-    h->held = (struct sbuf){0};
-    h->ticket.entry = q->ticket.entry; /* its turn was paid once */
-    q->ticket = h->ticket;
-    attempt_adopt(q, h->call, h->replica, h->start_ms);
-    h->call = NULL;
+    h->second->held = (struct sbuf){0};
+    h->second->ticket.entry = q->ticket.entry; /* its turn was paid once */
+    q->ticket = h->second->ticket;
+    attempt_adopt(q, h->second->call, h->second->replica, h->second->start_ms);
+    h->second->call = NULL;
     count(q, "won");
     clean(h);
     if (has_head)
@@ -135,8 +143,8 @@ static void on_head(void *arg, const struct http_head *head)
         return;
     }
     struct str type = http_header_get(head, "Content-Type"), coding = http_header_get(head, "Content-Encoding");
-    h->has_head = head->status == 200 && str_ieq(str_n(type.ptr, MIN(type.len, (size_t)17)), STR("text/event-stream")) && (!coding.len || str_ieq(coding, STR("identity")));
-    if (!h->has_head)
+    h->second->has_head = head->status == 200 && str_ieq(str_n(type.ptr, MIN(type.len, (size_t)17)), STR("text/event-stream")) && (!coding.len || str_ieq(coding, STR("identity")));
+    if (!h->second->has_head)
         lose(h, head->status >= 500 ? TARGET_FAILED : TARGET_NEITHER, "failed");
 }
 
@@ -148,13 +156,13 @@ static void on_body(void *arg, struct str bytes)
         attempt_ops.on_body(q, bytes);
         return;
     }
-    usage_scan_feed(&h->scan, bytes);
-    sbuf_add(&h->held, bytes);
-    if (!sbuf_ok(&h->held)) {
+    usage_scan_feed(&h->second->scan, bytes);
+    sbuf_add(&h->second->held, bytes);
+    if (!sbuf_ok(&h->second->held)) {
         lose(h, TARGET_NEITHER, "failed");
         return;
     }
-    if (!h->scan.content_events) /* a comment or an error wins nothing */
+    if (!h->second->scan.content_events) /* a comment or an error wins nothing */
         return;
     attempt_lose(q);
     adopt(h);
@@ -167,7 +175,7 @@ static void on_end(void *arg)
         attempt_ops.on_end(h->request);
         return;
     }
-    h->call = NULL;
+    h->second->call = NULL;
     lose(h, TARGET_FAILED, "failed"); /* it ended before it had begun */
 }
 
@@ -178,10 +186,10 @@ static void on_error(void *arg, const struct err *err)
         attempt_ops.on_error(h->request, err);
         return;
     }
-    if (!http_call_sent_any(h->call))
-        h->start_ms = 0;
-    h->call = NULL;
-    lose(h, h->start_ms ? TARGET_FAILED : TARGET_UNREACHABLE, "failed");
+    if (!http_call_sent_any(h->second->call))
+        h->second->start_ms = 0;
+    h->second->call = NULL;
+    lose(h, h->second->start_ms ? TARGET_FAILED : TARGET_UNREACHABLE, "failed");
 }
 
 static const struct http_call_ops ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
@@ -193,14 +201,14 @@ static bool find_second(struct hedge *h)
 {
     struct request *q = h->request;
     const struct ticket *t = &q->ticket;
-    h->ticket = (struct ticket){.inbox = t->inbox, .endpoint = t->endpoint, .tenant = t->tenant, .wish = t->wish, .prompt_tokens = t->prompt_tokens, .answer_tokens = t->answer_tokens, .again = true,
+    h->second->ticket = (struct ticket){.inbox = t->inbox, .endpoint = t->endpoint, .tenant = t->tenant, .wish = t->wish, .prompt_tokens = t->prompt_tokens, .answer_tokens = t->answer_tokens, .again = true,
                                 .slot = t->slot, .on_sent = t->on_sent};
-    h->ticket.entry.class = t->entry.class;
-    if (!dispatch_try(&h->ticket))
+    h->second->ticket.entry.class = t->entry.class;
+    if (!dispatch_try(&h->second->ticket))
         return false;
-    h->ticket.wish.tried |= 1ull << h->ticket.index;
-    q->ticket.wish.tried = h->ticket.wish.tried;
-    h->replica = &q->endpoint->replicas[h->ticket.index];
+    h->second->ticket.wish.tried |= 1ull << h->second->ticket.index;
+    q->ticket.wish.tried = h->second->ticket.wish.tried;
+    h->second->replica = &q->endpoint->replicas[h->second->ticket.index];
     return true;
 }
 
@@ -218,18 +226,19 @@ static void on_late(struct timer *timer)
         return;
     if (!hedge_spend(stats))
         return;
+    h->second = ARENA_NEW(q->http->arena, struct second);
     if (!find_second(h)) {
         atomic_fetch_add(&stats->credit, 100);
         return;
     }
-    h->start_ms = clock_wall_ms();
-    usage_scan_init(&h->scan, false, nowhere, NULL);
-    h->scan.dialect = q->route->dialect;
-    sbuf_init(&h->held, HELD_MAX);
-    h->call = attempt_beside(q, &h->ticket, h->replica, &h->room, &ops, h);
-    if (h->call)
+    h->second->start_ms = clock_wall_ms();
+    usage_scan_init(&h->second->scan, false, nowhere, NULL);
+    h->second->scan.dialect = q->route->dialect;
+    sbuf_init(&h->second->held, HELD_MAX);
+    h->second->call = attempt_beside(q, &h->second->ticket, h->second->replica, &h->second->room, &ops, h);
+    if (h->second->call)
         return;
-    dispatch_done(&h->ticket, TARGET_NEITHER, 0);
+    dispatch_done(&h->second->ticket, TARGET_NEITHER, 0);
     clean(h);
 }
 
@@ -256,13 +265,13 @@ void hedge_over(struct request *q)
     timer_stop(&h->timer);
     if (q->first_ns && q->scan.has_content)
         hedge_learn(dispatch_hedges(q->endpoint->dispatch), clock_mono_ms() - h->sent_ms);
-    if (h->replica)
+    if (has_second(h))
         lose(h, TARGET_NEITHER, "lost");
 }
 
 bool hedge_runs(const struct request *q)
 {
-    return q->hedge && !q->hedge->over && q->hedge->replica;
+    return q->hedge && !q->hedge->over && has_second(q->hedge);
 }
 
 bool hedge_take_over(struct request *q)
@@ -271,7 +280,7 @@ bool hedge_take_over(struct request *q)
     if (!h || h->over)
         return false;
     timer_stop(&h->timer);
-    if (!h->replica)
+    if (!has_second(h))
         return false;
     adopt(h);
     return true;

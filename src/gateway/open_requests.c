@@ -19,7 +19,7 @@
 #define PLACE_BYTES 2048
 #define PLACES_MAX 65536u
 #define MAGIC "SEKIOPEN"
-#define LAYOUT 1
+#define LAYOUT 2
 
 enum { FREE, TAKEN };
 
@@ -30,7 +30,7 @@ struct head {
 
 struct open_request {
     _Atomic uint32_t state;
-    uint32_t len; /* of text */
+    uint32_t len; /* of bytes; more than there is room for: it does not fit */
     uint64_t sequence; /* the journal's when it began: its record comes behind that */
     int64_t estimate;  /* of the prompt */
     _Atomic int64_t events, prompt, cached, completion;
@@ -38,9 +38,9 @@ struct open_request {
     _Atomic uint32_t exact;
     uint32_t has_price;
     struct price price;
-    char text[];
+    char bytes[]; /* the record as far as it is known: see "what a place has" */
 };
-#define TEXT_MAX (PLACE_BYTES - sizeof(struct open_request))
+#define BYTES_MAX (PLACE_BYTES - sizeof(struct open_request))
 
 struct open_requests {
     struct journal *journal;
@@ -52,6 +52,114 @@ struct open_requests {
 static struct open_request *place_at(const struct open_requests *o, size_t i)
 {
     return (struct open_request *)(void *)(o->map + (i + 1) * PLACE_BYTES);
+}
+
+/* ---- what a place has ----
+ *
+ * As it lies in memory: it is written once an attempt, on the path of every request, and read by the same build or not at all. Texts have two bytes of length before them. */
+
+enum { TEXTS = 8 };
+
+static void texts_of(struct usage *u, struct str *ret[TEXTS])
+{
+    struct str *texts[TEXTS] = {&u->id, &u->project, &u->tenant, &u->key, &u->endpoint, &u->model, &u->replica, &u->route};
+    memcpy(ret, texts, sizeof(texts));
+}
+
+/* When there is no room, len is beyond the end from then on. */
+static void put(struct open_request *p, size_t *len, const void *from, size_t n)
+{
+    if (*len > BYTES_MAX || n > BYTES_MAX - *len) {
+        *len = BYTES_MAX + 1;
+        return;
+    }
+    if (n)
+        memcpy((char *)p + offsetof(struct open_request, bytes) + *len, from, n);
+    *len += n;
+}
+
+static void put_text(struct open_request *p, size_t *len, struct str text)
+{
+    uint16_t n = (uint16_t)MIN(text.len, (size_t)UINT16_MAX);
+    put(p, len, &n, sizeof(n));
+    put(p, len, text.ptr, n);
+}
+
+/* False: it does not fit. */
+static bool write_place(struct open_request *p, const struct usage *from)
+{
+    struct usage u = *from;
+    struct str *texts[TEXTS];
+    size_t len = 0;
+    texts_of(&u, texts);
+    for (int i = 0; i < TEXTS; i++)
+        put_text(p, &len, *texts[i]);
+    put(p, &len, (int64_t[]){u.stream, u.start_ms, (int64_t)u.work_count}, 3 * sizeof(int64_t));
+    for (size_t i = 0; i < u.work_count; i++) {
+        const struct usage_work *w = &u.work[i];
+        put(p, &len, (int64_t[]){w->start_ms, w->end_ms, w->read, w->cached, w->written, w->exact, w->loser}, 7 * sizeof(int64_t));
+        put_text(p, &len, w->replica);
+    }
+    p->len = (uint32_t)len;
+    return len <= BYTES_MAX;
+}
+
+static bool get(const struct open_request *p, size_t *at, void *to, size_t n)
+{
+    if (p->len > BYTES_MAX || n > p->len - *at)
+        return false;
+    memcpy(to, p->bytes + *at, n);
+    *at += n;
+    return true;
+}
+
+static bool get_text(const struct open_request *p, size_t *at, struct str *ret)
+{
+    uint16_t n;
+    if (!get(p, at, &n, sizeof(n)) || n > p->len - *at)
+        return false;
+    *ret = str_n(p->bytes + *at, n);
+    *at += n;
+    return str_utf8_valid(*ret);
+}
+
+static bool is_count(int64_t n)
+{
+    return n >= 0 && n <= USAGE_TOKENS_MAX;
+}
+
+static bool get_work(const struct open_request *p, size_t *at, struct usage_work *w)
+{
+    int64_t n[7];
+    if (!get(p, at, n, sizeof(n)) || !is_count(n[2]) || !is_count(n[3]) || !is_count(n[4]))
+        return false;
+    *w = (struct usage_work){.start_ms = n[0], .end_ms = n[1], .read = n[2], .cached = n[3], .written = n[4], .exact = n[5] == 1, .loser = n[6] == 1};
+    return get_text(p, at, &w->replica);
+}
+
+/* False: none of ours has written that. Texts point into the place. */
+static bool read_place(const struct open_request *p, struct usage *u, struct usage_work work[USAGE_WORK_MAX])
+{
+    struct str *texts[TEXTS];
+    size_t at = 0;
+    int64_t n[3];
+    *u = (struct usage){.outcome = STR("killed"), .has_work = true, .ttft_ms = -1};
+    if (atomic_load(&p->state) != TAKEN)
+        return false;
+    texts_of(u, texts);
+    for (int i = 0; i < TEXTS; i++)
+        if (!get_text(p, &at, texts[i]))
+            return false;
+    if (!get(p, &at, n, sizeof(n)) || n[2] < 1 || n[2] > USAGE_WORK_MAX)
+        return false;
+    for (int64_t i = 0; i < n[2]; i++)
+        if (!get_work(p, &at, &work[i]))
+            return false;
+    u->stream = n[0] == 1;
+    u->start_ms = n[1];
+    u->work = work;
+    u->work_count = (size_t)n[2];
+    return true;
 }
 
 /* ---- what a killed gateway left ---- */
@@ -112,16 +220,6 @@ static bool is_killed(const struct search *s, const struct usage *u)
     return map_get(s->ids, u->id) != NULL;
 }
 
-static bool decode(const struct open_request *p, struct arena *a, struct usage *u, struct usage_work work[USAGE_WORK_MAX])
-{
-    arena_reset(a);
-    if (atomic_load(&p->state) != TAKEN || p->len > TEXT_MAX || usage_decode(str_n(p->text, p->len), a, u, NULL) < 0 || !u->work_count)
-        return false;
-    memcpy(work, u->work, u->work_count * sizeof(*work));
-    u->work = work;
-    return true;
-}
-
 static size_t settle(const struct open_requests *o, const struct search *s)
 {
     struct usage_work work[USAGE_WORK_MAX];
@@ -129,7 +227,7 @@ static size_t settle(const struct open_requests *o, const struct search *s)
     size_t count = 0;
     for (size_t i = 0; i < o->places; i++) {
         struct open_request *p = place_at(o, i);
-        if (!decode(p, s->arena, &u, work) || !is_killed(s, &u))
+        if (!read_place(p, &u, work) || !is_killed(s, &u))
             continue;
         fill_counts(p, &u, work);
         u.status = u.stream && u.completion_tokens ? 200 : 0;
@@ -163,7 +261,7 @@ static void recover(const struct open_requests *o, const char *dir)
     uint64_t after = UINT64_MAX;
     for (size_t i = 0; i < o->places; i++) {
         struct open_request *p = place_at(o, i);
-        if (!decode(p, s.arena, &u, work))
+        if (!read_place(p, &u, work))
             continue;
         map_set(s.ids, u.id, p);
         after = MIN(after, p->sequence);
@@ -259,23 +357,18 @@ static struct open_request *take(struct open_requests *o)
 
 void open_request_begin(struct open_requests *o, struct open_request **place, const struct usage *u, const struct price *price, int64_t prompt_estimate)
 {
-    CLEANUP(sbuf_deinit) struct sbuf text = {0};
     if (!o || (!*place && !(*place = take(o))))
         return;
     struct open_request *p = *place;
-    sbuf_init(&text, TEXT_MAX);
-    sbuf_reserve(&text, TEXT_MAX);
-    usage_encode(u, &text);
-    uint64_t sequence = atomic_load(&p->state) == TAKEN ? p->sequence : journal_written(o->journal);
+    if (atomic_load(&p->state) == FREE) /* not its second attempt */
+        p->sequence = journal_written(o->journal);
     atomic_store(&p->state, FREE); /* while it is half written */
-    if (!sbuf_ok(&text) || text.len > TEXT_MAX)
+    if (!write_place(p, u))
         return;
-    p->sequence = sequence;
-    p->len = (uint32_t)text.len;
     p->estimate = prompt_estimate;
     p->has_price = price != NULL;
-    p->price = price ? *price : (struct price){0};
-    memcpy(p->text, text.ptr, text.len);
+    if (price)
+        p->price = *price;
     open_request_note(p, 0, false, 0, 0, 0);
     atomic_store(&p->state, TAKEN);
 }

@@ -21,7 +21,7 @@
 #include "net/addr.h"
 
 struct snap_replica {
-    const char *name;
+    const char *name, *full_name; /* that, and "PROJECT/NAME" */
     struct target *target;
     struct net_addr addr;
     bool tls;

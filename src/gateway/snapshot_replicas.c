@@ -85,7 +85,7 @@ void snapshot_add_replica(struct snapshot *s, const struct engine_paths *engines
     if (e->replica_count == SNAPSHOT_REPLICAS_MAX || !obj_name(obj) || kind_decode(&kind_model_replica, obj, a, &mr, NULL) < 0 || !mr.status.address ||
         engine_where(engines, &mr, obj_uid(obj), a, &where, NULL) < 0 || strcmp(where.address, mr.status.address) != 0)
         return;
-    *r = (struct snap_replica){.name = arena_strdup(a, obj_name(obj)), .base_path = where.base_path};
+    *r = (struct snap_replica){.name = arena_strdup(a, obj_name(obj)), .full_name = arena_printf(a, "%s/%s", e->project, obj_name(obj)), .base_path = where.base_path};
     if (!read_address(engines, a, where.address, r) || !is_plain(r->base_path))
         return;
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;

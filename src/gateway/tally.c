@@ -8,8 +8,14 @@ static struct usage_work *add(struct request *q, const struct snap_replica *repl
     struct tally *t = &q->tally;
     if (t->count == USAGE_WORK_MAX) /* no request has so many attempts */
         return NULL;
+    if (!t->count) {
+        t->work = &t->first;
+    } else if (t->work == &t->first) {
+        t->work = ARENA_ARRAY(q->http->arena, struct usage_work, USAGE_WORK_MAX);
+        *t->work = t->first;
+    }
     struct usage_work *w = &t->work[t->count++];
-    *w = (struct usage_work){.replica = str_of(arena_printf(q->http->arena, "%s/%s", q->endpoint->project, replica->name)), .start_ms = start_ms, .end_ms = start_ms};
+    *w = (struct usage_work){.replica = arena_str(q->http->arena, str_of(replica->full_name)), .start_ms = start_ms, .end_ms = start_ms}; /* its snapshot may go */
     return w;
 }
 

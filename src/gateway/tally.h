@@ -14,7 +14,8 @@ struct snap_replica;
 struct usage_scan;
 
 struct tally {
-    struct usage_work work[USAGE_WORK_MAX];
+    struct usage_work *work; /* first, or all of them in the request's arena: most have one */
+    struct usage_work first;
     size_t count;
     bool open; /* the last one runs */
     struct open_request *place; /* open_requests.h; NULL: none */

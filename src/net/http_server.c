@@ -15,7 +15,7 @@
 #define FLUSHES_A_TURN 8 /* of a TLS record each, about a quarter of a millisecond */
 #define REQUEST_ID_BYTES 25 /* "req-", 20 digits, NUL */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
-#define REQUEST_ARENA_FIRST (4096 - 64) /* what a request of the gateway needs, and its head */
+#define REQUEST_ARENA_FIRST (4608 - 64) /* what a request of the gateway needs, and its head */
 #ifndef __has_feature
 #define __has_feature(x) 0
 #endif
