@@ -110,3 +110,11 @@ class Cluster:
         except ApiError as e:
             assert e.status == 404
             return False
+
+
+def has_ended(pid):
+    """It is gone, or waits for process 1 to take notice, whose child it became when its sekid was killed."""
+    try:
+        return (pathlib.Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
