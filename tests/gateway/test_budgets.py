@@ -11,17 +11,11 @@ import pytest
 
 from cloud import GROUP, SLOW, ApiError, Cloud, wait_for
 from exposition import parse
-from wire import RawClient, Upstream, answer, journal
+from wire import Upstream, ask_once, journal, usage_answer
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 PROMPT = len(json.dumps(CHAT["messages"])) // 4 + 1
 EACH = PROMPT + 1  # micro-units: a token costs one
-
-
-def usage(prompt, completion, cached=0):
-    return answer(json.dumps({"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
-                              "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-                                        "prompt_tokens_details": {"cached_tokens": cached}}}).encode())
 
 
 def budget(amount, period="Total", currency="EUR"):
@@ -48,10 +42,9 @@ def cloud(**options):
 def fill(c):
     c.upstream = Upstream()
     c.project("demo")
-    c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.upstream.url}})
-    c.wait_condition("modelendpoints", "demo", "m")
+    c.remote_endpoint("demo", "m", c.upstream.url)
     price(c, "m", "m")
-    c.upstream.script = [usage(PROMPT, 1)]
+    c.upstream.script = [usage_answer(PROMPT, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +60,13 @@ def key(paid):
     def make(**limits):
         paid.count += 1
         make.name = f"k{paid.count}"
-        paid.upstream.script, paid.upstream.requests[:] = [usage(PROMPT, 1)], []
+        paid.upstream.script, paid.upstream.requests[:] = [usage_answer(PROMPT, 1)], []
         return paid.key("demo", make.name, limits=limits)
     return make
 
 
 def ask(c, secret, body=CHAT, gateway="gateway"):
-    body = json.dumps(body).encode()
-    with RawClient(c.address(gateway)) as client:
-        client.send(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        return client.response()
+    return ask_once(c.address(gateway), secret, body)
 
 
 def records(c):
@@ -120,8 +110,7 @@ def test_who_has_no_money_is_in_the_audit_ledger(paid, key):
 
 
 def test_a_model_without_a_price_is_refused_under_a_budget(paid, key):
-    paid.create("modelendpoints", "demo", "free", {"engine": {"driver": "openai", "url": paid.upstream.url}})
-    paid.wait_condition("modelendpoints", "demo", "free")
+    paid.remote_endpoint("demo", "free", paid.upstream.url)
     secret = key(**budget(100))
     got = wait_for(lambda: (r := ask(paid, secret, {**CHAT, "model": "free"})).status != 404 and r, what="the gateway to know the model")
     assert got.status == 403 and got.json()["error"]["code"] == "model_not_priced" and "EUR" in got.json()["error"]["message"]
@@ -133,7 +122,7 @@ def test_what_was_not_used_comes_back_and_what_is_cached_costs_less(paid, key):
     price(paid, "cached", "m", tokens={"cachedInput": 0})
     paid.api("DELETE", f"{GROUP}/prices/m")
     secret = key(**budget(1000))
-    paid.upstream.script = [usage(100, 10, cached=60)]
+    paid.upstream.script = [usage_answer(100, 10, cached=60)]
 
     def cost():
         assert ask(paid, secret, {**CHAT, "max_tokens": 900}).status == 200
@@ -144,14 +133,13 @@ def test_what_was_not_used_comes_back_and_what_is_cached_costs_less(paid, key):
 
 
 def test_charges_are_rounded_up_once(paid, key):
-    paid.create("modelendpoints", "demo", "cheap", {"engine": {"driver": "openai", "url": paid.upstream.url}})
-    paid.wait_condition("modelendpoints", "demo", "cheap")
+    paid.remote_endpoint("demo", "cheap", paid.upstream.url)
     price(paid, "cheap", "cheap", input=150, output=600)
     price(paid, "cheap-later", "cheap", input=10**12, output=10**12, validFrom="2099-01-01T00:00:00Z")
     price(paid, "all", "*", input=10**12, output=10**12)
     price(paid, "cheap-elsewhere", "cheap", input=10**12, output=10**12, project="other")
     secret = key()
-    paid.upstream.script = [usage(1000, 1000)]
+    paid.upstream.script = [usage_answer(1000, 1000)]
     wait_for(lambda: ask(paid, secret, {**CHAT, "model": "cheap"}).status == 200, what="the model")
     last = records(paid)[-1]
     assert (last["cost"], last["currency"]) == (1, "EUR")  # 0.75 micro-units
@@ -162,11 +150,10 @@ def test_the_tightest_budget_holds(paid, key):
     limit = {"apiVersion": "seki.cloud/v1alpha1", "kind": "Limit", "metadata": {"name": "money"}, "spec": budget(10 * EACH)}
     for name in ("one", "two"):
         paid.project(name, "payer")
-        paid.create("modelendpoints", name, "m", {"engine": {"driver": "openai", "url": paid.upstream.url}})
-        paid.wait_condition("modelendpoints", name, "m")
+        paid.remote_endpoint(name, "m", paid.upstream.url)
     paid.api("POST", f"{GROUP}/namespaces/one/projectlimits", limit)
     paid.api("PATCH", f"{GROUP}/tenants/payer", {"spec": {"limits": budget(13 * EACH)}}, content_type="application/merge-patch+json")
-    paid.upstream.script = [usage(PROMPT, 1)]
+    paid.upstream.script = [usage_answer(PROMPT, 1)]
     one, two, both = paid.key("one", "a"), paid.key("one", "b", limits=budget(2 * EACH)), paid.key("two", "c")
     got = [ask(paid, two).status for _ in range(4)]
     assert got == [200, 200, 429, 429]

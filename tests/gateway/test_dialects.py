@@ -98,12 +98,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close
 def wired():
     with Cloud() as c:
         c.upstream = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"replicas": 2, "engine": {"driver": "openai", "url": c.upstream.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        c.secret = c.key("demo")
-        wait_for(lambda: c.get("modelendpoints", "demo", "m")["status"].get("readyReplicas") == 2, what="both replicas")
-        wait_for(lambda: c.gateway_status("/models/m", c.secret) == 200, what="the model")
+        c.secret = c.serve(c.upstream.url, replicas=2)
         yield c
         c.upstream.stop()
 

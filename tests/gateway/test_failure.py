@@ -23,11 +23,7 @@ def two():
     """One model with two replicas, both served by an engine in the test's hands."""
     with Cloud(options={"gateway-first-byte-timeout": "3s", "gateway-idle-timeout": "3s", "gateway-keepalive": "100ms", "gateway-threads": 1}) as c:
         c.upstream = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"replicas": 2, "engine": {"driver": "openai", "url": c.upstream.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        c.secret = c.key("demo")
-        wait_for(lambda: c.get("modelendpoints", "demo", "m")["status"].get("readyReplicas") == 2, what="both replicas")
+        c.secret = c.serve(c.upstream.url, replicas=2)
         yield c
         c.upstream.stop()
 

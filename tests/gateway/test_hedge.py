@@ -23,10 +23,7 @@ def stream(text):
 def cloud():
     with Cloud(options={"gateway-threads": 1, "gateway-keepalive": "0"}) as c:
         c.upstream = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"replicas": 2, "engine": {"driver": "openai", "url": c.upstream.url}})
-        wait_for(lambda: c.get("modelendpoints", "demo", "m").get("status", {}).get("readyReplicas") == 2, what="both replicas")
-        c.secret, c.sent = c.key("demo"), 0
+        c.secret, c.sent = c.serve(c.upstream.url, replicas=2), 0
         c.upstream.script = stream("quick")
         wait_for(lambda: ask(c).status == 200, what="the gateway to know the model")
         for _ in range(119):  # it learns what is usual, and saves up

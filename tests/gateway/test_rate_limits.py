@@ -9,16 +9,11 @@ import pytest
 
 from cloud import ApiError, Cloud, wait_for
 from exposition import parse
-from wire import RawClient, Upstream, answer
+from wire import RawClient, Upstream, answer, ask_once, usage_answer
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 PROMPT = len(json.dumps(CHAT["messages"])) // 4 + 1
 EACH = PROMPT + 1
-
-
-def usage(prompt, completion):
-    return answer(json.dumps({"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
-                              "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}}).encode())
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +21,7 @@ def limited():
     with Cloud(options={"gateway-first-byte-timeout": "1s"}) as c:
         c.upstream = Upstream()
         c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.upstream.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
+        c.remote_endpoint("demo", "m", c.upstream.url)
         c.count = 0
         yield c
         c.upstream.stop()
@@ -39,16 +33,13 @@ def key(limited):
     def make(**limits):
         limited.count += 1
         make.name = f"k{limited.count}"
-        limited.upstream.script, limited.upstream.requests[:] = [usage(PROMPT, 1)], []
+        limited.upstream.script, limited.upstream.requests[:] = [usage_answer(PROMPT, 1)], []
         return limited.key("demo", make.name, limits=limits)
     return make
 
 
 def ask(c, secret, body=CHAT):
-    body = json.dumps(body).encode()
-    with RawClient(c.address("gateway")) as client:
-        client.send(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        return client.response()
+    return ask_once(c.address("gateway"), secret, body)
 
 
 def test_a_thousand_at_once_get_only_what_fits(limited, key):
@@ -122,7 +113,7 @@ def test_a_stream_tells_what_is_left_while_it_runs(limited, key):
                                b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}}\n\n', b"data: [DONE]\n\n", "close"]
     got = ask(limited, secret, {**CHAT, "stream": True, "max_tokens": 100})
     assert got.status == 200 and got.headers["x-ratelimit-remaining-tokens"] == str(1000 - PROMPT - 100)
-    limited.upstream.script = [usage(PROMPT, 1)]
+    limited.upstream.script = [usage_answer(PROMPT, 1)]
     assert int(ask(limited, secret).headers["x-ratelimit-remaining-tokens"]) in range(1000 - 6 - EACH, 1000 - 6 - EACH + 20)
 
 
@@ -132,7 +123,7 @@ def test_failures_are_free(limited, key, failure):
     limited.upstream.script = failure
     for _ in range(2):
         assert ask(limited, secret).status in (500, 502, 504)
-    limited.upstream.script = [usage(PROMPT, 1)]
+    limited.upstream.script = [usage_answer(PROMPT, 1)]
     assert ask(limited, secret).status == 200
     assert ask(limited, secret).status == 429
 
@@ -141,7 +132,7 @@ def test_what_an_engine_refuses_is_a_request_without_tokens(limited, key):
     secret = key(requestsPerMinute=2, tokensPerMinute=EACH)
     limited.upstream.script = [answer(b'{"error":{"message":"no"}}', 400)]
     assert ask(limited, secret).status == 400
-    limited.upstream.script = [usage(PROMPT, 1)]
+    limited.upstream.script = [usage_answer(PROMPT, 1)]
     assert ask(limited, secret).status == 200
     third = ask(limited, secret)
     assert third.status == 429 and third.json()["error"]["type"] == "requests"
@@ -154,7 +145,7 @@ def test_requests_at_once(limited, key):
     with RawClient(limited.address("gateway")) as client:
         client.send(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         client.read_until(b"delta")
-        limited.upstream.script = [usage(PROMPT, 1)]
+        limited.upstream.script = [usage_answer(PROMPT, 1)]
         refused = ask(limited, secret)
         assert refused.status == 429 and "1 requests may run at the same time" in refused.json()["error"]["message"]
     # Who leaves gives his place back.
@@ -233,9 +224,8 @@ def test_a_tenant_s_limit_holds_all_its_projects_together(limited):
     tenant = limited.tenant("acme")
     limited.project("acme-two", tenant="acme")
     for ns in ("acme", "acme-two"):
-        limited.create("modelendpoints", ns, "m", {"engine": {"driver": "openai", "url": limited.upstream.url}})
-        limited.wait_condition("modelendpoints", ns, "m")
-    limited.upstream.script = [usage(PROMPT, 1)]
+        limited.remote_endpoint(ns, "m", limited.upstream.url)
+    limited.upstream.script = [usage_answer(PROMPT, 1)]
     keys = [limited.key("acme"), limited.key("acme-two")]
     merge(limited, "/apis/seki.cloud/v1alpha1/tenants/acme", {"spec": {"limits": {"tokensPerMinute": 4 * EACH}}})
     wait_for(lambda: "x-ratelimit-limit-tokens" in ask(limited, keys[0]).headers, what="the limit")

@@ -1,15 +1,11 @@
 """A new gateway takes the place of the old one: nobody is refused, reset, cut off or counted twice."""
-import concurrent.futures
 import json
-import os
 import signal
 import threading
-import time
 
 import pytest
 
 from cloud import Cloud, wait_for
-from exposition import parse
 from target import Target
 from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, RawClient, Upstream, answer, journal, post
 
@@ -19,11 +15,7 @@ def served():
     """A cloud whose model is an engine in the test's hands."""
     with Cloud(options={"gateway-threads": 2}) as c:
         c.engine = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.engine.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        c.secret = c.key("demo")
-        wait_for(lambda: c.gateway_status("/models/m", c.secret) == 200, what="the model")
+        c.secret = c.serve(c.engine.url)
         c.target = Target(c.address("gateway"), c.secret, "m", c.engine, c)
         yield c
         c.engine.go.set()

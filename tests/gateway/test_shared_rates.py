@@ -11,17 +11,12 @@ import pytest
 
 from cloud import SLOW, Cloud, wait_for
 from exposition import parse
-from wire import RawClient, Upstream, answer
+from wire import Upstream, ask_once, usage_answer
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 PROMPT = len(json.dumps(CHAT["messages"])) // 4 + 1
 EACH = PROMPT + 1
 NAMES = ["gateway", "gateway-b", "gateway-c"]
-
-
-def usage(prompt, completion):
-    return answer(json.dumps({"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
-                              "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}}).encode())
 
 
 def parts(c, name):
@@ -34,10 +29,9 @@ def fleet(count=3):
     with Cloud(options={"gateway-first-byte-timeout": "10s", "limits-lease": f"{1500 * SLOW}ms"}) as c, contextlib.ExitStack() as stack:
         c.upstream, c.more, c.count = Upstream(), {}, 0
         stack.callback(c.upstream.stop)
-        c.upstream.script = [usage(PROMPT, 1)]
+        c.upstream.script = [usage_answer(PROMPT, 1)]
         c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.upstream.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
+        c.remote_endpoint("demo", "m", c.upstream.url)
         log = stack.enter_context(open(c.log, "ab"))
         for name in NAMES[1:count]:
             c.more[name] = p = subprocess.Popen([*c.command("gateway"), f"--gateway-name={name[len('gateway-'):]}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -67,10 +61,7 @@ def make_key(c, **limits):
 
 
 def ask(c, secret, body=CHAT, gateway="gateway"):
-    body = json.dumps(body).encode()
-    with RawClient(c.address(gateway)) as client:
-        client.send(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        return client.response()
+    return ask_once(c.address(gateway), secret, body)
 
 
 def storm(c, secret, count, names):
@@ -109,14 +100,14 @@ def test_a_request_larger_than_any_share_gathers_what_it_needs(three):
 def test_requests_at_once_are_counted_over_all(three):
     secret = make_key(three, concurrentRequests=4)
     three.upstream.go.clear()
-    three.upstream.script = ["wait", usage(PROMPT, 1)]
+    three.upstream.script = ["wait", usage_answer(PROMPT, 1)]
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         got = [pool.submit(ask, three, secret, CHAT, three.names[i % 3]) for i in range(12)]
         wait_for(lambda: sum(f.done() for f in got) == 8, what="those beyond the limit")
         assert all(f.result().status == 429 for f in got if f.done())
         three.upstream.go.set()
     assert sorted(f.result().status for f in got) == [200] * 4 + [429] * 8
-    three.upstream.script = [usage(PROMPT, 1)]
+    three.upstream.script = [usage_answer(PROMPT, 1)]
     assert [ask(three, secret, gateway=name).status for name in three.names] == [200] * 3
 
 

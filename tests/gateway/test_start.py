@@ -79,10 +79,7 @@ def stopped():
     """A cloud that has run and left its snapshot; its upstream lives on, the control process does not."""
     with Cloud() as c:
         c.upstream = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.upstream.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        c.secret = c.key("demo")
+        c.secret = c.serve(c.upstream.url)
         c.snapshot = c.data / "run" / "gateway.snapshot"
         wait_for(lambda: c.snapshot.exists() and b'"m-0"' in c.snapshot.read_bytes() and c.upstream.url.encode()[:-3] in c.snapshot.read_bytes()
                  and b'"hash"' in c.snapshot.read_bytes(), what="the snapshot")

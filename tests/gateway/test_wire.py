@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from cloud import Cloud, wait_for
+from cloud import Cloud
 from wire import Case, RawClient, Upstream, answer, cases, OK_BODY
 
 HERE = pathlib.Path(__file__).parent / "wire"
@@ -18,11 +18,7 @@ def wired():
     """A cloud whose one model is served by an upstream in the test's hands."""
     with Cloud(options={"gateway-max-body": "1M", "gateway-threads": 1}) as c:
         c.upstream = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.upstream.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        c.secret = c.key("demo")
-        wait_for(lambda: b'"m"' in ask(c, "GET /v1/models").body, what="the model")
+        c.secret = c.serve(c.upstream.url)
         yield c
         c.upstream.stop()
 

@@ -254,6 +254,21 @@ class Cloud:
             self.wait_condition("modelendpoints", ns, name)
         return name
 
+    def remote_endpoint(self, ns, name, url, replicas=1, **engine):
+        """A ModelEndpoint on a server elsewhere, ready; engine: more members of spec.engine."""
+        self.create("modelendpoints", ns, name, {"replicas": replicas, "engine": {"driver": "openai", "url": url, **engine}})
+        self.wait_condition("modelendpoints", ns, name)
+        if replicas > 1:
+            wait_for(lambda: self.get("modelendpoints", ns, name)["status"].get("readyReplicas") == replicas, what="all replicas")
+
+    def serve(self, url, replicas=1):
+        """Project demo with model m on a server elsewhere; returns a key's secret once the gateway serves the model."""
+        self.project("demo")
+        self.remote_endpoint("demo", "m", url, replicas)
+        secret = self.key("demo")
+        wait_for(lambda: self.gateway_status("/models/m", secret) == 200, what="the model")
+        return secret
+
     def real_endpoint(self, ns, name, parallel=2, replicas=1):
         """A Model and a ModelEndpoint on llama.cpp with the small model of make run, which must be in the cache."""
         facts = json.loads((CACHE / "models/gemma3-270m/manifest.json").read_text())

@@ -168,6 +168,12 @@ def answer(body=OK_BODY, status=200, content_type="application/json", headers=""
     return f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
+def usage_answer(prompt, completion, cached=0):
+    """A chat that says how many tokens it took."""
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, "prompt_tokens_details": {"cached_tokens": cached}}
+    return answer(json.dumps({"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}], "usage": usage}).encode())
+
+
 def post(key, body, path="chat/completions", headers="", auth="Authorization: Bearer "):
     """The bytes of a request; body: bytes, or what becomes JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -181,6 +187,13 @@ STREAM_TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"good"},"finish_
 STREAM_STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 STREAM_USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}}\n\n'
 STREAM_DONE = b"data: [DONE]\n\n"
+
+
+def ask_once(address, key, body):
+    """One chat on a connection of its own."""
+    with RawClient(address) as client:
+        client.send(post(key, body))
+        return client.response()
 
 
 class Upstream:

@@ -12,7 +12,7 @@ import urllib.parse
 
 import pytest
 
-from cloud import Cloud, wait_for
+from cloud import Cloud
 from target import Target
 from wire import Upstream
 
@@ -44,11 +44,7 @@ def whole(request):
         return
     with Cloud(options={"gateway-threads": 1}) as c:
         engine = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": engine.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        key = c.key("demo")
-        wait_for(lambda: c.gateway_status("/models/m", key) == 200, what="the model")
+        key = c.serve(engine.url)
         yield Target(c.address("gateway"), key, "m", engine, c)
         engine.stop()
 

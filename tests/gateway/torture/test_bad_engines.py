@@ -1,6 +1,5 @@
 """Engines that are busy, flap, fall silent, are swapped under load; and a clock that jumps."""
 import concurrent.futures
-import json
 import os
 import subprocess
 import threading
@@ -11,7 +10,7 @@ import pytest
 from cloud import BUILD, ROOT, Cloud, GROUP, wait_for
 from exposition import parse
 from target import Target
-from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, RawClient, Upstream, answer, journal, post
+from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, RawClient, Upstream, answer, journal
 
 GOOD = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, STREAM_DONE, "close"]
 
@@ -179,8 +178,7 @@ def test_a_clock_that_jumps(seconds):
     with Jumpy(options={"gateway-threads": 1, "gateway-idle-timeout": "20s"}) as c:
         engine = Upstream()
         c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": engine.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
+        c.remote_endpoint("demo", "m", engine.url)
         few = c.key("demo", "few", limits={"requestsPerMinute": 3})
         wait_for(lambda: c.gateway_status("/models/m", few) == 200, what="the model")
         t = Target(c.address("gateway"), few, "m", engine, c)

@@ -196,11 +196,7 @@ class Scrape:
 def few():
     with Few(options={"gateway-threads": 1}) as c:
         c.engine = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": c.engine.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        c.secret = c.key("demo")
-        wait_for(lambda: c.gateway_status("/models/m", c.secret) == 200, what="the model")
+        c.secret = c.serve(c.engine.url)
         c.target = Target(c.address("gateway"), c.secret, "m", c.engine, c)
         c.scrape = Scrape(c.address("metrics-gateway"))
         c.scrape("process_open_fds")

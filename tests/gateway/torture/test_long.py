@@ -72,11 +72,7 @@ def test_nine_thousand_idle_streams():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with Cloud(options={"gateway-threads": 2, "gateway-idle-timeout": "10m", "gateway-first-byte-timeout": "10m"}) as c:
         engine = Silent()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": engine.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        key = c.key("demo")
-        wait_for(lambda: c.gateway_status("/models/m", key) == 200, what="the model")
+        key = c.serve(engine.url)
         before = metric(c, "process_resident_memory_bytes")
         request = post(key, {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True})
         clients = []
@@ -108,11 +104,7 @@ def test_memory_is_flat_over_a_soak():
     seconds = 120
     with Cloud(options={"gateway-threads": 2, "log-level": "info"}) as c:
         engine = Upstream()
-        c.project("demo")
-        c.create("modelendpoints", "demo", "m", {"engine": {"driver": "openai", "url": engine.url}})
-        c.wait_condition("modelendpoints", "demo", "m")
-        key = c.key("demo")
-        wait_for(lambda: c.gateway_status("/models/m", key) == 200, what="the model")
+        key = c.serve(engine.url)
         t = Target(c.address("gateway"), key, "m", engine, c)
         good, kinds = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, STREAM_DONE, "close"], [[STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, "close"], ["reset"], [answer(b"what?")]]
         count = iter(range(1 << 40))
