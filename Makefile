@@ -21,7 +21,7 @@ help:
 	  'make bench-peers    the gateway beside others, by the harness in GWBENCH=DIR' \
 	  'make build          the release build alone, in build/release' \
 	  'make install        install it (PREFIX, DESTDIR)' \
-  'make deb            the Debian package, in build/deb' \
+	  'make deb            the Debian package, in build/deb' \
 	  'make kubectl        build kubectl when this machine has none that is new enough' \
 	  'make kubernetes     build the programs of Kubernetes (long, once); KUBE_BIN=DIR takes those of a folder' \
 	  'make format         clang-format on what differs from HEAD' \

@@ -16,6 +16,7 @@ from wire import Upstream, ask_once, usage_answer
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 PROMPT = len(json.dumps(CHAT["messages"])) // 4 + 1
 EACH = PROMPT + 1
+pytestmark = pytest.mark.threads
 NAMES = ["gateway", "gateway-b", "gateway-c"]
 
 
