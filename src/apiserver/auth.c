@@ -453,4 +453,10 @@ static void kind_about(const struct kind_context *c, const struct kind *k, const
     q->about.name = arena_strdup(q->arena, name);
 }
 
-const struct kind_access authz_kind_access = {.may = kind_may, .holds = kind_holds, .role_rules = kind_role_rules, .about = kind_about};
+static void kind_by_rule(const struct kind_context *c, const char *rule)
+{
+    struct api_request *q = c->asker;
+    q->rule = arena_strdup(q->arena, rule);
+}
+
+const struct kind_access authz_kind_access = {.may = kind_may, .holds = kind_holds, .role_rules = kind_role_rules, .about = kind_about, .by_rule = kind_by_rule};

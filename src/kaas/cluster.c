@@ -491,6 +491,25 @@ static void bring_up(struct pass *p)
     ready(p, clock_wall_ms());
 }
 
+/* ---- a tenant that is suspended ---- */
+
+static void pause_components(struct pass *p, const char *tenant)
+{
+    json_t *obj = p->r->obj;
+    unsigned ended = 0;
+    bool gone = cluster_end(p->k, &p->site, APISERVER, &ended);
+    for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
+        json_t *record = stage_record(obj, stages[i].condition);
+        if (json_at(record, "milliseconds"))
+            continue;
+        json_object_del(record, "startedAt"); /* it is not slow, it waits: the time begins again */
+        json_object_del(record, "deadline");
+    }
+    set_condition(obj, "APIServerReady", "False", "TenantSuspended", "tenant %s is suspended", tenant);
+    set_condition(obj, "Ready", "False", "TenantSuspended", "tenant %s is suspended: its API server and controllers %s ended, its store is kept", tenant, gone ? "are" : "are being");
+    p->r->requeue_ms = gone ? WAIT_MS : REMOVE_LOOK_MS;
+}
+
 /* ---- the end ---- */
 
 static int delete_secret(struct pass *p, struct err *err)
@@ -566,7 +585,11 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
         return rc;
     p.site.programs = *p.k->o.programs_dir ? arena_printf(a, "%s/%s", p.k->o.programs_dir, p.cluster.spec.version) : "";
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
-    bring_up(&p);
+    const char *suspended = suspended_tenant(p.k, p.site.ns, a);
+    if (*suspended)
+        pause_components(&p, suspended);
+    else
+        bring_up(&p);
     save_memory(&p);
     rc = save_status(&p, before, err);
     if (rc == 0 && p.event)

@@ -104,7 +104,7 @@ struct kaas {
     struct runtime *runtime;
     struct kaas_options o;
     struct cluster_network addresses;
-    struct informer *clusters, *secrets;
+    struct informer *clusters, *secrets, *tenants, *projects;
     pthread_mutex_t lock;
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */
@@ -115,7 +115,17 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err);
 
 /* ---- remove.c ---- */
 
+/* One step: ends the components down to `last` (not before SCHEDULER, CONTROLLERS, APISERVER, ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */
+bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended);
+
 /* One step of a cluster's end: *ret_done when nothing is left. What stands in the way is an error. */
 int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
+
+/* ---- suspend.c: clusters of a tenant that is suspended ---- */
+
+/* The tenant of a project when it is suspended; "" otherwise. */
+const char *suspended_tenant(const struct kaas *k, const char *ns, struct arena *a);
+/* Handler of the informer of tenants: those that were suspended, or are no more, have their clusters looked at. */
+void on_tenant(void *arg, json_t *prev, json_t *now);
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/metrics.h"
 #include "base/vec.h"
 #include "kinds/borrowed.h"
+#include "kinds/tenancy.h"
 
 #define WORKERS 4
 #define SHARE 2
@@ -139,8 +140,11 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     pthread_mutex_init(&k->lock, NULL);
     k->clusters = manager_informer(m, &kind_cluster);
     k->secrets = manager_informer(m, &kind_secret);
+    k->tenants = manager_informer(m, &kind_tenant);
+    k->projects = manager_informer(m, &kind_namespace);
     manager_add(m, &controller, k);
     informer_add_handler(k->clusters, &(struct informer_handler){.changed = on_cluster, .synced = on_listed, .arg = k});
+    informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});
     make_metrics(k);
     *ret = k;
     return 0;

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 
 /* Returns whether it is gone. */
-static bool end_component(struct kaas *k, const struct site *s, enum component c, struct cluster_memory *m)
+static bool end_component(struct kaas *k, const struct site *s, enum component c, unsigned *ended)
 {
     char name[WORKLOAD_NAME_MAX];
     struct workload_status w;
@@ -15,11 +15,20 @@ static bool end_component(struct kaas *k, const struct site *s, enum component c
     k->runtime->ops->get(k->runtime, name, &w);
     if (w.state == WORKLOAD_ABSENT)
         return true;
-    m->ended |= 1u << c;
+    *ended |= 1u << c;
     if (k->runtime->ops->stop(k->runtime, name, NULL) < 0)
         return false;
     k->runtime->ops->get(k->runtime, name, &w);
     return w.state == WORKLOAD_ABSENT;
+}
+
+bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended)
+{
+    bool gone = end_component(k, s, SCHEDULER, ended);
+    gone = end_component(k, s, CONTROLLERS, ended) && gone;
+    for (int c = APISERVER; gone && c >= (int)last; c--)
+        gone = end_component(k, s, (enum component)c, ended);
+    return gone;
 }
 
 static void remove_logs(struct kaas *k, const struct site *s, struct cluster_memory *m)
@@ -39,11 +48,7 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
     int files = 0;
     uint16_t port;
     *ret_done = false;
-    bool gone = end_component(k, s, SCHEDULER, m);
-    gone = end_component(k, s, CONTROLLERS, m) && gone;
-    gone = gone && end_component(k, s, APISERVER, m);
-    gone = gone && end_component(k, s, ETCD, m);
-    if (!gone)
+    if (!cluster_end(k, s, ETCD, &m->ended))
         return 0;
     if (*s->address && place_in_use(s->address, &port))
         return err_set(err, ERR_BUSY, "something listens on %s:%d still", s->address, port);

@@ -172,7 +172,18 @@ static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t 
     json_array_append_new(list, json_string(CLUSTER_FINALIZER));
     return 0;
 }
-static const struct kind_ops ops = {.validate = validate, .admit = admit};
+/* A cluster stands on this cloud's machines, with all that its tenant puts into it. */
+static int authorize(const struct kind_context *c, const json_t *obj UNUSED, const json_t *old_obj, struct sbuf *why, struct err *err)
+{
+    static const char *const here[] = {"", NULL};
+    const char *rule = old_obj ? NULL : c->server->barred(c->server->ctx, c->arena, c->namespace, "", here);
+    if (!rule)
+        return 0;
+    c->access->by_rule(c, rule);
+    sbuf_addf(why, "metadata.namespace: this cloud stands at no site that %s allows to project \"%s\": ask whoever made that rule", rule, c->namespace);
+    return err_set(err, ERR_FORBIDDEN, "no allowed site");
+}
+static const struct kind_ops ops = {.validate = validate, .admit = admit, .authorize = authorize};
 
 const struct kind kind_cluster = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Cluster", .plural = "clusters", .singular = "cluster",

@@ -108,6 +108,8 @@ struct kind_access {
     const json_t *(*role_rules)(const struct kind_context *c, const char *kind, const char *name);
     /* Before a refusal: it is about this object of the cluster, not about the one that is written. To whom that is not shown it is said not to be there. */
     void (*about)(const struct kind_context *c, const struct kind *k, const char *name);
+    /* Before a refusal: the rule that its audit record names. */
+    void (*by_rule)(const struct kind_context *c, const char *rule);
 };
 
 struct kind_ops {

@@ -189,7 +189,7 @@ json_t *tenant_limit(const json_t *tenant, const char *project)
     static const struct {
         const char *resource;
         int max;
-    } sane[] = {{"apikeys.seki.cloud", 1000}, {"configmaps", 1000}, {"modelendpoints.seki.cloud", 100}, {"models.seki.cloud", 100}, {"secrets", 1000}, {"serviceaccounts", 100}};
+    } sane[] = {{"apikeys.seki.cloud", 1000}, {"clusters.seki.cloud", 10}, {"configmaps", 1000}, {"modelendpoints.seki.cloud", 100}, {"models.seki.cloud", 100}, {"secrets", 1000}, {"serviceaccounts", 100}};
     json_t *limit = labelled(&kind_limit, project, LIMIT_DEFAULT, tenant), *spec = json_object(), *counts = json_array(), *c;
     const json_t *own = json_at(tenant, "spec.limits.counts");
     size_t i;

@@ -1,4 +1,6 @@
 """Clusters as the API takes and refuses them, and what they say where there is no Kubernetes. With it: tests/kaas."""
+import json
+
 import pytest
 
 from cloud import GROUP, ApiError, wait_for
@@ -59,6 +61,28 @@ def test_limits_count_clusters(cloud):
     with pytest.raises(ApiError) as e:
         create(cloud, ns, "two")
     assert e.value.status == 403 and "clusters.seki.cloud" in e.value.body["message"], e.value.body
+
+
+def test_a_tenant_has_a_few_unless_more_are_said(cloud):
+    ns = cloud.project("some-clusters", tenant="builders")
+    counts = wait_for(lambda: [x for x in cloud.api("GET", f"{GROUP}/namespaces/builders/projectlimits/default")["spec"]["counts"] if x["resource"] == "clusters.seki.cloud"], what="the default Limit")
+    assert counts == [{"resource": "clusters.seki.cloud", "max": 10}] and ns
+
+
+def test_no_site_is_allowed(cloud):
+    """What a tenant puts into a cluster stands here, whatever it serves: a rule for all models holds, one for some does not. Clusters that are there stay and can be changed."""
+    ns = cloud.project("resident")
+    create(cloud, ns, "before")
+    cloud.create("residencypolicies", ns, "some-models", {"jurisdictions": ["JP"], "models": ["m"]})
+    create(cloud, ns, "between")
+    cloud.create("residencypolicies", ns, "japan", {"jurisdictions": ["JP"]})
+    with pytest.raises(ApiError) as e:
+        create(cloud, ns, "after")
+    assert e.value.status == 403 and f"metadata.namespace: this cloud stands at no site that ResidencyPolicy {ns}/japan allows" in e.value.body["message"], e.value.body
+    cloud.api("PATCH", PATH.format(ns) + "/before", {"spec": {"controlPlane": {"size": "Medium"}}}, "application/merge-patch+json")
+    records = [json.loads(line) for line in cloud.seki("audit", "export", "--format", "json", str(cloud.data / "ledger")).stdout.splitlines()]
+    denied = [r for r in records if r["type"] == "denied" and r.get("resource") == "clusters" and r.get("namespace") == ns]
+    assert [f"{ns}/japan" in json.dumps(r) for r in denied] == [True], denied
 
 
 def test_without_kubernetes_a_cluster_says_so_and_can_be_deleted(cloud, project):

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 import kube
-from cloud import KUBECTL, Cloud, wait_for
+from cloud import GROUP, KUBECTL, Cloud, wait_for
 
 pytestmark = pytest.mark.kube
 
@@ -192,6 +192,30 @@ def test_the_command_line(served, tmp_path):
     for args in (["kubeconfig", "cli"], ["delete", "cli"]):
         p = served.seki("-n", "demo", "cluster", *args, check=False)
         assert p.returncode == 1 and "project demo has no cluster cli" in p.stderr, p
+
+
+def test_a_suspended_tenant_reaches_none_of_its_clusters(served):
+    """Its store goes on and keeps what it has; nobody else's cluster is touched."""
+    def state(s):
+        served.api("PATCH", f"{GROUP}/tenants/owing", {"spec": {"state": s}}, content_type="application/merge-patch+json")
+    served.project("owing-one", tenant="owing")
+    c = kube.Cluster(served, "owing-one", "mine")
+    c.wait()
+    c.kubectl("create", "configmap", "kept")
+    before, other = c.pids(), served.api("GET", f"{GROUP}/namespaces/demo/clusters/one")
+    state("Suspended")
+    assert "tenant owing is suspended" in c.wait("False", "TenantSuspended")["message"]
+    wait_for(lambda: list(c.pids()) == ["etcd"], what="only the store")
+    assert c.pids()["etcd"] == before["etcd"]
+    assert c.kubectl("get", "ns", check=False).returncode
+    os.kill(before["etcd"], signal.SIGKILL)  # nobody needs it: it need not come back, nor does anything else
+    state("Active")
+    c.wait()
+    assert set(c.pids()) == set(kube.COMPONENTS) and c.kubectl("get", "configmap", "kept").returncode == 0
+    assert served.api("GET", f"{GROUP}/namespaces/demo/clusters/one")["status"]["conditions"] == other["status"]["conditions"]
+    state("Suspended")
+    c.delete()
+    assert not c.pids() and not c.directory.exists()
 
 
 def test_stopped_with_ctrl_c_and_started_again(served, made):

@@ -1,0 +1,40 @@
+/* A tenant that is suspended reaches none of its clusters: their API servers and controllers are ended, the stores go on. Nothing is lost, and when it is active again they are started as they were. */
+#include "base/mem.h"
+#include "kaas/internal.h"
+#include "kinds/borrowed.h"
+#include "kinds/tenancy.h"
+
+/* "": it is nobody's. New text. */
+static char *tenant_of(const struct kaas *k, const char *ns)
+{
+    JSON_AUTO project = informer_get(k->projects, NULL, ns);
+    const char *tenant = project ? obj_label(project, LABEL_TENANT) : NULL;
+    return xstrdup(tenant ? tenant : "");
+}
+
+static bool is_suspended(const json_t *tenant)
+{
+    return tenant && !strcmp(tenant_state(tenant), "Suspended");
+}
+
+const char *suspended_tenant(const struct kaas *k, const char *ns, struct arena *a)
+{
+    CLEANUP(mem_freep) char *name = tenant_of(k, ns);
+    JSON_AUTO tenant = *name ? informer_get(k->tenants, NULL, name) : NULL;
+    return is_suspended(tenant) ? arena_strdup(a, name) : "";
+}
+
+void on_tenant(void *arg, json_t *prev, json_t *now)
+{
+    struct kaas *k = arg;
+    if (is_suspended(prev) == is_suspended(now))
+        return;
+    JSON_AUTO all = informer_list(k->clusters, NULL);
+    size_t i;
+    json_t *c;
+    json_array_foreach (all, i, c) {
+        CLEANUP(mem_freep) char *tenant = tenant_of(k, obj_namespace(c));
+        if (!strcmp(tenant, obj_name(now ? now : prev)))
+            manager_enqueue(k->manager, CONTROLLER_CLUSTER, obj_namespace(c), obj_name(c));
+    }
+}
