@@ -1,0 +1,156 @@
+"""What buyers of GPU clouds ask of a managed Kubernetes, on one real cluster: docs/operate/conformance.md has the list and names these tests."""
+import base64
+import contextlib
+import http.server
+import json
+import ssl
+import threading
+
+import pytest
+
+import kube
+from cloud import Cloud, wait_for
+from issuer import make_certificates
+
+pytestmark = pytest.mark.kube
+NETWORK = {"podCIDR": "10.32.0.0/12", "serviceCIDR": "10.112.0.0/20"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cloud(options={"kubernetes-dir": kube.programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms"}) as c:
+        c.project("demo")
+        one = kube.Cluster(c, "demo", "one", {"controlPlane": {"size": "Medium"}, "network": NETWORK})
+        one.wait()
+        yield one
+    kube.end_left()
+
+
+def apply(cluster, *objects, check=True):
+    return cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}), check=check)
+
+
+def config_map(name, **labels):
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default", "labels": labels}}
+
+
+def test_an_upstream_version_is_served(cluster):
+    version = json.loads(cluster.kubectl("version", "-o", "json").stdout)["serverVersion"]
+    assert version["gitVersion"] == cluster.get()["status"]["version"] and version["gitTreeState"] == "clean" and "+" not in version["gitVersion"]
+
+
+def test_metrics_of_the_api_server_are_for_its_tenant(cluster):
+    lines = cluster.kubectl("get", "--raw", "/metrics").stdout.splitlines()
+    for family in ("apiserver_request_total counter", "apiserver_request_duration_seconds histogram", "etcd_request_duration_seconds histogram"):
+        assert f"# TYPE {family}" in lines
+    assert any(line.startswith("apiserver_request_total{") and 'resource="namespaces"' in line for line in lines)
+
+
+def test_custom_resources(cluster):
+    apply(cluster, {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "masts.radio.example"}, "spec": {
+        "group": "radio.example", "scope": "Namespaced", "names": {"plural": "masts", "singular": "mast", "kind": "Mast"},
+        "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {
+            "type": "object", "properties": {"metres": {"type": "integer"}}, "x-kubernetes-validations": [{"rule": "self.metres < 100", "message": "too high"}]}}}}}]}})
+    cluster.kubectl("wait", "--for=condition=Established", "crd/masts.radio.example", "--timeout=60s")
+    mast = {"apiVersion": "radio.example/v1", "kind": "Mast", "metadata": {"name": "one", "namespace": "default"}, "spec": {"metres": 40}}
+    wait_for(lambda: apply(cluster, mast, check=False).returncode == 0, 30, "the API of the new kind")
+    p = apply(cluster, {**mast, "spec": {"metres": 400}}, check=False)
+    assert p.returncode and "too high" in p.stderr
+    assert cluster.kubectl("get", "mast", "one", "-o", "jsonpath={.spec.metres}").stdout == "40"
+
+
+@contextlib.contextmanager
+def webhook(directory):
+    """An admission webhook that refuses what is labelled `bad` and marks what is labelled `plain`. Gives its URL."""
+    make_certificates(directory)
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            request, answer = review["request"], {"uid": review["request"]["uid"], "allowed": True}
+            labels, path = request["object"]["metadata"].get("labels", {}), self.path.partition("?")[0]
+            if path == "/mutate" and "plain" in labels:
+                patch = [{"op": "add", "path": "/data", "value": {"marked": "yes"}}]
+                answer.update(patchType="JSONPatch", patch=base64.b64encode(json.dumps(patch).encode()).decode())
+            if path == "/validate" and "bad" in labels:
+                answer.update(allowed=False, status={"message": "it is bad"})
+            body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.crt", directory / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_admission_webhooks_validate_and_mutate(cluster, tmp_path):
+    with webhook(tmp_path) as url:
+        authority = base64.b64encode((tmp_path / "ca.crt").read_bytes()).decode()
+
+        def configuration(kind, path):
+            return {"apiVersion": "admissionregistration.k8s.io/v1", "kind": f"{kind}WebhookConfiguration", "metadata": {"name": "hooks"}, "webhooks": [{
+                "name": "hooks.radio.example", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": 10, "clientConfig": {"url": url + path, "caBundle": authority},
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}], "objectSelector": {"matchLabels": {"hooked": "yes"}}}]}
+        apply(cluster, configuration("Mutating", "/mutate"), configuration("Validating", "/validate"))
+        count = iter(range(1000))
+
+        def refused():
+            p = apply(cluster, config_map(f"bad-{next(count)}", hooked="yes", bad="yes"), check=False)
+            return p.returncode and "it is bad" in p.stderr
+        wait_for(refused, 30, "the webhook to be asked")
+
+        def marked():
+            name = f"plain-{next(count)}"
+            apply(cluster, config_map(name, hooked="yes", plain="yes"))
+            return cluster.kubectl("get", "configmap", name, "-o", "jsonpath={.data.marked}").stdout == "yes"
+        wait_for(marked, 30, "the webhook to mark")
+        cluster.kubectl("delete", "mutatingwebhookconfiguration,validatingwebhookconfiguration", "hooks")
+
+
+def test_dynamic_resource_allocation(cluster):
+    names = cluster.kubectl("api-resources", "--api-group=resource.k8s.io", "-o", "name").stdout.split()
+    assert {f"{n}.resource.k8s.io" for n in ("deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices")} <= set(names)
+    apply(cluster, {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "gpu"}, "spec": {"selectors": [{"cel": {"expression": 'device.driver == "gpu.example"'}}]}},
+          {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "one", "namespace": "default"},
+           "spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}}})
+    assert cluster.kubectl("get", "resourceclaim", "one", "-o", "jsonpath={.spec.devices.requests[0].exactly.count}").stdout == "1"
+
+
+def test_service_accounts_have_an_issuer_of_their_own(cluster):
+    """Tokens name it, it can be discovered, and the keys it publishes are those that the tokens were signed with."""
+    token = cluster.kubectl("create", "token", "default", "--audience", "bank.example").stdout.strip()
+    head, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2])
+    found = json.loads(cluster.kubectl("get", "--raw", "/.well-known/openid-configuration").stdout)
+    keys = json.loads(cluster.kubectl("get", "--raw", "/openid/v1/jwks").stdout)["keys"]
+    assert claims["iss"] == found["issuer"] and claims["aud"] == ["bank.example"] and claims["sub"] == "system:serviceaccount:default:default"
+    assert head["kid"] in [k["kid"] for k in keys] and head["alg"] in found["id_token_signing_alg_values_supported"]
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": ["bank.example"]}}
+    p = cluster.kubectl("create", "-o", "json", "-f", "-", input=json.dumps(review))
+    assert json.loads(p.stdout)["status"]["authenticated"] is True
+
+
+def test_addresses_come_from_the_ranges_that_were_asked_for(cluster):
+    assert cluster.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}").stdout == "10.112.0.1"
+    apply(cluster, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}})
+    assert cluster.kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout.startswith("10.112.")
+    apply(cluster, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})
+    found = wait_for(lambda: cluster.kubectl("get", "node", "n1", "-o", "jsonpath={.spec.podCIDR}").stdout, 60, "the node's part of the pods' network")
+    assert 32 <= int(found.split(".")[1]) < 48 and found.startswith("10."), found
+
+
+def test_a_size_is_what_its_control_plane_keeps_to(cluster):
+    flags = open(f"/proc/{cluster.pids()['apiserver']}/cmdline", "rb").read().split(b"\0")
+    environment = open(f"/proc/{cluster.pids()['apiserver']}/environ", "rb").read().split(b"\0")
+    assert b"--max-requests-inflight=800" in flags and b"GOMEMLIMIT=1024MiB" in environment
