@@ -1,6 +1,6 @@
 /* How a denied request is answered. Whoever belongs to a tenant is told of nothing that is not his tenant's: whether it is another's, the cloud's own or not there at all, it is not
- * found, by every verb and in the same words. Within his tenant, and of what is the whole cloud's, he is told that it is forbidden and whom to ask. Who belongs to no tenant is answered
- * as Kubernetes does.
+ * found, by every verb and in the same words. Within his tenant, and of what is the whole cloud's, he is told that it is forbidden and whom to ask; so is who runs the cloud. Who else
+ * belongs to no tenant is answered as Kubernetes does.
  */
 #include "apiserver/api.h"
 #include "kinds/borrowed.h"
@@ -41,9 +41,24 @@ bool api_hide(struct api_request *q)
     return q->kind->namespaced ? hide(q, &kind_namespace, q->ns) : !makes(q) && hide(q, q->kind, q->name); /* what is to be made is nobody's yet */
 }
 
-/* Whom to ask; "" for whoever belongs to no tenant. own: it is about something of the user's tenant. */
-static const char *whom_to_ask(struct api_request *q, bool own)
+/* Who runs the cloud is told whose project ns it is, and what opens that. */
+static const char *whom_an_operator_asks(struct api_request *q, const char *ns)
 {
+    struct kind_server server = api_kind_server(q->server);
+    JSON_AUTO obj = *ns ? server.get(server.ctx, &kind_namespace, "", ns) : NULL;
+    const char *tenant = obj ? obj_label(obj, LABEL_TENANT) : NULL;
+    if (!tenant)
+        return ": no role allows it; ask who administers this cloud";
+    bool reads = !strcmp(q->verb, "get") || !strcmp(q->verb, "list") || !strcmp(q->verb, "watch");
+    return reads && q->kind && q->kind->content ? arena_printf(q->arena, ": no role allows it; ask an admin of tenant \"%s\" for an AccessGrant", tenant)
+                                                : arena_printf(q->arena, ": no role allows it; ask the admins of tenant \"%s\"", tenant);
+}
+
+/* Whom to ask about something in ns (or ""); own: it is of the user's tenant, if he has one. "" for others who belong to no tenant. */
+static const char *whom_to_ask(struct api_request *q, const char *ns, bool own)
+{
+    if (tenant_serves_all(q))
+        return whom_an_operator_asks(q, ns);
     if (!q->user.tenant)
         return "";
     return own ? arena_printf(q->arena, ": no role allows it; ask the admins of tenant \"%s\"", q->user.tenant) : ": no role allows it; ask the operator of this cloud";
@@ -54,14 +69,14 @@ void api_forbid(struct api_request *q)
     if (api_hide(q))
         return;
     if (!q->kind) {
-        api_fail_code(q, ERR_FORBIDDEN, "forbidden: User \"%s\" cannot %s path \"%.200s\"%s", q->user.name, q->verb, q->path, whom_to_ask(q, false));
+        api_fail_code(q, ERR_FORBIDDEN, "forbidden: User \"%s\" cannot %s path \"%.200s\"%s", q->user.name, q->verb, q->path, whom_to_ask(q, "", false));
         return;
     }
     const char *what = arena_printf(q->arena, "%s%s%s", q->kind->plural, *q->sub ? "/" : "", q->sub);
     const char *named = *q->name ? arena_printf(q->arena, " \"%s\"", q->name) : "";
     const char *where = *q->ns ? arena_printf(q->arena, " in the namespace \"%s\"", q->ns) : " at the cluster scope";
     api_fail_code(q, ERR_FORBIDDEN, "%s%s is forbidden: User \"%s\" cannot %s resource \"%s\" in API group \"%s\"%s%s", api_resource_text(q), named, q->user.name, q->verb, what,
-                  q->kind->group, where, whom_to_ask(q, *q->ns || (q->kind == &kind_namespace && (*q->name || makes(q)))));
+                  q->kind->group, where, whom_to_ask(q, q->ns, *q->ns || (q->kind == &kind_namespace && (*q->name || makes(q)))));
 }
 
 void api_forbid_as(struct api_request *q, const struct rbac_request *r)
@@ -73,7 +88,7 @@ void api_forbid_as(struct api_request *q, const struct rbac_request *r)
     const char *named = *r->name ? arena_printf(a, " \"%s\"", r->name) : "";
     const char *where = *r->namespace ? arena_printf(a, " in the namespace \"%s\"", r->namespace) : " at the cluster scope";
     const char *text = arena_printf(a, "%s%s%s%s is forbidden: User \"%s\" cannot %s resource \"%s\" in API group \"%s\"%s%s", r->resource, *r->group ? "." : "", r->group, named, r->user, r->verb,
-                                    what, r->group, where, whom_to_ask(q, *r->namespace != 0));
+                                    what, r->group, where, whom_to_ask(q, r->namespace, *r->namespace != 0));
     json_t *details = json_pack("{s:s*, s:s*, s:s}", "name", *r->name ? r->name : NULL, "group", *r->group ? r->group : NULL, "kind", r->resource);
     api_reply(q, 403, api_status(403, "Failure", err_reason(ERR_FORBIDDEN), text, details));
 }

@@ -616,8 +616,12 @@ def test_an_operator_sees_how_things_are_and_nothing_of_what_is_in_them(cloud, t
     for path in (f"{GROUP}/tenants", f"{GROUP}/modelendpoints", f"{GROUP}/modelreplicas", f"{GROUP}/models", f"{GROUP}/usagereports", "/api/v1/namespaces", "/api/v1/events", f"{RBAC}/rolebindings"):
         operator.api("GET", path)
     for path in ("/api/v1/secrets", f"/api/v1/namespaces/{tenant}/secrets/x", "/api/v1/configmaps", f"{GROUP}/apikeys", f"{GROUP}/namespaces/{tenant}/apikeys?watch=1"):
-        operator.refused("GET", path)
-    operator.refused("POST", f"/api/v1/namespaces/{tenant}/configmaps", config_map("x"))
+        said = operator.refused("GET", path)
+        assert (f'ask an admin of tenant "{tenant}" for an AccessGrant' if tenant in path else "ask who administers this cloud") in said
+    for ns in ("kube-system", "not-there"):
+        assert "ask who administers this cloud" in operator.refused("GET", f"/api/v1/namespaces/{ns}/secrets")
+    said = operator.refused("POST", f"/api/v1/namespaces/{tenant}/configmaps", config_map("x"))
+    assert f'ask the admins of tenant "{tenant}"' in said and "AccessGrant" not in said  # it lets nobody write
     operator.refused("POST", f"/api/v1/namespaces/{tenant}/serviceaccounts/tenant-admin/token", {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
     operator.refused("POST", f"{RBAC}/namespaces/{tenant}/rolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "me"}, "roleRef":
                      {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": "ops"}]})
