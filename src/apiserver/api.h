@@ -105,6 +105,7 @@ struct api_request {
         bool by_issuer;
     } credential;
     struct oidc_waiter keys; /* it waits for keys of its token's issuer */
+    struct access_waiter announcing; /* or for the record of the access that its certificate is for */
     bool has_body;
     bool dry_run;
     struct field_errors *warnings; /* unknown fields that were dropped, and what the kind warns of; NULL: none */
@@ -177,7 +178,7 @@ void api_dispatch(struct api_request *q); /* authorised from here on */
 
 /* ---- auth.c: who asks, and whether they may ---- */
 int authn_load_tokens(struct apiserver *s, struct err *err) NODISCARD;
-/* 0; ERR_UNAUTHENTICATED; ERR_BUSY: not yet known, oidc_wait() for keys of *ret_issuer, which then is not NULL. */
+/* 0; ERR_UNAUTHENTICATED; ERR_BUSY: not yet known, oidc_wait() for keys of *ret_issuer, or, when that is NULL, the record of a break-glass access. */
 int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret, const char **ret_issuer) NODISCARD;
 void authz_start(struct apiserver *s);
 bool authz_allows(struct apiserver *s, struct api_request *q);

@@ -20,12 +20,22 @@ struct apiserver;
 
 #define BREAK_GLASS_USER "seki:break-glass:" /* ID */
 
+TAILQ_HEAD(access_waiters, access_waiter);
+/* A request that waits until it is known whether a break-glass access is good. */
+struct access_waiter {
+    void (*fn)(void *arg); /* ask again; once */
+    void *arg;
+    TAILQ_ENTRY(access_waiter) link;
+    struct access_waiters *list; /* NULL: does not wait */
+};
+
 struct apiserver_options {
     struct net_addr listen;
     struct tls_ctx *tls;              /* required */
     const char *token_file;           /* hashed static tokens, or NULL: lines "sha256hex user group,group" ('#' comments) */
-    /* Certificates of users "seki:break-glass:ID" are good only while this says so of the ID. NULL: never. */
-    bool (*break_glass)(void *ctx, const char *id);
+    /* Certificates of users "seki:break-glass:ID" are good only while this says so of the ID: 0. ERR_UNAUTHENTICATED: not; ERR_BUSY: not yet, it is being recorded. NULL: never. */
+    int (*break_glass)(void *ctx, const char *id);
+    void (*break_glass_wait)(void *ctx, struct access_waiter *w); /* after ERR_BUSY; whoever leaves takes himself off the list */
     void *break_glass_ctx;
     struct oidc *issuers;             /* of people's tokens; borrowed; NULL: none */
     struct kind_services services;

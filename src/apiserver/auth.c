@@ -244,17 +244,22 @@ static int by_header(struct apiserver *s, struct str header, struct arena *a, st
 }
 
 /* TLS looked at the certificate when the connection began; that may be long ago. */
-static bool is_announced(struct apiserver *s, const char *user)
+static int check_announced(struct apiserver *s, const char *user)
 {
     struct str name = str_of(user), prefix = STR(BREAK_GLASS_USER);
-    return !str_starts(name, prefix) || (s->o.break_glass && s->o.break_glass(s->o.break_glass_ctx, name.ptr + prefix.len));
+    if (!str_starts(name, prefix))
+        return 0;
+    return s->o.break_glass ? s->o.break_glass(s->o.break_glass_ctx, name.ptr + prefix.len) : ERR_UNAUTHENTICATED;
 }
 
 static int by_certificate(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret)
 {
     struct conn_peer peer;
-    if (!http_request_peer(r, &peer) || peer.not_after_ms <= clock_wall_ms() || !is_announced(s, peer.common_name))
+    if (!http_request_peer(r, &peer) || peer.not_after_ms <= clock_wall_ms())
         return ERR_UNAUTHENTICATED;
+    int rc = check_announced(s, peer.common_name);
+    if (rc < 0)
+        return rc;
     ret->name = arena_strdup(a, peer.common_name);
     ret->issued_ms = peer.not_before_ms + PKI_BACKDATE_S * 1000;
     ret->expires_ms = peer.not_after_ms;

@@ -107,14 +107,24 @@ static void refuse(struct api_request *q)
 
 static void go_on(void *arg);
 
+static int wait_for_proof(struct api_request *q, const char *issuer)
+{
+    const struct apiserver_options *o = &q->server->o;
+    if (issuer)
+        return oidc_wait(o->issuers, issuer, &q->keys, go_on, q) ? ERR_BUSY : ERR_UNAUTHENTICATED;
+    q->announcing = (struct access_waiter){.fn = go_on, .arg = q};
+    o->break_glass_wait(o->break_glass_ctx, &q->announcing);
+    return ERR_BUSY;
+}
+
 /* 0: q->user is known. ERR_BUSY: it will be when go_on() is called; or ERR_UNAUTHENTICATED. */
 static int authenticate(struct api_request *q)
 {
     const char *issuer = NULL;
     struct api_user u;
     int rc = authn_http(q->server, q->http, q->arena, &u, &issuer);
-    if (rc == ERR_BUSY && !oidc_wait(q->server->o.issuers, issuer, &q->keys, go_on, q))
-        rc = ERR_UNAUTHENTICATED;
+    if (rc == ERR_BUSY)
+        rc = wait_for_proof(q, issuer);
     if (rc < 0)
         return rc;
     q->user = u;
@@ -127,7 +137,7 @@ static int authenticate(struct api_request *q)
     return 0;
 }
 
-/* Keys of the token's issuer have come, or will not. Before the body has, that is looked at when it has. */
+/* Keys of the token's issuer have come, or will not; or the record of an access. Before the body has, that is looked at when it has. */
 static void go_on(void *arg)
 {
     struct api_request *q = arg;
@@ -227,7 +237,7 @@ static void on_request(void *ctx, struct http_request *r)
         serve_path(q);
     else if (q->user.name)
         flow_admit(s->flow, q);
-    else if (!q->keys.issuer)
+    else if (!q->keys.issuer && !q->announcing.list)
         go_on(q);
 }
 
@@ -240,6 +250,9 @@ static void on_abort(void *ctx UNUSED, struct http_request *r)
     q->http = NULL;
     q->held = NULL;
     oidc_wait_cancel(&q->keys);
+    if (q->announcing.list)
+        TAILQ_REMOVE(q->announcing.list, &q->announcing, link);
+    q->announcing.list = NULL;
     flow_leave(q->server->flow, q);
     if (q->watch) {
         api_watch_stop(q->watch);

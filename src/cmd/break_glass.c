@@ -21,19 +21,24 @@
 #define RECORDS_MAX 1000
 #define PEM_MAX 65536
 
+enum recorded { UNRECORDED, RECORDING, RECORDED };
+
 struct access {
-    char *id, *by, *reason;
+    char *id, *by, *reason, *source, *agent;
     int64_t until_ms;
-    bool told, seen; /* told: its Event is made; seen: in the directory, this time */
+    enum recorded recorded; /* in the audit ledger, on the disk */
+    bool told, seen;        /* told: its Event is made; seen: in the directory, this time */
 };
 
 struct break_glass {
-    unsigned refs; /* the owner's, and one an Event on its way */
+    unsigned refs; /* the owner's, and one an Event or record on its way */
     struct loop *loop;
     char *dir;
     struct map *all; /* id → struct access */
     struct timer timer;
     struct client_local api;
+    struct audit_log *audit;
+    struct access_waiters waiters;
     bool started, stopped;
 };
 
@@ -45,6 +50,8 @@ static void access_free(void *value)
     mem_free(a->id);
     mem_free(a->by);
     mem_free(a->reason);
+    mem_free(a->source);
+    mem_free(a->agent);
     mem_free(a);
 }
 
@@ -71,7 +78,12 @@ static struct access *read_record(const struct break_glass *b, const char *id)
         return NULL;
     }
     struct access *a = XNEW(struct access);
-    *a = (struct access){.id = xstrdup(id), .by = xstrdup(json_str_or(j, "by", "")), .reason = xstrdup(json_str_or(j, "reason", "")), .until_ms = until_ms};
+    *a = (struct access){.id = xstrdup(id),
+                         .by = xstrdup(json_str_or(j, "by", "")),
+                         .reason = xstrdup(json_str_or(j, "reason", "")),
+                         .source = xstrdup(json_str_or(j, "source", "")),
+                         .agent = xstrdup(json_str_or(j, "agent", "")),
+                         .until_ms = until_ms};
     return a;
 }
 
@@ -100,6 +112,15 @@ struct telling {
     char id[BREAK_GLASS_ID_CHARS + 1];
 };
 
+static struct telling *telling_new(struct break_glass *b, const struct access *a)
+{
+    struct telling *t = XNEW(struct telling);
+    t->owner = b;
+    snprintf(t->id, sizeof(t->id), "%s", a->id);
+    b->refs++;
+    return t;
+}
+
 static void told(void *arg, int status, json_t *body)
 {
     struct telling *t = arg;
@@ -124,13 +145,67 @@ static void make_event(struct break_glass *b, const struct access *a)
     JSON_AUTO event = json_pack("{s:s, s:s, s:{s:s, s:s}, s:{s:s, s:s, s:s}, s:s, s:s, s:s, s:i, s:s, s:s, s:{s:s}}", "apiVersion", "v1", "kind", "Event", "metadata", "name", name,
                                 "namespace", "default", "involvedObject", "apiVersion", "rbac.authorization.k8s.io/v1", "kind", "User", "name", user, "reason", "BreakGlass", "message",
                                 message, "type", "Warning", "count", 1, "firstTimestamp", now, "lastTimestamp", now, "source", "component", "sekid");
-    struct telling *t = XNEW(struct telling);
-    t->owner = b;
-    snprintf(t->id, sizeof(t->id), "%s", a->id);
-    b->refs++;
+    struct telling *t = telling_new(b, a);
     struct local_call call = {.method = "POST", .target = "/api/v1/namespaces/default/events", .content_type = "application/json", .body = event, .user = "system:seki:control",
                               .groups = groups, .arg = t, .done = told};
     b->api.call(b->api.ctx, &call);
+}
+
+/* ---- the audit ledger ---- */
+
+static void add_record(struct break_glass *b, const struct access *a, const char *why_over, const struct audit_wait *w)
+{
+    static const char *const groups[] = {"system:masters", NULL};
+    char until[CLOCK_TEXT_MAX];
+    CLEANUP(mem_freep) char *user = xasprintf(BREAK_GLASS_USER "%s", a->id);
+    clock_format(a->until_ms, until);
+    struct audit_event e = {.type = AUDIT_BREAK_GLASS,
+                            .user = str_of(user),
+                            .sender = str_of(a->by),
+                            .groups = groups,
+                            .source = str_of(a->source),
+                            .agent = str_of(a->agent),
+                            .verb = str_of(why_over ? "delete" : "create"),
+                            .reason = str_of(why_over ? why_over : a->reason),
+                            .until = str_of(until)};
+    audit_log_add_then(b->audit, &e, w);
+}
+
+/* All are called, and wait anew if it was not theirs. */
+static void wake(struct break_glass *b)
+{
+    struct access_waiters all = TAILQ_HEAD_INITIALIZER(all);
+    struct access_waiter *w;
+    TAILQ_CONCAT(&all, &b->waiters, link);
+    TAILQ_FOREACH (w, &all, link)
+        w->list = &all;
+    while ((w = TAILQ_FIRST(&all))) {
+        TAILQ_REMOVE(&all, w, link);
+        w->list = NULL;
+        w->fn(w->arg);
+    }
+}
+
+static void recorded(void *arg, int code)
+{
+    struct telling *t = arg;
+    struct access *a = map_getc(t->owner->all, t->id);
+    if (a)
+        a->recorded = code < 0 ? UNRECORDED : RECORDED;
+    if (code < 0)
+        log_warn("a break-glass access could not be recorded, and lets nobody in yet", KV("id", t->id), KVI("code", code));
+    if (!t->owner->stopped)
+        wake(t->owner);
+    unref(t->owner);
+    mem_free(t);
+}
+
+static void record(struct break_glass *b, struct access *a)
+{
+    if (!b->audit || a->recorded != UNRECORDED)
+        return;
+    a->recorded = RECORDING;
+    add_record(b, a, NULL, &(struct audit_wait){b->loop, recorded, telling_new(b, a)});
 }
 
 /* ---- looking ---- */
@@ -148,6 +223,7 @@ static void take_up(struct break_glass *b, const char *id)
         map_set(b->all, str_of(id), a);
     }
     a->seen = true;
+    record(b, a);
 }
 
 static void look(struct break_glass *b)
@@ -177,8 +253,10 @@ static void settle(struct break_glass *b)
         bool over = a->until_ms <= clock_wall_ms();
         if (!a->told && b->started)
             *VEC_PUSH(&untold) = a;
-        if (a->told && (over || !a->seen)) {
-            log_warn("break-glass access is over", KV("id", a->id), KV("by", a->by), KV("why", over ? "its time is over" : "its record was removed"));
+        if (a->told && a->recorded == RECORDED && (over || !a->seen)) {
+            const char *why = over ? "its time is over" : "its record was removed";
+            log_warn("break-glass access is over", KV("id", a->id), KV("by", a->by), KV("why", why));
+            add_record(b, a, why, NULL);
             forget(b, a);
             map_del(b->all, it.key);
         }
@@ -196,7 +274,7 @@ static void on_timer(struct timer *t)
     timer_start(t, LOOK_EVERY_MS);
 }
 
-bool break_glass_announced(void *arg, const char *id)
+int break_glass_check(void *arg, const char *id)
 {
     struct break_glass *b = arg;
     const struct access *a = map_getc(b->all, id);
@@ -205,7 +283,16 @@ bool break_glass_announced(void *arg, const char *id)
         settle(b);
         a = map_getc(b->all, id);
     }
-    return a && a->seen && a->until_ms > clock_wall_ms();
+    if (!a || !a->seen || a->until_ms <= clock_wall_ms() || a->recorded == UNRECORDED)
+        return ERR_UNAUTHENTICATED;
+    return a->recorded == RECORDED ? 0 : ERR_BUSY;
+}
+
+void break_glass_wait(void *arg, struct access_waiter *w)
+{
+    struct break_glass *b = arg;
+    w->list = &b->waiters;
+    TAILQ_INSERT_TAIL(&b->waiters, w, link);
 }
 
 /* ---- life ---- */
@@ -224,9 +311,15 @@ struct break_glass *break_glass_new(struct loop *l, const char *dir)
 {
     struct break_glass *b = XNEW(struct break_glass);
     *b = (struct break_glass){.refs = 1, .loop = l, .dir = xstrdup(dir), .all = map_new(access_free)};
+    TAILQ_INIT(&b->waiters);
     timer_init(&b->timer, l, on_timer, b);
     metric_gauge_fn("seki_break_glass_active", "Break-glass accesses that are good now.", active, b);
     return b;
+}
+
+void break_glass_record_in(struct break_glass *b, struct audit_log *audit)
+{
+    b->audit = audit;
 }
 
 void break_glass_start(struct break_glass *b, const struct client_local *api)
@@ -241,6 +334,7 @@ void break_glass_free(struct break_glass *b)
     if (!b)
         return;
     timer_stop(&b->timer);
+    b->stopped = true;
     unref(b);
 }
 
@@ -304,7 +398,8 @@ static int write_record(const struct break_glass_wish *w, const char *path, int6
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     clock_format(clock_wall_ms(), since);
     clock_format(until_ms, until);
-    JSON_AUTO record = json_pack("{s:s, s:s, s:s, s:s}", "by", w->by, "reason", w->reason, "since", since, "until", until);
+    JSON_AUTO record =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "by", w->by, "reason", w->reason, "since", since, "until", until, "source", w->source, "agent", w->agent);
     if (!record)
         return err_set(err, ERR_INVALID, "the reason is no UTF-8");
     sbuf_init(&out, RECORD_MAX);

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "cmd/break_glass.h"
 #include "cmd/cli.h"
+#include "cmd/whence.h"
 
 #include <pwd.h>
 #include <unistd.h>
@@ -22,7 +23,7 @@ static const char *person(struct arena *a)
 int cli_break_glass(struct cli *c)
 {
     const char *life = cli_flag(c, "--for"), *reason = cli_flag(c, "--reason"), *path;
-    struct break_glass_wish w = {.data = cli_absolute(c->arena, cli_data_directory(c)), .reason = reason, .by = person(c->arena)};
+    struct break_glass_wish w = {.data = cli_absolute(c->arena, cli_data_directory(c)), .reason = reason, .by = person(c->arena), .source = whence_address(c->arena), .agent = whence_agent(c->arena, "seki break-glass")};
     struct err err = ERR_INIT;
     int64_t until_ms;
     char until[CLOCK_TEXT_MAX];
@@ -43,6 +44,6 @@ int cli_break_glass(struct cli *c)
         return 0;
     }
     printf("export KUBECONFIG=%s\n", cli_shell_word(c->arena, path));
-    fprintf(stderr, "Access to everything until %s. The log, an Event in the namespace default and seki_break_glass_active tell of it; deleting the file's .json ends it.\n", until);
+    fprintf(stderr, "Access to everything until %s. The audit ledger, the log, an Event in the namespace default and seki_break_glass_active tell of it; deleting the file's .json ends it.\n", until);
     return 0;
 }

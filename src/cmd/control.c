@@ -583,7 +583,8 @@ static int start_api(struct control *c, struct err *err)
     struct apiserver_options ao = {.token_file = *o->api_token_file ? o->api_token_file : NULL,
                                    .audit = c->audit,
                                    .issuers = c->issuers,
-                                   .break_glass = break_glass_announced,
+                                   .break_glass = break_glass_check,
+                                   .break_glass_wait = break_glass_wait,
                                    .break_glass_ctx = c->emergencies,
                                    .root_key = *o->secrets_root_key ? o->secrets_root_key : options_path(o, a, "secrets/root.key"),
                                    .old_root_key = o->secrets_old_root_key,
@@ -643,6 +644,7 @@ static int start(struct control *c, struct err *err)
     if (rc == 0) {
         c->issuers = oidc_new(c->loop);
         c->emergencies = break_glass_new(c->loop, options_path(c->options, c->arena, "break-glass"));
+        break_glass_record_in(c->emergencies, c->audit);
         rc = read_issuers(c, err);
     }
     if (rc == 0)

@@ -9,7 +9,7 @@
 #define AUDIT_BODY_MAX (64 * 1024)
 #define TEXT_MAX 512
 
-static const char *const type_names[] = {"write", "read", "token", "impersonation", "denied", "refused", "undone", "restored", "other"};
+static const char *const type_names[] = {"write", "read", "token", "impersonation", "denied", "refused", "undone", "restored", "break_glass", "other"};
 
 const char *audit_type_name(enum audit_type t)
 {
@@ -39,6 +39,7 @@ static const struct {
     {"rule", offsetof(struct audit_event, rule)},
     {"reason", offsetof(struct audit_event, reason)},
     {"origin", offsetof(struct audit_event, origin)},
+    {"until", offsetof(struct audit_event, until)},
 };
 static const struct {
     const char *name;
@@ -270,9 +271,10 @@ json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_
 {
     int id = activity(e);
     bool good = e->type != AUDIT_DENIED && e->type != AUDIT_REFUSED && e->type != AUDIT_UNDONE;
+    bool alarm = e->type == AUDIT_BREAK_GLASS && id == 1;
     static const char *const names[] = {"Other", "Create", "Read", "Update", "Delete"};
     json_t *o = json_pack("{s:i, s:s, s:i, s:s, s:i, s:s, s:i, s:s, s:i, s:s, s:i, s:s, s:I, s:I}", "activity_id", id, "activity_name", names[id == 99 ? 0 : id], "category_uid", 6,
-                          "category_name", "Application Activity", "class_uid", 6003, "class_name", "API Activity", "severity_id", good ? 1 : 2, "severity", good ? "Informational" : "Low", "status_id",
+                          "category_name", "Application Activity", "class_uid", 6003, "class_name", "API Activity", "severity_id", alarm ? 4 : good ? 1 : 2, "severity", alarm ? "High" : good ? "Informational" : "Low", "status_id",
                           good ? 1 : 2, "status", good ? "Success" : "Failure", "type_uid", 600300 + id, "type_name", "API Activity", "time", (json_int_t)time_ms, "count",
                           (json_int_t)(e->count ? e->count : 1));
     json_t *meta = json_pack("{s:s, s:{s:s, s:s}, s:I, s:[s]}", "version", "1.5.0", "product", "name", "Seki", "vendor_name", "Seki", "sequence", (json_int_t)sequence, "profiles", "cloud");
@@ -282,6 +284,7 @@ json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_
     put(source, is_address(e->source) ? "ip" : "svc_name", e->source.len ? e->source : STR("sekid"));
     put(unmapped, "rule", e->rule);
     put(unmapped, "subresource", e->subresource);
+    put(unmapped, "until", e->until);
     if (e->rev)
         json_object_set_new(unmapped, "revision", json_integer(e->rev));
     if (e->last_rev)

@@ -2,11 +2,12 @@
  *
  * JSON members, each left out when empty: type (below), id (request), user, uid, groups, sender (who impersonated user), source (address), agent; verb, group, resource,
  * subresource, namespace, name, object (uid), tenant (whose that is), actor_tenant (whose user it was), origin ("JOURNAL/ID/SEQUENCE" of a record that another process wrote first); rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
- * revision), count (how often the same happened within a second; absent: once).
+ * revision), count (how often the same happened within a second; absent: once), until (when a break-glass access ends by itself).
  *
  * Types: write (durable before it is acknowledged; what could not be committed after all has an "undone" behind it), read (of secret fields), token (issued, or
  * seen for the first time), impersonation, denied (401, 403; 404 when what is another's was refused as not found), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
- * restored (the store was put back from a backup: it is as of revision last_rev, and goes on behind rev). A type that a later release made up reads as "other": a ledger outlives
+ * restored (the store was put back from a backup: it is as of revision last_rev, and goes on behind rev), break_glass (create: sender took access to everything as user, from source, by agent;
+ * delete: it is over; reason says why). A type that a later release made up reads as "other": a ledger outlives
  * the way back to an earlier release.
  */
 #ifndef SEKI_LEDGER_AUDIT_H
@@ -21,13 +22,13 @@
 #define AUDIT_RECORD_VERSION 1
 #define AUDIT_GROUPS_MAX 24
 
-enum audit_type { AUDIT_WRITE, AUDIT_READ, AUDIT_TOKEN, AUDIT_IMPERSONATION, AUDIT_DENIED, AUDIT_REFUSED, AUDIT_UNDONE, AUDIT_RESTORED, AUDIT_OTHER };
+enum audit_type { AUDIT_WRITE, AUDIT_READ, AUDIT_TOKEN, AUDIT_IMPERSONATION, AUDIT_DENIED, AUDIT_REFUSED, AUDIT_UNDONE, AUDIT_RESTORED, AUDIT_BREAK_GLASS, AUDIT_OTHER };
 
 struct audit_event {
     enum audit_type type;
     struct str id, user, uid, sender, source, agent;
     const char *const *groups; /* ends in NULL; or NULL */
-    struct str verb, group, resource, subresource, namespace, name, object, tenant, actor_tenant, rule, reason, origin;
+    struct str verb, group, resource, subresource, namespace, name, object, tenant, actor_tenant, rule, reason, origin, until;
     int status;
     int64_t rev, last_rev; /* 0: none */
     int64_t count;         /* 0 and 1: once */

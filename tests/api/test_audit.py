@@ -222,13 +222,13 @@ def test_every_exported_event_is_valid_by_the_schema_of_ocsf(cloud, project):
 
 def test_records_of_every_type_are_valid_events_however_little_is_in_them(cloud, tmp_path):
     """Those that no cloud in this test makes, too; what an upgrade that was rolled back and a restore leave is judged where they are tried (test_stored.py, test_backup.py)."""
-    types = ("write", "read", "token", "impersonation", "denied", "refused", "undone", "restored", "of-a-later-release")
+    types = ("write", "read", "token", "impersonation", "denied", "refused", "undone", "restored", "break_glass", "of-a-later-release")
     full = {"id": "req-1", "user": "o", "uid": "u", "groups": ["g"], "sender": "s", "source": "::1", "agent": "a", "verb": "patch", "group": "g", "resource": "r", "subresource": "s", "namespace": "n", "name": "x",
-            "object": "o", "tenant": "t", "actor_tenant": "t2", "rule": "r", "status": 200, "reason": "Forbidden", "rev": 4, "last_rev": 5, "count": 3}
+            "object": "o", "tenant": "t", "actor_tenant": "t2", "rule": "r", "status": 200, "reason": "Forbidden", "rev": 4, "last_rev": 5, "count": 3, "until": "2026-01-01T00:00:00Z"}
     write_ledger(tmp_path / "ledger", [{"type": t, **rest} for t in types for rest in ({}, {"rev": 2, "last_rev": 3}, full, {**full, "source": "not an address", "verb": "explode", "status": 999999})])
-    assert "36 records" in cloud.seki("audit", "verify", str(tmp_path / "ledger")).stdout
+    assert "40 records" in cloud.seki("audit", "verify", str(tmp_path / "ledger")).stdout
     events = [json.loads(line) for line in cloud.seki("audit", "export", str(tmp_path / "ledger")).stdout.splitlines()]
-    assert len(events) == 36 and judge(events) == {*types[:-1], "other"}
+    assert len(events) == 40 and judge(events) == {*types[:-1], "other"}
 
 
 def test_verify_names_the_first_bad_record(cloud, project, tmp_path):

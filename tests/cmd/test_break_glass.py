@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import ocsf
 from cloud import SEKI, wait_for
 
 EVENTS = "/api/v1/namespaces/default/events?fieldSelector=reason%3DBreakGlass"
@@ -76,6 +77,33 @@ def test_the_alarm_survives_a_restart(own_cloud):
     wait_for(lambda: "seki_break_glass_active 1" in c.metrics(), what="the metric")
     assert use(c, path).returncode == 0
     assert len(c.api("GET", EVENTS)["items"]) == 1
+
+
+def records(cloud, user):
+    lines = cloud.seki("audit", "export", "--format", "json", str(cloud.data / "ledger")).stdout.splitlines()
+    return [r for r in map(json.loads, lines) if r.get("user") == user]
+
+
+def test_who_took_it_until_when_and_from_where_is_in_the_audit_ledger(cloud):
+    """Before anything is done with it; its end, too."""
+    p = subprocess.run(["sh", "-c", '"$0" break-glass --data "$1" -o json --for 10m --reason "the issuer is down, 4711"; true', SEKI, str(cloud.data)], capture_output=True, text=True, timeout=60,
+                       env={**os.environ, "SSH_CONNECTION": "203.0.113.9 50022 192.0.2.1 22"})
+    path = pathlib.Path(json.loads(p.stdout)["kubeconfig"])
+    user, until = f"seki:break-glass:{path.stem}", json.loads(p.stdout)["until"]
+    cloud.kubectl("--kubeconfig", str(path), "-n", "default", "create", "configmap", path.stem)
+    cloud.kubectl("--kubeconfig", str(path), "-n", "default", "delete", "configmap", path.stem)
+    first, *rest = records(cloud, user)
+    assert (first["type"], first["verb"], first["until"], first["reason"], first["source"]) == ("break_glass", "create", until, "the issuer is down, 4711", "203.0.113.9")
+    assert first["sender"] == "root" if os.getuid() == 0 else first["sender"]
+    assert os.uname().nodename in first["agent"] and first["groups"] == ["system:masters"]
+    assert [(r["type"], r["verb"]) for r in rest] == [("write", "create"), ("write", "delete")]
+    path.with_suffix(".json").unlink()
+    last = wait_for(lambda: [r for r in records(cloud, user) if (r["type"], r["verb"]) == ("break_glass", "delete")], what="the record of its end")[0]
+    assert "record was removed" in last["reason"] and last["sender"] == first["sender"]
+    events = [json.loads(x) for x in cloud.seki("audit", "export", str(cloud.data / "ledger")).stdout.splitlines()]
+    (event,) = [e for e in events if e["actor"]["user"].get("name") == user and e["unmapped"]["type"] == "break_glass" and e["activity_name"] == "Create"]
+    assert event["severity"] == "High" and event["unmapped"]["until"] == until and event["actor"]["invoked_by"] == first["sender"] and event["src_endpoint"]["ip"] == "203.0.113.9"
+    assert "break_glass" in ocsf.judge(events)
 
 
 def test_its_line_holds_wherever_the_shell_goes(own_cloud, tmp_path):

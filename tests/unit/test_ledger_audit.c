@@ -113,6 +113,8 @@ static void a_tenant_sees_what_is_its_and_no_more(void **state)
     assert_true(shown);
     (void)viewed((struct audit_event){.type = AUDIT_RESTORED, .user = STR("olga"), .rev = 3}, "a", &shown);
     assert_false(shown);
+    (void)viewed((struct audit_event){.type = AUDIT_BREAK_GLASS, .user = STR("seki:break-glass:x"), .sender = STR("root"), .verb = STR("create")}, "a", &shown);
+    assert_false(shown);
 }
 
 static void strangers_texts_are_cut_between_characters(void **state)
