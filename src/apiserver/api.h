@@ -178,6 +178,8 @@ void api_dispatch(struct api_request *q); /* authorised from here on */
 
 /* ---- auth.c: who asks, and whether they may ---- */
 int authn_load_tokens(struct apiserver *s, struct err *err) NODISCARD;
+/* 0, also for whoever has no break-glass access; ERR_UNAUTHENTICATED: it is over; ERR_BUSY: it is being recorded. */
+int authn_announced(struct apiserver *s, const char *user) NODISCARD;
 /* 0; ERR_UNAUTHENTICATED; ERR_BUSY: not yet known, oidc_wait() for keys of *ret_issuer, or, when that is NULL, the record of a break-glass access. */
 int authn_http(struct apiserver *s, struct http_request *r, struct arena *a, struct api_user *ret, const char **ret_issuer) NODISCARD;
 void authz_start(struct apiserver *s);

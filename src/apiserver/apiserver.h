@@ -61,6 +61,8 @@ void apiserver_free(struct apiserver *a);
 void apiserver_set_objects_per_project(struct apiserver *a, int64_t max);
 /* The issuers were configured anew: watches of people who came by one end, and whoever is still known takes his up again. */
 void apiserver_issuers_changed(struct apiserver *a);
+/* A break-glass access has ended: watches of whoever came by it do, too. */
+void apiserver_access_over(struct apiserver *a);
 /* For client_local_new(). */
 struct client_local apiserver_local(struct apiserver *a);
 /* /readyz of the API itself also fails while this returns non-zero (err->msg says why). One hook, several calls add hooks. */

@@ -244,7 +244,7 @@ static int by_header(struct apiserver *s, struct str header, struct arena *a, st
 }
 
 /* TLS looked at the certificate when the connection began; that may be long ago. */
-static int check_announced(struct apiserver *s, const char *user)
+int authn_announced(struct apiserver *s, const char *user)
 {
     struct str name = str_of(user), prefix = STR(BREAK_GLASS_USER);
     if (!str_starts(name, prefix))
@@ -257,7 +257,7 @@ static int by_certificate(struct apiserver *s, struct http_request *r, struct ar
     struct conn_peer peer;
     if (!http_request_peer(r, &peer) || peer.not_after_ms <= clock_wall_ms())
         return ERR_UNAUTHENTICATED;
-    int rc = check_announced(s, peer.common_name);
+    int rc = authn_announced(s, peer.common_name);
     if (rc < 0)
         return rc;
     ret->name = arena_strdup(a, peer.common_name);

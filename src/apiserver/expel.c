@@ -1,5 +1,5 @@
 /* Watches that may not go on. A request is judged when it comes; a watch runs for as long as its client likes, and sees to it here that it is judged again when something changes that it was
- * allowed by: its tenant's state, the account whose token it came with, roles and bindings. (Revoked users: revoked.c. What proved who watches ends: watch.c.)
+ * allowed by: its tenant's state, the account whose token it came with, the break-glass access that it came by, roles and bindings. (Revoked users: revoked.c. What proved who watches ends: watch.c.)
  */
 #include "apiserver/api.h"
 #include "base/mem.h"
@@ -32,7 +32,15 @@ static int judge(struct api_request *q, struct err *err)
 {
     if (!is_there(q, q->credential.user, NULL) || !is_there(q, q->user.name, q->user.uid))
         return err_set(err, ERR_UNAUTHENTICATED, "Unauthorized");
+    if (q->credential.user && authn_announced(q->server, q->credential.user) == ERR_UNAUTHENTICATED)
+        return err_set(err, ERR_UNAUTHENTICATED, "Unauthorized");
     return tenant_check(q, err);
+}
+
+void apiserver_access_over(struct apiserver *s)
+{
+    if (s->expel)
+        timer_start(&s->expel->timer, 0);
 }
 
 static void on_timer(struct timer *t)

@@ -37,6 +37,7 @@ struct break_glass {
     struct map *all; /* id → struct access */
     struct timer timer;
     struct client_local api;
+    struct apiserver *server;
     struct audit_log *audit;
     struct access_waiters waiters;
     bool started, stopped;
@@ -248,6 +249,7 @@ static void settle(struct break_glass *b)
 {
     struct map_iter it = MAP_ITER_INIT;
     VEC(struct access *) untold = VEC_INIT;
+    bool ended = false;
     while (map_next(b->all, &it)) {
         struct access *a = it.value;
         bool over = a->until_ms <= clock_wall_ms();
@@ -259,8 +261,11 @@ static void settle(struct break_glass *b)
             add_record(b, a, why, NULL);
             forget(b, a);
             map_del(b->all, it.key);
+            ended = true;
         }
     }
+    if (ended && b->server)
+        apiserver_access_over(b->server);
     VEC_FOREACH (&untold, a)
         make_event(b, *a);
     VEC_DEINIT(&untold);
@@ -322,9 +327,10 @@ void break_glass_record_in(struct break_glass *b, struct audit_log *audit)
     b->audit = audit;
 }
 
-void break_glass_start(struct break_glass *b, const struct client_local *api)
+void break_glass_start(struct break_glass *b, const struct client_local *api, struct apiserver *server)
 {
     b->api = *api;
+    b->server = server;
     b->started = true;
     timer_start(&b->timer, 0);
 }

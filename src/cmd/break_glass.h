@@ -20,8 +20,8 @@ struct break_glass *break_glass_new(struct loop *l, const char *dir);
 void break_glass_free(struct break_glass *b); /* once the loop runs no more */
 /* Where accesses are recorded; it outlives b. Before there is anybody who asks. Without one nobody is let in. */
 void break_glass_record_in(struct break_glass *b, struct audit_log *audit);
-/* From here on Events are made. */
-void break_glass_start(struct break_glass *b, const struct client_local *api);
+/* From here on Events are made, and server (or NULL) is told of each end. */
+void break_glass_start(struct break_glass *b, const struct client_local *api, struct apiserver *server);
 /* For apiserver_options. */
 int break_glass_check(void *b, const char *id);
 void break_glass_wait(void *b, struct access_waiter *w);

@@ -491,7 +491,7 @@ static void on_bootstrapped(void *arg, int code, const struct err *err)
         loop_stop(c->loop);
         return;
     }
-    break_glass_start(c->emergencies, &c->local);
+    break_glass_start(c->emergencies, &c->local, c->api);
     ask_for_manifests(c);
     if (pthread_create(&c->services, NULL, services_main, c) != 0) {
         log_error("cannot start a thread");

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import ocsf
-from cloud import SEKI, wait_for
+from cloud import KUBECTL, SEKI, wait_for
 
 EVENTS = "/api/v1/namespaces/default/events?fieldSelector=reason%3DBreakGlass"
 
@@ -66,6 +66,22 @@ def test_it_ends_by_itself(cloud):
     copy.write_bytes(path.read_bytes())
     wait_for(lambda: not path.exists() and not record.exists(), what="record and key to be removed")
     assert use(cloud, copy).returncode != 0
+
+
+def test_watches_end_with_it(cloud):
+    """Deleting the record ends it at once, not only for new requests."""
+    path = kubeconfig(cloud, "--for", "10m", "--reason", "looks on")
+    watches = [subprocess.Popen([KUBECTL, "--kubeconfig", str(file), "get", "--raw", "/api/v1/namespaces?watch=1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for file in (path, cloud.data / "admin.kubeconfig")]
+    try:
+        assert all("ADDED" in w.stdout.readline() for w in watches)
+        path.with_suffix(".json").unlink()
+        wait_for(lambda: watches[0].poll() is not None, what="the watch to end")
+        assert "Unauthorized" in watches[0].stdout.read().splitlines()[-1] and watches[1].poll() is None
+    finally:
+        for w in watches:
+            w.kill()
+            w.communicate()
 
 
 def test_the_alarm_survives_a_restart(own_cloud):

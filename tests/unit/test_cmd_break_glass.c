@@ -70,7 +70,7 @@ static int setup(void **state)
     ASSERT_OK(audit_log_open(&(struct audit_log_options){ledger, AUDIT_LEDGER, NULL}, &audit, &err));
     accesses = break_glass_new(loop, dir);
     break_glass_record_in(accesses, audit);
-    break_glass_start(accesses, &(struct client_local){.loop = loop, .call = event_made});
+    break_glass_start(accesses, &(struct client_local){.loop = loop, .call = event_made}, NULL);
     return 0;
 }
 
