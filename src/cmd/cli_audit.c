@@ -188,6 +188,20 @@ static int check_record(const struct walk *w, const char *dir, const char *hash)
     return *found && !strcasecmp(found, hash) ? 0 : 1;
 }
 
+/* "SEQUENCE:SHA256" of the last one there is; NULL: the reason is printed. */
+static const char *last_record(struct cli *c, const char *dir)
+{
+    CLEANUP(ledger_extent_deinit) struct ledger_extent x = {0};
+    struct err err = ERR_INIT;
+    char hash[SHA256_HEX_MAX];
+    if (ledger_extent_find(dir, AUDIT_LEDGER, &x, &err) < 0) {
+        (void)cli_fail(&err);
+        return NULL;
+    }
+    hash_hex(x.hash, sizeof(x.hash), hash);
+    return arena_printf(c->arena, "%llu:%s", (unsigned long long)x.sequence, hash);
+}
+
 int cli_audit_verify(struct cli *c)
 {
     struct walk w = {0};
@@ -207,13 +221,18 @@ int cli_audit_verify(struct cli *c)
         return rc;
     clock_format(w.first_ms, first);
     clock_format(w.last_ms, last);
+    const char *end = w.count ? last_record(c, dir) : "";
+    if (!end)
+        return 1;
     if (c->json) {
-        JSON_AUTO doc = json_pack("{s:b, s:I, s:s, s:s}", "verified", true, "records", (json_int_t)w.count, "first", first, "last", last);
+        JSON_AUTO doc = json_pack("{s:b, s:I, s:s, s:s, s:s}", "verified", true, "records", (json_int_t)w.count, "first", first, "last", last, "record", end);
         cli_print_json(doc);
     } else if (!w.count) {
         puts("no records yet; the ledger is whole");
     } else {
         printf("%llu records from %s to %s: each follows on the one before, none is changed or missing\n", (unsigned long long)w.count, first, last);
+        printf("whoever writes the files can make them whole again: note the last record elsewhere; later, or on a copy,\n  seki audit verify --record %s\n"
+               "tells whether all up to it is still what it was\n", end);
     }
     return 0;
 }

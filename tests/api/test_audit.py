@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 
 from cloud import GROUP, SEKI, ApiError, wait_for
+import ledger_file
 from ledger_file import crc32c
 from ocsf import judge, validator, write_ledger
 
@@ -265,6 +266,27 @@ def test_verify_names_the_first_bad_record(cloud, project, tmp_path):
     assert p.returncode == 1 and f"sequence {len(sizes) // 2 + 2}: the chain is broken" in p.stderr, p.stderr
     p = cloud.seki("audit", "verify", str(tmp_path), check=False)
     assert p.returncode == 1 and "no audit ledger" in p.stderr
+
+
+def test_what_was_written_anew_from_a_record_on_is_told_by_the_one_that_was_noted(cloud, project, tmp_path):
+    """Whoever can write the files can make a chain that holds. What he cannot change is what was noted elsewhere."""
+    for i in range(3):
+        cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", config_map(f"noted{i}"))
+    copy = tmp_path / "copy"
+    shutil.copytree(cloud.data / "ledger", copy)
+    noted = json.loads(cloud.seki("audit", "verify", str(copy), "-o", "json").stdout)["record"]
+    assert f"verify --record {noted}" in cloud.seki("audit", "verify", str(copy)).stdout
+    assert cloud.seki("audit", "verify", str(copy), "--record", noted).returncode == 0
+    file = copy / "audit.000001"
+    whole = file.read_bytes()
+    entries = ledger_file.records(whole)
+    assert noted.split(":")[0] == str(len(entries))
+    forged = [(v, t, body.replace(b"noted1", b"other1")) for v, t, body in entries]
+    for kept in (forged, entries[:-1], [*entries[:-1], entries[-2]]):
+        file.write_bytes(ledger_file.chained(whole[:ledger_file.FILE_HEAD], kept))
+        assert cloud.seki("audit", "verify", str(copy)).returncode == 0
+        p = cloud.seki("audit", "verify", str(copy), "--record", noted, check=False)
+        assert p.returncode == 1 and f"record {noted.split(':')[0]}" in p.stderr, p.stderr
 
 
 def test_no_change_without_its_record_through_kills(own_cloud):
