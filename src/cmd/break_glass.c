@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <grp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -346,23 +347,17 @@ void break_glass_free(struct break_glass *b)
 
 /* ---- the command's side ---- */
 
-/* Who runs control must be able to read it. */
-static int write_as_owner(const char *data, const char *path, struct str text, struct err *err)
+/* Root becomes who runs control: so that he can read what is made, and so that nothing he has put there, such as a link, has root write elsewhere. */
+static int become_owner(const char *data, struct err *err)
 {
     struct stat st;
-    int rc = file_write(path, text, 0600, err);
-    if (rc == 0 && geteuid() == 0 && stat(data, &st) == 0 && st.st_uid != 0 && chown(path, st.st_uid, st.st_gid) < 0)
-        rc = err_sys(err, errno, "chown %s", path);
-    return rc;
-}
-
-static int make_dir(const char *data, const char *dir, struct err *err)
-{
-    struct stat st;
-    int rc = file_mkdirs(dir, 0700, err);
-    if (rc == 0 && geteuid() == 0 && stat(data, &st) == 0 && st.st_uid != 0 && chown(dir, st.st_uid, st.st_gid) < 0)
-        rc = err_sys(err, errno, "chown %s", dir);
-    return rc;
+    if (geteuid() != 0)
+        return 0;
+    if (stat(data, &st) < 0)
+        return err_sys(err, errno, "%s", data);
+    if (st.st_uid == 0)
+        return 0;
+    return setgroups(0, NULL) < 0 || setgid(st.st_gid) < 0 || setuid(st.st_uid) < 0 ? err_sys(err, errno, "becoming the owner of %s", data) : 0;
 }
 
 static void put64(json_t *j, const char *key, const char *pem)
@@ -410,7 +405,7 @@ static int write_record(const struct break_glass_wish *w, const char *path, int6
         return err_set(err, ERR_INVALID, "the reason is no UTF-8");
     sbuf_init(&out, RECORD_MAX);
     json_write(record, &out);
-    return write_as_owner(w->data, path, sbuf_str(&out), err);
+    return file_write(path, sbuf_str(&out), 0600, err);
 }
 
 /* What is missing is not made: an authority of this moment would be nobody's. */
@@ -436,10 +431,12 @@ int break_glass_make(const struct break_glass_wish *w, struct arena *a, const ch
     const char *record = arena_printf(a, "%s/%s.json", dir, id), *path = arena_printf(a, "%s/%s.kubeconfig", dir, id);
     const struct pki_leaf leaf = {.common_name = arena_printf(a, BREAK_GLASS_USER "%s", id), .orgs = (const char *const[]){"system:masters", NULL}, .usage = PKI_CLIENT,
                                   .seconds = (int)(w->life_ms / 1000)};
-    int rc = open_ca(arena_printf(a, "%s/pki", w->data), &ca, err);
+    int rc = become_owner(w->data, err);
+    if (rc == 0)
+        rc = open_ca(arena_printf(a, "%s/pki", w->data), &ca, err);
     if (rc == 0)
         rc = pki_leaf_make(ca, &leaf, &cert, &key, err);
-    if (rc == 0 && (rc = make_dir(w->data, dir, err)) == 0 && (rc = write_kubeconfig(w, path, pki_ca_pem(ca), cert, key, err)) == 0)
+    if (rc == 0 && (rc = file_mkdirs(dir, 0700, err)) == 0 && (rc = write_kubeconfig(w, path, pki_ca_pem(ca), cert, key, err)) == 0)
         rc = write_record(w, record, until_ms, err);
     if (key)
         mem_wipe(key, strlen(key));

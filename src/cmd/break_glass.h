@@ -32,7 +32,7 @@ struct break_glass_wish {
     const char *source, *agent; /* from which address he came to this machine, or ""; by what, on which machine */
     int64_t life_ms;
 };
-/* Record and certificate. ret_path: the kubeconfig, in the arena. */
+/* Record and certificate, of the owner of data: who is root is that owner from here on. ret_path: the kubeconfig, in the arena. */
 int break_glass_make(const struct break_glass_wish *w, struct arena *a, const char **ret_path, int64_t *ret_until_ms, struct err *err) NODISCARD;
 
 #endif

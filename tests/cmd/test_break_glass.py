@@ -2,7 +2,9 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -133,6 +135,29 @@ def test_its_line_holds_wherever_the_shell_goes(own_cloud, tmp_path):
     assert p.returncode == 0 and path.is_absolute() and "system:masters" in json.loads(use(c, path).stdout)["status"]["userInfo"]["groups"], p
     p = subprocess.run([SEKI, "break-glass", "--reason", "x"], env={**os.environ, "SEKI_DATA": str(c.data)}, capture_output=True, text=True, timeout=60)
     assert p.returncode == 0 and str(c.data / "break-glass") in p.stdout, p
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a directory to somebody else")
+def test_as_root_it_gives_nothing_of_roots_away(cloud, request):
+    """Whoever runs sekid owns the data directory, and may have put a link there: root writes nothing through it, and changes no owner."""
+    top = pathlib.Path(tempfile.mkdtemp(prefix="seki-test-"))  # where nobody may go
+    request.addfinalizer(lambda: shutil.rmtree(top))
+    top.chmod(0o755)
+    data, mine = top / "data", top / "mine"
+    for path in ("pki/ca.crt", "pki/ca.key", "run/api.addr"):
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(cloud.data / path, data / path)
+    mine.mkdir(mode=0o755)
+    for path in (data, *data.rglob("*")):
+        os.chown(path, 65534, 65534)
+    (data / "break-glass").symlink_to(mine)
+    p = subprocess.run([SEKI, "break-glass", "--data", str(data), "--reason", "x"], capture_output=True, text=True, timeout=60)
+    assert p.returncode == 1 and mine.stat().st_uid == 0 and not list(mine.iterdir()), p
+    (data / "break-glass").unlink()
+    p = subprocess.run([SEKI, "break-glass", "--data", str(data), "--reason", "x", "-o", "json"], capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0, p.stderr
+    assert {f.stat().st_uid for f in (data / "break-glass", *(data / "break-glass").iterdir())} == {65534}
+    assert pathlib.Path(json.loads(p.stdout)["kubeconfig"]).stat().st_mode & 0o777 == 0o600
 
 
 def test_it_needs_the_data_directory_and_a_reason(cloud, tmp_path):
