@@ -65,6 +65,33 @@ static json_t *get(void *ctx, const struct kind *k, const char *ns, const char *
     return v ? object_of_as(k, v) : NULL;
 }
 
+struct first {
+    struct arena *arena;
+    size_t skip; /* the key's part before the name */
+    const char *name;
+};
+
+static bool keep_first(void *arg, struct store_value *v)
+{
+    struct first *f = arg;
+    f->name = arena_strndup(f->arena, str_skip(v->key, f->skip));
+    return false;
+}
+
+static const char *first(void *ctx, struct arena *a, const struct kind *k, const char *prefix)
+{
+    struct apiserver *s = ctx;
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    struct first f = {.arena = a};
+    sbuf_init(&key, 1024);
+    object_key(k, "", prefix, &key);
+    if (!sbuf_ok(&key))
+        return NULL;
+    f.skip = key.len - strlen(prefix);
+    (void)!store_range(s->store, sbuf_str(&key), STR_NULL, 0, 1, keep_first, &f, NULL);
+    return f.name;
+}
+
 /* The tenant's own, too, may see in the ledger who did it. */
 static int rotate_key(struct api_request *q, const char *tenant, struct err *err)
 {
@@ -105,7 +132,7 @@ static int keys(void *ctx, void *asker, const char *tenant, bool rotate, json_t 
 
 struct kind_server api_kind_server(struct apiserver *s)
 {
-    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get, .keys = keys, .ceiling = limits_ceiling, .barred = border_check};
+    return (struct kind_server){.ctx = s, .allows = allows, .rules = rules, .authenticate = authenticate, .get = get, .first = first, .keys = keys, .ceiling = limits_ceiling, .barred = border_check};
 }
 
 struct kind_context api_kind_context(struct api_request *q)

@@ -92,21 +92,6 @@ static int read_limits(struct cli *c, json_t **ret)
     return 0;
 }
 
-/* Admins of "acme" may call a project "acme-lab": when that is a tenant's name, too, one of the two hears that it is taken. */
-static void warn_of_names_within(struct cli *c, const char *name)
-{
-    struct client_resource r = tenants();
-    JSON_AUTO items = NULL;
-    size_t i;
-    json_t *other;
-    if (client_list(c->client, &r, NULL, NULL, &items, NULL, NULL) < 0)
-        return;
-    json_array_foreach (items, i, other)
-        if (strcmp(obj_name(other), name) != 0 && (tenant_owns_name(name, obj_name(other)) || tenant_owns_name(obj_name(other), name)))
-            fprintf(stderr, "seki: tenants %s and %s: projects of both may have the same names, so each may learn that one is taken; better names do not begin with one another's and \"-\"\n", name,
-                    obj_name(other));
-}
-
 int cli_tenant_create(struct cli *c)
 {
     const char *name = cli_word(c), *display = cli_flag(c, "--display-name"), *billing = cli_flag(c, "--billing-account"), *file = cli_flag(c, "--kubeconfig-out"), *admin;
@@ -129,7 +114,6 @@ int cli_tenant_create(struct cli *c)
     struct client_resource r = tenants();
     if (client_create(c->client, &r, "", obj, &ret, &err) < 0)
         return cli_fail(&err);
-    warn_of_names_within(c, name);
     if (file && write_kubeconfig(c, name, file, &err) < 0) {
         fprintf(stderr, "seki: tenant %s is made, but %s could not be written: %s\n", name, file, err.msg);
         return 1;

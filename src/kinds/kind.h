@@ -51,6 +51,8 @@ struct kind_server {
     int (*authenticate)(void *ctx, struct arena *a, struct str token, const json_t *audiences, struct kind_user *ret, json_t **ret_audiences, struct err *err);
     /* The latest version of an object; shared, not to be changed. A new reference; NULL: there is none. */
     json_t *(*get)(void *ctx, const struct kind *k, const char *ns, const char *name);
+    /* The first name, in their order, of the objects of a kind of the cluster whose name begins so; in the arena. NULL: there are none. Of what is durable. */
+    const char *(*first)(void *ctx, struct arena *a, const struct kind *k, const char *prefix);
     /* The keys that secrets of a tenant ("": of all) are sealed with, an array as KeyRotation has it; rotate: after a new one was made for each, on behalf of the context's asker.
      * ERR_NOT_FOUND: the tenant has none. ERR_UNAVAILABLE: nothing is sealed here. */
     int (*keys)(void *ctx, void *asker, const char *tenant, bool rotate, json_t **ret, struct err *err);

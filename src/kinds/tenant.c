@@ -266,7 +266,24 @@ static void validate_auditors(const json_t *tenant, struct field_errors *errors)
     }
 }
 
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
+/* Names of projects are one space over the cloud, and "acme-lab" is for the admins of "acme" to take: were it a tenant's, too, each of the two would hear what the other has. */
+static void validate_name(const struct kind_context *c, const char *name, struct field_errors *errors)
+{
+    static const char rule[] = "Invalid value: \"%s\": there is tenant \"%s\", and projects of both could have the same names: no tenant's name may begin with another's and \"-\" (rule TenantNames)";
+    const struct kind_server *s = c->server;
+    const char *other = NULL;
+    for (const char *dash = strchr(name, '-'); s && !other && dash; dash = strchr(dash + 1, '-')) {
+        const char *outer = arena_strndup(c->arena, str_n(name, (size_t)(dash - name)));
+        JSON_AUTO tenant = s->get ? s->get(s->ctx, &kind_tenant, "", outer) : NULL;
+        other = tenant ? outer : NULL;
+    }
+    if (!other && s && s->first)
+        other = s->first(s->ctx, c->arena, &kind_tenant, arena_printf(c->arena, "%s-", name));
+    if (other)
+        field_errors_add(errors, "metadata.name", "FieldValueInvalid", rule, name, other);
+}
+
+static void validate(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     size_t i;
     json_t *user;
@@ -277,6 +294,8 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     for (size_t n = 0; !old_obj && n < ARRAY_LEN(taken); n++)
         if (!strcmp(name, taken[n]))
             field_errors_add(errors, "metadata.name", "FieldValueInvalid", "Invalid value: \"%s\": a project that Seki itself has", name);
+    if (!old_obj)
+        validate_name(c, name, errors);
     limit_check_resources(json_at(obj, "spec.limits"), "spec.limits", errors);
     budget_check(json_at(obj, "spec.limits"), "spec.limits", errors);
     validate_auditors(obj, errors);
