@@ -38,7 +38,7 @@ def acme(cloud, request):
 
 
 def test_a_tenant_reads_its_part_and_nothing_else(cloud, acme):
-    other = Admin(cloud, cloud.tenant(f"{acme.tenant}-b")["metadata"]["name"])
+    other = Admin(cloud, cloud.tenant(f"b-{acme.tenant}")["metadata"]["name"])
     other.api("POST", f"/api/v1/namespaces/{other.tenant}/configmaps", config_map("theirs"))
     acme.api("POST", f"/api/v1/namespaces/{acme.tenant}/configmaps", config_map("mine"))
     acme.refused("GET", f"/api/v1/namespaces/{other.tenant}/secrets/s", status=404)
@@ -69,7 +69,7 @@ def test_a_tenant_reads_its_part_and_nothing_else(cloud, acme):
 
 def test_an_auditor_who_is_no_admin_reads_it_and_nothing_else(cloud, acme):
     """The tenant's admin names him; the operator is not asked."""
-    cloud.tenant(f"{acme.tenant}-b")
+    cloud.tenant(f"b-{acme.tenant}")
     path, ns = f"{GROUP}/tenants/{acme.tenant}", acme.tenant
     cloud.api("POST", f"/api/v1/namespaces/{ns}/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "siem"}})
     siem = Admin(cloud, ns, "siem")
@@ -154,10 +154,10 @@ def test_events_as_security_departments_read_them(cloud, acme):
 def test_seki_reads_it_through_the_api(cloud, acme, tmp_path):
     acme.api("POST", f"/api/v1/namespaces/{acme.tenant}/configmaps", config_map("by-cli"))
     file = tmp_path / "kubeconfig"
-    cloud.seki("tenant", "create", f"{acme.tenant}-cli", "--kubeconfig-out", str(file))
+    cloud.seki("tenant", "create", f"cli-{acme.tenant}", "--kubeconfig-out", str(file))
     with_file = {"KUBECONFIG": str(file), "SEKI_LEDGER_DIR": ""}
-    text = cloud.seki("audit", "list", "--tenant", f"{acme.tenant}-cli", env=with_file).stdout
-    assert f"tenants/{acme.tenant}-cli" in text and "Group/system:masters" in text and "by-cli" not in text
+    text = cloud.seki("audit", "list", "--tenant", f"cli-{acme.tenant}", env=with_file).stdout
+    assert f"tenants/cli-{acme.tenant}" in text and "Group/system:masters" in text and "by-cli" not in text
     p = cloud.seki("audit", "list", "--tenant", acme.tenant, env=with_file, check=False)
     assert p.returncode == 1 and "not found" in p.stderr and p.stdout == ""
     # By the operator, who has the files, too: the same events, wherever they come from.
