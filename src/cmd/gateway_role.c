@@ -217,6 +217,7 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     struct gateway_options go = {.name = g->writer,
                                  .threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, arena_printf(a, "run/%s.snapshot", name)),
+                                 .shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", name)),
                                  .open_file = options_path(o, a, arena_printf(a, "run/%s.requests", g->writer)),
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .site = o->site, .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
