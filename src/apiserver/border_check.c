@@ -70,28 +70,58 @@ static const struct residency_site *site_at(const struct apiserver *s, const str
     return NULL;
 }
 
-static const char *barred_at(const struct found *f, const char *model, const struct residency_site *site)
+/* key NULL: whatever it is. */
+static const char *barred_at(const struct found *f, const char *model, const char *key, const struct residency_site *site)
 {
     for (size_t i = 0; i < f->rules.len; i++) {
         const struct residency_rule *r = &f->rules.ptr[i];
-        if (!*r->keys && residency_applies(r, model, "") && !residency_allows(r, site))
+        if ((key || !*r->keys) && residency_applies(r, model, key ? key : "") && !residency_allows(r, site))
             return r->name;
     }
     return NULL;
 }
 
-const char *border_check(void *ctx, struct arena *a, const char *ns, const char *model, const char *const *addresses)
+/* The first rule that bars, where each address is barred. */
+static const char *barred_everywhere(const struct apiserver *s, const struct found *f, const char *model, const char *key, const char *const *addresses)
+{
+    const char *first = NULL, *rule = NULL;
+    for (size_t i = 0; addresses[i]; i++) {
+        if (!(rule = barred_at(f, model, key, site_at(s, f, addresses[i]))))
+            return NULL;
+        first = first ? first : rule;
+    }
+    return first;
+}
+
+/* Keys of rules for some keys, of which no request is let through; *ret_keys names those of the first such rule. */
+static const char *barred_keys(const struct apiserver *s, const struct found *f, const char *model, const char *const *addresses, const char **ret_keys)
+{
+    const char *first = NULL;
+    VEC_FOREACH (&f->rules, r)
+        for (const char *const *key = r->keys; *key; key++) {
+            const char *rule = residency_applies(r, model, *key) ? barred_everywhere(s, f, model, *key, addresses) : NULL;
+            if (!rule || (first && first != r->name))
+                continue;
+            *ret_keys = first ? arena_printf(f->arena, "%s, %s", *ret_keys, *key) : *key;
+            first = r->name;
+        }
+    return first;
+}
+
+const char *border_check(void *ctx, struct arena *a, const char *ns, const char *model, const char *const *addresses, const char **ret_keys)
 {
     struct apiserver *s = ctx;
     struct found f = {.arena = a};
-    const char *first = NULL, *rule = NULL;
+    const char *rule;
+    *ret_keys = NULL;
     add_tenant(s, ns, &f);
     each(s, &kind_residency_policy, ns, add_policy, &f);
     if (f.rules.len)
         each(s, &kind_site, NULL, add_site, &f);
-    for (size_t i = 0; f.rules.len && addresses[i] && (rule = barred_at(&f, model, site_at(s, &f, addresses[i]))); i++)
-        first = first ? first : rule;
+    rule = barred_everywhere(s, &f, model, NULL, addresses);
+    if (!rule)
+        rule = barred_keys(s, &f, model, addresses, ret_keys);
     VEC_DEINIT(&f.sites);
     VEC_DEINIT(&f.rules);
-    return rule ? first : NULL;
+    return rule;
 }

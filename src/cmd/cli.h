@@ -30,7 +30,7 @@ struct cli_verb {
     int (*run)(struct cli *c);
     const struct cli_flag *flags; /* ends with name NULL; or NULL */
     const char *complete;         /* words that its arguments may be, for completion; or NULL */
-    bool csv;                     /* knows -o csv */
+    bool csv, wide;               /* knows -o csv, -o wide */
 };
 
 struct cli_value {
@@ -44,7 +44,7 @@ struct cli {
     const struct cli_verb *verb;
     const char *kubeconfig; /* --kubeconfig, or NULL */
     const char *ns;         /* -n, or after cli_connect the kubeconfig's */
-    bool json, csv;         /* -o json, -o csv */
+    bool json, csv, wide;   /* -o json, -o csv, -o wide */
     bool color;             /* stdout is a terminal and NO_COLOR is not set */
     struct client *client;  /* after cli_connect */
     VEC(struct cli_value) values;

@@ -95,8 +95,10 @@ static int take_globals(struct cli *c, bool *ret_help)
         return cli_usage_error("--namespace: expected a project's name");
     bool csv = c->verb && c->verb->csv;
     c->csv = csv && output && !strcmp(output, "csv");
-    if (output && !c->csv && strcmp(output, "table") != 0 && strcmp(output, "json") != 0)
-        return cli_usage_error("--output=%s: expected table%s json", output, csv ? ", csv or" : " or");
+    bool wide = c->verb && c->verb->wide;
+    c->wide = wide && output && !strcmp(output, "wide");
+    if (output && !c->csv && !c->wide && strcmp(output, "table") != 0 && strcmp(output, "json") != 0)
+        return cli_usage_error("--output=%s: expected table%s%s json", output, wide ? ", wide" : "", csv ? ", csv or" : " or");
     c->json = output && !strcmp(output, "json");
     return 0;
 }

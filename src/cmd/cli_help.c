@@ -179,9 +179,11 @@ static void print_bash(void)
          "    done\n"
          "    case $verb in");
     for (size_t i = 0; i < cli_verb_count; i++) {
-        if (!cli_verbs[i].flags)
+        if (!cli_verbs[i].flags && !cli_verbs[i].csv)
             continue;
         printf("    \"%s\"|\"%s \"*) case $prev in\n", cli_verbs[i].name, cli_verbs[i].name);
+        if (cli_verbs[i].csv)
+            printf("        --output|-o) COMPREPLY=($(compgen -W \"table %sjson csv\" -- \"$cur\")); return;;\n", cli_verbs[i].wide ? "wide " : "");
         print_bash_values(cli_verbs[i].flags);
         puts("        esac;;");
     }

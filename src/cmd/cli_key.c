@@ -227,18 +227,20 @@ int cli_usage(struct cli *c)
         cli_print_json(items);
         return 0;
     }
-    static const char *const heads[] = {"DAY", "PROJECT", "KEY", "MODEL", "REQUESTS", "FAILED", "PROMPT", "CACHED", "COMPLETION", "LOSERS", "REPLAYED", "UNSEEN", "INEXACT", "COST", NULL};
+    static const char *const all_heads[] = {"DAY", "PROJECT", "KEY", "MODEL", "REQUESTS", "FAILED", "PROMPT", "CACHED", "COMPLETION", "LOSERS", "REPLAYED", "UNSEEN", "INEXACT", "COST", NULL};
+    static const char *const heads[] = {"DAY", "PROJECT", "KEY", "MODEL", "REQUESTS", "FAILED", "PROMPT", "CACHED", "COMPLETION", "COST", NULL}; /* what is billed: for a terminal */
     static const char *const numbers[] = {"requests", "failedRequests", "promptTokens", "cachedTokens", "completionTokens", "hedgeLoserTokens", "replayedTokens", "unseenTokens", "inexactAttempts"};
-    struct cli_table *t = cli_table_new(c->arena, heads);
+    size_t shown = ARRAY_LEN(numbers) - (c->wide || c->csv ? 0 : ARRAY_LEN(all_heads) - ARRAY_LEN(heads));
+    struct cli_table *t = cli_table_new(c->arena, c->wide || c->csv ? all_heads : heads);
     size_t i, k;
     json_t *report, *item;
     json_array_foreach (items, i, report) {
         const char *date = json_str(report, "spec.date");
         json_array_foreach (json_at(report, "status.items"), k, item) {
-            const char *cells[ARRAY_LEN(heads) - 1] = {date, obj_namespace(report), json_str(item, "key"), json_str(item, "model")};
-            for (size_t n = 0; n < ARRAY_LEN(numbers); n++)
+            const char *cells[ARRAY_LEN(all_heads) - 1] = {date, obj_namespace(report), json_str(item, "key"), json_str(item, "model")};
+            for (size_t n = 0; n < shown; n++)
                 cells[4 + n] = arena_printf(c->arena, "%lld", (long long)json_int(item, numbers[n], 0));
-            cells[4 + ARRAY_LEN(numbers)] = costs_text(c->arena, json_object_get(item, "cost"));
+            cells[4 + shown] = costs_text(c->arena, json_object_get(item, "cost"));
             cli_table_row(t, cells);
         }
     }

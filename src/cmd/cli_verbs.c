@@ -247,12 +247,13 @@ const struct cli_verb cli_verbs[] = {
     {.name = "usage",
      .args = "",
      .help = "requests and tokens by day, key and model",
-     .more = "Billed are PROMPT and COMPLETION. LOSERS, REPLAYED and UNSEEN are what engines did beside that: for attempts that were not the first, to go on where another one\n"
-             "had failed, and for nobody. Of INEXACT attempts the engine did not say what it made: what came by is counted. -o csv is there too.\n\n"
-             "  seki -n demo usage --day 2026-01-31\n  seki usage -A -o json\n  seki usage -A -o csv >usage.csv\n",
+     .more = "Billed are PROMPT and COMPLETION. With -o wide (and csv) there is what engines did beside that, in LOSERS, REPLAYED and UNSEEN: for attempts that ran beside a faster one, to\n"
+             "go on where another one had failed, and for nobody. Of INEXACT attempts the engine did not say what it made: what came by is counted.\n\n"
+             "  seki -n demo usage --day 2026-01-31\n  seki usage -A -o wide\n  seki usage -A -o csv >usage.csv\n",
      .run = cli_usage,
      .flags = usage_flags,
-     .csv = true},
+     .csv = true,
+     .wide = true},
     {.name = "slo",
      .args = "",
      .help = "how far endpoints kept what they promise (spec.slo), by month",

@@ -8,11 +8,13 @@
 #include "cmd/takeover.h"
 #include "cmd/vitals.h"
 #include "gateway/gateway.h"
+#include "gateway/left_requests.h"
 
 #include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#define LEFT_LOOK_MS 2000u
 #define OWN_DESCRIPTORS 128 /* loops, ledgers, the API (several a kind that is watched), the monitor */
 
 struct gateway_role {
@@ -28,6 +30,8 @@ struct gateway_role {
     struct reach reach;
     const char *writer; /* what its journals are called */
     struct takeover_offer *offer;
+    struct timer look; /* for what a killed gateway left under the other name: */
+    struct { const char *dir, *gateway, *file; } left;
 };
 
 static int check_gateway(void *arg, struct err *err)
@@ -53,6 +57,25 @@ static void drain_done(void *arg)
 {
     struct gateway_role *g = arg;
     loop_stop(g->loop);
+}
+
+static void left_work(void *arg)
+{
+    struct gateway_role *g = arg;
+    left_requests_settle(g->left.dir, g->left.gateway, g->left.file);
+}
+
+static void left_done(void *arg)
+{
+    struct gateway_role *g = arg;
+    if (!g->stopping)
+        timer_start(&g->look, LEFT_LOOK_MS);
+}
+
+static void look_for_left(struct timer *t)
+{
+    struct gateway_role *g = t->arg;
+    loop_work(g->loop, left_work, left_done, g);
 }
 
 /* Connections that begin from now on see the new certificate. */
@@ -141,8 +164,11 @@ static int take_over(struct gateway_role *g, const char *name, struct takeover *
     const char *path = options_path(g->options, g->arena, arena_printf(g->arena, "run/%s.takeover", name));
     int rc = takeover_ask(path, t, err);
     g->writer = name;
-    if (rc == ERR_NOT_FOUND)
+    if (rc == ERR_NOT_FOUND) { /* the one before may drain still, when the one that took over from it was killed */
+        if (left_requests_held(options_path(g->options, g->arena, "ledger"), name))
+            g->writer = arena_printf(g->arena, "%s-next", name);
         return 0;
+    }
     if (rc < 0)
         return rc;
     if (!strcmp(t->writer, name))
@@ -217,6 +243,7 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     struct gateway_options go = {.name = g->writer,
                                  .threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, arena_printf(a, "run/%s.snapshot", name)),
+                                 .shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", name)),
                                  .open_file = options_path(o, a, arena_printf(a, "run/%s.requests", g->writer)),
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .site = o->site, .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
@@ -278,6 +305,12 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     net_addr_format(&addr, text);
     log_info("gateway listens", KV("address", text), KV("tls", g->tls ? "on" : "off"));
     offer_takeover(g, name);
+    const char *other = strcmp(g->writer, name) != 0 ? name : arena_printf(a, "%s-next", name);
+    g->left.dir = go.journal_dir;
+    g->left.gateway = other;
+    g->left.file = options_path(o, a, arena_printf(a, "run/%s.requests", other));
+    timer_init(&g->look, g->loop, look_for_left, g);
+    look_for_left(&g->look);
     return 0;
 }
 
@@ -303,6 +336,7 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
         loop_run(g.loop);
     else if (err.code)
         log_error("the gateway cannot start", KVE(&err));
+    timer_stop(&g.look);
     takeover_offer_free(g.offer);
     monitor_free(g.monitor);
     if (g.gateway)

@@ -245,7 +245,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
         g->report = load_report_new(g);
     if (rc == 0)
         rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed),
-                                                     .limits = feed_limits(g->feed)}, &g->slices, err);
+                                                     .limits = feed_limits(g->feed), .shares_file = o->shares_file}, &g->slices, err);
     if (rc == 0 && o->otlp_endpoint && *o->otlp_endpoint)
         rc = trace_export_start(&(struct trace_export_options){.endpoint = o->otlp_endpoint, .instance = g->o.name}, &g->traces, err);
     if (rc == 0)

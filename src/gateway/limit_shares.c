@@ -122,6 +122,23 @@ void limit_each_beyond(struct limit_set *s, bool (*fn)(void *arg, struct limit_c
     pthread_mutex_unlock(&s->lock);
 }
 
+void limit_each_less(struct limit_set *s, bool (*fn)(void *arg, const char *name, enum limit_unit u, int64_t max, int64_t share), void *arg)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    bool on = true;
+    pthread_mutex_lock(&s->lock);
+    while (on && map_next(s->by_name, &it)) {
+        struct limit_counter *c = it.value;
+        for (int u = 0; u < LIMIT_UNITS && on; u++) {
+            const struct limit_part *p = &c->parts[u];
+            int64_t share = atomic_load(&p->share);
+            if (p->max > 0 && share < limit_base(p->max, s->parts))
+                on = fn(arg, c->name, (enum limit_unit)u, p->max, share);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
 int64_t limit_parts(struct limit_set *s)
 {
     pthread_mutex_lock(&s->lock);

@@ -28,6 +28,9 @@ void limit_cap(struct limit_set *s, struct str name, enum limit_unit u, int64_t 
 /* Counters of which more runs than is one's base, until fn says false. Under the set's lock. */
 void limit_each_beyond(struct limit_set *s, bool (*fn)(void *arg, struct limit_counter *c), void *arg);
 
+/* Limits of which this gateway has less than its base, until fn says false. Under the set's lock. */
+void limit_each_less(struct limit_set *s, bool (*fn)(void *arg, const char *name, enum limit_unit u, int64_t max, int64_t share), void *arg);
+
 struct limit_report {
     int64_t max, share, given, left, need, need_least; /* need -1: nobody waits */
 };

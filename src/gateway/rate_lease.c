@@ -2,9 +2,12 @@
 
 #include <string.h>
 
+#include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "base/vec.h"
+#include "gateway/share_file.h"
 
 #define ITEMS_MAX 2000 /* of a question */
 #define VERDICT_NS 1000000000ull
@@ -17,15 +20,16 @@ struct item {
 struct rate_lease {
     struct limit_set *set;
     int64_t epoch, parts;
-    bool settled, heard;
+    bool settled, heard, moved; /* moved: the file does not say it yet */
+    char *file;
     struct metric *part_of;
     VEC(struct item) next, asked; /* of the next question; of the one that runs. With references */
 };
 
-struct rate_lease *rate_lease_new(struct limit_set *set)
+struct rate_lease *rate_lease_new(struct limit_set *set, const char *file)
 {
     struct rate_lease *r = XNEW(struct rate_lease);
-    *r = (struct rate_lease){.set = set, .part_of = metric_gauge("seki_gateway_rate_parts", "This gateway has one of so many parts of each limit; 0: control has not said yet.")};
+    *r = (struct rate_lease){.set = set, .file = file ? xstrdup(file) : NULL, .part_of = metric_gauge("seki_gateway_rate_parts", "This gateway has one of so many parts of each limit; 0: control has not said yet.")};
     limit_set_parts(set, 0, false, 0);
     return r;
 }
@@ -46,6 +50,7 @@ void rate_lease_free(struct rate_lease *r)
         limit_counter_unref(i->counter);
     VEC_DEINIT(&r->asked);
     VEC_DEINIT(&r->next);
+    mem_free(r->file);
     mem_free(r);
 }
 
@@ -145,6 +150,7 @@ static void take_parts(struct rate_lease *r, const json_t *status, uint64_t now_
         if (unit_of(json_str_or(cap, "unit", ""), &u))
             limit_cap(r->set, str_of(json_str_or(cap, "name", "")), u, json_int(cap, "max", 0), json_int(cap, "share", 0));
     limit_set_parts(r->set, parts, !settled, now_ns);
+    r->moved = true;
     if (!settled || parts > 1)
         list_beyond(r);
     r->epoch = epoch;
@@ -178,8 +184,21 @@ static void take_recall(struct rate_lease *r, const json_t *a, uint64_t now_ns)
         c = limit_find(r->set, name);
     }
     limit_give(r->set, c, u, &recall, now_ns);
+    r->moved = true;
     list(r, c, u);
     limit_counter_unref(c);
+}
+
+/* Before control hears of it. */
+static void save(struct rate_lease *r)
+{
+    struct err err = ERR_INIT;
+    if (!r->moved || !r->file || !r->parts)
+        return;
+    if (share_file_save(r->file, r->set, r->parts, &err) < 0)
+        log_warn("shares of limits are not written down: a gateway that starts while control is away has what the file says", KVE(&err));
+    else
+        r->moved = false;
 }
 
 bool rate_lease_answer(struct rate_lease *r, const json_t *status, uint64_t now_ns)
@@ -212,12 +231,30 @@ bool rate_lease_answer(struct rate_lease *r, const json_t *status, uint64_t now_
         if (same)
             take_recall(r, a, now_ns);
     forget(r);
+    save(r);
     return final;
 }
 
 bool rate_lease_hurries(const struct rate_lease *r)
 {
     return r->heard && (r->next.len > 0 || !r->settled);
+}
+
+bool rate_lease_resume(struct rate_lease *r, uint64_t now_ns)
+{
+    struct err err = ERR_INIT;
+    if (r->heard || r->parts || !r->file)
+        return r->heard || r->parts;
+    int64_t parts = file_exists(r->file) ? share_file_load(r->file, r->set, &err) : 0;
+    if (err.code)
+        log_warn("what there was of limits cannot be read", KVE(&err));
+    if (!parts)
+        return false;
+    r->parts = parts;
+    r->settled = true;
+    metric_set(r->part_of, parts);
+    limit_set_parts(r->set, parts, false, now_ns);
+    return true;
 }
 
 void rate_lease_alone(struct rate_lease *r, uint64_t now_ns)

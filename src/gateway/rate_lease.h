@@ -11,8 +11,8 @@
 
 struct rate_lease;
 
-/* Nothing passes a limit until the first answer, or until rate_lease_alone(). set stays the caller's. */
-struct rate_lease *rate_lease_new(struct limit_set *set);
+/* Nothing passes a limit until the first answer, or until one of the two below. set stays the caller's. file: where what one has is kept (share_file.h); NULL: nowhere. */
+struct rate_lease *rate_lease_new(struct limit_set *set, const char *file);
 void rate_lease_free(struct rate_lease *r);
 /* Requests wait for so much. */
 void rate_lease_need(struct rate_lease *r, struct limit_counter *c, enum limit_unit u, int64_t n);
@@ -22,7 +22,9 @@ void rate_lease_ask(struct rate_lease *r, json_t *spec, uint64_t now_ns);
 bool rate_lease_answer(struct rate_lease *r, const json_t *status, uint64_t now_ns);
 /* Others want something back: the next question should not wait. */
 bool rate_lease_hurries(const struct rate_lease *r);
-/* Control does not answer, and never has: limits hold for this gateway by itself. */
+/* Control does not answer, and never has: this gateway goes on with what the file says that it had, its buckets empty where it is one of several. False: there is none. */
+bool rate_lease_resume(struct rate_lease *r, uint64_t now_ns);
+/* As little has it, and there is no file: limits hold for this gateway by itself. */
 void rate_lease_alone(struct rate_lease *r, uint64_t now_ns);
 /* There are others. */
 bool rate_lease_shares(const struct rate_lease *r);

@@ -274,7 +274,8 @@ static uint64_t ask(struct slices *l)
     bool final = rate_lease_answer(l->rates, status, clock_mono_ns());
     if (status && take_answer(l, status, wall_ms, asked_ns) && final)
         again_ms = HURRY_MS;
-    if (!status && clock_mono_ns() > l->began_ns + ALONE_NS)
+    bool away = clock_mono_ns() > l->began_ns + ALONE_NS; /* one that is slow to answer is waited for; where nobody listens there is nothing to wait for */
+    if (!status && (away || rc != ERR_TIMEOUT) && !rate_lease_resume(l->rates, clock_mono_ns()) && away)
         rate_lease_alone(l->rates, clock_mono_ns());
     l->asked_once |= rc == 0;
     if (rc < 0)
@@ -344,7 +345,7 @@ int slices_start(const struct slices_options *o, struct slices **ret, struct err
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&l->wake, &attr);
     pthread_condattr_destroy(&attr);
-    l->rates = rate_lease_new(o->limits);
+    l->rates = rate_lease_new(o->limits, o->shares_file);
     l->began_ns = clock_mono_ns();
     l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets and rates that control did not answer.");
     l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget or a rate.");

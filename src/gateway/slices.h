@@ -24,6 +24,7 @@ struct slices_options {
     struct journal *journal;
     struct budget_set *budgets;
     struct limit_set *limits;
+    const char *shares_file; /* share_file.h; NULL: none */
 };
 int slices_start(const struct slices_options *o, struct slices **ret, struct err *err) NODISCARD;
 /* Asks no more; who waits is called once more, and does not wait again. Before the loops end, which still settle and cancel. */

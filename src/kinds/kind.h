@@ -58,8 +58,9 @@ struct kind_server {
     int (*keys)(void *ctx, void *asker, const char *tenant, bool rotate, json_t **ret, struct err *err);
     /* The most that a limit in a namespace may allow of a resource, and who says so ("tenant \"acme\""). INT64_MAX: nobody does. */
     int64_t (*ceiling)(void *ctx, struct arena *a, const char *ns, const char *resource, const char **ret_by);
-    /* The rule of residency that bars all requests of a namespace to a model that is served at these addresses (ends in NULL; "": where this cloud's own engines stand). NULL: none does. */
-    const char *(*barred)(void *ctx, struct arena *a, const char *ns, const char *model, const char *const *addresses);
+    /* The rule of residency that bars all requests of a namespace to a model that is served at these addresses (ends in NULL; "": where this cloud's own engines stand). NULL: none does.
+     * *ret_keys: NULL: it bars all requests; else those with these API keys ("ward-3, ward-4"). */
+    const char *(*barred)(void *ctx, struct arena *a, const char *ns, const char *model, const char *const *addresses, const char **ret_keys);
 };
 
 /* What ops may look at and use. */

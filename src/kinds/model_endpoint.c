@@ -231,8 +231,10 @@ static void warn(const struct kind_context *c, const json_t *obj, struct field_e
     addresses[0] = strncmp(url, "unix:", 5) ? url : "";
     json_array_foreach (servers, i, server)
         addresses[i] = json_str_or(server, "url", "");
-    const char *rule = c->server->barred(c->server->ctx, c->arena, c->namespace, served && *served ? served : obj_name(obj), addresses);
-    if (rule)
+    const char *keys = NULL, *rule = c->server->barred(c->server->ctx, c->arena, c->namespace, served && *served ? served : obj_name(obj), addresses, &keys);
+    if (rule && keys)
+        field_errors_add(warnings, "spec", "Residency", "no request of project %s with the API keys %s can reach this endpoint: it stands at no site that %s allows", c->namespace, keys, rule);
+    else if (rule)
         field_errors_add(warnings, "spec", "Residency", "no request of project %s can reach this endpoint: it stands at no site that %s allows", c->namespace, rule);
 }
 static const struct kind_ops ops = {.validate = validate, .warn = warn};

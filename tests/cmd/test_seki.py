@@ -227,6 +227,11 @@ def test_usage(served):
     lines = list(csv.DictReader(run("-n", "demo", "usage", "-o", "csv", env=served.env).stdout.splitlines()))
     mine = next(r for r in lines if r["KEY"] == "first" and r["MODEL"] == "fake")
     assert int(mine["REQUESTS"]) >= 1 and [mine[k] for k in ("LOSERS", "REPLAYED", "UNSEEN", "INEXACT")] == ["0"] * 4 and mine["COST"] == ""
+    table, wide = (run("-n", "demo", "usage", "-o", output, env=served.env).stdout.splitlines() for output in ("table", "wide"))
+    assert max(map(len, table)) <= 100 and "REPLAYED" not in table[0]  # fits a terminal; what is billed
+    assert wide[0].split() == list(mine) and len(wide) == len(table)
+    p = run("usage", "-o", "yaml", env=served.env)
+    assert p.returncode == 2 and "expected table, wide, csv or json" in p.stderr
     p = run("key", "list", "-o", "csv", env=served.env)
     assert p.returncode == 2 and "expected table or json" in p.stderr
 
@@ -449,6 +454,8 @@ def test_bash_completion():
     assert complete("seki completion ") == ["bash", "fish", "zsh"]
     assert complete("seki status --out") == ["--output"]
     assert complete("seki status --output ") == ["json", "table"]
+    assert complete("seki usage -A -o ") == ["csv", "json", "table", "wide"]
+    assert complete("seki usage verify -o ") == ["csv", "json", "table"]
     assert complete("seki status --output = j") == ["json"]  # as bash splits --output=j
     assert complete("seki wait mep/x --for R") == ["Ready"]
     assert complete("seki key create x --expires ") == []

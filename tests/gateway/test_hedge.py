@@ -48,6 +48,21 @@ def ask(c):
         return client.response()
 
 
+def test_it_can_be_turned_off():
+    """Nobody is asked twice, however late the first one is."""
+    with Cloud(options={"gateway-threads": 1, "gateway-keepalive": "0", "gateway-hedging": "false"}) as c:
+        c.upstream = Upstream()
+        c.secret, c.sent = c.serve(c.upstream.url, replicas=2), 0
+        c.upstream.script = stream("quick")
+        for _ in range(119):
+            assert ask(c).status == 200
+        c.upstream.requests[:] = []
+        c.upstream.first[:] = [["gap"] * 150 + stream("late")]
+        check_whole(ask(c), "late")
+        assert len(c.upstream.requests) == 1 and sum(hedges(c, r) for r in ("won", "lost", "failed")) == 0
+        c.upstream.stop()
+
+
 def hedges(c, result):
     return parse(c.metrics("metrics-gateway")).get(("seki_gateway_hedges_total", (("result", result),)), 0)
 

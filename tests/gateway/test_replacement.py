@@ -1,5 +1,6 @@
 """A new gateway takes the place of the old one: nobody is refused, reset, cut off or counted twice."""
 import json
+import os
 import signal
 import threading
 
@@ -122,6 +123,46 @@ def test_nobody_is_refused_or_reset(served):
     wait_for(lambda: len(gateways(served)) == 1, 90, what="the old ones to leave")
     got = records(served)
     assert len(got) == len({r["id"] for r in got}) == sum(done)
+
+
+def test_what_a_killed_successor_left_is_counted(served):
+    """One that took over writes under another name: what ran when it is killed is counted by whoever comes next, whatever that one is called."""
+    served.engine.script = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, "wait", STREAM_DONE, "close"]
+    old, new = replace(served)
+    wait_for(lambda: gateways(served) == [new], 90, what="the old one to leave")
+    with RawClient(served.target.address) as client:
+        served.target.send(client)
+        client.read_until(b"good")
+        os.kill(new, signal.SIGKILL)
+        got = wait_for(lambda: records(served), what="the record")
+    assert [(r["outcome"], r["exact"]) for r in got] == [("killed", False)] and got[0]["completion_tokens"] >= 1
+    served.engine.go.set()
+    served.engine.script = [answer()]
+    assert wait_for(lambda: served.target.ask(served.target.chat(stream=False)).status == 200, what="an answer")
+    wait_for(lambda: not (served.data / "run" / "gateway-next.requests").exists(), what="nothing to be left")
+    assert len(records(served)) == 2
+
+
+def test_a_successor_that_is_killed_while_the_old_one_drains(served):
+    """There is a gateway again at once, and the old one's streams end whole; when it is killed too, what ran there is counted."""
+    served.engine.script = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, "wait", STREAM_DONE, "close"]
+    with RawClient(served.target.address) as client:
+        served.target.send(client)
+        client.read_until(b"good")
+        old, new = replace(served)
+        os.kill(new, signal.SIGKILL)
+        served.engine.script = [answer()]
+
+        def again():
+            try:
+                return served.target.ask(served.target.chat(stream=False)).status == 200
+            except (OSError, EOFError):
+                return False
+        wait_for(again, what="another gateway")
+        assert old in gateways(served)
+        os.kill(old, signal.SIGKILL)
+        got = wait_for(lambda: [r for r in records(served) if r["outcome"] == "killed"], what="the record")
+    assert len(got) == 1 and got[0]["completion_tokens"] >= 1
 
 
 def test_one_that_cannot_start_changes_nothing(served, tmp_path):

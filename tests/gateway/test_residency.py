@@ -284,9 +284,18 @@ def test_an_endpoint_that_no_rule_lets_be_reached_is_warned_of(cloud, places, po
     assert warnings_of(cloud, "new", {"engine": {"driver": "openai", "remoteModel": "m", "url": "http://127.0.0.1:9/v1"}})[1] != [], "a server that no Site lists"
 
 
-def test_a_rule_for_some_is_no_reason_to_warn(cloud, places, policy):
+def test_a_rule_for_some_warns_of_them(cloud, places, policy):
+    """Of keys that no request could be made with, by name."""
     away = {"engine": {"driver": "openai", "remoteModel": "m", "url": f"http://{places[1].address}/v1"}}
-    policy("ward", {"jurisdictions": ["JP"], "keys": ["unbound"]}, key=cloud.other)
+    policy("ward", {"jurisdictions": ["JP"], "keys": ["unbound", "night"]}, key=cloud.other)
+    here = {"engine": {"driver": "openai", "remoteModel": "m", "url": f"http://{places[0].address}/v1"}}
+    assert warnings_of(cloud, "new", here) == (201, [])
+    status, said = warnings_of(cloud, "new", away)
+    assert status == 201 and len(said) == 1 and "with the API keys unbound, night can" in said[0] and "ResidencyPolicy clinic/ward " in said[0]
+
+
+def test_a_rule_for_some_models_warns_of_those(cloud, places, policy):
+    away = {"engine": {"driver": "openai", "remoteModel": "m", "url": f"http://{places[1].address}/v1"}}
     policy("writers", {"jurisdictions": ["JP"], "models": ["foreign"]})
     assert warnings_of(cloud, "new", away) == (201, [])
     assert warnings_of(cloud, "new", {**away, "servedName": "foreign"})[1] != []

@@ -34,10 +34,15 @@ def fleet(count=3):
         c.project("demo")
         c.remote_endpoint("demo", "m", c.upstream.url)
         log = stack.enter_context(open(c.log, "ab"))
-        for name in NAMES[1:count]:
-            c.more[name] = p = subprocess.Popen([*c.command("gateway"), f"--gateway-name={name[len('gateway-'):]}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+        def start(name):
+            p = subprocess.Popen([*c.command("gateway"), f"--gateway-name={name[len('gateway-'):]}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
             stack.callback(p.wait)
             stack.callback(p.kill)
+            return p
+        c.start_more = start
+        for name in NAMES[1:count]:
+            c.more[name] = start(name)
         c.names = NAMES[:count]
         for name in c.names:
             wait_for(lambda n=name: (c.data / "run" / f"metrics-{n}.addr").exists() and c.is_ready(f"metrics-{n}"), what=name)
@@ -119,6 +124,25 @@ def test_without_control_each_goes_on_with_its_share(three):
     for name in c.names:
         statuses = [ask(c, secret, gateway=name).status for _ in range(30)]
         assert statuses[:20] == [200] * 20 and 429 in statuses[20:], name
+    os.kill(c.process.pid, signal.SIGCONT)
+    wait_for(lambda: c.is_ready("metrics") and all(parts(c, n) == 3 for n in c.names), what="control to be back")
+
+
+def test_one_that_starts_without_control_goes_on_with_its_share(three):
+    c, secret = three, make_key(three, requestsPerMinute=600)
+    wait_for(lambda: f'"k{c.count}"'.encode() in (c.data / "run" / "gateway-c.snapshot").read_bytes(), what="the key to be in the snapshot")
+    os.kill(c.process.pid, signal.SIGSTOP)  # or it would start control anew
+    os.kill(c.role_pid("control"), signal.SIGKILL)
+    c.more["gateway-c"].kill()
+    c.more["gateway-c"].wait()
+    (c.data / "run" / "metrics-gateway-c.addr").unlink()
+    began = time.monotonic()
+    c.more["gateway-c"] = c.start_more("gateway-c")
+    wait_for(lambda: (c.data / "run" / "metrics-gateway-c.addr").exists() and c.is_ready("metrics-gateway-c"), what="the gateway")
+    wait_for(lambda: parts(c, "gateway-c") == 3, 2, what="its part")
+    statuses = [ask(c, secret, gateway="gateway-c").status for _ in range(60)]
+    assert statuses.count(200) <= 1 + (time.monotonic() - began) * 200 / 60  # what has flowed into its part; the others' are full, and stay theirs
+    assert set(statuses) <= {200, 429}
     os.kill(c.process.pid, signal.SIGCONT)
     wait_for(lambda: c.is_ready("metrics") and all(parts(c, n) == 3 for n in c.names), what="control to be back")
 

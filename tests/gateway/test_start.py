@@ -5,6 +5,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import time
 import warnings
 
 import pytest
@@ -80,9 +81,10 @@ def stopped():
     with Cloud() as c:
         c.upstream = Upstream()
         c.secret = c.serve(c.upstream.url)
+        c.limited = c.key("demo", "limited", limits={"requestsPerMinute": 5})
         c.snapshot = c.data / "run" / "gateway.snapshot"
         wait_for(lambda: c.snapshot.exists() and b'"m-0"' in c.snapshot.read_bytes() and c.upstream.url.encode()[:-3] in c.snapshot.read_bytes()
-                 and b'"hash"' in c.snapshot.read_bytes(), what="the snapshot")
+                 and b'"hash"' in c.snapshot.read_bytes() and b'"limited"' in c.snapshot.read_bytes(), what="the snapshot")
         c.stop()
         c.good = c.snapshot.read_bytes()
         yield c
@@ -127,6 +129,16 @@ def test_serves_from_the_snapshot_with_the_api_down(stopped):
         assert status_of(g, "sk-seki-wrong").status == 401
         assert 1000 <= age_of(g) < 2000, "as old as the file"
         assert stopped.secret.encode() not in stopped.good
+
+
+def test_limits_hold_at_once_with_the_api_down(stopped):
+    """By what this gateway had of them before: nobody waits for a control that is not there."""
+    with Gateway(directory=stopped.dir) as g:
+        began = time.monotonic()
+        statuses = [status_of(g, stopped.limited).status for _ in range(6)]
+        assert time.monotonic() - began < 2  # who waits for control waits for 3 s
+        assert statuses == [200] * 5 + [429]
+        assert parse(g.metrics("metrics-gateway"))["seki_gateway_rate_parts", ()] == 1
 
 
 @pytest.mark.parametrize("name,content,mode,says", [

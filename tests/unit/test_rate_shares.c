@@ -3,8 +3,10 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/clock.h"
 #include "billing/shares.h"
@@ -35,6 +37,7 @@ static struct world {
     double least;
     int64_t running, most_running, passed, lives, epoch;
     unsigned random;
+    char dir[32], file[64]; /* where gateways write down what they have; "": nowhere */
 } w;
 
 static unsigned dice(unsigned n)
@@ -73,12 +76,18 @@ static void stop_control(void)
     w.shares = NULL;
 }
 
+static const char *file_of(int i)
+{
+    snprintf(w.file, sizeof(w.file), "%s/g%d.shares", w.dir, i);
+    return w.file;
+}
+
 static void start(struct gateway *g, int i)
 {
     *g = (struct gateway){.set = limit_set_new(), .alive = true};
     snprintf(g->name, sizeof(g->name), "g%d", i);
     snprintf(g->incarnation, sizeof(g->incarnation), "%lld", (long long)++w.lives);
-    g->lease = rate_lease_new(g->set);
+    g->lease = rate_lease_new(g->set, w.dir[0] ? file_of(i) : NULL);
     g->limits[LIMIT_KEY] = (struct limit){.counter = limit_take(g->set, "key a/k", (int64_t[]){0, MAX_TOKENS, MAX_RUNNING}, 0), .max = {0, MAX_TOKENS, MAX_RUNNING}};
 }
 
@@ -149,6 +158,8 @@ static int teardown(void **state)
     for (int i = 0; i < GATEWAYS; i++)
         end(&w.gateways[i]);
     shares_free(w.shares);
+    if (w.dir[0])
+        assert_int_equal(file_remove_tree(w.dir, NULL), 0);
     return 0;
 }
 
@@ -289,11 +300,86 @@ static void silence_while_control_sleeps_is_nobodys(void **state)
     assert_int_equal(limit_parts(w.gateways[0].set), 1);
 }
 
+static void write_down(void)
+{
+    snprintf(w.dir, sizeof(w.dir), "/tmp/seki-shares-XXXXXX");
+    assert_non_null(mkdtemp(w.dir));
+}
+
+static void who_starts_while_control_is_away_goes_on_with_what_it_had(void **state)
+{
+    (void)state;
+    struct limit_refusal why;
+    write_down();
+    start_all(2);
+    pass_time(60000);
+    rounds(2, 2);
+    assert_int_equal(reserve_waiting(&w.gateways[0], 80, 2), LIMIT_HELD); /* 30 of them are the other's */
+    settle(&w.gateways[0], 0, 80);
+    end(&w.gateways[1]);
+    stop_control();
+    start(&w.gateways[1], 1);
+    assert_int_equal(reserve(&w.gateways[1], 1, &why), LIMIT_ASK);
+    assert_false(ask(&w.gateways[1], 0) && limit_parts(w.gateways[1].set));
+    assert_true(rate_lease_resume(w.gateways[1].lease, now_ns()));
+    assert_int_equal(limit_parts(w.gateways[1].set), 2);
+    assert_int_equal(reserve(&w.gateways[1], 1, &why), LIMIT_ASK); /* what was free is not known any more */
+    pass_time(60000);
+    assert_int_equal(reserve(&w.gateways[0], 80, &why), LIMIT_HELD);
+    assert_int_equal(reserve(&w.gateways[1], 21, &why), LIMIT_ASK);
+    assert_int_equal(reserve(&w.gateways[1], 20, &why), LIMIT_HELD);
+    assert_true(w.least >= -0.01);
+    start_control(); /* it comes back: nothing is more than one bucket, whatever was said before */
+    for (int i = 0; i < 2; i++)
+        shares_expect(w.shares, i ? "g1" : "g0", w.now_ms);
+    rounds(8, 2);
+    assert_int_equal(limit_parts(w.gateways[1].set), 2);
+    pass_time(60000);
+    assert_int_equal(reserve(&w.gateways[1], 50, &why), LIMIT_HELD);
+    assert_int_equal(reserve(&w.gateways[0], 50, &why), LIMIT_HELD);
+    assert_true(w.least >= -0.01);
+}
+
+static void the_only_one_has_all_of_it_again(void **state)
+{
+    (void)state;
+    struct limit_refusal why;
+    write_down();
+    start_all(1);
+    end(&w.gateways[0]);
+    stop_control();
+    start(&w.gateways[0], 0);
+    assert_true(rate_lease_resume(w.gateways[0].lease, now_ns()));
+    assert_int_equal(reserve(&w.gateways[0], MAX_TOKENS, &why), LIMIT_HELD);
+}
+
+static void a_file_that_is_none_is_no_share(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"", "{", "[]", "{\"version\":2,\"parts\":1,\"less\":[]}", "{\"version\":1,\"parts\":0,\"less\":[]}", "{\"version\":1,\"parts\":-3,\"less\":[]}",
+                                      "{\"version\":1,\"parts\":2}", "{\"version\":1,\"parts\":2,\"less\":[{\"name\":\"key a/k\",\"unit\":\"tokens\",\"max\":100,\"share\":101}]}",
+                                      "{\"version\":1,\"parts\":2,\"less\":[{\"name\":\"key a/k\",\"unit\":\"hours\",\"max\":100,\"share\":1}]}"};
+    struct limit_refusal why;
+    struct err err = ERR_INIT;
+    write_down();
+    stop_control();
+    start(&w.gateways[0], 0);
+    assert_false(rate_lease_resume(w.gateways[0].lease, now_ns()));
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        ASSERT_OK(file_write(file_of(0), str_of(bad[i]), 0600, &err));
+        assert_false(rate_lease_resume(w.gateways[0].lease, now_ns()));
+        assert_int_equal(reserve(&w.gateways[0], 1, &why), LIMIT_ASK);
+    }
+    rate_lease_alone(w.gateways[0].lease, now_ns());
+    assert_int_equal(reserve(&w.gateways[0], 1, &why), LIMIT_HELD);
+}
+
 /* Everything at random. A gateway that is restarted has lost its count: the only one then begins with all, so there are always two. */
 static void never_more_than_one_bucket_would(void **state)
 {
     (void)state;
     struct limit_refusal why;
+    write_down();
     start_all(2);
     for (int step = 0; step < 60000; step++) {
         int i = (int)dice(GATEWAYS);
@@ -319,6 +405,19 @@ static void never_more_than_one_bucket_would(void **state)
         } else if (what == 994) {
             stop_control();
             pass_time(dice(500));
+            for (int k = 0; k < GATEWAYS; k++)
+                if (w.gateways[k].alive && !dice(3)) { /* while control is away */
+                    end(&w.gateways[k]);
+                    start(&w.gateways[k], k);
+                    assert_true(rate_lease_resume(w.gateways[k].lease, now_ns()));
+                }
+            for (int k = 0; k < 40; k++) {
+                pass_time(dice(40));
+                g = &w.gateways[dice(GATEWAYS)];
+                if (g->alive)
+                    (void)reserve(g, dice(12), &why);
+                assert_true(w.least >= -0.01);
+            }
             start_control();
             for (int k = 0; k < GATEWAYS; k++)
                 shares_expect(w.shares, (char[]){'g', (char)('0' + k), 0}, w.now_ms);
@@ -407,6 +506,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(retry_after_is_true, setup, teardown),
         cmocka_unit_test_setup_teardown(requests_at_once_stay_below_the_limit_when_another_joins, setup, teardown),
         cmocka_unit_test_setup_teardown(control_that_is_gone_changes_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_starts_while_control_is_away_goes_on_with_what_it_had, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_only_one_has_all_of_it_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_file_that_is_none_is_no_share, setup, teardown),
         cmocka_unit_test_setup_teardown(silence_while_control_sleeps_is_nobodys, setup, teardown),
         cmocka_unit_test_setup_teardown(shares_that_move_while_they_are_used, setup, teardown),
         cmocka_unit_test_setup_teardown(never_more_than_one_bucket_would, setup, teardown),

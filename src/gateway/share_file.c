@@ -1,0 +1,81 @@
+#include "gateway/share_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "json/json.h"
+
+#define VERSION 1
+#define FILE_MAX (64u << 20)
+#define PARTS_MAX 100000 /* gateways */
+
+static bool on_less(void *arg, const char *name, enum limit_unit u, int64_t max, int64_t share)
+{
+    json_array_append_new(arg, json_pack("{s:s, s:s, s:I, s:I}", "name", name, "unit", limit_unit_text(u), "max", (json_int_t)max, "share", (json_int_t)share));
+    return true;
+}
+
+int share_file_save(const char *path, struct limit_set *s, int64_t parts, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    CLEANUP(mem_freep) char *beside = xasprintf("%s.new", path);
+    CLEANUP(file_closep) int fd = -1;
+    json_t *less = json_array();
+    JSON_AUTO doc = json_pack("{s:i, s:I, s:o}", "version", VERSION, "parts", (json_int_t)parts, "less", less);
+    limit_each_less(s, on_less, less);
+    sbuf_init(&text, FILE_MAX);
+    json_write(doc, &text);
+    if (!sbuf_ok(&text))
+        return err_set(err, ERR_TOO_LARGE, "%s would have more than %u MiB", path, FILE_MAX >> 20);
+    fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_sys(err, errno, "%s", beside);
+    int rc = file_write_all(fd, sbuf_str(&text), err);
+    return rc < 0 ? rc : rename(beside, path) < 0 ? err_sys(err, errno, "%s", path) : 0;
+}
+
+static bool unit_of(const json_t *less, enum limit_unit *ret)
+{
+    const char *text = json_str_or(less, "unit", "");
+    for (int u = 0; u < LIMIT_UNITS; u++)
+        if (!strcmp(text, limit_unit_text((enum limit_unit)u))) {
+            *ret = (enum limit_unit)u;
+            return true;
+        }
+    return false;
+}
+
+static bool is_good(const json_t *less)
+{
+    enum limit_unit u;
+    int64_t max = json_int(less, "max", -1), share = json_int(less, "share", -1);
+    return *json_str_or(less, "name", "") && unit_of(less, &u) && max > 0 && share >= 0 && share <= max;
+}
+
+int64_t share_file_load(const char *path, struct limit_set *s, struct err *err)
+{
+    CLEANUP(mem_freep) char *text = NULL;
+    JSON_AUTO doc = NULL;
+    size_t len = 0, i;
+    json_t *less;
+    enum limit_unit u;
+    if (file_read(path, FILE_MAX, &text, &len, err) < 0 || json_parse(str_n(text, len), FILE_MAX, &doc, err) < 0)
+        return 0;
+    int64_t parts = json_int(doc, "parts", 0);
+    bool good = json_int(doc, "version", 0) == VERSION && parts > 0 && parts <= PARTS_MAX && json_is_array(json_object_get(doc, "less"));
+    json_array_foreach (json_object_get(doc, "less"), i, less)
+        good &= is_good(less);
+    if (!good) {
+        (void)!err_set(err, ERR_INVALID, "%s is none of shares of limits", path);
+        return 0;
+    }
+    json_array_foreach (json_object_get(doc, "less"), i, less)
+        if (unit_of(less, &u))
+            limit_cap(s, str_of(json_str_or(less, "name", "")), u, json_int(less, "max", 0), json_int(less, "share", 0));
+    return parts;
+}
