@@ -42,6 +42,7 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
     bool gone = end_component(k, s, SCHEDULER, m);
     gone = end_component(k, s, CONTROLLERS, m) && gone;
     gone = gone && end_component(k, s, APISERVER, m);
+    gone = gone && end_component(k, s, KMS, m);
     gone = gone && end_component(k, s, ETCD, m);
     if (!gone)
         return 0;
