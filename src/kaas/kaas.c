@@ -128,7 +128,7 @@ static void on_cluster(void *arg, json_t *prev, json_t *now)
 
 int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err)
 {
-    static const struct kind *const owns[] = {&kind_secret, NULL};
+    static const struct kind *const owns[] = {&kind_secret, &kind_cluster_key, NULL};
     static const struct controller_ops controller = {.name = CONTROLLER_CLUSTER, .primary = &kind_cluster, .owned = owns, .workers = WORKERS, .share = SHARE, .reconcile = cluster_reconcile};
     struct cluster_network n;
     if (cluster_network_parse(o->addresses, &n, err) < 0)
@@ -140,8 +140,9 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     pthread_mutex_init(&k->lock, NULL);
     k->clusters = manager_informer(m, &kind_cluster);
     k->secrets = manager_informer(m, &kind_secret);
+    k->cluster_keys = manager_informer(m, &kind_cluster_key);
     k->tenants = manager_informer(m, &kind_tenant);
-    k->projects = manager_informer(m, &kind_namespace);
+    k->namespaces = manager_informer(m, &kind_namespace);
     manager_add(m, &controller, k);
     informer_add_handler(k->clusters, &(struct informer_handler){.changed = on_cluster, .synced = on_listed, .arg = k});
     informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});

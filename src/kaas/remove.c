@@ -24,10 +24,13 @@ static bool end_component(struct kaas *k, const struct site *s, enum component c
 
 bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended)
 {
-    bool gone = end_component(k, s, SCHEDULER, ended);
-    gone = end_component(k, s, CONTROLLERS, ended) && gone;
-    for (int c = APISERVER; gone && c >= (int)last; c--)
-        gone = end_component(k, s, (enum component)c, ended);
+    static const enum component order[] = {SCHEDULER, CONTROLLERS, APISERVER, KMS, ETCD};
+    bool gone = true;
+    for (size_t i = 0; i < ARRAY_LEN(order) && (gone || order[i] == CONTROLLERS); i++) {
+        gone = end_component(k, s, order[i], ended) && gone;
+        if (order[i] == last)
+            break;
+    }
     return gone;
 }
 

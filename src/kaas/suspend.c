@@ -7,7 +7,7 @@
 /* "": it is nobody's. New text. */
 static char *tenant_of(const struct kaas *k, const char *ns)
 {
-    JSON_AUTO project = informer_get(k->projects, NULL, ns);
+    JSON_AUTO project = informer_get(k->namespaces, NULL, ns);
     const char *tenant = project ? obj_label(project, LABEL_TENANT) : NULL;
     return xstrdup(tenant ? tenant : "");
 }
