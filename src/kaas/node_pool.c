@@ -96,15 +96,19 @@ static json_t *record_of(json_t *obj, const char *name)
     return s;
 }
 
-static void drop_record(json_t *obj, const char *name)
+/* A node that is not wanted and has no directory is gone: by this pass, or by one whose status could not be stored. */
+static void drop_records(struct pool_pass *p)
 {
-    json_t *list = json_at(obj, "status.nodes"), *s;
-    size_t i;
-    json_array_foreach (list, i, s)
-        if (!strcmp(json_str_or(s, "name", ""), name)) {
+    json_t *list = json_at(p->r->obj, "status.nodes");
+    for (size_t i = json_array_size(list); i-- > 0;) {
+        const char *name = json_str_or(json_array_get(list, i), "name", "");
+        CLEANUP(mem_freep) char *dir = xasprintf("%s/nodes/%s", p->site.dir, name);
+        bool wanted = false;
+        for (size_t k = 0; k < p->count; k++)
+            wanted |= !strcmp(p->nodes[k].name, name);
+        if (!wanted && !file_exists(dir))
             json_array_remove(list, i);
-            return;
-        }
+    }
 }
 
 static void blame(struct pool_pass *p, const char *reason, const char *message)
@@ -170,7 +174,6 @@ static bool ensure_gate(struct pool_pass *p)
     struct arena *a = p->r->arena;
     struct err err = ERR_INIT;
     char name[WORKLOAD_NAME_MAX], settings[17];
-    json_t *status = json_object_get(p->r->obj, "status");
     gate_workload(&p->site, name);
     pthread_mutex_lock(&p->all->lock);
     int rc = gate_files_ensure(&p->site, &p->network, p->k->o.data_dir, settings, &err);
@@ -190,7 +193,6 @@ static bool ensure_gate(struct pool_pass *p)
     bool late = clock_wall_ms() - since > GATE_DEADLINE_MS;
     set_condition(p, "NetworkReady", false, late ? "DeadlineExceeded" : "Waiting", arena_strdup(a, err.msg));
     blame(p, late ? "DeadlineExceeded" : "Creating", arena_printf(a, "NetworkReady: %s", err.msg));
-    (void)status;
     return false;
 }
 
@@ -354,7 +356,6 @@ static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struc
         pthread_mutex_lock(&p->all->lock);
         map_del(p->all->workloads, str_of(name));
         pthread_mutex_unlock(&p->all->lock);
-        drop_record(p->r->obj, surplus[i].name);
         log_info("node removed", KV("namespace", p->r->ns), KV("cluster", p->site.name), KV("node", surplus[i].name));
         --*ret_left;
     }
@@ -475,6 +476,7 @@ static void bring_up(struct pool_pass *p)
         look_at_node(p, &p->nodes[p->count++], i);
     if (remove_surplus(p, (int)wanted, &left, &err) < 0 || left)
         blame(p, "Removing", left && !err.msg[0] ? "nodes that are not wanted any more are ended" : arena_strdup(a, err.msg));
+    drop_records(p);
     const char *denied = NULL;
     struct err why = ERR_INIT;
     if (p->count && join_approve(p->client, p->nodes, p->count, a, &denied, &why) < 0)
@@ -489,7 +491,6 @@ static void bring_up(struct pool_pass *p)
 static void tell_status(struct pool_pass *p)
 {
     json_t *obj = p->r->obj;
-    int64_t now = clock_wall_ms();
     json_put_int(obj, "status.count", (int64_t)json_array_size(json_at(obj, "status.nodes")));
     json_put_int(obj, "status.readyCount", (int64_t)p->ready);
     if (p->reason) {
@@ -509,7 +510,6 @@ static void tell_status(struct pool_pass *p)
         p->event_reason = "NodePoolReady";
         p->event = arena_printf(p->r->arena, "%zu nodes are ready; the slowest took %lld ms", p->ready, (long long)slowest);
     }
-    (void)now;
 }
 
 /* ---- the end ---- */
