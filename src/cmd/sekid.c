@@ -5,6 +5,8 @@
 #include "base/mem.h"
 #include "cmd/manifests.h"
 #include "cmd/roles.h"
+#include "kaas/node_gate.h"
+#include "kaas/node_init.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -238,6 +240,10 @@ static void follow_parent(void)
 
 int main(int argc UNUSED, char **argv)
 {
+    if (argv[0] && argv[1] && !strcmp(argv[1], "node"))
+        return node_main(argv + 2);
+    if (argv[0] && argv[1] && !strcmp(argv[1], "node-gate"))
+        return node_gate_main(argv + 2);
     struct command_line cl = {0};
     CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
     int rc = parse_command_line(argv, &cl, a);

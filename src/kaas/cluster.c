@@ -9,6 +9,7 @@
 #include "crypto/hash.h"
 #include "json/yaml.h"
 #include "kaas/internal.h"
+#include "kaas/node.h"
 #include "kinds/borrowed.h"
 
 #define LOOK_MS 50u           /* while it is made … */
@@ -220,8 +221,22 @@ static int take_place(struct pass *p, struct err *err)
     return rc;
 }
 
+/* A cluster that was made before there were nodes runs on as it was. */
+static int find_network(struct pass *p, struct err *err)
+{
+    struct node_network w;
+    int rc = node_network_of(&p->cluster, &w, err);
+    if (rc < 0)
+        return rc;
+    memcpy(p->site.gate, w.gate, sizeof(p->site.gate));
+    p->site.node_network = arena_strdup(p->r->arena, w.nodes_text);
+    return 0;
+}
+
 static int find_place(struct pass *p, struct err *err)
 {
+    if (find_network(p, err) < 0)
+        return err->code;
     struct err why = ERR_INIT;
     int rc = place_load(p->site.dir, p->site.address, &why);
     if (rc == ERR_NOT_FOUND && json_at(p->r->obj, "status.createMilliseconds")) {
@@ -236,6 +251,7 @@ static int find_place(struct pass *p, struct err *err)
     if (rc < 0)
         return rc;
     memcpy(p->memory.address, p->site.address, sizeof(p->memory.address));
+    p->site.with_nodes = place_has_nodes(p->site.dir);
     json_put_str(p->r->obj, "status.address", p->site.address);
     json_put_str(p->r->obj, "status.endpoint", arena_printf(p->r->arena, "https://%s:%d", p->site.address, PORT_APISERVER));
     return 0;
@@ -258,6 +274,8 @@ static int look_certificates(struct pass *p, struct err *err)
         rc = cluster_conf_ensure(&p->site, err);
     if (rc == 0)
         rc = secrets_conf_ensure(&p->site, err);
+    if (rc == 0 && p->site.with_nodes)
+        rc = gate_conf_ensure(&p->site, p->k->o.data_dir, err);
     if (rc < 0)
         return rc;
     if (made && json_at(p->r->obj, "status.createMilliseconds"))

@@ -32,6 +32,9 @@ struct site {
     const char *programs; /* MINOR's folder; "" when there is none */
     const char *kms;      /* the program seki-kms */
     char address[16];
+    bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
+    char gate[16];   /* then: where nodes find it */
+    const char *node_network; /* then */
 };
 
 struct plan {
@@ -65,6 +68,8 @@ int cluster_conf_ensure(const struct site *s, struct err *err) NODISCARD;
 int place_load(const char *dir, char address[16], struct err *err) NODISCARD;
 /* Makes the directory, takes an address that `taken` does not have and where nothing listens on our ports, and writes it down. */
 int place_make(const struct site *s, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, char address[16], struct err *err) NODISCARD;
+/* Whether the cluster was made for nodes: clusters of before run on as they were. */
+bool place_has_nodes(const char *dir);
 /* Whether something listens on one of our ports there; *ret_port: on which. */
 bool place_in_use(const char *address, uint16_t *ret_port);
 /* Removes the directory; *ret_files: how many files were in it. */
@@ -108,6 +113,9 @@ struct kaas {
     struct kaas_options o;
     struct cluster_network addresses;
     struct informer *clusters, *secrets, *cluster_keys, *tenants, *namespaces;
+    struct node_pools *pools;
+    const char *self; /* the program that we are */
+    char self_path[4096];
     pthread_mutex_t lock;
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */

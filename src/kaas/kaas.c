@@ -1,6 +1,8 @@
 #include "kaas/internal.h"
+#include "kaas/node.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -64,6 +66,18 @@ static void tell_of_directory(void *arg, const char *uid, const char *ns, const 
     log_warn("files of a cluster that there is not are kept; remove them when nobody misses it", KV("directory", uid), KV("namespace", ns), KV("cluster", name));
 }
 
+static bool is_of_nodes(const json_t *clusters, const char *workload)
+{
+    size_t i;
+    json_t *obj;
+    json_array_foreach ((json_t *)(uintptr_t)clusters, i, obj) {
+        struct site s = site_of(obj);
+        if (node_workload_is_of(&s, workload))
+            return true;
+    }
+    return false;
+}
+
 /* After each complete list: what runs without a Cluster is stopped. Its files stay: a store that was brought back to an earlier state may know less than it should. */
 static void on_listed(void *arg)
 {
@@ -82,6 +96,8 @@ static void on_listed(void *arg)
     }
     k->runtime->ops->each(k->runtime, collect_stray, &x);
     VEC_FOREACH (&x.names, name) {
+        if (is_of_nodes(all, *name))
+            continue;
         log_info("a process without a Cluster is stopped", KV("workload", *name));
         stop_workload(k, *name);
     }
@@ -114,6 +130,7 @@ static void on_cluster(void *arg, json_t *prev, json_t *now)
 {
     struct kaas *k = arg;
     count(k);
+    node_pools_cluster_changed(k, obj_namespace(now ? now : prev), obj_name(now ? now : prev));
     if (now)
         return;
     struct site s = site_of(prev);
@@ -125,6 +142,14 @@ static void on_cluster(void *arg, json_t *prev, json_t *now)
 }
 
 /* ---- life ---- */
+
+/* Nodes and gates are this program, too. Where it lies is asked once: later it may have been replaced. */
+static void find_self(struct kaas *k)
+{
+    ssize_t n = readlink("/proc/self/exe", k->self_path, sizeof(k->self_path) - 1);
+    k->self_path[n > 0 ? n : 0] = 0;
+    k->self = k->self_path;
+}
 
 int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err)
 {
@@ -144,6 +169,8 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     k->tenants = manager_informer(m, &kind_tenant);
     k->namespaces = manager_informer(m, &kind_namespace);
     manager_add(m, &controller, k);
+    k->pools = node_pools_new(k);
+    find_self(k);
     informer_add_handler(k->clusters, &(struct informer_handler){.changed = on_cluster, .synced = on_listed, .arg = k});
     informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});
     make_metrics(k);
@@ -194,6 +221,8 @@ void kaas_workload_changed(struct kaas *k, const char *workload)
     const char *known = map_getc(k->workloads, workload);
     CLEANUP(mem_freep) char *key = known ? xstrdup(known) : NULL;
     pthread_mutex_unlock(&k->lock);
+    if (!key && node_pools_workload_changed(k, workload))
+        return;
     char *slash = key ? strchr(key, '/') : NULL;
     if (!slash)
         return;
@@ -224,6 +253,7 @@ void kaas_free(struct kaas *k)
 {
     if (!k)
         return;
+    node_pools_free(k->pools);
     map_free(k->memory);
     map_free(k->workloads);
     pthread_mutex_destroy(&k->lock);

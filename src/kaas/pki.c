@@ -81,6 +81,8 @@ static void collect_names(enum names which, const struct cluster *c, const struc
         cluster_network_address(&services, 1, n->first_service);
         add_ip(n, n->first_service);
     }
+    if (s->with_nodes)
+        add_ip(n, s->gate);
     for (size_t i = 0; i < c->spec.endpoint_names.count; i++) {
         const char *name = ((const char *const *)c->spec.endpoint_names.items)[i];
         if (is_ip(name))

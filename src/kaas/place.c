@@ -39,6 +39,12 @@ int place_load(const char *dir, char address[16], struct err *err)
     return 0;
 }
 
+bool place_has_nodes(const char *dir)
+{
+    JSON_AUTO doc = NULL;
+    return record_read(dir, &doc, NULL) == 0 && json_str(doc, "nodeNetwork");
+}
+
 static bool port_in_use(const char *address, uint16_t port)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -83,6 +89,8 @@ int place_make(const struct site *s, const struct cluster_network *addresses, bo
     CLEANUP(mem_freep) char *path = xasprintf("%s/cluster.json", s->dir);
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     JSON_AUTO doc = json_pack("{s:s, s:s, s:s, s:s}", "namespace", s->ns, "name", s->name, "uid", s->uid, "address", candidate);
+    if (s->node_network)
+        json_object_set_new(doc, "nodeNetwork", json_string(s->node_network));
     sbuf_init(&text, RECORD_MAX);
     json_write_pretty(doc, &text);
     int rc = file_mkdirs(s->dir, 0700, err);

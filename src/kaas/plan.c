@@ -104,9 +104,13 @@ static void apiserver_flags(struct flags *f, const struct cluster *c, const stru
 {
     const char *a = s->address, *d = s->dir;
     flag(f, "--bind-address=%s", a);
-    flag(f, "--advertise-address=%s", a);
+    flag(f, "--advertise-address=%s", s->with_nodes ? s->gate : a);
     flag(f, "--secure-port=%d", PORT_APISERVER);
-    flag(f, "--endpoint-reconciler-type=none"); /* it may not publish a loopback address, and no node could reach it */
+    flag(f, "--endpoint-reconciler-type=%s", s->with_nodes ? "lease" : "none"); /* it may not publish a loopback address, and no node could reach it */
+    if (s->with_nodes) {
+        flag(f, "--egress-selector-config-file=%s/conf/egress.json", d);
+        flag(f, "--enable-aggregator-routing=true"); /* addresses of Services mean nothing in the hub; those of pods do */
+    }
     flag(f, "--etcd-servers=https://%s:%d", a, PORT_ETCD);
     flag(f, "--etcd-cafile=%s/pki/etcd-ca.crt", d);
     flag(f, "--etcd-certfile=%s/pki/apiserver-etcd-client.crt", d);
@@ -169,9 +173,13 @@ static void controllers_flags(struct flags *f, const struct cluster *c, const st
     flag(f, "--cluster-signing-key-file=%s/pki/ca.key", d);
     flag(f, "--service-account-private-key-file=%s/pki/sa.key", d);
     flag(f, "--use-service-account-credentials=true");
-    flag(f, "--controllers=*,bootstrapsigner,tokencleaner");
-    flag(f, "--allocate-node-cidrs=true");
-    flag(f, "--cluster-cidr=%s", c->spec.network.pod_cidr);
+    if (s->with_nodes) { /* where a node's pods are follows from the node's place, before it has joined */
+        flag(f, "--controllers=*,bootstrapsigner,tokencleaner,-node-ipam-controller");
+    } else {
+        flag(f, "--controllers=*,bootstrapsigner,tokencleaner");
+        flag(f, "--allocate-node-cidrs=true");
+        flag(f, "--cluster-cidr=%s", c->spec.network.pod_cidr);
+    }
     flag(f, "--service-cluster-ip-range=%s", c->spec.network.service_cidr);
 }
 

@@ -1,5 +1,6 @@
 /* The end of a cluster: what uses a store goes before the store, and nothing is said to be gone that was not looked for. */
 #include "kaas/internal.h"
+#include "kaas/node.h"
 
 #include <unistd.h>
 
@@ -51,6 +52,10 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
     int files = 0;
     uint16_t port;
     *ret_done = false;
+    bool without_nodes = false;
+    int nodes = node_pools_remove(k, s, m, &without_nodes, err);
+    if (nodes < 0 || !without_nodes)
+        return nodes;
     if (!cluster_end(k, s, ETCD, &m->ended))
         return 0;
     if (*s->address && place_in_use(s->address, &port))

@@ -41,6 +41,27 @@ void cluster_network_address(const struct cluster_network *n, uint32_t nth, char
     inet_ntop(AF_INET, &in, text, 16);
 }
 
+/* Two of three networks in different parts of what is nobody's cannot both be in the way. */
+static const char *const node_networks[] = {"10.201.0.0/24", "172.29.201.0/24", "192.168.201.0/24"};
+
+int cluster_node_network(const struct cluster *c, struct cluster_network *ret, struct err *err)
+{
+    struct cluster_network pods, services, nodes;
+    if (c->spec.network.node_cidr)
+        return cluster_network_parse(c->spec.network.node_cidr, ret, err);
+    int rc = cluster_network_parse(c->spec.network.pod_cidr, &pods, err);
+    if (rc == 0)
+        rc = cluster_network_parse(c->spec.network.service_cidr, &services, err);
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(node_networks); i++) {
+        rc = cluster_network_parse(node_networks[i], &nodes, err);
+        if (rc == 0 && !cluster_networks_overlap(&nodes, &pods) && !cluster_networks_overlap(&nodes, &services)) {
+            *ret = nodes;
+            return 0;
+        }
+    }
+    return rc < 0 ? rc : err_set(err, ERR_INVALID, "spec.network.nodeCIDR: no network is free for nodes; name one");
+}
+
 /* ---- rows ---- */
 
 static const struct field plane_fields[] = {
@@ -52,6 +73,7 @@ static const struct field network_fields[] = {
     {.name = "podCIDR", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE, .offset = NETWORK(pod_cidr), .min = 9, .max = 18, .def = "\"10.244.0.0/16\"", .help = "addresses of pods; each node gets a /24 of it"},
     {.name = "serviceCIDR", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE, .offset = NETWORK(service_cidr), .min = 9, .max = 18, .def = "\"10.96.0.0/16\"", .help = "addresses of Services"},
     {.name = "serviceDomain", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE | FIELD_DNS_NAME, .offset = NETWORK(service_domain), .min = 1, .max = 64, .def = "\"cluster.local\"", .help = "DNS name that names of Services end in"},
+    {.name = "nodeCIDR", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE, .offset = NETWORK(node_cidr), .min = 9, .max = 18, .help = "addresses of its nodes; by default the first of 10.201.0.0/24, 172.29.201.0/24 and 192.168.201.0/24 that overlaps no other network of the cluster"},
     {0},
 };
 static const struct field spec_fields[] = {
@@ -125,6 +147,17 @@ static bool check_network(const json_t *obj, const char *path, int least, int mo
     return true;
 }
 
+static void check_nodes(const json_t *obj, bool others_good, const struct cluster_network *pods, const struct cluster_network *services, struct field_errors *errors)
+{
+    static const char path[] = "spec.network.nodeCIDR";
+    struct cluster_network nodes;
+    if (!json_str(obj, path) || !check_network(obj, path, 16, 27, &nodes, errors) || !others_good)
+        return;
+    bool with_pods = cluster_networks_overlap(&nodes, pods);
+    if (with_pods || cluster_networks_overlap(&nodes, services))
+        field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.32s\": overlaps spec.network.%s", json_str(obj, path), with_pods ? "podCIDR" : "serviceCIDR");
+}
+
 static bool is_address(const char *text)
 {
     unsigned char bytes[16];
@@ -145,6 +178,7 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     if (both && cluster_networks_overlap(&pods, &services))
         field_errors_add(errors, "spec.network.serviceCIDR", "FieldValueInvalid", "Invalid value: \"%.32s\": overlaps spec.network.podCIDR %.32s", json_str(obj, "spec.network.serviceCIDR"),
                          json_str(obj, "spec.network.podCIDR"));
+    check_nodes(obj, both, &pods, &services, errors);
     if (json_int(obj, "spec.controlPlane.replicas", 1) != 1)
         field_errors_add(errors, "spec.controlPlane.replicas", "FieldValueNotSupported", "Unsupported value: %lld: supported values: \"1\"",
                          (long long)json_int(obj, "spec.controlPlane.replicas", 1));

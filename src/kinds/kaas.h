@@ -4,7 +4,7 @@
 
 #include "kinds/kind.h"
 
-extern const struct kind kind_cluster, kind_cluster_key;
+extern const struct kind kind_cluster, kind_cluster_key, kind_node_pool;
 
 /* Set at creation; the controller takes it off when nothing of the cluster is left. */
 #define CLUSTER_FINALIZER "seki.cloud/cluster"
@@ -23,8 +23,34 @@ struct cluster {
         struct {
             const char *pod_cidr, *service_cidr; /* podCIDR, serviceCIDR: IPv4, disjoint, no bits behind the prefix */
             const char *service_domain;
+            const char *node_cidr; /* nodeCIDR; NULL: cluster_node_network() says which */
         } network;
         struct field_list endpoint_names; /* DNS names and addresses for the API server's certificate */
+    } spec;
+};
+
+/* Set at creation; the controller takes it off when nothing of its nodes is left. */
+#define NODE_POOL_FINALIZER "seki.cloud/nodepool"
+#define NODE_POOL_NAME_MAX 48
+#define NODE_POOL_COUNT_MAX 64
+
+struct node_taint {
+    const char *key, *value, *effect;
+};
+
+/* NodePool: nodes of one shape. Status: nodes[], count, readyCount, conditions[]. */
+struct node_pool {
+    struct {
+        const char *cluster_name;
+        int64_t count;
+        struct {
+            int64_t cpus, memory_mib; /* memoryMiB */
+        } machine;
+        struct field_map labels;
+        struct field_list taints; /* struct node_taint */
+        struct {
+            int64_t max_pods, pod_pids; /* maxPods, podPidsLimit */
+        } kubelet;
     } spec;
 };
 
@@ -38,5 +64,7 @@ int cluster_network_parse(const char *text, struct cluster_network *ret, struct 
 bool cluster_networks_overlap(const struct cluster_network *a, const struct cluster_network *b);
 /* The nth address of a network (0: its own) as text; "" when the network has none such. */
 void cluster_network_address(const struct cluster_network *n, uint32_t nth, char text[16]);
+/* The network of a cluster's nodes: what its spec says, or the first of some that overlaps neither pods nor Services. Always the same for the same spec. */
+int cluster_node_network(const struct cluster *c, struct cluster_network *ret, struct err *err) NODISCARD;
 
 #endif

@@ -32,6 +32,7 @@
     KIND(kind_model_route) \
     KIND(kind_cluster) \
     KIND(kind_cluster_key) \
+    KIND(kind_node_pool) \
     KIND(kind_api_key) \
     KIND(kind_usage_report) \
     KIND(kind_slo_report) \

@@ -2,6 +2,7 @@
 import base64
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
@@ -32,11 +33,48 @@ def programs(directory):
     return there.parent
 
 
+NODE_PROGRAMS = ["containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "images"]
+HOST_PROGRAMS = ["runc", "ip", "nft", "iptables"]
+
+
+def node_programs(directory):
+    """Likewise, with what nodes take. They take root, and programs of Debian's, too."""
+    if os.geteuid() != 0:
+        pytest.skip("nodes take root")
+    missing = [p for p in NODE_PROGRAMS if not (BUILT / MINOR / p).exists()] + [p for p in HOST_PROGRAMS if not shutil.which(p)]
+    if not pathlib.Path("/usr/lib/cni/bridge").exists():
+        missing.append("containernetworking-plugins")
+    if missing:
+        pytest.skip(f"nodes take {', '.join(missing)}: make kubernetes, apt-get install runc containernetworking-plugins iproute2 iptables nftables")
+    folder = programs(directory)
+    for p in NODE_PROGRAMS:
+        (folder / MINOR / p).symlink_to((BUILT / MINOR / p).resolve())
+    return folder
+
+
+def marked(prefix):
+    """Pids of this process namespace and those below by the workload that they carry in their environment."""
+    found = {}
+    for p in pathlib.Path("/proc").iterdir():
+        if not p.name.isdigit():
+            continue
+        try:
+            env = (p / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        for e in env:
+            if e.startswith(f"SEKI_WORKLOAD={prefix}".encode()):
+                found.setdefault(e.decode().split("=", 1)[1].split("/")[0], []).append(int(p.name))
+    return found
+
+
 def end_left():
     """For the end of a module: what a test has left that failed while no sekid looked after its clusters."""
     for c in Cluster.all:
         for pid in c.pids().values():
             os.kill(pid, signal.SIGKILL)
+        for pids in marked(c.workload("node-")).values():
+            os.kill(min(pids), signal.SIGKILL)
     Cluster.all.clear()
 
 

@@ -1,0 +1,83 @@
+/* Nodes of clusters, between node_pool.c (the controller), node_files.c (what lies on disk), node_join.c (what is done inside the cluster) and the rest of this folder.
+ * Threads: those of the controllers. */
+#ifndef SEKI_KAAS_NODE_H
+#define SEKI_KAAS_NODE_H
+
+#include "kaas/internal.h"
+
+#define NODE_FIRST 10u     /* node 0 of a cluster has the network's 10th address; the gate has the first */
+#define NODES_MAX 64u      /* of one cluster on this machine */
+#define NODE_NAME_MAX 64
+#define NODE_BOOT_GROUP "system:bootstrappers:seki:nodes"
+
+/* One cluster's network of nodes; from its spec alone. */
+struct node_network {
+    struct cluster_network nodes, pods;
+    char gate[16], nodes_text[24];
+    uint32_t count; /* so many nodes have room */
+};
+int node_network_of(const struct cluster *c, struct node_network *ret, struct err *err) NODISCARD;
+
+/* One node. */
+struct node {
+    const struct site *site;
+    const struct node_network *network;
+    char name[NODE_NAME_MAX];
+    const char *dir;   /* clusters/UID/nodes/NAME */
+    int index;         /* of the cluster's nodes: gives address, pods, cable */
+    char address[16], pod_cidr[20], cgroup[96];
+};
+/* POOL-ORDINAL */
+void node_named(const struct site *s, const char *pool, int ordinal, struct arena *a, struct node *ret);
+/* "kc-NS-CLUSTER-UID8-node-POOL-0", "kc-NS-CLUSTER-UID8-gate" */
+void node_workload(const struct node *n, char name[WORKLOAD_NAME_MAX]);
+void gate_workload(const struct site *s, char name[WORKLOAD_NAME_MAX]);
+/* Whether a workload is a node or the gate of this cluster. */
+bool node_workload_is_of(const struct site *s, const char *workload);
+
+/* ---- node_files.c ---- */
+
+/* The index is taken once, and kept in the node's directory; called under the lock of all pools. ERR_UNAVAILABLE: the network is full. */
+int node_place(struct node *n, const struct node_network *network, struct err *err) NODISCARD;
+/* Writes all that the node reads but its token; *ret_settings: what tells one command line from another, 16 hex digits. */
+int node_files_ensure(const struct node *n, const struct cluster *c, const struct node_pool *p, const char *pool, uint64_t life_ms, char ret_settings[17], struct err *err) NODISCARD;
+/* Whether it has joined before: it has credentials of its own, and a serving certificate. */
+bool node_has_joined(const struct node *n);
+bool node_has_serving(const struct node *n);
+int node_write_token(const struct node *n, const char *token, struct err *err) NODISCARD;
+/* When the token that lies there was written; 0: there is none. */
+int64_t node_token_written_ms(const struct node *n);
+void node_forget_token(const struct node *n);
+/* What a gate reads. */
+int gate_files_ensure(const struct site *s, const struct node_network *w, const char *data_dir, char ret_settings[17], struct err *err) NODISCARD;
+/* The socket that the API server dials through; what the API server reads about it is written with gate_conf_ensure(). */
+const char *gate_socket(const struct site *s, const char *data_dir, struct arena *a);
+int gate_conf_ensure(const struct site *s, const char *data_dir, struct err *err) NODISCARD;
+bool gate_is_there(const struct site *s, const char *data_dir);
+
+/* ---- node_join.c: in the cluster ---- */
+
+/* The roles of nodes, and of the API server at kubelets. */
+int join_roles(struct client *c, struct err *err) NODISCARD;
+/* A token for one node, good for an hour: "id.secret". */
+int join_token(struct client *c, const char *node, char ret[24], struct err *err) NODISCARD;
+/* Removes a node's tokens. */
+int join_token_drop(struct client *c, const char *node, struct err *err) NODISCARD;
+/* Approves what a kubelet of ours asks for as a server, and denies what asks for more. *ret_denied: a sentence about the last that was denied; in a. */
+int join_approve(struct client *c, const struct node *nodes, size_t count, struct arena *a, const char **ret_denied, struct err *err) NODISCARD;
+/* Whether the node says Ready; it is told its pods' network. *ret_why: in a. ERR_NOT_FOUND: it has not joined. */
+int join_ready(struct client *c, const struct node *n, struct arena *a, bool *ret_ready, const char **ret_why, struct err *err) NODISCARD;
+int join_forget(struct client *c, const char *node, struct err *err) NODISCARD;
+
+/* ---- node_pool.c ---- */
+
+struct node_pools;
+struct node_pools *node_pools_new(struct kaas *k);
+void node_pools_free(struct node_pools *p);
+/* Ends all nodes of a cluster and its gate, and removes their files and namespaces; one step. *ret_done: nothing is left. */
+int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
+/* As kaas_workload_changed(). */
+bool node_pools_workload_changed(struct kaas *k, const char *workload);
+void node_pools_cluster_changed(struct kaas *k, const char *ns, const char *cluster);
+
+#endif

@@ -1,0 +1,40 @@
+/* `sekid node-gate DIR`: the only way between the nodes of one cluster and this machine. Run by the runtime, one a cluster that has nodes.
+ *
+ * It makes the cluster's hub, a network namespace with a bridge that its nodes' cables end at, and no way out; keeps it under DIR/hub; and relays connections:
+ *   nodes and pods → API server   accepts at the hub's address, port 6443; dials the cluster's own loopback address
+ *   API server → nodes and pods   accepts at a unix socket; reads CONNECT ADDRESS:PORT; dials in the hub, kubelets' ports and the network of pods, nothing else
+ * Killed, it finds the hub again; nodes and pods keep talking to each other meanwhile. Needs root and `ip` of iproute2. */
+#ifndef SEKI_KAAS_NODE_GATE_H
+#define SEKI_KAAS_NODE_GATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/str.h"
+
+/* An exit status; returns at SIGTERM. argv: DIR. */
+int node_gate_main(char **argv);
+
+#define GATE_HEAD_MAX 4096
+#define GATE_KUBELET_PORT 10250
+#define GATE_API_PORT 6443
+
+struct gate_reach {
+    uint32_t nodes, nodes_mask, pods, pods_mask, gate; /* host order */
+};
+/* The head of a request, up to and with its empty line. 0: this may be dialled. ERR_INVALID: it is no CONNECT with an IPv4 address and a port; ERR_FORBIDDEN: it is no node of ours, no pod. Pure. */
+int gate_target(const struct gate_reach *r, struct str head, uint32_t *ret_address, uint16_t *ret_port, struct err *err) NODISCARD;
+/* relay.c: moves bytes both ways until both have ended. One thread. */
+struct relay;
+struct relay_options {
+    int api_listener;    /* accepted there → api */
+    int egress_listener; /* accepted there → CONNECT */
+    int hub, outside;    /* network namespaces: of CONNECT's dials, and of all others */
+    uint32_t api;        /* host order */
+    struct gate_reach reach;
+};
+/* Until *stop; looks at it once a second and after signals. */
+int relay_run(const struct relay_options *o, const volatile int *stop, struct err *err) NODISCARD;
+
+#endif

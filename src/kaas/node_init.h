@@ -1,0 +1,30 @@
+/* `sekid node DIR`: one node of a cluster, as a process of its own on this machine. Run by the runtime, never by people.
+ *
+ * The outer process makes the node's cgroup and its first process, waits for it, and removes the cgroup. The first process has namespaces of its own (network, mounts, processes, host name,
+ * IPC), a root of its own that shows of this machine /usr, cgroups and a few devices, and a cable to the cluster's hub; it starts containerd, kubelet and kube-proxy, and starts again what ends.
+ * What belongs to the node dies with it: the kernel ends a process namespace with its first process, and a network namespace with its last.
+ * What DIR holds: docs/internals/kaas-nodes.md. Needs root; `ip` of iproute2, runc, and CNI's plugins. */
+#ifndef SEKI_KAAS_NODE_INIT_H
+#define SEKI_KAAS_NODE_INIT_H
+
+/* Never returns before the node has ended. An exit status. argv: DIR and what is only there to tell command lines apart. */
+int node_main(char **argv);
+
+/* node_root.c: on the way into the node; each prints what fails to stderr, and returns -1. */
+struct node_settings {
+    const char *dir, *name, *address, *gate, *hub, *link, *programs, *cgroup, *labels;
+    int bits;
+    long long cpus, memory_mib;
+};
+int node_cgroups_make(const struct node_settings *s);
+/* Kills who is still in it, then removes it. */
+int node_cgroups_remove(const char *cgroup);
+int node_cgroups_join(const struct node_settings *s);
+/* In a network namespace of its own: a cable to the hub, address and route. */
+int node_network_make(const struct node_settings *s);
+/* Replaces the root of a mount namespace that is not shared. */
+int node_root_make(const struct node_settings *s);
+/* Runs a program and waits for it; text (may be NULL) is its standard input; netns >= 0: there. 0 when it left with 0. */
+int node_run(const char *const *argv, const char *text, int netns);
+
+#endif

@@ -1,0 +1,665 @@
+/* NodePool: gate → roles → nodes, each looked at first and then made; and their end. Found again after a restart from the nodes' directories, what the runtime has adopted, and the status. */
+#include "kaas/node.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kaas/node_init.h"
+
+#define CONTROLLER "nodepool"
+#define WORKERS 4
+#define SHARE 2
+#define LOOK_MS 100u
+#define LATER_MS 500u
+#define WAIT_MS 5000u
+#define QUICK_MS 20000
+#define NODE_DEADLINE_MS 120000
+#define GATE_DEADLINE_MS 20000
+#define STOP_TIMEOUT_MS 15000u
+#define TOKEN_FRESH_MS 3000000 /* of an hour */
+
+struct node_pools {
+    struct kaas *k;
+    struct informer *pools;
+    pthread_mutex_t lock;
+    struct map *bound;     /* uid of a cluster → itself: its roles are there */
+    struct map *workloads; /* name → char *: "NS/POOL" */
+};
+
+struct pool_pass {
+    struct node_pools *all;
+    struct kaas *k;
+    struct reconcile *r;
+    json_t *cluster_obj;
+    struct cluster cluster;
+    struct node_pool pool;
+    struct site site;
+    struct node_network network;
+    struct client *client; /* in the cluster */
+    struct node *nodes;
+    size_t count, ready;
+    const char *reason, *message; /* what is in the way */
+    const char *event_type, *event_reason, *event;
+};
+
+/* ---- status ---- */
+
+static void set_condition(struct pool_pass *p, const char *type, bool good, const char *reason, const char *message)
+{
+    obj_set_condition(p->r->obj, type, good ? "True" : "False", reason, message, clock_wall_ms());
+}
+
+static int save_status(struct pool_pass *p, const json_t *before, struct err *err)
+{
+    struct client_resource resource = kind_resource(&kind_node_pool);
+    json_put_int(p->r->obj, "status.observedGeneration", obj_generation(p->r->obj));
+    if (json_equal(before, json_object_get(p->r->obj, "status")))
+        return 0;
+    int rc = client_update_status(p->r->client, &resource, p->r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static void put_time(json_t *s, const char *key, int64_t wall_ms)
+{
+    char text[CLOCK_TEXT_MAX];
+    clock_format_micro(wall_ms * 1000, text);
+    json_put_str(s, key, text);
+}
+
+static int64_t time_of(const json_t *s, const char *key)
+{
+    int64_t ms = 0;
+    const char *text = json_str(s, key);
+    return text && clock_parse(str_of(text), &ms) == 0 ? ms : 0;
+}
+
+static json_t *record_of(json_t *obj, const char *name)
+{
+    json_t *list = json_at(obj, "status.nodes"), *s;
+    size_t i;
+    json_array_foreach (list, i, s)
+        if (!strcmp(json_str_or(s, "name", ""), name))
+            return s;
+    if (!list) {
+        list = json_array();
+        json_put(obj, "status.nodes", list);
+    }
+    s = json_pack("{s:s}", "name", name);
+    json_array_append_new(list, s);
+    return s;
+}
+
+/* A node that is not wanted and has no directory is gone: by this pass, or by one whose status could not be stored. */
+static void drop_records(struct pool_pass *p)
+{
+    json_t *list = json_at(p->r->obj, "status.nodes");
+    for (size_t i = json_array_size(list); i-- > 0;) {
+        const char *name = json_str_or(json_array_get(list, i), "name", "");
+        CLEANUP(mem_freep) char *dir = xasprintf("%s/nodes/%s", p->site.dir, name);
+        bool wanted = false;
+        for (size_t k = 0; k < p->count; k++)
+            wanted |= !strcmp(p->nodes[k].name, name);
+        if (!wanted && !file_exists(dir))
+            json_array_remove(list, i);
+    }
+}
+
+static void blame(struct pool_pass *p, const char *reason, const char *message)
+{
+    if (p->reason)
+        return; /* the first says most */
+    p->reason = reason;
+    p->message = message;
+}
+
+/* ---- workloads ---- */
+
+static void know(struct pool_pass *p, const char *workload)
+{
+    pthread_mutex_lock(&p->all->lock);
+    if (!map_getc(p->all->workloads, workload))
+        map_set(p->all->workloads, str_of(workload), xasprintf("%s/%s", p->r->ns, p->r->name));
+    pthread_mutex_unlock(&p->all->lock);
+}
+
+static int ensure(struct pool_pass *p, const char *name, const char *const *argv, struct err *err)
+{
+    static const char *const env[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ASAN_OPTIONS=detect_leaks=0", NULL};
+    struct runtime *rt = p->k->runtime;
+    struct workload_status w;
+    const struct workload want = {.name = name, .argv = argv, .env = env, .stop_timeout_ms = STOP_TIMEOUT_MS};
+    know(p, name);
+    int rc = rt->ops->ensure(rt, &want, err);
+    if (rc < 0)
+        return rc;
+    rt->ops->get(rt, name, &w);
+    if (w.state == WORKLOAD_RUNNING)
+        return 0;
+    const char *last = w.crash_looping ? runtime_last_line(rt, name, p->r->arena) : "";
+    return err_set(err, ERR_UNAVAILABLE, "%s%s%s", *w.message ? w.message : "it is being started", *last ? "; it last said: " : "", last);
+}
+
+/* Whether it is gone. */
+static bool end(struct kaas *k, const char *name)
+{
+    struct workload_status w;
+    k->runtime->ops->get(k->runtime, name, &w);
+    if (w.state != WORKLOAD_ABSENT && k->runtime->ops->stop(k->runtime, name, NULL) == 0)
+        k->runtime->ops->get(k->runtime, name, &w);
+    return w.state == WORKLOAD_ABSENT;
+}
+
+static int remove_logs(struct kaas *k, const char *workload)
+{
+    static const char *const ends[] = {".log", ".log.1"};
+    int n = 0;
+    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+        CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, workload, ends[i]);
+        n += unlink(path) == 0;
+    }
+    return n;
+}
+
+/* ---- the gate ---- */
+
+static bool ensure_gate(struct pool_pass *p)
+{
+    struct arena *a = p->r->arena;
+    struct err err = ERR_INIT;
+    char name[WORKLOAD_NAME_MAX], settings[17];
+    gate_workload(&p->site, name);
+    pthread_mutex_lock(&p->all->lock);
+    int rc = gate_files_ensure(&p->site, &p->network, p->k->o.data_dir, settings, &err);
+    pthread_mutex_unlock(&p->all->lock);
+    const char *const argv[] = {p->k->self, "node-gate", arena_printf(a, "%s/net", p->site.dir), settings, NULL};
+    if (rc == 0)
+        rc = ensure(p, name, argv, &err);
+    if (rc == 0 && !gate_is_there(&p->site, p->k->o.data_dir))
+        rc = err_set(&err, ERR_UNAVAILABLE, "the gate is being made");
+    if (rc == 0) {
+        if (!obj_condition(p->r->obj, "NetworkReady") || strcmp(obj_condition(p->r->obj, "NetworkReady"), "True") != 0)
+            set_condition(p, "NetworkReady", true, "Done", arena_printf(a, "nodes have %s, and reach the API server at %s", p->network.nodes_text, p->network.gate));
+        return true;
+    }
+    json_t *condition = obj_find_condition(p->r->obj, "NetworkReady");
+    int64_t since = condition && strcmp(json_str_or(condition, "status", ""), "False") == 0 ? time_of(condition, "lastTransitionTime") : clock_wall_ms();
+    bool late = clock_wall_ms() - since > GATE_DEADLINE_MS;
+    set_condition(p, "NetworkReady", false, late ? "DeadlineExceeded" : "Waiting", arena_strdup(a, err.msg));
+    blame(p, late ? "DeadlineExceeded" : "Creating", arena_printf(a, "NetworkReady: %s", err.msg));
+    return false;
+}
+
+/* ---- one node ---- */
+
+static int give_token(struct pool_pass *p, struct node *n, struct err *err)
+{
+    char token[24];
+    if (node_has_joined(n) || clock_wall_ms() - node_token_written_ms(n) < TOKEN_FRESH_MS)
+        return 0;
+    int rc = join_token(p->client, n->name, token, err);
+    if (rc == 0)
+        rc = node_write_token(n, token, err);
+    mem_wipe(token, sizeof(token));
+    return rc;
+}
+
+static int make_node(struct pool_pass *p, struct node *n, struct err *err)
+{
+    char name[WORKLOAD_NAME_MAX], settings[17];
+    pthread_mutex_lock(&p->all->lock);
+    int rc = node_place(n, &p->network, err);
+    pthread_mutex_unlock(&p->all->lock);
+    if (rc == 0)
+        rc = node_files_ensure(n, &p->cluster, &p->pool, p->r->name, p->k->o.certificate_life_ms, settings, err);
+    if (rc == 0)
+        rc = give_token(p, n, err);
+    if (rc < 0)
+        return rc;
+    node_workload(n, name);
+    const char *const argv[] = {p->k->self, "node", n->dir, settings, NULL};
+    return ensure(p, name, argv, err);
+}
+
+static void node_passed(struct pool_pass *p, const struct node *n, json_t *record)
+{
+    struct err ignored = ERR_INIT;
+    int64_t took = clock_wall_ms() - time_of(record, "startedAt");
+    p->ready++;
+    json_object_del(record, "message");
+    if (json_at(record, "milliseconds"))
+        return;
+    json_put_int(record, "milliseconds", took > 0 ? took : 1);
+    node_forget_token(n);
+    if (join_token_drop(p->client, n->name, &ignored) < 0)
+        log_warn("a node's token could not be removed; it ends within the hour", KV("node", n->name), KVE(&ignored));
+}
+
+static void node_waits(struct pool_pass *p, const struct node *n, json_t *record, const char *why)
+{
+    int64_t now = clock_wall_ms();
+    struct arena *a = p->r->arena;
+    json_put_str(record, "message", why);
+    if (json_at(record, "milliseconds")) {
+        blame(p, "NodeNotReady", arena_printf(a, "%s: %s", n->name, why));
+        return;
+    }
+    if (now >= time_of(record, "deadline")) {
+        char name[WORKLOAD_NAME_MAX];
+        int64_t attempt = json_int(record, "attempt", 1) + 1;
+        node_workload(n, name);
+        json_put_int(record, "attempt", attempt);
+        put_time(record, "deadline", now + NODE_DEADLINE_MS);
+        p->event_type = "Warning";
+        p->event_reason = "DeadlineExceeded";
+        p->event = arena_printf(a, "node %s was not ready within %d s: %s", n->name, NODE_DEADLINE_MS / 1000, why);
+        node_forget_token(n); /* the next attempt has a fresh one */
+        if (p->k->runtime->ops->restart(p->k->runtime, name, "it was not ready in time", NULL) < 0)
+            log_warn("a node could not be started anew", KV("node", n->name));
+    }
+    blame(p, json_int(record, "attempt", 1) > 1 ? "DeadlineExceeded" : "Creating", arena_printf(a, "%s: %s", n->name, why));
+}
+
+static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
+{
+    struct err err = ERR_INIT;
+    const char *why = "";
+    bool ready = false;
+    node_named(&p->site, p->r->name, ordinal, p->r->arena, n);
+    json_t *record = record_of(p->r->obj, n->name);
+    if (!json_at(record, "startedAt")) {
+        put_time(record, "startedAt", clock_wall_ms());
+        put_time(record, "deadline", clock_wall_ms() + NODE_DEADLINE_MS);
+        json_put_int(record, "attempt", 1);
+    }
+    int rc = make_node(p, n, &err);
+    if (n->index >= 0) {
+        json_put_str(record, "address", n->address);
+        json_put_str(record, "podCIDR", n->pod_cidr);
+    }
+    if (rc == 0)
+        rc = join_ready(p->client, n, p->r->arena, &ready, &why, &err);
+    if (rc == 0 && ready && !node_has_serving(n)) {
+        ready = false;
+        why = "its kubelet has no serving certificate yet";
+    }
+    json_put(record, "ready", json_boolean(ready));
+    if (ready)
+        node_passed(p, n, record);
+    else
+        node_waits(p, n, record, rc == 0 || rc == ERR_NOT_FOUND ? *why ? why : "it is not ready" : arena_strdup(p->r->arena, err.msg));
+}
+
+/* ---- nodes that are not wanted any more ---- */
+
+/* One step; *ret_done: nothing of it is left. client NULL: its cluster needs not be told. */
+static int remove_node(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err)
+{
+    char name[WORKLOAD_NAME_MAX];
+    *ret_done = false;
+    node_workload(n, name);
+    if (!end(k, name))
+        return 0;
+    int rc = client ? join_forget(client, n->name, err) : 0;
+    if (rc < 0)
+        return rc;
+    if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
+        return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
+    if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
+        return rc;
+    *files += 1 + remove_logs(k, name);
+    *ret_done = true;
+    return 0;
+}
+
+/* Ordinals of a pool's nodes that have a directory, from `from` on; names are in a. */
+static size_t list_nodes(const struct site *s, const char *pool, int from, struct arena *a, struct node *ret, size_t max)
+{
+    CLEANUP(mem_freep) char *root = xasprintf("%s/nodes", s->dir);
+    size_t len = pool ? strlen(pool) : 0, n = 0;
+    DIR *d = opendir(root);
+    for (struct dirent *e; d && n < max && (e = readdir(d));) {
+        const char *last = strrchr(e->d_name, '-');
+        int64_t ordinal;
+        if (e->d_name[0] == '.' || !last || str_to_i64(str_of(last + 1), 0, 100000, &ordinal) < 0)
+            continue;
+        if (pool && ((size_t)(last - e->d_name) != len || strncmp(e->d_name, pool, len) != 0 || ordinal < from))
+            continue;
+        const char *name = arena_strndup(a, str_n(e->d_name, (size_t)(last - e->d_name)));
+        node_named(s, name, (int)ordinal, a, &ret[n++]);
+    }
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struct err *err)
+{
+    struct node surplus[NODES_MAX];
+    size_t n = list_nodes(&p->site, p->r->name, from, p->r->arena, surplus, ARRAY_LEN(surplus));
+    *ret_left = n;
+    for (size_t i = 0; i < n; i++) {
+        bool done = false;
+        int files = 0, rc = remove_node(p->k, p->client, &surplus[i], &done, &files, err);
+        if (rc < 0)
+            return rc;
+        if (!done)
+            continue;
+        char name[WORKLOAD_NAME_MAX];
+        node_workload(&surplus[i], name);
+        pthread_mutex_lock(&p->all->lock);
+        map_del(p->all->workloads, str_of(name));
+        pthread_mutex_unlock(&p->all->lock);
+        log_info("node removed", KV("namespace", p->r->ns), KV("cluster", p->site.name), KV("node", surplus[i].name));
+        --*ret_left;
+    }
+    return 0;
+}
+
+/* ---- one pass ---- */
+
+static bool has_roles(struct pool_pass *p, struct err *err)
+{
+    pthread_mutex_lock(&p->all->lock);
+    bool known = map_getc(p->all->bound, p->site.uid) != NULL;
+    pthread_mutex_unlock(&p->all->lock);
+    if (known)
+        return true;
+    if (join_roles(p->client, err) < 0)
+        return false;
+    pthread_mutex_lock(&p->all->lock);
+    map_set(p->all->bound, str_of(p->site.uid), xstrdup(""));
+    pthread_mutex_unlock(&p->all->lock);
+    return true;
+}
+
+/* What its cluster must be before it can have nodes. */
+static bool cluster_can(struct pool_pass *p)
+{
+    struct arena *a = p->r->arena;
+    struct err err = ERR_INIT;
+    p->r->requeue_ms = WAIT_MS;
+    if (!p->cluster_obj || obj_deleting(p->cluster_obj)) {
+        blame(p, p->cluster_obj ? "ClusterDeleting" : "ClusterMissing", arena_printf(a, p->cluster_obj ? "cluster %s is being deleted" : "this project has no cluster %s", p->pool.spec.cluster_name));
+        return false;
+    }
+    const char *suspended = suspended_tenant(p->k, p->site.ns, a);
+    if (*suspended) {
+        struct node nodes[NODES_MAX];
+        size_t n = list_nodes(&p->site, p->r->name, 0, a, nodes, ARRAY_LEN(nodes)), left = 0;
+        for (size_t i = 0; i < n; i++) {
+            char name[WORKLOAD_NAME_MAX];
+            node_workload(&nodes[i], name);
+            left += !end(p->k, name);
+        }
+        if (left)
+            p->r->requeue_ms = LOOK_MS;
+        blame(p, "TenantSuspended", arena_printf(a, "tenant %s is suspended: its nodes %s ended, their files are kept", suspended, left ? "are being" : "are"));
+        return false;
+    }
+    if (geteuid() != 0) {
+        blame(p, "PrivilegesMissing", "nodes on this machine take namespaces and control groups: sekid must run as root for them");
+        return false;
+    }
+    if (kind_decode(&kind_cluster, p->cluster_obj, a, &p->cluster, &err) < 0 || node_network_of(&p->cluster, &p->network, &err) < 0) {
+        blame(p, "NetworkInvalid", arena_strdup(a, err.msg));
+        return false;
+    }
+    if (!json_at(p->cluster_obj, "status.createMilliseconds")) {
+        p->r->requeue_ms = LOOK_MS;
+        blame(p, "ClusterNotReady", arena_printf(a, "cluster %s is being made", p->site.name));
+        return false;
+    }
+    if (!place_has_nodes(p->site.dir)) {
+        blame(p, "ClusterTooOld", "this cluster was made before there were nodes: its API server listens where none could reach it");
+        return false;
+    }
+    if (place_load(p->site.dir, p->site.address, &err) < 0 || !*p->k->o.programs_dir) {
+        blame(p, "ProgramsMissing", err.msg[0] ? arena_strdup(a, err.msg) : "this cloud has no Kubernetes");
+        return false;
+    }
+    p->site.programs = arena_printf(a, "%s/%s", p->k->o.programs_dir, p->cluster.spec.version);
+    static const char *const needed[] = {"containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy"};
+    for (size_t i = 0; i < ARRAY_LEN(needed); i++) {
+        CLEANUP(mem_freep) char *path = xasprintf("%s/%s", p->site.programs, needed[i]);
+        if (access(path, X_OK) < 0) {
+            blame(p, "ProgramsMissing", arena_printf(a, "this cloud has no %s for Kubernetes %s", needed[i], p->cluster.spec.version));
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Goes with its cluster. */
+static int adopt(struct pool_pass *p, struct err *err)
+{
+    if (obj_owned_by(p->r->obj, p->site.uid))
+        return 0;
+    struct client_resource r = kind_resource(&kind_node_pool);
+    obj_add_owner(p->r->obj, p->cluster_obj);
+    JSON_AUTO patch = json_pack("{s:{s:O}}", "metadata", "ownerReferences", json_at(p->r->obj, "metadata.ownerReferences"));
+    JSON_AUTO now = NULL;
+    int rc = client_patch(p->r->client, &r, p->r->ns, p->r->name, NULL, patch, &now, err);
+    if (rc == 0)
+        json_object_set(p->r->obj, "metadata", json_object_get(now, "metadata"));
+    return rc;
+}
+
+static void bring_up(struct pool_pass *p)
+{
+    struct err err = ERR_INIT;
+    struct arena *a = p->r->arena;
+    size_t left = 0;
+    if (!cluster_can(p))
+        return;
+    p->r->requeue_ms = LOOK_MS;
+    if (adopt(p, &err) < 0 || access_client(&p->site, &p->client, &err) < 0) {
+        blame(p, "NotAnswering", arena_strdup(a, err.msg));
+        return;
+    }
+    if (!ensure_gate(p))
+        return;
+    if (!has_roles(p, &err)) {
+        p->r->requeue_ms = LATER_MS;
+        blame(p, "NotAnswering", arena_printf(a, "roles of nodes: %s", err.msg));
+        return;
+    }
+    int64_t wanted = p->pool.spec.count;
+    p->nodes = ARENA_ARRAY(a, struct node, (size_t)wanted + 1);
+    for (int i = 0; i < (int)wanted; i++)
+        look_at_node(p, &p->nodes[p->count++], i);
+    if (remove_surplus(p, (int)wanted, &left, &err) < 0 || left)
+        blame(p, "Removing", left && !err.msg[0] ? "nodes that are not wanted any more are ended" : arena_strdup(a, err.msg));
+    drop_records(p);
+    const char *denied = NULL;
+    struct err why = ERR_INIT;
+    if (p->count && join_approve(p->client, p->nodes, p->count, a, &denied, &why) < 0)
+        blame(p, "NotAnswering", arena_printf(a, "certificates of nodes: %s", why.msg));
+    if (denied) {
+        p->event_type = "Warning";
+        p->event_reason = "CertificateDenied";
+        p->event = denied;
+    }
+}
+
+static void tell_status(struct pool_pass *p)
+{
+    json_t *obj = p->r->obj;
+    json_put_int(obj, "status.count", (int64_t)json_array_size(json_at(obj, "status.nodes")));
+    json_put_int(obj, "status.readyCount", (int64_t)p->ready);
+    if (p->reason) {
+        set_condition(p, "Ready", false, p->reason, p->message);
+        return;
+    }
+    bool was = obj_condition(obj, "Ready") && !strcmp(obj_condition(obj, "Ready"), "True");
+    set_condition(p, "Ready", true, "Running", "all nodes are ready");
+    p->r->requeue_ms = p->k->o.probe_ms;
+    if (!was && !p->event) {
+        int64_t slowest = 0;
+        size_t i;
+        json_t *record;
+        json_array_foreach (json_at(obj, "status.nodes"), i, record)
+            slowest = MAX(slowest, json_int(record, "milliseconds", 0));
+        p->event_type = "Normal";
+        p->event_reason = "NodePoolReady";
+        p->event = arena_printf(p->r->arena, "%zu nodes are ready; the slowest took %lld ms", p->ready, (long long)slowest);
+    }
+}
+
+/* ---- the end ---- */
+
+static int finish(struct pool_pass *p, struct err *err)
+{
+    struct reconcile *r = p->r;
+    struct err why = ERR_INIT;
+    size_t left = 0;
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    if (!obj_has_finalizer(r->obj, NODE_POOL_FINALIZER))
+        return 0;
+    int rc = 0;
+    if (p->cluster_obj) {
+        /* A cluster that goes, too, or does not answer, needs not be told. */
+        if (!obj_deleting(p->cluster_obj) && place_load(p->site.dir, p->site.address, NULL) == 0 && json_at(p->cluster_obj, "status.createMilliseconds"))
+            rc = access_client(&p->site, &p->client, &why);
+        if (rc == 0)
+            rc = remove_surplus(p, 0, &left, &why);
+    }
+    if (rc < 0 || left) {
+        r->requeue_ms = rc < 0 ? LATER_MS : LOOK_MS;
+        set_condition(p, "Ready", false, rc < 0 ? "RemovalBlocked" : "Removing", rc < 0 ? arena_strdup(r->arena, why.msg) : "its nodes are ended");
+        return save_status(p, before, err);
+    }
+    struct client_resource resource = kind_resource(&kind_node_pool);
+    json_t *list = json_at(r->obj, "metadata.finalizers"), *f;
+    size_t i;
+    json_array_foreach (list, i, f)
+        if (!strcmp(json_string_value(f), NODE_POOL_FINALIZER)) {
+            json_array_remove(list, i);
+            break;
+        }
+    rc = client_update(r->client, &resource, r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)
+{
+    struct node_pools *all = ctx;
+    struct pool_pass p = {.all = all, .k = all->k, .r = r};
+    if (!r->obj || !obj_uid(r->obj))
+        return 0;
+    int rc = kind_decode(&kind_node_pool, r->obj, r->arena, &p.pool, err);
+    if (rc < 0)
+        return rc;
+    JSON_AUTO cluster = informer_get(all->k->clusters, r->ns, p.pool.spec.cluster_name);
+    p.cluster_obj = cluster;
+    p.site = (struct site){.ns = r->ns, .name = p.pool.spec.cluster_name, .uid = cluster ? obj_uid(cluster) : "", .programs = ""};
+    p.site.dir = arena_printf(r->arena, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
+    if (obj_deleting(r->obj)) {
+        rc = finish(&p, err);
+        client_free(p.client);
+        return rc;
+    }
+    JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
+    bring_up(&p);
+    client_free(p.client);
+    tell_status(&p);
+    rc = save_status(&p, before, err);
+    if (rc == 0 && p.event)
+        manager_event(p.k->manager, r->obj, p.event_type, p.event_reason, p.event);
+    return rc;
+}
+
+/* ---- a cluster's end ---- */
+
+/* The hub goes with its name, and the last one in it. */
+static int remove_hub(const struct site *s, const char *data_dir, struct arena *a, struct err *err)
+{
+    const char *hub = arena_printf(a, "%s/net/hub", s->dir);
+    while (umount2(hub, MNT_DETACH) == 0)
+        ;
+    if (errno != EINVAL && errno != ENOENT && errno != EPERM)
+        return err_set(err, ERR_INTERNAL, "%s: %s", hub, strerror(errno));
+    unlink(gate_socket(s, data_dir, a));
+    return 0;
+}
+
+int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
+{
+    CLEANUP(arena_freep) struct arena *a = arena_new(1024 * 1024);
+    struct node nodes[NODES_MAX];
+    char name[WORKLOAD_NAME_MAX];
+    size_t n = list_nodes(s, NULL, 0, a, nodes, ARRAY_LEN(nodes)), left = n;
+    *ret_done = false;
+    for (size_t i = 0; i < n; i++) {
+        bool done = false;
+        int rc = remove_node(k, NULL, &nodes[i], &done, &m->files, err);
+        if (rc < 0)
+            return rc;
+        left -= done;
+    }
+    gate_workload(s, name);
+    if (left || !end(k, name))
+        return 0;
+    m->files += remove_logs(k, name);
+    int rc = remove_hub(s, k->o.data_dir, a, err);
+    *ret_done = rc == 0;
+    return rc;
+}
+
+/* ---- life ---- */
+
+static void enqueue_pools(struct node_pools *p, const char *ns, const char *cluster)
+{
+    JSON_AUTO all = informer_list(p->pools, ns);
+    size_t i;
+    json_t *obj;
+    json_array_foreach (all, i, obj)
+        if (!strcmp(json_str_or(obj, "spec.clusterName", ""), cluster))
+            manager_enqueue(p->k->manager, CONTROLLER, ns, obj_name(obj));
+}
+
+void node_pools_cluster_changed(struct kaas *k, const char *ns, const char *cluster)
+{
+    enqueue_pools(k->pools, ns, cluster);
+}
+
+bool node_pools_workload_changed(struct kaas *k, const char *workload)
+{
+    struct node_pools *p = k->pools;
+    pthread_mutex_lock(&p->lock);
+    const char *known = map_getc(p->workloads, workload);
+    CLEANUP(mem_freep) char *key = known ? xstrdup(known) : NULL;
+    pthread_mutex_unlock(&p->lock);
+    char *slash = key ? strchr(key, '/') : NULL;
+    if (!slash)
+        return false;
+    *slash = 0;
+    manager_enqueue(k->manager, CONTROLLER, key, slash + 1);
+    return true;
+}
+
+struct node_pools *node_pools_new(struct kaas *k)
+{
+    static const struct controller_ops controller = {.name = CONTROLLER, .primary = &kind_node_pool, .workers = WORKERS, .share = SHARE, .reconcile = pool_reconcile};
+    struct node_pools *p = XNEW(struct node_pools);
+    *p = (struct node_pools){.k = k, .pools = manager_informer(k->manager, &kind_node_pool), .bound = map_new(mem_free), .workloads = map_new(mem_free)};
+    pthread_mutex_init(&p->lock, NULL);
+    manager_add(k->manager, &controller, p);
+    return p;
+}
+
+void node_pools_free(struct node_pools *p)
+{
+    if (!p)
+        return;
+    map_free(p->bound);
+    map_free(p->workloads);
+    pthread_mutex_destroy(&p->lock);
+    mem_free(p);
+}
