@@ -156,6 +156,7 @@ static void break_off(struct request *q, const char *outcome, const char *messag
         request_refuse(q, status, outcome, "server_error", "upstream_error", NULL, message);
     } else {
         request_settle(q, status, outcome);
+        records_write(q->loop); /* the client sees that end at once */
         http_respond_abort(q->http);
     }
 }

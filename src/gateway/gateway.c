@@ -112,10 +112,12 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
     l->pools = map_new(release_pool);
     dispatch_inbox_init(&l->inbox, loop);
     slices_inbox_init(&l->leases, l->gateway->slices, loop);
+    records_init(l);
     int rc = http_server_start(loop, &s, &gateway_server_ops, l, &l->server, err);
     if (rc < 0) {
         dispatch_inbox_deinit(&l->inbox);
         map_free(l->pools);
+        records_deinit(l);
         return rc;
     }
     http_server_addr(l->server, &l->gateway->bound); /* the first one's port is everybody's */
@@ -130,7 +132,9 @@ static void loop_deinit(struct loop *loop UNUSED, void *arg)
     struct gateway_loop *l = arg;
     l->stopping = true;
     timer_stop(&l->look);
+    records_flush(l);
     http_server_free(l->server);
+    records_deinit(l);
     map_free(l->pools);
     snapshot_unref(l->snapshot);
 }

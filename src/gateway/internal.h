@@ -11,6 +11,7 @@
 #include "gateway/kept_away.h"
 #include "gateway/latency.h"
 #include "gateway/open_requests.h"
+#include "gateway/records.h"
 #include "gateway/slices.h"
 #include "gateway/slo.h"
 #include "gateway/trace_export.h"
@@ -55,6 +56,7 @@ struct gateway_loop {
     struct dispatch_inbox inbox;
     struct slices_inbox leases;
     struct gateway_series series[SERIES_MEMOS];
+    struct records records; /* of this turn */
     struct timer look; /* the first one's: at kept_away */
     bool stopping;
 };

@@ -157,22 +157,29 @@ static void keep(struct journal *j, int64_t now, struct str body, const struct e
     metric_set(j->waiting, (int64_t)j->backlog.len);
 }
 
+void journal_add_many(struct journal *j, const struct str *bodies, size_t count)
+{
+    struct err err = ERR_INIT;
+    int64_t now = clock_wall_ms();
+    pthread_mutex_lock(&j->lock);
+    if (!j->backlog.len && ledger_append_many(j->ledger, now, RECORD_VERSION, bodies, count, &err) == 0) {
+        metric_add(j->records, count);
+        atomic_store_explicit(&j->written, ledger_last_sequence(j->ledger), memory_order_relaxed);
+    } else {
+        for (size_t i = 0; i < count; i++)
+            keep(j, now, bodies[i], &err);
+    }
+    pthread_mutex_unlock(&j->lock);
+}
+
 void journal_add(struct journal *j, const struct usage *u)
 {
     CLEANUP(sbuf_deinit) struct sbuf body = {0};
-    struct err err = ERR_INIT;
-    int64_t now = clock_wall_ms();
     sbuf_init(&body, LEDGER_BODY_MAX);
     sbuf_reserve(&body, USUAL_BYTES);
     usage_encode(u, &body);
-    pthread_mutex_lock(&j->lock);
-    if (!j->backlog.len && ledger_append(j->ledger, now, RECORD_VERSION, sbuf_str(&body), NULL, &err) == 0) {
-        metric_add(j->records, 1);
-        atomic_store_explicit(&j->written, ledger_last_sequence(j->ledger), memory_order_relaxed);
-    } else {
-        keep(j, now, sbuf_str(&body), &err);
-    }
-    pthread_mutex_unlock(&j->lock);
+    struct str text = sbuf_str(&body);
+    journal_add_many(j, &text, 1);
 }
 
 int journal_ready(struct journal *j, struct err *err)

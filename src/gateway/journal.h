@@ -1,6 +1,6 @@
 /* The usage journal of this gateway process: one record a request, in the kernel's hands before the client sees the end of its answer.
  *
- * journal_add() costs one write(2) under a lock that all loops share; a thread makes records survive power loss every 100 ms without holding that lock. When the disk
+ * journal_add() and journal_add_many() cost one write(2) under a lock that all loops share; a thread makes records survive power loss every 100 ms without holding that lock. When the disk
  * refuses a record it waits in memory and is tried again; with BACKLOG_MAX of them waiting journal_ready() fails, and the gateway refuses new requests rather than serve
  * what it cannot count. Threads: any.
  */
@@ -16,6 +16,8 @@ struct journal;
 int journal_open(const char *dir, const char *gateway, struct journal **ret, struct err *err) NODISCARD;
 void journal_close(struct journal *j); /* tries the backlog once more, syncs */
 void journal_add(struct journal *j, const struct usage *u);
+/* Records that usage_encode() has made, in their order; at most LEDGER_BATCH_MAX. */
+void journal_add_many(struct journal *j, const struct str *bodies, size_t count);
 /* Why requests cannot be counted, or 0. */
 int journal_ready(struct journal *j, struct err *err) NODISCARD;
 /* What the journal is called, and which one it is (ledger_reader_id()). */

@@ -15,6 +15,8 @@
 static void request_cleanup(void *arg)
 {
     struct request *q = arg;
+    if (q->record.waits) /* its client has left before the turn's end */
+        records_write(q->loop);
     usage_scan_deinit(&q->scan);
     sbuf_deinit(&q->answer);
     snapshot_unref(q->snapshot);
@@ -187,17 +189,13 @@ void request_settle(struct request *q, int status, const char *outcome)
         slo_judge(&q->endpoint->slo, q->endpoint->project, &u);
     settle_limits(q, &u);
     settle_turn(q, &u);
-    if (!q->kept_away)
-        journal_add(q->loop->gateway->journal, &u);
-    open_request_end(q->loop->gateway->open, &q->tally.place);
-    budget_settle(&q->money, u.cost, u.start_ms);
     count(q, &u, now_ns);
     trace_end(q->trace, &u, &(struct trace_facts){.path = q->route->path, .operation = q->route->operation, .endpoint_project = q->endpoint ? q->endpoint->project : NULL, .rule = q->rule,
                                                   .max_tokens = q->body.max_tokens, .first_ns = q->first_ns, .end_ns = now_ns});
-    metric_move(q->loop->gateway->metrics.active, -1); /* last: where none is active, all are counted */
     log_debug("request", KVS("request", u.id), KVS("project", u.project), KVS("key", u.key), KVS("route", u.route), KVS("endpoint", u.endpoint), KVS("replica", u.replica),
               KVI("status", status), KVS("outcome", u.outcome), KVI("prompt_tokens", u.prompt_tokens), KVI("completion_tokens", u.completion_tokens),
               KVI("ttft_ms", u.ttft_ms), KVI("duration_ms", u.duration_ms));
+    records_add(q, &u); /* last: u's texts and costs are what they stay */
 }
 
 void request_refuse(struct request *q, int status, const char *outcome, const char *type, const char *code, const char *param, const char *message)

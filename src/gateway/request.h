@@ -3,7 +3,7 @@
  *   begin ─► reserve ─► attempt ─► (wait) ─► head ─► body … ─► end    a stream passes through from its first content on; any other answer is gathered and sent whole
  *                          ▲                   │ another replica, while nothing of an engine's was passed on
  *                          └───────────────────┘
- * Whatever happens, request_settle() runs once: it releases the replica and what was reserved of limits, writes the usage record, counts, logs. It runs before the client gets the last
+ * Whatever happens, request_settle() runs once: it releases the replica and what was reserved of limits, makes the usage record (records.h), counts, logs. It runs before the client gets the last
  * byte, so that whoever has seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too
  * slow or sent too much) is none: nothing was used, nothing is written; the server's refusal is counted as one.
  */
@@ -66,6 +66,7 @@ struct request {
     struct continuation *continuation; /* continuation.h; NULL: it is no stream that can be continued */
     struct hedge *hedge; /* NULL: no second attempt beside it */
     struct tally tally; /* what engines did for it */
+    struct record_entry record;
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
 
     struct trace *trace; /* NULL: it is not recorded */

@@ -147,7 +147,7 @@ int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err 
     *l = (struct ledger){.dir = xstrdup(o->dir), .name = xstrdup(o->name), .head.kind = o->kind, .fd = -1, .lock_fd = -1,
                          .max_file_bytes = o->max_file_bytes ? o->max_file_bytes : DEFAULT_FILE_BYTES};
     rnd_bytes(l->head.id, sizeof(l->head.id));
-    sbuf_init(&l->buf, LEDGER_HEAD_BYTES + LEDGER_BODY_MAX);
+    sbuf_init(&l->buf, LEDGER_BATCH_MAX * (LEDGER_HEAD_BYTES + LEDGER_BODY_MAX));
     snprintf(lock, sizeof(lock), "%s/%s.lock", o->dir, o->name);
     int rc = file_mkdirs(o->dir, 0700, err);
     if (rc == 0)
@@ -179,25 +179,41 @@ void ledger_close(struct ledger *l)
     mem_free(l);
 }
 
-int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err)
+/* There is room for that many bytes of records, perhaps in a new file. */
+static int make_room(struct ledger *l, size_t bytes, struct err *err)
 {
-    struct ledger_record rec = {.sequence = l->pos.sequence + 1, .time_ms = time_ms, .version = version, .body = body};
-    uint8_t hash[32];
-    if (body.len > LEDGER_BODY_MAX)
-        return err_set(err, ERR_TOO_LARGE, "a record of %zu bytes; at most %d", body.len, LEDGER_BODY_MAX);
     if (l->broken)
         return err_set(err, ERR_IO, "the ledger %s could not be repaired after a failed write; open it anew", l->name);
-    if ((size_t)l->size + LEDGER_HEAD_BYTES + body.len > l->max_file_bytes && l->size > LEDGER_FILE_HEAD_BYTES) {
-        int rc = ledger_sync(l, err);
-        if (rc == 0)
-            rc = open_new_file(l, err);
-        if (rc < 0)
-            return rc;
+    if ((size_t)l->size + bytes <= l->max_file_bytes || l->size <= LEDGER_FILE_HEAD_BYTES)
+        return 0;
+    int rc = ledger_sync(l, err);
+    return rc < 0 ? rc : open_new_file(l, err);
+}
+
+int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, const struct str *bodies, size_t count, struct err *err)
+{
+    struct ledger_record rec = {.sequence = l->pos.sequence, .time_ms = time_ms, .version = version};
+    uint8_t hash[32];
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (bodies[i].len > LEDGER_BODY_MAX)
+            return err_set(err, ERR_TOO_LARGE, "a record of %zu bytes; at most %d", bodies[i].len, LEDGER_BODY_MAX);
+        total += LEDGER_HEAD_BYTES + bodies[i].len;
     }
-    memcpy(rec.prev_hash, l->pos.hash, 32);
+    int rc = make_room(l, total, err);
+    if (rc < 0)
+        return rc;
+    memcpy(hash, l->pos.hash, 32);
     sbuf_reset(&l->buf);
-    ledger_encode(&rec, &l->buf, hash);
-    int rc = file_write_all(l->fd, sbuf_str(&l->buf), err);
+    for (size_t i = 0; i < count; i++) {
+        rec.sequence++;
+        rec.body = bodies[i];
+        memcpy(rec.prev_hash, hash, 32);
+        ledger_encode(&rec, &l->buf, hash);
+    }
+    if (!sbuf_ok(&l->buf))
+        return err_set(err, ERR_TOO_LARGE, "%zu records at once; at most %d", count, LEDGER_BATCH_MAX);
+    rc = file_write_all(l->fd, sbuf_str(&l->buf), err);
     if (rc < 0) { /* a part of it may be there: a full disk */
         l->broken = ftruncate(l->fd, l->size) < 0;
         return rc;
@@ -206,9 +222,15 @@ int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct st
     l->pos.sequence = rec.sequence;
     memcpy(l->pos.hash, hash, 32);
     l->dirty = true;
-    if (ret_sequence)
-        *ret_sequence = rec.sequence;
     return 0;
+}
+
+int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err)
+{
+    int rc = ledger_append_many(l, time_ms, version, &body, 1, err);
+    if (rc == 0 && ret_sequence)
+        *ret_sequence = l->pos.sequence;
+    return rc;
 }
 
 int ledger_sync(struct ledger *l, struct err *err)

@@ -1,6 +1,6 @@
 /* Ledger files: an append-only, hash-chained log with one writer and any number of readers.
  *
- * Writing: ledger_append() gives the bytes to the kernel with one write(2) before it returns, so that a killed process loses nothing;
+ * Writing: ledger_append() and ledger_append_many() give the bytes to the kernel with one write(2) before they return, so that a killed process loses nothing;
  * ledger_sync() makes them survive power loss; the owner calls it on a timer (the usage journal: every 100 ms when dirty; the
  * audit ledger: before the write is acknowledged). A file is rolled at max_file_bytes to NAME.000002 …; sequence and chain go on.
  * Exactly once: whoever copies from a journal into a ledger writes with each record where it came from (the journal's id and sequence), so that a crash at any instant
@@ -26,6 +26,9 @@ struct ledger_options {
 int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err *err) NODISCARD;
 void ledger_close(struct ledger *l); /* syncs */
 int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err) NODISCARD;
+/* Several of one schema and time with one write: all of them or none. At most LEDGER_BATCH_MAX. */
+#define LEDGER_BATCH_MAX 64
+int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, const struct str *bodies, size_t count, struct err *err) NODISCARD;
 int ledger_sync(struct ledger *l, struct err *err) NODISCARD;
 /* For a writer that many threads share under a lock: a duplicate of the descriptor that has unsynced records, which then count as synced, or -1 when there are none. The
  * caller calls fdatasync and closes it, without the lock. */

@@ -37,9 +37,18 @@ static void ignore_sigpipe(void)
     sigaction(SIGPIPE, &sa, NULL);
 }
 
+static void run_turn_end(struct loop *l)
+{
+    l->turn_over = false;
+    if (l->turn_end)
+        l->turn_end(l->turn_end_arg);
+}
+
 static void on_prepare(uv_prepare_t *handle)
 {
-    ((struct loop *)handle->data)->turn++;
+    struct loop *l = handle->data;
+    run_turn_end(l);
+    l->turn++;
     loop_arm_timer(handle->data);
 }
 
@@ -165,6 +174,17 @@ bool loop_is_own_thread(const struct loop *l)
     return pthread_equal(__atomic_load_n(&l->owner, __ATOMIC_RELAXED), pthread_self());
 }
 
+void loop_at_turn_end(struct loop *l, void (*fn)(void *arg), void *arg)
+{
+    l->turn_end = fn;
+    l->turn_end_arg = arg;
+}
+
+void loop_end_turn(struct loop *l)
+{
+    l->turn_over = true;
+}
+
 uint64_t loop_turn(const struct loop *l)
 {
     return l->turn;
@@ -207,11 +227,14 @@ static void on_poll(uv_poll_t *handle, int status, int events)
                          : ((events & UV_READABLE) ? FD_READ : 0) |
                                ((events & UV_WRITABLE) ? FD_WRITE : 0);
     got &= w->events;
+    struct loop *l = w->loop;
     if (got)
         w->fn(w->arg, got);
     /* libuv has stopped watching then; the owner, if it still waits, has not. */
     if (status < 0 && !w->freed && w->events)
         start_poll(w);
+    if (l->turn_over)
+        run_turn_end(l);
 }
 
 int fd_watch_new(struct loop *l, int fd, void (*fn)(void *arg, int events), void *arg,

@@ -30,6 +30,11 @@ uint64_t loop_now_ms(const struct loop *l);
 /* Counts the loop's waits: what happens between two of them is one turn, in which everybody who is ready is called once. */
 uint64_t loop_turn(const struct loop *l);
 
+/* fn(arg) ends every turn: it is called before the loop waits, and after the callback of a descriptor that has called loop_end_turn(). For what is better done once for all that were ready.
+ * One a loop; fn NULL: none. A loop that stops may stop without it. */
+void loop_at_turn_end(struct loop *l, void (*fn)(void *arg), void *arg);
+void loop_end_turn(struct loop *l);
+
 /* Runs fn(arg) on the loop's thread soon; in order of the calls. Any thread. */
 void loop_post(struct loop *l, void (*fn)(void *arg), void *arg);
 

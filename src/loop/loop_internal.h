@@ -27,6 +27,9 @@ struct loop {
     pthread_t owner;
     uint64_t now_ms, turn;
     bool stopping;
+    bool turn_over; /* turn_end is to run before others that are ready are called */
+    void (*turn_end)(void *arg);
+    void *turn_end_arg;
 
     VEC(struct timer *) heap;
     uint64_t next_order;

@@ -55,6 +55,7 @@ struct http2_conn {
     unsigned resets;
     bool holding; /* frames are being taken in: flushing waits */
     bool sending, failed;
+    struct server_hold hold;
 };
 
 static const struct http_carrier http2_carrier;
@@ -92,6 +93,7 @@ static void conn2_free(struct http2_conn *c)
     struct http_server *s = c->server;
     struct http2_stream *st;
     c->failed = true;
+    server_hold_off(s, &c->hold);
     timer_stop(&c->timer);
     conn_want(c->conn, 0);
     while ((st = LIST_FIRST(&c->streams))) {
@@ -446,7 +448,7 @@ static bool fill_out(struct http2_conn *c)
 
 static void flush(struct http2_conn *c)
 {
-    if (c->holding || c->sending || c->failed)
+    if (c->holding || c->hold.on || c->sending || c->failed)
         return;
     c->sending = true;
     if (c->out.len == c->out_off)
@@ -630,7 +632,22 @@ static struct conn *conn_of(struct http_request *r)
     return ((struct http2_stream *)r->conn)->c->conn;
 }
 
-static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, conn_of};
+static void let_go(struct server_hold *h)
+{
+    flush(CONTAINER_OF(h, struct http2_conn, hold));
+}
+
+/* The whole connection: the bytes of its streams leave in one order. */
+static bool hold(struct http_request *r)
+{
+    struct http2_stream *st = r->conn;
+    if (!may_answer(st))
+        return false;
+    server_hold_on(st->c->server, &st->c->hold, let_go);
+    return true;
+}
+
+static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, conn_of, hold};
 
 /* ---- time ---- */
 

@@ -94,6 +94,7 @@ int http_server_start(struct loop *l, const struct http_server_options *o, const
     fill_defaults(&s->o);
     LIST_INIT(&s->conns);
     LIST_INIT(&s->conns2);
+    TAILQ_INIT(&s->held);
     timer_init(&s->accept_again, l, on_accept_again, s);
     timer_init(&s->drained_timer, l, on_drained, s);
     rnd_bytes(&s->id_prefix, sizeof(s->id_prefix));
@@ -381,6 +382,41 @@ void http_respond_abort(struct http_request *r)
 size_t http_queued(const struct http_request *r)
 {
     return r->carrier->queued(r);
+}
+
+bool http_hold(struct http_request *r)
+{
+    return r->carrier->hold(r);
+}
+
+bool http_server_holds(const struct http_server *s)
+{
+    return !TAILQ_EMPTY(&s->held);
+}
+
+void http_server_release(struct http_server *s)
+{
+    uint64_t number = s->release_number++;
+    struct server_hold *h;
+    while ((h = TAILQ_FIRST(&s->held)) && h->number <= number) {
+        server_hold_off(s, h);
+        h->go(h);
+    }
+}
+
+void server_hold_on(struct http_server *s, struct server_hold *h, void (*go)(struct server_hold *h))
+{
+    if (h->on)
+        return;
+    *h = (struct server_hold){.number = s->release_number, .go = go, .on = true};
+    TAILQ_INSERT_TAIL(&s->held, h, link);
+}
+
+void server_hold_off(struct http_server *s, struct server_hold *h)
+{
+    if (h->on)
+        TAILQ_REMOVE(&s->held, h, link);
+    h->on = false;
 }
 
 bool http_request_peer(struct http_request *r, struct conn_peer *ret)

@@ -98,6 +98,10 @@ void http_respond_end(struct http_request *r);
 /* Breaks the answer off: closes the connection without a proper end, so that the client sees the failure. on_abort is NOT called. */
 void http_respond_abort(struct http_request *r);
 size_t http_queued(const struct http_request *r);
+/* Nothing more of r's answer leaves until http_server_release(): the end of an answer is to wait for something that others wait for too. False: it cannot be held, or cannot be answered. */
+bool http_hold(struct http_request *r);
+bool http_server_holds(const struct http_server *s); /* any */
+void http_server_release(struct http_server *s); /* those that are held now. They may end, and the requests behind them begin */
 /* The client's verified certificate, and address; while the request is not answered. */
 bool http_request_peer(struct http_request *r, struct conn_peer *ret);
 void http_request_addr(struct http_request *r, struct net_addr *ret);

@@ -52,7 +52,7 @@ static bool send_iov(struct http_server_conn *c, struct iovec *iov, int count)
 {
     if (!sbuf_ok(&c->head))
         return false; /* without its end the head would swallow the body */
-    if (!queued(c)) {
+    if (!queued(c) && !c->hold.on) {
         ssize_t n = conn_writev(c->conn, iov, count);
         if (n == CONN_FAILED)
             return false;
@@ -70,7 +70,7 @@ static bool send_iov(struct http_server_conn *c, struct iovec *iov, int count)
         sbuf_add(&c->out, str_n(iov->iov_base, iov->iov_len));
     if (!sbuf_ok(&c->out))
         return false;
-    if (was_empty && queued(c)) {
+    if (was_empty && queued(c) && !c->hold.on) {
         server_conn_watch_progress(c);
         server_conn_want(c);
     }
@@ -81,6 +81,7 @@ static void failed(struct http_server_conn *c)
 {
     /* Not from inside the handler's own call: it hears of it from the loop, as of any other loss. */
     conn_set_abort(c->conn);
+    server_hold_off(c->server, &c->hold);
     sbuf_reset(&c->out);
     c->out_off = 0;
     timer_start(&c->timer, 0);
@@ -91,6 +92,8 @@ static void failed(struct http_server_conn *c)
 
 void server_conn_flush(struct http_server_conn *c)
 {
+    if (c->hold.on)
+        return;
     if (queued(c)) {
         struct iovec iov = {c->out.ptr + c->out_off, queued(c)};
         ssize_t n = conn_writev(c->conn, &iov, 1);
@@ -135,7 +138,7 @@ static void complete(struct http_server_conn *c)
 {
     c->ended = true;
     c->state = CONN_SENDING;
-    if (!queued(c))
+    if (!queued(c) && !c->hold.on)
         server_conn_finish(c);
 }
 
@@ -231,7 +234,21 @@ static struct conn *conn_of(struct http_request *r)
     return ((struct http_server_conn *)r->conn)->conn;
 }
 
-const struct http_carrier http1_carrier = {respond, respond_start, write_bytes, respond_end, respond_abort, queued_bytes, conn_of};
+static void let_go(struct server_hold *h)
+{
+    server_conn_release(CONTAINER_OF(h, struct http_server_conn, hold));
+}
+
+static bool hold(struct http_request *r)
+{
+    struct http_server_conn *c = r->conn;
+    if (!may_answer(r))
+        return false;
+    server_hold_on(c->server, &c->hold, let_go);
+    return true;
+}
+
+const struct http_carrier http1_carrier = {respond, respond_start, write_bytes, respond_end, respond_abort, queued_bytes, conn_of, hold};
 
 /* An answer of the server's own; the handler never sees the request, or sees it end by on_abort. */
 void server_conn_error(struct http_server_conn *c, int status, const char *msg)

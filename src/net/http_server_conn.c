@@ -36,6 +36,7 @@ static void release(struct http_server_conn *c)
     if (c->dead)
         return;
     c->dead = true;
+    server_hold_off(c->server, &c->hold);
     LIST_REMOVE(c, link);
     server_conn_count(c->server, -1);
     conn_want(c->conn, 0);
@@ -97,7 +98,7 @@ static bool is_far_ahead(const struct http_server_conn *c)
 
 void server_conn_want(struct http_server_conn *c)
 {
-    conn_want(c->conn, (is_far_ahead(c) ? 0 : FD_READ) | (c->out.len > c->out_off ? FD_WRITE : 0));
+    conn_want(c->conn, (is_far_ahead(c) ? 0 : FD_READ) | (c->out.len > c->out_off && !c->hold.on ? FD_WRITE : 0));
 }
 
 static void on_body_timer(struct http_server_conn *c, uint64_t now)
@@ -436,6 +437,17 @@ static void on_ready(void *arg, int events)
         server_conn_flush(c);
     if (!c->dead && (events & FD_READ))
         on_readable(c);
+    leave(c);
+}
+
+void server_conn_release(struct http_server_conn *c)
+{
+    enter(c);
+    server_conn_flush(c);
+    if (!c->dead && c->out.len > c->out_off) {
+        server_conn_watch_progress(c);
+        server_conn_want(c);
+    }
     leave(c);
 }
 

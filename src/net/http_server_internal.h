@@ -16,6 +16,7 @@ struct http_carrier {
     void (*respond_abort)(struct http_request *r);
     size_t (*queued)(const struct http_request *r);
     struct conn *(*conn_of)(struct http_request *r);
+    bool (*hold)(struct http_request *r);
 };
 extern const struct http_carrier http1_carrier;
 
@@ -26,6 +27,16 @@ enum conn_state {
     CONN_SENDING,  /* the answer is complete, its last bytes are queued */
     CONN_LINGER,   /* closed our side; waiting for the peer to close, so that it reads the answer */
 };
+
+/* In a connection that may be held: see http_hold(). */
+struct server_hold {
+    TAILQ_ENTRY(server_hold) link;
+    uint64_t number; /* of the release that lets it go */
+    void (*go)(struct server_hold *h); /* it is held no more */
+    bool on;
+};
+void server_hold_on(struct http_server *s, struct server_hold *h, void (*go)(struct server_hold *h)); /* it may be on */
+void server_hold_off(struct http_server *s, struct server_hold *h); /* likewise off */
 
 #define SPARE_ARENAS 64
 
@@ -41,6 +52,8 @@ struct http_server {
     struct timer accept_again; /* out of descriptors: try later, never spin */
     LIST_HEAD(, http_server_conn) conns;
     LIST_HEAD(, http2_conn) conns2;
+    TAILQ_HEAD(, server_hold) held; /* oldest first */
+    uint64_t release_number;
     size_t conn_count; /* of both */
     bool draining, handed_over;
     void (*drained)(void *arg);
@@ -79,6 +92,7 @@ struct http_server_conn {
     int busy;   /* inside our own call chain: freeing waits */
     bool known; /* the protocol was asked for */
     bool dead, processing;
+    struct server_hold hold;
     bool between; /* an answer has ended: the timer of the next head is to be set */
     bool reading; /* a head has begun, if only by a blank line before it: its timer runs */
     bool untimed; /* a head or a body has begun: its timer is to be set, unless all of it is there already */
@@ -90,6 +104,7 @@ void server_conn_accept(struct http_server *s, int fd);
 void server_conn_abort(struct http_server_conn *c);   /* on_abort if a request runs, then free */
 void server_conn_finish(struct http_server_conn *c);  /* the answer is with the kernel */
 void server_conn_flush(struct http_server_conn *c);   /* writes what is queued */
+void server_conn_release(struct http_server_conn *c); /* it was held: what waits is written, unless it has failed meanwhile */
 void server_conn_error(struct http_server_conn *c, int status, const char *msg);
 void server_conn_want(struct http_server_conn *c);    /* asks for the readiness that the state calls for */
 void server_conn_watch_progress(struct http_server_conn *c);

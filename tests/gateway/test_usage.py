@@ -1,6 +1,7 @@
 """Usage: one record a request on every way out, in the journal and in the metrics; streams passed on byte for byte."""
 import json
 import re
+import threading
 
 import pytest
 
@@ -132,6 +133,37 @@ def play(c, path, body, client_does):
 def counters(c):
     samples = parse(c.metrics("metrics-gateway"))
     return {k: v for k, v in samples.items() if k[0] in ("seki_gateway_requests_total", "seki_gateway_tokens_total", "gen_ai_server_request_duration_seconds_count")}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_has_the_end_of_an_answer_is_in_the_journal(metered, stream):
+    """Records of one turn are written together, and only then do their answers end."""
+    metered.upstream.script = [HEAD + delta("a", "stop") + USAGE + DONE if stream else usage_body(prompt_tokens=5, completion_tokens=2)]
+    body = request(metered, "chat/completions", {**CHAT, "stream": stream})
+    files = lambda: b"".join(p.read_bytes() for p in sorted((metered.data / "ledger").glob("usage-gateway.0*")))
+    missing, lock = [], threading.Lock()
+
+    def ask(client):
+        for _ in range(10):
+            client.send(body)
+            got = client.response()
+            found = got.headers["x-request-id"].encode() in files()
+            with lock:
+                if got.status != 200 or not found:
+                    missing.append(got.headers["x-request-id"])
+
+    clients = [RawClient(metered.address("gateway")) for _ in range(24)]
+    threads = [threading.Thread(target=ask, args=(c,)) for c in clients]
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        metered.upstream.script = [answer()]
+        for c in clients:
+            c.close()
+    assert not missing
 
 
 @pytest.mark.parametrize("name", EXITS)

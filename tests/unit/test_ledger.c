@@ -557,6 +557,40 @@ static void test_disk_full(void **state)
     mem_free((char *)(uintptr_t)file.ptr);
 }
 
+/* All of them or none, in one chain with those that come alone, also when the disk takes a part of them. */
+static void test_several_at_once(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct ledger *l;
+    uint64_t records;
+    char text[LEDGER_BATCH_MAX][64];
+    struct str bodies[LEDGER_BATCH_MAX];
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    for (unsigned i = 0; i < LEDGER_BATCH_MAX; i++)
+        bodies[i] = body_of(i + 2, text[i]);
+    ASSERT_OK(open_ledger(0, &l, &err));
+    append(l, 1, 1);
+    struct str file = slurp(1);
+    for (size_t room = 0; room < 400; room += 39) {
+        limit_files(file.len + room);
+        int rc = ledger_append_many(l, 1002, 1, bodies, LEDGER_BATCH_MAX, &err);
+        limit_files(before.rlim_cur);
+        assert_true(rc < 0);
+        assert_int_equal(ledger_last_sequence(l), 1);
+        ASSERT_OK(ledger_verify(dir, NAME, &records, &err)); /* nothing of them stays */
+        assert_int_equal(records, 1);
+    }
+    ASSERT_OK(ledger_append_many(l, 1002, 1, bodies, LEDGER_BATCH_MAX, &err));
+    append(l, LEDGER_BATCH_MAX + 2, LEDGER_BATCH_MAX + 2);
+    ledger_close(l);
+    ASSERT_OK(ledger_verify(dir, NAME, &records, &err));
+    assert_int_equal(records, LEDGER_BATCH_MAX + 2);
+    mem_free((char *)(uintptr_t)file.ptr);
+}
+
 static void test_disk_full_when_a_file_is_rolled(void **state)
 {
     (void)state;
@@ -671,6 +705,7 @@ int main(void)
         IN_DIR(test_reader_waits_for_the_whole_record),
         IN_DIR(test_a_ledger_has_an_id),
         IN_DIR(test_disk_full),
+        IN_DIR(test_several_at_once),
         IN_DIR(test_disk_full_when_a_file_is_rolled),
         cmocka_unit_test(test_usage_round_trip),
         cmocka_unit_test(test_usage_adds_up),

@@ -318,6 +318,64 @@ static void free_inside_callback(void **state)
     }
 }
 
+struct turns {
+    struct peer peers[4];
+    int ends, ends_then[4]; /* when each was called */
+    int called;
+    bool hurry;
+};
+
+static void on_turn_end(void *arg)
+{
+    ((struct turns *)arg)->ends++;
+}
+
+static struct turns turns;
+
+static void on_events_in_turn(void *arg, int events UNUSED)
+{
+    struct peer *p = arg;
+    turns.ends_then[turns.called++] = turns.ends;
+    fd_watch_set(p->watch, 0);
+    if (turns.hurry)
+        loop_end_turn(loop);
+}
+
+/* Once for all that are ready, before the wait; or after each that asks for it. */
+static void the_end_of_a_turn(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    int fds[4][2];
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(pipe2(fds[i], O_CLOEXEC), 0);
+    for (int hurry = 0; hurry < 2; hurry++) {
+        turns = (struct turns){.hurry = hurry};
+        for (size_t i = 0; i < 4; i++) {
+            struct peer *p = &turns.peers[i];
+            ASSERT_OK(fd_watch_new(loop, fds[i][0], on_events_in_turn, p, &p->watch, &err));
+            fd_watch_set(p->watch, FD_READ);
+            assert_int_equal(write(fds[i][1], "x", 1), 1);
+        }
+        loop_at_turn_end(loop, on_turn_end, &turns);
+        run_until(&turns.called, 4);
+        int before = turns.ends;
+        for (int i = 0; i < 4; i++)
+            assert_int_equal(turns.ends_then[i] - turns.ends_then[0], hurry ? i : 0);
+        loop_run_once(loop, 0);
+        assert_int_equal(turns.ends, before + 1);
+        loop_at_turn_end(loop, NULL, NULL);
+        loop_run_once(loop, 0);
+        assert_int_equal(turns.ends, before + 1);
+        for (size_t i = 0; i < 4; i++)
+            fd_watch_free(turns.peers[i].watch);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        close(fds[i][0]);
+        close(fds[i][1]);
+    }
+}
+
 struct job {
     int worked, done;
 };
@@ -446,6 +504,7 @@ int main(void)
         LOOP_TEST(descriptor_readiness),
         LOOP_TEST(error_on_descriptor_is_told),
         LOOP_TEST(free_inside_callback),
+        LOOP_TEST(the_end_of_a_turn),
         LOOP_TEST(work_on_the_pool),
         LOOP_TEST(signals),
         LOOP_TEST(loop_threads),

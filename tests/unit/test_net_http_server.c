@@ -653,6 +653,78 @@ static void broken_off(void **state)
     peer_close(q);
 }
 
+/* ---- answers that are held ---- */
+
+static void ask_later(struct peer *p, const char *behind)
+{
+    int before = site.later_count;
+    peer_sendc(p, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+    peer_sendc(p, behind);
+    WAIT_UNTIL(site.later_count == before + 1);
+}
+
+/* Nothing leaves until they are let go, also when their clients can take bytes; what left before has left. */
+static void held_answers(void **state)
+{
+    (void)state;
+    start((struct http_server_options){0});
+    struct peer *whole = peer_connect(&site.addr), *stream = peer_connect(&site.addr);
+    ask_later(whole, "GET /next HTTP/1.1\r\nHost: x\r\n\r\n");
+    ask_later(stream, "");
+    struct http_request *a = site.later[0], *b = site.later[1];
+    http_respond_start(b, 200, "text/plain", NULL, 0);
+    http_write(b, STR("begun"));
+    WAIT_UNTIL(peer_has(stream, "begun"));
+    assert_false(http_server_holds(site.server));
+    assert_true(http_hold(a) && http_hold(b) && http_hold(b) && http_server_holds(site.server));
+    http_respond(a, 200, "text/plain", NULL, 0, STR("whole"));
+    http_write(b, STR("more"));
+    http_respond_end(b);
+    settle();
+    assert_true(!peer_has(whole, "HTTP") && !peer_has(stream, "more") && !site.dones && site.requests == 2);
+    assert_false(http_hold(a)); /* it is over */
+    http_server_release(site.server);
+    assert_true(site.dones >= 2 && !http_server_holds(site.server));
+    WAIT_UNTIL(peer_has(whole, "whole") && peer_has(whole, "/next") && peer_has(stream, "more\r\n0\r\n\r\n"));
+    ask_later(stream, ""); /* the connection goes on, and is held no more */
+    http_respond(site.later[2], 200, "text/plain", NULL, 0, STR("again"));
+    WAIT_UNTIL(peer_has(stream, "again"));
+    peer_close(whole);
+    peer_close(stream);
+}
+
+/* More than the kernel takes at once, clients that leave, answers that are broken off, and the end of the server. */
+static void held_answers_that_come_to_nothing(void **state)
+{
+    (void)state;
+    static char block[8 << 20];
+    memset(block, 'z', sizeof(block));
+    start((struct http_server_options){0});
+    struct peer *large = peer_connect(&site.addr), *leaves = peer_connect(&site.addr), *broken = peer_connect(&site.addr), *left = peer_connect(&site.addr);
+    ask_later(large, "");
+    ask_later(leaves, "");
+    ask_later(broken, "");
+    ask_later(left, "");
+    for (int i = 0; i < 4; i++)
+        assert_true(http_hold(site.later[i]));
+    http_respond(site.later[0], 200, "text/plain", NULL, 0, str_n(block, sizeof(block)));
+    http_respond(site.later[1], 200, "text/plain", NULL, 0, STR("x"));
+    peer_reset(leaves);
+    WAIT_UNTIL(site.aborts == 1);
+    http_respond_abort(site.later[2]);
+    WAIT_UNTIL(peer_closed(broken));
+    http_server_release(site.server);
+    assert_int_equal(site.dones, 0);
+    WAIT_UNTIL(peer_pump(large) && site.dones == 1);
+    assert_true(http_hold(site.later[3]));
+    http_server_free(site.server);
+    site.server = NULL;
+    assert_int_equal(site.aborts, 2);
+    peer_close(large);
+    peer_close(broken);
+    peer_close(left);
+}
+
 static void on_drained(void *arg)
 {
     ((struct site *)arg)->drained++;
@@ -764,6 +836,8 @@ int main(void)
         NET_TEST(client_leaves),
         NET_TEST(client_leaves_during_a_write),
         NET_TEST(broken_off),
+        NET_TEST(held_answers),
+        NET_TEST(held_answers_that_come_to_nothing),
         NET_TEST(drain),
         NET_TEST(free_with_everything_open),
         NET_TEST(unix_socket),
