@@ -295,6 +295,7 @@ static void on_drained(void *arg)
 static void drain_loop(void *arg)
 {
     struct gateway_loop *l = arg;
+    records_flush(l); /* whose head has not said that the connection closes goes on with it */
     (l->gateway->handed_over ? http_server_hand_over : http_server_drain)(l->server, on_drained, l->gateway);
 }
 
