@@ -162,6 +162,75 @@ static void places_are_used_again(void **state UNUSED)
     journal_close(journal);
 }
 
+static struct usage long_usage(const char *id, const char *name, const struct usage_work *work, size_t count)
+{
+    struct usage u = usage(id, work, count);
+    u.project = u.tenant = u.key = u.endpoint = u.model = u.replica = str_of(name);
+    return u;
+}
+
+/* Long names, and attempts that come later, take a large place; who was killed on the way there is counted once; what fits nowhere is counted when it ends. */
+static void what_needs_more_room(void **state UNUSED)
+{
+    struct usage_work work[USAGE_WORK_MAX];
+    struct open_request *places[40] = {0};
+    char name[64], endless[3000];
+    memset(name, 'n', sizeof(name) - 1);
+    memset(endless, 'e', sizeof(endless) - 1);
+    name[sizeof(name) - 1] = endless[sizeof(endless) - 1] = 0;
+    for (size_t i = 0; i < ARRAY_LEN(work); i++)
+        work[i] = (struct usage_work){.replica = str_of(name), .start_ms = 1000, .end_ms = 1000, .read = 9, .written = 1};
+    start();
+    (void)remove(path);
+    struct open_requests *o = open_requests_new(path, dir, journal, 100);
+    assert_non_null(o);
+    struct usage u = long_usage("long", name, work, 1);
+    open_request_begin(o, &places[0], &u, NULL, 9);
+    open_request_note(places[0], 4, false, 0, 0, 0);
+    u = usage("grows", work, 1);
+    open_request_begin(o, &places[1], &u, NULL, 9);
+    struct open_request *was = places[1];
+    u = usage("grows", work, 8);
+    open_request_begin(o, &places[1], &u, NULL, 9);
+    assert_ptr_not_equal(places[1], was);
+    open_request_note(places[1], 3, false, 0, 0, 0);
+    open_request_begin(o, &places[2], &(struct usage){.id = STR("free again"), .work = work, .work_count = 1}, NULL, 9);
+    assert_ptr_equal(places[2], was);
+    open_request_end(o, &places[2]);
+    u = long_usage("twice", name, work, 1);
+    open_request_begin(o, &places[3], &u, NULL, 9);
+    open_request_begin(o, &places[4], &u, NULL, 9);
+    u = long_usage("endless", endless, work, 1);
+    open_request_begin(o, &places[5], &u, NULL, 9);
+    assert_null(places[5]);
+    u = usage("outgrows", work, 1);
+    open_request_begin(o, &places[6], &u, NULL, 9);
+    u.model = str_of(endless);
+    open_request_begin(o, &places[6], &u, NULL, 9);
+    assert_null(places[6]);
+    u = long_usage("many", name, work, 1);
+    size_t large = 0;
+    for (size_t i = 7; i < ARRAY_LEN(places); i++) {
+        open_request_begin(o, &places[i], &u, NULL, 9);
+        large += places[i] != NULL;
+    }
+    assert_int_equal(large, 16 - 4); /* the others are in use */
+    for (size_t i = 7; i < ARRAY_LEN(places); i++)
+        open_request_end(o, &places[i]);
+    open_requests_free(o);
+    journal_close(journal);
+    int before = find("long").all;
+    start();
+    open_requests_free(open_requests_new(path, dir, journal, 7)); /* of other places, in number */
+    journal_close(journal);
+    struct found f = find("long");
+    assert_int_equal(f.all, before + 3);
+    assert_true(f.count == 1 && f.u.completion_tokens == 4);
+    f = find("grows");
+    assert_true(f.count == 1 && f.u.completion_tokens == 7 + 3 && f.u.work_count == 8);
+    assert_int_equal(find("twice").count, 1);
+}
+
 static struct open_requests *shared;
 static atomic_int holders[64];
 
@@ -175,7 +244,7 @@ static void *take_and_free(void *arg)
         open_request_begin(shared, &place, &u, NULL, 1);
         if (!place)
             continue;
-        atomic_int *holder = &holders[((uintptr_t)place / 2048) % ARRAY_LEN(holders)];
+        atomic_int *holder = &holders[((uintptr_t)place / 512) % ARRAY_LEN(holders)];
         if (atomic_fetch_add(holder, 1) != 0)
             return arg;
         open_request_note(place, i, false, 0, 0, 0);
@@ -205,13 +274,13 @@ static void many_threads(void **state UNUSED)
 static void other_files_are_begun_anew(void **state UNUSED)
 {
     struct err err = ERR_INIT;
-    char text[8192];
+    static char text[4096 + 4096 + 16 * 2048];
     int before = find("x").all;
     for (int c = 0; c < 256; c += 51) {
         memset(text, c, sizeof(text));
         for (int ours = 0; ours < 2; ours++) {
-            if (ours)
-                memcpy(text, "SEKIOPEN\1\0\0\0\0\10\0\0", 16); /* the head is right, and what follows is nothing */
+            if (ours) /* the head is right, of one small place, and what follows is nothing */
+                memcpy(text, "SEKIOPEN\3\0\0\0\1\0\0\0", 16);
             ASSERT_OK(file_write(path, str_n(text, sizeof(text)), 0600, &err));
             start();
             struct open_requests *o = open_requests_new(path, dir, journal, 10);
@@ -230,6 +299,6 @@ static void other_files_are_begun_anew(void **state UNUSED)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_was_noted_is_counted_once), cmocka_unit_test(places_are_used_again), cmocka_unit_test(many_threads), cmocka_unit_test(other_files_are_begun_anew)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_was_noted_is_counted_once), cmocka_unit_test(places_are_used_again), cmocka_unit_test(what_needs_more_room), cmocka_unit_test(many_threads), cmocka_unit_test(other_files_are_begun_anew)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
