@@ -214,6 +214,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
         .stall_ms = (uint64_t)o->engine_stall_ms,
         .idle_ms = (uint64_t)o->engine_idle_ms,
         .drain_ms = (uint64_t)o->engine_drain_ms,
+        .memory_reserve_bytes = o->engine_memory_reserve,
         .counters_ms = (uint64_t)o->usage_reconcile_ms,
         .model_dirs = o->model_dirs,
         .data_dir = o->data};

@@ -115,6 +115,8 @@ static const struct conf_option schema[] = {
      false, "how often an engine without requests must make one token, which nobody pays"},
     {"engine", "drain", CONF_DURATION, OPT(engine_drain_ms), "2m", 100, 86400000, NULL, NULL, false,
      "how long requests of an engine that is to go may run on before it is stopped"},
+    {"engine", "memory-reserve", CONF_SIZE, OPT(engine_memory_reserve), "256M", 0, INT64_C(1) << 50, NULL, "bytes", false,
+     "memory that stays free when engines start beside those that they replace; where there is less, they are replaced one at a time, in their places"},
     {"engine", "remote-allow", CONF_STR, OPT(engine_remote_allow), "", 0, 0, NULL, NULL, false,
      "where engines of driver openai may be besides public https addresses: networks such as 10.1.0.0/16 (there plain HTTP too) and unix:/paths, comma-separated"},
     {"kubernetes", "dir", CONF_PATH, OPT(kubernetes_dir), "", 0, 0, NULL, NULL, false,

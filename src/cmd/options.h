@@ -35,7 +35,7 @@ struct options {
     /* [engine] */
     char *engine_remote_allow;
     char *engine_llama_server, *engine_vllm, *engine_venv, *engine_launcher, *engine_fake;
-    int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms, engine_drain_ms;
+    int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms, engine_drain_ms, engine_memory_reserve;
     /* [model] */
     char *model_dirs;
     char *kubernetes_dir, *kubernetes_addresses;

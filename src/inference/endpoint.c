@@ -4,6 +4,7 @@
 #include "base/vec.h"
 #include "inference/internal.h"
 #include "inference/rollout.h"
+#include "inference/room.h"
 
 #define ORDINAL_MAX 999
 #define MAX_SURGE 1
@@ -17,6 +18,8 @@ struct pass {
     json_t *live;     /* those of them that stay */
     int64_t ready;
     int64_t replacing; /* replicas that serve and are to be replaced by others */
+    int64_t need_bytes, free_bytes; /* of an engine more, for which there is no room */
+    bool no_room;
 };
 
 static int64_t ordinal_of(const json_t *replica)
@@ -215,6 +218,31 @@ static bool is_among(const json_t *list, const json_t *obj)
     return false;
 }
 
+/* How many of so many engines memory has room for, beside those that run. */
+static int64_t room_for_more(struct pass *p, const json_t *old, int64_t wanted, int64_t loading)
+{
+    const char *name = p->e.spec.model;
+    JSON_AUTO model = name && *name ? informer_get(p->i->models, p->r->ns, name) : NULL;
+    JSON_AUTO spec = spec_of(p, 0);
+    int64_t held = 0, files = 0;
+    size_t n;
+    json_t *item;
+    if (is_elsewhere(spec))
+        return wanted;
+    json_array_foreach (old, n, item) {
+        int64_t pid = json_int(item, "status.pid", 0);
+        held = MAX(held, pid > 0 ? room_held_bytes(pid) : 0);
+    }
+    json_array_foreach (json_at(model, "spec.files"), n, item)
+        if (__builtin_add_overflow(files, json_int(item, "sizeBytes", 0), &files))
+            return wanted;
+    p->need_bytes = held + files;
+    p->free_bytes = room_free_bytes();
+    int64_t fit = room_for(wanted, loading, p->need_bytes, p->free_bytes, p->i->o.memory_reserve_bytes);
+    p->no_room = fit == 0;
+    return fit;
+}
+
 static int replace(struct pass *p, json_t *old, const struct rollout_facts *f, struct err *err)
 {
     struct rollout_step step;
@@ -222,6 +250,13 @@ static int replace(struct pass *p, json_t *old, const struct rollout_facts *f, s
     json_t *obj;
     int rc = 0;
     rollout_decide(f, &step);
+    if (step.make > 0) {
+        struct rollout_facts in_place = *f;
+        step.make = room_for_more(p, old, step.make, f->fresh - f->fresh_up);
+        in_place.surge = 0;
+        if (p->no_room && !step.remove)
+            rollout_decide(&in_place, &step);
+    }
     p->replacing = f->old;
     json_array_foreach (p->live, n, obj)
         if (rc == 0 && !is_among(old, obj))
@@ -323,6 +358,17 @@ static void set_ready(struct pass *p)
         sum_up(p, "Ready", "Serving", message);
 }
 
+/* While engines are replaced, and what was said then until they are. */
+static void set_room(struct pass *p)
+{
+    json_t *obj = p->r->obj;
+    if (p->no_room)
+        set_condition(obj, "RoomToReplace", "False", "NoRoom", "one engine more needs %lld MiB, and %lld MiB of memory are free, %lld of them kept so: engines are replaced one at a time, in their places",
+                      (long long)(p->need_bytes >> 20), (long long)(p->free_bytes >> 20), (long long)(p->i->o.memory_reserve_bytes >> 20));
+    else if (!p->replacing && obj_condition(obj, "RoomToReplace"))
+        set_condition(obj, "RoomToReplace", "True", "Replaced", "engines are as they are to be");
+}
+
 static void set_status(struct pass *p)
 {
     json_t *obj = p->r->obj;
@@ -338,6 +384,7 @@ static void set_status(struct pass *p)
     set_model_condition(p);
     sum_up(p, "EngineStarted", "Started", "all engines run");
     set_ready(p);
+    set_room(p);
     scaling_show(p->i, p->r, &p->e);
 }
 

@@ -20,6 +20,7 @@ struct inference_options {
     uint64_t stall_ms;          /* running requests without a token for this long: hung; default 60 s */
     uint64_t idle_ms;           /* an engine without requests makes one token so often, to show that it can; default 60 s */
     uint64_t drain_ms;          /* requests of a replica that goes may go on for so long; default 2 min */
+    int64_t memory_reserve_bytes; /* kept free when engines are replaced by others beside them */
     uint64_t counters_ms;       /* how often an engine's own counters are shown in its replica's status; default 1 h */
     const char *model_dirs;     /* in which files of Models may lie, comma-separated; NULL or empty: nowhere but in data_dir/models */
     const char *data_dir;       /* what is secret lies there; NULL: none */

@@ -3,6 +3,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -139,6 +140,24 @@ def test_replica_stays_when_the_spec_says_the_same(own_cloud):
     patch(cloud, "modelendpoints", "fake", {"engine": {"options": {"loadDelayMs": None, "tokens": "6"}}})
     cloud.wait_condition("modelendpoints", "demo", "fake", reason="Serving")
     wait_for(lambda: names(cloud) == ["fake-1"] and not os.path.exists(f"/proc/{loading}"), what="it to be given up")
+
+
+def test_without_room_for_one_more_engines_are_replaced_in_their_places(own_cloud):
+    cloud = own_cloud(options={"engine-memory-reserve": "1048576G"})
+    cloud.project("demo")
+    cloud.create("modelendpoints", "demo", "fake", {"replicas": 2, "engine": {"driver": "fake", "options": {"tokens": "5"}}})
+    wait_for(lambda: cloud.get("modelendpoints", "demo", "fake").get("status", {}).get("readyReplicas") == 2, what="two replicas")
+    patch(cloud, "modelendpoints", "fake", {"engine": {"options": {"tokens": "6"}}})
+    said = cloud.wait_condition("modelendpoints", "demo", "fake", "RoomToReplace", status="False", reason="NoRoom")["message"]
+    assert re.search(r"needs \d+ MiB, and \d+ MiB of memory are free", said), said
+    seen = set()
+
+    def done():
+        seen.update(names(cloud))
+        return all(argv_of(pid_of(cloud, n))[-2] == "6" for n in ("fake-0", "fake-1") if pid_of(cloud, n)) and cloud.get("modelendpoints", "demo", "fake")["status"]["readyReplicas"] == 2
+    wait_for(done, 60, "both to be replaced")
+    assert seen == {"fake-0", "fake-1"}  # never a third one
+    cloud.wait_condition("modelendpoints", "demo", "fake", "RoomToReplace", reason="Replaced")
 
 
 def names(c):

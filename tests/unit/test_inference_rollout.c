@@ -3,6 +3,9 @@
 
 #include "base/compiler.h"
 #include "inference/rollout.h"
+#include "inference/room.h"
+
+#include <unistd.h>
 
 static void what_is_done_next(void **state)
 {
@@ -60,10 +63,28 @@ static void it_ends_and_as_many_serve_all_the_while(void **state)
         }
 }
 
+static void room_is_what_is_free_and_not_reserved_or_promised(void **state)
+{
+    (void)state;
+    const int64_t gib = 1 << 30;
+    assert_int_equal(room_for(1, 0, 2 * gib, 5 * gib, gib), 1);
+    assert_int_equal(room_for(3, 0, 2 * gib, 5 * gib, gib), 2);
+    assert_int_equal(room_for(3, 1, 2 * gib, 5 * gib, gib), 1); /* one that loads has not taken its own yet */
+    assert_int_equal(room_for(1, 2, 2 * gib, 5 * gib, gib), 0);
+    assert_int_equal(room_for(1, 0, 2 * gib, 2 * gib, gib), 0);
+    assert_int_equal(room_for(1, 0, 1, gib / 2, gib), 0);
+    assert_int_equal(room_for(2, 0, 0, 0, gib), 2); /* nothing is known */
+    assert_int_equal(room_for(2, 0, gib, -1, gib), 2);
+    assert_true(room_free_bytes() > 0);
+    assert_true(room_held_bytes(getsid(0)) > 0);
+    assert_int_equal(room_held_bytes(-7), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_done_next),
+        cmocka_unit_test(room_is_what_is_free_and_not_reserved_or_promised),
         cmocka_unit_test(it_ends_and_as_many_serve_all_the_while),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
