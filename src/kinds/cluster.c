@@ -210,8 +210,8 @@ static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t 
 static int authorize(const struct kind_context *c, const json_t *obj UNUSED, const json_t *old_obj, struct sbuf *why, struct err *err)
 {
     static const char *const here[] = {"", NULL};
-    const char *rule = old_obj ? NULL : c->server->barred(c->server->ctx, c->arena, c->namespace, "", here);
-    if (!rule)
+    const char *keys = NULL, *rule = old_obj ? NULL : c->server->barred(c->server->ctx, c->arena, c->namespace, "", here, &keys);
+    if (!rule || keys) /* a rule for some API keys is about models */
         return 0;
     c->access->by_rule(c, rule);
     sbuf_addf(why, "metadata.namespace: this cloud stands at no site that %s allows to project \"%s\": ask whoever made that rule", rule, c->namespace);
