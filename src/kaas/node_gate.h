@@ -30,7 +30,7 @@ struct relay;
 struct relay_options {
     int api_listener;    /* accepted there → api */
     int egress_listener; /* accepted there → CONNECT */
-    int hub, outside;    /* network namespaces: of CONNECT's dials, and of all others */
+    int hub, outside;    /* network namespaces: of CONNECT's dials, and of all others; hub -1: the same */
     uint32_t api;        /* host order */
     struct gate_reach reach;
 };

@@ -161,6 +161,7 @@ static struct pair *pair_new(struct relay *r, int fd)
 static int dial(struct relay *r, struct pair *p, bool in_hub, uint32_t address, uint16_t port)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(address)};
+    in_hub &= r->o->hub >= 0;
     if (in_hub && setns(r->o->hub, CLONE_NEWNET) < 0)
         return -1;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);

@@ -27,7 +27,7 @@ static int set_up(void **state UNUSED)
         return -1;
     arena = arena_new(16 << 20);
     site = (struct site){.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir, .programs = "/k/1.37", .kms = "/k/seki-kms", .address = "127.96.3.4"};
-    cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local"}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
+    cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local", NULL}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
     return 0;
 }
 
@@ -186,6 +186,31 @@ static void test_what_is_said_to_components(void **state UNUSED)
         plan_component(cases[i].c, &cluster, &site, arena, &p);
         if ((strstr(joined(p.argv), cases[i].flag) != NULL) != cases[i].there)
             fail_msg("%s: %s", component_name(cases[i].c), cases[i].flag);
+    }
+    /* A cluster of before keeps its command lines; one that may have nodes is told to where they are. */
+    static const struct {
+        enum component c;
+        const char *flag;
+        bool before, now;
+    } of_nodes[] = {
+        {APISERVER, "--advertise-address=127.96.3.4\n", true, false},
+        {APISERVER, "--advertise-address=10.201.0.1\n", false, true},
+        {APISERVER, "--endpoint-reconciler-type=none\n", true, false},
+        {APISERVER, "--endpoint-reconciler-type=lease\n", false, true},
+        {APISERVER, "--egress-selector-config-file=", false, true},
+        {APISERVER, "--bind-address=127.96.3.4\n", true, true},
+        {CONTROLLERS, "--allocate-node-cidrs=true\n", true, false},
+        {CONTROLLERS, "-node-ipam-controller", false, true},
+    };
+    struct site with = site;
+    with.with_nodes = true;
+    snprintf(with.gate, sizeof(with.gate), "10.201.0.1");
+    for (size_t i = 0; i < ARRAY_LEN(of_nodes); i++) {
+        struct plan before, now;
+        plan_component(of_nodes[i].c, &cluster, &site, arena, &before);
+        plan_component(of_nodes[i].c, &cluster, &with, arena, &now);
+        if ((strstr(joined(before.argv), of_nodes[i].flag) != NULL) != of_nodes[i].before || (strstr(joined(now.argv), of_nodes[i].flag) != NULL) != of_nodes[i].now)
+            fail_msg("%s", of_nodes[i].flag);
     }
     char name[WORKLOAD_NAME_MAX];
     component_workload(&site, APISERVER, name);

@@ -1,0 +1,219 @@
+/* Nodes: networks, places, what a gate dials, and its relay. */
+#include "unit.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "kaas/node.h"
+#include "kaas/node_gate.h"
+
+static struct cluster cluster_with(const char *pods, const char *services, const char *nodes)
+{
+    return (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {.pod_cidr = pods, .service_cidr = services, .service_domain = "cluster.local", .node_cidr = nodes}}};
+}
+
+static void test_the_network_of_nodes(void **state UNUSED)
+{
+    static const struct {
+        const char *pods, *services, *nodes, *text, *gate;
+        uint32_t count;
+    } cases[] = {
+        {"10.244.0.0/16", "10.96.0.0/16", NULL, "10.201.0.0/24", "10.201.0.1", 64},
+        {"10.200.0.0/15", "10.96.0.0/16", NULL, "172.29.201.0/24", "172.29.201.1", 64},
+        {"10.0.0.0/8", "172.16.0.0/12", NULL, "192.168.201.0/24", "192.168.201.1", 64},
+        {"10.244.0.0/16", "10.96.0.0/16", "10.9.0.0/27", "10.9.0.0/27", "10.9.0.1", 21},
+        {"10.244.0.0/22", "10.96.0.0/16", NULL, "10.201.0.0/24", "10.201.0.1", 4},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct cluster c = cluster_with(cases[i].pods, cases[i].services, cases[i].nodes);
+        struct node_network w;
+        assert_int_equal(node_network_of(&c, &w, NULL), 0);
+        assert_string_equal(w.nodes_text, cases[i].text);
+        assert_string_equal(w.gate, cases[i].gate);
+        assert_int_equal(w.count, cases[i].count);
+    }
+}
+
+static void test_places_are_kept_and_taken_once(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-nodes-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    CLEANUP(arena_freep) struct arena *a = arena_new(1 << 20);
+    struct cluster c = cluster_with("10.244.0.0/23", "10.96.0.0/16", NULL);
+    struct site s = {.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir};
+    struct node_network w;
+    struct node n;
+    struct err err = ERR_INIT;
+    assert_int_equal(node_network_of(&c, &w, NULL), 0);
+    for (int round = 0; round < 2; round++) {
+        node_named(&s, "workers", 0, a, &n);
+        assert_int_equal(node_place(&n, &w, &err), 0);
+        assert_string_equal(n.address, "10.201.0.10");
+        assert_string_equal(n.pod_cidr, "10.244.0.0/24");
+        node_named(&s, "gpus", 7, a, &n);
+        assert_int_equal(node_place(&n, &w, &err), 0);
+        assert_string_equal(n.address, "10.201.0.11");
+        assert_string_equal(n.pod_cidr, "10.244.1.0/24");
+        assert_string_equal(n.cgroup, "seki-node-0b5ed6b2-gpus-7");
+    }
+    node_named(&s, "workers", 1, a, &n);
+    assert_int_equal(node_place(&n, &w, &err), ERR_UNAVAILABLE);
+    char name[WORKLOAD_NAME_MAX];
+    node_workload(&n, name);
+    assert_string_equal(name, "kc-demo-one-0b5ed6b2-node-workers-1");
+    assert_true(node_workload_is_of(&s, name));
+    assert_false(node_workload_is_of(&s, "kc-demo-one-0b5ed6b2-etcd"));
+    assert_false(node_workload_is_of(&s, "kc-demo-one-11111111-node-workers-1"));
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+static void test_what_a_gate_dials(void **state UNUSED)
+{
+    static const struct gate_reach reach = {0x0ac90000, 0xffffff00, 0x0af40000, 0xffff0000, 0x0ac90001};
+    static const struct {
+        const char *target;
+        int rc;
+    } cases[] = {
+        {"10.201.0.10:10250", 0},          {"10.244.1.7:8080", 0},   {"10.201.0.10:22", ERR_FORBIDDEN},   {"10.201.0.1:10250", ERR_FORBIDDEN},   {"10.201.0.0:10250", ERR_FORBIDDEN},
+        {"10.201.0.255:10250", ERR_FORBIDDEN}, {"10.201.1.10:10250", ERR_FORBIDDEN}, {"127.0.0.1:10250", ERR_FORBIDDEN}, {"10.245.0.1:80", ERR_FORBIDDEN}, {"localhost:10250", ERR_INVALID},
+        {"10.201.0.10", ERR_INVALID},      {"10.201.0.10:0", ERR_INVALID}, {"10.201.0.10:65536", ERR_INVALID}, {"[::1]:10250", ERR_INVALID},  {"10.201.0.010:10250", ERR_INVALID},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        CLEANUP(mem_freep) char *head = xasprintf("CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n", cases[i].target);
+        uint32_t address;
+        uint16_t port;
+        struct err err = ERR_INIT;
+        if (gate_target(&reach, str_of(head), &address, &port, &err) != cases[i].rc)
+            fail_msg("%s: %s", cases[i].target, err.msg);
+    }
+    uint32_t address;
+    uint16_t port;
+    assert_int_equal(gate_target(&reach, STR("GET 10.244.1.7:80 HTTP/1.1\r\n\r\n"), &address, &port, NULL), ERR_INVALID);
+    assert_int_equal(gate_target(&reach, STR(""), &address, &port, NULL), ERR_INVALID);
+}
+
+/* ---- the relay, all of it in this network namespace ---- */
+
+static volatile int stop;
+static struct relay_options options;
+
+static void *relay_thread(void *arg UNUSED)
+{
+    struct err err = ERR_INIT;
+    if (relay_run(&options, &stop, &err) < 0)
+        fprintf(stderr, "%s\n", err.msg);
+    return NULL;
+}
+
+static int listen_on_loopback(uint16_t *ret_port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    getsockname(fd, (struct sockaddr *)&at, &len);
+    *ret_port = ntohs(at.sin_port);
+    return fd;
+}
+
+static int connect_to(uint16_t port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    return fd;
+}
+
+static void read_exactly(int fd, char *to, size_t len)
+{
+    for (size_t got = 0; got < len;) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 60000), 1);
+        ssize_t n = read(fd, to + got, len - got);
+        assert_true(n > 0);
+        got += (size_t)n;
+    }
+}
+
+#define BULK (4 * 1024 * 1024)
+
+static void *push(void *arg)
+{
+    int fd = *(int *)arg;
+    char *bulk = xcalloc(1, BULK);
+    for (size_t i = 0; i < BULK; i++)
+        bulk[i] = (char)(i * 31 >> 3);
+    (void)!file_write_all(fd, str_n(bulk, BULK), NULL);
+    shutdown(fd, SHUT_WR);
+    mem_free(bulk);
+    return NULL;
+}
+
+static void test_bytes_go_both_ways_and_end(void **state UNUSED)
+{
+    uint16_t egress_port, api_port, target_port;
+    int target = listen_on_loopback(&target_port);
+    CLEANUP(file_closep) int here = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    pthread_t thread, pusher;
+    char head[128], answer[64] = "";
+    struct err err = ERR_INIT;
+    /* The pods' network is the loopback one here, and the hub is where we are. */
+    options = (struct relay_options){.api_listener = listen_on_loopback(&api_port), .egress_listener = listen_on_loopback(&egress_port), .hub = -1, .outside = here, .api = INADDR_LOOPBACK,
+                                     .reach = {0x0ac90000, 0xffffff00, 0x7f000000, 0xff000000, 0x0ac90001}};
+    fcntl(options.api_listener, F_SETFL, O_NONBLOCK);
+    fcntl(options.egress_listener, F_SETFL, O_NONBLOCK);
+    stop = 0;
+    pthread_create(&thread, NULL, relay_thread, NULL);
+    int client = connect_to(egress_port);
+    int n = snprintf(head, sizeof(head), "CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: x\r\n\r\n", target_port);
+    assert_int_equal(file_write_all(client, str_n(head, (size_t)n), &err), 0);
+    struct pollfd p = {.fd = target, .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 60000), 1);
+    int server = accept4(target, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(server >= 0);
+    /* Bulk one way with a slow reader, a few bytes the other, then both ends. */
+    pthread_create(&pusher, NULL, push, &client);
+    assert_int_equal(file_write_all(server, STR("back"), &err), 0);
+    char *got = xcalloc(1, BULK);
+    read_exactly(server, got, BULK);
+    for (size_t i = 0; i < BULK; i++)
+        if (got[i] != (char)(i * 31 >> 3))
+            fail_msg("byte %zu", i);
+    mem_free(got);
+    char byte;
+    assert_int_equal(read(server, &byte, 1), 0); /* its end has come through */
+    read_exactly(client, answer, 4);
+    assert_memory_equal(answer, "back", 4);
+    close(server);
+    assert_int_equal(read(client, &byte, 1), 0);
+    pthread_join(pusher, NULL);
+    close(client);
+    /* Refused, and ended. */
+    client = connect_to(egress_port);
+    assert_int_equal(file_write_all(client, STR("CONNECT 10.1.1.1:80 HTTP/1.1\r\n\r\n"), &err), 0);
+    read_exactly(client, answer, 12);
+    assert_memory_equal(answer, "HTTP/1.1 403", 12);
+    close(client);
+    stop = 1;
+    pthread_join(thread, NULL);
+    close(options.api_listener);
+    close(options.egress_listener);
+    close(target);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_what_a_gate_dials),
+                                       cmocka_unit_test(test_bytes_go_both_ways_and_end)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
