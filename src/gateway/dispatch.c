@@ -185,7 +185,7 @@ static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_m
     atomic_store(&target_of(t)->turn, ++t->endpoint->dispatch->turn);
     claim_slot(t, now_ms);
     if (t->wish.hash_count)
-        target_cache(target_of(t), t->wish.hashes, t->wish.hash_count);
+        target_cache(target_of(t), t->wish.hashes, t->wish.hash_count, &t->seen);
 }
 
 /* Tokens that the replicas with room have of a waiting prompt, at best. */
@@ -291,6 +291,12 @@ bool dispatch_try(struct ticket *t)
 struct hedge_stats *dispatch_hedges(struct dispatch *d)
 {
     return &d->hedges;
+}
+
+void dispatch_learn(const struct ticket *t, int64_t cached_tokens, int64_t prompt_tokens)
+{
+    if (t->wish.hash_count && t->index < t->endpoint->replica_count)
+        target_learn(target_of(t), &t->seen, t->wish.hash_count, cached_tokens, prompt_tokens);
 }
 
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms)

@@ -8,6 +8,8 @@
 #include "base/rnd.h"
 
 #define WAYS 8
+#define REACH_MIN 64u /* some 4,000 tokens: no cache of prefixes is smaller */
+#define EVERYTHING UINT32_MAX
 
 static uint8_t secret[16];
 static pthread_once_t secret_once = PTHREAD_ONCE_INIT;
@@ -44,7 +46,8 @@ size_t prefix_hash(const struct prefix_salt *salt, struct str prompt, uint64_t r
 
 struct prefix_index {
     size_t sets; /* a power of two */
-    uint32_t now;
+    uint32_t now; /* new blocks so far */
+    uint32_t reach;
     struct {
         uint64_t hash[WAYS];
         uint32_t used[WAYS];
@@ -58,6 +61,7 @@ struct prefix_index *prefix_index_new(size_t bytes)
         sets *= 2;
     struct prefix_index *x = xcalloc(1, sizeof(*x) + sets * one);
     x->sets = sets;
+    x->reach = EVERYTHING;
     return x;
 }
 
@@ -79,21 +83,48 @@ static size_t set_of(const struct prefix_index *x, uint64_t hash)
     return (size_t)(hash >> 20) & (x->sets - 1);
 }
 
+void prefix_look(const struct prefix_index *x, const uint64_t *hashes, size_t count, struct prefix_seen *ret)
+{
+    *ret = (struct prefix_seen){0};
+    for (size_t n = 0; n < count; n++) {
+        size_t set = set_of(x, hashes[n]);
+        int at = find(x, hashes[n], set);
+        if (at < 0)
+            return;
+        uint32_t age = x->now - x->set[set].used[at];
+        ret->first_age = n ? ret->first_age : age;
+        ret->last_age = age;
+        ret->believed += ret->believed == ret->known && age <= x->reach;
+        ret->known++;
+    }
+}
+
 size_t prefix_match(const struct prefix_index *x, const uint64_t *hashes, size_t count)
 {
-    size_t n = 0;
-    while (n < count && find(x, hashes[n], set_of(x, hashes[n])) >= 0)
-        n++;
-    return n;
+    struct prefix_seen seen;
+    prefix_look(x, hashes, count, &seen);
+    return seen.believed;
+}
+
+void prefix_learn(struct prefix_index *x, const struct prefix_seen *seen, size_t found)
+{
+    if (seen->known && found * 4 >= (size_t)seen->known * 3) { /* all of it, but for what does not fill a block of the engine's */
+        if (x->reach < seen->last_age)
+            x->reach += (seen->last_age - x->reach + 1) / 2;
+    } else if (seen->believed && found * 4 < seen->believed) {
+        uint32_t most = seen->first_age > REACH_MIN ? seen->first_age - 1 : REACH_MIN;
+        if (x->reach > most)
+            x->reach = x->reach == EVERYTHING ? most : x->reach - (x->reach - most + 1) / 2;
+    }
 }
 
 void prefix_add(struct prefix_index *x, const uint64_t *hashes, size_t count)
 {
-    x->now++;
     /* From the end: the beginning, which more prompts share, stays the newest. */
     for (size_t n = count; n-- > 0;) {
         size_t set = set_of(x, hashes[n]);
         int at = find(x, hashes[n], set);
+        x->now += at < 0 || x->now - x->set[set].used[at] > x->reach;
         for (int i = 0; at < 0 && i < WAYS; i++)
             if (!x->set[set].hash[i])
                 at = i;

@@ -174,13 +174,27 @@ size_t target_cached(struct target *t, const uint64_t *hashes, size_t count)
     return n;
 }
 
-void target_cache(struct target *t, const uint64_t *hashes, size_t count)
+void target_cache(struct target *t, const uint64_t *hashes, size_t count, struct prefix_seen *ret)
 {
+    *ret = (struct prefix_seen){0};
     pthread_mutex_lock(&t->lock);
     if (!t->prefixes)
         make_index(t);
-    if (t->prefixes)
+    if (t->prefixes) {
+        prefix_look(t->prefixes, hashes, count, ret);
         prefix_add(t->prefixes, hashes, count);
+    }
+    pthread_mutex_unlock(&t->lock);
+}
+
+void target_learn(struct target *t, const struct prefix_seen *seen, size_t count, int64_t cached_tokens, int64_t prompt_tokens)
+{
+    if (!seen->known || prompt_tokens <= 0)
+        return;
+    pthread_mutex_lock(&t->lock);
+    t->tells |= cached_tokens > 0; /* who never does may not know */
+    if (t->prefixes && t->tells)
+        prefix_learn(t->prefixes, seen, (size_t)((double)count * (double)MIN(cached_tokens, prompt_tokens) / (double)prompt_tokens + 0.5));
     pthread_mutex_unlock(&t->lock);
 }
 

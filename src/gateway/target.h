@@ -31,6 +31,7 @@ struct target {
     atomic_int retries;           /* tenths of one that may still be made elsewhere after it failed */
     pthread_mutex_t lock;         /* guards prefixes */
     struct prefix_index *prefixes; /* NULL until something was sent, or when there are too many */
+    bool tells;                   /* under the lock: it has said that it found something cached */
     struct slots *slots;          /* of engines that are told which slot to use; the builder's: others have it from their snapshot */
 };
 
@@ -59,7 +60,10 @@ bool target_may_retry(struct target *t);
 
 /* Beginnings of prompts that it has cached, as far as can be told from what was sent there. */
 size_t target_cached(struct target *t, const uint64_t *hashes, size_t count);
-void target_cache(struct target *t, const uint64_t *hashes, size_t count);
+/* *ret: what was known of them before. */
+void target_cache(struct target *t, const uint64_t *hashes, size_t count, struct prefix_seen *ret);
+/* It found so many of the prompt's tokens cached. */
+void target_learn(struct target *t, const struct prefix_seen *seen, size_t count, int64_t cached_tokens, int64_t prompt_tokens);
 void target_forget(struct target *t);
 
 #endif

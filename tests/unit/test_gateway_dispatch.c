@@ -10,6 +10,7 @@
 
 #define REPLICAS 4
 
+static struct prefix_seen before; /* nobody looks at it */
 static struct target_set *targets;
 static struct dispatch_set *dispatches;
 static struct snap_replica replicas[REPLICAS];
@@ -72,7 +73,7 @@ static void cache_wins_over_load_but_not_over_a_herd(void **state)
     assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
     assert_int_equal(index, 0);
     assert_int_equal(cached, 0);
-    target_cache(replicas[2].target, hashes, 8);
+    target_cache(replicas[2].target, hashes, 8, &before);
     set_load(0, 1, 2, 1);
     assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
     assert_int_equal(index, 2);
@@ -175,7 +176,7 @@ static void what_is_barred_is_never_picked(void **state)
     size_t index;
     uint64_t hash = 7;
     struct pick_wish w = {.barred = 1u << 1 | 1u << 2, .hashes = &hash, .hash_count = 1};
-    target_cache(replicas[1].target, &hash, 1);
+    target_cache(replicas[1].target, &hash, 1, &before);
     set_load(4, 0, 0, 4);
     assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_FULL);
     set_load(4, 0, 0, 3);
@@ -194,7 +195,7 @@ static void in_turns_load_and_cache_say_nothing(void **state)
     set_load(3, 0, 0, 0);
     for (int i = 0; i < REPLICAS; i++)
         atomic_store(&replicas[i].target->turn, (unsigned long long)(10 + i));
-    target_cache(replicas[3].target, &hash, 1);
+    target_cache(replicas[3].target, &hash, 1, &before);
     assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
     assert_int_equal(index, 0);
     assert_int_equal(cached, 0);

@@ -80,12 +80,58 @@ static void what_is_used_stays_and_memory_does_not_grow(void **state)
     prefix_index_free(x);
 }
 
+static size_t filler(struct prefix_index *x, unsigned seed, size_t blocks)
+{
+    static uint64_t hashes[PREFIX_BLOCKS_MAX];
+    for (size_t i = 0; i < blocks; i++)
+        hashes[i] = ((uint64_t)seed << 40) + i * 0x9e3779b97f4a7c15u + 1;
+    prefix_add(x, hashes, blocks);
+    return blocks;
+}
+
+/* An engine keeps `cache` blocks, and says what it found. */
+static void what_an_engine_finds_tells_how_far_its_cache_reaches(void **state)
+{
+    (void)state;
+    struct prefix_index *x = prefix_index_new(512 << 10);
+    uint64_t hot[16];
+    struct prefix_seen seen;
+    const size_t cache = 300;
+    for (size_t i = 0; i < ARRAY_LEN(hot); i++)
+        hot[i] = 0xabcdef0123456789u * (i + 1);
+    prefix_add(x, hot, ARRAY_LEN(hot));
+    filler(x, 1, 400);
+    prefix_look(x, hot, ARRAY_LEN(hot), &seen);
+    assert_int_equal(seen.believed, 16); /* nobody has said anything */
+    assert_in_range(seen.first_age, 400, 400);
+    prefix_learn(x, &seen, 0);
+    assert_int_equal(prefix_match(x, hot, ARRAY_LEN(hot)), 0);
+    for (unsigned round = 2; round < 40; round++) {
+        size_t between = filler(x, round, 50 + round * 37 % 500);
+        prefix_look(x, hot, ARRAY_LEN(hot), &seen);
+        prefix_add(x, hot, ARRAY_LEN(hot));
+        prefix_learn(x, &seen, between < cache ? 16 : 0);
+    }
+    filler(x, 100, 150);
+    assert_int_equal(prefix_match(x, hot, ARRAY_LEN(hot)), 16);
+    filler(x, 101, 400);
+    assert_int_equal(prefix_match(x, hot, ARRAY_LEN(hot)), 0);
+    prefix_look(x, hot, ARRAY_LEN(hot), &seen);
+    assert_int_equal(seen.known, 16);
+    /* Against belief it was there, again and again: the cache has grown. */
+    for (int i = 0; i < 20; i++)
+        prefix_learn(x, &seen, 16);
+    assert_int_equal(prefix_match(x, hot, ARRAY_LEN(hot)), 16);
+    prefix_index_free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equal_beginnings_match),
         cmocka_unit_test(tenants_never_match),
         cmocka_unit_test(what_is_used_stays_and_memory_does_not_grow),
+        cmocka_unit_test(what_an_engine_finds_tells_how_far_its_cache_reaches),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

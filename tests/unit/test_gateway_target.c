@@ -3,6 +3,7 @@
 
 #include "gateway/target.h"
 
+static struct prefix_seen seen; /* nobody looks at it */
 static struct target_set *set;
 
 static int setup(void **state)
@@ -126,17 +127,17 @@ static void indexes_have_an_end(void **state)
         char name[16];
         snprintf(name, sizeof(name), "i%zu", i);
         t[i] = target_take(set, name);
-        target_cache(t[i], hashes, 3);
+        target_cache(t[i], hashes, 3, &seen);
         assert_int_equal(target_cached(t[i], hashes, 3), i < TARGET_INDEXES_MAX ? 3 : 0);
     }
     target_forget(t[0]); /* makes room for another */
-    target_cache(t[TARGET_INDEXES_MAX], hashes, 3);
+    target_cache(t[TARGET_INDEXES_MAX], hashes, 3, &seen);
     assert_int_equal(target_cached(t[TARGET_INDEXES_MAX], hashes, 3), 3);
     for (size_t i = 0; i < ARRAY_LEN(t); i++)
         target_unref(t[i]);
     target_prune(set);
     t[0] = target_take(set, "i0");
-    target_cache(t[0], hashes, 3);
+    target_cache(t[0], hashes, 3, &seen);
     assert_int_equal(target_cached(t[0], hashes, 3), 3);
     target_unref(t[0]);
 }
