@@ -15,7 +15,7 @@ pytestmark = pytest.mark.threads
 
 @pytest.fixture(scope="module")
 def cloud():
-    with Cloud(options={"gateway-hold-max": 8, "gateway-hold-timeout": "30s", "gateway-keepalive": "100ms", "engine-drain": "20s"}) as c:
+    with Cloud(options={"gateway-hold-max": 8, "gateway-hold-bytes": "64K", "gateway-hold-timeout": "30s", "gateway-keepalive": "100ms", "engine-drain": "20s"}) as c:
         c.project("lab")
         c.secret = c.key("lab")
         yield c
@@ -110,6 +110,18 @@ def test_what_cannot_be_held_is_told_when_to_come_again(cloud):
     assert got.status == 503 and 1 <= int(got.headers["retry-after"]) <= 10
     assert json.loads(got.body)["error"]["code"] == "model_not_ready" and b"as many requests wait" in got.body
     assert [r.status for r in asks.wait()] == [200] * 8
+    delete(cloud, name)
+
+
+def test_bodies_that_are_held_have_an_end(cloud):
+    name = endpoint(cloud, "large", loadDelayMs="4000")
+    asks = Asks(cloud, name, 1, text="x" * 40960)
+    wait_for(lambda: value(cloud, "seki_gateway_requests_held") == 1, what="it to be held")
+    got = ask(cloud, name, text="x" * 40960)
+    assert got.status == 503 and b"as many requests wait" in got.body
+    asks.got += Asks(cloud, name, 1).wait()  # a small one may
+    wait_for(lambda: len(asks.got) == 2, what="both")
+    assert [r.status for r in asks.got] == [200] * 2
     delete(cloud, name)
 
 

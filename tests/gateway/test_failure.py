@@ -162,3 +162,11 @@ def test_busy_is_no_failure(two, engine):
     for _ in range(5):
         ask(two)
     assert put_aside(two) == before
+
+
+def test_failure_does_not_multiply_load(two, engine):
+    """When everything fails, a tenth of it is tried twice, and what was saved up; not each request. Last in this file, as it spends that."""
+    engine.script = [answer(b"oops", 503)]
+    for _ in range(220):
+        ask(two)
+    assert len(engine.requests) < 390

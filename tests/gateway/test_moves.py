@@ -226,3 +226,14 @@ def test_who_waits_with_a_key_that_goes_is_refused(cloud, engines, change, statu
     for call in calls:
         call.say(answer())
     assert [h.response().status for h in holders] == [200, 200]
+
+
+def test_a_second_try_with_a_key_that_is_gone_is_refused(cloud, engines):
+    secret = cloud.key("clinic", "gone-meanwhile")
+    client, call = at_first_in_tokyo(cloud, engines, key=secret)
+    cloud.api("DELETE", "/apis/seki.cloud/v1alpha1/namespaces/clinic/apikeys/gone-meanwhile")
+    wait_for(lambda: cloud.gateway_status("/models", secret) == 401, what="the key to be gone")
+    before = engines[1].asked
+    call.say(BROKEN)
+    r = client.response()
+    assert r.status == 401 and r.json()["error"]["code"] == "invalid_api_key" and engines[1].asked == before

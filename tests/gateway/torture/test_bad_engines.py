@@ -69,6 +69,21 @@ def test_a_storm_of_429(pair, lone):
     wait_for(lambda: metric(pair, "seki_gateway_requests_active") == 0, what="all to be settled")
 
 
+def test_who_is_busy_is_left_alone_for_as_long_as_it_asks(pair):
+    first, second = engines = [Upstream(), Upstream()]
+    first.script, second.script = busy(30), list(GOOD)
+    pair.create("modelendpoints", "demo", "apart", {"engine": {"driver": "openai", "remoteModel": "m"}, "replicas": 2, "servers": [{"url": e.url} for e in engines]})
+    wait_for(lambda: pair.get("modelendpoints", "demo", "apart").get("status", {}).get("readyReplicas") == 2, what="both servers")
+    t = Target(pair.address("gateway"), pair.secret, "apart", second, pair)
+    wait_for(lambda: t.ask().status == 200 and first.requests, what="the busy one to have been asked")
+    until, asked = time.monotonic() + 2.5, len(first.requests)  # a busy one that does not say is asked again sooner
+    while time.monotonic() < until:
+        assert t.ask().status == 200
+    assert len(first.requests) == asked
+    for e in engines:
+        e.stop()
+
+
 def test_a_flapping_replica(pair):
     """Every other request of a replica fails before its first content: no client sees more of it than its share of retries allows, and nothing stays broken."""
     t = target(pair, "both")
