@@ -146,7 +146,7 @@ static json_t *content_rules(void)
     const struct kind *const *all = kind_all(&count);
     json_t *rules = json_array();
     for (size_t i = 0; i < count; i++)
-        if (all[i]->content)
+        if (all[i]->content && all[i]->readers != ROLE_NONE) /* keys of the cloud itself are nobody's to read */
             add_reading(rules, all[i]);
     return rules;
 }

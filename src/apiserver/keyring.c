@@ -29,6 +29,7 @@ struct opened {
     unsigned refs; /* keyrings that have it */
     struct envelope_key key;
     char *tenant;
+    int64_t version;
 };
 
 static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -48,6 +49,7 @@ static void opened_add(const struct tenant_key *t)
         o = XNEW(struct opened);
         o->key = t->key;
         o->tenant = xstrdup(t->tenant);
+        o->version = t->version;
         map_set(opened, id_of(t), o);
     }
     o->refs++;
@@ -80,6 +82,22 @@ bool keyring_find(const uint8_t id[ENVELOPE_ID_BYTES], struct envelope_key *ret,
         *ret = o->key;
     pthread_mutex_unlock(&opened_lock);
     return found;
+}
+
+bool keyring_newest(const char *tenant, uint8_t ret_id[ENVELOPE_ID_BYTES])
+{
+    int64_t best = INT64_MIN;
+    struct map_iter it = MAP_ITER_INIT;
+    pthread_mutex_lock(&opened_lock);
+    while (opened && map_next(opened, &it)) {
+        const struct opened *o = it.value;
+        if (o->version > best && !strcmp(o->tenant, tenant)) {
+            best = o->version;
+            memcpy(ret_id, it.key.ptr, ENVELOPE_ID_BYTES);
+        }
+    }
+    pthread_mutex_unlock(&opened_lock);
+    return best != INT64_MIN;
 }
 
 /* ---- records ---- */

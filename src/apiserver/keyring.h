@@ -54,4 +54,7 @@ struct tenant_key **keyring_all(struct keyring *k, size_t *ret_count);
 /* A copy of the key with that id, of any keyring of this process; tenant: at most size bytes. False: there is none that can be used. */
 bool keyring_find(const uint8_t id[ENVELOPE_ID_BYTES], struct envelope_key *ret, char *ret_tenant, size_t size);
 
+/* The id of a tenant's newest key that can be used, of any keyring of this process. False: it has none. Any thread. */
+bool keyring_newest(const char *tenant, uint8_t ret_id[ENVELOPE_ID_BYTES]);
+
 #endif

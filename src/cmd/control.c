@@ -184,6 +184,16 @@ static const char *installed_launcher(struct arena *a)
     return file_exists(path) ? path : NULL;
 }
 
+/* A program that comes with sekid, and lies beside it: by the name that it has after an upgrade too. */
+static const char *beside_us(struct arena *a, const char *name)
+{
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(self, '/');
+    return arena_printf(a, "%.*s/%s", slash ? (int)(slash - self) : 0, self, name);
+}
+
 static int start_inference(struct control *c, struct services *s, struct err *err)
 {
     const struct options *o = c->options;
@@ -219,7 +229,9 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .programs_dir = o->kubernetes_dir,
                                     .addresses = o->kubernetes_addresses,
                                     .probe_ms = (uint64_t)o->kubernetes_probe_ms,
-                                    .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms};
+                                    .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms,
+                                    .kms_program = beside_us(a, "seki-kms"),
+                                    .key_overlap_ms = (uint64_t)o->kubernetes_key_overlap_ms};
     if ((rc = kaas_new(s->manager, s->runtime, &ko, &s->kaas, err)) < 0)
         return rc;
     set_inference(c, s->inference, s->kaas);

@@ -155,7 +155,7 @@ static int ensure(struct pass *p, enum component c, struct err *err)
     if (access(plan->program, X_OK) < 0) {
         p->blocked = true;
         p->reason = "ProgramsMissing";
-        return err_set(err, ERR_UNAVAILABLE, *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
+        return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
                        strrchr(plan->program, '/') + 1, p->cluster.spec.version);
     }
     const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = STOP_TIMEOUT_MS};
@@ -256,6 +256,8 @@ static int look_certificates(struct pass *p, struct err *err)
     rc = cluster_pki_ensure(&p->cluster, &p->site, p->k->o.certificate_life_ms, &made, err);
     if (rc == 0)
         rc = cluster_conf_ensure(&p->site, err);
+    if (rc == 0)
+        rc = secrets_conf_ensure(&p->site, err);
     if (rc < 0)
         return rc;
     if (made && json_at(p->r->obj, "status.createMilliseconds"))
@@ -266,7 +268,23 @@ static int look_certificates(struct pass *p, struct err *err)
 
 static int look_store(struct pass *p, struct err *err)
 {
-    return answers(p, ETCD, err);
+    struct err later = ERR_INIT;
+    /* Both are started before either is waited for. */
+    int second = ensure(p, KMS, &later), rc = answers(p, ETCD, err);
+    if (rc < 0)
+        return rc;
+    p->blamed = KMS;
+    p->restartable = second == 0;
+    if (second < 0)
+        return err_set(err, second, "%s", later.msg);
+    const char *reason = NULL;
+    rc = secrets_keys_ensure(p->k, p->r->client, p->r->obj, &p->site, &p->memory.secrets, &reason, err);
+    if (reason) {
+        p->blocked = true;
+        p->reason = reason;
+        set_condition(p->r->obj, SECRETS_CONDITION, "False", reason, "%s", err->msg);
+    }
+    return rc;
 }
 
 static int look_apiserver(struct pass *p, struct err *err)
@@ -466,6 +484,7 @@ static void ready(struct pass *p, int64_t now)
     }
     set_condition(obj, "Ready", "True", "Running", "all components answer");
     p->r->requeue_ms = p->k->o.probe_ms;
+    secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
 }
 
 static void bring_up(struct pass *p)
@@ -577,6 +596,7 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
         return 0;
     p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj)};
     p.site.dir = arena_printf(a, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
+    p.site.kms = p.k->o.kms_program;
     load_memory(&p);
     if (obj_deleting(r->obj))
         return finish(&p, err);

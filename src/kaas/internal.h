@@ -6,6 +6,7 @@
 
 #include "base/map.h"
 #include "kaas/kaas.h"
+#include "kaas/secrets.h"
 #include "kinds/kaas.h"
 
 #define CONTROLLER_CLUSTER "cluster"
@@ -13,8 +14,8 @@
 
 /* ---- components: plan.c ---- */
 
-/* In the order of starting; ended the other way round. */
-enum component { ETCD, APISERVER, CONTROLLERS, SCHEDULER, COMPONENTS };
+/* In the order of starting, KMS with ETCD; ended the other way round. */
+enum component { ETCD, APISERVER, CONTROLLERS, SCHEDULER, KMS, COMPONENTS };
 
 #define PORT_ETCD 2379
 #define PORT_ETCD_PEERS 2380
@@ -29,6 +30,7 @@ struct site {
     const char *ns, *name, *uid;
     const char *dir;      /* clusters/UID */
     const char *programs; /* MINOR's folder; "" when there is none */
+    const char *kms;      /* the program seki-kms */
     char address[16];
 };
 
@@ -36,7 +38,7 @@ struct plan {
     const char *program;      /* a path */
     const char *const *argv;  /* ends in NULL */
     const char *const *env;   /* ends in NULL */
-    const char *health;       /* URL without path … */
+    const char *health;       /* URL without path, or unix:PATH of the plugin's control socket … */
     const char *health_path;  /* … that answers 200 when it may be used */
     const char *alive_path;   /* … and while it need not be killed */
 };
@@ -97,6 +99,7 @@ struct cluster_memory {
     unsigned ended;                  /* components that the deletion has ended, a bit each … */
     int files;                       /* … and files that it has removed */
     bool bound;                      /* access was looked at since our start */
+    struct secrets_memory secrets;
 };
 
 struct kaas {
@@ -104,7 +107,7 @@ struct kaas {
     struct runtime *runtime;
     struct kaas_options o;
     struct cluster_network addresses;
-    struct informer *clusters, *secrets, *tenants, *projects;
+    struct informer *clusters, *secrets, *tenants, *projects, *cluster_keys;
     pthread_mutex_t lock;
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */
@@ -115,7 +118,7 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err);
 
 /* ---- remove.c ---- */
 
-/* One step: ends the components down to `last` (not before SCHEDULER, CONTROLLERS, APISERVER, ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */
+/* One step: ends the components down to `last` (SCHEDULER, CONTROLLERS, APISERVER, KMS with ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */
 bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended);
 
 /* One step of a cluster's end: *ret_done when nothing is left. What stands in the way is an error. */

@@ -128,7 +128,7 @@ static void on_cluster(void *arg, json_t *prev, json_t *now)
 
 int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err)
 {
-    static const struct kind *const owns[] = {&kind_secret, NULL};
+    static const struct kind *const owns[] = {&kind_secret, &kind_cluster_key, NULL};
     static const struct controller_ops controller = {.name = CONTROLLER_CLUSTER, .primary = &kind_cluster, .owned = owns, .workers = WORKERS, .share = SHARE, .reconcile = cluster_reconcile};
     struct cluster_network n;
     if (cluster_network_parse(o->addresses, &n, err) < 0)
@@ -142,6 +142,7 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     k->secrets = manager_informer(m, &kind_secret);
     k->tenants = manager_informer(m, &kind_tenant);
     k->projects = manager_informer(m, &kind_namespace);
+    k->cluster_keys = manager_informer(m, &kind_cluster_key);
     manager_add(m, &controller, k);
     informer_add_handler(k->clusters, &(struct informer_handler){.changed = on_cluster, .synced = on_listed, .arg = k});
     informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});

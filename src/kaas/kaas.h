@@ -1,6 +1,6 @@
 /* Kubernetes as a service: the controller of Cluster.
  *
- * A Cluster becomes four workloads of the runtime (etcd, kube-apiserver, kube-controller-manager, kube-scheduler) at a loopback address of its own, with a PKI of its own below
+ * A Cluster becomes five workloads of the runtime (etcd, seki-kms, kube-apiserver, kube-controller-manager, kube-scheduler) at a loopback address of its own, with a PKI of its own below
  * clusters/UID of the data directory, and a Secret with its administrator's kubeconfig. What is made, in which order and until when is in docs/internals/kaas.md. Everything that a pass
  * finds is found again after a restart: from the Cluster's status, from cluster.json in its directory, and from what the runtime has adopted.
  */
@@ -19,6 +19,8 @@ struct kaas_options {
     const char *addresses;    /* a loopback network as text: each cluster takes an address of it */
     uint64_t probe_ms;        /* how often components of a cluster that is ready are asked */
     uint64_t certificate_life_ms;
+    const char *kms_program;  /* seki-kms */
+    uint64_t key_overlap_ms;  /* how long a cluster's older key for secrets stays beside the newer one at least */
 };
 
 /* Adds its controller to m; the runtime stays the caller's. ERR_INVALID: the addresses are no loopback network. */

@@ -11,9 +11,10 @@ static const struct {
     const char *health, *alive;
 } components[COMPONENTS] = {
     [ETCD] = {"etcd", "etcd", PORT_ETCD_HEALTH, "/readyz", "/livez"},
-    [APISERVER] = {"apiserver", "kube-apiserver", PORT_APISERVER, "/readyz", "/livez"},
+    [APISERVER] = {"apiserver", "kube-apiserver", PORT_APISERVER, "/readyz", "/livez?exclude=kms-providers"}, /* the plugin mends itself; a restart would lose what it needs it for */
     [CONTROLLERS] = {"controllers", "kube-controller-manager", PORT_CONTROLLERS, "/healthz", "/healthz"},
     [SCHEDULER] = {"scheduler", "kube-scheduler", PORT_SCHEDULER, "/healthz", "/healthz"},
+    [KMS] = {"kms", NULL, 0, "", ""},
 };
 
 /* What a size gives: Go's soft limits of memory (the garbage collector works harder near them), the store's quota, requests at a time. */
@@ -137,6 +138,8 @@ static void apiserver_flags(struct flags *f, const struct cluster *c, const stru
     flag(f, "--max-requests-inflight=%d", size->reads);
     flag(f, "--max-mutating-requests-inflight=%d", size->writes);
     flag(f, "--profiling=false");
+    flag(f, "--encryption-provider-config=%s/conf/encryption.json", d);
+    flag(f, "--encryption-provider-config-automatic-reload=true");
 }
 
 /* What the controller manager and the scheduler have in common. */
@@ -172,10 +175,25 @@ static void controllers_flags(struct flags *f, const struct cluster *c, const st
     flag(f, "--service-cluster-ip-range=%s", c->spec.network.service_cidr);
 }
 
+/* Not a program of Kubernetes: the same for all sizes and versions. */
+static void plan_kms(const struct site *s, struct arena *a, struct plan *ret)
+{
+    struct flags f = {a, VEC_INIT};
+    *VEC_PUSH(&f.list) = s->kms;
+    flag(&f, "%s/kms.sock", s->dir);
+    flag(&f, "%s/kctl.sock", s->dir);
+    flag(&f, "%s", s->uid);
+    *ret = (struct plan){.program = s->kms, .argv = done(&f), .env = ARENA_ARRAY(a, const char *, 1), .health = arena_printf(a, "unix:%s/kctl.sock", s->dir), .health_path = "", .alive_path = ""};
+}
+
 void plan_component(enum component c, const struct cluster *spec, const struct site *s, struct arena *a, struct plan *ret)
 {
     const struct size *size = size_of(spec->spec.control_plane.size);
     struct flags f = {a, VEC_INIT};
+    if (c == KMS) {
+        plan_kms(s, a, ret);
+        return;
+    }
     ret->program = arena_printf(a, "%s/%s", s->programs, components[c].program);
     *VEC_PUSH(&f.list) = ret->program;
     if (c == ETCD)

@@ -8,6 +8,9 @@
 
 int probe(const struct plan *p, const char *path, const struct site *s, uint64_t timeout_ms, struct err *err)
 {
+    struct kms_said plugin;
+    if (!strncmp(p->health, "unix:", 5))
+        return kms_tell(p->health + 5, NULL, timeout_ms, &plugin, err);
     CLEANUP(mem_freep) char *ca = xasprintf("%s/pki/ca.crt", s->dir);
     CLEANUP(mem_freep) char *body = NULL;
     bool tls = !strncmp(p->health, "https:", 6);

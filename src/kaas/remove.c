@@ -27,7 +27,7 @@ bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsi
     bool gone = end_component(k, s, SCHEDULER, ended);
     gone = end_component(k, s, CONTROLLERS, ended) && gone;
     for (int c = APISERVER; gone && c >= (int)last; c--)
-        gone = end_component(k, s, (enum component)c, ended);
+        gone = (c != ETCD || end_component(k, s, KMS, ended)) && end_component(k, s, (enum component)c, ended);
     return gone;
 }
 

@@ -77,7 +77,7 @@ static const struct field status_fields[] = {
     {.name = "createMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its creation until it was ready for the first time"},
     {.name = "stages", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = stage_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "the steps of its creation"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted"},
     {0},
 };
 static const struct field fields[] = {

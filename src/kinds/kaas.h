@@ -4,7 +4,7 @@
 
 #include "kinds/kind.h"
 
-extern const struct kind kind_cluster;
+extern const struct kind kind_cluster, kind_cluster_key;
 
 /* Set at creation; the controller takes it off when nothing of the cluster is left. */
 #define CLUSTER_FINALIZER "seki.cloud/cluster"

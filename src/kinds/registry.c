@@ -31,6 +31,7 @@
     KIND(kind_model_replica) \
     KIND(kind_model_route) \
     KIND(kind_cluster) \
+    KIND(kind_cluster_key) \
     KIND(kind_api_key) \
     KIND(kind_usage_report) \
     KIND(kind_slo_report) \

@@ -145,7 +145,7 @@ def test_two_clusters_do_not_trust_each_other(served, made):
     assert "two-kubeconfig" not in served.kubectl("-n", "demo", "get", "secrets").stdout
     events = served.api("GET", "/api/v1/namespaces/demo/events")["items"]
     removed = [e["message"] for e in events if e["reason"] == "ClusterRemoved"]
-    assert len(removed) == 1 and removed[0].startswith("4 processes ended") and removed[0].endswith("no process, file or listener is left"), removed
+    assert len(removed) == 1 and removed[0].startswith("5 processes ended") and removed[0].endswith("no process, file or listener is left"), removed
     assert made.pids() == before
 
 
@@ -222,7 +222,7 @@ def test_stopped_with_ctrl_c_and_started_again(served, made):
     """Last: the store keeps what it has, and what is lost is not made anew in silence."""
     before = made.pids()
     served.stop(signal.SIGINT)
-    assert not made.pids() and len(before) == 4 and all(kube.has_ended(p) for p in before.values())
+    assert not made.pids() and len(before) == 5 and all(kube.has_ended(p) for p in before.values())
     served.start()
     made.wait()
     made.kubectl("-n", "shop", "get", "configmap", "kept")

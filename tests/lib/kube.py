@@ -12,7 +12,7 @@ from cloud import CACHE, GROUP, KUBECTL, ROOT, wait_for
 MINOR = "1.37"
 PROGRAMS = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
 BUILT = pathlib.Path(os.environ.get("SEKI_KUBERNETES", CACHE / "kubernetes"))
-COMPONENTS = ["etcd", "apiserver", "controllers", "scheduler"]
+COMPONENTS = ["etcd", "apiserver", "controllers", "scheduler", "kms"]
 PORTS = [2379, 2380, 2381, 6443, 10257, 10259]
 
 

@@ -26,7 +26,7 @@ static int set_up(void **state UNUSED)
     if (!mkdtemp(dir))
         return -1;
     arena = arena_new(16 << 20);
-    site = (struct site){.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir, .programs = "/k/1.37", .address = "127.96.3.4"};
+    site = (struct site){.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir, .programs = "/k/1.37", .kms = "/k/seki-kms", .address = "127.96.3.4"};
     cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local"}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
     return 0;
 }
@@ -68,6 +68,61 @@ static void test_networks(void **state UNUSED)
     assert_string_equal(text, "");
 }
 
+/* ---- secrets at rest ---- */
+
+static void test_how_a_value_lies_in_the_store(void **state UNUSED)
+{
+#define UNDER "k8s:enc:kms:v2:seki:"
+    static const char id[] = "00112233445566778899aabbccddeeff";
+    const struct {
+        const char *text;
+        size_t len;
+        bool under;
+    } cases[] = {
+        {UNDER "\x0a\x04text\x12\x20" "00112233445566778899aabbccddeeff\x1a\x03" "dek\x28\x01", 67, true},
+        {UNDER "\x0a\x04text\x12\x20" "00112233445566778899aabbccddee00\x1a\x03" "dek\x28\x01", 67, false},
+        {UNDER "\x0a\x04text\x12\x20" "00112233445566778899aabbccddeeff\x1a\x7f" "cut", 65, false},
+        {UNDER "\x0a\x04text", 26, false},
+        {"k8s:enc:kms:v2:other:\x12\x20" "00112233445566778899aabbccddeeff", 55, false},
+        {"k8s\0\x0a\x0c", 6, false},
+        {"{\"kind\":\"Secret\"}", 17, false},
+        {"", 0, false},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        if (at_rest_is_under(str_n(cases[i].text, cases[i].len), id) != cases[i].under)
+            fail_msg("case %zu", i);
+}
+
+static bool conf_has(const char *what)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/conf/encryption.json", dir);
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    assert_int_equal(file_read(path, 65536, &text, &len, NULL), 0);
+    return strstr(text, what) != NULL;
+}
+
+static void test_only_a_store_from_before_may_have_secrets_in_clear(void **state UNUSED)
+{
+    CLEANUP(mem_freep) char *conf = xasprintf("%s/conf", dir), *member = xasprintf("%s/etcd/member", dir), *file = xasprintf("%s/conf/encryption.json", dir);
+    assert_int_equal(file_mkdirs(conf, 0700, NULL), 0);
+    assert_int_equal(secrets_conf_ensure(&site, NULL), 0);
+    assert_true(!conf_has("identity") && conf_has("/kms.sock"));
+    /* Once it is so, it stays so. */
+    assert_int_equal(file_mkdirs(member, 0700, NULL), 0);
+    assert_int_equal(secrets_conf_ensure(&site, NULL), 0);
+    assert_false(conf_has("identity"));
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(secrets_conf_ensure(&site, NULL), 0);
+    assert_true(conf_has("identity"));
+    /* A directory that lies elsewhere now: the path follows, the rest stays. */
+    assert_int_equal(file_write(file, STR("{\"resources\":[{\"providers\":[{},{}]}]}"), 0600, NULL), 0);
+    assert_int_equal(secrets_conf_ensure(&site, NULL), 0);
+    assert_true(conf_has("identity") && conf_has("/kms.sock"));
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(file_remove_tree(member, NULL), 0);
+}
+
 /* ---- command lines ---- */
 
 static const char *joined(const char *const *list)
@@ -94,7 +149,8 @@ static void test_the_same_cluster_has_the_same_command_lines(void **state UNUSED
         assert_string_equal(joined(a.env), joined(b.env));
         other.spec.control_plane.size = "Large";
         plan_component(c, &other, &site, arena, &b);
-        assert_string_not_equal(joined(a.env), joined(b.env));
+        if (c != KMS) /* which is no matter of size */
+            assert_string_not_equal(joined(a.env), joined(b.env));
     }
 }
 
@@ -115,6 +171,10 @@ static void test_what_is_said_to_components(void **state UNUSED)
         {APISERVER, "--bind-address=127.96.3.4\n", true},
         {APISERVER, "AlwaysAllow", false},
         {APISERVER, "--insecure", false},
+        {APISERVER, "/conf/encryption.json\n", true},
+        {APISERVER, "--encryption-provider-config-automatic-reload=true\n", true},
+        {KMS, "/kctl.sock\n0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11\n", true},
+        {KMS, "key", false},
         {CONTROLLERS, "--cluster-cidr=10.244.0.0/16\n", true},
         {CONTROLLERS, "--use-service-account-credentials=true\n", true},
         {CONTROLLERS, "--bind-address=127.96.3.4\n", true},
@@ -341,6 +401,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_networks),
+        cmocka_unit_test(test_how_a_value_lies_in_the_store),
+        cmocka_unit_test(test_only_a_store_from_before_may_have_secrets_in_clear),
         cmocka_unit_test(test_the_same_cluster_has_the_same_command_lines),
         cmocka_unit_test(test_what_is_said_to_components),
         cmocka_unit_test(test_certificates),

@@ -1,0 +1,44 @@
+/* Secrets of clusters at rest: the cluster's keys, the plugin that seals with them, and what lies in etcd. docs/internals/kaas-secrets.md has the whole.
+ *
+ * Keys are an object of our store (ClusterKey), pushed into the plugin's memory; never into a file. Calls block: on our API, on the plugin for TELL_MS, on etcd and the cluster's API for
+ * LOOK_BUDGET_MS a pass. Threads: one pass a cluster; memory is the pass's.
+ */
+#ifndef SEKI_KAAS_SECRETS_H
+#define SEKI_KAAS_SECRETS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "client/client.h"
+#include "kms/server.h"
+
+struct kaas;
+struct site;
+
+#define SECRETS_CONDITION "SecretsEncrypted"
+#define SECRETS_CURSOR_MAX 384
+
+struct secrets_memory {
+    uint64_t tenant_key_ms; /* when the tenant's key was looked at */
+    uint64_t look_ms;       /* when the last look at etcd ended; 0: it is due */
+    uint64_t waits_ms;      /* since when API servers have not taken the current key; 0: they have */
+    char current[KMS_ID_TEXT + 1];
+    char cursor[SECRETS_CURSOR_MAX]; /* the key in etcd after which this look goes on; "": at the beginning */
+    int64_t found, stale;            /* by this look so far */
+};
+
+/* conf/encryption.json. With `identity` where the store may have secrets from before; absent only once all is sealed. */
+int secrets_conf_ensure(const struct site *s, struct err *err) NODISCARD;
+/* The cluster has keys and its plugin, which runs, has them. *ret_reason: a reason that only an operator can mend, or NULL. */
+int secrets_keys_ensure(struct kaas *k, struct client *c, const json_t *cluster, const struct site *s, struct secrets_memory *m, const char **ret_reason, struct err *err) NODISCARD;
+/* When the cluster is ready: a look at what lies in etcd when one is due; rewrites, retires keys, and says so in the condition. */
+void secrets_look(struct kaas *k, struct client *c, json_t *cluster, const struct site *s, struct secrets_memory *m);
+
+/* ---- at_rest.c ---- */
+
+/* How one value of /registry/secrets/ lies: whether under that key. Pure. */
+bool at_rest_is_under(struct str value, const char *key_id);
+/* Goes on with a look: counts, and where `rewrite`, has the API server write anew what is stale. 1: it is over; 0: to be gone on with. */
+int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct secrets_memory *m, struct err *err) NODISCARD;
+
+#endif
