@@ -2,9 +2,10 @@
 import base64
 import json
 import os
-import shutil
 import signal
+import ssl
 import subprocess
+import urllib.request
 
 import pytest
 
@@ -163,13 +164,23 @@ def test_a_cluster_from_before_is_migrated(served, made):
     """As it was before there was a plugin: secrets in clear, an API server without configuration."""
     c = kube.Cluster(served, "demo", "old", {"network": {"serviceCIDR": "10.112.0.0/16"}})
     c.wait()
+    # What was written in clear: put there as an API server without configuration does it.
+    pki = c.directory / "pki"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "first", "namespace": "default", "uid": "b6b6f1c4-8d1f-4d0c-9a55-0c7c31f0c0de"},
+              "data": {"word": base64.b64encode(CANARY.encode()).decode()}, "type": "Opaque"}
     conf = c.directory / "conf" / "encryption.json"
-    clear = json.loads(conf.read_text())
-    clear["resources"][0]["providers"] = [{"identity": {}}, clear["resources"][0]["providers"][0]]
-    conf.write_text(json.dumps(clear))  # the controller would write it as it should be, and does when it looks at certificates
-    c.kubectl("create", "secret", "generic", "first", f"--from-literal=word={CANARY}")
-    shutil.copy(conf, served.dir / "clear.json")
-    wait_for(lambda: json.loads(conf.read_text())["resources"][0]["providers"][-1].get("kms"), 150, "identity to go")
+    was = json.loads(conf.read_text())
+    was["resources"][0]["providers"].append({"identity": {}})
+    conf.write_text(json.dumps(was))
+    body = json.dumps({"key": base64.b64encode(b"/registry/secrets/default/first").decode(), "value": base64.b64encode(json.dumps(secret).encode()).decode()}).encode()
+    context = ssl.create_default_context(cafile=str(pki / "etcd-ca.crt"))
+    context.load_cert_chain(pki / "apiserver-etcd-client.crt", pki / "apiserver-etcd-client.key")
+    with urllib.request.urlopen(urllib.request.Request(f"https://{c.get()['status']['address']}:2379/v3/kv/put", data=body, method="POST"), context=context, timeout=20) as r:
+        assert r.status == 200
+    os.kill(c.pids()["apiserver"], signal.SIGKILL)  # reads its configuration now and not within a minute
+    wait_for(lambda: word(c) == CANARY, 90, "the secret")
+    c.wait()
+    wait_for(lambda: len(json.loads(conf.read_text())["resources"][0]["providers"]) == 1, 150, "identity to go")
     under(c)
     assert word(c) == CANARY
     c.delete()
