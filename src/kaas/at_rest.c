@@ -95,7 +95,14 @@ static int look_at(struct look *l, const json_t *kv, struct secrets_memory *m, s
     if (at_rest_is_under(sbuf_str(&value), l->key_id))
         return 0;
     m->stale++;
-    return l->rewrite ? rewrite_one(l->api, m->cursor, err) : 0;
+    struct err why = ERR_INIT;
+    /* One that nobody may write is no reason to leave the others as they are. An API server that does not answer is. */
+    int rc = l->rewrite ? rewrite_one(l->api, m->cursor, &why) : 0;
+    if (rc == ERR_UNAVAILABLE || rc == ERR_TIMEOUT || rc == ERR_IO)
+        return err_set(err, rc, "%s", why.msg);
+    if (rc < 0 && !*m->refused)
+        snprintf(m->refused, sizeof(m->refused), "%s", why.msg);
+    return 0;
 }
 
 static int go_on(struct look *l, struct secrets_memory *m, struct err *err)

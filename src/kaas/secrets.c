@@ -167,7 +167,7 @@ static int follow_tenant(struct kaas *k, struct client *c, const struct site *s,
         return 0;
     m->tenant_key_ms = at;
     JSON_AUTO ns = informer_get(k->projects, NULL, s->ns);
-    if (!keyring_newest(namespace_tenant(ns, s->ns), id))
+    if (!ns || !keyring_newest(namespace_tenant(ns, s->ns), id))
         return 0;
     kms_id_text(id, now);
     const char *then = json_str_or(json_array_get(json_at(*obj, "spec.keys"), 0), "tenantKey", "");
@@ -266,8 +266,10 @@ void secrets_look(struct kaas *k, struct client *c, json_t *cluster, const struc
     bool taken = !m->waits_ms || now - m->waits_ms > TAKEN_MAX_MS;
     if (m->look_ms && now - m->look_ms < MIN(every, k->o.key_overlap_ms))
         return;
-    if (!*m->cursor)
+    if (!*m->cursor) {
         m->found = m->stale = 0;
+        *m->refused = 0;
+    }
     int rc = at_rest_look(s, m->current, taken, m, &err);
     if (rc == 0)
         return; /* the next pass goes on */
@@ -278,6 +280,6 @@ void secrets_look(struct kaas *k, struct client *c, json_t *cluster, const struc
     else if (!m->stale)
         all_is_sealed(k, c, cluster, s, m);
     else
-        say(cluster, "False", "Migrating", "%lld of %lld Secrets are written anew under key %s%s", (long long)m->stale, (long long)m->found, m->current,
-            taken ? "" : ", once the API server has taken it");
+        say(cluster, "False", "Migrating", "%lld of %lld Secrets are written anew under key %s%s%s%s", (long long)m->stale, (long long)m->found, m->current,
+            taken ? "" : ", once the API server has taken it", *m->refused ? "; refused: " : "", m->refused);
 }

@@ -24,6 +24,7 @@ struct secrets_memory {
     uint64_t waits_ms;      /* since when API servers have not taken the current key; 0: they have */
     char current[KMS_ID_TEXT + 1];
     char cursor[SECRETS_CURSOR_MAX]; /* the key in etcd after which this look goes on; "": at the beginning */
+    char refused[200];      /* the first write of this look that was refused */
     int64_t found, stale;            /* by this look so far */
 };
 

@@ -160,25 +160,46 @@ def test_lost_keys_are_not_made_anew(served, made):
     assert word(made) == CANARY
 
 
+def said_now(cluster):
+    return cluster.cloud.condition("clusters", cluster.ns, cluster.name, "SecretsEncrypted").get("message", "")
+
+
+def put_in_clear(cluster, name):
+    """Into etcd, as an API server without configuration does it."""
+    pki = cluster.directory / "pki"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "default", "uid": "b6b6f1c4-8d1f-4d0c-9a55-0c7c31f0c0de"},
+              "data": {"word": base64.b64encode(CANARY.encode()).decode()}, "type": "Opaque"}
+    body = {"key": base64.b64encode(f"/registry/secrets/default/{name}".encode()).decode(), "value": base64.b64encode(json.dumps(secret).encode()).decode()}
+    context = ssl.create_default_context(cafile=str(pki / "etcd-ca.crt"))
+    context.load_cert_chain(pki / "apiserver-etcd-client.crt", pki / "apiserver-etcd-client.key")
+    url = f"https://{cluster.get()['status']['address']}:2379/v3/kv/put"
+    with urllib.request.urlopen(urllib.request.Request(url, data=json.dumps(body).encode(), method="POST"), context=context, timeout=20) as r:
+        assert r.status == 200
+
+
 def test_a_cluster_from_before_is_migrated(served, made):
     """As it was before there was a plugin: secrets in clear, an API server without configuration."""
     c = kube.Cluster(served, "demo", "old", {"network": {"serviceCIDR": "10.112.0.0/16"}})
     c.wait()
-    # What was written in clear: put there as an API server without configuration does it.
-    pki = c.directory / "pki"
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "first", "namespace": "default", "uid": "b6b6f1c4-8d1f-4d0c-9a55-0c7c31f0c0de"},
-              "data": {"word": base64.b64encode(CANARY.encode()).decode()}, "type": "Opaque"}
+    # One that may not be written keeps none of the others from it.
+    c.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "stubborn"}, "spec": {
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"]}]},
+            "validations": [{"expression": "object.metadata.name != 'stubborn'", "message": "it stays as it is"}]}},
+        {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "stubborn"}, "spec": {"policyName": "stubborn", "validationActions": ["Deny"]}}]}))
+    wait_for(lambda: "it stays as it is" in c.kubectl("create", "secret", "generic", "stubborn", "--dry-run=server", check=False).stderr, 60, "the policy to hold")
     conf = c.directory / "conf" / "encryption.json"
     was = json.loads(conf.read_text())
     was["resources"][0]["providers"].append({"identity": {}})
     conf.write_text(json.dumps(was))
-    body = json.dumps({"key": base64.b64encode(b"/registry/secrets/default/first").decode(), "value": base64.b64encode(json.dumps(secret).encode()).decode()}).encode()
-    context = ssl.create_default_context(cafile=str(pki / "etcd-ca.crt"))
-    context.load_cert_chain(pki / "apiserver-etcd-client.crt", pki / "apiserver-etcd-client.key")
-    with urllib.request.urlopen(urllib.request.Request(f"https://{c.get()['status']['address']}:2379/v3/kv/put", data=body, method="POST"), context=context, timeout=20) as r:
-        assert r.status == 200
     os.kill(c.pids()["apiserver"], signal.SIGKILL)  # reads its configuration now and not within a minute
+    put_in_clear(c, "first")
+    put_in_clear(c, "stubborn")
     wait_for(lambda: word(c) == CANARY, 90, "the secret")
+    said = c.wait("False", "Migrating", kind="SecretsEncrypted")["message"]
+    wait_for(lambda: "Secret stubborn in default: " in said_now(c) and said_now(c).startswith("1 of "), 90, f"the other to be sealed, after {said}")
+    assert len(json.loads(conf.read_text())["resources"][0]["providers"]) == 2
+    c.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "stubborn")
     c.wait()
     wait_for(lambda: len(json.loads(conf.read_text())["resources"][0]["providers"]) == 1, 150, "identity to go")
     under(c)
