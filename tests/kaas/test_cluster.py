@@ -205,7 +205,7 @@ def test_a_suspended_tenant_reaches_none_of_its_clusters(served):
     before, other = c.pids(), served.api("GET", f"{GROUP}/namespaces/demo/clusters/one")
     state("Suspended")
     assert "tenant owing is suspended" in c.wait("False", "TenantSuspended")["message"]
-    wait_for(lambda: list(c.pids()) == ["etcd"], what="only the store")
+    wait_for(lambda: set(c.pids()) == {"etcd", "kms"}, what="only the store and what opens it")
     assert c.pids()["etcd"] == before["etcd"]
     assert c.kubectl("get", "ns", check=False).returncode
     os.kill(before["etcd"], signal.SIGKILL)  # nobody needs it: it need not come back, nor does anything else
