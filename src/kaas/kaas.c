@@ -244,9 +244,10 @@ void kaas_stop_all(struct kaas *k)
             }
         free_names(&x);
         if (!left || clock_mono_ms() >= until)
-            return;
+            break;
         nanosleep(&(struct timespec){.tv_nsec = STOP_LOOK_MS * 1000000L}, NULL);
     }
+    node_pools_release(k);
 }
 
 void kaas_free(struct kaas *k)

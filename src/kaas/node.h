@@ -76,6 +76,8 @@ struct node_pools *node_pools_new(struct kaas *k);
 void node_pools_free(struct node_pools *p);
 /* Ends all nodes of a cluster and its gate, and removes their files and namespaces; one step. *ret_done: nothing is left. */
 int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
+/* After all workloads were ended: hubs are let go, so that nothing of the data directory is mounted. The next gates make others. */
+void node_pools_release(struct kaas *k);
 /* As kaas_workload_changed(). */
 bool node_pools_workload_changed(struct kaas *k, const char *workload);
 void node_pools_cluster_changed(struct kaas *k, const char *ns, const char *cluster);

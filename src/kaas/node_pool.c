@@ -589,6 +589,20 @@ static int remove_hub(const struct site *s, const char *data_dir, struct arena *
     return 0;
 }
 
+static void release_hub(void *arg, const char *uid, const char *ns UNUSED, const char *name UNUSED)
+{
+    const struct kaas *k = arg;
+    CLEANUP(mem_freep) char *hub = xasprintf("%s/clusters/%s/net/hub", k->o.data_dir, uid);
+    while (umount2(hub, MNT_DETACH) == 0)
+        ;
+}
+
+void node_pools_release(struct kaas *k)
+{
+    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
+    place_each(root, release_hub, k);
+}
+
 int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
 {
     CLEANUP(arena_freep) struct arena *a = arena_new(1024 * 1024);

@@ -234,6 +234,24 @@ def test_a_pool_is_made_smaller_and_larger(made, pool, pods):
     wait_for(lambda: "this is on-workers-1" in get(made, "on-workers-0", pods["workers-1"], check=False).stdout, 60, "the new node's pod")
 
 
+def test_stopped_with_ctrl_c_and_started_again(served, made, pool, pods):
+    """Everything is ended, nothing is mounted; then everything comes back as it was, as after a restart of the machine."""
+    address = {n: x["address"] for n, x in pool.nodes().items()}
+    served.stop(signal.SIGINT)
+    assert not kube.marked(made.workload("")) and not leftovers(made.uid)
+    served.start()
+    made.wait()
+    wait_for(lambda: all(pool.outer(n) for n in address), 60, "nodes")
+    pool.wait()
+    assert {n: x["address"] for n, x in pool.nodes().items()} == address
+
+    def answers():
+        p = made.kubectl("get", "pod", "on-workers-1", "-o", "jsonpath={.status.podIP}", check=False).stdout
+        return p and "this is on-workers-1" in get(made, "on-workers-0", p, check=False).stdout
+    wait_for(answers, 120, "pods to answer")
+    pods.update({n: made.kubectl("get", "pod", f"on-{n}", "-o", "jsonpath={.status.podIP}").stdout for n in pods})
+
+
 def leftovers(uid, node=""):
     found = [str(p) for p in pathlib.Path("/sys/fs/cgroup").glob(f"*/seki-node-{uid[:8]}-{node}*")]
     found += [line for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines() if uid in line and (not node or node in line)]

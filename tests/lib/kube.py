@@ -75,6 +75,9 @@ def end_left():
             os.kill(pid, signal.SIGKILL)
         for pids in marked(c.workload("node-")).values():
             os.kill(min(pids), signal.SIGKILL)
+        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+            if f"/clusters/{c.uid}/net/hub" in line:
+                subprocess.run(["umount", line.split()[4]], check=False)
     Cluster.all.clear()
 
 
