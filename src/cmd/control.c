@@ -219,7 +219,8 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .programs_dir = o->kubernetes_dir,
                                     .addresses = o->kubernetes_addresses,
                                     .probe_ms = (uint64_t)o->kubernetes_probe_ms,
-                                    .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms};
+                                    .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms,
+                                    .drill_ms = (uint64_t)o->kubernetes_drill_ms};
     if ((rc = kaas_new(s->manager, s->runtime, &ko, &s->kaas, err)) < 0)
         return rc;
     set_inference(c, s->inference, s->kaas);

@@ -125,6 +125,8 @@ static const struct conf_option schema[] = {
      "how often the components of a Cluster that is ready are asked whether they are"},
     {"kubernetes", "certificate-life", CONF_DURATION, OPT(kubernetes_certificate_life_ms), "8760h", 160000, 63072000000, NULL, NULL, false,
      "how long certificates in Clusters are good; they are made anew when a third of that is left"},
+    {"kubernetes", "drill-interval", CONF_DURATION, OPT(kubernetes_drill_ms), "24h", 0, 31536000000, NULL, NULL, false,
+     "how often the newest backup of each Cluster is restored for trial, beside it; 0: never"},
     {"model", "dirs", CONF_STR, OPT(model_dirs), "", 0, 0, NULL, NULL, false,
      "directories with files for Models of all projects, comma-separated; besides, a project has models/PROJECT/ of the data directory"},
 };

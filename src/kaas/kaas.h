@@ -19,6 +19,7 @@ struct kaas_options {
     const char *addresses;    /* a loopback network as text: each cluster takes an address of it */
     uint64_t probe_ms;        /* how often components of a cluster that is ready are asked */
     uint64_t certificate_life_ms;
+    uint64_t drill_ms;        /* how often each cluster's newest backup is restored for trial; 0: never */
 };
 
 /* Adds its controller to m; the runtime stays the caller's. ERR_INVALID: the addresses are no loopback network. */

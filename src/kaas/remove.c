@@ -1,5 +1,5 @@
 /* The end of a cluster: what uses a store goes before the store, and nothing is said to be gone that was not looked for. */
-#include "kaas/internal.h"
+#include "kaas/recovery.h"
 
 #include <unistd.h>
 
@@ -56,6 +56,9 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
     if (rc < 0)
         return rc;
     m->files += files;
+    rc = recovery_remove(k, s, &m->files, err);
+    if (rc < 0)
+        return rc;
     remove_logs(k, s, m);
     if (file_exists(s->dir))
         return err_set(err, ERR_INTERNAL, "%s is there still", s->dir);
