@@ -1,6 +1,8 @@
 /* The controller of backups: takes them when they are due or asked for, keeps the newest, rehearses restores. A pass may take long; that of cluster.c does not wait for it. */
 #include "kaas/recovery.h"
 
+#include <unistd.h>
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/map.h"
@@ -306,6 +308,33 @@ static int rehearse(struct backing *b, struct err *err)
     return publish(b, tell_drill, &x, err);
 }
 
+/* ---- beside the end of a cluster ---- */
+
+static bool is_at_work(struct kaas *k, const char *uid)
+{
+    pthread_mutex_lock(&k->lock);
+    bool is = map_getc(k->backing_up, uid) != NULL;
+    pthread_mutex_unlock(&k->lock);
+    return is;
+}
+
+/* Whoever removes a cluster has seen it being deleted in the same cache, and asks is_at_work() then: either it sees us, or we see that. */
+static bool begin_work(struct backing *b)
+{
+    pthread_mutex_lock(&b->k->lock);
+    map_set(b->k->backing_up, str_of(b->site.uid), b->k);
+    pthread_mutex_unlock(&b->k->lock);
+    JSON_AUTO now = informer_get(b->k->clusters, b->site.ns, b->site.name);
+    return now && obj_uid(now) && !strcmp(obj_uid(now), b->site.uid) && !obj_deleting(now);
+}
+
+static void end_work(struct backing *b)
+{
+    pthread_mutex_lock(&b->k->lock);
+    map_del(b->k->backing_up, str_of(b->site.uid));
+    pthread_mutex_unlock(&b->k->lock);
+}
+
 /* ---- one pass ---- */
 
 static int64_t until(int64_t due)
@@ -360,13 +389,17 @@ int backup_reconcile(void *ctx, struct reconcile *r, struct err *err)
     b.there = ARENA_ARRAY(a, struct snapshot, 2 * CLUSTER_BACKUPS_MAX);
     if (place_load(b.site.dir, b.site.address, NULL) < 0 || is_held_off(&b))
         return 0; /* cluster.c tells of that */
-    return step(&b, err);
+    rc = begin_work(&b) ? step(&b, err) : 0;
+    end_work(&b);
+    return rc;
 }
 
 int recovery_remove(struct kaas *k, const struct site *s, int *files, struct err *err)
 {
     char name[WORKLOAD_NAME_MAX];
     CLEANUP(mem_freep) char *dir = xasprintf("%s/cluster-backups/%s", k->o.data_dir, s->uid);
+    if (is_at_work(k, s->uid))
+        return err_set(err, ERR_BUSY, "a backup or rehearsal of it is at its end");
     drill_workload(s, name);
     int rc = k->runtime->ops->stop(k->runtime, name, err);
     pthread_mutex_lock(&k->lock);
@@ -376,5 +409,9 @@ int recovery_remove(struct kaas *k, const struct site *s, int *files, struct err
     k->runtime->ops->get(k->runtime, name, &w);
     if (rc == 0 && w.state != WORKLOAD_ABSENT)
         rc = err_set(err, ERR_BUSY, "a rehearsal of its restore is being ended");
+    CLEANUP(mem_freep) char *log = xasprintf("%s/%s.log", k->o.log_dir, name);
+    CLEANUP(mem_freep) char *rotated = xasprintf("%s.1", log);
+    if (rc == 0)
+        *files += (unlink(log) == 0) + (unlink(rotated) == 0);
     return rc < 0 ? rc : snapshot_remove_all(dir, files, err);
 }

@@ -139,7 +139,7 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     if (n.first >> 24 != 127 || n.bits < 8 || n.bits > 29)
         return err_set(err, ERR_INVALID, "kubernetes-addresses=%s: expected a part of 127.0.0.0/8 with a prefix of 29 bits at most", o->addresses);
     struct kaas *k = XNEW(struct kaas);
-    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free), .backup_later = map_new(mem_free)};
+    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free), .backup_later = map_new(mem_free), .backing_up = map_new(NULL)};
     pthread_mutex_init(&k->lock, NULL);
     k->clusters = manager_informer(m, &kind_cluster);
     k->secrets = manager_informer(m, &kind_secret);
@@ -231,6 +231,7 @@ void kaas_free(struct kaas *k)
     map_free(k->memory);
     map_free(k->workloads);
     map_free(k->backup_later);
+    map_free(k->backing_up);
     pthread_mutex_destroy(&k->lock);
     mem_free(k);
 }

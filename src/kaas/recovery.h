@@ -62,7 +62,7 @@ int backup_reconcile(void *ctx, struct reconcile *r, struct err *err);
 /* The key of a cluster's backups; ERR_NOT_FOUND: there is none. */
 int backup_key(struct kaas *k, const struct site *s, struct sealed_key *ret, struct err *err) NODISCARD;
 
-/* What backups have left outside of a cluster's directory, at its end; *files grows by what was removed. */
+/* What backups have left outside of a cluster's directory, at its end; *files grows by what was removed. ERR_BUSY: a pass is at work. */
 int recovery_remove(struct kaas *k, const struct site *s, int *files, struct err *err) NODISCARD;
 
 /* ---- drill.c ---- */

@@ -48,17 +48,17 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
     int files = 0;
     uint16_t port;
     *ret_done = false;
+    int rc = recovery_remove(k, s, &m->files, err); /* first: a backup without its store would wait for it */
+    if (rc < 0)
+        return rc;
     if (!cluster_end(k, s, ETCD, &m->ended))
         return 0;
     if (*s->address && place_in_use(s->address, &port))
         return err_set(err, ERR_BUSY, "something listens on %s:%d still", s->address, port);
-    int rc = place_remove(s->dir, &files, err);
+    rc = place_remove(s->dir, &files, err);
     if (rc < 0)
         return rc;
     m->files += files;
-    rc = recovery_remove(k, s, &m->files, err);
-    if (rc < 0)
-        return rc;
     remove_logs(k, s, m);
     if (file_exists(s->dir))
         return err_set(err, ERR_INTERNAL, "%s is there still", s->dir);

@@ -70,7 +70,7 @@ static int answer(const char *const *argv, json_t **ret, struct err *err)
     return rc;
 }
 
-/* One line of several: "Count" : 123 */
+/* One line of several says it. */
 bool snapshot_count_parse(struct str text, int64_t *ret)
 {
     struct str line;

@@ -219,8 +219,12 @@ def test_what_is_lost_comes_back_from_a_backup(served, made):
 
 
 def test_deleted_it_leaves_no_backup(served, made):
+    """While backups are taken one after the other."""
+    first = made.get()["status"]["backups"][0]["id"]
+    served.api("PATCH", made.path, {"spec": {"backup": {"intervalSeconds": 1}}}, "application/merge-patch+json")
+    wait_for(lambda: made.get()["status"]["backups"][0]["id"] > first, 60, "the first of them")
     made.delete()
-    assert not backups(made).exists() and not made.directory.exists()
+    assert not backups(made).exists() and not made.directory.exists() and not list((served.data / "log").glob("kc-demo-one-*"))
     assert "one-backup-key" not in served.kubectl("-n", "demo", "get", "secrets").stdout
     assert not [p for p in os.listdir("/proc") if p.isdigit() and f"{made.uid[:8]}-drill".encode() in open_or(f"/proc/{p}/environ")]
 
