@@ -66,6 +66,11 @@ static const struct cli_flag cluster_delete_flags[] = {
     {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
     END,
 };
+static const struct cli_flag cluster_restore_flags[] = {
+    {.name = "--from", .value = "ID", .help = "the backup to go back to, of `seki cluster backups` (default: the newest)"},
+    {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
+    END,
+};
 static const struct cli_flag usage_flags[] = {
     {.name = "--day", .value = "YYYY-MM-DD", .help = "of this day alone (UTC)"},
     {.name = "--all-namespaces", .letter = 'A', .help = "of all projects"},
@@ -294,6 +299,22 @@ const struct cli_verb cli_verbs[] = {
      .help = "delete a cluster with all that is in it, and wait until nothing is left",
      .run = cli_cluster_delete,
      .flags = cluster_delete_flags},
+    {.name = "cluster backup",
+     .args = "NAME",
+     .help = "back up a cluster's store now, and wait until that is done",
+     .more = "Backups are taken by themselves, too: spec.backup of the Cluster.\n\n"
+             "  seki -n demo cluster backup shop\n",
+     .run = cli_cluster_backup,
+     .flags = cluster_delete_flags},
+    {.name = "cluster backups", .args = "NAME", .help = "the backups of a cluster, newest first", .run = cli_cluster_backups},
+    {.name = "cluster restore",
+     .args = "NAME",
+     .help = "put a cluster back to one of its backups, and wait until it is ready",
+     .more = "What was written to it since is lost. A backup that is no good is refused, and nothing is changed. Its components stop meanwhile; clients list anew afterwards.\n\n"
+             "  seki -n demo cluster backups shop\n"
+             "  seki -n demo cluster restore shop --from 20260131-235959-123\n",
+     .run = cli_cluster_restore,
+     .flags = cluster_restore_flags},
     {.name = "tenant create",
      .args = "NAME",
      .help = "make a customer, with a first project, roles and an admin",

@@ -129,6 +129,8 @@ static const struct conf_option schema[] = {
      "how long certificates in Clusters are good; they are made anew when a third of that is left"},
     {"kubernetes", "key-overlap", CONF_DURATION, OPT(kubernetes_key_overlap_ms), "15m", 1000, 86400000, NULL, NULL, false,
      "how long a Cluster's older key for secrets stays beside the newer one at least; API servers may use it for some minutes"},
+    {"kubernetes", "drill-interval", CONF_DURATION, OPT(kubernetes_drill_ms), "24h", 0, 31536000000, NULL, NULL, false,
+     "how often the newest backup of each Cluster is restored for trial, beside it; 0: never"},
     {"model", "dirs", CONF_STR, OPT(model_dirs), "", 0, 0, NULL, NULL, false,
      "directories with files for Models of all projects, comma-separated; besides, a project has models/PROJECT/ of the data directory"},
 };

@@ -8,8 +8,8 @@
 #include "base/metrics.h"
 #include "crypto/hash.h"
 #include "json/yaml.h"
-#include "kaas/internal.h"
 #include "kaas/node.h"
+#include "kaas/recovery.h"
 #include "kinds/borrowed.h"
 
 #define LOOK_MS 50u           /* while it is made … */
@@ -235,10 +235,11 @@ static int find_network(struct pass *p, struct err *err)
 
 static int find_place(struct pass *p, struct err *err)
 {
-    if (find_network(p, err) < 0)
-        return err->code;
     struct err why = ERR_INIT;
-    int rc = place_load(p->site.dir, p->site.address, &why);
+    int rc = find_network(p, err);
+    if (rc < 0)
+        return rc;
+    rc = place_load(p->site.dir, p->site.address, &why);
     if (rc == ERR_NOT_FOUND && json_at(p->r->obj, "status.createMilliseconds")) {
         p->blocked = true;
         p->reason = "DataMissing"; /* a new, empty cluster in its place would hide that */
@@ -501,6 +502,8 @@ static void ready(struct pass *p, int64_t now)
         tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms", (long long)ms));
     }
     set_condition(obj, "Ready", "True", "Running", "all components answer");
+    if (restore_ended(obj, now))
+        tell(p, "Normal", "ClusterRestored", arena_printf(p->r->arena, "restored from backup %s, and ready after %lld ms", json_str_or(obj, "status.restore.backup", ""), (long long)json_int(obj, "status.restore.milliseconds", 0)));
     p->r->requeue_ms = p->k->o.probe_ms;
     secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
 }
@@ -624,11 +627,17 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     p.site.programs = *p.k->o.programs_dir ? arena_printf(a, "%s/%s", p.k->o.programs_dir, p.cluster.spec.version) : "";
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     const char *suspended = suspended_tenant(p.k, p.site.ns, a);
+    bool busy = false;
+    (void)!find_network(&p, NULL); /* a place that a restore makes anew is of a cluster with nodes; what is wrong here is said later */
     if (*suspended)
         pause_components(&p, suspended);
     else
+        rc = restore_step(p.k, r, &p.site, &p.memory, &busy, err);
+    if (rc == 0 && !busy && !*suspended)
         bring_up(&p);
     save_memory(&p);
+    if (rc < 0)
+        return rc;
     rc = save_status(&p, before, err);
     if (rc == 0 && p.event)
         manager_event(p.k->manager, r->obj, p.event_type, p.event_reason, p.event);

@@ -72,6 +72,8 @@ int place_make(const struct site *s, const struct cluster_network *addresses, bo
 bool place_has_nodes(const char *dir);
 /* Whether something listens on one of our ports there; *ret_port: on which. */
 bool place_in_use(const char *address, uint16_t *ret_port);
+/* Writes down an address that a cluster had, for a directory that is made anew for it. */
+int place_keep(const struct site *s, const char *address, struct err *err) NODISCARD;
 /* Removes the directory; *ret_files: how many files were in it. */
 int place_remove(const char *dir, int *ret_files, struct err *err) NODISCARD;
 /* Directories of clusters below root: whose they say they are. Broken ones come with ns "" and name "". */
@@ -120,6 +122,9 @@ struct kaas {
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */
     struct metric *there, *ready, *took;
+    struct map *backing_up;   /* uid → anything: a pass of backup.c is at work on its files */
+    struct map *backup_later; /* uid → uint64_t *: no backup or rehearsal before that time, after one that failed */
+    struct metric *backups_ok, *backups_failed, *overdue, *oldest, *drill_took, *drills_failed; /* backup.c */
 };
 
 int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err);

@@ -1,5 +1,5 @@
-#include "kaas/internal.h"
 #include "kaas/node.h"
+#include "kaas/recovery.h"
 
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +14,8 @@
 
 #define WORKERS 4
 #define SHARE 2
+#define BACKUP_WORKERS 2
+#define BACKUP_DEADLINE_MS 600000u /* programs have their own */
 #define STOP_ALL_MS 12000u
 #define STOP_LOOK_MS 20u
 
@@ -155,13 +157,14 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
 {
     static const struct kind *const owns[] = {&kind_secret, &kind_cluster_key, NULL};
     static const struct controller_ops controller = {.name = CONTROLLER_CLUSTER, .primary = &kind_cluster, .owned = owns, .workers = WORKERS, .share = SHARE, .reconcile = cluster_reconcile};
+    static const struct controller_ops backups = {.name = CONTROLLER_BACKUP, .primary = &kind_cluster, .workers = BACKUP_WORKERS, .share = 1, .deadline_ms = BACKUP_DEADLINE_MS, .reconcile = backup_reconcile};
     struct cluster_network n;
     if (cluster_network_parse(o->addresses, &n, err) < 0)
         return err_wrap(err, "kubernetes-addresses=%s", o->addresses);
     if (n.first >> 24 != 127 || n.bits < 8 || n.bits > 29)
         return err_set(err, ERR_INVALID, "kubernetes-addresses=%s: expected a part of 127.0.0.0/8 with a prefix of 29 bits at most", o->addresses);
     struct kaas *k = XNEW(struct kaas);
-    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free)};
+    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free), .backup_later = map_new(mem_free), .backing_up = map_new(NULL)};
     pthread_mutex_init(&k->lock, NULL);
     k->clusters = manager_informer(m, &kind_cluster);
     k->secrets = manager_informer(m, &kind_secret);
@@ -171,9 +174,11 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     manager_add(m, &controller, k);
     k->pools = node_pools_new(k);
     find_self(k);
+    manager_add(m, &backups, k);
     informer_add_handler(k->clusters, &(struct informer_handler){.changed = on_cluster, .synced = on_listed, .arg = k});
     informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});
     make_metrics(k);
+    backup_metrics(k);
     *ret = k;
     return 0;
 }
@@ -257,6 +262,8 @@ void kaas_free(struct kaas *k)
     node_pools_free(k->pools);
     map_free(k->memory);
     map_free(k->workloads);
+    map_free(k->backup_later);
+    map_free(k->backing_up);
     pthread_mutex_destroy(&k->lock);
     mem_free(k);
 }

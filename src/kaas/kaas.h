@@ -21,6 +21,7 @@ struct kaas_options {
     uint64_t certificate_life_ms;
     const char *kms_program;  /* seki-kms */
     uint64_t key_overlap_ms;  /* how long a cluster's older key for secrets stays beside the newer one at least */
+    uint64_t drill_ms;        /* how often each cluster's newest backup is restored for trial; 0: never */
 };
 
 /* Adds its controller to m; the runtime stays the caller's. ERR_INVALID: the addresses are no loopback network. */

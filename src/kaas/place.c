@@ -75,6 +75,21 @@ static void pick(const struct cluster_network *n, char address[16])
     cluster_network_address(n, 1 + random % (size - 1), address);
 }
 
+int place_keep(const struct site *s, const char *address, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/cluster.json", s->dir);
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    JSON_AUTO doc = json_pack("{s:s, s:s, s:s, s:s}", "namespace", s->ns, "name", s->name, "uid", s->uid, "address", address);
+    if (s->node_network)
+        json_object_set_new(doc, "nodeNetwork", json_string(s->node_network));
+    sbuf_init(&text, RECORD_MAX);
+    json_write_pretty(doc, &text);
+    int rc = file_mkdirs(s->dir, 0700, err);
+    if (rc == 0)
+        rc = file_write(path, sbuf_str(&text), 0600, err);
+    return rc;
+}
+
 int place_make(const struct site *s, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, char address[16], struct err *err)
 {
     char candidate[16] = "";
@@ -86,16 +101,7 @@ int place_make(const struct site *s, const struct cluster_network *addresses, bo
     }
     if (!found)
         return err_set(err, ERR_UNAVAILABLE, "no free address was found for the cluster in kubernetes-addresses");
-    CLEANUP(mem_freep) char *path = xasprintf("%s/cluster.json", s->dir);
-    CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    JSON_AUTO doc = json_pack("{s:s, s:s, s:s, s:s}", "namespace", s->ns, "name", s->name, "uid", s->uid, "address", candidate);
-    if (s->node_network)
-        json_object_set_new(doc, "nodeNetwork", json_string(s->node_network));
-    sbuf_init(&text, RECORD_MAX);
-    json_write_pretty(doc, &text);
-    int rc = file_mkdirs(s->dir, 0700, err);
-    if (rc == 0)
-        rc = file_write(path, sbuf_str(&text), 0600, err);
+    int rc = place_keep(s, candidate, err);
     if (rc == 0)
         memcpy(address, candidate, sizeof(candidate));
     return rc;

@@ -1,6 +1,6 @@
 /* The end of a cluster: what uses a store goes before the store, and nothing is said to be gone that was not looked for. */
-#include "kaas/internal.h"
 #include "kaas/node.h"
+#include "kaas/recovery.h"
 
 #include <unistd.h>
 
@@ -53,14 +53,16 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
     uint16_t port;
     *ret_done = false;
     bool without_nodes = false;
-    int nodes = node_pools_remove(k, s, m, &without_nodes, err);
-    if (nodes < 0 || !without_nodes)
-        return nodes;
+    int rc = recovery_remove(k, s, &m->files, err); /* first: a backup without its store would wait for it */
+    if (rc == 0)
+        rc = node_pools_remove(k, s, m, &without_nodes, err);
+    if (rc < 0 || !without_nodes)
+        return rc;
     if (!cluster_end(k, s, ETCD, &m->ended))
         return 0;
     if (*s->address && place_in_use(s->address, &port))
         return err_set(err, ERR_BUSY, "something listens on %s:%d still", s->address, port);
-    int rc = place_remove(s->dir, &files, err);
+    rc = place_remove(s->dir, &files, err);
     if (rc < 0)
         return rc;
     m->files += files;

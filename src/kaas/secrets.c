@@ -228,14 +228,40 @@ static void say(json_t *cluster, const char *status, const char *reason, const c
     obj_set_condition(cluster, SECRETS_CONDITION, status, reason, message, clock_wall_ms());
 }
 
-/* Nothing lies under an older key: they go when no API server can seal with one any more. */
-static void retire(struct kaas *k, struct client *c, const struct site *s)
+static int64_t time_at(const json_t *o, const char *path)
+{
+    int64_t ms = 0;
+    return clock_parse(str_of(json_str_or(o, path, "")), &ms) < 0 ? 0 : ms;
+}
+
+/* Since when all has been under the newest key, which was made then. */
+static int64_t sealed_since(const json_t *cluster, int64_t made_ms)
+{
+    size_t i;
+    json_t *c;
+    int64_t since = made_ms;
+    json_array_foreach (json_at(cluster, "status.conditions"), i, c)
+        if (!strcmp(json_str_or(c, "type", ""), SECRETS_CONDITION))
+            since = MAX(since, time_at(c, "lastTransitionTime") + 1000); /* in whole seconds */
+    return since;
+}
+
+/* What was backed up before that may lie under an older key. */
+static bool backup_needs_older(const json_t *cluster, int64_t sealed_ms)
+{
+    const json_t *list = json_at(cluster, "status.backups"); /* the newest first */
+    size_t n = json_array_size(list);
+    return n && time_at(json_array_get(list, n - 1), "takenAt") < sealed_ms;
+}
+
+/* Nothing lies under an older key: they go when no API server can seal with one any more, and no backup needs them. */
+static void retire(struct kaas *k, struct client *c, const json_t *cluster, const struct site *s)
 {
     struct err err = ERR_INIT;
-    int64_t made = 0;
     JSON_AUTO obj = informer_get(k->cluster_keys, s->ns, s->uid);
     const json_t *list = json_at(obj, "spec.keys");
-    if (json_array_size(list) < 2 || clock_parse(str_of(json_str_or(json_array_get(list, 0), "madeAt", "")), &made) < 0 || clock_wall_ms() - made < (int64_t)k->o.key_overlap_ms)
+    int64_t made = time_at(json_array_get(list, 0), "madeAt");
+    if (json_array_size(list) < 2 || !made || clock_wall_ms() - made < (int64_t)k->o.key_overlap_ms || backup_needs_older(cluster, sealed_since(cluster, made)))
         return;
     JSON_AUTO copy = json_deep_copy(obj);
     json_t *left = json_at(copy, "spec.keys");
@@ -255,7 +281,7 @@ static void all_is_sealed(struct kaas *k, struct client *c, json_t *cluster, con
     if (conf && has_identity(conf) && conf_write(s, conf, false, &err) < 0)
         log_warn("a cluster's configuration still takes secrets in clear", KV("cluster", s->name), KV("namespace", s->ns), KVE(&err));
     say(cluster, "True", "Encrypted", "%lld Secrets lie in the store, all under key %s", (long long)m->found, m->current);
-    retire(k, c, s);
+    retire(k, c, cluster, s);
 }
 
 void secrets_look(struct kaas *k, struct client *c, json_t *cluster, const struct site *s, struct secrets_memory *m)

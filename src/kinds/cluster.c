@@ -6,6 +6,7 @@
 #define SPEC(member) offsetof(struct cluster, spec.member) - offsetof(struct cluster, spec)
 #define PLANE(member) offsetof(struct cluster, spec.control_plane.member) - offsetof(struct cluster, spec.control_plane)
 #define NETWORK(member) offsetof(struct cluster, spec.network.member) - offsetof(struct cluster, spec.network)
+#define BACKUP(member) offsetof(struct cluster, spec.backup.member) - offsetof(struct cluster, spec.backup)
 #define ENDPOINT_NAMES_MAX 16
 
 /* ---- networks ---- */
@@ -76,11 +77,17 @@ static const struct field network_fields[] = {
     {.name = "nodeCIDR", .type = FIELD_STRING, .flags = FIELD_IMMUTABLE, .offset = NETWORK(node_cidr), .min = 9, .max = 18, .help = "addresses of its nodes; by default the first of 10.201.0.0/24, 172.29.201.0/24 and 192.168.201.0/24 that overlaps no other network of the cluster"},
     {0},
 };
+static const struct field backup_fields[] = {
+    {.name = "intervalSeconds", .type = FIELD_INT, .offset = BACKUP(interval_seconds), .min = 0, .max = 604800, .def = "900", .help = "a backup so often: what was written since the newest is lost when its store is; 0: only when asked for"},
+    {.name = "keep", .type = FIELD_INT, .offset = BACKUP(keep), .min = 1, .max = CLUSTER_BACKUPS_MAX, .def = "24", .help = "how many of the newest backups are kept"},
+    {0},
+};
 static const struct field spec_fields[] = {
     {.name = "version", .type = FIELD_ENUM, .offset = SPEC(version), .values = "1.37", .def = "\"1.37\"", .help = "minor version of Kubernetes"},
     {.name = "controlPlane", .type = FIELD_OBJECT, .offset = SPEC(control_plane), .sub = plane_fields, .sub_size = sizeof(((struct cluster *)0)->spec.control_plane), .def = "{}", .help = "how its control plane is made"},
     {.name = "network", .type = FIELD_OBJECT, .offset = SPEC(network), .sub = network_fields, .sub_size = sizeof(((struct cluster *)0)->spec.network), .def = "{}", .help = "its networks; they cannot change later"},
     {.name = "endpointNames", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoint_names), .list_type = LIST_SET, .max = ENDPOINT_NAMES_MAX, .help = "further DNS names and addresses under which clients reach its API server"},
+    {.name = "backup", .type = FIELD_OBJECT, .offset = SPEC(backup), .sub = backup_fields, .sub_size = sizeof(((struct cluster *)0)->spec.backup), .def = "{}", .help = "how its store is backed up"},
     {0},
 };
 static const struct field stage_fields[] = {
@@ -91,6 +98,30 @@ static const struct field stage_fields[] = {
     {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how long it took, once it is done"},
     {0},
 };
+static const struct field made_fields[] = {
+    {.name = "id", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .help = "its name"},
+    {.name = "takenAt", .type = FIELD_TIME, .flags = FIELD_MICRO, .offset = FIELD_NO_MEMBER, .help = "what was written before is in it"},
+    {.name = "bytes", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "size of its file"},
+    {.name = "revision", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "of the cluster's store"},
+    {.name = "keys", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how many the store had"},
+    {0},
+};
+static const struct field drill_fields[] = {
+    {.name = "backup", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "which was restored beside the cluster"},
+    {.name = "at", .type = FIELD_TIME, .flags = FIELD_MICRO, .offset = FIELD_NO_MEMBER, .help = "when that ended"},
+    {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from the file to a store that answered"},
+    {.name = "keys", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how many that store had: as many as the backup says"},
+    {.name = "ageSeconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how old the backup was: so much would have been lost"},
+    {0},
+};
+static const struct field restore_fields[] = {
+    {.name = "request", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the annotation seki.cloud/restore that was answered last"},
+    {.name = "backup", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "which backup"},
+    {.name = "startedAt", .type = FIELD_TIME, .flags = FIELD_MICRO, .offset = FIELD_NO_MEMBER, .help = "when it began"},
+    {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its beginning until the cluster was ready again"},
+    {.name = "revision", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "where resourceVersions go on: behind all that were ever given out"},
+    {0},
+};
 static const struct field status_fields[] = {
     {.name = "version", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "what its API server says it is"},
     {.name = "address", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the address that its components listen at"},
@@ -98,8 +129,12 @@ static const struct field status_fields[] = {
     {.name = "kubeconfigSecret", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .ref = "Secret", .help = "where its administrator's kubeconfig is"},
     {.name = "createMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its creation until it was ready for the first time"},
     {.name = "stages", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = stage_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "the steps of its creation"},
+    {.name = "backups", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = made_fields, .list_type = LIST_MAP, .list_key = "id", .offset = FIELD_NO_MEMBER, .help = "its backups, newest first"},
+    {.name = "backupRequest", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the annotation seki.cloud/backup that was answered last"},
+    {.name = "drill", .type = FIELD_OBJECT, .sub = drill_fields, .offset = FIELD_NO_MEMBER, .help = "the newest rehearsal of a restore"},
+    {.name = "restore", .type = FIELD_OBJECT, .sub = restore_fields, .offset = FIELD_NO_MEMBER, .help = "the newest restore"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted; BackedUp, Rehearsed, Restored"},
     {0},
 };
 static const struct field fields[] = {

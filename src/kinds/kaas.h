@@ -12,6 +12,11 @@ extern const struct kind kind_cluster, kind_cluster_key, kind_node_pool;
 #define CLUSTER_SECRET_SUFFIX "-kubeconfig"
 #define CLUSTER_SECRET_KEY "kubeconfig"
 
+/* Another value of these asks once: for a backup; for a restore, "ID" or "latest", a space and anything that makes it another value. */
+#define CLUSTER_BACKUP_ANNOTATION "seki.cloud/backup"
+#define CLUSTER_RESTORE_ANNOTATION "seki.cloud/restore"
+#define CLUSTER_BACKUPS_MAX 200
+
 /* Cluster: a Kubernetes of a tenant's own. Status: address, endpoint, version, stages[], conditions[]. */
 struct cluster {
     struct {
@@ -25,6 +30,10 @@ struct cluster {
             const char *service_domain;
             const char *node_cidr; /* nodeCIDR; NULL: cluster_node_network() says which */
         } network;
+        struct {
+            int64_t interval_seconds; /* 0: only when asked for */
+            int64_t keep;             /* 1 to CLUSTER_BACKUPS_MAX */
+        } backup;
         struct field_list endpoint_names; /* DNS names and addresses for the API server's certificate */
     } spec;
 };

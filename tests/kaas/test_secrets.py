@@ -31,7 +31,7 @@ def served(kubernetes):
 
 @pytest.fixture(scope="module")
 def made(served):
-    c = kube.Cluster(served, "demo", "one")
+    c = kube.Cluster(served, "demo", "one", {"backup": {"intervalSeconds": 0}})  # one would keep older keys
     c.wait()
     c.kubectl("create", "secret", "generic", "first", f"--from-literal=word={CANARY}")
     c.kubectl("create", "configmap", "seen", "--from-literal=word=config-5d2e77")

@@ -14,6 +14,7 @@ MINOR = "1.37"
 PROGRAMS = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
 BUILT = pathlib.Path(os.environ.get("SEKI_KUBERNETES", CACHE / "kubernetes"))
 COMPONENTS = ["etcd", "apiserver", "controllers", "scheduler", "kms"]
+TOOLS = ["etcdctl", "etcdutl"]  # for backups; without them a cluster has none
 PORTS = [2379, 2380, 2381, 6443, 10257, 10259]
 
 
@@ -30,6 +31,9 @@ def programs(directory):
             print(f"NOTE: {p} has not been built: a stand-in takes its place")
             source = ROOT / "tests" / "kaas" / "standin_scheduler.py"
         (there / p).symlink_to(source.resolve())
+    for p in TOOLS:
+        if (BUILT / MINOR / p).exists():
+            (there / p).symlink_to((BUILT / MINOR / p).resolve())
     return there.parent
 
 

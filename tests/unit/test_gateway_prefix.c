@@ -107,7 +107,7 @@ static void what_an_engine_finds_tells_how_far_its_cache_reaches(void **state)
     prefix_learn(x, &seen, 0);
     assert_int_equal(prefix_match(x, hot, ARRAY_LEN(hot)), 0);
     for (unsigned round = 2; round < 40; round++) {
-        size_t between = filler(x, round, 50 + round * 37 % 500);
+        size_t between = filler(x, round, 50 + round * 37 % 450);
         prefix_look(x, hot, ARRAY_LEN(hot), &seen);
         prefix_add(x, hot, ARRAY_LEN(hot));
         prefix_learn(x, &seen, between < cache ? 16 : 0);
