@@ -293,10 +293,10 @@ struct hedge_stats *dispatch_hedges(struct dispatch *d)
     return &d->hedges;
 }
 
-void dispatch_learn(const struct ticket *t, int64_t cached_tokens, int64_t prompt_tokens)
+void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens, int64_t prompt_tokens)
 {
-    if (t->wish.hash_count && t->index < t->endpoint->replica_count)
-        target_learn(target_of(t), &t->seen, t->wish.hash_count, cached_tokens, prompt_tokens);
+    if (t->wish.hash_count && t->index < t->endpoint->replica_count && prompt_tokens > 0)
+        target_learn(target_of(t), &t->seen, (size_t)((double)bytes / PREFIX_BLOCK_BYTES * (double)MIN(cached_tokens, prompt_tokens) / (double)prompt_tokens + 0.5));
 }
 
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms)

@@ -69,8 +69,8 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
 bool dispatch_try(struct ticket *t);
 /* A sent ticket's replica is let go. True: it was put aside for failing. */
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms);
-/* Its engine says how many of the prompt's tokens it found cached. */
-void dispatch_learn(const struct ticket *t, int64_t cached_tokens, int64_t prompt_tokens);
+/* Its engine says how many of the tokens of its prompt (bytes: that long) it found cached. */
+void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens, int64_t prompt_tokens);
 /* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */
 void dispatch_end(struct ticket *t, int64_t used_tokens);
 /* To a new snapshot's endpoint, of which it must not reach the replicas in barred. False: it does not wait any more, and stays with the old one. */

@@ -103,6 +103,8 @@ void limit_cap(struct limit_set *s, struct str name, enum limit_unit u, int64_t 
         c = limit_take(s, text, bounds, 0);
     }
     pthread_mutex_lock(&s->lock);
+    if (!c->parts[u].max) /* another unit of it came before */
+        limit_part_bound(s, &c->parts[u], max);
     c->parts[u].cap = MAX(share, (int64_t)0) + 1;
     pthread_mutex_unlock(&s->lock);
     limit_counter_unref(c);

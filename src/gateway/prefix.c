@@ -111,8 +111,8 @@ void prefix_learn(struct prefix_index *x, const struct prefix_seen *seen, size_t
     if (seen->known && found * 4 >= (size_t)seen->known * 3) { /* all of it, but for what does not fill a block of the engine's */
         if (x->reach < seen->last_age)
             x->reach += (seen->last_age - x->reach + 1) / 2;
-    } else if (seen->believed && found * 4 < seen->believed) {
-        uint32_t most = seen->first_age > REACH_MIN ? seen->first_age - 1 : REACH_MIN;
+    } else if (seen->believed && found * 4 < seen->believed && seen->first_age > REACH_MIN) { /* what was sent just now may not have been there yet */
+        uint32_t most = seen->first_age - 1;
         if (x->reach > most)
             x->reach = x->reach == EVERYTHING ? most : x->reach - (x->reach - most + 1) / 2;
     }

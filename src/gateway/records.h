@@ -3,7 +3,7 @@
  *   settled ─► its record is encoded and waits │ what is answered from here on is held: http_hold() ─► the turn ends ─► one write ─► places, budgets ─► answers leave
  *
  * So what a client has seen to its end is with the kernel, as it is where each record is written at once; who is alone in his turn waits for nobody. A turn ends before the loop waits, and at
- * the latest after RECORDS_MAX records. Whose answer cannot be held, or is large, has his record written at once, with those that wait. Killed in between, places are taken still and no
+ * the latest behind the callback in which RECORDS_MAX records have gathered. Whose answer cannot be held, or is large, has his record written at once, with those that wait. Killed in between, places are taken still and no
  * answer has ended: open_requests.h counts what was passed on. Threads: the loop's; the journal is locked once for all of them.
  */
 #ifndef SEKI_GATEWAY_RECORDS_H

@@ -109,9 +109,9 @@ static void settle_turn(struct request *q, const struct usage *u)
     int64_t used = got ? u->prompt_tokens - u->cached_tokens + u->completion_tokens : 0;
     if (gone && q->attempts && !used) /* the engine was at work, and nobody knows how much */
         used = q->ticket.entry.cost;
-    /* Of one attempt alone: else it is not known which engine says so. */
-    if (str_eqc(u->outcome, "ok") && q->scan.exact && q->attempts == 1 && !q->hedge)
-        dispatch_learn(&q->ticket, u->cached_tokens, u->prompt_tokens);
+    /* Of one attempt alone (one beside it that took over is a second): else it is not known which engine says so. */
+    if (str_eqc(u->outcome, "ok") && q->scan.exact && q->attempts == 1)
+        dispatch_learn(&q->ticket, q->body.prompt.len, u->cached_tokens, u->prompt_tokens);
     dispatch_end(&q->ticket, used);
 }
 

@@ -64,7 +64,7 @@ struct request {
     bool streaming;         /* its answer is a stream */
     struct usage_scan scan;
     struct continuation *continuation; /* continuation.h; NULL: it is no stream that can be continued */
-    struct hedge *hedge; /* NULL: no second attempt beside it */
+    struct hedge *hedge; /* NULL: nobody watches for a slow first token */
     struct tally tally; /* what engines did for it */
     struct record_entry record;
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */

@@ -187,14 +187,12 @@ void target_cache(struct target *t, const uint64_t *hashes, size_t count, struct
     pthread_mutex_unlock(&t->lock);
 }
 
-void target_learn(struct target *t, const struct prefix_seen *seen, size_t count, int64_t cached_tokens, int64_t prompt_tokens)
+void target_learn(struct target *t, const struct prefix_seen *seen, size_t found)
 {
-    if (!seen->known || prompt_tokens <= 0)
-        return;
     pthread_mutex_lock(&t->lock);
-    t->tells |= cached_tokens > 0; /* who never does may not know */
+    t->tells |= found > 0; /* who never does may not know */
     if (t->prefixes && t->tells)
-        prefix_learn(t->prefixes, seen, (size_t)((double)count * (double)MIN(cached_tokens, prompt_tokens) / (double)prompt_tokens + 0.5));
+        prefix_learn(t->prefixes, seen, found);
     pthread_mutex_unlock(&t->lock);
 }
 

@@ -62,8 +62,8 @@ bool target_may_retry(struct target *t);
 size_t target_cached(struct target *t, const uint64_t *hashes, size_t count);
 /* *ret: what was known of them before. */
 void target_cache(struct target *t, const uint64_t *hashes, size_t count, struct prefix_seen *ret);
-/* It found so many of the prompt's tokens cached. */
-void target_learn(struct target *t, const struct prefix_seen *seen, size_t count, int64_t cached_tokens, int64_t prompt_tokens);
+/* It found so many blocks of a prompt cached. */
+void target_learn(struct target *t, const struct prefix_seen *seen, size_t found);
 void target_forget(struct target *t);
 
 #endif

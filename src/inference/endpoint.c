@@ -254,7 +254,7 @@ static int replace(struct pass *p, json_t *old, const struct rollout_facts *f, s
         struct rollout_facts in_place = *f;
         step.make = room_for_more(p, old, step.make, f->fresh - f->fresh_up);
         in_place.surge = 0;
-        if (p->no_room && !step.remove)
+        if (p->no_room && !step.remove && f->fresh == f->fresh_up) /* those that load are waited for */
             rollout_decide(&in_place, &step);
     }
     p->replacing = f->old;
@@ -361,11 +361,14 @@ static void set_ready(struct pass *p)
 /* While engines are replaced, and what was said then until they are. */
 static void set_room(struct pass *p)
 {
-    json_t *obj = p->r->obj;
+    json_t *obj = p->r->obj, *replica;
+    size_t n, late = 0;
+    json_array_foreach (p->live, n, replica)
+        late += !is_up_to_date(replica);
     if (p->no_room)
         set_condition(obj, "RoomToReplace", "False", "NoRoom", "one engine more needs %lld MiB, and %lld MiB of memory are free, %lld of them kept so: engines are replaced one at a time, in their places",
                       (long long)(p->need_bytes >> 20), (long long)(p->free_bytes >> 20), (long long)(p->i->o.memory_reserve_bytes >> 20));
-    else if (!p->replacing && obj_condition(obj, "RoomToReplace"))
+    else if (!p->replacing && !late && obj_condition(obj, "RoomToReplace"))
         set_condition(obj, "RoomToReplace", "True", "Replaced", "engines are as they are to be");
 }
 

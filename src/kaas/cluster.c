@@ -482,7 +482,12 @@ static const char *fails(struct pass *p, const struct stage *s, const struct err
     p->r->requeue_ms = p->blocked ? WAIT_MS : LATER_MS;
     if (!*since)
         *since = now;
-    if (!p->restartable || now - *since < HUNG_MS)
+    char workload[WORKLOAD_NAME_MAX];
+    struct workload_status w = {0};
+    component_workload(&p->site, p->blamed, workload);
+    p->k->runtime->ops->get(p->k->runtime, workload, &w);
+    /* One that has just been started has as long as at first. */
+    if (!p->restartable || now - *since < HUNG_MS || w.running_ms < s->deadline_ms)
         return reason;
     *since = 0;
     if (probe(&p->plan[p->blamed], p->plan[p->blamed].alive_path, &p->site, PROBE_TIMEOUT_MS, &dead) < 0) {
@@ -537,6 +542,10 @@ static void pause_components(struct pass *p, const char *tenant)
 {
     json_t *obj = p->r->obj;
     unsigned ended = 0;
+    struct err ignored = ERR_INIT;
+    if (json_at(obj, "status.createMilliseconds") && look_certificates(p, &ignored) == 0)
+        (void)!look_store(p, &ignored); /* it is looked after as ever */
+    memset(p->memory.failing_ms, 0, sizeof(p->memory.failing_ms));
     bool gone = cluster_end(p->k, &p->site, APISERVER, &ended);
     for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
         json_t *record = stage_record(obj, stages[i].condition);
@@ -546,6 +555,7 @@ static void pause_components(struct pass *p, const char *tenant)
         json_object_del(record, "deadline");
     }
     set_condition(obj, "APIServerReady", "False", "TenantSuspended", "tenant %s is suspended", tenant);
+    set_condition(obj, "ControllersReady", "False", "TenantSuspended", "tenant %s is suspended", tenant);
     set_condition(obj, "Ready", "False", "TenantSuspended", "tenant %s is suspended: its API server and controllers %s ended, its store is kept", tenant, gone ? "are" : "are being");
     p->r->requeue_ms = gone ? WAIT_MS : REMOVE_LOOK_MS;
 }

@@ -118,6 +118,7 @@ struct kaas {
     struct node_pools *pools;
     const char *self; /* the program that we are */
     char self_path[4096];
+    bool listed; /* what an earlier sekid had left was looked at */
     pthread_mutex_t lock;
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */

@@ -98,11 +98,12 @@ static void on_listed(void *arg)
     }
     k->runtime->ops->each(k->runtime, collect_stray, &x);
     VEC_FOREACH (&x.names, name) {
-        if (is_of_nodes(all, *name))
+        if (is_of_nodes(all, *name) || (k->listed && str_ends(str_of(*name), STR("-drill")))) /* a rehearsal of ours ends itself */
             continue;
         log_info("a process without a Cluster is stopped", KV("workload", *name));
         stop_workload(k, *name);
     }
+    k->listed = true;
     CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
     place_each(root, tell_of_directory, &(struct known){k, all});
     map_free(x.wanted);
@@ -156,7 +157,7 @@ static void find_self(struct kaas *k)
 int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err)
 {
     static const struct kind *const owns[] = {&kind_secret, &kind_cluster_key, NULL};
-    static const struct controller_ops controller = {.name = CONTROLLER_CLUSTER, .primary = &kind_cluster, .owned = owns, .workers = WORKERS, .share = SHARE, .reconcile = cluster_reconcile};
+    static const struct controller_ops controller = {.name = CONTROLLER_CLUSTER, .primary = &kind_cluster, .owned = owns, .workers = WORKERS, .share = SHARE, .deadline_ms = BACKUP_DEADLINE_MS, .reconcile = cluster_reconcile}; /* a restore runs in it */
     static const struct controller_ops backups = {.name = CONTROLLER_BACKUP, .primary = &kind_cluster, .workers = BACKUP_WORKERS, .share = 1, .deadline_ms = BACKUP_DEADLINE_MS, .reconcile = backup_reconcile};
     struct cluster_network n;
     if (cluster_network_parse(o->addresses, &n, err) < 0)

@@ -29,7 +29,7 @@ struct node_pools {
     struct kaas *k;
     struct informer *pools;
     pthread_mutex_t lock;
-    struct map *bound;     /* uid of a cluster → itself: its roles are there */
+    struct map *bound;     /* uid of a cluster → when it was last restored ("": never): its roles are there since */
     struct map *workloads; /* name → char *: "NS/POOL" */
 };
 
@@ -266,6 +266,19 @@ static void node_waits(struct pool_pass *p, const struct node *n, json_t *record
     blame(p, json_int(record, "attempt", 1) > 1 ? "DeadlineExceeded" : "Creating", arena_printf(a, "%s: %s", n->name, why));
 }
 
+/* It had joined, and its cluster does not know it any more: it was restored to a time before, or somebody has deleted the Node. A kubelet registers when it starts. */
+static void register_anew(struct pool_pass *p, const struct node *n, json_t *record)
+{
+    char name[WORKLOAD_NAME_MAX];
+    node_workload(n, name);
+    json_object_del(record, "milliseconds");
+    json_object_del(record, "startedAt");
+    json_object_del(record, "deadline");
+    if (p->k->runtime->ops->restart(p->k->runtime, name, "its cluster does not know it any more", NULL) < 0)
+        log_warn("a node could not be started anew", KV("node", n->name));
+    blame(p, "NodeNotReady", arena_printf(p->r->arena, "%s: its cluster does not know it any more; it is started anew", n->name));
+}
+
 static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
 {
     struct err err = ERR_INIT;
@@ -292,6 +305,8 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
     json_put(record, "ready", json_boolean(ready));
     if (ready)
         node_passed(p, n, record);
+    else if (rc == ERR_NOT_FOUND && json_at(record, "milliseconds"))
+        register_anew(p, n, record);
     else
         node_waits(p, n, record, rc == 0 || rc == ERR_NOT_FOUND ? *why ? why : "it is not ready" : arena_strdup(p->r->arena, err.msg));
 }
@@ -306,9 +321,10 @@ static int remove_node(struct kaas *k, struct client *client, const struct node 
     node_workload(n, name);
     if (!end(k, name))
         return 0;
-    int rc = client ? join_forget(client, n->name, err) : 0;
-    if (rc < 0)
-        return rc;
+    struct err why = ERR_INIT;
+    int rc = client ? join_forget(client, n->name, &why) : 0;
+    if (rc < 0 && rc != ERR_UNAVAILABLE && rc != ERR_TIMEOUT) /* one that does not answer keeps a Node of that name, which is not ready */
+        return err_set(err, rc, "%s", why.msg);
     if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
         return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
     if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
@@ -366,15 +382,17 @@ static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struc
 
 static bool has_roles(struct pool_pass *p, struct err *err)
 {
+    const char *restored = json_str_or(p->cluster_obj, "status.restore.startedAt", "");
     pthread_mutex_lock(&p->all->lock);
-    bool known = map_getc(p->all->bound, p->site.uid) != NULL;
+    const char *seen = map_getc(p->all->bound, p->site.uid);
+    bool known = seen && !strcmp(seen, restored);
     pthread_mutex_unlock(&p->all->lock);
     if (known)
         return true;
     if (join_roles(p->client, err) < 0)
         return false;
     pthread_mutex_lock(&p->all->lock);
-    map_set(p->all->bound, str_of(p->site.uid), xstrdup(""));
+    map_set(p->all->bound, str_of(p->site.uid), xstrdup(restored));
     pthread_mutex_unlock(&p->all->lock);
     return true;
 }
@@ -416,12 +434,16 @@ static bool cluster_can(struct pool_pass *p)
         blame(p, "ClusterNotReady", arena_printf(a, "cluster %s is being made", p->site.name));
         return false;
     }
+    if (place_load(p->site.dir, p->site.address, &err) < 0) {
+        blame(p, "ClusterNotReady", arena_strdup(a, err.msg));
+        return false;
+    }
     if (!place_has_nodes(p->site.dir)) {
         blame(p, "ClusterTooOld", "this cluster was made before there were nodes: its API server listens where none could reach it");
         return false;
     }
-    if (place_load(p->site.dir, p->site.address, &err) < 0 || !*p->k->o.programs_dir) {
-        blame(p, "ProgramsMissing", err.msg[0] ? arena_strdup(a, err.msg) : "this cloud has no Kubernetes");
+    if (!*p->k->o.programs_dir) {
+        blame(p, "ProgramsMissing", "this cloud has no Kubernetes");
         return false;
     }
     p->site.programs = arena_printf(a, "%s/%s", p->k->o.programs_dir, p->cluster.spec.version);

@@ -185,6 +185,12 @@ static int go_forward(struct going_back *g, struct err *err)
     int rc = replace(g, err);
     if (rc < 0)
         return rc;
+    /* What lies in it may be in clear, or under older keys: that is looked at from the beginning. */
+    if (unlink(in(g, g->site->dir, "conf/encryption.json")) < 0 && errno != ENOENT)
+        return err_sys(err, errno, "%s/conf/encryption.json", g->site->dir);
+    g->memory->pki_ms = 0;
+    g->memory->secrets.look_ms = 0;
+    *g->memory->secrets.cursor = 0;
     g->memory->bound = false;
     memset(g->memory->failing_ms, 0, sizeof(g->memory->failing_ms));
     say_busy(g, arena_printf(g->r->arena, "its store is that of backup %s, and is started", id));

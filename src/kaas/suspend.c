@@ -14,7 +14,7 @@ static char *tenant_of(const struct kaas *k, const char *ns)
 
 static bool is_suspended(const json_t *tenant)
 {
-    return tenant && !strcmp(tenant_state(tenant), "Suspended");
+    return tenant && strcmp(tenant_state(tenant), "Active") != 0; /* or is being closed: its clusters go soon */
 }
 
 const char *suspended_tenant(const struct kaas *k, const char *ns, struct arena *a)
