@@ -4,8 +4,7 @@
 
 #define CACHE_WEIGHT 2.0
 #define CROWD_FACTOR 1.5 /* times the mean of the others … */
-#define CROWD_FREE 2     /* … and so many more … */
-#define CROWD_SLOTS 4    /* … or half of its slots, up to this: within these it is hardly slower */
+#define CROWD_FREE 2     /* … and so many more */
 #define SLOTS_GUESS 8 /* of a server that does not say: only to weigh load against cache */
 
 static bool has_room(const struct snap_replica *r)
@@ -27,10 +26,9 @@ static double total_load(const struct snap_endpoint *e)
 }
 
 /* Clearly busier than its sisters. Not by standard deviations: of two replicas, neither can be far from the mean. */
-static bool is_crowded(const struct snap_endpoint *e, const struct snap_replica *r, double load, double total)
+static bool is_crowded(const struct snap_endpoint *e, double load, double total)
 {
-    double spare = MAX((double)MIN(r->slots / 2, CROWD_SLOTS), (double)CROWD_FREE);
-    return e->replica_count > 1 && load > CROWD_FACTOR * (total - load) / (double)(e->replica_count - 1) + spare;
+    return e->replica_count > 1 && load > CROWD_FACTOR * (total - load) / (double)(e->replica_count - 1) + CROWD_FREE;
 }
 
 static double score(const struct snap_endpoint *e, const struct snap_replica *r, const struct pick_wish *w, double total, size_t *ret_cached)
@@ -41,7 +39,7 @@ static double score(const struct snap_endpoint *e, const struct snap_replica *r,
         return -(double)atomic_load(&r->target->turn);
     }
     *ret_cached = w->hash_count ? target_cached(r->target, w->hashes, w->hash_count) : 0;
-    double cached = !w->hash_count || is_crowded(e, r, load, total) ? 0 : (double)*ret_cached / (double)w->hash_count;
+    double cached = !w->hash_count || is_crowded(e, load, total) ? 0 : (double)*ret_cached / (double)w->hash_count;
     return CACHE_WEIGHT * cached - load / (double)(r->slots ? r->slots : SLOTS_GUESS);
 }
 

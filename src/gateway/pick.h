@@ -1,7 +1,7 @@
 /* Which replica is best for a request: a pure choice from what is known of them.
  *
  * Among those that were not tried and have room: the one with the best score, 2 × (part of the prompt that it has cached) - (requests in flight / slots); ties at random. A replica
- * with clearly more to do than its sisters (more than one and a half times their mean, and two requests, or half of its slots up to four) gets nothing for its cache: a popular beginning must not herd everybody onto
+ * with clearly more to do than its sisters (more than one and a half times their mean, and two requests) gets nothing for its cache: a popular beginning must not herd everybody onto
  * one. Those that are put aside serve when there is no other. Threads: any; under the endpoint's lock in dispatch.c, so that nobody takes the room in between.
  */
 #ifndef SEKI_GATEWAY_PICK_H

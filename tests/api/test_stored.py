@@ -77,6 +77,8 @@ def test_what_was_stored_loads_and_goes_on(name):
                 continue
             got = c.api("GET", path_of(key))
             assert got["metadata"]["uid"] == doc["metadata"]["uid"], key
+            if "seki.cloud/made-as" in got["metadata"].get("annotations", {}):
+                continue  # a Limit that nobody has changed follows what a tenant has by default now
             if key.split("/")[0] not in RUNTIME and not key.startswith("clusterroles.") and "$sealed" not in doc:
                 assert is_within({k: v for k, v in doc.items() if k not in ("metadata", "status")}, got), (key, doc, got)
                 assert is_within({k: doc["metadata"].get(k, {}) for k in ("labels", "annotations")}, {"labels": {}, "annotations": {}, **got["metadata"]}), key

@@ -154,7 +154,7 @@ def test_without_room_for_one_more_engines_are_replaced_in_their_places(own_clou
 
     def done():
         seen.update(names(cloud))
-        return all(argv_of(pid_of(cloud, n))[-2] == "6" for n in ("fake-0", "fake-1") if pid_of(cloud, n)) and cloud.get("modelendpoints", "demo", "fake")["status"]["readyReplicas"] == 2
+        return all(argv_of(pid_of(cloud, n))[-2:-1] == ["6"] for n in ("fake-0", "fake-1") if pid_of(cloud, n)) and cloud.get("modelendpoints", "demo", "fake")["status"]["readyReplicas"] == 2
     wait_for(done, 60, "both to be replaced")
     assert seen == {"fake-0", "fake-1"}  # never a third one
     cloud.wait_condition("modelendpoints", "demo", "fake", "RoomToReplace", reason="Replaced")
