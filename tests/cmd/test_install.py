@@ -12,7 +12,7 @@ import cloud as lib
 from cloud import BUILD, ROOT, Cloud, wait_for
 
 FILES = {
-    "bin/seki": 0o755, "bin/sekid": 0o755, "bin/seki-kms": 0o755, "share/seki/llamacpp-launcher.py": None, "share/seki/prometheus/seki.rules.yaml": 0o644, "share/seki/grafana/seki.json": 0o644, "share/man/man1/seki.1": 0o644, "share/man/man8/sekid.8": 0o644,
+    "bin/seki": 0o755, "bin/sekid": 0o755, "bin/seki-kms": 0o755, "share/seki/llamacpp-launcher.py": None, "share/seki/prometheus/seki.rules.yaml": 0o644, "share/seki/grafana/seki.json": 0o644, "share/man/man1/seki.1": 0o644, "share/man/man8/sekid.8": 0o644, "share/man/man8/seki-kms.8": 0o644,
     "share/bash-completion/completions/seki": 0o644, "lib/systemd/system/seki-control.service": 0o644, "lib/systemd/system/seki-gateway.service": 0o644,
     "lib/systemd/system/seki-backup.service": 0o644, "lib/systemd/system/seki-backup.timer": 0o644,
 }

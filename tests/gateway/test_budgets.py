@@ -34,7 +34,7 @@ def price(c, name, model, input=1000000, output=1000000, **more):
 
 
 def cloud(**options):
-    c = Cloud(options={"gateway-first-byte-timeout": "1s", **options})
+    c = Cloud(options={"gateway-first-byte-timeout": "4s", **options})
     c.count = 0
     return c
 
