@@ -129,18 +129,8 @@ class Cluster:
 
     def pids(self):
         """Processes by component, found by what the runtime marked them with."""
-        found = {}
-        for p in pathlib.Path("/proc").iterdir():
-            if not p.name.isdigit():
-                continue
-            try:
-                env = (p / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            for c in COMPONENTS:
-                if any(e.startswith(f"SEKI_WORKLOAD={self.workload(c)}/".encode()) for e in env):
-                    found[c] = int(p.name)
-        return found
+        found = marked(self.workload(""))
+        return {c: found[self.workload(c)][-1] for c in COMPONENTS if self.workload(c) in found}
 
     def delete(self, wait=True):
         self.cloud.api("DELETE", self.path)
