@@ -46,16 +46,9 @@ void backup_metrics(struct kaas *k)
     k->drills_failed = metric_gauge("seki_clusters_drill_failed", "Clusters whose newest rehearsal of a restore failed.");
 }
 
-static int64_t time_at(const json_t *obj, const char *path)
-{
-    int64_t ms = 0;
-    const char *text = json_str(obj, path);
-    return text && clock_parse(str_of(text), &ms) == 0 ? ms : 0;
-}
-
 static int64_t newest_ms(const json_t *obj)
 {
-    return time_at(json_array_get(json_at(obj, "status.backups"), 0), "takenAt");
+    return status_time(json_array_get(json_at(obj, "status.backups"), 0), "takenAt");
 }
 
 static void count_all(struct kaas *k)
@@ -67,7 +60,7 @@ static void count_all(struct kaas *k)
     json_array_foreach (all, i, obj) {
         const char *drill = obj_condition(obj, "Rehearsed");
         int64_t interval = json_int(obj, "spec.backup.intervalSeconds", 900) * 1000, newest = newest_ms(obj);
-        int64_t age = now - (newest ? newest : time_at(obj, "metadata.creationTimestamp"));
+        int64_t age = now - (newest ? newest : status_time(obj, "metadata.creationTimestamp"));
         failed += drill && !strcmp(drill, "False");
         if (!interval || !json_at(obj, "status.createMilliseconds") || obj_deleting(obj))
             continue;
@@ -170,13 +163,6 @@ static int publish(struct backing *b, void (*change)(struct backing *b, json_t *
     return rc < 0 ? err_set(err, rc, "its status went on changing") : 0;
 }
 
-static void put_time(json_t *o, const char *path, int64_t ms)
-{
-    char text[CLOCK_TEXT_MAX];
-    clock_format_micro(ms * 1000, text);
-    json_put_str(o, path, text);
-}
-
 /* What is on disk, with what is known of it. */
 static void list_backups(struct backing *b, json_t *obj, const struct snapshot *fresh)
 {
@@ -190,7 +176,7 @@ static void list_backups(struct backing *b, json_t *obj, const struct snapshot *
                 known = json_deep_copy(o);
         if (!known) {
             known = json_pack("{s:s, s:I}", "id", x->id, "bytes", (json_int_t)x->bytes);
-            put_time(known, "takenAt", x->taken_ms);
+            status_put_time(known, "takenAt", x->taken_ms);
         }
         if (fresh && !strcmp(fresh->id, x->id)) {
             json_put_int(known, "revision", fresh->revision);
@@ -277,7 +263,7 @@ static void tell_drill(struct backing *b, json_t *obj, void *arg)
     const struct rehearsal *x = arg;
     int64_t now = clock_wall_ms(), age = (now - snapshot_id_ms(x->id)) / 1000;
     JSON_AUTO said = json_pack("{s:s}", "backup", x->id);
-    put_time(said, "at", now);
+    status_put_time(said, "at", now);
     if (x->rc == 0) {
         json_put_int(said, "milliseconds", x->drill.milliseconds);
         json_put_int(said, "keys", x->drill.keys);
@@ -355,7 +341,7 @@ static int step(struct backing *b, struct err *err)
         next = MIN(next, until(due));
     if (b->count && every) {
         /* The first after a while too: a cluster that is being made has enough to do. */
-        int64_t last = MAX(time_at(obj, "status.drill.at"), time_at(obj, "metadata.creationTimestamp"));
+        int64_t last = MAX(status_time(obj, "status.drill.at"), status_time(obj, "metadata.creationTimestamp"));
         if (!until(last + every))
             return rehearse(b, err);
         next = MIN(next, until(last + every));

@@ -51,11 +51,6 @@ struct pool_pass {
 
 /* ---- status ---- */
 
-static void set_condition(struct pool_pass *p, const char *type, bool good, const char *reason, const char *message)
-{
-    obj_set_condition(p->r->obj, type, good ? "True" : "False", reason, message, clock_wall_ms());
-}
-
 static int save_status(struct pool_pass *p, const json_t *before, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_node_pool);
@@ -64,20 +59,6 @@ static int save_status(struct pool_pass *p, const json_t *before, struct err *er
         return 0;
     int rc = client_update_status(p->r->client, &resource, p->r->obj, NULL, err);
     return rc == ERR_NOT_FOUND ? 0 : rc;
-}
-
-static void put_time(json_t *s, const char *key, int64_t wall_ms)
-{
-    char text[CLOCK_TEXT_MAX];
-    clock_format_micro(wall_ms * 1000, text);
-    json_put_str(s, key, text);
-}
-
-static int64_t time_of(const json_t *s, const char *key)
-{
-    int64_t ms = 0;
-    const char *text = json_str(s, key);
-    return text && clock_parse(str_of(text), &ms) == 0 ? ms : 0;
 }
 
 static json_t *record_of(json_t *obj, const char *name)
@@ -185,13 +166,13 @@ static bool ensure_gate(struct pool_pass *p)
         rc = err_set(&err, ERR_UNAVAILABLE, "the gate is being made");
     if (rc == 0) {
         if (!obj_condition(p->r->obj, "NetworkReady") || strcmp(obj_condition(p->r->obj, "NetworkReady"), "True") != 0)
-            set_condition(p, "NetworkReady", true, "Done", arena_printf(a, "nodes have %s, and reach the API server at %s", p->network.nodes_text, p->network.gate));
+            status_condition(p->r->obj, "NetworkReady", "True", "Done", "nodes have %s, and reach the API server at %s", p->network.nodes_text, p->network.gate);
         return true;
     }
     json_t *condition = obj_find_condition(p->r->obj, "NetworkReady");
-    int64_t since = condition && strcmp(json_str_or(condition, "status", ""), "False") == 0 ? time_of(condition, "lastTransitionTime") : clock_wall_ms();
+    int64_t since = condition && strcmp(json_str_or(condition, "status", ""), "False") == 0 ? status_time(condition, "lastTransitionTime") : clock_wall_ms();
     bool late = clock_wall_ms() - since > GATE_DEADLINE_MS;
-    set_condition(p, "NetworkReady", false, late ? "DeadlineExceeded" : "Waiting", arena_strdup(a, err.msg));
+    status_condition(p->r->obj, "NetworkReady", "False", late ? "DeadlineExceeded" : "Waiting", "%s", err.msg);
     blame(p, late ? "DeadlineExceeded" : "Creating", arena_printf(a, "NetworkReady: %s", err.msg));
     return false;
 }
@@ -230,7 +211,7 @@ static int make_node(struct pool_pass *p, struct node *n, struct err *err)
 static void node_passed(struct pool_pass *p, const struct node *n, json_t *record)
 {
     struct err ignored = ERR_INIT;
-    int64_t took = clock_wall_ms() - time_of(record, "startedAt");
+    int64_t took = clock_wall_ms() - status_time(record, "startedAt");
     p->ready++;
     json_object_del(record, "message");
     if (json_at(record, "milliseconds"))
@@ -250,12 +231,12 @@ static void node_waits(struct pool_pass *p, const struct node *n, json_t *record
         blame(p, "NodeNotReady", arena_printf(a, "%s: %s", n->name, why));
         return;
     }
-    if (now >= time_of(record, "deadline")) {
+    if (now >= status_time(record, "deadline")) {
         char name[WORKLOAD_NAME_MAX];
         int64_t attempt = json_int(record, "attempt", 1) + 1;
         node_workload(n, name);
         json_put_int(record, "attempt", attempt);
-        put_time(record, "deadline", now + NODE_DEADLINE_MS);
+        status_put_time(record, "deadline", now + NODE_DEADLINE_MS);
         p->event_type = "Warning";
         p->event_reason = "DeadlineExceeded";
         p->event = arena_printf(a, "node %s was not ready within %d s: %s", n->name, NODE_DEADLINE_MS / 1000, why);
@@ -287,8 +268,8 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
     node_named(&p->site, p->r->name, ordinal, p->r->arena, n);
     json_t *record = record_of(p->r->obj, n->name);
     if (!json_at(record, "startedAt")) {
-        put_time(record, "startedAt", clock_wall_ms());
-        put_time(record, "deadline", clock_wall_ms() + NODE_DEADLINE_MS);
+        status_put_time(record, "startedAt", clock_wall_ms());
+        status_put_time(record, "deadline", clock_wall_ms() + NODE_DEADLINE_MS);
         json_put_int(record, "attempt", 1);
     }
     int rc = make_node(p, n, &err);
@@ -516,11 +497,11 @@ static void tell_status(struct pool_pass *p)
     json_put_int(obj, "status.count", (int64_t)json_array_size(json_at(obj, "status.nodes")));
     json_put_int(obj, "status.readyCount", (int64_t)p->ready);
     if (p->reason) {
-        set_condition(p, "Ready", false, p->reason, p->message);
+        status_condition(obj, "Ready", "False", p->reason, "%s", p->message);
         return;
     }
     bool was = obj_condition(obj, "Ready") && !strcmp(obj_condition(obj, "Ready"), "True");
-    set_condition(p, "Ready", true, "Running", "all nodes are ready");
+    status_condition(obj, "Ready", "True", "Running", "all nodes are ready");
     p->r->requeue_ms = p->k->o.probe_ms;
     if (!was && !p->event) {
         int64_t slowest = 0;
@@ -554,7 +535,7 @@ static int finish(struct pool_pass *p, struct err *err)
     }
     if (rc < 0 || left) {
         r->requeue_ms = rc < 0 ? LATER_MS : LOOK_MS;
-        set_condition(p, "Ready", false, rc < 0 ? "RemovalBlocked" : "Removing", rc < 0 ? arena_strdup(r->arena, why.msg) : "its nodes are ended");
+        status_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : "Removing", "%s", rc < 0 ? why.msg : "its nodes are ended");
         return save_status(p, before, err);
     }
     struct client_resource resource = kind_resource(&kind_node_pool);
