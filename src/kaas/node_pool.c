@@ -1,17 +1,13 @@
 /* NodePool: gate → roles → nodes, each looked at first and then made; and their end. Found again after a restart from the nodes' directories, what the runtime has adopted, and the status. */
 #include "kaas/node.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "kaas/node_init.h"
 
 #define CONTROLLER "nodepool"
 #define WORKERS 4
@@ -125,27 +121,6 @@ static int ensure(struct pool_pass *p, const char *name, const char *const *argv
         return 0;
     const char *last = w.crash_looping ? runtime_last_line(rt, name, p->r->arena) : "";
     return err_set(err, ERR_UNAVAILABLE, "%s%s%s", *w.message ? w.message : "it is being started", *last ? "; it last said: " : "", last);
-}
-
-/* Whether it is gone. */
-static bool end(struct kaas *k, const char *name)
-{
-    struct workload_status w;
-    k->runtime->ops->get(k->runtime, name, &w);
-    if (w.state != WORKLOAD_ABSENT && k->runtime->ops->stop(k->runtime, name, NULL) == 0)
-        k->runtime->ops->get(k->runtime, name, &w);
-    return w.state == WORKLOAD_ABSENT;
-}
-
-static int remove_logs(struct kaas *k, const char *workload)
-{
-    static const char *const ends[] = {".log", ".log.1"};
-    int n = 0;
-    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
-        CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, workload, ends[i]);
-        n += unlink(path) == 0;
-    }
-    return n;
 }
 
 /* ---- the gate ---- */
@@ -294,56 +269,14 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
 
 /* ---- nodes that are not wanted any more ---- */
 
-/* One step; *ret_done: nothing of it is left. client NULL: its cluster needs not be told. */
-static int remove_node(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err)
-{
-    char name[WORKLOAD_NAME_MAX];
-    *ret_done = false;
-    node_workload(n, name);
-    if (!end(k, name))
-        return 0;
-    struct err why = ERR_INIT;
-    int rc = client ? join_forget(client, n->name, &why) : 0;
-    if (rc < 0 && rc != ERR_UNAVAILABLE && rc != ERR_TIMEOUT) /* one that does not answer keeps a Node of that name, which is not ready */
-        return err_set(err, rc, "%s", why.msg);
-    if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
-        return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
-    if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
-        return rc;
-    *files += 1 + remove_logs(k, name);
-    *ret_done = true;
-    return 0;
-}
-
-/* Ordinals of a pool's nodes that have a directory, from `from` on; names are in a. */
-static size_t list_nodes(const struct site *s, const char *pool, int from, struct arena *a, struct node *ret, size_t max)
-{
-    CLEANUP(mem_freep) char *root = xasprintf("%s/nodes", s->dir);
-    size_t len = pool ? strlen(pool) : 0, n = 0;
-    DIR *d = opendir(root);
-    for (struct dirent *e; d && n < max && (e = readdir(d));) {
-        const char *last = strrchr(e->d_name, '-');
-        int64_t ordinal;
-        if (e->d_name[0] == '.' || !last || str_to_i64(str_of(last + 1), 0, 100000, &ordinal) < 0)
-            continue;
-        if (pool && ((size_t)(last - e->d_name) != len || strncmp(e->d_name, pool, len) != 0 || ordinal < from))
-            continue;
-        const char *name = arena_strndup(a, str_n(e->d_name, (size_t)(last - e->d_name)));
-        node_named(s, name, (int)ordinal, a, &ret[n++]);
-    }
-    if (d)
-        closedir(d);
-    return n;
-}
-
 static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struct err *err)
 {
     struct node surplus[NODES_MAX];
-    size_t n = list_nodes(&p->site, p->r->name, from, p->r->arena, surplus, ARRAY_LEN(surplus));
+    size_t n = nodes_list(&p->site, p->r->name, from, p->r->arena, surplus, ARRAY_LEN(surplus));
     *ret_left = n;
     for (size_t i = 0; i < n; i++) {
         bool done = false;
-        int files = 0, rc = remove_node(p->k, p->client, &surplus[i], &done, &files, err);
+        int files = 0, rc = node_remove(p->k, p->client, &surplus[i], &done, &files, err);
         if (rc < 0)
             return rc;
         if (!done)
@@ -391,11 +324,11 @@ static bool cluster_can(struct pool_pass *p)
     const char *suspended = suspended_tenant(p->k, p->site.ns, a);
     if (*suspended) {
         struct node nodes[NODES_MAX];
-        size_t n = list_nodes(&p->site, p->r->name, 0, a, nodes, ARRAY_LEN(nodes)), left = 0;
+        size_t n = nodes_list(&p->site, p->r->name, 0, a, nodes, ARRAY_LEN(nodes)), left = 0;
         for (size_t i = 0; i < n; i++) {
             char name[WORKLOAD_NAME_MAX];
             node_workload(&nodes[i], name);
-            left += !end(p->k, name);
+            left += !node_workload_end(p->k, name);
         }
         if (left)
             p->r->requeue_ms = LOOK_MS;
@@ -575,57 +508,6 @@ static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)
     rc = save_status(&p, before, err);
     if (rc == 0 && p.event)
         manager_event(p.k->manager, r->obj, p.event_type, p.event_reason, p.event);
-    return rc;
-}
-
-/* ---- a cluster's end ---- */
-
-/* The hub goes with its name, and the last one in it. */
-static int remove_hub(const struct site *s, const char *data_dir, struct arena *a, struct err *err)
-{
-    const char *hub = arena_printf(a, "%s/net/hub", s->dir);
-    while (umount2(hub, MNT_DETACH) == 0)
-        ;
-    if (errno != EINVAL && errno != ENOENT && errno != EPERM)
-        return err_set(err, ERR_INTERNAL, "%s: %s", hub, strerror(errno));
-    unlink(gate_socket(s, data_dir, a));
-    return 0;
-}
-
-static void release_hub(void *arg, const char *uid, const char *ns UNUSED, const char *name UNUSED)
-{
-    const struct kaas *k = arg;
-    CLEANUP(mem_freep) char *hub = xasprintf("%s/clusters/%s/net/hub", k->o.data_dir, uid);
-    while (umount2(hub, MNT_DETACH) == 0)
-        ;
-}
-
-void node_pools_release(struct kaas *k)
-{
-    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
-    place_each(root, release_hub, k);
-}
-
-int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
-{
-    CLEANUP(arena_freep) struct arena *a = arena_new(1024 * 1024);
-    struct node nodes[NODES_MAX];
-    char name[WORKLOAD_NAME_MAX];
-    size_t n = list_nodes(s, NULL, 0, a, nodes, ARRAY_LEN(nodes)), left = n;
-    *ret_done = false;
-    for (size_t i = 0; i < n; i++) {
-        bool done = false;
-        int rc = remove_node(k, NULL, &nodes[i], &done, &m->files, err);
-        if (rc < 0)
-            return rc;
-        left -= done;
-    }
-    gate_workload(s, name);
-    if (left || !end(k, name))
-        return 0;
-    m->files += remove_logs(k, name);
-    int rc = remove_hub(s, k->o.data_dir, a, err);
-    *ret_done = rc == 0;
     return rc;
 }
 
