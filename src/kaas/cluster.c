@@ -427,7 +427,9 @@ static const char *waits(struct pass *p, const struct stage *s, json_t *record, 
     if (p->blocked) {
         status_condition(obj, s->condition, "False", p->reason, "%s", why->msg);
         p->r->requeue_ms = WAIT_MS;
-        status_put_time(record, "deadline", now + (int64_t)s->deadline_ms); /* nothing here is slow */
+        /* Nothing here is slow. Not at each look: what is written is an event, of which the next look would come at once. */
+        if (status_time(record, "deadline") < now + (int64_t)s->deadline_ms - (int64_t)WAIT_MS)
+            status_put_time(record, "deadline", now + (int64_t)s->deadline_ms);
         return p->reason;
     }
     if (now >= status_time(record, "deadline")) {

@@ -88,6 +88,8 @@ void node_pools_release(struct kaas *k);
 struct node_pools;
 struct node_pools *node_pools_new(struct kaas *k);
 void node_pools_free(struct node_pools *p);
+/* After which time one that is not ready is looked at again: often at first. */
+uint64_t node_look_ms(int64_t waited_ms);
 /* As kaas_workload_changed(). */
 bool node_pools_workload_changed(struct kaas *k, const char *workload);
 void node_pools_cluster_changed(struct kaas *k, const char *ns, const char *cluster);

@@ -15,7 +15,7 @@
 #define LOOK_MS 100u
 #define LATER_MS 500u
 #define WAIT_MS 5000u
-#define QUICK_MS 20000
+#define QUICK_MS 20000        /* so long LOOK_MS, then LATER_MS */
 #define NODE_DEADLINE_MS 120000
 #define GATE_DEADLINE_MS 20000
 #define STOP_TIMEOUT_MS 15000u
@@ -96,6 +96,18 @@ static void blame(struct pool_pass *p, const char *reason, const char *message)
     p->message = message;
 }
 
+/* ---- when to look again ---- */
+
+uint64_t node_look_ms(int64_t waited_ms)
+{
+    return waited_ms < QUICK_MS ? LOOK_MS : LATER_MS;
+}
+
+static void look_in(struct pool_pass *p, uint64_t ms)
+{
+    p->r->requeue_ms = MIN(p->r->requeue_ms, ms);
+}
+
 /* ---- workloads ---- */
 
 static void know(struct pool_pass *p, const char *workload)
@@ -147,6 +159,7 @@ static bool ensure_gate(struct pool_pass *p)
     json_t *condition = obj_find_condition(p->r->obj, "NetworkReady");
     int64_t since = condition && strcmp(json_str_or(condition, "status", ""), "False") == 0 ? status_time(condition, "lastTransitionTime") : clock_wall_ms();
     bool late = clock_wall_ms() - since > GATE_DEADLINE_MS;
+    look_in(p, node_look_ms(clock_wall_ms() - since));
     status_condition(p->r->obj, "NetworkReady", "False", late ? "DeadlineExceeded" : "Waiting", "%s", err.msg);
     blame(p, late ? "DeadlineExceeded" : "Creating", arena_printf(a, "NetworkReady: %s", err.msg));
     return false;
@@ -203,9 +216,11 @@ static void node_waits(struct pool_pass *p, const struct node *n, json_t *record
     struct arena *a = p->r->arena;
     json_put_str(record, "message", why);
     if (json_at(record, "milliseconds")) {
+        look_in(p, LATER_MS);
         blame(p, "NodeNotReady", arena_printf(a, "%s: %s", n->name, why));
         return;
     }
+    look_in(p, node_look_ms(now - status_time(record, "deadline") + NODE_DEADLINE_MS));
     if (now >= status_time(record, "deadline")) {
         char name[WORKLOAD_NAME_MAX];
         int64_t attempt = json_int(record, "attempt", 1) + 1;
@@ -227,6 +242,7 @@ static void register_anew(struct pool_pass *p, const struct node *n, json_t *rec
 {
     char name[WORKLOAD_NAME_MAX];
     node_workload(n, name);
+    look_in(p, LOOK_MS);
     json_object_del(record, "milliseconds");
     json_object_del(record, "startedAt");
     json_object_del(record, "deadline");
@@ -343,8 +359,7 @@ static bool cluster_can(struct pool_pass *p)
         blame(p, "NetworkInvalid", arena_strdup(a, err.msg));
         return false;
     }
-    if (!json_at(p->cluster_obj, "status.createMilliseconds")) {
-        p->r->requeue_ms = LOOK_MS;
+    if (!json_at(p->cluster_obj, "status.createMilliseconds")) { /* when that changes we are asked again */
         blame(p, "ClusterNotReady", arena_printf(a, "cluster %s is being made", p->site.name));
         return false;
     }
@@ -394,8 +409,8 @@ static void bring_up(struct pool_pass *p)
     size_t left = 0;
     if (!cluster_can(p))
         return;
-    p->r->requeue_ms = LOOK_MS;
     if (adopt(p, &err) < 0 || access_client(&p->site, &p->client, &err) < 0) {
+        look_in(p, LATER_MS);
         blame(p, "NotAnswering", arena_strdup(a, err.msg));
         return;
     }
@@ -410,13 +425,17 @@ static void bring_up(struct pool_pass *p)
     p->nodes = ARENA_ARRAY(a, struct node, (size_t)wanted + 1);
     for (int i = 0; i < (int)wanted; i++)
         look_at_node(p, &p->nodes[p->count++], i);
-    if (remove_surplus(p, (int)wanted, &left, &err) < 0 || left)
+    if (remove_surplus(p, (int)wanted, &left, &err) < 0 || left) {
+        look_in(p, LOOK_MS);
         blame(p, "Removing", left && !err.msg[0] ? "nodes that are not wanted any more are ended" : arena_strdup(a, err.msg));
+    }
     drop_records(p);
     const char *denied = NULL;
     struct err why = ERR_INIT;
-    if (p->count && join_approve(p->client, p->nodes, p->count, a, &denied, &why) < 0)
+    if (p->count && join_approve(p->client, p->nodes, p->count, a, &denied, &why) < 0) {
+        look_in(p, LATER_MS);
         blame(p, "NotAnswering", arena_printf(a, "certificates of nodes: %s", why.msg));
+    }
     if (denied) {
         p->event_type = "Warning";
         p->event_reason = "CertificateDenied";
