@@ -68,6 +68,8 @@ int join_approve(struct client *c, const struct node *nodes, size_t count, struc
 /* Whether the node says Ready; it is told its pods' network. *ret_why: in a. ERR_NOT_FOUND: it has not joined. */
 int join_ready(struct client *c, const struct node *n, struct arena *a, bool *ret_ready, const char **ret_why, struct err *err) NODISCARD;
 int join_forget(struct client *c, const char *node, struct err *err) NODISCARD;
+/* After a restore: Nodes of pools that have no directory here are of a time that is over. Those that somebody else has made stay. */
+int join_forget_strangers(struct client *c, const struct site *s, struct err *err) NODISCARD;
 
 /* ---- node_end.c ---- */
 
