@@ -474,6 +474,19 @@ static const char *fails(struct pass *p, const struct stage *s, const struct err
     return reason;
 }
 
+/* Once: what is left by a failure stays as objects that are not ready. */
+static void forget_strangers(struct pass *p)
+{
+    struct client *client = NULL;
+    struct err err = ERR_INIT;
+    int rc = access_client(&p->site, &client, &err);
+    if (rc == 0)
+        rc = join_forget_strangers(client, &p->site, &err);
+    client_free(client);
+    if (rc < 0)
+        log_warn("nodes of before a restore may be left in a cluster", KV("cluster", p->site.name), KV("namespace", p->site.ns), KVE(&err));
+}
+
 static void ready(struct pass *p, int64_t now)
 {
     json_t *obj = p->r->obj;
@@ -484,8 +497,11 @@ static void ready(struct pass *p, int64_t now)
         tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms", (long long)ms));
     }
     status_condition(obj, "Ready", "True", "Running", "all components answer");
-    if (restore_ended(obj, now))
+    if (restore_ended(obj, now)) {
+        if (p->site.with_nodes)
+            forget_strangers(p);
         tell(p, "Normal", "ClusterRestored", arena_printf(p->r->arena, "restored from backup %s, and ready after %lld ms", json_str_or(obj, "status.restore.backup", ""), (long long)json_int(obj, "status.restore.milliseconds", 0)));
+    }
     p->r->requeue_ms = p->k->o.probe_ms;
     secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
 }
@@ -602,7 +618,7 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     struct arena *a = r->arena;
     if (!r->obj || !obj_uid(r->obj))
         return 0;
-    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj)};
+    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r};
     p.site.dir = arena_printf(a, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
     p.site.kms = p.k->o.kms_program;
     load_memory(&p);

@@ -35,6 +35,7 @@ struct site {
     bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
     char gate[16];   /* then: where nodes find it */
     const char *node_network; /* then */
+    const struct reconcile *pass; /* what runs programs asks it whether it must end; NULL: nobody waits */
 };
 
 struct plan {

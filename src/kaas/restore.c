@@ -221,13 +221,16 @@ int restore_step(struct kaas *k, struct reconcile *r, struct site *s, struct clu
     if (place_load(s->dir, s->address, NULL) < 0 && !str_to_array(str_of(json_str_or(r->obj, "status.address", "")), s->address, sizeof(s->address)))
         return 0;
     g.ready = read_ready(&g);
-    if (!g.ready && prepare(&g, id, &why) < 0) {
+    int rc = g.ready ? 0 : prepare(&g, id, &why);
+    if (rc < 0) {
         json_decref(g.ready);
+        if (rc == ERR_CANCELED)
+            return err_set(err, rc, "%s", why.msg); /* who comes after us begins it again */
         refuse(&g, id, &why);
         return 0;
     }
     *ret_busy = true;
-    int rc = go_forward(&g, err);
+    rc = go_forward(&g, err);
     json_decref(g.ready);
     return rc;
 }
