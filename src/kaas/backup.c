@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/map.h"
 #include "base/mem.h"
@@ -15,6 +16,7 @@
 #define AGAIN_MS 10000u     /* after one that failed */
 #define LOOK_MS 60000u
 #define SOON_MS 1000u
+#define DRILL_AGAIN_MS ((int64_t)600000) /* after a rehearsal that failed, doubling */
 #define UPDATE_TRIES 5
 #define OVERDUE_TIMES 3     /* intervals … */
 #define OVERDUE_MS 60000    /* … and this */
@@ -46,16 +48,9 @@ void backup_metrics(struct kaas *k)
     k->drills_failed = metric_gauge("seki_clusters_drill_failed", "Clusters whose newest rehearsal of a restore failed.");
 }
 
-static int64_t time_at(const json_t *obj, const char *path)
-{
-    int64_t ms = 0;
-    const char *text = json_str(obj, path);
-    return text && clock_parse(str_of(text), &ms) == 0 ? ms : 0;
-}
-
 static int64_t newest_ms(const json_t *obj)
 {
-    return time_at(json_array_get(json_at(obj, "status.backups"), 0), "takenAt");
+    return status_time(json_array_get(json_at(obj, "status.backups"), 0), "takenAt");
 }
 
 static void count_all(struct kaas *k)
@@ -67,7 +62,7 @@ static void count_all(struct kaas *k)
     json_array_foreach (all, i, obj) {
         const char *drill = obj_condition(obj, "Rehearsed");
         int64_t interval = json_int(obj, "spec.backup.intervalSeconds", 900) * 1000, newest = newest_ms(obj);
-        int64_t age = now - (newest ? newest : time_at(obj, "metadata.creationTimestamp"));
+        int64_t age = now - (newest ? newest : status_time(obj, "metadata.creationTimestamp"));
         failed += drill && !strcmp(drill, "False");
         if (!interval || !json_at(obj, "status.createMilliseconds") || obj_deleting(obj))
             continue;
@@ -170,13 +165,6 @@ static int publish(struct backing *b, void (*change)(struct backing *b, json_t *
     return rc < 0 ? err_set(err, rc, "its status went on changing") : 0;
 }
 
-static void put_time(json_t *o, const char *path, int64_t ms)
-{
-    char text[CLOCK_TEXT_MAX];
-    clock_format_micro(ms * 1000, text);
-    json_put_str(o, path, text);
-}
-
 /* What is on disk, with what is known of it. */
 static void list_backups(struct backing *b, json_t *obj, const struct snapshot *fresh)
 {
@@ -190,7 +178,7 @@ static void list_backups(struct backing *b, json_t *obj, const struct snapshot *
                 known = json_deep_copy(o);
         if (!known) {
             known = json_pack("{s:s, s:I}", "id", x->id, "bytes", (json_int_t)x->bytes);
-            put_time(known, "takenAt", x->taken_ms);
+            status_put_time(known, "takenAt", x->taken_ms);
         }
         if (fresh && !strcmp(fresh->id, x->id)) {
             json_put_int(known, "revision", fresh->revision);
@@ -250,6 +238,8 @@ static int take(struct backing *b, struct err *err)
     if (rc == 0)
         rc = snapshot_take(&b->site, b->dir, &key, b->r->arena, &fresh, &why);
     mem_wipe(&key, sizeof(key));
+    if (rc == ERR_CANCELED)
+        return err_set(err, rc, "%s", why.msg); /* that is no failure of it */
     metric_add(rc == 0 ? b->k->backups_ok : b->k->backups_failed, 1);
     look_at_disk(b, false);
     if (rc == 0)
@@ -277,12 +267,13 @@ static void tell_drill(struct backing *b, json_t *obj, void *arg)
     const struct rehearsal *x = arg;
     int64_t now = clock_wall_ms(), age = (now - snapshot_id_ms(x->id)) / 1000;
     JSON_AUTO said = json_pack("{s:s}", "backup", x->id);
-    put_time(said, "at", now);
+    status_put_time(said, "at", now);
     if (x->rc == 0) {
         json_put_int(said, "milliseconds", x->drill.milliseconds);
         json_put_int(said, "keys", x->drill.keys);
         json_put_int(said, "ageSeconds", age);
-    }
+    } else
+        json_put_int(said, "failures", json_int(obj, "status.drill.failures", 0) + 1);
     json_put(obj, "status.drill", json_incref(said));
     const char *message = x->rc < 0 ? x->why : arena_printf(b->r->arena, "backup %s was restored for trial in %lld ms, %lld keys; it was %lld s old", x->id, (long long)x->drill.milliseconds,
                                                             (long long)x->drill.keys, (long long)age);
@@ -298,6 +289,8 @@ static int rehearse(struct backing *b, struct err *err)
     if (x.rc == 0)
         x.rc = drill_run(b->k, &b->site, b->dir, x.id, &key, b->r->arena, &x.drill, &why);
     mem_wipe(&key, sizeof(key));
+    if (x.rc == ERR_CANCELED)
+        return err_set(err, x.rc, "%s", why.msg);
     x.why = why.msg;
     if (x.rc == 0)
         metric_observe(b->k->drill_took, (double)x.drill.milliseconds / 1000);
@@ -337,6 +330,33 @@ static void end_work(struct backing *b)
 
 /* ---- one pass ---- */
 
+/* What a killed one has left: a store in the clear, and one that was restored for trial. One pass for a cluster at a time, so nobody is at work on them. */
+static void leave_nothing(struct backing *b)
+{
+    struct err err = ERR_INIT;
+    drill_clean(b->k, &b->site);
+    if (file_remove_tree(arena_printf(b->r->arena, "%s/backup", b->site.dir), &err) < 0)
+        log_warn("what a backup has left could not be removed", KV("cluster", b->site.name), KV("namespace", b->site.ns), KVE(&err));
+}
+
+bool backups_are(const json_t *told, const struct snapshot *there, size_t count)
+{
+    bool same = json_array_size(told) == count;
+    for (size_t i = 0; same && i < count; i++)
+        same = !strcmp(json_str_or(json_array_get(told, i), "id", ""), there[i].id);
+    return same;
+}
+
+int64_t drill_due_ms(const json_t *obj, int64_t every)
+{
+    /* The first after a while too: a cluster that is being made has enough to do. */
+    int64_t last = MAX(status_time(obj, "status.drill.at"), status_time(obj, "metadata.creationTimestamp")), failures = json_int(obj, "status.drill.failures", 0);
+    int64_t wait = every;
+    if (failures > 0 && failures < 16)
+        wait = MIN(every, DRILL_AGAIN_MS << (failures - 1));
+    return last + wait;
+}
+
 static int64_t until(int64_t due)
 {
     return MAX(due - clock_wall_ms(), (int64_t)0);
@@ -348,20 +368,20 @@ static int step(struct backing *b, struct err *err)
     int64_t interval = b->cluster.spec.backup.interval_seconds * 1000, every = (int64_t)b->k->o.drill_ms, next = LOOK_MS;
     bool asked = *b->request && strcmp(b->request, json_str_or(obj, "status.backupRequest", "")) != 0;
     look_at_disk(b, true);
+    leave_nothing(b);
     int64_t due = b->count ? b->there[0].taken_ms + interval : 0;
     if (asked || (interval && !until(due)))
         return take(b, err);
     if (interval)
         next = MIN(next, until(due));
     if (b->count && every) {
-        /* The first after a while too: a cluster that is being made has enough to do. */
-        int64_t last = MAX(time_at(obj, "status.drill.at"), time_at(obj, "metadata.creationTimestamp"));
-        if (!until(last + every))
+        int64_t drill = drill_due_ms(obj, every);
+        if (!until(drill))
             return rehearse(b, err);
-        next = MIN(next, until(last + every));
+        next = MIN(next, until(drill));
     }
     b->r->requeue_ms = (uint64_t)MAX(next, (int64_t)1);
-    return json_array_size(json_at(obj, "status.backups")) == b->count ? 0 : publish(b, tell_list, NULL, err);
+    return backups_are(json_at(obj, "status.backups"), b->there, b->count) ? 0 : publish(b, tell_list, NULL, err);
 }
 
 int backup_reconcile(void *ctx, struct reconcile *r, struct err *err)
@@ -381,7 +401,7 @@ int backup_reconcile(void *ctx, struct reconcile *r, struct err *err)
     int rc = kind_decode(&kind_cluster, r->obj, a, &b.cluster, err);
     if (rc < 0)
         return rc;
-    b.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj)};
+    b.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r};
     b.site.dir = arena_printf(a, "%s/clusters/%s", b.k->o.data_dir, b.site.uid);
     b.site.programs = arena_printf(a, "%s/%s", b.k->o.programs_dir, b.cluster.spec.version);
     b.dir = snapshot_dir(b.k->o.data_dir, b.site.uid, a);

@@ -78,17 +78,6 @@ static void forget(struct pass *p)
 
 /* ---- status ---- */
 
-static void set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...) PRINTF(5, 6);
-static void set_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...)
-{
-    char message[1024];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(message, sizeof(message), fmt, ap);
-    va_end(ap);
-    obj_set_condition(obj, type, status, reason, message, clock_wall_ms());
-}
-
 static int save_status(struct pass *p, const json_t *before, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_cluster);
@@ -113,20 +102,6 @@ static json_t *stage_record(json_t *obj, const char *name)
     s = json_pack("{s:s}", "name", name);
     json_array_append_new(list, s);
     return s;
-}
-
-static void put_time(json_t *s, const char *key, int64_t wall_ms)
-{
-    char text[CLOCK_TEXT_MAX];
-    clock_format_micro(wall_ms * 1000, text);
-    json_put_str(s, key, text);
-}
-
-static int64_t time_of(const json_t *s, const char *key)
-{
-    int64_t ms = 0;
-    const char *text = json_str(s, key);
-    return text && clock_parse(str_of(text), &ms) == 0 ? ms : 0;
 }
 
 static void tell(struct pass *p, const char *type, const char *reason, const char *message)
@@ -301,7 +276,7 @@ static int look_store(struct pass *p, struct err *err)
     if (reason) {
         p->blocked = true;
         p->reason = reason;
-        set_condition(p->r->obj, SECRETS_CONDITION, "False", reason, "%s", err->msg);
+        status_condition(p->r->obj, SECRETS_CONDITION, "False", reason, "%s", err->msg);
     }
     return rc;
 }
@@ -424,8 +399,8 @@ static void begin(const struct stage *s, json_t *record, int64_t now)
 {
     if (json_at(record, "startedAt"))
         return;
-    put_time(record, "startedAt", now);
-    put_time(record, "deadline", now + (int64_t)s->deadline_ms);
+    status_put_time(record, "startedAt", now);
+    status_put_time(record, "deadline", now + (int64_t)s->deadline_ms);
     json_put_int(record, "attempt", 1);
 }
 
@@ -435,11 +410,11 @@ static void passed(struct pass *p, const struct stage *s, json_t *record, int64_
     int64_t took = json_int(record, "milliseconds", -1);
     const char *status = obj_condition(obj, s->condition);
     if (took < 0) {
-        took = now - time_of(record, "startedAt");
+        took = now - status_time(record, "startedAt");
         json_put_int(record, "milliseconds", MAX(took, (int64_t)0));
     }
     if (!status || strcmp(status, "True") != 0)
-        set_condition(obj, s->condition, "True", status && json_at(obj, "status.createMilliseconds") ? "Recovered" : "Done", "took %lld ms", (long long)MAX(took, (int64_t)0));
+        status_condition(obj, s->condition, "True", status && json_at(obj, "status.createMilliseconds") ? "Recovered" : "Done", "took %lld ms", (long long)MAX(took, (int64_t)0));
 }
 
 /* It is not there yet. */
@@ -447,19 +422,21 @@ static const char *waits(struct pass *p, const struct stage *s, json_t *record, 
 {
     json_t *obj = p->r->obj;
     struct arena *a = p->r->arena;
-    int64_t attempt = json_int(record, "attempt", 1), waited_ms = now - time_of(record, "startedAt");
+    int64_t attempt = json_int(record, "attempt", 1), waited_ms = now - status_time(record, "startedAt");
     p->r->requeue_ms = waited_ms < (int64_t)QUICK_MS ? LOOK_MS : LATER_MS;
     if (p->blocked) {
-        set_condition(obj, s->condition, "False", p->reason, "%s", why->msg);
+        status_condition(obj, s->condition, "False", p->reason, "%s", why->msg);
         p->r->requeue_ms = WAIT_MS;
-        put_time(record, "deadline", now + (int64_t)s->deadline_ms); /* nothing here is slow */
+        /* Nothing here is slow. Not at each look: what is written is an event, of which the next look would come at once. */
+        if (status_time(record, "deadline") < now + (int64_t)s->deadline_ms - (int64_t)WAIT_MS)
+            status_put_time(record, "deadline", now + (int64_t)s->deadline_ms);
         return p->reason;
     }
-    if (now >= time_of(record, "deadline")) {
+    if (now >= status_time(record, "deadline")) {
         json_put_int(record, "attempt", ++attempt);
-        put_time(record, "deadline", now + (int64_t)s->deadline_ms);
+        status_put_time(record, "deadline", now + (int64_t)s->deadline_ms);
         const char *message = arena_printf(a, "not done within %llu s: %s", (unsigned long long)s->deadline_ms / 1000, why->msg);
-        set_condition(obj, s->condition, "False", "DeadlineExceeded", "%s; attempt %lld, until %s", message, (long long)attempt, until_text(a, record));
+        status_condition(obj, s->condition, "False", "DeadlineExceeded", "%s; attempt %lld, until %s", message, (long long)attempt, until_text(a, record));
         tell(p, "Warning", "DeadlineExceeded", message);
         if (p->restartable)
             start_anew(p, p->blamed, message);
@@ -468,7 +445,7 @@ static const char *waits(struct pass *p, const struct stage *s, json_t *record, 
     if (attempt > 1)
         return "DeadlineExceeded"; /* until it works, the first failure is what matters */
     bool talks = p->reason || waited_ms > QUIET_S * 1000;
-    set_condition(obj, s->condition, "False", p->reason ? p->reason : "Waiting", "until %s%s%s", until_text(a, record), talks ? ": " : "", talks ? why->msg : "");
+    status_condition(obj, s->condition, "False", p->reason ? p->reason : "Waiting", "until %s%s%s", until_text(a, record), talks ? ": " : "", talks ? why->msg : "");
     return p->reason ? p->reason : "Creating";
 }
 
@@ -478,7 +455,7 @@ static const char *fails(struct pass *p, const struct stage *s, const struct err
     uint64_t now = clock_mono_ms(), *since = &p->memory.failing_ms[p->blamed];
     const char *reason = p->reason ? p->reason : "NotAnswering";
     struct err dead = ERR_INIT;
-    set_condition(p->r->obj, s->condition, "False", reason, "%s", why->msg);
+    status_condition(p->r->obj, s->condition, "False", reason, "%s", why->msg);
     p->r->requeue_ms = p->blocked ? WAIT_MS : LATER_MS;
     if (!*since)
         *since = now;
@@ -497,18 +474,34 @@ static const char *fails(struct pass *p, const struct stage *s, const struct err
     return reason;
 }
 
+/* Once: what is left by a failure stays as objects that are not ready. */
+static void forget_strangers(struct pass *p)
+{
+    struct client *client = NULL;
+    struct err err = ERR_INIT;
+    int rc = access_client(&p->site, &client, &err);
+    if (rc == 0)
+        rc = join_forget_strangers(client, &p->site, &err);
+    client_free(client);
+    if (rc < 0)
+        log_warn("nodes of before a restore may be left in a cluster", KV("cluster", p->site.name), KV("namespace", p->site.ns), KVE(&err));
+}
+
 static void ready(struct pass *p, int64_t now)
 {
     json_t *obj = p->r->obj;
     memset(p->memory.failing_ms, 0, sizeof(p->memory.failing_ms));
     if (!json_at(obj, "status.createMilliseconds")) {
-        int64_t ms = MAX(now - time_of(json_array_get(json_at(obj, "status.stages"), 0), "startedAt"), (int64_t)1);
+        int64_t ms = MAX(now - status_time(json_array_get(json_at(obj, "status.stages"), 0), "startedAt"), (int64_t)1);
         json_put_int(obj, "status.createMilliseconds", ms);
         tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms", (long long)ms));
     }
-    set_condition(obj, "Ready", "True", "Running", "all components answer");
-    if (restore_ended(obj, now))
+    status_condition(obj, "Ready", "True", "Running", "all components answer");
+    if (restore_ended(obj, now)) {
+        if (p->site.with_nodes)
+            forget_strangers(p);
         tell(p, "Normal", "ClusterRestored", arena_printf(p->r->arena, "restored from backup %s, and ready after %lld ms", json_str_or(obj, "status.restore.backup", ""), (long long)json_int(obj, "status.restore.milliseconds", 0)));
+    }
     p->r->requeue_ms = p->k->o.probe_ms;
     secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
 }
@@ -530,7 +523,7 @@ static void bring_up(struct pass *p)
         }
         bool done_before = json_at(record, "milliseconds") != NULL;
         const char *reason = done_before ? fails(p, &stages[i], &why) : waits(p, &stages[i], record, now, &why);
-        set_condition(obj, "Ready", "False", reason, "%s: %s", stages[i].condition, obj_condition_message(obj, stages[i].condition));
+        status_condition(obj, "Ready", "False", reason, "%s: %s", stages[i].condition, obj_condition_message(obj, stages[i].condition));
         return;
     }
     ready(p, clock_wall_ms());
@@ -554,9 +547,9 @@ static void pause_components(struct pass *p, const char *tenant)
         json_object_del(record, "startedAt"); /* it is not slow, it waits: the time begins again */
         json_object_del(record, "deadline");
     }
-    set_condition(obj, "APIServerReady", "False", "TenantSuspended", "tenant %s is suspended", tenant);
-    set_condition(obj, "ControllersReady", "False", "TenantSuspended", "tenant %s is suspended", tenant);
-    set_condition(obj, "Ready", "False", "TenantSuspended", "tenant %s is suspended: its API server and controllers %s ended, its store is kept", tenant, gone ? "are" : "are being");
+    status_condition(obj, "APIServerReady", "False", "TenantSuspended", "tenant %s is suspended", tenant);
+    status_condition(obj, "ControllersReady", "False", "TenantSuspended", "tenant %s is suspended", tenant);
+    status_condition(obj, "Ready", "False", "TenantSuspended", "tenant %s is suspended: its API server and controllers %s ended, its store is kept", tenant, gone ? "are" : "are being");
     p->r->requeue_ms = gone ? WAIT_MS : REMOVE_LOOK_MS;
 }
 
@@ -604,7 +597,7 @@ static int finish(struct pass *p, struct err *err)
     save_memory(p);
     if (rc < 0 || !done) {
         r->requeue_ms = rc < 0 ? LATER_MS : REMOVE_LOOK_MS;
-        set_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : "Removing", "%s", rc < 0 ? why.msg : "its components are ended, those that use the store first");
+        status_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : "Removing", "%s", rc < 0 ? why.msg : "its components are ended, those that use the store first");
         return save_status(p, before, err);
     }
     const char *what = arena_printf(r->arena, "%d processes ended, %d files removed; no process, file or listener is left", __builtin_popcount(p->memory.ended), p->memory.files);
@@ -625,7 +618,7 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     struct arena *a = r->arena;
     if (!r->obj || !obj_uid(r->obj))
         return 0;
-    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj)};
+    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r};
     p.site.dir = arena_printf(a, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
     p.site.kms = p.k->o.kms_program;
     load_memory(&p);

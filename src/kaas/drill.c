@@ -70,6 +70,8 @@ static int wait_for_count(struct kaas *k, const struct site *s, struct arena *a,
         int rc = w.state == WORKLOAD_RUNNING ? snapshot_count(s, PORT_DRILL_ETCD, 0, a, ret_keys, &why) : ERR_UNAVAILABLE;
         if (rc == 0)
             return 0;
+        if (s->pass && reconcile_must_end(s->pass))
+            return err_set(err, ERR_CANCELED, "a rehearsal was ended: this program stops");
         if (w.restarts > 0 || clock_mono_ms() >= until)
             return err_set(err, ERR_UNAVAILABLE, "the restored store does not run: %s", *w.message ? w.message : why.msg);
         nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
@@ -105,4 +107,13 @@ int drill_run(struct kaas *k, const struct site *s, const char *dir, const char 
     end(k, s);
     (void)!file_remove_tree(work, NULL);
     return rc;
+}
+
+void drill_clean(struct kaas *k, const struct site *s)
+{
+    CLEANUP(mem_freep) char *work = xasprintf("%s/drill", s->dir);
+    if (!file_exists(work))
+        return;
+    end(k, s);
+    (void)!file_remove_tree(work, NULL);
 }

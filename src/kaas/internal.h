@@ -35,6 +35,7 @@ struct site {
     bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
     char gate[16];   /* then: where nodes find it */
     const char *node_network; /* then */
+    const struct reconcile *pass; /* what runs programs asks it whether it must end; NULL: nobody waits */
 };
 
 struct plan {
@@ -129,6 +130,13 @@ struct kaas {
 };
 
 int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err);
+
+/* ---- status.c ---- */
+
+/* A time in a status, path as json_str() takes it; 0: there is none, or it cannot be read. */
+void status_put_time(json_t *o, const char *path, int64_t wall_ms);
+int64_t status_time(const json_t *o, const char *path);
+void status_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...) PRINTF(5, 6);
 
 /* ---- remove.c ---- */
 

@@ -1,6 +1,7 @@
 #include "kaas/node.h"
 #include "kaas/recovery.h"
 
+#include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -129,6 +130,20 @@ static void make_metrics(struct kaas *k)
     k->took = metric_series(metric_family("seki_cluster_create_seconds", "From the first look at a Cluster until it was ready.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
 }
 
+/* Its finalizer was taken off by somebody else; else they are gone. */
+static void end_all_of(struct kaas *k, const json_t *cluster)
+{
+    struct site s = site_of(cluster);
+    struct strays x = {NULL, VEC_INIT};
+    char prefix[WORKLOAD_NAME_MAX];
+    snprintf(prefix, sizeof(prefix), WORKLOAD_PREFIX "%.63s-%.63s-%.8s-", s.ns, s.name, s.uid);
+    k->runtime->ops->each(k->runtime, collect_stray, &x);
+    VEC_FOREACH (&x.names, name)
+        if (!strncmp(*name, prefix, strlen(prefix)))
+            stop_workload(k, *name);
+    free_names(&x);
+}
+
 static void on_cluster(void *arg, json_t *prev, json_t *now)
 {
     struct kaas *k = arg;
@@ -136,12 +151,7 @@ static void on_cluster(void *arg, json_t *prev, json_t *now)
     node_pools_cluster_changed(k, obj_namespace(now ? now : prev), obj_name(now ? now : prev));
     if (now)
         return;
-    struct site s = site_of(prev);
-    for (enum component c = 0; c < COMPONENTS; c++) {
-        char name[WORKLOAD_NAME_MAX];
-        component_workload(&s, c, name);
-        stop_workload(k, name); /* its finalizer was taken off by somebody else; else they are gone */
-    }
+    end_all_of(k, prev);
 }
 
 /* ---- life ---- */

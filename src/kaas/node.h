@@ -68,16 +68,30 @@ int join_approve(struct client *c, const struct node *nodes, size_t count, struc
 /* Whether the node says Ready; it is told its pods' network. *ret_why: in a. ERR_NOT_FOUND: it has not joined. */
 int join_ready(struct client *c, const struct node *n, struct arena *a, bool *ret_ready, const char **ret_why, struct err *err) NODISCARD;
 int join_forget(struct client *c, const char *node, struct err *err) NODISCARD;
+/* After a restore: Nodes of pools that have no directory here are of a time that is over. Those that somebody else has made stay. */
+int join_forget_strangers(struct client *c, const struct site *s, struct err *err) NODISCARD;
+
+/* ---- node_end.c ---- */
+
+/* Ends a workload; whether it is gone. */
+bool node_workload_end(struct kaas *k, const char *name);
+/* A pool's nodes that have a directory (pool NULL: all), with ordinals from `from` on; names are in a. Returns how many. */
+size_t nodes_list(const struct site *s, const char *pool, int from, struct arena *a, struct node *ret, size_t max);
+/* One step of a node's end; *ret_done: nothing of it is left. client NULL: its cluster needs not be told. *files grows by what was removed. */
+int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err) NODISCARD;
+
+/* Ends all nodes of a cluster and its gate, and removes their files and namespaces; one step. *ret_done: nothing is left. */
+int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
+/* After all workloads were ended: hubs are let go, so that nothing of the data directory is mounted. The next gates make others. */
+void node_pools_release(struct kaas *k);
 
 /* ---- node_pool.c ---- */
 
 struct node_pools;
 struct node_pools *node_pools_new(struct kaas *k);
 void node_pools_free(struct node_pools *p);
-/* Ends all nodes of a cluster and its gate, and removes their files and namespaces; one step. *ret_done: nothing is left. */
-int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
-/* After all workloads were ended: hubs are let go, so that nothing of the data directory is mounted. The next gates make others. */
-void node_pools_release(struct kaas *k);
+/* After which time one that is not ready is looked at again: often at first. */
+uint64_t node_look_ms(int64_t waited_ms);
 /* As kaas_workload_changed(). */
 bool node_pools_workload_changed(struct kaas *k, const char *workload);
 void node_pools_cluster_changed(struct kaas *k, const char *ns, const char *cluster);

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/rnd.h"
 #include "crypto/csr.h"
@@ -14,6 +16,7 @@
 #define SERVING "kubernetes.io/kubelet-serving"
 #define TOKEN_LIFE_MS 3600000
 #define TOKEN_LABEL "seki.cloud/node"
+#define POOL_LABEL "seki.cloud/nodepool" /* a selector, too: what has it */
 
 static const struct client_resource cluster_role_bindings = {RBAC, "v1", "clusterrolebindings", false};
 static const struct client_resource secrets = {"", "v1", "secrets", true};
@@ -206,4 +209,25 @@ int join_forget(struct client *c, const char *node, struct err *err)
     if (rc < 0 && rc != ERR_NOT_FOUND)
         return err_set(err, rc, "%s", why.msg);
     return join_token_drop(c, node, err);
+}
+
+int join_forget_strangers(struct client *c, const struct site *s, struct err *err)
+{
+    JSON_AUTO list = NULL;
+    size_t i;
+    json_t *node;
+    int rc = client_list(c, &nodes, NULL, POOL_LABEL, &list, NULL, err);
+    if (rc < 0)
+        return rc;
+    json_array_foreach (list, i, node) {
+        const char *name = json_str_or(node, "metadata.name", "");
+        CLEANUP(mem_freep) char *dir = xasprintf("%s/nodes/%s", s->dir, name);
+        if (file_exists(dir))
+            continue;
+        rc = join_forget(c, name, err);
+        if (rc < 0)
+            return rc;
+        log_info("a node that is no more is forgotten by its cluster", KV("namespace", s->ns), KV("cluster", s->name), KV("node", name));
+    }
+    return 0;
 }

@@ -1,17 +1,13 @@
 /* NodePool: gate → roles → nodes, each looked at first and then made; and their end. Found again after a restart from the nodes' directories, what the runtime has adopted, and the status. */
 #include "kaas/node.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "kaas/node_init.h"
 
 #define CONTROLLER "nodepool"
 #define WORKERS 4
@@ -19,7 +15,7 @@
 #define LOOK_MS 100u
 #define LATER_MS 500u
 #define WAIT_MS 5000u
-#define QUICK_MS 20000
+#define QUICK_MS 20000        /* so long LOOK_MS, then LATER_MS */
 #define NODE_DEADLINE_MS 120000
 #define GATE_DEADLINE_MS 20000
 #define STOP_TIMEOUT_MS 15000u
@@ -51,11 +47,6 @@ struct pool_pass {
 
 /* ---- status ---- */
 
-static void set_condition(struct pool_pass *p, const char *type, bool good, const char *reason, const char *message)
-{
-    obj_set_condition(p->r->obj, type, good ? "True" : "False", reason, message, clock_wall_ms());
-}
-
 static int save_status(struct pool_pass *p, const json_t *before, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_node_pool);
@@ -64,20 +55,6 @@ static int save_status(struct pool_pass *p, const json_t *before, struct err *er
         return 0;
     int rc = client_update_status(p->r->client, &resource, p->r->obj, NULL, err);
     return rc == ERR_NOT_FOUND ? 0 : rc;
-}
-
-static void put_time(json_t *s, const char *key, int64_t wall_ms)
-{
-    char text[CLOCK_TEXT_MAX];
-    clock_format_micro(wall_ms * 1000, text);
-    json_put_str(s, key, text);
-}
-
-static int64_t time_of(const json_t *s, const char *key)
-{
-    int64_t ms = 0;
-    const char *text = json_str(s, key);
-    return text && clock_parse(str_of(text), &ms) == 0 ? ms : 0;
 }
 
 static json_t *record_of(json_t *obj, const char *name)
@@ -119,6 +96,18 @@ static void blame(struct pool_pass *p, const char *reason, const char *message)
     p->message = message;
 }
 
+/* ---- when to look again ---- */
+
+uint64_t node_look_ms(int64_t waited_ms)
+{
+    return waited_ms < QUICK_MS ? LOOK_MS : LATER_MS;
+}
+
+static void look_in(struct pool_pass *p, uint64_t ms)
+{
+    p->r->requeue_ms = MIN(p->r->requeue_ms, ms);
+}
+
 /* ---- workloads ---- */
 
 static void know(struct pool_pass *p, const char *workload)
@@ -146,27 +135,6 @@ static int ensure(struct pool_pass *p, const char *name, const char *const *argv
     return err_set(err, ERR_UNAVAILABLE, "%s%s%s", *w.message ? w.message : "it is being started", *last ? "; it last said: " : "", last);
 }
 
-/* Whether it is gone. */
-static bool end(struct kaas *k, const char *name)
-{
-    struct workload_status w;
-    k->runtime->ops->get(k->runtime, name, &w);
-    if (w.state != WORKLOAD_ABSENT && k->runtime->ops->stop(k->runtime, name, NULL) == 0)
-        k->runtime->ops->get(k->runtime, name, &w);
-    return w.state == WORKLOAD_ABSENT;
-}
-
-static int remove_logs(struct kaas *k, const char *workload)
-{
-    static const char *const ends[] = {".log", ".log.1"};
-    int n = 0;
-    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
-        CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, workload, ends[i]);
-        n += unlink(path) == 0;
-    }
-    return n;
-}
-
 /* ---- the gate ---- */
 
 static bool ensure_gate(struct pool_pass *p)
@@ -185,13 +153,14 @@ static bool ensure_gate(struct pool_pass *p)
         rc = err_set(&err, ERR_UNAVAILABLE, "the gate is being made");
     if (rc == 0) {
         if (!obj_condition(p->r->obj, "NetworkReady") || strcmp(obj_condition(p->r->obj, "NetworkReady"), "True") != 0)
-            set_condition(p, "NetworkReady", true, "Done", arena_printf(a, "nodes have %s, and reach the API server at %s", p->network.nodes_text, p->network.gate));
+            status_condition(p->r->obj, "NetworkReady", "True", "Done", "nodes have %s, and reach the API server at %s", p->network.nodes_text, p->network.gate);
         return true;
     }
     json_t *condition = obj_find_condition(p->r->obj, "NetworkReady");
-    int64_t since = condition && strcmp(json_str_or(condition, "status", ""), "False") == 0 ? time_of(condition, "lastTransitionTime") : clock_wall_ms();
+    int64_t since = condition && strcmp(json_str_or(condition, "status", ""), "False") == 0 ? status_time(condition, "lastTransitionTime") : clock_wall_ms();
     bool late = clock_wall_ms() - since > GATE_DEADLINE_MS;
-    set_condition(p, "NetworkReady", false, late ? "DeadlineExceeded" : "Waiting", arena_strdup(a, err.msg));
+    look_in(p, node_look_ms(clock_wall_ms() - since));
+    status_condition(p->r->obj, "NetworkReady", "False", late ? "DeadlineExceeded" : "Waiting", "%s", err.msg);
     blame(p, late ? "DeadlineExceeded" : "Creating", arena_printf(a, "NetworkReady: %s", err.msg));
     return false;
 }
@@ -230,7 +199,7 @@ static int make_node(struct pool_pass *p, struct node *n, struct err *err)
 static void node_passed(struct pool_pass *p, const struct node *n, json_t *record)
 {
     struct err ignored = ERR_INIT;
-    int64_t took = clock_wall_ms() - time_of(record, "startedAt");
+    int64_t took = clock_wall_ms() - status_time(record, "startedAt");
     p->ready++;
     json_object_del(record, "message");
     if (json_at(record, "milliseconds"))
@@ -247,15 +216,17 @@ static void node_waits(struct pool_pass *p, const struct node *n, json_t *record
     struct arena *a = p->r->arena;
     json_put_str(record, "message", why);
     if (json_at(record, "milliseconds")) {
+        look_in(p, LATER_MS);
         blame(p, "NodeNotReady", arena_printf(a, "%s: %s", n->name, why));
         return;
     }
-    if (now >= time_of(record, "deadline")) {
+    look_in(p, node_look_ms(now - status_time(record, "deadline") + NODE_DEADLINE_MS));
+    if (now >= status_time(record, "deadline")) {
         char name[WORKLOAD_NAME_MAX];
         int64_t attempt = json_int(record, "attempt", 1) + 1;
         node_workload(n, name);
         json_put_int(record, "attempt", attempt);
-        put_time(record, "deadline", now + NODE_DEADLINE_MS);
+        status_put_time(record, "deadline", now + NODE_DEADLINE_MS);
         p->event_type = "Warning";
         p->event_reason = "DeadlineExceeded";
         p->event = arena_printf(a, "node %s was not ready within %d s: %s", n->name, NODE_DEADLINE_MS / 1000, why);
@@ -271,6 +242,7 @@ static void register_anew(struct pool_pass *p, const struct node *n, json_t *rec
 {
     char name[WORKLOAD_NAME_MAX];
     node_workload(n, name);
+    look_in(p, LOOK_MS);
     json_object_del(record, "milliseconds");
     json_object_del(record, "startedAt");
     json_object_del(record, "deadline");
@@ -287,8 +259,8 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
     node_named(&p->site, p->r->name, ordinal, p->r->arena, n);
     json_t *record = record_of(p->r->obj, n->name);
     if (!json_at(record, "startedAt")) {
-        put_time(record, "startedAt", clock_wall_ms());
-        put_time(record, "deadline", clock_wall_ms() + NODE_DEADLINE_MS);
+        status_put_time(record, "startedAt", clock_wall_ms());
+        status_put_time(record, "deadline", clock_wall_ms() + NODE_DEADLINE_MS);
         json_put_int(record, "attempt", 1);
     }
     int rc = make_node(p, n, &err);
@@ -313,56 +285,14 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
 
 /* ---- nodes that are not wanted any more ---- */
 
-/* One step; *ret_done: nothing of it is left. client NULL: its cluster needs not be told. */
-static int remove_node(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err)
-{
-    char name[WORKLOAD_NAME_MAX];
-    *ret_done = false;
-    node_workload(n, name);
-    if (!end(k, name))
-        return 0;
-    struct err why = ERR_INIT;
-    int rc = client ? join_forget(client, n->name, &why) : 0;
-    if (rc < 0 && rc != ERR_UNAVAILABLE && rc != ERR_TIMEOUT) /* one that does not answer keeps a Node of that name, which is not ready */
-        return err_set(err, rc, "%s", why.msg);
-    if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
-        return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
-    if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
-        return rc;
-    *files += 1 + remove_logs(k, name);
-    *ret_done = true;
-    return 0;
-}
-
-/* Ordinals of a pool's nodes that have a directory, from `from` on; names are in a. */
-static size_t list_nodes(const struct site *s, const char *pool, int from, struct arena *a, struct node *ret, size_t max)
-{
-    CLEANUP(mem_freep) char *root = xasprintf("%s/nodes", s->dir);
-    size_t len = pool ? strlen(pool) : 0, n = 0;
-    DIR *d = opendir(root);
-    for (struct dirent *e; d && n < max && (e = readdir(d));) {
-        const char *last = strrchr(e->d_name, '-');
-        int64_t ordinal;
-        if (e->d_name[0] == '.' || !last || str_to_i64(str_of(last + 1), 0, 100000, &ordinal) < 0)
-            continue;
-        if (pool && ((size_t)(last - e->d_name) != len || strncmp(e->d_name, pool, len) != 0 || ordinal < from))
-            continue;
-        const char *name = arena_strndup(a, str_n(e->d_name, (size_t)(last - e->d_name)));
-        node_named(s, name, (int)ordinal, a, &ret[n++]);
-    }
-    if (d)
-        closedir(d);
-    return n;
-}
-
 static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struct err *err)
 {
     struct node surplus[NODES_MAX];
-    size_t n = list_nodes(&p->site, p->r->name, from, p->r->arena, surplus, ARRAY_LEN(surplus));
+    size_t n = nodes_list(&p->site, p->r->name, from, p->r->arena, surplus, ARRAY_LEN(surplus));
     *ret_left = n;
     for (size_t i = 0; i < n; i++) {
         bool done = false;
-        int files = 0, rc = remove_node(p->k, p->client, &surplus[i], &done, &files, err);
+        int files = 0, rc = node_remove(p->k, p->client, &surplus[i], &done, &files, err);
         if (rc < 0)
             return rc;
         if (!done)
@@ -410,11 +340,11 @@ static bool cluster_can(struct pool_pass *p)
     const char *suspended = suspended_tenant(p->k, p->site.ns, a);
     if (*suspended) {
         struct node nodes[NODES_MAX];
-        size_t n = list_nodes(&p->site, p->r->name, 0, a, nodes, ARRAY_LEN(nodes)), left = 0;
+        size_t n = nodes_list(&p->site, p->r->name, 0, a, nodes, ARRAY_LEN(nodes)), left = 0;
         for (size_t i = 0; i < n; i++) {
             char name[WORKLOAD_NAME_MAX];
             node_workload(&nodes[i], name);
-            left += !end(p->k, name);
+            left += !node_workload_end(p->k, name);
         }
         if (left)
             p->r->requeue_ms = LOOK_MS;
@@ -429,8 +359,7 @@ static bool cluster_can(struct pool_pass *p)
         blame(p, "NetworkInvalid", arena_strdup(a, err.msg));
         return false;
     }
-    if (!json_at(p->cluster_obj, "status.createMilliseconds")) {
-        p->r->requeue_ms = LOOK_MS;
+    if (!json_at(p->cluster_obj, "status.createMilliseconds")) { /* when that changes we are asked again */
         blame(p, "ClusterNotReady", arena_printf(a, "cluster %s is being made", p->site.name));
         return false;
     }
@@ -480,8 +409,8 @@ static void bring_up(struct pool_pass *p)
     size_t left = 0;
     if (!cluster_can(p))
         return;
-    p->r->requeue_ms = LOOK_MS;
     if (adopt(p, &err) < 0 || access_client(&p->site, &p->client, &err) < 0) {
+        look_in(p, LATER_MS);
         blame(p, "NotAnswering", arena_strdup(a, err.msg));
         return;
     }
@@ -496,13 +425,17 @@ static void bring_up(struct pool_pass *p)
     p->nodes = ARENA_ARRAY(a, struct node, (size_t)wanted + 1);
     for (int i = 0; i < (int)wanted; i++)
         look_at_node(p, &p->nodes[p->count++], i);
-    if (remove_surplus(p, (int)wanted, &left, &err) < 0 || left)
+    if (remove_surplus(p, (int)wanted, &left, &err) < 0 || left) {
+        look_in(p, LOOK_MS);
         blame(p, "Removing", left && !err.msg[0] ? "nodes that are not wanted any more are ended" : arena_strdup(a, err.msg));
+    }
     drop_records(p);
     const char *denied = NULL;
     struct err why = ERR_INIT;
-    if (p->count && join_approve(p->client, p->nodes, p->count, a, &denied, &why) < 0)
+    if (p->count && join_approve(p->client, p->nodes, p->count, a, &denied, &why) < 0) {
+        look_in(p, LATER_MS);
         blame(p, "NotAnswering", arena_printf(a, "certificates of nodes: %s", why.msg));
+    }
     if (denied) {
         p->event_type = "Warning";
         p->event_reason = "CertificateDenied";
@@ -516,11 +449,11 @@ static void tell_status(struct pool_pass *p)
     json_put_int(obj, "status.count", (int64_t)json_array_size(json_at(obj, "status.nodes")));
     json_put_int(obj, "status.readyCount", (int64_t)p->ready);
     if (p->reason) {
-        set_condition(p, "Ready", false, p->reason, p->message);
+        status_condition(obj, "Ready", "False", p->reason, "%s", p->message);
         return;
     }
     bool was = obj_condition(obj, "Ready") && !strcmp(obj_condition(obj, "Ready"), "True");
-    set_condition(p, "Ready", true, "Running", "all nodes are ready");
+    status_condition(obj, "Ready", "True", "Running", "all nodes are ready");
     p->r->requeue_ms = p->k->o.probe_ms;
     if (!was && !p->event) {
         int64_t slowest = 0;
@@ -554,7 +487,7 @@ static int finish(struct pool_pass *p, struct err *err)
     }
     if (rc < 0 || left) {
         r->requeue_ms = rc < 0 ? LATER_MS : LOOK_MS;
-        set_condition(p, "Ready", false, rc < 0 ? "RemovalBlocked" : "Removing", rc < 0 ? arena_strdup(r->arena, why.msg) : "its nodes are ended");
+        status_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : "Removing", "%s", rc < 0 ? why.msg : "its nodes are ended");
         return save_status(p, before, err);
     }
     struct client_resource resource = kind_resource(&kind_node_pool);
@@ -594,57 +527,6 @@ static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)
     rc = save_status(&p, before, err);
     if (rc == 0 && p.event)
         manager_event(p.k->manager, r->obj, p.event_type, p.event_reason, p.event);
-    return rc;
-}
-
-/* ---- a cluster's end ---- */
-
-/* The hub goes with its name, and the last one in it. */
-static int remove_hub(const struct site *s, const char *data_dir, struct arena *a, struct err *err)
-{
-    const char *hub = arena_printf(a, "%s/net/hub", s->dir);
-    while (umount2(hub, MNT_DETACH) == 0)
-        ;
-    if (errno != EINVAL && errno != ENOENT && errno != EPERM)
-        return err_set(err, ERR_INTERNAL, "%s: %s", hub, strerror(errno));
-    unlink(gate_socket(s, data_dir, a));
-    return 0;
-}
-
-static void release_hub(void *arg, const char *uid, const char *ns UNUSED, const char *name UNUSED)
-{
-    const struct kaas *k = arg;
-    CLEANUP(mem_freep) char *hub = xasprintf("%s/clusters/%s/net/hub", k->o.data_dir, uid);
-    while (umount2(hub, MNT_DETACH) == 0)
-        ;
-}
-
-void node_pools_release(struct kaas *k)
-{
-    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
-    place_each(root, release_hub, k);
-}
-
-int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
-{
-    CLEANUP(arena_freep) struct arena *a = arena_new(1024 * 1024);
-    struct node nodes[NODES_MAX];
-    char name[WORKLOAD_NAME_MAX];
-    size_t n = list_nodes(s, NULL, 0, a, nodes, ARRAY_LEN(nodes)), left = n;
-    *ret_done = false;
-    for (size_t i = 0; i < n; i++) {
-        bool done = false;
-        int rc = remove_node(k, NULL, &nodes[i], &done, &m->files, err);
-        if (rc < 0)
-            return rc;
-        left -= done;
-    }
-    gate_workload(s, name);
-    if (left || !end(k, name))
-        return 0;
-    m->files += remove_logs(k, name);
-    int rc = remove_hub(s, k->o.data_dir, a, err);
-    *ret_done = rc == 0;
     return rc;
 }
 

@@ -17,8 +17,9 @@
 
 /* ---- tool.c ---- */
 
-/* Runs a program to its end: 0 when it says 0. ret_out (may be NULL): what it has written to its standard output, 1 MiB at most. An error has the last line of what it said. ERR_TIMEOUT, ERR_UNAVAILABLE: it is not there. */
-int tool_run(const char *const *argv, uint64_t timeout_ms, struct sbuf *ret_out, struct err *err) NODISCARD;
+/* Runs a program to its end: 0 when it says 0. ret_out (may be NULL): what it has written to its standard output, 1 MiB at most. An error has the last line of what it said. ERR_TIMEOUT, ERR_UNAVAILABLE: it is not there.
+ * ERR_CANCELED: r (may be NULL) must end; the program was killed. */
+int tool_run(const char *const *argv, uint64_t timeout_ms, const struct reconcile *r, struct sbuf *ret_out, struct err *err) NODISCARD;
 
 /* ---- snapshot.c ---- */
 
@@ -59,6 +60,10 @@ int snapshot_remove_all(const char *dir, int *ret_files, struct err *err) NODISC
 
 void backup_metrics(struct kaas *k);
 int backup_reconcile(void *ctx, struct reconcile *r, struct err *err);
+/* Whether a status tells of the backups that are there, by their names. Pure. */
+bool backups_are(const json_t *told, const struct snapshot *there, size_t count);
+/* When the next rehearsal is due, in wall time: sooner after one that failed. Pure. */
+int64_t drill_due_ms(const json_t *obj, int64_t every);
 /* The key of a cluster's backups; ERR_NOT_FOUND: there is none. */
 int backup_key(struct kaas *k, const struct site *s, struct sealed_key *ret, struct err *err) NODISCARD;
 
@@ -73,6 +78,8 @@ struct drill {
 };
 /* Restores a backup beside the cluster, starts a store from it, counts its keys, and removes all of it. */
 int drill_run(struct kaas *k, const struct site *s, const char *dir, const char *id, const struct sealed_key *key, struct arena *a, struct drill *ret, struct err *err) NODISCARD;
+/* Ends and removes what a rehearsal has left that was killed; quick when there is nothing. */
+void drill_clean(struct kaas *k, const struct site *s);
 void drill_workload(const struct site *s, char name[WORKLOAD_NAME_MAX]);
 
 /* ---- restore.c: a part of the passes of cluster.c ---- */

@@ -40,13 +40,6 @@ bool restore_wanted(const json_t *obj)
     return *request && strcmp(request, json_str_or(obj, "status.restore.request", "")) != 0;
 }
 
-static void put_time(json_t *o, const char *path, int64_t ms)
-{
-    char text[CLOCK_TEXT_MAX];
-    clock_format_micro(ms * 1000, text);
-    json_put_str(o, path, text);
-}
-
 static const char *in(struct going_back *g, const char *dir, const char *name)
 {
     return arena_printf(g->r->arena, "%s/%s", dir, name);
@@ -197,7 +190,7 @@ static int go_forward(struct going_back *g, struct err *err)
     json_put_str(obj, "status.restore.request", g->request);
     json_put_str(obj, "status.restore.backup", id);
     json_put_int(obj, "status.restore.revision", json_int(g->ready, "revision", 0));
-    put_time(obj, "status.restore.startedAt", json_int(g->ready, "startedMs", 0));
+    status_put_time(obj, "status.restore.startedAt", json_int(g->ready, "startedMs", 0));
     json_remove(obj, "status.restore.milliseconds");
     log_info("a cluster goes back to a backup", KV("cluster", g->site->name), KV("namespace", g->site->ns), KV("backup", id));
     return 0;
@@ -228,13 +221,16 @@ int restore_step(struct kaas *k, struct reconcile *r, struct site *s, struct clu
     if (place_load(s->dir, s->address, NULL) < 0 && !str_to_array(str_of(json_str_or(r->obj, "status.address", "")), s->address, sizeof(s->address)))
         return 0;
     g.ready = read_ready(&g);
-    if (!g.ready && prepare(&g, id, &why) < 0) {
+    int rc = g.ready ? 0 : prepare(&g, id, &why);
+    if (rc < 0) {
         json_decref(g.ready);
+        if (rc == ERR_CANCELED)
+            return err_set(err, rc, "%s", why.msg); /* who comes after us begins it again */
         refuse(&g, id, &why);
         return 0;
     }
     *ret_busy = true;
-    int rc = go_forward(&g, err);
+    rc = go_forward(&g, err);
     json_decref(g.ready);
     return rc;
 }

@@ -217,23 +217,6 @@ int secrets_keys_ensure(struct kaas *k, struct client *c, const json_t *cluster,
 
 /* ---- what lies in etcd ---- */
 
-static void say(json_t *cluster, const char *status, const char *reason, const char *fmt, ...) PRINTF(4, 5);
-static void say(json_t *cluster, const char *status, const char *reason, const char *fmt, ...)
-{
-    char message[600];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(message, sizeof(message), fmt, ap);
-    va_end(ap);
-    obj_set_condition(cluster, SECRETS_CONDITION, status, reason, message, clock_wall_ms());
-}
-
-static int64_t time_at(const json_t *o, const char *path)
-{
-    int64_t ms = 0;
-    return clock_parse(str_of(json_str_or(o, path, "")), &ms) < 0 ? 0 : ms;
-}
-
 /* Since when all has been under the newest key, which was made then. */
 static int64_t sealed_since(const json_t *cluster, int64_t made_ms)
 {
@@ -242,7 +225,7 @@ static int64_t sealed_since(const json_t *cluster, int64_t made_ms)
     int64_t since = made_ms;
     json_array_foreach (json_at(cluster, "status.conditions"), i, c)
         if (!strcmp(json_str_or(c, "type", ""), SECRETS_CONDITION))
-            since = MAX(since, time_at(c, "lastTransitionTime") + 1000); /* in whole seconds */
+            since = MAX(since, status_time(c, "lastTransitionTime") + 1000); /* in whole seconds */
     return since;
 }
 
@@ -251,7 +234,7 @@ static bool backup_needs_older(const json_t *cluster, int64_t sealed_ms)
 {
     const json_t *list = json_at(cluster, "status.backups"); /* the newest first */
     size_t n = json_array_size(list);
-    return n && time_at(json_array_get(list, n - 1), "takenAt") < sealed_ms;
+    return n && status_time(json_array_get(list, n - 1), "takenAt") < sealed_ms;
 }
 
 /* Nothing lies under an older key: they go when no API server can seal with one any more, and no backup needs them. */
@@ -260,7 +243,7 @@ static void retire(struct kaas *k, struct client *c, const json_t *cluster, cons
     struct err err = ERR_INIT;
     JSON_AUTO obj = informer_get(k->cluster_keys, s->ns, s->uid);
     const json_t *list = json_at(obj, "spec.keys");
-    int64_t made = time_at(json_array_get(list, 0), "madeAt");
+    int64_t made = status_time(json_array_get(list, 0), "madeAt");
     if (json_array_size(list) < 2 || !made || clock_wall_ms() - made < (int64_t)k->o.key_overlap_ms || backup_needs_older(cluster, sealed_since(cluster, made)))
         return;
     JSON_AUTO copy = json_deep_copy(obj);
@@ -280,7 +263,7 @@ static void all_is_sealed(struct kaas *k, struct client *c, json_t *cluster, con
     struct err err = ERR_INIT;
     if (conf && has_identity(conf) && conf_write(s, conf, false, &err) < 0)
         log_warn("a cluster's configuration still takes secrets in clear", KV("cluster", s->name), KV("namespace", s->ns), KVE(&err));
-    say(cluster, "True", "Encrypted", "%lld Secrets lie in the store, all under key %s", (long long)m->found, m->current);
+    status_condition(cluster, SECRETS_CONDITION, "True", "Encrypted", "%lld Secrets lie in the store, all under key %s", (long long)m->found, m->current);
     retire(k, c, cluster, s);
 }
 
@@ -302,10 +285,10 @@ void secrets_look(struct kaas *k, struct client *c, json_t *cluster, const struc
     *m->cursor = 0;
     m->look_ms = clock_mono_ms();
     if (rc < 0)
-        say(cluster, "False", "NotAnswering", "%s", err.msg);
+        status_condition(cluster, SECRETS_CONDITION, "False", "NotAnswering", "%s", err.msg);
     else if (!m->stale)
         all_is_sealed(k, c, cluster, s, m);
     else
-        say(cluster, "False", "Migrating", "%lld of %lld Secrets are written anew under key %s%s%s%s", (long long)m->stale, (long long)m->found, m->current,
+        status_condition(cluster, SECRETS_CONDITION, "False", "Migrating", "%lld of %lld Secrets are written anew under key %s%s%s%s", (long long)m->stale, (long long)m->found, m->current,
             taken ? "" : ", once the API server has taken it", *m->refused ? "; refused: " : "", m->refused);
 }

@@ -60,11 +60,11 @@ const char *snapshot_dir(const char *data_dir, const char *uid, struct arena *a)
     arena_printf(a, "--endpoints=https://%s:%d", (s)->address, port), arena_printf(a, "--cacert=%s/pki/etcd-ca.crt", (s)->dir), arena_printf(a, "--cert=%s/pki/apiserver-etcd-client.crt", (s)->dir), \
         arena_printf(a, "--key=%s/pki/apiserver-etcd-client.key", (s)->dir), "--dial-timeout=5s", "--command-timeout=50s"
 
-static int answer(const char *const *argv, json_t **ret, struct err *err)
+static int answer(const struct site *s, const char *const *argv, json_t **ret, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, OUT_MAX);
-    int rc = tool_run(argv, TOOL_TIMEOUT_MS, &out, err);
+    int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, &out, err);
     if (rc == 0 && json_parse(str_trim(sbuf_str(&out)), OUT_MAX, ret, NULL) < 0)
         rc = err_set(err, ERR_PROTOCOL, "%s did not answer JSON", argv[0]);
     return rc;
@@ -86,7 +86,7 @@ int snapshot_count(const struct site *s, uint16_t port, int64_t revision, struct
                           revision ? arena_printf(a, "--rev=%lld", (long long)revision) : NULL, NULL};
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, OUT_MAX);
-    int rc = tool_run(argv, TOOL_TIMEOUT_MS, &out, err);
+    int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, &out, err);
     if (rc == 0 && !snapshot_count_parse(sbuf_str(&out), ret))
         rc = err_set(err, ERR_PROTOCOL, "etcdctl did not say how many keys there are");
     return rc;
@@ -95,14 +95,14 @@ int snapshot_count(const struct site *s, uint16_t port, int64_t revision, struct
 static int save(const struct site *s, const char *file, struct arena *a, struct err *err)
 {
     const char *argv[] = {arena_printf(a, "%s/etcdctl", s->programs), STORE_FLAGS(s, a, PORT_ETCD), "snapshot", "save", file, NULL};
-    return tool_run(argv, TOOL_TIMEOUT_MS, NULL, err);
+    return tool_run(argv, TOOL_TIMEOUT_MS, s->pass, NULL, err);
 }
 
 static int look_at(const struct site *s, const char *file, struct arena *a, int64_t *ret_revision, struct err *err)
 {
     const char *argv[] = {arena_printf(a, "%s/etcdutl", s->programs), "snapshot", "status", file, "--write-out=json", NULL};
     JSON_AUTO doc = NULL;
-    int rc = answer(argv, &doc, err);
+    int rc = answer(s, argv, &doc, err);
     if (rc == 0 && (*ret_revision = json_int(doc, "revision", 0)) <= 0)
         rc = err_set(err, ERR_CORRUPT, "the snapshot has no revision");
     return rc;
@@ -124,7 +124,7 @@ int snapshot_restore(const struct site *s, const char *into, int64_t revision, i
                           arena_printf(a, "--bump-revision=%lld", (long long)(next - revision)),
                           "--mark-compacted",
                           NULL};
-    int rc = tool_run(argv, TOOL_TIMEOUT_MS, NULL, err);
+    int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, NULL, err);
     if (rc == 0 && unlink(arena_printf(a, "%s/" STORE, into)) < 0)
         rc = err_sys(err, errno, "%s/" STORE, into);
     *ret_revision = next;

@@ -4,14 +4,6 @@
 #include "kinds/borrowed.h"
 #include "kinds/tenancy.h"
 
-/* "": it is nobody's. New text. */
-static char *tenant_of(const struct kaas *k, const char *ns)
-{
-    JSON_AUTO project = informer_get(k->namespaces, NULL, ns);
-    const char *tenant = project ? obj_label(project, LABEL_TENANT) : NULL;
-    return xstrdup(tenant ? tenant : "");
-}
-
 static bool is_suspended(const json_t *tenant)
 {
     return tenant && strcmp(tenant_state(tenant), "Active") != 0; /* or is being closed: its clusters go soon */
@@ -19,8 +11,9 @@ static bool is_suspended(const json_t *tenant)
 
 const char *suspended_tenant(const struct kaas *k, const char *ns, struct arena *a)
 {
-    CLEANUP(mem_freep) char *name = tenant_of(k, ns);
-    JSON_AUTO tenant = *name ? informer_get(k->tenants, NULL, name) : NULL;
+    JSON_AUTO project = informer_get(k->namespaces, NULL, ns);
+    const char *name = namespace_tenant(project, ns);
+    JSON_AUTO tenant = informer_get(k->tenants, NULL, name);
     return is_suspended(tenant) ? arena_strdup(a, name) : "";
 }
 
@@ -33,8 +26,8 @@ void on_tenant(void *arg, json_t *prev, json_t *now)
     size_t i;
     json_t *c;
     json_array_foreach (all, i, c) {
-        CLEANUP(mem_freep) char *tenant = tenant_of(k, obj_namespace(c));
-        if (!strcmp(tenant, obj_name(now ? now : prev)))
+        JSON_AUTO project = informer_get(k->namespaces, NULL, obj_namespace(c));
+        if (!strcmp(namespace_tenant(project, obj_namespace(c)), obj_name(now ? now : prev)))
             manager_enqueue(k->manager, CONTROLLER_CLUSTER, obj_namespace(c), obj_name(c));
     }
 }

@@ -16,6 +16,7 @@
 #define PIECE_BYTES 4096
 #define SAID_MAX ((size_t)64 * 1024)
 #define LINE_MAX_SHOWN 240
+#define LOOK_MS 200 /* whether it must end */
 
 /* Reads what there is; closes at the end. Beyond its maximum a buffer takes nothing more, and the writer is not held up. */
 static void take(int *fd, struct sbuf *into)
@@ -54,7 +55,7 @@ static int judge(const char *name, int status, bool timely, const struct sbuf *s
     return err_set(err, ERR_IO, "%s: %.*s", name, STR_ARG(last.len ? last : STR("it failed and said nothing")));
 }
 
-int tool_run(const char *const *argv, uint64_t timeout_ms, struct sbuf *ret_out, struct err *err)
+int tool_run(const char *const *argv, uint64_t timeout_ms, const struct reconcile *r, struct sbuf *ret_out, struct err *err)
 {
     static const char *const env[] = {"PATH=/usr/bin:/bin", "GOMAXPROCS=2", "GOMEMLIMIT=256MiB", NULL};
     const char *slash = strrchr(argv[0], '/'), *name = slash ? slash + 1 : argv[0];
@@ -78,9 +79,10 @@ int tool_run(const char *const *argv, uint64_t timeout_ms, struct sbuf *ret_out,
     file_closep(&to_errors);
     to_out = to_errors = -1;
     uint64_t until = clock_mono_ms() + timeout_ms, now;
-    while ((from_out >= 0 || from_errors >= 0) && (now = clock_mono_ms()) < until) {
+    bool must_end = false;
+    while ((from_out >= 0 || from_errors >= 0) && (now = clock_mono_ms()) < until && !(must_end = r && reconcile_must_end(r))) {
         struct pollfd p[] = {{.fd = from_out, .events = POLLIN}, {.fd = from_errors, .events = POLLIN}};
-        if (poll(p, 2, (int)MIN(until - now, (uint64_t)1000)) < 0 && errno != EINTR)
+        if (poll(p, 2, (int)MIN(until - now, (uint64_t)LOOK_MS)) < 0 && errno != EINTR)
             break;
         if (p[0].revents)
             take(&from_out, ret_out ? ret_out : &dropped);
@@ -92,5 +94,7 @@ int tool_run(const char *const *argv, uint64_t timeout_ms, struct sbuf *ret_out,
         kill(-pid, SIGKILL);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
+    if (must_end)
+        return err_set(err, ERR_CANCELED, "%s was ended: this program stops", name);
     return judge(name, status, timely, &said, err);
 }

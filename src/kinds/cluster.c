@@ -112,6 +112,7 @@ static const struct field drill_fields[] = {
     {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from the file to a store that answered"},
     {.name = "keys", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how many that store had: as many as the backup says"},
     {.name = "ageSeconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how old the backup was: so much would have been lost"},
+    {.name = "failures", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "rehearsals that failed one after the other, this one included"},
     {0},
 };
 static const struct field restore_fields[] = {

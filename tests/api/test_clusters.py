@@ -1,5 +1,6 @@
 """Clusters as the API takes and refuses them, and what they say where there is no Kubernetes. With it: tests/kaas."""
 import json
+import time
 
 import pytest
 
@@ -145,3 +146,24 @@ def test_a_store_that_never_answers_is_started_anew_at_the_deadline(own_cloud, t
     assert stage["attempt"] == 2 and "milliseconds" not in stage
     wait_for(lambda: any(e["reason"] == "DeadlineExceeded" for e in cloud.api("GET", f"/api/v1/namespaces/{ns}/events")["items"]), what="the event")
     cloud.seki("-n", ns, "cluster", "delete", "one")
+
+
+def passes(cloud, controller):
+    return sum(float(line.rsplit(" ", 1)[1]) for line in cloud.metrics().splitlines() if line.startswith("seki_controller_reconciles_total{") and f'controller="{controller}"' in line)
+
+
+def test_a_pool_that_waits_for_its_cluster_is_not_looked_at_all_the_time(cloud, project):
+    create(cloud, project, "never")
+    path = GROUP + f"/namespaces/{project}/nodepools"
+    cloud.api("POST", path, {"apiVersion": "seki.cloud/v1alpha1", "kind": "NodePool", "metadata": {"name": "idle"}, "spec": {"clusterName": "never"}})
+    try:
+        wait_for(lambda: cloud.condition("nodepools", project, "idle", "Ready").get("reason"), 30, "the pool to say what it waits for")
+        before, clusters = passes(cloud, "nodepool"), passes(cloud, "cluster")
+        time.sleep(3)  # a rate, over a time
+        more = passes(cloud, "nodepool") - before
+        assert before and more <= 12, (before, more)
+        # Nor is the cluster, which waits for somebody to install programs.
+        assert passes(cloud, "cluster") - clusters <= 12
+    finally:
+        cloud.api("DELETE", f"{path}/idle")
+        cloud.api("DELETE", PATH.format(project) + "/never")

@@ -138,7 +138,7 @@ static int run(const char *script, uint64_t timeout_ms, struct sbuf *out, struct
 {
     const char *argv[] = {"/bin/sh", "-c", script, NULL};
     *err = (struct err)ERR_INIT;
-    return tool_run(argv, timeout_ms, out, err);
+    return tool_run(argv, timeout_ms, NULL, out, err);
 }
 
 static void test_programs(void **state UNUSED)
@@ -154,8 +154,35 @@ static void test_programs(void **state UNUSED)
     assert_int_equal(run("kill -9 $$", 60000, NULL, &err), ERR_IO);
     assert_int_equal(run("head -c 1000000 /dev/zero; exit 0", 60000, NULL, &err), 0); /* more than is kept holds nobody up */
     assert_int_equal(run("sleep 600", 50, NULL, &err), ERR_TIMEOUT);
-    assert_int_equal(tool_run(none, 1000, NULL, &err), ERR_UNAVAILABLE);
+    assert_int_equal(tool_run(none, 1000, NULL, NULL, &err), ERR_UNAVAILABLE);
     assert_non_null(strstr(err.msg, "no etcdctl"));
+}
+
+static void test_backups_are_known_by_their_names(void **state UNUSED)
+{
+    struct snapshot there[2] = {{.id = "20260301-000000-000"}, {.id = "20260201-000000-000"}};
+    JSON_AUTO same = json_pack("[{s:s}, {s:s}]", "id", there[0].id, "id", there[1].id);
+    JSON_AUTO other = json_pack("[{s:s}, {s:s}]", "id", there[0].id, "id", "20260101-000000-000");
+    assert_true(backups_are(same, there, 2));
+    assert_false(backups_are(other, there, 2));
+    assert_false(backups_are(same, there, 1));
+    assert_true(backups_are(NULL, there, 0));
+}
+
+static void test_a_rehearsal_that_failed_comes_again_soon(void **state UNUSED)
+{
+    static const struct {
+        int failures;
+        int64_t minutes;
+    } cases[] = {{0, 1440}, {1, 10}, {2, 20}, {7, 640}, {8, 1280}, {9, 1440}, {15, 1440}, {1000, 1440}};
+    const int64_t day = 86400000, minute = 60000;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        JSON_AUTO obj = json_pack("{s:{s:s}, s:{s:{s:s, s:i}}}", "metadata", "creationTimestamp", "2026-01-01T00:00:00Z", "status", "drill", "at", "2026-01-02T00:00:00.000000Z", "failures", cases[i].failures);
+        int64_t then = 0;
+        assert_int_equal(clock_parse(STR("2026-01-02T00:00:00Z"), &then), 0);
+        assert_int_equal((drill_due_ms(obj, day) - then) / minute, cases[i].minutes);
+        assert_true(drill_due_ms(obj, minute) == then + minute); /* never later than the others */
+    }
 }
 
 static void test_a_restore_is_asked_for_once(void **state UNUSED)
@@ -181,6 +208,8 @@ int main(void)
         cmocka_unit_test(test_newest_first_and_what_was_begun_goes),
         cmocka_unit_test(test_what_is_no_backup_of_this_cluster_is_refused_by_name),
         cmocka_unit_test(test_programs),
+        cmocka_unit_test(test_backups_are_known_by_their_names),
+        cmocka_unit_test(test_a_rehearsal_that_failed_comes_again_soon),
         cmocka_unit_test(test_a_restore_is_asked_for_once),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

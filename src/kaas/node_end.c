@@ -1,0 +1,123 @@
+/* Nodes that end: one that is not wanted any more, or all of a cluster with its gate. What is gone is looked for on disk and in the runtime, not remembered. */
+#include "kaas/node.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "kaas/node_init.h"
+
+bool node_workload_end(struct kaas *k, const char *name)
+{
+    struct workload_status w;
+    k->runtime->ops->get(k->runtime, name, &w);
+    if (w.state != WORKLOAD_ABSENT && k->runtime->ops->stop(k->runtime, name, NULL) == 0)
+        k->runtime->ops->get(k->runtime, name, &w);
+    return w.state == WORKLOAD_ABSENT;
+}
+
+static int remove_logs(struct kaas *k, const char *workload)
+{
+    static const char *const ends[] = {".log", ".log.1"};
+    int n = 0;
+    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+        CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, workload, ends[i]);
+        n += unlink(path) == 0;
+    }
+    return n;
+}
+
+int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err)
+{
+    char name[WORKLOAD_NAME_MAX];
+    *ret_done = false;
+    node_workload(n, name);
+    if (!node_workload_end(k, name))
+        return 0;
+    struct err why = ERR_INIT;
+    int rc = client ? join_forget(client, n->name, &why) : 0;
+    if (rc < 0 && rc != ERR_UNAVAILABLE && rc != ERR_TIMEOUT) /* one that does not answer keeps a Node of that name, which is not ready */
+        return err_set(err, rc, "%s", why.msg);
+    if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
+        return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
+    if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
+        return rc;
+    *files += 1 + remove_logs(k, name);
+    *ret_done = true;
+    return 0;
+}
+
+size_t nodes_list(const struct site *s, const char *pool, int from, struct arena *a, struct node *ret, size_t max)
+{
+    CLEANUP(mem_freep) char *root = xasprintf("%s/nodes", s->dir);
+    size_t len = pool ? strlen(pool) : 0, n = 0;
+    DIR *d = opendir(root);
+    for (struct dirent *e; d && n < max && (e = readdir(d));) {
+        const char *last = strrchr(e->d_name, '-');
+        int64_t ordinal;
+        if (e->d_name[0] == '.' || !last || str_to_i64(str_of(last + 1), 0, 100000, &ordinal) < 0)
+            continue;
+        if (pool && ((size_t)(last - e->d_name) != len || strncmp(e->d_name, pool, len) != 0 || ordinal < from))
+            continue;
+        const char *name = arena_strndup(a, str_n(e->d_name, (size_t)(last - e->d_name)));
+        node_named(s, name, (int)ordinal, a, &ret[n++]);
+    }
+    if (d)
+        closedir(d);
+    return n;
+}
+
+/* ---- a cluster's end ---- */
+
+/* The hub goes with its name, and the last one in it. */
+static int remove_hub(const struct site *s, const char *data_dir, struct arena *a, struct err *err)
+{
+    const char *hub = arena_printf(a, "%s/net/hub", s->dir);
+    while (umount2(hub, MNT_DETACH) == 0)
+        ;
+    if (errno != EINVAL && errno != ENOENT && errno != EPERM)
+        return err_set(err, ERR_INTERNAL, "%s: %s", hub, strerror(errno));
+    unlink(gate_socket(s, data_dir, a));
+    return 0;
+}
+
+static void release_hub(void *arg, const char *uid, const char *ns UNUSED, const char *name UNUSED)
+{
+    const struct kaas *k = arg;
+    CLEANUP(mem_freep) char *hub = xasprintf("%s/clusters/%s/net/hub", k->o.data_dir, uid);
+    while (umount2(hub, MNT_DETACH) == 0)
+        ;
+}
+
+void node_pools_release(struct kaas *k)
+{
+    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
+    place_each(root, release_hub, k);
+}
+
+int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
+{
+    CLEANUP(arena_freep) struct arena *a = arena_new(1024 * 1024);
+    struct node nodes[NODES_MAX];
+    char name[WORKLOAD_NAME_MAX];
+    size_t n = nodes_list(s, NULL, 0, a, nodes, ARRAY_LEN(nodes)), left = n;
+    *ret_done = false;
+    for (size_t i = 0; i < n; i++) {
+        bool done = false;
+        int rc = node_remove(k, NULL, &nodes[i], &done, &m->files, err);
+        if (rc < 0)
+            return rc;
+        left -= done;
+    }
+    gate_workload(s, name);
+    if (left || !node_workload_end(k, name))
+        return 0;
+    m->files += remove_logs(k, name);
+    int rc = remove_hub(s, k->o.data_dir, a, err);
+    *ret_done = rc == 0;
+    return rc;
+}
