@@ -240,10 +240,12 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     const struct options *o = g->options;
     struct arena *a = g->arena;
     const char *name = gateway_name(o, a), *metrics = arena_printf(a, "metrics-%s", name);
+    const char *other = strcmp(g->writer, name) != 0 ? name : arena_printf(a, "%s-next", name);
     struct gateway_options go = {.name = g->writer,
                                  .threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, arena_printf(a, "run/%s.snapshot", name)),
-                                 .shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", name)),
+                                 .shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", g->writer)),
+                                 .other_shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", other)),
                                  .open_file = options_path(o, a, arena_printf(a, "run/%s.requests", g->writer)),
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .site = o->site, .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
@@ -305,7 +307,6 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     net_addr_format(&addr, text);
     log_info("gateway listens", KV("address", text), KV("tls", g->tls ? "on" : "off"));
     offer_takeover(g, name);
-    const char *other = strcmp(g->writer, name) != 0 ? name : arena_printf(a, "%s-next", name);
     g->left.dir = go.journal_dir;
     g->left.gateway = other;
     g->left.file = options_path(o, a, arena_printf(a, "run/%s.requests", other));

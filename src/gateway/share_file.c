@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -20,14 +21,11 @@ static bool on_less(void *arg, const char *name, enum limit_unit u, int64_t max,
     return true;
 }
 
-int share_file_save(const char *path, struct limit_set *s, int64_t parts, struct err *err)
+static int save(const char *path, const json_t *doc, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     CLEANUP(mem_freep) char *beside = xasprintf("%s.new", path);
     CLEANUP(file_closep) int fd = -1;
-    json_t *less = json_array();
-    JSON_AUTO doc = json_pack("{s:i, s:I, s:o}", "version", VERSION, "parts", (json_int_t)parts, "less", less);
-    limit_each_less(s, on_less, less);
     sbuf_init(&text, FILE_MAX);
     json_write(doc, &text);
     if (!sbuf_ok(&text))
@@ -37,6 +35,30 @@ int share_file_save(const char *path, struct limit_set *s, int64_t parts, struct
         return err_sys(err, errno, "%s", beside);
     int rc = file_write_all(fd, sbuf_str(&text), err);
     return rc < 0 ? rc : rename(beside, path) < 0 ? err_sys(err, errno, "%s", path) : 0;
+}
+
+int share_file_save(const char *path, struct limit_set *s, int64_t parts, struct err *err)
+{
+    json_t *less = json_array();
+    JSON_AUTO doc = json_pack("{s:i, s:I, s:o}", "version", VERSION, "parts", (json_int_t)parts, "less", less);
+    limit_each_less(s, on_less, less);
+    return save(path, doc, err);
+}
+
+int share_file_save_left(const char *path, struct err *err)
+{
+    JSON_AUTO doc = json_pack("{s:i, s:b}", "version", VERSION, "left", 1);
+    return save(path, doc, err);
+}
+
+const char *share_file_newest(const char *a, const char *b)
+{
+    struct stat sa, sb;
+    bool has_a = a && stat(a, &sa) == 0, has_b = b && stat(b, &sb) == 0;
+    if (!has_a || !has_b)
+        return has_a ? a : has_b ? b : NULL;
+    bool older = sa.st_mtim.tv_sec != sb.st_mtim.tv_sec ? sa.st_mtim.tv_sec < sb.st_mtim.tv_sec : sa.st_mtim.tv_nsec < sb.st_mtim.tv_nsec;
+    return older ? b : a;
 }
 
 static bool unit_of(const json_t *less, enum limit_unit *ret)
@@ -66,6 +88,8 @@ int64_t share_file_load(const char *path, struct limit_set *s, struct err *err)
     enum limit_unit u;
     if (file_read(path, FILE_MAX, &text, &len, err) < 0 || json_parse(str_n(text, len), FILE_MAX, &doc, err) < 0)
         return 0;
+    if (json_int(doc, "version", 0) == VERSION && json_flag(doc, "left", false))
+        return SHARE_FILE_LEFT;
     int64_t parts = json_int(doc, "parts", 0);
     bool good = json_int(doc, "version", 0) == VERSION && parts > 0 && parts <= PARTS_MAX && json_is_array(json_object_get(doc, "less"));
     json_array_foreach (json_object_get(doc, "less"), i, less)
