@@ -107,16 +107,6 @@ void rate_lease_ask(struct rate_lease *r, json_t *spec, uint64_t now_ns)
 
 /* ---- the answer ---- */
 
-static bool unit_of(const char *text, enum limit_unit *ret)
-{
-    for (int u = 0; u < LIMIT_UNITS; u++)
-        if (!strcmp(text, limit_unit_text((enum limit_unit)u))) {
-            *ret = (enum limit_unit)u;
-            return true;
-        }
-    return false;
-}
-
 struct beyond {
     struct rate_lease *r;
     VEC(struct limit_counter *) found;
@@ -150,7 +140,7 @@ static void take_parts(struct rate_lease *r, const json_t *status, uint64_t now_
     if (!epoch || (epoch == r->epoch && parts == r->parts && settled == r->settled))
         return;
     json_array_foreach (json_object_get(status, "rateCaps"), i, cap)
-        if (unit_of(json_str_or(cap, "unit", ""), &u))
+        if (limit_unit_parse(json_str_or(cap, "unit", ""), &u))
             limit_cap(r->set, str_of(json_str_or(cap, "name", "")), u, json_int(cap, "max", 0), json_int(cap, "share", 0));
     limit_set_parts(r->set, parts, !settled, now_ns);
     r->moved = true;
@@ -179,7 +169,7 @@ static void take_recall(struct rate_lease *r, const json_t *a, uint64_t now_ns)
     struct limit_recall recall = {.amount = json_int(a, "amount", 0), .restore = json_int(a, "restore", 0), .large = json_flag(a, "large", false)};
     struct str name = str_of(json_str_or(a, "name", ""));
     enum limit_unit u;
-    if (!unit_of(json_str_or(a, "unit", ""), &u))
+    if (!limit_unit_parse(json_str_or(a, "unit", ""), &u))
         return;
     struct limit_counter *c = limit_find(r->set, name);
     if (!c) { /* nobody has used it here */

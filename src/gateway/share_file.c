@@ -61,22 +61,11 @@ const char *share_file_newest(const char *a, const char *b)
     return older ? b : a;
 }
 
-static bool unit_of(const json_t *less, enum limit_unit *ret)
-{
-    const char *text = json_str_or(less, "unit", "");
-    for (int u = 0; u < LIMIT_UNITS; u++)
-        if (!strcmp(text, limit_unit_text((enum limit_unit)u))) {
-            *ret = (enum limit_unit)u;
-            return true;
-        }
-    return false;
-}
-
 static bool is_good(const json_t *less)
 {
     enum limit_unit u;
     int64_t max = json_int(less, "max", -1), share = json_int(less, "share", -1);
-    return *json_str_or(less, "name", "") && unit_of(less, &u) && max > 0 && share >= 0 && share <= max;
+    return *json_str_or(less, "name", "") && limit_unit_parse(json_str_or(less, "unit", ""), &u) && max > 0 && share >= 0 && share <= max;
 }
 
 int64_t share_file_load(const char *path, struct limit_set *s, struct err *err)
@@ -99,7 +88,7 @@ int64_t share_file_load(const char *path, struct limit_set *s, struct err *err)
         return 0;
     }
     json_array_foreach (json_object_get(doc, "less"), i, less)
-        if (unit_of(less, &u))
+        if (limit_unit_parse(json_str_or(less, "unit", ""), &u))
             limit_cap(s, str_of(json_str_or(less, "name", "")), u, json_int(less, "max", 0), json_int(less, "share", 0));
     return parts;
 }
