@@ -14,7 +14,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define LEFT_LOOK_MS 2000u
 #define OWN_DESCRIPTORS 128 /* loops, ledgers, the API (several a kind that is watched), the monitor */
 
 struct gateway_role {
@@ -31,7 +30,7 @@ struct gateway_role {
     const char *writer; /* what its journals are called */
     struct takeover_offer *offer;
     struct timer look; /* for what a killed gateway left under the other name: */
-    struct { const char *dir, *gateway, *file; } left;
+    struct left_requests left;
 };
 
 static int check_gateway(void *arg, struct err *err)
@@ -62,14 +61,14 @@ static void drain_done(void *arg)
 static void left_work(void *arg)
 {
     struct gateway_role *g = arg;
-    left_requests_settle(g->left.dir, g->left.gateway, g->left.file);
+    (void)left_requests_look(&g->left);
 }
 
 static void left_done(void *arg)
 {
     struct gateway_role *g = arg;
     if (!g->stopping)
-        timer_start(&g->look, LEFT_LOOK_MS);
+        timer_start(&g->look, g->left.pause_ms);
 }
 
 static void look_for_left(struct timer *t)
@@ -307,9 +306,7 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     net_addr_format(&addr, text);
     log_info("gateway listens", KV("address", text), KV("tls", g->tls ? "on" : "off"));
     offer_takeover(g, name);
-    g->left.dir = go.journal_dir;
-    g->left.gateway = other;
-    g->left.file = options_path(o, a, arena_printf(a, "run/%s.requests", other));
+    g->left = (struct left_requests){go.journal_dir, other, options_path(o, a, arena_printf(a, "run/%s.requests", other)), LEFT_LOOK_MS};
     timer_init(&g->look, g->loop, look_for_left, g);
     look_for_left(&g->look);
     return 0;
