@@ -27,7 +27,9 @@ enum recorded { UNRECORDED, RECORDING, RECORDED };
 struct access {
     char *id, *by, *reason, *source, *agent;
     int64_t until_ms;
-    enum recorded recorded; /* in the audit ledger, on the disk */
+    enum recorded recorded; /* in the audit ledger, on the disk … */
+    enum recorded end;      /* … and that it is over: what is not written down yet is tried again */
+    const char *over;       /* why it lets nobody in any more; NULL: it does */
     bool told, seen;        /* told: its Event is made; seen: in the directory, this time */
 };
 
@@ -210,6 +212,28 @@ static void record(struct break_glass *b, struct access *a)
     add_record(b, a, NULL, &(struct audit_wait){b->loop, recorded, telling_new(b, a)});
 }
 
+static void end_recorded(void *arg, int code)
+{
+    struct telling *t = arg;
+    struct access *a = map_getc(t->owner->all, t->id);
+    if (a)
+        a->end = code < 0 ? UNRECORDED : RECORDED;
+    if (code < 0)
+        log_warn("the end of a break-glass access is not recorded yet", KV("id", t->id), KVI("code", code));
+    unref(t->owner);
+    mem_free(t);
+}
+
+/* Its beginning first, whatever has become of it. */
+static void record_end(struct break_glass *b, struct access *a)
+{
+    record(b, a);
+    if (a->recorded != RECORDED || a->end != UNRECORDED)
+        return;
+    a->end = RECORDING;
+    add_record(b, a, a->over, &(struct audit_wait){b->loop, end_recorded, telling_new(b, a)});
+}
+
 /* ---- looking ---- */
 
 static void take_up(struct break_glass *b, const char *id)
@@ -245,7 +269,7 @@ static void look(struct break_glass *b)
         closedir(d);
 }
 
-/* Tells of new ones; removes those that are over and told of, or whose record somebody took away. */
+/* Tells of new ones; ends those whose time is over, or whose record somebody took away, and removes them once they were told of and their end is recorded. */
 static void settle(struct break_glass *b)
 {
     struct map_iter it = MAP_ITER_INIT;
@@ -253,16 +277,19 @@ static void settle(struct break_glass *b)
     bool ended = false;
     while (map_next(b->all, &it)) {
         struct access *a = it.value;
-        bool over = a->until_ms <= clock_wall_ms();
+        bool late = a->until_ms <= clock_wall_ms();
         if (!a->told && b->started)
             *VEC_PUSH(&untold) = a;
-        if (a->told && a->recorded == RECORDED && (over || !a->seen)) {
-            const char *why = over ? "its time is over" : "its record was removed";
-            log_warn("break-glass access is over", KV("id", a->id), KV("by", a->by), KV("why", why));
-            add_record(b, a, why, NULL);
+        if (!a->over && (late || !a->seen)) {
+            a->over = late ? "its time is over" : "its record was removed";
+            log_warn("break-glass access is over", KV("id", a->id), KV("by", a->by), KV("why", a->over));
+            ended = true;
+        }
+        if (a->over)
+            record_end(b, a);
+        if (a->told && a->end == RECORDED) {
             forget(b, a);
             map_del(b->all, it.key);
-            ended = true;
         }
     }
     if (ended && b->server)
@@ -289,7 +316,7 @@ int break_glass_check(void *arg, const char *id)
         settle(b);
         a = map_getc(b->all, id);
     }
-    if (!a || !a->seen || a->until_ms <= clock_wall_ms() || a->recorded == UNRECORDED)
+    if (!a || a->over || !a->seen || a->until_ms <= clock_wall_ms() || a->recorded == UNRECORDED)
         return ERR_UNAUTHENTICATED;
     return a->recorded == RECORDED ? 0 : ERR_BUSY;
 }
@@ -309,7 +336,7 @@ static double active(void *arg)
     struct map_iter it = MAP_ITER_INIT;
     double n = 0;
     while (map_next(b->all, &it))
-        n += ((struct access *)it.value)->until_ms > clock_wall_ms();
+        n += !((struct access *)it.value)->over && ((struct access *)it.value)->until_ms > clock_wall_ms();
     return n;
 }
 

@@ -2,7 +2,7 @@
  *
  * `seki break-glass` writes DATA/break-glass/ID.json (who, why, until when) and then makes the certificate, of user "seki:break-glass:ID". Control accepts it only when it has read
  * that record and has it in the audit ledger, on the disk: who, from where, why, until when. Whoever it reads it of is told of by a line in the log, an Event and a metric, too. So there is no
- * such access without an alarm, and none without a record. Records whose time is over are removed once they were told of; the end is recorded as well. A control that starts anew records
+ * such access without an alarm, and none without a record. Records whose time is over are removed once they were told of and their end is recorded as well. A control that starts anew records
  * an access that is still good once more.
  */
 #ifndef SEKI_CMD_BREAK_GLASS_H

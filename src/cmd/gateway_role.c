@@ -14,7 +14,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define LEFT_LOOK_MS 2000u
 #define OWN_DESCRIPTORS 128 /* loops, ledgers, the API (several a kind that is watched), the monitor */
 
 struct gateway_role {
@@ -31,7 +30,7 @@ struct gateway_role {
     const char *writer; /* what its journals are called */
     struct takeover_offer *offer;
     struct timer look; /* for what a killed gateway left under the other name: */
-    struct { const char *dir, *gateway, *file; } left;
+    struct left_requests left;
 };
 
 static int check_gateway(void *arg, struct err *err)
@@ -62,14 +61,14 @@ static void drain_done(void *arg)
 static void left_work(void *arg)
 {
     struct gateway_role *g = arg;
-    left_requests_settle(g->left.dir, g->left.gateway, g->left.file);
+    (void)left_requests_look(&g->left);
 }
 
 static void left_done(void *arg)
 {
     struct gateway_role *g = arg;
     if (!g->stopping)
-        timer_start(&g->look, LEFT_LOOK_MS);
+        timer_start(&g->look, g->left.pause_ms);
 }
 
 static void look_for_left(struct timer *t)
@@ -240,10 +239,12 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     const struct options *o = g->options;
     struct arena *a = g->arena;
     const char *name = gateway_name(o, a), *metrics = arena_printf(a, "metrics-%s", name);
+    const char *other = strcmp(g->writer, name) != 0 ? name : arena_printf(a, "%s-next", name);
     struct gateway_options go = {.name = g->writer,
                                  .threads = (int)o->gateway_threads,
                                  .snapshot_file = options_path(o, a, arena_printf(a, "run/%s.snapshot", name)),
-                                 .shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", name)),
+                                 .shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", g->writer)),
+                                 .other_shares_file = options_path(o, a, arena_printf(a, "run/%s.shares", other)),
                                  .open_file = options_path(o, a, arena_printf(a, "run/%s.requests", g->writer)),
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .site = o->site, .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
@@ -305,10 +306,7 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     net_addr_format(&addr, text);
     log_info("gateway listens", KV("address", text), KV("tls", g->tls ? "on" : "off"));
     offer_takeover(g, name);
-    const char *other = strcmp(g->writer, name) != 0 ? name : arena_printf(a, "%s-next", name);
-    g->left.dir = go.journal_dir;
-    g->left.gateway = other;
-    g->left.file = options_path(o, a, arena_printf(a, "run/%s.requests", other));
+    g->left = (struct left_requests){go.journal_dir, other, options_path(o, a, arena_printf(a, "run/%s.requests", other)), LEFT_LOOK_MS};
     timer_init(&g->look, g->loop, look_for_left, g);
     look_for_left(&g->look);
     return 0;

@@ -245,7 +245,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
         g->report = load_report_new(g);
     if (rc == 0)
         rc = slices_start(&(struct slices_options){.client = o->client, .gateway = g->o.name, .journal = g->journal, .budgets = feed_budgets(g->feed),
-                                                     .limits = feed_limits(g->feed), .shares_file = o->shares_file}, &g->slices, err);
+                                                     .limits = feed_limits(g->feed), .shares_file = o->shares_file, .other_shares_file = o->other_shares_file}, &g->slices, err);
     if (rc == 0 && o->otlp_endpoint && *o->otlp_endpoint)
         rc = trace_export_start(&(struct trace_export_options){.endpoint = o->otlp_endpoint, .instance = g->o.name}, &g->traces, err);
     if (rc == 0)
@@ -330,7 +330,7 @@ void gateway_free(struct gateway *g)
     for (int i = 0; g->loops && i < g->loop_count; i++)
         loop_thread_stop(g->loops[i].thread);
     trace_export_stop(g->traces);
-    slices_leave(g->slices);
+    slices_leave(g->slices, g->handed_over);
     load_report_free(g->report);
     slices_free(g->slices);
     feed_stop(g->feed);

@@ -27,6 +27,7 @@ struct gateway_options {
     const char *name;             /* "gateway"; of several on one directory each has its own */
     const char *journal_dir;      /* usage-NAME.000001 … */
     const char *shares_file;      /* what this gateway has of limits (share_file.h); NULL: that is not kept */
+    const char *other_shares_file; /* what the one from which this one takes over has, or the one of that name that was last here */
     const char *open_file;        /* requests that run (open_requests.h); NULL: those of a killed gateway are not counted */
     const int *listen_fds;        /* sockets that listen at `listen` already, taken over from another gateway; they become this one's when it starts */
     size_t listen_count;

@@ -161,14 +161,16 @@ void journal_add_many(struct journal *j, const struct str *bodies, size_t count)
 {
     struct err err = ERR_INIT;
     int64_t now = clock_wall_ms();
+    size_t done = 0;
     pthread_mutex_lock(&j->lock);
-    if (!j->backlog.len && ledger_append_many(j->ledger, now, RECORD_VERSION, bodies, count, &err) == 0) {
-        metric_add(j->records, count);
+    if (!j->backlog.len)
+        (void)!ledger_append_many(j->ledger, now, RECORD_VERSION, bodies, count, &done, &err);
+    if (done) {
+        metric_add(j->records, done);
         atomic_store_explicit(&j->written, ledger_last_sequence(j->ledger), memory_order_relaxed);
-    } else {
-        for (size_t i = 0; i < count; i++)
-            keep(j, now, bodies[i], &err);
     }
+    for (size_t i = done; i < count; i++)
+        keep(j, now, bodies[i], &err);
     pthread_mutex_unlock(&j->lock);
 }
 

@@ -414,3 +414,13 @@ const char *limit_unit_text(enum limit_unit u)
     static const char *const texts[] = {"requests", "tokens", "concurrent"};
     return texts[u];
 }
+
+bool limit_unit_parse(const char *text, enum limit_unit *ret)
+{
+    for (int u = 0; u < LIMIT_UNITS; u++)
+        if (!strcmp(text, limit_unit_text((enum limit_unit)u))) {
+            *ret = (enum limit_unit)u;
+            return true;
+        }
+    return false;
+}

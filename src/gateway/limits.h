@@ -74,5 +74,6 @@ bool limit_state(const struct limit *limits, enum limit_unit unit, uint64_t now_
 
 const char *limit_scope_text(enum limit_scope s); /* "key" */
 const char *limit_unit_text(enum limit_unit u);   /* "requests" */
+bool limit_unit_parse(const char *text, enum limit_unit *ret);
 
 #endif

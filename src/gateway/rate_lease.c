@@ -1,6 +1,7 @@
 #include "gateway/rate_lease.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -21,15 +22,16 @@ struct rate_lease {
     struct limit_set *set;
     int64_t epoch, parts;
     bool settled, heard, moved; /* moved: the file does not say it yet */
-    char *file;
+    bool left;                  /* the one before gave all back, and control has not answered this one */
+    char *file, *other;
     struct metric *part_of;
     VEC(struct item) next, asked; /* of the next question; of the one that runs. With references */
 };
 
-struct rate_lease *rate_lease_new(struct limit_set *set, const char *file)
+struct rate_lease *rate_lease_new(struct limit_set *set, const char *file, const char *other)
 {
     struct rate_lease *r = XNEW(struct rate_lease);
-    *r = (struct rate_lease){.set = set, .file = file ? xstrdup(file) : NULL, .part_of = metric_gauge("seki_gateway_rate_parts", "This gateway has one of so many parts of each limit; 0: control has not said yet.")};
+    *r = (struct rate_lease){.set = set, .file = file ? xstrdup(file) : NULL, .other = other ? xstrdup(other) : NULL, .part_of = metric_gauge("seki_gateway_rate_parts", "This gateway has one of so many parts of each limit; 0: control has not said yet.")};
     limit_set_parts(set, 0, false, 0);
     return r;
 }
@@ -51,6 +53,7 @@ void rate_lease_free(struct rate_lease *r)
     VEC_DEINIT(&r->asked);
     VEC_DEINIT(&r->next);
     mem_free(r->file);
+    mem_free(r->other);
     mem_free(r);
 }
 
@@ -104,16 +107,6 @@ void rate_lease_ask(struct rate_lease *r, json_t *spec, uint64_t now_ns)
 
 /* ---- the answer ---- */
 
-static bool unit_of(const char *text, enum limit_unit *ret)
-{
-    for (int u = 0; u < LIMIT_UNITS; u++)
-        if (!strcmp(text, limit_unit_text((enum limit_unit)u))) {
-            *ret = (enum limit_unit)u;
-            return true;
-        }
-    return false;
-}
-
 struct beyond {
     struct rate_lease *r;
     VEC(struct limit_counter *) found;
@@ -147,7 +140,7 @@ static void take_parts(struct rate_lease *r, const json_t *status, uint64_t now_
     if (!epoch || (epoch == r->epoch && parts == r->parts && settled == r->settled))
         return;
     json_array_foreach (json_object_get(status, "rateCaps"), i, cap)
-        if (unit_of(json_str_or(cap, "unit", ""), &u))
+        if (limit_unit_parse(json_str_or(cap, "unit", ""), &u))
             limit_cap(r->set, str_of(json_str_or(cap, "name", "")), u, json_int(cap, "max", 0), json_int(cap, "share", 0));
     limit_set_parts(r->set, parts, !settled, now_ns);
     r->moved = true;
@@ -176,7 +169,7 @@ static void take_recall(struct rate_lease *r, const json_t *a, uint64_t now_ns)
     struct limit_recall recall = {.amount = json_int(a, "amount", 0), .restore = json_int(a, "restore", 0), .large = json_flag(a, "large", false)};
     struct str name = str_of(json_str_or(a, "name", ""));
     enum limit_unit u;
-    if (!unit_of(json_str_or(a, "unit", ""), &u))
+    if (!limit_unit_parse(json_str_or(a, "unit", ""), &u))
         return;
     struct limit_counter *c = limit_find(r->set, name);
     if (!c) { /* nobody has used it here */
@@ -243,13 +236,19 @@ bool rate_lease_hurries(const struct rate_lease *r)
 bool rate_lease_resume(struct rate_lease *r, uint64_t now_ns)
 {
     struct err err = ERR_INIT;
-    if (r->heard || r->parts || !r->file)
-        return r->heard || r->parts;
-    int64_t parts = file_exists(r->file) ? share_file_load(r->file, r->set, &err) : 0;
+    if (r->heard || r->parts || r->left)
+        return true;
+    const char *file = share_file_newest(r->file, r->other);
+    int64_t parts = file ? share_file_load(file, r->set, &err) : 0;
     if (err.code)
         log_warn("what there was of limits cannot be read", KVE(&err));
     if (!parts)
         return false;
+    if (parts == SHARE_FILE_LEFT) {
+        r->left = true;
+        log_warn("control does not answer, and this gateway gave its shares of limits to others when it last ended: until it does, requests that a limit counts are refused");
+        return true;
+    }
     r->parts = parts;
     r->settled = true;
     metric_set(r->part_of, parts);
@@ -257,9 +256,21 @@ bool rate_lease_resume(struct rate_lease *r, uint64_t now_ns)
     return true;
 }
 
+/* The only one's share goes to nobody, and stays written down. */
+void rate_lease_leave(struct rate_lease *r, bool succeeded)
+{
+    struct err err = ERR_INIT;
+    if (!r->file)
+        return;
+    if (succeeded)
+        (void)unlink(r->file);
+    else if (r->parts > 1 && share_file_save_left(r->file, &err) < 0)
+        log_warn("that shares of limits were given back is not written down: should control be away when this gateway starts again, it takes them for its own", KVE(&err));
+}
+
 void rate_lease_alone(struct rate_lease *r, uint64_t now_ns)
 {
-    if (r->heard || r->parts)
+    if (r->heard || r->parts || r->left)
         return;
     r->parts = 1;
     r->settled = true;

@@ -345,7 +345,7 @@ int slices_start(const struct slices_options *o, struct slices **ret, struct err
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&l->wake, &attr);
     pthread_condattr_destroy(&attr);
-    l->rates = rate_lease_new(o->limits, o->shares_file);
+    l->rates = rate_lease_new(o->limits, o->shares_file, o->other_shares_file);
     l->began_ns = clock_mono_ns();
     l->failures = metric_counter("seki_gateway_lease_failures_total", "Questions about budgets and rates that control did not answer.");
     l->waits = metric_counter("seki_gateway_lease_waits_total", "Requests that waited until control had answered about a budget or a rate.");
@@ -372,7 +372,7 @@ void slices_stop(struct slices *l)
     l->started = false;
 }
 
-void slices_leave(struct slices *l)
+void slices_leave(struct slices *l, bool succeeded)
 {
     struct client_resource r = kind_resource(&kind_gateway_lease);
     struct err err = ERR_INIT;
@@ -384,8 +384,13 @@ void slices_leave(struct slices *l)
     json_t *spec = new_question(l);
     json_object_set_new(spec, "leaving", json_true());
     JSON_AUTO question = wrap(spec);
+    bool told_first = atomic_load(&l->failing) && !succeeded; /* one that is away takes nothing back */
+    if (!told_first) /* so that nobody has what the file still claims */
+        rate_lease_leave(l->rates, succeeded);
     if (client_create(l->client, &r, NULL, question, &answer, &err) < 0)
         log_info("control was not told that this gateway leaves: it finds out when the lease is over", KVE(&err));
+    else if (told_first)
+        rate_lease_leave(l->rates, succeeded);
 }
 
 void slices_free(struct slices *l)

@@ -24,13 +24,13 @@ struct slices_options {
     struct journal *journal;
     struct budget_set *budgets;
     struct limit_set *limits;
-    const char *shares_file; /* share_file.h; NULL: none */
+    const char *shares_file, *other_shares_file; /* share_file.h; NULL: none */
 };
 int slices_start(const struct slices_options *o, struct slices **ret, struct err *err) NODISCARD;
 /* Asks no more; who waits is called once more, and does not wait again. Before the loops end, which still settle and cancel. */
 void slices_stop(struct slices *l);
-/* Gives all back: after the loops have ended, while the journal is open. Waits for control, half a second at most. */
-void slices_leave(struct slices *l);
+/* Gives all back: after the loops have ended, while the journal is open. succeeded: another gateway has taken over. Waits for control, half a second at most. */
+void slices_leave(struct slices *l, bool succeeded);
 void slices_free(struct slices *l);
 
 /* One a loop. */

@@ -3,41 +3,19 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/compiler.h"
-#include "base/file.h"
-#include "base/mem.h"
+#include "inference/cgroup_memory.h"
 
-#define TEXT_MAX (256u << 10)
 #define KIB 1024
-
-/* The number behind a word at the beginning of a line; -1: it is not there. */
-static int64_t number_of(const char *path, const char *word)
-{
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len = 0, n = strlen(word);
-    if (file_read(path, TEXT_MAX, &text, &len, NULL) < 0)
-        return -1;
-    for (const char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
-        if (!strncmp(line, word, n)) {
-            const char *at = line + n + strspn(line + n, " \t:");
-            return isdigit((unsigned char)*at) ? strtoll(at, NULL, 10) : -1;
-        }
-    return -1;
-}
 
 int64_t room_free_bytes(void)
 {
-    int64_t machine = number_of("/proc/meminfo", "MemAvailable:"), max = number_of("/sys/fs/cgroup/memory.max", ""), used = number_of("/sys/fs/cgroup/memory.current", "");
-    int64_t cached = number_of("/sys/fs/cgroup/memory.stat", "inactive_file");
+    int64_t machine = number_in_file("/proc/meminfo", "MemAvailable:"), groups = cgroup_memory_free("");
     if (machine < 0)
         return -1;
-    machine *= KIB;
-    if (max < 0 || used < 0)
-        return machine;
-    return MIN(machine, MAX(max - used + MAX(cached, (int64_t)0), (int64_t)0));
+    return groups < 0 ? machine * KIB : MIN(machine * KIB, groups);
 }
 
 int64_t room_held_bytes(int64_t session)
@@ -49,8 +27,8 @@ int64_t room_held_bytes(int64_t session)
         if (!isdigit((unsigned char)e->d_name[0]) || strlen(e->d_name) > 20)
             continue;
         snprintf(path, sizeof(path), "/proc/%.20s/status", e->d_name);
-        if (number_of(path, "NSsid:") == session)
-            held += MAX(number_of(path, "RssAnon:"), (int64_t)0) * KIB;
+        if (number_in_file(path, "NSsid:") == session)
+            held += MAX(number_in_file(path, "RssAnon:"), (int64_t)0) * KIB;
     }
     if (d)
         closedir(d);

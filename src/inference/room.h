@@ -1,7 +1,7 @@
 /* Whether this machine's memory has room for engines more: asked before engines are started beside those that they replace.
  *
  * An engine needs what one of the same endpoint holds that is no file's (RssAnon of its processes), and the files of the model that it is to serve, of which llama.cpp keeps the pages in memory.
- * Free is what the kernel says is available (MemAvailable of /proc/meminfo, or what is left of a control group's memory.max where that is less). GPUs' memory is not looked at.
+ * Free is what the kernel says is available (MemAvailable of /proc/meminfo, or what is left to control's control groups where that is less: cgroup_memory.h). GPUs' memory is not looked at.
  * Threads: any; reads /proc.
  */
 #ifndef SEKI_INFERENCE_ROOM_H

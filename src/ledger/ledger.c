@@ -190,11 +190,39 @@ static int make_room(struct ledger *l, size_t bytes, struct err *err)
     return rc < 0 ? rc : open_new_file(l, err);
 }
 
-int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, const struct str *bodies, size_t count, struct err *err)
+/* The first n of what was encoded are in the file. */
+static void advance(struct ledger *l, const struct str *bodies, size_t n, uint8_t hashes[][32])
+{
+    for (size_t i = 0; i < n; i++)
+        l->size += (off_t)(LEDGER_HEAD_BYTES + bodies[i].len);
+    if (!n)
+        return;
+    l->pos.sequence += n;
+    memcpy(l->pos.hash, hashes[n - 1], 32);
+    l->dirty = true;
+}
+
+/* How many are whole after a write that failed: a full disk takes a part. */
+static size_t count_whole(const struct ledger *l, const struct str *bodies, size_t count)
+{
+    struct stat st;
+    size_t n = 0;
+    off_t end = l->size;
+    if (fstat(l->fd, &st) < 0)
+        return 0;
+    while (n < count && (end += (off_t)(LEDGER_HEAD_BYTES + bodies[n].len)) <= st.st_size)
+        n++;
+    return n;
+}
+
+int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, const struct str *bodies, size_t count, size_t *ret_done, struct err *err)
 {
     struct ledger_record rec = {.sequence = l->pos.sequence, .time_ms = time_ms, .version = version};
-    uint8_t hash[32];
+    uint8_t hashes[LEDGER_BATCH_MAX][32];
     size_t total = 0;
+    *ret_done = 0;
+    if (count > LEDGER_BATCH_MAX)
+        return err_set(err, ERR_TOO_LARGE, "%zu records at once; at most %d", count, LEDGER_BATCH_MAX);
     for (size_t i = 0; i < count; i++) {
         if (bodies[i].len > LEDGER_BODY_MAX)
             return err_set(err, ERR_TOO_LARGE, "a record of %zu bytes; at most %d", bodies[i].len, LEDGER_BODY_MAX);
@@ -203,31 +231,27 @@ int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, cons
     int rc = make_room(l, total, err);
     if (rc < 0)
         return rc;
-    memcpy(hash, l->pos.hash, 32);
     sbuf_reset(&l->buf);
     for (size_t i = 0; i < count; i++) {
         rec.sequence++;
         rec.body = bodies[i];
-        memcpy(rec.prev_hash, hash, 32);
-        ledger_encode(&rec, &l->buf, hash);
+        memcpy(rec.prev_hash, i ? hashes[i - 1] : l->pos.hash, 32);
+        ledger_encode(&rec, &l->buf, hashes[i]);
     }
     if (!sbuf_ok(&l->buf))
-        return err_set(err, ERR_TOO_LARGE, "%zu records at once; at most %d", count, LEDGER_BATCH_MAX);
+        return err_set(err, ERR_TOO_LARGE, "%zu records of %zu bytes at once", count, total);
     rc = file_write_all(l->fd, sbuf_str(&l->buf), err);
-    if (rc < 0) { /* a part of it may be there: a full disk */
-        l->broken = ftruncate(l->fd, l->size) < 0;
-        return rc;
-    }
-    l->size += (off_t)l->buf.len;
-    l->pos.sequence = rec.sequence;
-    memcpy(l->pos.hash, hash, 32);
-    l->dirty = true;
-    return 0;
+    *ret_done = rc < 0 ? count_whole(l, bodies, count) : count;
+    advance(l, bodies, *ret_done, hashes);
+    if (rc < 0)
+        l->broken = ftruncate(l->fd, l->size) < 0; /* behind them is a part of one */
+    return rc;
 }
 
 int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err)
 {
-    int rc = ledger_append_many(l, time_ms, version, &body, 1, err);
+    size_t done;
+    int rc = ledger_append_many(l, time_ms, version, &body, 1, &done, err);
     if (rc == 0 && ret_sequence)
         *ret_sequence = l->pos.sequence;
     return rc;

@@ -26,9 +26,10 @@ struct ledger_options {
 int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err *err) NODISCARD;
 void ledger_close(struct ledger *l); /* syncs */
 int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err) NODISCARD;
-/* Several of one schema and time with one write: all of them, or none once it returns; a reader may have seen the first ones of a write that then failed. At most LEDGER_BATCH_MAX. */
+/* Several of one schema and time with one write; at most LEDGER_BATCH_MAX. When the disk takes a part of them only, those that are whole stay (a reader may have them already): *ret_done says
+ * how many, also on failure, and only the rest is to be tried again. */
 #define LEDGER_BATCH_MAX 64
-int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, const struct str *bodies, size_t count, struct err *err) NODISCARD;
+int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, const struct str *bodies, size_t count, size_t *ret_done, struct err *err) NODISCARD;
 int ledger_sync(struct ledger *l, struct err *err) NODISCARD;
 /* For a writer that many threads share under a lock: a duplicate of the descriptor that has unsynced records, which then count as synced, or -1 when there are none. The
  * caller calls fdatasync and closes it, without the lock. */

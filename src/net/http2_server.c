@@ -53,7 +53,7 @@ struct http2_conn {
     uint64_t idle_since_ms, out_progress_ms;
     uint64_t resets_since_ms;
     unsigned resets;
-    bool holding; /* frames are being taken in: flushing waits */
+    bool taking_in; /* frames are being taken in: flushing waits */
     bool sending, failed;
     struct server_hold hold;
 };
@@ -448,7 +448,7 @@ static bool fill_out(struct http2_conn *c)
 
 static void flush(struct http2_conn *c)
 {
-    if (c->holding || c->hold.on || c->sending || c->failed)
+    if (c->taking_in || c->hold.on || c->sending || c->failed)
         return;
     c->sending = true;
     if (c->out.len == c->out_off)
@@ -484,9 +484,9 @@ static void on_ready2(void *arg, int events)
             fail(c);
             return;
         }
-        c->holding = true;
+        c->taking_in = true;
         ssize_t used = nghttp2_session_mem_recv(c->session, (const uint8_t *)scratch, (size_t)n);
-        c->holding = false;
+        c->taking_in = false;
         if (used < 0) {
             fail(c);
             return;
@@ -671,9 +671,9 @@ static void on_timer(struct timer *t)
 {
     struct http2_conn *c = t->arg;
     const struct http_server_options *o = &c->server->o;
-    c->holding = true;
+    c->taking_in = true;
     reap(c);
-    c->holding = false;
+    c->taking_in = false;
     uint64_t now = clock_mono_ms(); /* after reap: a stream that went just now began the idle time just now */
     bool stuck = c->out.len > c->out_off && now - c->out_progress_ms >= o->write_timeout_ms;
     bool idle = !c->stream_count && now - c->idle_since_ms >= o->idle_timeout_ms;
@@ -684,9 +684,9 @@ static void on_timer(struct timer *t)
     timer_start(t, tick_ms(c));
     if (idle)
         nghttp2_session_terminate_session(c->session, NGHTTP2_NO_ERROR);
-    c->holding = true;
+    c->taking_in = true;
     check_streams(c, now);
-    c->holding = false;
+    c->taking_in = false;
     flush(c);
 }
 

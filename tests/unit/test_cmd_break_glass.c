@@ -1,6 +1,7 @@
 /* An access in an emergency is good only once its record is in the audit ledger, on the disk. */
 #include "unit.h"
 
+#include <dirent.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -122,11 +123,61 @@ static void what_cannot_be_recorded_lets_nobody_in(void **state)
     wait_until(is_good, "bbbbbbbbbb"); /* the next look tries again */
 }
 
+static bool has_ended(const char *id)
+{
+    CLEANUP(mem_freep) char *ledger = xasprintf("%s/ledger", dir), *user = xasprintf("break-glass:%s", id);
+    DIR *d = opendir(ledger);
+    bool found = false;
+    for (const struct dirent *e; d && !found && (e = readdir(d));) {
+        CLEANUP(mem_freep) char *path = xasprintf("%s/%s", ledger, e->d_name), *text = NULL;
+        size_t len = 0;
+        if (file_read(path, 1u << 20, &text, &len, NULL) < 0)
+            continue;
+        for (const char *at = memmem(text, len, user, strlen(user)); at && !found; at = memmem(at + 1, len - (size_t)(at + 1 - text), user, strlen(user)))
+            found = memmem(at, MIN(len - (size_t)(at - text), (size_t)500), "its record was removed", 22);
+    }
+    if (d)
+        closedir(d);
+    return found;
+}
+
+static void what_is_removed_while_nothing_can_be_recorded_has_its_end_recorded_later(void **state)
+{
+    struct access_waiter w = {.fn = ask_again};
+    struct rlimit old, none;
+    (void)state;
+    asked = 0;
+    write_record("cccccccccc", "never let in");
+    write_record("dddddddddd", "let in");
+    CLEANUP(mem_freep) char *c = xasprintf("%s/cccccccccc.json", dir), *d = xasprintf("%s/dddddddddd.json", dir), *aside = xasprintf("%s/aside", dir);
+    assert_int_equal(rename(c, aside), 0);
+    wait_until(is_good, "dddddddddd");
+    assert_int_equal(rename(aside, c), 0);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    none = old;
+    none.rlim_cur = 1;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    assert_int_equal(break_glass_check(accesses, "cccccccccc"), ERR_BUSY);
+    break_glass_wait(accesses, &w);
+    assert_int_equal(unlink(c), 0);
+    assert_int_equal(unlink(d), 0);
+    wait_until(was_asked, NULL);
+    uint64_t until = clock_mono_ms() + 3000; /* its end is tried to be recorded in that */
+    while (clock_mono_ms() < until)
+        loop_run_once(loop, 50);
+    assert_int_equal(break_glass_check(accesses, "cccccccccc"), ERR_UNAUTHENTICATED);
+    assert_int_equal(break_glass_check(accesses, "dddddddddd"), ERR_UNAUTHENTICATED);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    wait_until(has_ended, "cccccccccc");
+    wait_until(has_ended, "dddddddddd");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_is_good_once_it_is_recorded),
         cmocka_unit_test(what_cannot_be_recorded_lets_nobody_in),
+        cmocka_unit_test(what_is_removed_while_nothing_can_be_recorded_has_its_end_recorded_later),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

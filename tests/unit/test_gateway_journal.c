@@ -2,7 +2,10 @@
 #include "unit.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "base/arena.h"
 #include "base/file.h"
@@ -94,8 +97,85 @@ static void many_writers_and_a_restart(void **state)
     assert_int_equal(seen.count, 2 * THREADS * EACH);
 }
 
+#define BATCH 5
+
+struct ids {
+    char ids[BATCH + 2][16];
+    uint64_t last;
+};
+
+static bool on_id(void *arg, const struct ledger_record *rec)
+{
+    struct ids *s = arg;
+    struct usage u;
+    struct err err = ERR_INIT;
+    struct arena *a = arena_new(1 << 20);
+    ASSERT_OK(usage_decode(rec->body, a, &u, &err));
+    assert_in_range(rec->sequence, 1, BATCH + 1);
+    assert_true(str_to_array(u.id, s->ids[s->last = rec->sequence], sizeof(s->ids[0])));
+    arena_free(a);
+    return true;
+}
+
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit r;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &r), 0);
+    r.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &r), 0);
+}
+
+/* Whoever follows the journal may have what a full disk took of a batch: it stays what it is, though the gateway is killed before the rest is written. */
+static void what_a_full_disk_took_of_a_batch_stays(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct journal *j;
+    struct ledger_reader *r;
+    struct ids seen = {0};
+    struct stat st;
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    struct str bodies[BATCH];
+    size_t ends[BATCH];
+    struct rlimit before;
+    char path[128];
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    sbuf_init(&text, 65536);
+    sbuf_reserve(&text, 65536 - 1);
+    for (int i = 0; i < BATCH; i++) {
+        char id[16];
+        snprintf(id, sizeof(id), "batch-%d", i + 1);
+        usage_encode(&(struct usage){.id = str_of(id), .project = STR("p"), .outcome = STR("ok"), .status = 200, .exact = true}, &text);
+        ends[i] = text.len;
+    }
+    for (int i = 0; i < BATCH; i++)
+        bodies[i] = str_n(text.ptr + (i ? ends[i - 1] : 0), ends[i] - (i ? ends[i - 1] : 0));
+    ASSERT_OK(journal_open(dir, "full", &j, &err));
+    ASSERT_OK(ledger_reader_open(dir, "usage-full", &r, &err));
+    snprintf(path, sizeof(path), "%s/usage-full.000001", dir);
+    assert_int_equal(stat(path, &st), 0);
+    limit_files((rlim_t)st.st_size + ends[1] + 2 * LEDGER_HEAD_BYTES + 7);
+    journal_add_many(j, bodies, BATCH);
+    assert_int_equal(journal_sequence(j), -1);
+    assert_int_equal(journal_written(j), 2);
+    ASSERT_OK(ledger_read(r, 0, on_id, &seen, &err));
+    assert_int_equal(seen.last, 2);
+    journal_close(j); /* as when it is killed: what waited is lost */
+    limit_files(before.rlim_cur);
+    ASSERT_OK(journal_open(dir, "full", &j, &err));
+    journal_add(j, &(struct usage){.id = STR("later"), .project = STR("p"), .outcome = STR("ok"), .status = 200, .exact = true});
+    ASSERT_OK(ledger_read(r, seen.last, on_id, &seen, &err));
+    assert_int_equal(seen.last, 3);
+    assert_string_equal(seen.ids[1], "batch-1");
+    assert_string_equal(seen.ids[2], "batch-2");
+    assert_string_equal(seen.ids[3], "later");
+    ledger_reader_close(r);
+    journal_close(j);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(many_writers_and_a_restart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(many_writers_and_a_restart), cmocka_unit_test(what_a_full_disk_took_of_a_batch_stays)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

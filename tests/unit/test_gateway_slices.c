@@ -220,7 +220,7 @@ static void who_leaves_says_so_and_up_to_which_record(void **state)
     for (int i = 0; i < 500 && !questions(); i++)
         loop_run_once(loop, 10);
     journal_add(journal, &(struct usage){.id = STR("r"), .project = STR("demo"), .outcome = STR("ok"), .status = 200, .exact = true});
-    slices_leave(slices);
+    slices_leave(slices, false);
     assert_true(json_flag(control.last, "leaving", false));
     assert_int_equal(json_int(control.last, "sequence", 0), journal_sequence(journal));
     assert_string_equal(json_str_or(control.last, "journal", ""), journal_name(journal));

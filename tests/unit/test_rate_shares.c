@@ -82,13 +82,20 @@ static const char *file_of(int i)
     return w.file;
 }
 
-static void start(struct gateway *g, int i)
+/* other: -1, or whose file the gateway of the other name writes. */
+static void start_beside(struct gateway *g, int i, int other)
 {
+    CLEANUP(mem_freep) char *file = w.dir[0] ? xstrdup(file_of(i)) : NULL;
     *g = (struct gateway){.set = limit_set_new(), .alive = true};
     snprintf(g->name, sizeof(g->name), "g%d", i);
     snprintf(g->incarnation, sizeof(g->incarnation), "%lld", (long long)++w.lives);
-    g->lease = rate_lease_new(g->set, w.dir[0] ? file_of(i) : NULL);
+    g->lease = rate_lease_new(g->set, file, other < 0 ? NULL : file_of(other));
     g->limits[LIMIT_KEY] = (struct limit){.counter = limit_take(g->set, "key a/k", (int64_t[]){0, MAX_TOKENS, MAX_RUNNING}, 0), .max = {0, MAX_TOKENS, MAX_RUNNING}};
+}
+
+static void start(struct gateway *g, int i)
+{
+    start_beside(g, i, -1);
 }
 
 /* As by SIGKILL. */
@@ -353,6 +360,87 @@ static void the_only_one_has_all_of_it_again(void **state)
     assert_int_equal(reserve(&w.gateways[0], MAX_TOKENS, &why), LIMIT_HELD);
 }
 
+/* As by SIGTERM. */
+static void leave(int i, bool succeeded)
+{
+    rate_lease_leave(w.gateways[i].lease, succeeded);
+    shares_leave(w.shares, w.gateways[i].name);
+    end(&w.gateways[i]);
+}
+
+static void who_gave_its_share_back_does_not_take_it_again_while_control_is_away(void **state)
+{
+    (void)state;
+    struct limit_refusal why;
+    write_down();
+    start_all(2);
+    leave(1, false);
+    rounds(8, 1);
+    pass_time(60000);
+    stop_control();
+    start(&w.gateways[1], 1);
+    assert_true(rate_lease_resume(w.gateways[1].lease, now_ns()));
+    rate_lease_alone(w.gateways[1].lease, now_ns());
+    pass_time(60000);
+    assert_int_equal(reserve(&w.gateways[0], MAX_TOKENS, &why), LIMIT_HELD); /* has all of it */
+    assert_int_equal(reserve(&w.gateways[1], 1, &why), LIMIT_ASK);
+    assert_true(w.least >= -0.01);
+    settle(&w.gateways[0], 0, MAX_TOKENS);
+    start_control();
+    shares_expect(w.shares, "g0", w.now_ms);
+    rounds(8, 2);
+    pass_time(60000);
+    assert_int_equal(reserve(&w.gateways[1], MAX_TOKENS / 2, &why), LIMIT_HELD);
+    assert_true(w.least >= -0.01);
+}
+
+static void the_only_one_gives_its_share_to_nobody(void **state)
+{
+    (void)state;
+    struct limit_refusal why;
+    write_down();
+    start_all(1);
+    leave(0, false);
+    stop_control();
+    start(&w.gateways[0], 0);
+    assert_true(rate_lease_resume(w.gateways[0].lease, now_ns()));
+    assert_int_equal(reserve(&w.gateways[0], 1, &why), LIMIT_HELD);
+}
+
+static void one_that_drains_does_not_write_over_what_its_successor_has(void **state)
+{
+    (void)state;
+    struct limit_refusal why;
+    write_down();
+    start_all(1);
+    start_beside(&w.gateways[1], 1, 0); /* takes over from it */
+    rounds(8, 2);
+    pass_time(60000);
+    assert_int_equal(reserve_waiting(&w.gateways[0], 80, 2), LIMIT_HELD); /* a connection that is still open: 30 of them are the successor's */
+    (void)ask(&w.gateways[0], 0);
+    end(&w.gateways[1]);
+    stop_control();
+    start_beside(&w.gateways[1], 1, 0);
+    assert_true(rate_lease_resume(w.gateways[1].lease, now_ns()));
+    pass_time(60000);
+    assert_int_equal(reserve(&w.gateways[1], 21, &why), LIMIT_ASK);
+    assert_int_equal(reserve(&w.gateways[1], 20, &why), LIMIT_HELD);
+}
+
+static void a_successor_goes_on_with_what_the_one_before_had_until_it_has_its_own(void **state)
+{
+    (void)state;
+    write_down();
+    start_all(2);
+    leave(1, true);
+    assert_false(file_exists(file_of(1)));
+    end(&w.gateways[0]);
+    stop_control();
+    start_beside(&w.gateways[1], 1, 0);
+    assert_true(rate_lease_resume(w.gateways[1].lease, now_ns()));
+    assert_int_equal(limit_parts(w.gateways[1].set), 2);
+}
+
 static void a_file_that_is_none_is_no_share(void **state)
 {
     (void)state;
@@ -508,6 +596,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(control_that_is_gone_changes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(who_starts_while_control_is_away_goes_on_with_what_it_had, setup, teardown),
         cmocka_unit_test_setup_teardown(the_only_one_has_all_of_it_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_gave_its_share_back_does_not_take_it_again_while_control_is_away, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_only_one_gives_its_share_to_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_that_drains_does_not_write_over_what_its_successor_has, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_successor_goes_on_with_what_the_one_before_had_until_it_has_its_own, setup, teardown),
         cmocka_unit_test_setup_teardown(a_file_that_is_none_is_no_share, setup, teardown),
         cmocka_unit_test_setup_teardown(silence_while_control_sleeps_is_nobodys, setup, teardown),
         cmocka_unit_test_setup_teardown(shares_that_move_while_they_are_used, setup, teardown),
