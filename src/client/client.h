@@ -32,6 +32,8 @@ struct client_http_options {
 int client_http(const struct client_http_options *o, struct client **ret, struct err *err) NODISCARD;
 /* From a kubeconfig file (YAML as we and kubectl write it, or JSON); ERR_INVALID names what is missing. NULL: $KUBECONFIG, then ~/.kube/config. */
 int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err) NODISCARD;
+/* Of a kubeconfig's text that came from elsewhere: no program is run for it, and no file read, so it has its certificates in it. what: for messages. */
+int client_kubeconfig_text(struct str text, const char *what, struct client **ret, struct err *err) NODISCARD;
 /* Which file that is; mem_free it. */
 char *client_kubeconfig_path(const char *file);
 /* A client that goes through another's transport (which must outlive it), and asks allow() before each call: it refuses with an error, or shortens *timeout_ms, which

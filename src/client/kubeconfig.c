@@ -40,6 +40,8 @@ static int take_pem(const json_t *obj, const char *key, const char *dir, char **
     }
     if (!file || !*file)
         return 0;
+    if (!dir)
+        return err_field(err, ERR_INVALID, key, "%s names a file, and none is read here", key);
     CLEANUP(mem_freep) char *path = *file == '/' ? xstrdup(file) : xasprintf("%s/%s", dir, file);
     size_t len;
     return file_read(path, FILE_MAX, ret, &len, err);
@@ -102,6 +104,11 @@ int client_kubeconfig_parse(struct str text, const char *path, const char *dir, 
     if (rc < 0)
         return err_wrap(err, "%s", path);
     return build(config, path, dir, may_run, ret, ret_namespace, namespace_size, err);
+}
+
+int client_kubeconfig_text(struct str text, const char *what, struct client **ret, struct err *err)
+{
+    return client_kubeconfig_parse(text, what, NULL, false, ret, NULL, 0, err);
 }
 
 char *client_kubeconfig_path(const char *file)

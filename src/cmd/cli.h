@@ -99,6 +99,12 @@ int cli_rollback(struct cli *c);
 int cli_completion(struct cli *c);
 int cli_version(struct cli *c);
 
+/* ---- cli_cluster.c ---- */
+/* The cluster's NAME, the only word. 0; or 2 with the reason printed. */
+int cli_cluster_name(struct cli *c, const char **ret);
+/* Prints why a cluster could not be had, or that there is none; returns 1. */
+int cli_cluster_missing(struct cli *c, const char *name, const struct err *err);
+
 /* ---- cli_args.c ---- */
 
 /* Sorts argv into verb, flags and words. 0; or 2 with the reason printed. With ret_help, help is wanted: of c->verb, or of all when that is NULL. */

@@ -1,21 +1,15 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/file.h"
-#include "base/mem.h"
 #include "cmd/cli.h"
-#include "crypto/hash.h"
-#include "kinds/borrowed.h"
 #include "kinds/kaas.h"
 
 #define LOOK_US 100000
 #define WAIT_DEFAULT_MS 300000
-#define KUBECONFIG_MAX 65536
 
 /* ---- what they share ---- */
 
-/* 0; or 2. */
-static int take_name(struct cli *c, const char **ret)
+int cli_cluster_name(struct cli *c, const char **ret)
 {
     *ret = cli_word(c);
     return *ret ? cli_no_more(c) : cli_usage_error("expected the cluster's NAME");
@@ -30,7 +24,7 @@ static int take_timeout(struct cli *c, int64_t *ret_ms)
     return 0;
 }
 
-static int not_there(struct cli *c, const char *name, const struct err *err)
+int cli_cluster_missing(struct cli *c, const char *name, const struct err *err)
 {
     if (err->code != ERR_NOT_FOUND)
         return cli_fail(err);
@@ -81,7 +75,7 @@ static int wait_until_ready(struct cli *c, const char *name, int64_t timeout_ms,
         struct err err = ERR_INIT;
         JSON_AUTO obj = NULL;
         if (client_get(c->client, &r, c->ns, name, &obj, &err) < 0)
-            return not_there(c, name, &err);
+            return cli_cluster_missing(c, name, &err);
         const char *reason = tell_stages(c, obj, &told, &last), *ready = obj_condition(obj, "Ready");
         if (ready && !strcmp(ready, "True")) {
             *ret = json_incref(obj);
@@ -111,7 +105,7 @@ int cli_cluster_create(struct cli *c)
     }
     while ((endpoint = cli_flag(c, "--endpoint-name")))
         json_array_append_new(names, json_string(endpoint));
-    if (take_timeout(c, &timeout_ms) || take_name(c, &name))
+    if (take_timeout(c, &timeout_ms) || cli_cluster_name(c, &name))
         return 2;
     if (cli_connect(c))
         return 1;
@@ -135,50 +129,6 @@ int cli_cluster_create(struct cli *c)
     return 0;
 }
 
-/* ---- kubeconfig ---- */
-
-static int print_kubeconfig(struct str text, const char *name, const char *file)
-{
-    struct err err = ERR_INIT;
-    if (!file)
-        return fwrite(text.ptr, 1, text.len, stdout) == text.len && fflush(stdout) == 0 ? 0 : 1;
-    if (file_write(file, text, 0600, &err) < 0)
-        return cli_fail(&err);
-    fprintf(stderr, "credentials of the administrator of cluster %s are in %s\n", name, file);
-    return 0;
-}
-
-int cli_cluster_kubeconfig(struct cli *c)
-{
-    const char *name, *file = cli_flag(c, "--out");
-    struct client_resource clusters = kind_resource(&kind_cluster), secrets = kind_resource(&kind_secret);
-    struct err err = ERR_INIT;
-    JSON_AUTO obj = NULL;
-    JSON_AUTO secret = NULL;
-    if (take_name(c, &name))
-        return 2;
-    if (cli_connect(c))
-        return 1;
-    if (client_get(c->client, &clusters, c->ns, name, &obj, &err) < 0)
-        return not_there(c, name, &err);
-    const char *from = json_str(obj, "status.kubeconfigSecret");
-    if (!from || client_get(c->client, &secrets, c->ns, from, &secret, &err) < 0) {
-        if (from && err.code != ERR_NOT_FOUND)
-            return cli_fail(&err);
-        fprintf(stderr, "seki: cluster %s has no kubeconfig yet; `seki -n %s wait cluster/%s` waits for it\n", name, c->ns, name);
-        return 1;
-    }
-    CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    sbuf_init(&text, KUBECONFIG_MAX);
-    if (base64_decode(str_of(json_str_or(secret, "data." CLUSTER_SECRET_KEY, "")), &text, &err) < 0 || !text.len) {
-        fprintf(stderr, "seki: Secret %s has no kubeconfig\n", cli_plain(c->arena, from));
-        return 1;
-    }
-    int rc = print_kubeconfig(sbuf_str(&text), name, file);
-    mem_wipe(text.ptr, text.len);
-    return rc;
-}
-
 /* ---- delete ---- */
 
 int cli_cluster_delete(struct cli *c)
@@ -188,12 +138,12 @@ int cli_cluster_delete(struct cli *c)
     struct client_resource r = kind_resource(&kind_cluster);
     struct err err = ERR_INIT;
     JSON_AUTO first = NULL;
-    if (take_timeout(c, &timeout_ms) || take_name(c, &name))
+    if (take_timeout(c, &timeout_ms) || cli_cluster_name(c, &name))
         return 2;
     if (cli_connect(c))
         return 1;
     if (client_get(c->client, &r, c->ns, name, &first, &err) < 0 || client_delete(c->client, &r, c->ns, name, obj_uid(first), &err) < 0)
-        return not_there(c, name, &err);
+        return cli_cluster_missing(c, name, &err);
     for (uint64_t until = clock_mono_ms() + (uint64_t)timeout_ms;;) {
         JSON_AUTO obj = NULL;
         int rc = client_get(c->client, &r, c->ns, name, &obj, &err);

@@ -59,6 +59,9 @@ static const struct cli_flag cluster_create_flags[] = {
     END,
 };
 static const struct cli_flag cluster_kubeconfig_flags[] = {
+    {.name = "--user", .value = "NAME", .help = "for a user of this name instead, with a certificate that ends; takes an administrator of the cluster"},
+    {.name = "--group", .value = "NAME", .help = "a group that this user is in; repeat for more", .many = true},
+    {.name = "--life", .value = "DURATION", .help = "how long the user's certificate is good, 10m to 720h (default: 8h); it cannot be taken back"},
     {.name = "--out", .value = "FILE", .help = "write it there, for its owner only, instead of printing it", .complete = "@file"},
     END,
 };
@@ -289,9 +292,11 @@ const struct cli_verb cli_verbs[] = {
      .flags = cluster_create_flags},
     {.name = "cluster kubeconfig",
      .args = "NAME",
-     .help = "the kubeconfig of a cluster's administrator",
-     .more = "  seki -n demo cluster kubeconfig shop --out shop.kubeconfig\n"
-             "  kubectl --kubeconfig shop.kubeconfig get namespaces\n",
+     .help = "the kubeconfig of a cluster's administrator, or of somebody else",
+     .more = "A user made with --user may do what the cluster's roles allow to the name and its groups: nothing until one is bound. The key is made here and kept nowhere else.\n\n"
+             "  seki -n demo cluster kubeconfig shop --out shop.kubeconfig\n"
+             "  kubectl --kubeconfig shop.kubeconfig get namespaces\n"
+             "  seki -n demo cluster kubeconfig shop --user ann --group team-a --life 8h --out ann.kubeconfig\n",
      .run = cli_cluster_kubeconfig,
      .flags = cluster_kubeconfig_flags},
     {.name = "cluster delete",

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <string.h>
+#include <time.h>
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -83,6 +84,68 @@ int csr_check(struct str pem, const struct csr_allowed *allowed, struct err *err
     if (rc == 0)
         rc = names_are(req, allowed, err);
     X509_REQ_free(req);
+    BIO_free(bio);
+    ERR_clear_error();
+    return rc;
+}
+
+/* ---- our own ---- */
+
+static bool add_name(X509_NAME *name, const char *field, const char *text)
+{
+    return *text && strlen(text) <= CSR_NAME_MAX && X509_NAME_add_entry_by_txt(name, field, MBSTRING_UTF8, (const unsigned char *)text, -1, -1, 0);
+}
+
+static char *text_of(BIO *bio)
+{
+    char *data = NULL;
+    long len = BIO_get_mem_data(bio, &data);
+    return xstrndup(data, (size_t)len);
+}
+
+static int write_both(X509_REQ *req, EVP_PKEY *key, char **ret_request_pem, char **ret_key_pem, struct err *err)
+{
+    BIO *first = BIO_new(BIO_s_mem()), *second = BIO_new(BIO_s_secmem());
+    bool good = first && second && PEM_write_bio_X509_REQ(first, req) && PEM_write_bio_PrivateKey(second, key, NULL, NULL, 0, NULL, NULL);
+    if (good) {
+        *ret_request_pem = text_of(first);
+        *ret_key_pem = text_of(second);
+    }
+    BIO_free(first);
+    BIO_free(second);
+    return good ? 0 : err_set(err, ERR_INTERNAL, "a request for a certificate could not be written");
+}
+
+int csr_make(const char *common_name, const char *const *orgs, char **ret_request_pem, char **ret_key_pem, struct err *err)
+{
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509_REQ *req = X509_REQ_new();
+    X509_NAME *name = req ? X509_REQ_get_subject_name(req) : NULL;
+    int rc = key && name ? 0 : err_set(err, ERR_INTERNAL, "a request for a certificate could not be made");
+    for (; rc == 0 && orgs && *orgs; orgs++)
+        if (!add_name(name, "O", *orgs))
+            rc = err_set(err, ERR_INVALID, "\"%.80s\": expected 1 to %d bytes", *orgs, CSR_NAME_MAX);
+    if (rc == 0 && !add_name(name, "CN", common_name))
+        rc = err_set(err, ERR_INVALID, "\"%.80s\": expected 1 to %d bytes", common_name, CSR_NAME_MAX);
+    if (rc == 0 && !(X509_REQ_set_pubkey(req, key) && X509_REQ_sign(req, key, EVP_sha256())))
+        rc = err_set(err, ERR_INTERNAL, "a request for a certificate could not be signed");
+    if (rc == 0)
+        rc = write_both(req, key, ret_request_pem, ret_key_pem, err);
+    X509_REQ_free(req);
+    EVP_PKEY_free(key);
+    ERR_clear_error();
+    return rc;
+}
+
+int csr_certificate_end(struct str pem, int64_t *ret_ms, struct err *err)
+{
+    BIO *bio = BIO_new_mem_buf(pem.ptr, (int)pem.len);
+    X509 *cert = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
+    struct tm tm = {0};
+    int rc = cert && ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) ? 0 : err_set(err, ERR_INVALID, "there is no certificate in PEM");
+    if (rc == 0)
+        *ret_ms = (int64_t)timegm(&tm) * 1000;
+    X509_free(cert);
     BIO_free(bio);
     ERR_clear_error();
     return rc;

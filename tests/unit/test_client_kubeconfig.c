@@ -80,6 +80,24 @@ static void bad_files_name_what_is_wrong(void **state)
     }
 }
 
+static void a_text_from_elsewhere_reads_no_file(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct client *c = NULL;
+    char text[1024];
+    static const char *const users[] = {"client-certificate: /dev/null, client-key: /dev/null", "exec: {command: /bin/true}"};
+    for (size_t i = 0; i < ARRAY_LEN(users); i++) {
+        snprintf(text, sizeof(text), form, SERVER, users[i], "");
+        int rc = client_kubeconfig_text(str_of(text), "it", &c, &err);
+        assert_true(rc == (i ? ERR_UNAUTHENTICATED : ERR_INVALID));
+        assert_non_null(strstr(err.msg, i ? "not run" : "none is read"));
+    }
+    snprintf(text, sizeof(text), form, SERVER, "client-certificate-data: LS0tCg==, client-key-data: LS0tCg==", "");
+    ASSERT_OK(client_kubeconfig_text(str_of(text), "it", &c, &err));
+    client_free(c);
+}
+
 static void files_of_another_shape(void **state)
 {
     (void)state;
@@ -127,7 +145,7 @@ static void where_the_file_is(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(good_files), cmocka_unit_test(bad_files_name_what_is_wrong), cmocka_unit_test(files_of_another_shape),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(good_files), cmocka_unit_test(bad_files_name_what_is_wrong), cmocka_unit_test(files_of_another_shape), cmocka_unit_test(a_text_from_elsewhere_reads_no_file),
                                        cmocka_unit_test(where_the_file_is)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,8 +87,35 @@ static void test_what_a_node_may_ask_for(void **state UNUSED)
     assert_int_equal(csr_check(STR("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"), &allowed, &err), ERR_INVALID);
 }
 
+static void test_a_request_of_ours_has_its_names_and_its_key(void **state UNUSED)
+{
+    static const char *const orgs[] = {"team-a", "team-b", NULL}, *const empty[] = {"", NULL};
+    CLEANUP(mem_freep) char *pem = NULL, *key = NULL;
+    struct err err = ERR_INIT;
+    char subject[200] = "", sixty_five[66];
+    memset(sixty_five, 'x', 65);
+    sixty_five[65] = 0;
+    ASSERT_OK(csr_make("ann", orgs, &pem, &key, &err));
+    BIO *first = BIO_new_mem_buf(pem, -1), *second = BIO_new_mem_buf(key, -1);
+    X509_REQ *req = PEM_read_bio_X509_REQ(first, NULL, NULL, NULL);
+    EVP_PKEY *private = PEM_read_bio_PrivateKey(second, NULL, NULL, NULL);
+    assert_int_equal(X509_REQ_verify(req, private), 1);
+    X509_NAME_oneline(X509_REQ_get_subject_name(req), subject, sizeof(subject));
+    assert_string_equal(subject, "/O=team-a/O=team-b/CN=ann");
+    X509_REQ_free(req);
+    EVP_PKEY_free(private);
+    BIO_free(first);
+    BIO_free(second);
+    char *none = NULL;
+    ASSERT_ERR(csr_make("", NULL, &none, &none, &err), ERR_INVALID);
+    ASSERT_ERR(csr_make(sixty_five, NULL, &none, &none, &err), ERR_INVALID);
+    ASSERT_ERR(csr_make("ann", empty, &none, &none, &err), ERR_INVALID);
+    int64_t end = 0;
+    ASSERT_ERR(csr_certificate_end(STR("no certificate"), &end, &err), ERR_INVALID);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_what_a_node_may_ask_for)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_what_a_node_may_ask_for), cmocka_unit_test(test_a_request_of_ours_has_its_names_and_its_key)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
