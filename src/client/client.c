@@ -217,6 +217,22 @@ int client_patch(struct client *c, const struct client_resource *r, const char *
     return call_named(c, "PATCH", r, ns, name, subresource, "application/merge-patch+json", patch, ret, err);
 }
 
+int client_apply(struct client *c, const struct client_resource *r, json_t *obj, const char *manager, bool force, json_t **ret, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
+    const char *ns = meta(obj, "namespace"), *name = meta(obj, "name");
+    if (!names_one(name))
+        return err_field(err, ERR_INVALID, "metadata.name", "\"%s\" is no name of one of %s", name ? name : "", r->plural);
+    if (ns && *ns && !names_one(ns))
+        return err_field(err, ERR_INVALID, "metadata.namespace", "\"%s\" is no name of a namespace", ns);
+    sbuf_init(&path, PATH_BYTES_MAX);
+    path_of(r, ns, name, NULL, &path);
+    sbuf_addc(&path, "?fieldManager=");
+    http_encode(&path, str_of(manager));
+    sbuf_addf(&path, "&force=%s", force ? "true" : "false");
+    return call(c, "PATCH", &path, "application/apply-patch+yaml", obj, NULL, ret, err); /* JSON is YAML */
+}
+
 int client_delete(struct client *c, const struct client_resource *r, const char *ns, const char *name, const char *uid, struct err *err)
 {
     JSON_AUTO options = uid ? json_pack("{s:s, s:s, s:{s:s}}", "apiVersion", "v1", "kind", "DeleteOptions", "preconditions", "uid", uid) : NULL;

@@ -57,6 +57,8 @@ int client_update_status(struct client *c, const struct client_resource *r, json
 /* Merge patch. subresource NULL or "status". */
 int client_patch(struct client *c, const struct client_resource *r, const char *ns, const char *name, const char *subresource,
                  json_t *patch, json_t **ret, struct err *err) NODISCARD;
+/* Server-side apply of an object, in whose metadata its name and namespace are. force: fields that others have written become `manager`'s; otherwise ERR_CONFLICT names them. */
+int client_apply(struct client *c, const struct client_resource *r, json_t *obj, const char *manager, bool force, json_t **ret, struct err *err) NODISCARD;
 /* uid NULL: whatever has that name. ERR_NOT_FOUND when it is gone. */
 int client_delete(struct client *c, const struct client_resource *r, const char *ns, const char *name, const char *uid, struct err *err) NODISCARD;
 

@@ -8,6 +8,7 @@
 #include "base/metrics.h"
 #include "crypto/hash.h"
 #include "json/yaml.h"
+#include "kaas/addons.h"
 #include "kaas/node.h"
 #include "kaas/recovery.h"
 #include "kinds/borrowed.h"
@@ -504,6 +505,7 @@ static void ready(struct pass *p, int64_t now)
     }
     p->r->requeue_ms = p->k->o.probe_ms;
     secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
+    addons_look(p->k, obj, &p->cluster, &p->site, &p->memory.addons);
 }
 
 static void bring_up(struct pass *p)

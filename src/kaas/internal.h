@@ -98,6 +98,10 @@ int access_version(struct client *c, char ret[32], struct err *err) NODISCARD;
 
 /* ---- kaas.c ---- */
 
+struct addons_memory {
+    uint64_t look_ms; /* when CoreDNS was looked at */
+};
+
 /* What is remembered between passes; lost at a restart and found again. */
 struct cluster_memory {
     char address[16];
@@ -108,6 +112,7 @@ struct cluster_memory {
     int files;                       /* … and files that it has removed */
     bool bound;                      /* access was looked at since our start */
     struct secrets_memory secrets;
+    struct addons_memory addons;
 };
 
 struct kaas {
@@ -117,6 +122,7 @@ struct kaas {
     struct cluster_network addresses;
     struct informer *clusters, *secrets, *cluster_keys, *tenants, *namespaces;
     struct node_pools *pools;
+    struct informer *node_pools;
     const char *self; /* the program that we are */
     char self_path[4096];
     bool listed; /* what an earlier sekid had left was looked at */

@@ -182,6 +182,7 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     k->cluster_keys = manager_informer(m, &kind_cluster_key);
     k->tenants = manager_informer(m, &kind_tenant);
     k->namespaces = manager_informer(m, &kind_namespace);
+    k->node_pools = manager_informer(m, &kind_node_pool);
     manager_add(m, &controller, k);
     k->pools = node_pools_new(k);
     find_self(k);

@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "kaas/addons.h"
 #include "kaas/node.h"
 #include "kaas/node_gate.h"
 
@@ -41,6 +42,29 @@ static void test_the_network_of_nodes(void **state UNUSED)
         assert_string_equal(w.gate, cases[i].gate);
         assert_int_equal(w.count, cases[i].count);
     }
+}
+
+static void test_objects_of_names_follow_from_the_networks(void **state UNUSED)
+{
+    struct cluster c = cluster_with("10.244.0.0/16", "172.20.0.0/28", NULL), other = cluster_with("10.244.0.0/16", "172.20.0.0/28", NULL);
+    struct addon list[ADDONS_MAX];
+    char digest[17], again[17];
+    size_t n = 0;
+    bool service = false, corefile = false, marked = false;
+    other.spec.network.service_domain = "corp.example";
+    assert_int_equal(addons_render(&other, list, &n, digest, NULL), 0);
+    for (size_t i = 0; i < n; i++) {
+        const char *kind = json_str(list[i].obj, "kind"), *text = json_str_or(list[i].obj, "data.Corefile", "");
+        service |= !strcmp(kind, "Service") && !strcmp(json_str_or(list[i].obj, "spec.clusterIP", ""), "172.20.0.10") && !list[i].yields;
+        corefile |= strstr(text, "kubernetes corp.example in-addr.arpa") != NULL && list[i].yields;
+        marked |= obj_annotation(list[i].obj, "seki.cloud/applied") && !strcmp(obj_annotation(list[i].obj, "seki.cloud/applied"), digest);
+        assert_true(json_str(list[i].obj, "metadata.name") != NULL && !strchr(text, '$'));
+    }
+    assert_true(service && corefile && marked);
+    addons_free(list, n);
+    assert_int_equal(addons_render(&c, list, &n, again, NULL), 0);
+    addons_free(list, n);
+    assert_string_not_equal(digest, again);
 }
 
 static void test_places_are_kept_and_taken_once(void **state UNUSED)
@@ -213,7 +237,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_what_a_gate_dials),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_objects_of_names_follow_from_the_networks), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_what_a_gate_dials),
                                        cmocka_unit_test(test_bytes_go_both_ways_and_end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,119 @@
+"""Names in clusters: CoreDNS, as pods of the cluster's own. Needs root and the programs (make kubernetes)."""
+import json
+import os
+import signal
+
+import pytest
+
+import kube
+from cloud import Cloud, wait_for
+from test_nodes import Pool, inside
+
+pytestmark = [pytest.mark.kube, pytest.mark.full]
+
+OBJECTS = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: web, image: localhost/busybox:1, imagePullPolicy: Never, command: [web, serve, "8080", hello], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: bare, namespace: shop}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asks, namespace: default}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: asks, image: localhost/busybox:1, imagePullPolicy: Never, command: [sleep, "100000"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    if not (kube.BUILT / kube.MINOR / "images" / "coredns.tar").exists():
+        pytest.skip("there is no image of CoreDNS: make kubernetes")
+    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms"}) as c:
+        c.project("demo")
+        cluster = kube.Cluster(c, "demo", "names", {"network": {"serviceDomain": "corp.example"}})
+        cluster.wait()
+        yield cluster
+    kube.end_left()
+
+
+@pytest.fixture(scope="module")
+def pool(made):
+    p = Pool(made, "workers", count=1, machine={"memoryMiB": 1024})
+    p.wait()
+    return p
+
+
+def lookup(cluster, name):
+    return cluster.kubectl("exec", "asks", "--", "busybox", "nslookup", name, check=False).stdout
+
+
+def asks(cluster, name, expected, timeout=60):
+    wait_for(lambda: expected in lookup(cluster, name).split("Name:")[-1], timeout, f"{name} to be {expected}")
+
+
+def test_a_cluster_without_nodes_waits_for_no_names(made):
+    c = made.wait("False", "Pending", kind="DNSReady")
+    assert "no nodes" in c["message"]
+    assert made.kubectl("-n", "kube-system", "get", "pods,deployments", "-o", "name").stdout == ""
+
+
+def test_a_pod_finds_a_service_of_another_namespace(made, pool):
+    made.wait(kind="DNSReady")
+    made.kubectl("apply", "-f", "-", input=OBJECTS)
+    made.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/asks")
+    made.kubectl("-n", "shop", "wait", "--for=condition=Ready", "--timeout=90s", "pod/web")
+    service = made.kubectl("-n", "shop", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout
+    pod = made.kubectl("-n", "shop", "get", "pod", "web", "-o", "jsonpath={.status.podIP}").stdout
+    assert made.kubectl("-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIP}").stdout == "10.96.0.10"
+    assert "nameserver 10.96.0.10" in made.kubectl("exec", "asks", "--", "cat", "/etc/resolv.conf").stdout
+    asks(made, "web.shop.svc.corp.example", service)
+    asks(made, "bare.shop.svc.corp.example", pod)  # headless: its pods
+    assert "can't find" in lookup(made, "nobody.shop.svc.corp.example")
+
+
+def test_it_answers_again_after_a_kill(made, pool):
+    service = made.kubectl("-n", "shop", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout
+    before = wait_for(lambda: inside(pool.outer("workers-0"), "coredns"), 30, "CoreDNS")
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: (now := inside(pool.outer("workers-0"), "coredns")) and not set(now) & set(before), 90, "another CoreDNS")
+    asks(made, "web.shop.svc.corp.example", service, 90)
+
+
+def test_a_corefile_of_the_tenant_stays_and_a_deleted_deployment_comes_back(made, pool):
+    corefile = json.loads(made.kubectl("-n", "kube-system", "get", "configmap", "coredns", "-o", "json").stdout)["data"]["Corefile"]
+    own = corefile.replace("cache 30", "cache 30  # ours")
+    made.kubectl("-n", "kube-system", "patch", "configmap", "coredns", "--type=merge", "-p", json.dumps({"data": {"Corefile": own}}))
+    made.kubectl("-n", "kube-system", "scale", "deployment", "coredns", "--replicas=1")
+    # Whatever makes it apply everything again: here a digest that is not its own.
+    made.kubectl("-n", "kube-system", "annotate", "deployment", "coredns", "seki.cloud/applied=other", "--overwrite")
+
+    def get(what):
+        return json.loads(made.kubectl("-n", "kube-system", "get", what, "coredns", "-o", "json", check=False).stdout or "{}")
+    wait_for(lambda: get("deployment")["metadata"]["annotations"]["seki.cloud/applied"] != "other", 60, "it to be applied again")
+    assert get("configmap")["data"]["Corefile"] == own and get("deployment")["spec"]["replicas"] == 1
+    uid = get("deployment")["metadata"]["uid"]
+    made.kubectl("-n", "kube-system", "delete", "deployment", "coredns")
+    wait_for(lambda: get("deployment").get("metadata", {}).get("uid", uid) != uid, 60, "another Deployment")
+    assert get("configmap")["data"]["Corefile"] == own
+    made.wait(kind="DNSReady")
