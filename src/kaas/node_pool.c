@@ -12,6 +12,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kaas/node_init.h"
+#include "kaas/storage.h"
+#include "kaas/volume.h"
 
 #define CONTROLLER "nodepool"
 #define WORKERS 4
@@ -219,6 +221,8 @@ static int make_node(struct pool_pass *p, struct node *n, struct err *err)
     if (rc == 0)
         rc = node_files_ensure(n, &p->cluster, &p->pool, p->r->name, p->k->o.certificate_life_ms, settings, err);
     if (rc == 0)
+        rc = agent_files_ensure(n, p->k->o.certificate_life_ms, p->k->o.node_storage, err);
+    if (rc == 0)
         rc = give_token(p, n, err);
     if (rc < 0)
         return rc;
@@ -323,10 +327,15 @@ static int remove_node(struct kaas *k, struct client *client, const struct node 
         return 0;
     struct err why = ERR_INIT;
     int rc = client ? join_forget(client, n->name, &why) : 0;
+    if (rc == 0 && client)
+        rc = storage_forget(client, n->name, &why);
     if (rc < 0 && rc != ERR_UNAVAILABLE && rc != ERR_TIMEOUT) /* one that does not answer keeps a Node of that name, which is not ready */
         return err_set(err, rc, "%s", why.msg);
     if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
         return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
+    CLEANUP(mem_freep) char *volumes = xasprintf("%s/volumes", n->dir);
+    if ((rc = volumes_wipe(volumes, err)) < 0)
+        return rc;
     if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
         return rc;
     *files += 1 + remove_logs(k, name);
@@ -389,7 +398,7 @@ static bool has_roles(struct pool_pass *p, struct err *err)
     pthread_mutex_unlock(&p->all->lock);
     if (known)
         return true;
-    if (join_roles(p->client, err) < 0)
+    if (join_roles(p->client, err) < 0 || storage_objects_ensure(p->client, p->k->o.node_storage > 0, err) < 0)
         return false;
     pthread_mutex_lock(&p->all->lock);
     map_set(p->all->bound, str_of(p->site.uid), xstrdup(restored));
