@@ -233,6 +233,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms,
                                     .kms_program = beside_us(a, "seki-kms"),
                                     .key_overlap_ms = (uint64_t)o->kubernetes_key_overlap_ms,
+                                    .node_storage = o->kubernetes_node_storage,
                                     .drill_ms = (uint64_t)o->kubernetes_drill_ms};
     if ((rc = kaas_new(s->manager, s->runtime, &ko, &s->kaas, err)) < 0)
         return rc;

@@ -131,6 +131,8 @@ static const struct conf_option schema[] = {
      "how long a Cluster's older key for secrets stays beside the newer one at least; API servers may use it for some minutes"},
     {"kubernetes", "drill-interval", CONF_DURATION, OPT(kubernetes_drill_ms), "24h", 0, 31536000000, NULL, NULL, false,
      "how often the newest backup of each Cluster is restored for trial, beside it; 0: never"},
+    {"kubernetes", "node-storage", CONF_SIZE, OPT(kubernetes_node_storage), "16G", 0, INT64_C(1) << 50, NULL, "bytes", false,
+     "what the volumes of one node may take of this machine's disk together; 0: Clusters that have their nodes from now on get no StorageClass"},
     {"model", "dirs", CONF_STR, OPT(model_dirs), "", 0, 0, NULL, NULL, false,
      "directories with files for Models of all projects, comma-separated; besides, a project has models/PROJECT/ of the data directory"},
 };

@@ -39,7 +39,7 @@ struct options {
     /* [model] */
     char *model_dirs;
     char *kubernetes_dir, *kubernetes_addresses;
-    int64_t kubernetes_probe_ms, kubernetes_certificate_life_ms, kubernetes_key_overlap_ms, kubernetes_drill_ms;
+    int64_t kubernetes_probe_ms, kubernetes_certificate_life_ms, kubernetes_key_overlap_ms, kubernetes_drill_ms, kubernetes_node_storage;
 };
 
 /* What main() read from the command line besides options. */

@@ -21,6 +21,7 @@ struct kaas_options {
     uint64_t certificate_life_ms;
     const char *kms_program;  /* seki-kms */
     uint64_t key_overlap_ms;  /* how long a cluster's older key for secrets stays beside the newer one at least */
+    int64_t node_storage;     /* bytes that volumes of one node may have together; 0: clusters have no storage */
     uint64_t drill_ms;        /* how often each cluster's newest backup is restored for trial; 0: never */
 };
 

@@ -10,6 +10,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "kaas/node_init.h"
+#include "kaas/storage.h"
+#include "kaas/volume.h"
 
 bool node_workload_end(struct kaas *k, const char *name)
 {
@@ -40,10 +42,15 @@ int node_remove(struct kaas *k, struct client *client, const struct node *n, boo
         return 0;
     struct err why = ERR_INIT;
     int rc = client ? join_forget(client, n->name, &why) : 0;
+    if (rc == 0 && client)
+        rc = storage_forget(client, n->name, &why);
     if (rc < 0 && rc != ERR_UNAVAILABLE && rc != ERR_TIMEOUT) /* one that does not answer keeps a Node of that name, which is not ready */
         return err_set(err, rc, "%s", why.msg);
     if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
         return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
+    CLEANUP(mem_freep) char *volumes = xasprintf("%s/volumes", n->dir);
+    if ((rc = volumes_wipe(volumes, err)) < 0)
+        return rc;
     if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
         return rc;
     *files += 1 + remove_logs(k, name);

@@ -22,6 +22,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "json/json.h"
+#include "kaas/agent.h"
 
 #define SETTINGS_MAX 65536
 #define PROGRAMS "/opt/seki"
@@ -41,13 +42,15 @@ static const char *const kubelet_argv[] = {PROGRAMS "/kubelet", "--config=/etc/s
 static const char *const proxy_argv[] = {PROGRAMS "/kube-proxy", "--config=/etc/seki-node/kube-proxy.json", NULL};
 static const char *const env[] = {"PATH=" PROGRAMS ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/run", "GOGC=75", NULL};
 
-enum { CONTAINERD, KUBELET, KUBE_PROXY, SERVICES };
+enum { CONTAINERD, KUBELET, KUBE_PROXY, AGENT, SERVICES };
 static struct service {
     const char *name;
-    const char *argv[12];
+    const char *argv[12]; /* none: our own agent */
     pid_t pid;
     uint64_t started_ms, due_ms, again_ms;
-} services[SERVICES] = {{.name = "containerd"}, {.name = "kubelet"}, {.name = "kube-proxy"}};
+} services[SERVICES] = {{.name = "containerd"}, {.name = "kubelet"}, {.name = "kube-proxy"}, {.name = "seki-agent"}};
+static const struct node_settings *settings;
+
 
 static void fill(struct service *v, const char *const *base, const char *const *more)
 {
@@ -57,6 +60,18 @@ static void fill(struct service *v, const char *const *base, const char *const *
     while (more && *more && n < ARRAY_LEN(v->argv) - 1)
         v->argv[n++] = *more++;
     v->argv[n] = NULL;
+}
+
+static pid_t spawn_agent(void)
+{
+    pid_t pid = fork();
+    if (pid)
+        return pid;
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    _exit(agent_main(settings));
 }
 
 static pid_t spawn(const char *const *argv)
@@ -77,7 +92,7 @@ static void start(struct service *v)
 {
     v->started_ms = clock_mono_ms();
     v->due_ms = 0;
-    v->pid = spawn(v->argv);
+    v->pid = v->argv[0] ? spawn(v->argv) : spawn_agent();
     if (v->pid < 0)
         v->due_ms = v->started_ms + AGAIN_MAX_MS;
 }
@@ -164,6 +179,7 @@ static void put_sysctl(const char *path)
 
 static void serve(const struct node_settings *s)
 {
+    settings = s;
     char ip[64], name[128];
     CLEANUP(mem_freep) char *labels = xasprintf("--node-labels=%s", s->labels);
     snprintf(ip, sizeof(ip), "--node-ip=%s", s->address);
@@ -176,6 +192,7 @@ static void serve(const struct node_settings *s)
     import_images();
     start(&services[KUBELET]);
     start(&services[KUBE_PROXY]);
+    start(&services[AGENT]);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);

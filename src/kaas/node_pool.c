@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kaas/storage.h"
 
 #define CONTROLLER "nodepool"
 #define WORKERS 4
@@ -188,6 +189,8 @@ static int make_node(struct pool_pass *p, struct node *n, struct err *err)
     if (rc == 0)
         rc = node_files_ensure(n, &p->cluster, &p->pool, p->r->name, p->k->o.certificate_life_ms, settings, err);
     if (rc == 0)
+        rc = agent_files_ensure(n, p->k->o.certificate_life_ms, p->k->o.node_storage, err);
+    if (rc == 0)
         rc = give_token(p, n, err);
     if (rc < 0)
         return rc;
@@ -319,7 +322,7 @@ static bool has_roles(struct pool_pass *p, struct err *err)
     pthread_mutex_unlock(&p->all->lock);
     if (known)
         return true;
-    if (join_roles(p->client, err) < 0)
+    if (join_roles(p->client, err) < 0 || storage_objects_ensure(p->client, p->k->o.node_storage > 0, err) < 0)
         return false;
     pthread_mutex_lock(&p->all->lock);
     map_set(p->all->bound, str_of(p->site.uid), xstrdup(restored));

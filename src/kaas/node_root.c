@@ -19,6 +19,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "kaas/agent.h"
 
 #define CGROUPS "/sys/fs/cgroup"
 #define PERIOD_US 100000LL
@@ -343,7 +344,7 @@ static int show_own(const struct node_settings *s, const char *root)
         const char *from, *to;
         bool read_only;
     } own[] = {{"etc", "/etc/seki-node", true},       {"cni", "/etc/cni/net.d", true},   {"kubelet", "/var/lib/kubelet", false}, {"containerd", "/var/lib/containerd", false},
-               {"ipam", "/var/lib/cni", false}, {"log", "/var/log", false}};
+               {"ipam", "/var/lib/cni", false}, {"log", "/var/log", false}, {"volumes", AGENT_VOLUMES, false}};
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(own); i++) {
         CLEANUP(mem_freep) char *from = xasprintf("%s/%s", s->dir, own[i].from);

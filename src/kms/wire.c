@@ -72,3 +72,11 @@ void wire_put_bytes(struct sbuf *out, uint32_t number, struct str bytes)
     put_varint(out, bytes.len);
     sbuf_add(out, bytes);
 }
+
+void wire_put_number(struct sbuf *out, uint32_t number, uint64_t value)
+{
+    if (!value)
+        return;
+    put_varint(out, (uint64_t)number << 3 | WIRE_NUMBER);
+    put_varint(out, value);
+}

@@ -21,5 +21,7 @@ struct wire_field {
 int wire_next(struct str *rest, struct wire_field *ret, struct err *err) NODISCARD;
 /* Absent when empty, as proto3 has it. */
 void wire_put_bytes(struct sbuf *out, uint32_t number, struct str bytes);
+/* Absent when 0, likewise. */
+void wire_put_number(struct sbuf *out, uint32_t number, uint64_t value);
 
 #endif

@@ -1,0 +1,178 @@
+#include "kaas/agent.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "controller/informer.h"
+#include "kaas/claims.h"
+#include "kaas/csi.h"
+#include "kaas/internal.h"
+#include "kaas/volume.h"
+
+#define ETC "/etc/seki-node/"
+#define SETTINGS ETC "agent.json"
+#define CERTIFICATE ETC "agent.crt"
+#define SETTINGS_MAX 65536
+#define AGAIN_MS 3000u   /* what failed is tried again */
+#define IDLE_MS 10000u
+
+static const struct kind kind_claim = {.group = "", .version = "v1", .name = "PersistentVolumeClaim", .plural = "persistentvolumeclaims", .namespaced = true};
+static const struct kind kind_volume = {.group = "", .version = "v1", .name = "PersistentVolume", .plural = "persistentvolumes"};
+
+/* What one thread waits for. */
+struct bell {
+    pthread_mutex_t lock;
+    pthread_cond_t rung;
+    bool waiting;
+};
+
+struct agent {
+    const char *node;
+    int64_t storage;
+    struct client *client;
+    struct informer *claims, *volumes;
+    struct bell claims_bell;
+    struct timespec certificate;
+};
+
+static void bell_init(struct bell *b)
+{
+    pthread_condattr_t a;
+    pthread_condattr_init(&a);
+    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    pthread_mutex_init(&b->lock, NULL);
+    pthread_cond_init(&b->rung, &a);
+    pthread_condattr_destroy(&a);
+}
+
+static void ring(struct bell *b)
+{
+    pthread_mutex_lock(&b->lock);
+    b->waiting = true;
+    pthread_cond_signal(&b->rung);
+    pthread_mutex_unlock(&b->lock);
+}
+
+/* Until it rings, or so long. */
+static void bell_wait(struct bell *b, uint64_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)(ms / 1000);
+    until.tv_nsec += (long)(ms % 1000) * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    pthread_mutex_lock(&b->lock);
+    while (!b->waiting && pthread_cond_timedwait(&b->rung, &b->lock, &until) == 0)
+        ;
+    b->waiting = false;
+    pthread_mutex_unlock(&b->lock);
+}
+
+static void on_change(void *arg, json_t *prev UNUSED, json_t *now UNUSED)
+{
+    ring(arg);
+}
+
+static void on_synced(void *arg)
+{
+    ring(arg);
+}
+
+static struct informer *watch(struct agent *a, const struct kind *k, struct bell *b)
+{
+    struct informer *i = informer_new(a->client, k);
+    informer_add_handler(i, &(struct informer_handler){.changed = on_change, .synced = on_synced, .arg = b});
+    return i;
+}
+
+static NORETURN void give_up(const char *what, const struct err *err)
+{
+    log_error(what, KVE(err));
+    fflush(NULL);
+    _exit(1);
+}
+
+static void *serve_csi(void *arg)
+{
+    struct agent *a = arg;
+    struct csi_driver d = {.node = a->node, .volumes = AGENT_VOLUMES, .stage = volume_mount, .publish = volume_bind, .unmount = volume_unmount};
+    struct err err = ERR_INIT;
+    if (csi_serve(&d, &err) < 0)
+        give_up("volumes are not served", &err);
+    return NULL;
+}
+
+static void *serve_claims(void *arg)
+{
+    struct agent *a = arg;
+    struct claims *c = claims_new(a->client, a->node, AGENT_VOLUMES, a->storage);
+    bool good = false;
+    for (;;) {
+        bell_wait(&a->claims_bell, good ? IDLE_MS : AGAIN_MS);
+        if (!informer_synced(a->claims) || !informer_synced(a->volumes))
+            continue;
+        /* In this order: a claim is there before its volume, and the volume when the claim is gone. */
+        JSON_AUTO volumes = informer_list(a->volumes, NULL);
+        JSON_AUTO claims = informer_list(a->claims, NULL);
+        good = claims_pass(c, claims, volumes);
+    }
+    return NULL;
+}
+
+static int load(struct agent *a, const struct node_settings *s, struct err *err)
+{
+    CLEANUP(mem_freep) char *text = NULL;
+    JSON_AUTO doc = NULL;
+    char server[64];
+    struct stat st;
+    size_t len;
+    int rc = file_read(SETTINGS, SETTINGS_MAX, &text, &len, err);
+    if (rc == 0)
+        rc = json_parse(str_n(text, len), SETTINGS_MAX, &doc, err);
+    if (rc < 0)
+        return rc;
+    a->node = s->name;
+    a->storage = json_int(doc, "storageBytes", 0);
+    if (stat(CERTIFICATE, &st) == 0)
+        a->certificate = st.st_mtim;
+    snprintf(server, sizeof(server), "https://%s:%d", s->gate, PORT_APISERVER);
+    return client_http(&(struct client_http_options){.server = server, .ca_file = ETC "ca.crt", .cert_file = CERTIFICATE, .key_file = ETC "agent.key"}, &a->client, err);
+}
+
+static bool has_new_certificate(const struct agent *a)
+{
+    struct stat st;
+    return stat(CERTIFICATE, &st) == 0 && (st.st_mtim.tv_sec != a->certificate.tv_sec || st.st_mtim.tv_nsec != a->certificate.tv_nsec);
+}
+
+int agent_main(const struct node_settings *s)
+{
+    struct agent *a = XNEW(struct agent);
+    struct err err = ERR_INIT;
+    pthread_t csi, claims;
+    prctl(PR_SET_NAME, "seki-agent");
+    log_setup(LOG_INFO, LOG_AUTO, "node-agent");
+    if (load(a, s, &err) < 0)
+        give_up("settings", &err);
+    bell_init(&a->claims_bell);
+    a->claims = watch(a, &kind_claim, &a->claims_bell);
+    a->volumes = watch(a, &kind_volume, &a->claims_bell);
+    if (pthread_create(&csi, NULL, serve_csi, a) != 0 || pthread_create(&claims, NULL, serve_claims, a) != 0 || informer_start(a->claims, &err) < 0 || informer_start(a->volumes, &err) < 0)
+        give_up("no thread", &err);
+    while (!has_new_certificate(a))
+        nanosleep(&(struct timespec){.tv_sec = IDLE_MS / 1000}, NULL);
+    log_info("credentials are new: started again with them");
+    fflush(NULL);
+    _exit(1);
+}

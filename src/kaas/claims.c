@@ -1,0 +1,268 @@
+#include "kaas/claims.h"
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "kaas/csi.h"
+#include "kaas/volume.h"
+#include "kinds/kind.h"
+
+#define SELECTED "volume.kubernetes.io/selected-node"
+#define PROVISIONER "volume.kubernetes.io/storage-provisioner"
+#define PROVISIONER_BETA "volume.beta.kubernetes.io/storage-provisioner"
+#define PROVISIONED_BY "pv.kubernetes.io/provisioned-by"
+
+static const struct client_resource volumes = {"", "v1", "persistentvolumes", false};
+static const struct client_resource claims = {"", "v1", "persistentvolumeclaims", true};
+static const struct client_resource classes = {"storage.k8s.io", "v1", "storageclasses", false};
+static const struct client_resource events = {"", "v1", "events", true};
+
+/* ---- pure ---- */
+
+int claim_bytes(const char *quantity, int64_t *ret, struct err *err)
+{
+    static const struct {
+        const char *suffix;
+        int64_t factor;
+    } units[] = {{"", 1}, {"Ki", 1LL << 10}, {"Mi", 1LL << 20}, {"Gi", 1LL << 30}, {"Ti", 1LL << 40}, {"k", 1000}, {"M", 1000000}, {"G", 1000000000}, {"T", 1000000000000}};
+    size_t whole = strspn(quantity, "0123456789"), part = quantity[whole] == '.' ? strspn(quantity + whole + 1, "0123456789") : 0;
+    const char *suffix = quantity + whole + (quantity[whole] == '.' ? 1 + part : 0);
+    for (size_t i = 0; i < ARRAY_LEN(units); i++) {
+        int64_t n, tenths = 0;
+        if (strcmp(suffix, units[i].suffix) != 0 || str_to_i64(str_n(quantity, whole), 1 - (part > 0), (1LL << 60) / units[i].factor, &n) < 0)
+            continue;
+        n *= units[i].factor;
+        int64_t unit = units[i].factor;
+        for (size_t k = 0; k < part && k < 9; k++) {
+            tenths = (quantity[whole + 1 + k] - '0') * unit;
+            n += (tenths + 9) / 10;
+            unit = (unit + 9) / 10;
+        }
+        *ret = n;
+        return 0;
+    }
+    return err_field(err, ERR_INVALID, "spec.resources.requests.storage", "expected a size such as 10Gi");
+}
+
+static const char *provisioner_of(const json_t *claim)
+{
+    const char *said = obj_annotation(claim, PROVISIONER);
+    said = said && *said ? said : obj_annotation(claim, PROVISIONER_BETA);
+    return said ? said : "";
+}
+
+bool claim_is_ours(const json_t *claim, const char *node)
+{
+    const char *selected = obj_annotation(claim, SELECTED);
+    return !strcmp(provisioner_of(claim), CSI_DRIVER) && selected && !strcmp(selected, node) && !*json_str_or(claim, "spec.volumeName", "") && !obj_deleting(claim);
+}
+
+int claim_check(const json_t *claim, int64_t *ret_bytes, struct err *err)
+{
+    size_t i;
+    json_t *mode;
+    json_array_foreach (json_at(claim, "spec.accessModes"), i, mode) {
+        const char *text = json_string_value(mode);
+        if (!text || (strcmp(text, "ReadWriteOnce") != 0 && strcmp(text, "ReadWriteOncePod") != 0))
+            return err_field(err, ERR_INVALID, "spec.accessModes", "a volume is one node's: ReadWriteOnce or ReadWriteOncePod");
+    }
+    if (strcmp(json_str_or(claim, "spec.volumeMode", "Filesystem"), "Filesystem") != 0)
+        return err_field(err, ERR_INVALID, "spec.volumeMode", "volumes are file systems, not block devices");
+    if (json_at(claim, "spec.dataSource") || json_at(claim, "spec.dataSourceRef"))
+        return err_field(err, ERR_INVALID, "spec.dataSource", "volumes begin empty");
+    if (json_at(claim, "spec.selector"))
+        return err_field(err, ERR_INVALID, "spec.selector", "a volume is made for each claim; none can be chosen");
+    if (!obj_uid(claim) || strlen(obj_uid(claim)) >= VOLUME_ID_MAX - 4)
+        return err_field(err, ERR_INVALID, "metadata.uid", "it has none");
+    return claim_bytes(json_str_or(claim, "spec.resources.requests.storage", ""), ret_bytes, err);
+}
+
+json_t *claim_volume(const json_t *claim, const char *node, const char *reclaim)
+{
+    char name[VOLUME_ID_MAX], bytes[32];
+    int64_t size = 0;
+    (void)!claim_bytes(json_str_or(claim, "spec.resources.requests.storage", ""), &size, NULL);
+    snprintf(name, sizeof(name), "pvc-%s", obj_uid(claim));
+    snprintf(bytes, sizeof(bytes), "%lld", (long long)MAX(size, VOLUME_MIN_BYTES));
+    json_t *ref = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "apiVersion", "v1", "kind", "PersistentVolumeClaim", "namespace", obj_namespace(claim), "name", obj_name(claim), "uid", obj_uid(claim),
+                            "resourceVersion", json_str_or(claim, "metadata.resourceVersion", ""));
+    json_t *affinity = json_pack("{s:{s:[{s:[{s:s, s:s, s:[s]}]}]}}", "required", "nodeSelectorTerms", "matchExpressions", "key", "kubernetes.io/hostname", "operator", "In", "values", node);
+    json_t *spec = json_pack("{s:{s:s}, s:O, s:s, s:s, s:s, s:o, s:{s:s, s:s, s:s}, s:o}", "capacity", "storage", bytes, "accessModes", json_at(claim, "spec.accessModes"),
+                             "persistentVolumeReclaimPolicy", reclaim, "storageClassName", json_str_or(claim, "spec.storageClassName", ""), "volumeMode", "Filesystem", "claimRef", ref, "csi", "driver",
+                             CSI_DRIVER, "volumeHandle", name, "fsType", "ext4", "nodeAffinity", affinity);
+    return json_pack("{s:s, s:s, s:{s:s, s:{s:s}, s:{s:s}, s:[s]}, s:o}", "apiVersion", "v1", "kind", "PersistentVolume", "metadata", "name", name, "annotations", PROVISIONED_BY, CSI_DRIVER, "labels",
+                     CLAIM_NODE_LABEL, node, "finalizers", CLAIM_FINALIZER, "spec", spec);
+}
+
+static bool is_of(const json_t *volume, const char *node)
+{
+    json_t *terms = json_at(volume, "spec.nodeAffinity.required.nodeSelectorTerms");
+    json_t *values = json_at(json_array_get(json_at(json_array_get(terms, 0), "matchExpressions"), 0), "values");
+    const char *said = json_string_value(json_array_get(values, 0));
+    return !strcmp(json_str_or(volume, "spec.csi.driver", ""), CSI_DRIVER) && said && !strcmp(said, node);
+}
+
+bool volume_is_over(const json_t *volume, const char *node)
+{
+    const char *phase = json_str_or(volume, "status.phase", "");
+    if (!is_of(volume, node) || !strcmp(phase, "Bound") || !obj_has_finalizer(volume, CLAIM_FINALIZER))
+        return false;
+    if (obj_deleting(volume))
+        return true;
+    return (!strcmp(phase, "Released") || !strcmp(phase, "Failed")) && !strcmp(json_str_or(volume, "spec.persistentVolumeReclaimPolicy", ""), "Delete");
+}
+
+/* ---- passes ---- */
+
+struct claims {
+    struct client *client;
+    const char *node, *dir;
+    int64_t limit;
+    struct map *said; /* uid of a claim → what was last said at it */
+};
+
+struct claims *claims_new(struct client *c, const char *node, const char *dir, int64_t limit)
+{
+    struct claims *s = XNEW(struct claims);
+    *s = (struct claims){c, node, dir, limit, map_new(mem_free)};
+    return s;
+}
+
+void claims_free(struct claims *c)
+{
+    if (!c)
+        return;
+    map_free(c->said);
+    mem_free(c);
+}
+
+static void say(struct claims *c, const json_t *claim, const char *type, const char *reason, const char *message)
+{
+    char now[CLOCK_TEXT_MAX], name[300];
+    struct err ignored = ERR_INIT;
+    const char *last = map_getc(c->said, obj_uid(claim));
+    if (last && !strcmp(last, message))
+        return;
+    map_set(c->said, str_of(obj_uid(claim)), xstrdup(message));
+    clock_format(clock_wall_ms(), now);
+    snprintf(name, sizeof(name), "%.200s.%llx", obj_name(claim), (unsigned long long)clock_wall_ms());
+    JSON_AUTO doc = json_pack("{s:s, s:s, s:{s:s, s:s}, s:{s:s, s:s, s:s, s:s, s:s}, s:s, s:s, s:s, s:{s:s, s:s}, s:s, s:s, s:i}", "apiVersion", "v1", "kind", "Event", "metadata", "name", name,
+                              "namespace", obj_namespace(claim), "involvedObject", "apiVersion", "v1", "kind", "PersistentVolumeClaim", "namespace", obj_namespace(claim), "name", obj_name(claim), "uid",
+                              obj_uid(claim), "type", type, "reason", reason, "message", message, "source", "component", CSI_DRIVER, "host", c->node, "firstTimestamp", now, "lastTimestamp", now, "count", 1);
+    if (client_create(c->client, &events, obj_namespace(claim), doc, NULL, &ignored) < 0)
+        log_info("an event could not be sent", KVE(&ignored));
+}
+
+/* Another node may have room. */
+static void give_back(struct claims *c, const json_t *claim)
+{
+    struct err ignored = ERR_INIT;
+    JSON_AUTO patch = json_pack("{s:{s:{s:n}, s:s}}", "metadata", "annotations", SELECTED, "resourceVersion", json_str_or(claim, "metadata.resourceVersion", ""));
+    if (client_patch(c->client, &claims, obj_namespace(claim), obj_name(claim), NULL, patch, NULL, &ignored) < 0)
+        log_info("a claim could not be given back", KVE(&ignored));
+}
+
+static int fulfil(struct claims *c, const json_t *claim, struct err *err)
+{
+    JSON_AUTO class = NULL;
+    char name[VOLUME_ID_MAX];
+    int64_t bytes;
+    int rc = claim_check(claim, &bytes, err);
+    if (rc == 0)
+        rc = client_get(c->client, &classes, NULL, json_str_or(claim, "spec.storageClassName", ""), &class, err);
+    if (rc < 0)
+        return rc;
+    if (json_array_size(json_at(class, "mountOptions")))
+        return err_set(err, ERR_INVALID, "the StorageClass has mountOptions: volumes take none");
+    snprintf(name, sizeof(name), "pvc-%s", obj_uid(claim));
+    rc = volume_make(c->dir, name, bytes, c->limit, err);
+    if (rc < 0)
+        return rc;
+    struct err why = ERR_INIT;
+    JSON_AUTO doc = claim_volume(claim, c->node, json_str_or(class, "reclaimPolicy", "Delete"));
+    rc = client_create(c->client, &volumes, NULL, doc, NULL, &why);
+    if (rc < 0 && rc != ERR_EXISTS)
+        return err_set(err, rc, "%s", why.msg);
+    say(c, claim, "Normal", "ProvisioningSucceeded", "volume made on its node");
+    return 0;
+}
+
+static int let_go(struct claims *c, const json_t *volume, struct err *err)
+{
+    const char *name = json_str_or(volume, "spec.csi.volumeHandle", "");
+    struct err why = ERR_INIT;
+    int rc = volume_id_valid(str_of(name)) ? volume_wipe(c->dir, name, err) : 0;
+    if (rc < 0)
+        return rc;
+    JSON_AUTO doc = json_deep_copy(volume);
+    json_t *list = json_at(doc, "metadata.finalizers"), *f;
+    size_t i;
+    json_array_foreach (list, i, f)
+        if (!strcmp(json_string_value(f), CLAIM_FINALIZER)) {
+            json_array_remove(list, i);
+            break;
+        }
+    /* Gone first, since one without our finalizer that is not being deleted could be bound again. */
+    rc = obj_deleting(volume) ? 0 : client_delete(c->client, &volumes, NULL, obj_name(volume), obj_uid(volume), &why);
+    if (rc == 0 && obj_deleting(volume))
+        rc = client_update(c->client, &volumes, doc, NULL, &why);
+    if (rc == 0 || rc == ERR_NOT_FOUND || rc == ERR_CONFLICT) /* changed meanwhile: it is seen again */
+        return 0;
+    return err_set(err, rc, "%s", why.msg);
+}
+
+struct orphans {
+    struct claims *c;
+    const json_t *claims, *volumes;
+    bool good;
+};
+
+static void look_for_owner(void *arg, const char *id)
+{
+    struct orphans *o = arg;
+    struct err err = ERR_INIT;
+    size_t i;
+    json_t *obj;
+    json_array_foreach (o->volumes, i, obj)
+        if (!strcmp(json_str_or(obj, "spec.csi.volumeHandle", ""), id))
+            return;
+    json_array_foreach (o->claims, i, obj)
+        if (obj_uid(obj) && !strcmp(obj_uid(obj), id + 4))
+            return;
+    if (volume_wipe(o->c->dir, id, &err) == 0) {
+        log_info("a volume that nobody knows is wiped", KV("volume", id));
+        return;
+    }
+    o->good = false;
+}
+
+bool claims_pass(struct claims *c, const json_t *all_claims, const json_t *all_volumes)
+{
+    struct orphans o = {c, all_claims, all_volumes, true};
+    size_t i;
+    json_t *obj;
+    bool good = true;
+    /* Room first. */
+    json_array_foreach (all_volumes, i, obj) {
+        struct err err = ERR_INIT;
+        if (!volume_is_over(obj, c->node) || let_go(c, obj, &err) == 0)
+            continue;
+        if (err.code != ERR_BUSY)
+            log_warn("a volume is not let go yet", KV("volume", obj_name(obj)), KVE(&err));
+        good = false;
+    }
+    json_array_foreach (all_claims, i, obj) {
+        struct err err = ERR_INIT;
+        if (!claim_is_ours(obj, c->node) || fulfil(c, obj, &err) == 0)
+            continue;
+        say(c, obj, "Warning", "ProvisioningFailed", err.msg);
+        if (err.code == ERR_NO_SPACE)
+            give_back(c, obj);
+        good = good && err.code == ERR_INVALID; /* what is refused stays so until it is written anew */
+    }
+    volumes_each(c->dir, look_for_owner, &o);
+    return good && o.good;
+}

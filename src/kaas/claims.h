@@ -1,0 +1,36 @@
+/* From PersistentVolumeClaims to volumes, on the node that the scheduler has chosen for them, and back.
+ *
+ * A claim that is this node's (StorageClass with our provisioner, annotation selected-node) gets a volume (volume.h), then a PersistentVolume bound to it, with a finalizer of ours. A
+ * PersistentVolume that is released, or deleted, has its volume wiped; then it goes. Volumes of which the cluster knows neither claim nor PersistentVolume any more are wiped, too. What cannot be
+ * is said in an Event at the claim, once for each message; a claim that finds no room is given back to the scheduler.
+ * Threads: one. Blocks.
+ */
+#ifndef SEKI_KAAS_CLAIMS_H
+#define SEKI_KAAS_CLAIMS_H
+
+#include "client/client.h"
+
+#define CLAIM_FINALIZER "seki.cloud/volume"
+#define CLAIM_NODE_LABEL "seki.cloud/node"
+
+struct claims;
+/* node, dir: borrowed. limit: bytes of all volumes together; less than 0: none. */
+struct claims *claims_new(struct client *c, const char *node, const char *dir, int64_t limit);
+void claims_free(struct claims *c);
+/* One pass over all claims and PersistentVolumes of the cluster. True: nothing is left to be tried again. */
+bool claims_pass(struct claims *c, const json_t *all_claims, const json_t *all_volumes);
+
+/* ---- pure ---- */
+
+/* "64Mi" → bytes, rounded up. ERR_INVALID. */
+int claim_bytes(const char *quantity, int64_t *ret, struct err *err) NODISCARD;
+/* Whether the node is to make a volume for it. */
+bool claim_is_ours(const json_t *claim, const char *node);
+/* What we do not make: ERR_INVALID names the field. */
+int claim_check(const json_t *claim, int64_t *ret_bytes, struct err *err) NODISCARD;
+/* The PersistentVolume for it; a new document. */
+json_t *claim_volume(const json_t *claim, const char *node, const char *reclaim);
+/* Whether the node is to wipe it. */
+bool volume_is_over(const json_t *volume, const char *node);
+
+#endif

@@ -1,0 +1,200 @@
+"""Volumes of clusters: claims get one on the node of their pod, with what was written kept until it is wiped. Needs root and the programs (make kubernetes)."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+
+import pytest
+
+import kube
+from cloud import Cloud, wait_for
+from test_nodes import Pool, inside, leftovers
+
+pytestmark = [pytest.mark.kube, pytest.mark.full]
+
+CLAIM = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}}}
+spec: {{accessModes: [{mode}], resources: {{requests: {{storage: {size}}}}}}}
+---
+"""
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  nodeSelector: {{{selector}}}
+  containers:
+  - name: one
+    image: localhost/busybox:1
+    imagePullPolicy: Never
+    command: [sh, -c, "{command}"]
+    volumeMounts: [{{name: data, mountPath: /data}}]
+  volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]
+---
+"""
+CANARY = "a-secret-that-no-other-file-has"
+# In two halves, or the command line itself would be found.
+WRITE = "echo a-secret-that'-no-other-file-has' > /data/file; sync; sleep 100000"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms", "kubernetes-node-storage": "256M"}) as c:
+        c.project("demo")
+        yield c
+    kube.end_left()
+
+
+@pytest.fixture(scope="module")
+def made(served):
+    c = kube.Cluster(served, "demo", "one")
+    c.wait()
+    return c
+
+
+@pytest.fixture(scope="module")
+def pool(made):
+    p = Pool(made, "workers", count=2, machine={"memoryMiB": 1024})
+    p.wait()
+    return p
+
+
+def claim(cluster, name, size="32Mi", mode="ReadWriteOnce"):
+    cluster.kubectl("apply", "-f", "-", input=CLAIM.format(name=name, size=size, mode=mode))
+
+
+def run(cluster, name, claim, command, node=None, wait="Ready"):
+    cluster.kubectl("apply", "-f", "-", input=POD.format(name=name, claim=claim, command=command, selector=f"kubernetes.io/hostname: {node}" if node else ""))
+    if wait:
+        cluster.kubectl("wait", f"--for=condition={wait}", "--timeout=90s", f"pod/{name}")
+
+
+def volume_of(cluster, name):
+    return cluster.kubectl("get", "pvc", name, "-o", "jsonpath={.spec.volumeName}").stdout
+
+
+def image_of(cluster, name):
+    found = list((cluster.directory / "nodes").glob(f"*/volumes/{volume_of(cluster, name)}.img"))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def lies_below(directory):
+    p = subprocess.run(["grep", "-rlaF", CANARY, directory], capture_output=True, text=True)
+    return p.stdout.split()
+
+
+def attached(volume):
+    """Loop devices; what they say is where the node sees their file."""
+    return [p.parent.parent.name for p in pathlib.Path("/sys/block").glob("loop*/loop/backing_file") if volume in p.read_text()]
+
+
+def test_a_claim_is_bound_and_what_one_pod_writes_another_reads(served, made, pool):
+    classes = json.loads(made.kubectl("get", "storageclass", "-o", "json").stdout)["items"]
+    assert [(c["metadata"]["name"], c["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"], c["volumeBindingMode"], c["reclaimPolicy"]) for c in classes] == [
+        ("local", "true", "WaitForFirstConsumer", "Delete")]
+    claim(made, "data")
+    assert made.kubectl("get", "pvc", "data", "-o", "jsonpath={.status.phase}").stdout == "Pending"  # until a pod wants it
+    run(made, "writer", "data", WRITE)
+    node = made.kubectl("get", "pod", "writer", "-o", "jsonpath={.spec.nodeName}").stdout
+    wait_for(lambda: made.kubectl("exec", "writer", "--", "cat", "/data/file", check=False).stdout.strip() == CANARY, 30, "the file")
+    assert made.kubectl("get", "pvc", "data", "-o", "jsonpath={.status.phase}").stdout == "Bound"
+    image = image_of(made, "data")
+    assert image.stat().st_size == 32 << 20 and image.parent.parent.name == node
+    assert lies_below(served.data) == [str(image)]  # what the search below finds nothing of
+    made.kubectl("delete", "pod", "writer")
+    # Where its volume lies, without being told.
+    run(made, "reader", "data", "sleep 100000")
+    assert made.kubectl("exec", "reader", "--", "cat", "/data/file").stdout.strip() == CANARY
+    assert made.kubectl("get", "pod", "reader", "-o", "jsonpath={.spec.nodeName}").stdout == node
+
+
+def test_a_volume_grows_no_larger_than_it_was_asked_for(made, pool):
+    p = made.kubectl("exec", "reader", "--", "sh", "-c", "cat /dev/zero > /data/fill; stat -c %s /data/fill; rm /data/fill", check=False)
+    assert "No space left" in p.stderr and 16 << 20 < int(p.stdout) <= 32 << 20, p
+
+
+def test_two_pods_of_a_node_share_a_volume_and_it_stays_until_the_last_has_gone(made, pool):
+    run(made, "second", "data", "sleep 100000")
+    made.kubectl("exec", "reader", "--", "sh", "-c", "echo both > /data/both")
+    assert made.kubectl("exec", "second", "--", "cat", "/data/both").stdout == "both\n"
+    assert len(attached(volume_of(made, "data"))) == 1
+    made.kubectl("delete", "pod", "second")
+    assert made.kubectl("exec", "reader", "--", "cat", "/data/both").stdout == "both\n"
+
+
+@pytest.mark.parametrize("program", ["kubelet", "seki-agent"])
+def test_volumes_outlive_a_killed(made, pool, program):
+    """The program, while a pod is on its way: what runs notices nothing, and what waits gets its volume."""
+    node = image_of(made, "data").parent.parent.name
+    outer = pool.outer(node)
+    before = inside(outer, program)
+    assert len(before) == 1, before
+    claim(made, f"late-{program}")
+    run(made, f"late-{program}", f"late-{program}", "sleep 100000", node=node, wait=None)
+    os.kill(before[0], signal.SIGKILL)
+    wait_for(lambda: inside(outer, program) not in ([], before), 30, f"another {program}")
+    made.kubectl("wait", "--for=condition=Ready", "--timeout=90s", f"pod/late-{program}")
+    wait_for(lambda: made.kubectl("exec", "reader", "--", "cat", "/data/file", check=False).stdout.strip() == CANARY, 60, "the file")
+    gone = image_of(made, f"late-{program}")
+    made.kubectl("delete", "pod", f"late-{program}")
+    made.kubectl("delete", "pvc", f"late-{program}")
+    wait_for(lambda: not gone.exists(), 60, "its volume to be wiped")
+
+
+def test_a_node_that_is_killed_comes_back_with_its_volumes(made, pool):
+    node = image_of(made, "data").parent.parent.name
+    outer = pool.outer(node)
+    os.kill(outer, signal.SIGKILL)
+    wait_for(lambda: pool.outer(node) not in (None, outer), 60, "another node")
+    wait_for(lambda: made.kubectl("exec", "reader", "--", "cat", "/data/file", check=False).stdout.strip() == CANARY, 120, "the file")
+    assert len(attached(volume_of(made, "data"))) == 1
+    pool.wait()
+
+
+def events_of(cluster, name):
+    return [e["message"] for e in json.loads(cluster.kubectl("get", "events", "-o", "json").stdout)["items"] if e["involvedObject"]["name"] == name and e["reason"] == "ProvisioningFailed"]
+
+
+def test_what_cannot_be_is_said_at_the_claim(made, pool):
+    claim(made, "many", mode="ReadWriteMany")
+    run(made, "many", "many", "sleep 1", wait=None)
+    wait_for(lambda: any("ReadWriteOnce" in m for m in events_of(made, "many")), 60, "an Event")
+    claim(made, "huge", size="10Gi")
+    run(made, "huge", "huge", "sleep 1", wait=None)
+    wait_for(lambda: any("268435456 bytes together" in m for m in events_of(made, "huge")), 60, "an Event")
+    for name in ("many", "huge"):
+        made.kubectl("delete", "pod", name)
+        made.kubectl("delete", "pvc", name)
+    assert [v["metadata"]["name"] for v in json.loads(made.kubectl("get", "pv", "-o", "json").stdout)["items"]] == [volume_of(made, "data")]
+
+
+def test_deletion_wipes(served, made, pool):
+    image, volume = image_of(made, "data"), volume_of(made, "data")
+    with open(image, "rb") as kept:  # the blocks, beyond the name
+        assert CANARY.encode() in kept.read()
+        made.kubectl("delete", "pod", "reader")
+        made.kubectl("delete", "pvc", "data")
+        wait_for(lambda: not made.kubectl("get", "pv", "-o", "name").stdout, 60, "the PersistentVolume to go")
+        assert not image.exists()
+        kept.seek(0)
+        assert not kept.read().strip(b"\0")
+    assert lies_below(served.data) == [] and not attached(volume)
+
+
+def test_a_deleted_cluster_leaves_no_volume_and_no_mount(served, made, pool):
+    """Last."""
+    claim(made, "data")
+    run(made, "writer", "data", WRITE)
+    wait_for(lambda: made.kubectl("exec", "writer", "--", "cat", "/data/file", check=False).stdout.strip() == CANARY, 30, "the file")
+    volume = volume_of(made, "data")
+    assert len(attached(volume)) == 1 and lies_below(served.data)
+    with open(image_of(made, "data"), "rb") as kept:
+        made.delete()
+        wait_for(lambda: not attached(volume), 30, "the loop device to let go")
+        assert not kept.read().strip(b"\0")
+    assert not made.directory.exists() and not leftovers(made.uid) and not lies_below(served.data)
