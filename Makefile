@@ -5,7 +5,7 @@ ARGS ?=
 PREFIX ?= /usr/local
 export PORT_BASE MODEL
 
-.PHONY: help run stop test test-full demo bench bench-peers bench-goodput build install deb kubectl kubernetes format clean
+.PHONY: help run stop test test-full demo bench bench-peers bench-goodput build install deb kubectl kubernetes kubernetes-full format clean
 
 help:
 	@printf '%s\n' \
@@ -24,6 +24,7 @@ help:
 	  'make deb            the Debian package, in build/deb' \
 	  'make kubectl        build kubectl when this machine has none that is new enough' \
 	  'make kubernetes     build the programs of Kubernetes (long, once); KUBE_BIN=DIR takes those of a folder' \
+	  'make kubernetes-full  those of the previous minor, too, for upgrades' \
 	  'make format         clang-format on what differs from HEAD' \
 	  'make clean          remove build/ (state in var/ stays)'
 
@@ -68,6 +69,10 @@ kubectl:
 
 kubernetes:
 	@scripts/kubernetes $(ARGS)
+
+# The newest first: what two minors have in common is built for it.
+kubernetes-full:
+	@for minor in $$(ls -d tools/kubernetes/1.* | sort -rV); do KUBE_MINOR=$${minor##*/} scripts/kubernetes $(ARGS) || exit; done
 
 format:
 	@git diff --name-only --diff-filter=d HEAD -- '*.c' '*.h' | xargs -r clang-format-19 -i
