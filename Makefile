@@ -24,7 +24,7 @@ help:
 	  'make deb            the Debian package, in build/deb' \
 	  'make kubectl        build kubectl when this machine has none that is new enough' \
 	  'make kubernetes     build the programs of Kubernetes (long, once); KUBE_BIN=DIR takes those of a folder' \
-	  'make kubernetes-full  also what proofs take: simulated nodes, the conformance suite' \
+	  'make kubernetes-full  those of the previous minor, too, for upgrades, and what proofs take: simulated nodes, the conformance suite' \
 	  'make format         clang-format on what differs from HEAD' \
 	  'make clean          remove build/ (state in var/ stays)'
 
@@ -70,8 +70,9 @@ kubectl:
 kubernetes:
 	@scripts/kubernetes $(ARGS)
 
+# The newest first: what two minors have in common is built for it.
 kubernetes-full:
-	@KUBE_FULL=1 scripts/kubernetes $(ARGS)
+	@for minor in $$(ls -d tools/kubernetes/1.* | sort -rV); do KUBE_FULL=1 KUBE_MINOR=$${minor##*/} scripts/kubernetes $(ARGS) || exit; done
 
 format:
 	@git diff --name-only --diff-filter=d HEAD -- '*.c' '*.h' | xargs -r clang-format-19 -i
