@@ -4,6 +4,7 @@
 
 #include "base/metrics.h"
 #include "gateway/body.h"
+#include "gateway/decisions.h"
 #include "gateway/dispatch.h"
 #include "gateway/feed.h"
 #include "gateway/gateway.h"
@@ -73,6 +74,7 @@ struct gateway {
     struct audit_log *audit; /* refusals */
     struct kept_away *kept_away; /* those by limits, which are counted */
     struct trace_export *traces; /* NULL: none are made */
+    struct decision_log *decisions; /* NULL: there is none */
     char audit_name[64];
     struct gateway_metrics metrics;
     struct gateway_loop *loops;
