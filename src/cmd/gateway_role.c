@@ -263,6 +263,9 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
                                  .hold_timeout_ms = (uint64_t)o->gateway_hold_ms,
                                  .otlp_endpoint = o->tracing_otlp_endpoint,
                                  .trace_per_million = o->tracing_sample,
+                                 .decisions_file = options_path(o, a, arena_printf(a, "log/decisions-%s.jsonl", name)),
+                                 .decisions_max_bytes = (size_t)o->gateway_decisions_bytes,
+                                 .decisions_per_million = o->gateway_decisions,
                                  .hedging = o->gateway_hedging,
                                  .keepalive_ms = (uint64_t)o->gateway_keepalive_ms};
     struct net_addr addr, monitor_listen;

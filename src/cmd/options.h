@@ -20,6 +20,7 @@ struct options {
     char *gateway_name, *gateway_listen, *gateway_tls_cert, *gateway_tls_key;
     int64_t gateway_threads, gateway_max_connections, gateway_max_body, gateway_head_ms, gateway_body_ms, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms, gateway_keepalive_ms, gateway_queue_max, gateway_routing, gateway_queue_ms;
     bool gateway_hedging;
+    int64_t gateway_decisions, gateway_decisions_bytes;
     int64_t gateway_hold_max, gateway_hold_bytes, gateway_hold_ms;
     /* [metrics] */
     char *metrics_listen, *metrics_gateway_listen;

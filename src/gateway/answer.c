@@ -73,6 +73,16 @@ void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, 
     answer_error(r, status, type, code, NULL, NULL, message);
 }
 
+void answer_wrong_method(struct gateway_loop *l, struct http_request *r, const char *allow, const char *message)
+{
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    struct http_out_header header = {"Allow", str_of(allow)};
+    count_refusal(l, 405);
+    sbuf_init(&body, ERROR_MAX);
+    answer_error_body(&body, route_dialect(r->head.path), 405, "invalid_request_error", "method_not_allowed", NULL, str_of(message), r->id);
+    http_respond(r, 405, JSON_TYPE, &header, 1, sbuf_str(&body));
+}
+
 void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type)
 {
     count_refusal(ctx, status);

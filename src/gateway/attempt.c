@@ -39,6 +39,11 @@ void attempt_release(struct request *q, enum target_outcome outcome, uint64_t bu
 
 #define ROUTE_HEADERS_MAX 2
 
+static const char *chosen_by(const struct ticket *t)
+{
+    return t->cached ? "prefix" : t->wish.policy == PICK_BY_TURNS ? "turns" : "load";
+}
+
 /* Where it is worked on, and why there: no more than a tenant may know. Nothing while it waits. */
 static size_t route_headers(const struct request *q, struct http_out_header ret[ROUTE_HEADERS_MAX])
 {
@@ -47,7 +52,7 @@ static size_t route_headers(const struct request *q, struct http_out_header ret[
         return 0;
     if (q->replica->site)
         ret[n++] = (struct http_out_header){"x-seki-site", str_of(q->replica->site->name)};
-    const char *by = q->ticket.cached ? "prefix" : q->ticket.wish.policy == PICK_BY_TURNS ? "turns" : "load";
+    const char *by = chosen_by(&q->ticket);
     ret[n++] = (struct http_out_header){"x-seki-route", str_of(q->rule ? arena_printf(q->http->arena, "%s; rule=\"%s\"", by, q->rule) : by)};
     return n;
 }
@@ -477,6 +482,7 @@ struct http_call *attempt_beside(struct request *q, const struct ticket *t, cons
     struct ticket ticket = q->ticket;
     q->replica = replica;
     q->ticket = *t;
+    decision_sent(q->decision, q->endpoint, t->index, "hedge", chosen_by(t));
     struct http_call *call = start_call(q, room->pieces, room->headers, ops, arg);
     q->replica = first;
     q->ticket = ticket;
@@ -534,6 +540,7 @@ static bool send_it(struct request *q)
     q->ticket.wish.tried |= 1ull << t->index;
     q->attempts++;
     trace_attempt(q->trace, q->replica->name, q->replica->site ? q->replica->site->name : NULL);
+    decision_sent(q->decision, q->endpoint, t->index, q->attempts > 1 ? "again" : "first", chosen_by(t));
     if (!t->claimed || !t->claim.unpinned || slots_unpinned_may_go(q->replica->pins, t->tenant, clock_mono_ms()))
         return send_now(q);
     timer_init(&q->tick, q->loop->loop, on_slot_tick, q);
@@ -681,6 +688,7 @@ bool attempt_begin(struct request *q)
     t->tenant = q->key->tenant;
     t->on_sent = on_sent;
     t->wish.policy = q->loop->gateway->o.routing;
+    t->wish.report = decision_report(q->decision);
     t->slot = q->route->counts_only ? SLOT_NONE : q->route->no_isolation || q->body.several ? SLOT_ANY : SLOT_PINNED;
     t->entry.class = q->body.batch ? CLASS_BATCH : CLASS_INTERACTIVE;
     size_t blocks = MIN(q->body.prompt.len / PREFIX_BLOCK_BYTES, (size_t)PREFIX_BLOCKS_MAX);

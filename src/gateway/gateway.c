@@ -228,6 +228,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     pthread_condattr_destroy(&attr);
     make_metrics(g);
     trace_export_init();
+    decision_log_init();
     int rc = tls_client_ctx(NULL, NULL, NULL, &g->upstream_tls, err);
     if (rc == 0)
         rc = journal_open(o->journal_dir, g->o.name, &g->journal, err);
@@ -248,6 +249,8 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
                                                      .limits = feed_limits(g->feed), .shares_file = o->shares_file, .other_shares_file = o->other_shares_file}, &g->slices, err);
     if (rc == 0 && o->otlp_endpoint && *o->otlp_endpoint)
         rc = trace_export_start(&(struct trace_export_options){.endpoint = o->otlp_endpoint, .instance = g->o.name}, &g->traces, err);
+    if (rc == 0 && o->decisions_per_million)
+        rc = decision_log_start(&(struct decision_log_options){.file = o->decisions_file, .max_bytes = o->decisions_max_bytes}, &g->decisions, err);
     if (rc == 0)
         rc = start_loops(g, err);
     if (rc == 0)
@@ -330,6 +333,7 @@ void gateway_free(struct gateway *g)
     for (int i = 0; g->loops && i < g->loop_count; i++)
         loop_thread_stop(g->loops[i].thread);
     trace_export_stop(g->traces);
+    decision_log_stop(g->decisions);
     slices_leave(g->slices, g->handed_over);
     load_report_free(g->report);
     slices_free(g->slices);

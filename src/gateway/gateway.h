@@ -45,6 +45,9 @@ struct gateway_options {
     uint64_t hold_timeout_ms;     /* how long */
     const char *otlp_endpoint;    /* where traces are sent (trace_export.h); NULL or empty: none are made */
     int64_t trace_per_million;    /* of requests whose caller does not say */
+    const char *decisions_file;   /* decisions.h */
+    size_t decisions_max_bytes;
+    int64_t decisions_per_million; /* of requests; 0: there is no such log */
     bool hedging;                 /* slow first tokens: hedge.h */
     uint64_t keepalive_ms;        /* a stream that waits for its first content gets a comment so often; 0: none */
 };

@@ -4,6 +4,7 @@
 
 #include "base/metrics.h"
 #include "gateway/body.h"
+#include "gateway/decisions.h"
 #include "gateway/dispatch.h"
 #include "gateway/feed.h"
 #include "gateway/gateway.h"
@@ -73,6 +74,7 @@ struct gateway {
     struct audit_log *audit; /* refusals */
     struct kept_away *kept_away; /* those by limits, which are counted */
     struct trace_export *traces; /* NULL: none are made */
+    struct decision_log *decisions; /* NULL: there is none */
     char audit_name[64];
     struct gateway_metrics metrics;
     struct gateway_loop *loops;
@@ -124,6 +126,8 @@ enum usage_dialect route_dialect(struct str path);
 void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message);
 /* The same before there is a struct request; counted here. */
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);
+/* 405; allow: "GET, HEAD". */
+void answer_wrong_method(struct gateway_loop *l, struct http_request *r, const char *allow, const char *message);
 void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
 /* Headers that tell what is left of the tightest rate of each unit; values in the arena. Returns how many. */
 #define LIMIT_HEADERS_MAX 6

@@ -43,11 +43,38 @@ static double score(const struct snap_endpoint *e, const struct snap_replica *r,
     return CACHE_WEIGHT * cached - load / (double)(r->slots ? r->slots : SLOTS_GUESS);
 }
 
+/* Of the replicas that no score is computed for. */
+static void report_fates(const struct snap_endpoint *e, const struct pick_wish *w, uint64_t now_ms)
+{
+    w->report->count = MIN(e->replica_count, (size_t)PICK_REPORT_MAX);
+    for (size_t i = 0; i < w->report->count; i++) {
+        const struct snap_replica *r = &e->replicas[i];
+        w->report->of[i] = (struct pick_candidate){.running = (int64_t)load_of(r),
+                                                   .fate = w->barred & (1ull << i)                ? PICK_BARRED
+                                                           : w->tried & (1ull << i)               ? PICK_TRIED
+                                                           : atomic_load(&r->target->closing)     ? PICK_CLOSING
+                                                           : target_is_aside(r->target, now_ms)   ? PICK_ASIDE
+                                                           : !has_room(r)                         ? PICK_NO_ROOM
+                                                                                                  : PICK_UNSEEN};
+    }
+}
+
+static void report_score(struct pick_report *report, size_t i, double score, size_t cached)
+{
+    if (i >= report->count)
+        return;
+    report->of[i].fate = PICK_WEIGHED;
+    report->of[i].score = score;
+    report->of[i].cached = cached;
+}
+
 enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_wish *w, uint64_t now_ms, size_t *ret_index, size_t *ret_cached)
 {
     enum pick_result result = PICK_NONE;
     double total = total_load(e), best = 0;
     size_t ties = 0, cached;
+    if (w->report)
+        report_fates(e, w, now_ms);
     for (int aside = 0; aside < 2 && result == PICK_NONE; aside++)
         for (size_t i = 0; i < e->replica_count; i++) {
             const struct snap_replica *r = &e->replicas[i];
@@ -58,6 +85,8 @@ enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_w
                 continue;
             }
             double s = score(e, r, w, total, &cached);
+            if (w->report)
+                report_score(w->report, i, s, cached);
             if (ties && s < best)
                 continue;
             ties = ties && s == best ? ties + 1 : 1;

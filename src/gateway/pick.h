@@ -14,7 +14,21 @@ enum pick_result { PICK_ONE, PICK_FULL, PICK_NONE }; /* FULL: there are some, wi
 /* PREFIX: as above. LOAD: nothing is known of caches. TURNS: the one that was sent nothing for longest, whatever it has to do. */
 enum pick_policy { PICK_BY_PREFIX, PICK_BY_LOAD, PICK_BY_TURNS };
 
+/* What was weighed for one choice: for the log of decisions (decisions.h). */
+struct pick_candidate {
+    enum { PICK_UNSEEN, PICK_WEIGHED, PICK_TRIED, PICK_BARRED, PICK_CLOSING, PICK_ASIDE, PICK_NO_ROOM } fate;
+    double score;
+    size_t cached;   /* blocks */
+    int64_t running; /* requests */
+};
+#define PICK_REPORT_MAX 64
+struct pick_report {
+    size_t count; /* replicas of the endpoint, PICK_REPORT_MAX at most */
+    struct pick_candidate of[PICK_REPORT_MAX]; /* in their order */
+};
+
 struct pick_wish {
+    struct pick_report *report; /* filled by each pick_replica(); NULL: nobody asks */
     enum pick_policy policy;
     uint64_t tried; /* a bit a replica */
     uint64_t barred; /* likewise: that it must not reach, whatever happens (border.h) */

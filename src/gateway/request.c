@@ -46,6 +46,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     q->start_ns = r->started_ns;
     q->waited_ms = -1;
     q->trace = trace_begin(l->gateway->traces, l->gateway->o.trace_per_million, &r->head, r->arena, r->started_ns);
+    q->decision = decision_begin(l->gateway->decisions, l->gateway->o.decisions_per_million, r->arena, r->started_ns);
     sbuf_init(&q->answer, ANSWER_MAX);
     request_scan(q, false, NULL);
     arena_on_free(r->arena, request_cleanup, q);
@@ -195,6 +196,8 @@ void request_settle(struct request *q, int status, const char *outcome)
     count(q, &u, now_ns);
     trace_end(q->trace, &u, &(struct trace_facts){.path = q->route->path, .operation = q->route->operation, .endpoint_project = q->endpoint ? q->endpoint->project : NULL, .rule = q->rule,
                                                   .max_tokens = q->body.max_tokens, .first_ns = q->first_ns, .end_ns = now_ns});
+    decision_end(q->decision, &u, &(struct decision_facts){.endpoint_project = q->endpoint ? q->endpoint->project : NULL, .rule = q->rule, .batch = q->body.batch, .waited_ms = q->waited_ms,
+                                                           .blocks = q->ticket.wish.hash_count});
     log_debug("request", KVS("request", u.id), KVS("project", u.project), KVS("key", u.key), KVS("route", u.route), KVS("endpoint", u.endpoint), KVS("replica", u.replica),
               KVI("status", status), KVS("outcome", u.outcome), KVI("prompt_tokens", u.prompt_tokens), KVI("completion_tokens", u.completion_tokens),
               KVI("ttft_ms", u.ttft_ms), KVI("duration_ms", u.duration_ms));
@@ -222,6 +225,7 @@ void request_refuse(struct request *q, int status, const char *outcome, const ch
 void request_refuse_border(struct request *q, const char *rule)
 {
     char message[MODEL_NAME_MAX + 700];
+    decision_refused(q->decision, rule);
     snprintf(message, sizeof(message), "No site that serves the model `%s` is allowed for this request (rule %.600s): use another model, or ask whoever wrote the rule.", q->body.model, rule);
     gateway_audit_refusal(q->loop, q->http, q->key, 403, "residency_denied", rule);
     request_refuse(q, 403, "refused", "permission_error", "residency_denied", "model", message);

@@ -70,6 +70,7 @@ struct request {
     struct sbuf answer; /* gathered: a whole answer, or a stream's beginning until it has content */
 
     struct trace *trace; /* NULL: it is not recorded */
+    struct decision *decision; /* decisions.h; NULL: it is not logged */
     struct timer keepalive;
     bool committed; /* the client has the head of a stream: comments may have followed */
     bool passed;    /* the client has bytes of the engine's: no other one can take over */

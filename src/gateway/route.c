@@ -61,7 +61,7 @@ static const struct gateway_route *find_route(struct gateway_loop *l, struct htt
         }
     if (found) {
         snprintf(text, sizeof(text), "%s takes %s, not %.*s", found->path, found->method, (int)MIN(r->head.method.len, (size_t)32), r->head.method.ptr);
-        answer_refusal(l, r, 405, "invalid_request_error", "method_not_allowed", text);
+        answer_wrong_method(l, r, found->handle ? "GET, HEAD" : found->method, text);
     } else {
         CLEANUP(sbuf_deinit) struct sbuf why = {0};
         sbuf_init(&why, 4096);

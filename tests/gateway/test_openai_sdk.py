@@ -214,3 +214,4 @@ def test_a_prompt_is_found_nowhere(own_cloud):
     for path in pathlib.Path(c.dir).rglob("*"):
         if path.is_file():
             assert canary.encode() not in path.read_bytes(), path
+    assert not list((c.data / "log").glob("decisions*")), "nobody asked for that log"

@@ -89,6 +89,35 @@ static void cache_wins_over_load_but_not_over_a_herd(void **state)
     assert_int_equal(index, 0);
 }
 
+/* For the log of decisions: what was thought of each, and of whom it was not even thought. */
+static void a_choice_can_be_told(void **state)
+{
+    (void)state;
+    static struct pick_report report;
+    uint64_t hashes[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    size_t index;
+    struct pick_wish w = {.report = &report, .hashes = hashes, .hash_count = 8, .tried = 1u << 0, .barred = 1u << 3};
+    target_cache(replicas[2].target, hashes, 8, &before);
+    set_load(0, 1, 2, 1);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 2);
+    assert_int_equal(report.count, REPLICAS);
+    assert_int_equal(report.of[0].fate, PICK_TRIED);
+    assert_int_equal(report.of[1].fate, PICK_WEIGHED);
+    assert_int_equal(report.of[2].fate, PICK_WEIGHED);
+    assert_int_equal(report.of[3].fate, PICK_BARRED);
+    assert_int_equal(report.of[2].cached, 8);
+    assert_int_equal(report.of[2].running, 2);
+    assert_true(report.of[2].score > report.of[1].score);
+    set_load(0, 4, 2, 1);
+    w.barred = 1u << 2;
+    w.tried = 1u << 0 | 1u << 3;
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_FULL);
+    assert_int_equal(report.of[1].fate, PICK_NO_ROOM);
+    assert_int_equal(report.of[2].fate, PICK_BARRED);
+    target_forget(replicas[2].target);
+}
+
 static void who_has_no_room_gets_nothing(void **state)
 {
     (void)state;
@@ -395,6 +424,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids, setup, teardown),
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_choice_can_be_told, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(who_goes_gets_nothing_more, setup, teardown),
         cmocka_unit_test_setup_teardown(ties_are_spread, setup, teardown),

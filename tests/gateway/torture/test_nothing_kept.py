@@ -44,7 +44,7 @@ ENGINES = {
 @pytest.fixture(scope="module")
 def sung():
     """The cloud after all that; stopped, its files and what was read of it while it ran."""
-    with Cloud(options={"log-level": "debug", "gateway-threads": 1, "gateway-first-byte-timeout": "2s", "gateway-idle-timeout": "2s"}) as c:
+    with Cloud(options={"log-level": "debug", "gateway-threads": 1, "gateway-first-byte-timeout": "2s", "gateway-idle-timeout": "2s", "gateway-decision-log-per-million": 1000000}) as c:
         c.upstream = e = Upstream()
         c.project("demo")
         for name, more in (("m", {}), ("e", {"embeddings": True})):
@@ -133,6 +133,7 @@ def test_what_was_read_of_it(sung):
 def test_its_files(sung):
     files = [p for p in pathlib.Path(sung.dir).rglob("*") if p.is_file()]
     assert any("usage-gateway" in p.name for p in files) and any(p.name == "sekid.log" for p in files)
+    assert any(p.name == "decisions-gateway.jsonl" and p.stat().st_size > 10000 for p in files)
     found = [(str(p), form[:20], [line[:300] for line in data.split(b"\n") if form in line][:2]) for p in files for data in [p.read_bytes()] for form in forms(CANARY) if form in data]
     assert not found, found
 
