@@ -47,12 +47,13 @@ bool drain_waits_for(const json_t *pod)
     const char *phase = json_str_or(pod, "status.phase", "");
     json_t *owners = json_at(pod, "metadata.ownerReferences"), *owner;
     size_t i;
-    if (!strcmp(phase, "Succeeded") || !strcmp(phase, "Failed") || obj_annotation(pod, "kubernetes.io/config.mirror"))
+    if (obj_annotation(pod, "kubernetes.io/config.mirror"))
         return false;
     json_array_foreach (owners, i, owner)
         if (json_flag(owner, "controller", false) && !strcmp(json_str_or(owner, "kind", ""), "DaemonSet"))
             return false;
-    return true;
+    /* A finished one that is deleted is there until its kubelet has cleaned up. */
+    return json_str(pod, "metadata.deletionTimestamp") || (strcmp(phase, "Succeeded") != 0 && strcmp(phase, "Failed") != 0);
 }
 
 static int evict(struct client *c, const json_t *pod, struct err *err)

@@ -87,6 +87,7 @@ static void test_what_a_node_is_drained_of(void **state UNUSED)
         {"{'status':{'phase':'Pending'},'metadata':{'deletionTimestamp':'2026-01-01T00:00:00Z'}}", true},
         {"{'status':{'phase':'Succeeded'}}", false},
         {"{'status':{'phase':'Failed'}}", false},
+        {"{'status':{'phase':'Failed'},'metadata':{'deletionTimestamp':'2026-01-01T00:00:00Z'}}", true},
         {"{'metadata':{'annotations':{'kubernetes.io/config.mirror':'x'}}}", false},
         {"{'metadata':{'ownerReferences':[{'kind':'DaemonSet','controller':true}]}}", false},
         {"{'metadata':{'ownerReferences':[{'kind':'DaemonSet'}]}}", true},
