@@ -1,6 +1,8 @@
 /* What lies in a cluster's etcd: read by its JSON gateway, as it is on the disk, since an API server shows everything opened. */
 #include "kaas/internal.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "crypto/hash.h"
@@ -137,5 +139,33 @@ int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct 
         rc = go_on(&l, m, err);
     client_free(l.etcd);
     client_free(l.api);
+    return rc;
+}
+
+static int ask(struct client *etcd, const char *path, json_t *body, json_t **ret, struct err *err)
+{
+    struct err why = ERR_INIT;
+    int rc = client_post(etcd, path, body, ret, &why);
+    json_decref(body);
+    return rc < 0 ? err_set(err, rc, "etcd: %s", why.msg) : 0;
+}
+
+int at_rest_forget_history(const struct site *s, struct err *err)
+{
+    struct client *etcd = NULL;
+    struct err why = ERR_INIT;
+    JSON_AUTO now = NULL;
+    int rc = etcd_client(s, &etcd, err);
+    if (rc == 0)
+        rc = ask(etcd, "/v3/kv/range", json_pack("{s:o, s:b}", "key", base64_json(STR(PREFIX)), "count_only", 1), &now, err);
+    if (rc == 0) {
+        /* 64 bits are text there. */
+        rc = ask(etcd, "/v3/kv/compaction", json_pack("{s:s, s:b}", "revision", json_str_or(now, "header.revision", "0"), "physical", 1), NULL, &why);
+        if (rc < 0)
+            rc = strstr(why.msg, "has been compacted") ? 0 : err_set(err, rc, "%s", why.msg);
+    }
+    if (rc == 0)
+        rc = ask(etcd, "/v3/maintenance/defragment", json_object(), NULL, err);
+    client_free(etcd);
     return rc;
 }

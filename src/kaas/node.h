@@ -71,6 +71,15 @@ int join_forget(struct client *c, const char *node, struct err *err) NODISCARD;
 /* After a restore: Nodes of pools that have no directory here are of a time that is over. Those that somebody else has made stay. */
 int join_forget_strangers(struct client *c, const struct site *s, struct err *err) NODISCARD;
 
+/* ---- node_drain.c ---- */
+
+/* One step: cordons a node and evicts its pods. True when it may end: none is left but those of DaemonSets, it has no Node, or limit_s have passed since the first step. *ret_why: what it waits for; in a. */
+bool node_drained(struct client *c, const struct node *n, int64_t limit_s, struct arena *a, const char **ret_why);
+/* It is wanted after all. */
+int node_undrain(struct client *c, const struct node *n, struct err *err) NODISCARD;
+/* Whether a node is not empty with this pod on it. Pure. */
+bool drain_waits_for(const json_t *pod);
+
 /* ---- node_end.c ---- */
 
 /* Ends a workload; whether it is gone. */

@@ -267,6 +267,8 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
         json_put_int(record, "attempt", 1);
     }
     int rc = make_node(p, n, &err);
+    if (rc == 0)
+        rc = node_undrain(p->client, n, &err);
     if (n->index >= 0) {
         json_put_str(record, "address", n->address);
         json_put_str(record, "podCIDR", n->pod_cidr);
@@ -295,6 +297,13 @@ static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struc
     *ret_left = n;
     for (size_t i = 0; i < n; i++) {
         bool done = false;
+        const char *held = NULL;
+        if (p->client && !node_drained(p->client, &surplus[i], p->pool.spec.drain_seconds, p->r->arena, &held)) {
+            look_in(p, LATER_MS);
+            blame(p, "Draining", held);
+            continue;
+        }
+        look_in(p, LOOK_MS);
         int files = 0, rc = node_remove(p->k, p->client, &surplus[i], &done, &files, err);
         if (rc < 0)
             return rc;
@@ -330,6 +339,23 @@ static bool has_roles(struct pool_pass *p, struct err *err)
     return true;
 }
 
+/* Nothing here is slow, it waits: what is not done yet has its whole time afterwards. */
+static void begin_again(struct pool_pass *p)
+{
+    json_t *list = json_at(p->r->obj, "status.nodes"), *record;
+    const char *network = obj_condition(p->r->obj, "NetworkReady");
+    size_t i;
+    json_array_foreach (list, i, record) {
+        if (json_at(record, "milliseconds"))
+            continue;
+        json_object_del(record, "startedAt");
+        json_object_del(record, "deadline");
+        json_object_del(record, "attempt");
+    }
+    if (network && !strcmp(network, "False"))
+        status_condition(p->r->obj, "NetworkReady", "Unknown", "TenantSuspended", "it is made when the tenant is active again");
+}
+
 /* What its cluster must be before it can have nodes. */
 static bool cluster_can(struct pool_pass *p)
 {
@@ -351,6 +377,7 @@ static bool cluster_can(struct pool_pass *p)
         }
         if (left)
             p->r->requeue_ms = LOOK_MS;
+        begin_again(p);
         blame(p, "TenantSuspended", arena_printf(a, "tenant %s is suspended: its nodes %s ended, their files are kept", suspended, left ? "are being" : "are"));
         return false;
     }
@@ -429,7 +456,7 @@ static void bring_up(struct pool_pass *p)
     for (int i = 0; i < (int)wanted; i++)
         look_at_node(p, &p->nodes[p->count++], i);
     if (remove_surplus(p, (int)wanted, &left, &err) < 0 || left) {
-        look_in(p, LOOK_MS);
+        look_in(p, LATER_MS);
         blame(p, "Removing", left && !err.msg[0] ? "nodes that are not wanted any more are ended" : arena_strdup(a, err.msg));
     }
     drop_records(p);
@@ -477,20 +504,23 @@ static int finish(struct pool_pass *p, struct err *err)
     struct reconcile *r = p->r;
     struct err why = ERR_INIT;
     size_t left = 0;
+    r->requeue_ms = WAIT_MS;
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     if (!obj_has_finalizer(r->obj, NODE_POOL_FINALIZER))
         return 0;
     int rc = 0;
     if (p->cluster_obj) {
         /* A cluster that goes, too, or does not answer, needs not be told. */
-        if (!obj_deleting(p->cluster_obj) && place_load(p->site.dir, p->site.address, NULL) == 0 && json_at(p->cluster_obj, "status.createMilliseconds"))
+        bool told = !obj_deleting(p->cluster_obj) && !*suspended_tenant(p->k, p->site.ns, r->arena) && json_at(p->cluster_obj, "status.createMilliseconds");
+        if (told && place_load(p->site.dir, p->site.address, NULL) == 0)
             rc = access_client(&p->site, &p->client, &why);
         if (rc == 0)
             rc = remove_surplus(p, 0, &left, &why);
     }
     if (rc < 0 || left) {
-        r->requeue_ms = rc < 0 ? LATER_MS : LOOK_MS;
-        status_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : "Removing", "%s", rc < 0 ? why.msg : "its nodes are ended");
+        if (rc < 0)
+            r->requeue_ms = LATER_MS;
+        status_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : p->reason ? p->reason : "Removing", "%s", rc < 0 ? why.msg : p->reason ? p->message : "its nodes are ended");
         return save_status(p, before, err);
     }
     struct client_resource resource = kind_resource(&kind_node_pool);

@@ -171,12 +171,13 @@ static int follow_tenant(struct kaas *k, struct client *c, const struct site *s,
         return 0;
     kms_id_text(id, now);
     const char *then = json_str_or(json_array_get(json_at(*obj, "spec.keys"), 0), "tenantKey", "");
+    m->full = m->full && strcmp(then, now) != 0;
     if (!strcmp(then, now))
         return 0;
     json_t *copy = json_deep_copy(*obj), *list = json_at(copy, "spec.keys");
     if (!*then)
         json_object_set_new(json_array_get(list, 0), "tenantKey", json_string(now));
-    else if (json_array_size(list) < KMS_KEYS_MAX)
+    else if (!(m->full = json_array_size(list) >= KMS_KEYS_MAX))
         json_array_insert_new(list, 0, key_new(now));
     bool more = *then && json_array_size(list) > json_array_size(json_at(*obj, "spec.keys"));
     int rc = update(k, c, copy, err);
@@ -217,40 +218,57 @@ int secrets_keys_ensure(struct kaas *k, struct client *c, const json_t *cluster,
 
 /* ---- what lies in etcd ---- */
 
-/* Since when all has been under the newest key, which was made then. */
-static int64_t sealed_since(const json_t *cluster, int64_t made_ms)
+/* Since when the newest of those before key i has held all; 0: none has, as far as it is known. What was known before a restore is not known any more. */
+static int64_t superseded_ms(const json_t *keys, size_t i, int64_t restored_ms)
 {
-    size_t i;
-    json_t *c;
-    int64_t since = made_ms;
-    json_array_foreach (json_at(cluster, "status.conditions"), i, c)
-        if (!strcmp(json_str_or(c, "type", ""), SECRETS_CONDITION))
-            since = MAX(since, status_time(c, "lastTransitionTime") + 1000); /* in whole seconds */
-    return since;
+    int64_t first = 0;
+    for (size_t j = 0; j < i; j++) {
+        int64_t at = status_time(json_array_get(keys, j), "sealedAt");
+        if (at > restored_ms && (!first || at < first))
+            first = at;
+    }
+    return first;
 }
 
-/* What was backed up before that may lie under an older key. */
-static bool backup_needs_older(const json_t *cluster, int64_t sealed_ms)
+bool secrets_key_is_needed(const json_t *keys, size_t i, const json_t *backups, int64_t restored_ms)
 {
-    const json_t *list = json_at(cluster, "status.backups"); /* the newest first */
-    size_t n = json_array_size(list);
-    return n && status_time(json_array_get(list, n - 1), "takenAt") < sealed_ms;
+    int64_t made = status_time(json_array_get(keys, i), "madeAt"), gone = superseded_ms(keys, i, restored_ms);
+    json_t *b;
+    size_t k;
+    if (i == 0 || !gone)
+        return true;
+    json_array_foreach ((json_t *)(uintptr_t)backups, k, b) {
+        int64_t taken = status_time(b, "takenAt");
+        if (!taken || (taken >= made && taken <= gone)) /* madeAt is in whole seconds, and cut off */
+            return true;
+    }
+    return false;
 }
 
-/* Nothing lies under an older key: they go when no API server can seal with one any more, and no backup needs them. */
+/* Nothing lies under an older key, and no API server can seal with one any more: that is written down, and each older key goes that no backup needs. */
 static void retire(struct kaas *k, struct client *c, const json_t *cluster, const struct site *s)
 {
     struct err err = ERR_INIT;
     JSON_AUTO obj = informer_get(k->cluster_keys, s->ns, s->uid);
-    const json_t *list = json_at(obj, "spec.keys");
-    int64_t made = status_time(json_array_get(list, 0), "madeAt");
-    if (json_array_size(list) < 2 || !made || clock_wall_ms() - made < (int64_t)k->o.key_overlap_ms || backup_needs_older(cluster, sealed_since(cluster, made)))
+    json_t *newest = json_array_get(json_at(obj, "spec.keys"), 0);
+    int64_t made = status_time(newest, "madeAt"), restored = status_time(cluster, "status.restore.startedAt"), now = clock_wall_ms();
+    if (json_array_size(json_at(obj, "spec.keys")) < 2 || !made || now - made < (int64_t)k->o.key_overlap_ms)
         return;
     JSON_AUTO copy = json_deep_copy(obj);
-    json_t *left = json_at(copy, "spec.keys");
-    while (json_array_size(left) > 1)
-        json_array_remove(left, json_array_size(left) - 1);
-    if (update(k, c, copy, &err) == 0)
+    json_t *list = json_at(copy, "spec.keys");
+    size_t had = json_array_size(list);
+    if (status_time(newest, "sealedAt") <= restored) {
+        for (size_t i = 1; i < had; i++)
+            if (status_time(json_array_get(list, i), "sealedAt") <= restored)
+                json_object_del(json_array_get(list, i), "sealedAt");
+        status_put_time(json_array_get(list, 0), "sealedAt", now);
+    }
+    for (size_t i = had; i-- > 1;)
+        if (!secrets_key_is_needed(list, i, json_at(cluster, "status.backups"), restored))
+            json_array_remove(list, i);
+    if (json_equal(copy, obj))
+        return;
+    if (update(k, c, copy, &err) == 0 && json_array_size(list) < had)
         log_info("older keys of a cluster's secrets are gone: nothing lies under them", KV("cluster", s->name), KV("namespace", s->ns));
     else if (err.code)
         log_warn("older keys of a cluster's secrets could not be removed", KV("cluster", s->name), KV("namespace", s->ns), KVE(&err));
@@ -261,9 +279,18 @@ static void all_is_sealed(struct kaas *k, struct client *c, json_t *cluster, con
     CLEANUP(mem_freep) char *path = xasprintf("%s/conf/encryption.json", s->dir);
     JSON_AUTO conf = conf_read(path);
     struct err err = ERR_INIT;
-    if (conf && has_identity(conf) && conf_write(s, conf, false, &err) < 0)
-        log_warn("a cluster's configuration still takes secrets in clear", KV("cluster", s->name), KV("namespace", s->ns), KVE(&err));
-    status_condition(cluster, SECRETS_CONDITION, "True", "Encrypted", "%lld Secrets lie in the store, all under key %s", (long long)m->found, m->current);
+    /* What there was in clear is in the store's history still. Until that is gone we come here again. */
+    if (conf && has_identity(conf)) {
+        if (at_rest_forget_history(s, &err) < 0) {
+            status_condition(cluster, SECRETS_CONDITION, "False", "Migrating", "all %lld Secrets lie under key %s; older states of the store could not be removed: %s", (long long)m->found, m->current, err.msg);
+            return;
+        }
+        log_info("a cluster's store has forgotten what lay in it in clear", KV("cluster", s->name), KV("namespace", s->ns));
+        if (conf_write(s, conf, false, &err) < 0)
+            log_warn("a cluster's configuration still takes secrets in clear", KV("cluster", s->name), KV("namespace", s->ns), KVE(&err));
+    }
+    status_condition(cluster, SECRETS_CONDITION, "True", "Encrypted", "%lld Secrets lie in the store, all under key %s%s", (long long)m->found, m->current,
+                     m->full ? "; its tenant has another key, which is followed when backups need fewer of the older ones" : "");
     retire(k, c, cluster, s);
 }
 

@@ -26,6 +26,7 @@ struct secrets_memory {
     char cursor[SECRETS_CURSOR_MAX]; /* the key in etcd after which this look goes on; "": at the beginning */
     char refused[200];      /* the first write of this look that was refused */
     int64_t found, stale;            /* by this look so far */
+    bool full;              /* the tenant has another key, and there is no room for one more */
 };
 
 /* conf/encryption.json. With `identity` where the store may have secrets from before; absent only once all is sealed. */
@@ -35,11 +36,16 @@ int secrets_keys_ensure(struct kaas *k, struct client *c, const json_t *cluster,
 /* When the cluster is ready: a look at what lies in etcd when one is due; rewrites, retires keys, and says so in the condition. */
 void secrets_look(struct kaas *k, struct client *c, json_t *cluster, const struct site *s, struct secrets_memory *m);
 
+/* Whether the i-th of a ClusterKey's keys (the newest first) may be what a backup was sealed with. Pure. */
+bool secrets_key_is_needed(const json_t *keys, size_t i, const json_t *backups, int64_t restored_ms);
+
 /* ---- at_rest.c ---- */
 
 /* How one value of /registry/secrets/ lies: whether under that key. Pure. */
 bool at_rest_is_under(struct str value, const char *key_id);
 /* Goes on with a look: counts, and where `rewrite`, has the API server write anew what is stale. 1: it is over; 0: to be gone on with. */
 int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct secrets_memory *m, struct err *err) NODISCARD;
+/* Has the store drop all of its older states, and write its file anew without them. Its write-ahead log keeps what it has until it is cut. Blocks: for seconds when the store is large. */
+int at_rest_forget_history(const struct site *s, struct err *err) NODISCARD;
 
 #endif

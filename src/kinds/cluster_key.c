@@ -7,6 +7,7 @@ static const struct field key_fields[] = {
     {.name = "id", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .min = 32, .max = 32, .help = "what API servers call it: 32 hexadecimal digits"},
     {.name = "key", .type = FIELD_STRING, .flags = FIELD_REQUIRED | FIELD_SECRET, .min = 44, .max = 44, .help = "256 bits as base64"},
     {.name = "madeAt", .type = FIELD_TIME, .help = "when it became the one that seals"},
+    {.name = "sealedAt", .type = FIELD_TIME, .flags = FIELD_MICRO, .help = "when all was found to lie under it or a newer one, for the first time since the last restore"},
     {.name = "tenantKey", .type = FIELD_STRING, .max = 32, .help = "id of the tenant's key that was the current one then; another one makes another key"},
     {0},
 };

@@ -60,6 +60,7 @@ struct node_pool {
         struct {
             int64_t max_pods, pod_pids; /* maxPods, podPidsLimit */
         } kubelet;
+        int64_t drain_seconds; /* drainSeconds; 0: a node ends at once */
     } spec;
 };
 

@@ -29,6 +29,7 @@ static const struct field spec_fields[] = {
     {.name = "labels", .type = FIELD_MAP, .offset = SPEC(labels), .max = LABELS_MAX, .help = "labels that its nodes are registered with"},
     {.name = "taints", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = taint_fields, .sub_size = sizeof(struct node_taint), .offset = SPEC(taints), .max = 16, .help = "taints that its nodes are registered with"},
     {.name = "kubelet", .type = FIELD_OBJECT, .offset = SPEC(kubelet), .sub = kubelet_fields, .sub_size = sizeof(((struct node_pool *)0)->spec.kubelet), .def = "{}", .help = "settings of the nodes' kubelets"},
+    {.name = "drainSeconds", .type = FIELD_INT, .offset = SPEC(drain_seconds), .max = 3600, .def = "300", .help = "how long a node that is not wanted any more waits for its pods to be evicted, within their disruption budgets; 0: not at all"},
     {0},
 };
 static const struct field node_fields[] = {

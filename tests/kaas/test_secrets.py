@@ -204,6 +204,8 @@ def test_a_cluster_from_before_is_migrated(served, made):
     wait_for(lambda: len(json.loads(conf.read_text())["resources"][0]["providers"]) == 1, 150, "identity to go")
     under(c)
     assert word(c) == CANARY
+    db = (c.directory / "etcd" / "member" / "snap" / "db").read_bytes()
+    assert b"/registry/secrets/default/first" in db and base64.b64encode(CANARY.encode())[:-4] not in db, "nor does its history have it"
     c.delete()
 
 

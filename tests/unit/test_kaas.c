@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "kaas/internal.h"
@@ -91,6 +92,35 @@ static void test_how_a_value_lies_in_the_store(void **state UNUSED)
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
         if (at_rest_is_under(str_n(cases[i].text, cases[i].len), id) != cases[i].under)
             fail_msg("case %zu", i);
+}
+
+static void test_older_keys_go_one_by_one(void **state UNUSED)
+{
+#define AT(m) "2026-01-01T00:" m ":00.000000Z"
+    /* Made at minutes 40, 30, 20 and 10; all was under each of them five minutes later. */
+    JSON_AUTO keys = json_pack("[{s:s, s:s}, {s:s, s:s}, {s:s, s:s}, {s:s}]", "madeAt", "2026-01-01T00:40:00Z", "sealedAt", AT("45"), "madeAt", "2026-01-01T00:30:00Z", "sealedAt", AT("35"), "madeAt",
+                               "2026-01-01T00:20:00Z", "sealedAt", AT("25"), "madeAt", "2026-01-01T00:10:00Z");
+    static const struct {
+        const char *backup; /* NULL: none */
+        int restored_minute;
+        const char *needed; /* 1 for each key */
+    } cases[] = {
+        {NULL, 0, "1000"},      {AT("50"), 0, "1000"}, {AT("44"), 0, "1100"}, {AT("38"), 0, "1100"}, {AT("32"), 0, "1110"}, {AT("28"), 0, "1010"}, {AT("22"), 0, "1011"}, {AT("12"), 0, "1001"},
+        {AT("38"), 36, "1111"}, /* restored at 36: what lay there then is known since 45 only */
+        {AT("50"), 48, "1111"}, {NULL, 48, "1111"},    {"what", 0, "1111"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        JSON_AUTO backups = cases[i].backup ? json_pack("[{s:s}]", "takenAt", cases[i].backup) : json_array();
+        int64_t restored = 0;
+        char got[5] = "";
+        if (cases[i].restored_minute)
+            assert_int_equal(clock_parse(STR("2026-01-01T00:00:00Z"), &restored), 0);
+        restored += (int64_t)cases[i].restored_minute * 60000;
+        for (size_t k = 0; k < 4; k++)
+            got[k] = secrets_key_is_needed(keys, k, backups, restored) ? '1' : '0';
+        if (strcmp(got, cases[i].needed) != 0)
+            fail_msg("case %zu: %s, and should be %s", i, got, cases[i].needed);
+    }
 }
 
 static bool conf_has(const char *what)
@@ -426,6 +456,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_networks),
+        cmocka_unit_test(test_older_keys_go_one_by_one),
         cmocka_unit_test(test_how_a_value_lies_in_the_store),
         cmocka_unit_test(test_only_a_store_from_before_may_have_secrets_in_clear),
         cmocka_unit_test(test_the_same_cluster_has_the_same_command_lines),

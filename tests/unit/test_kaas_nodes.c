@@ -100,6 +100,36 @@ static void test_places_are_kept_and_taken_once(void **state UNUSED)
     assert_int_equal(file_remove_tree(dir, NULL), 0);
 }
 
+static void test_what_a_node_is_drained_of(void **state UNUSED)
+{
+    static const struct {
+        const char *pod;
+        bool waits;
+    } cases[] = {
+        {"{}", true},
+        {"{'status':{'phase':'Running'}}", true},
+        {"{'status':{'phase':'Pending'},'metadata':{'deletionTimestamp':'2026-01-01T00:00:00Z'}}", true},
+        {"{'status':{'phase':'Succeeded'}}", false},
+        {"{'status':{'phase':'Failed'}}", false},
+        {"{'status':{'phase':'Failed'},'metadata':{'deletionTimestamp':'2026-01-01T00:00:00Z'}}", true},
+        {"{'metadata':{'annotations':{'kubernetes.io/config.mirror':'x'}}}", false},
+        {"{'metadata':{'ownerReferences':[{'kind':'DaemonSet','controller':true}]}}", false},
+        {"{'metadata':{'ownerReferences':[{'kind':'DaemonSet'}]}}", true},
+        {"{'metadata':{'ownerReferences':[{'kind':'ReplicaSet','controller':true}]}}", true},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char text[256];
+        JSON_AUTO pod = NULL;
+        snprintf(text, sizeof(text), "%s", cases[i].pod);
+        for (char *c = text; *c; c++)
+            *c = *c == '\'' ? '"' : *c;
+        assert_int_equal(json_parse(str_of(text), sizeof(text), &pod, NULL), 0);
+        if (drain_waits_for(pod) != cases[i].waits)
+            fail_msg("%s", cases[i].pod);
+    }
+    assert_true(node_look_ms(0) < 200 && node_look_ms(60000) >= 500);
+}
+
 static void test_what_a_gate_dials(void **state UNUSED)
 {
     static const struct gate_reach reach = {0x0ac90000, 0xffffff00, 0x0af40000, 0xffff0000, 0x0ac90001};
@@ -238,6 +268,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_objects_of_names_follow_from_the_networks), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_what_a_gate_dials),
+                                       cmocka_unit_test(test_what_a_node_is_drained_of),
                                        cmocka_unit_test(test_bytes_go_both_ways_and_end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
