@@ -22,7 +22,7 @@ struct ledger_options {
     size_t max_file_bytes;    /* default 64 MiB */
 };
 
-/* Opens or makes it; verifies it and cuts a torn tail. ERR_BUSY: another writer. */
+/* Opens or makes it; verifies it and cuts a torn tail. Files that were verified before and have not changed since are not read again (checkpoint.h). ERR_BUSY: another writer. */
 int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err *err) NODISCARD;
 void ledger_close(struct ledger *l); /* syncs */
 int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err) NODISCARD;
@@ -35,6 +35,8 @@ int ledger_sync(struct ledger *l, struct err *err) NODISCARD;
  * caller calls fdatasync and closes it, without the lock. */
 int ledger_take_unsynced(struct ledger *l);
 uint64_t ledger_last_sequence(const struct ledger *l);
+/* The number of the first file that opening has read; 0: there was none. */
+unsigned ledger_verified_from(const struct ledger *l);
 /* As ledger_reader_id(). */
 void ledger_id(const struct ledger *l, char ret[LEDGER_ID_TEXT]);
 
