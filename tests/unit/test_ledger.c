@@ -530,6 +530,40 @@ static void test_a_checkpoint_that_lies_changes_nothing(void **state)
     mem_free((char *)(uintptr_t)file.ptr);
 }
 
+static void test_who_reads_late_records_reads_late_files(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct ledger_checkpoint c = {.end.sequence = 3};
+    unsigned first, last;
+    make_ledger(30, 400);
+    wait_for_checkpoint();
+    ASSERT_OK(ledger_find_files(dir, NAME, &first, &last, &err));
+    for (uint64_t after = 0; after <= 30; after++) {
+        struct ledger_reader *r;
+        struct seen seen = {0};
+        ASSERT_OK(ledger_reader_open(dir, NAME, &r, &err));
+        ASSERT_OK(ledger_read(r, after, see, &seen, &err));
+        assert_int_equal(seen.count, 30 - after);
+        if (after < 20 || after == 30)
+            assert_int_equal(ledger_reader_began(r), after == 30 ? last : 1);
+        ledger_reader_close(r);
+    }
+    struct str file = slurp(1);
+    memcpy(c.id, file.ptr + 16, sizeof(c.id));
+    for (c.number = 1; c.number < last; c.number++) { /* one that lies */
+        struct ledger_reader *r;
+        struct seen seen = {0};
+        ledger_checkpoint_save(dir, NAME, 1, &c);
+        ASSERT_OK(ledger_reader_open(dir, NAME, &r, &err));
+        ASSERT_OK(ledger_read(r, 20, see, &seen, &err));
+        assert_int_equal(seen.count, 10);
+        assert_int_equal(ledger_reader_began(r), 1);
+        ledger_reader_close(r);
+    }
+    mem_free((char *)(uintptr_t)file.ptr);
+}
+
 /* Killed while a file was made: it holds nothing, and is made anew. */
 static void test_a_file_that_was_being_made(void **state)
 {
@@ -849,6 +883,7 @@ int main(void)
         IN_DIR(test_what_has_changed_since_is_read_again),
         IN_DIR(test_a_checkpoint_that_is_wrong_changes_nothing),
         IN_DIR(test_a_checkpoint_that_lies_changes_nothing),
+        IN_DIR(test_who_reads_late_records_reads_late_files),
         IN_DIR(test_a_file_that_was_being_made),
         IN_DIR(test_one_writer),
         IN_DIR(test_another_kind_is_refused),
