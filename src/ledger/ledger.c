@@ -12,7 +12,7 @@
 #include "base/mem.h"
 #include "base/rnd.h"
 #include "crypto/hash.h"
-#include "ledger/files.h"
+#include "ledger/checkpoint.h"
 
 #define DEFAULT_FILE_BYTES (64u * 1024 * 1024)
 
@@ -21,12 +21,23 @@ struct ledger {
     struct ledger_file_head head; /* the same in all files */
     size_t max_file_bytes;
     int fd, lock_fd;
-    unsigned number; /* of the last file; 0: none yet */
+    unsigned first, number; /* of the first file and the last; 0: none yet */
+    unsigned verified_from; /* the first that opening has read */
+    struct ledger_position before; /* where the file before the last ended */
     off_t size;
     struct ledger_position pos;
     struct sbuf buf;
     bool dirty, broken;
 };
+
+/* The file before the last is verified. */
+static void mark(const struct ledger *l)
+{
+    struct ledger_checkpoint c = {.number = l->number - 1, .end = l->before};
+    memcpy(c.id, l->head.id, sizeof(c.id));
+    if (l->number > 1 && l->before.sequence)
+        ledger_checkpoint_save(l->dir, l->name, l->first, &c);
+}
 
 static int open_new_file(struct ledger *l, struct err *err)
 {
@@ -50,6 +61,9 @@ static int open_new_file(struct ledger *l, struct err *err)
     if (l->fd >= 0)
         close(l->fd);
     l->fd = fd;
+    mark(l); /* not of the file that has just ended: its time of change tells too little yet */
+    l->before = l->pos;
+    l->first = MAX(l->first, 1u);
     l->number++;
     l->size = sizeof(head);
     return 0;
@@ -118,10 +132,12 @@ static int walk_file(struct ledger *l, unsigned number, bool last, struct err *e
     int rc = read_head(l, path, l->fd, err);
     if (rc < 0)
         return rc;
+    l->before = l->pos;
     l->number = number;
     rc = ledger_scan(&s, err);
     l->size = s.offset;
-    if (rc == ERR_CORRUPT && last && is_torn(&s))
+    bool chained = s.offset > LEDGER_FILE_HEAD_BYTES || l->verified_from != number; /* what the checkpoint says has been seen to be so */
+    if (rc == ERR_CORRUPT && last && (chained || number == l->first) && is_torn(&s))
         rc = 0;
     if (rc < 0 || s.offset == s.size)
         return rc;
@@ -131,11 +147,36 @@ static int walk_file(struct ledger *l, unsigned number, bool last, struct err *e
     return cut_tail(path, l->fd, s.offset, s.size, err);
 }
 
-static int open_files(struct ledger *l, unsigned first, unsigned last, struct err *err)
+static int walk_files(struct ledger *l, unsigned from, unsigned last, struct err *err)
 {
     int rc = 0;
-    for (unsigned n = first; n <= last && rc == 0; n++)
+    l->verified_from = from;
+    for (unsigned n = from; n <= last && rc == 0; n++)
         rc = walk_file(l, n, n == last, err);
+    return rc;
+}
+
+/* From where they were verified last; from the beginning when that does not hold. */
+static int open_files(struct ledger *l, unsigned first, unsigned last, struct err *err)
+{
+    struct ledger_checkpoint c;
+    l->first = first;
+    if (ledger_checkpoint_load(l->dir, l->name, first, last, &c)) {
+        memcpy(l->head.id, c.id, sizeof(c.id));
+        l->number = c.number;
+        l->pos = c.end;
+        if (walk_files(l, c.number + 1, last, NULL) == 0) {
+            if (c.number + 1 < last)
+                mark(l);
+            return 0;
+        }
+        l->number = 0;
+        l->pos = l->before = (struct ledger_position){0};
+        file_closep(&l->fd);
+    }
+    int rc = walk_files(l, first, last, err);
+    if (rc == 0)
+        mark(l);
     return rc;
 }
 
@@ -283,4 +324,9 @@ void ledger_id(const struct ledger *l, char ret[LEDGER_ID_TEXT])
 uint64_t ledger_last_sequence(const struct ledger *l)
 {
     return l->pos.sequence;
+}
+
+unsigned ledger_verified_from(const struct ledger *l)
+{
+    return l->verified_from;
 }

@@ -22,7 +22,7 @@ struct ledger_options {
     size_t max_file_bytes;    /* default 64 MiB */
 };
 
-/* Opens or makes it; verifies it and cuts a torn tail. ERR_BUSY: another writer. */
+/* Opens or makes it; verifies it and cuts a torn tail. Files that were verified before and have not changed since are not read again (checkpoint.h). ERR_BUSY: another writer. */
 int ledger_open(const struct ledger_options *o, struct ledger **ret, struct err *err) NODISCARD;
 void ledger_close(struct ledger *l); /* syncs */
 int ledger_append(struct ledger *l, int64_t time_ms, uint16_t version, struct str body, uint64_t *ret_sequence, struct err *err) NODISCARD;
@@ -35,11 +35,13 @@ int ledger_sync(struct ledger *l, struct err *err) NODISCARD;
  * caller calls fdatasync and closes it, without the lock. */
 int ledger_take_unsynced(struct ledger *l);
 uint64_t ledger_last_sequence(const struct ledger *l);
+/* The number of the first file that opening has read; 0: there was none. */
+unsigned ledger_verified_from(const struct ledger *l);
 /* As ledger_reader_id(). */
 void ledger_id(const struct ledger *l, char ret[LEDGER_ID_TEXT]);
 
 /* Reading, also while another process writes: records after after_sequence, in order, until fn returns false or the end. Checks
- * checksums and the chain. Remembers the file position between calls, so that following a journal is cheap. What is handed to fn has been synced before, so that nothing
+ * checksums and the chain, of files that end before after_sequence only where they were not verified before (checkpoint.h; after 0: of all). Remembers the file position between calls, so that following a journal is cheap. What is handed to fn has been synced before, so that nothing
  * that is made from it can outlive it. After an error the reader stays where it is; close it when the files may have been replaced. */
 struct ledger_reader;
 int ledger_reader_open(const char *dir, const char *name, struct ledger_reader **ret, struct err *err) NODISCARD;
@@ -48,6 +50,8 @@ void ledger_reader_close(struct ledger_reader *r);
 int ledger_reader_id(struct ledger_reader *r, char ret[LEDGER_ID_TEXT], struct err *err) NODISCARD;
 int ledger_read(struct ledger_reader *r, uint64_t after_sequence, bool (*fn)(void *arg, const struct ledger_record *rec), void *arg,
                 struct err *err) NODISCARD;
+/* The number of the file that it began with; 0: it has not. */
+unsigned ledger_reader_began(const struct ledger_reader *r);
 /* Whole-ledger check, when nobody writes: the error names the first bad record, also one that is cut off at the end. */
 int ledger_verify(const char *dir, const char *name, uint64_t *ret_records, struct err *err) NODISCARD;
 

@@ -8,11 +8,12 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "crypto/hash.h"
-#include "ledger/files.h"
+#include "ledger/checkpoint.h"
 
 struct ledger_reader {
     char *dir, *name;
     unsigned number; /* file that is read; 0: none found yet */
+    unsigned began;  /* with this one */
     off_t offset;    /* 0: its head was not read yet */
     uint8_t id[LEDGER_ID_BYTES];
     struct ledger_position pos;
@@ -36,7 +37,7 @@ void ledger_reader_close(struct ledger_reader *r)
 }
 
 struct after {
-    uint64_t sequence;
+    uint64_t sequence, seen;
     bool (*fn)(void *arg, const struct ledger_record *rec);
     void *arg;
 };
@@ -44,6 +45,7 @@ struct after {
 static bool pass_on(void *arg, const struct ledger_record *rec)
 {
     struct after *a = arg;
+    a->seen++;
     return rec->sequence <= a->sequence || a->fn(a->arg, rec);
 }
 
@@ -120,6 +122,25 @@ static int read_file(struct ledger_reader *r, struct after *a, bool *ret_stopped
     return rc;
 }
 
+static void rewind_to(struct ledger_reader *r, unsigned number)
+{
+    r->number = r->began = number;
+    r->offset = 0;
+    r->pos = (struct ledger_position){0};
+}
+
+/* Whoever wants only what comes late does not read what was verified before. */
+static void begin(struct ledger_reader *r, const struct after *a, unsigned first, unsigned last)
+{
+    struct ledger_checkpoint c;
+    rewind_to(r, first);
+    if (!a->sequence || !ledger_checkpoint_load(r->dir, r->name, first, last, &c) || c.end.sequence > a->sequence)
+        return;
+    r->number = r->began = c.number + 1;
+    r->pos = c.end;
+    memcpy(r->id, c.id, sizeof(r->id));
+}
+
 static int read_files(struct ledger_reader *r, struct after *a, off_t *ret_behind, struct err *err)
 {
     unsigned first, last;
@@ -129,9 +150,15 @@ static int read_files(struct ledger_reader *r, struct after *a, off_t *ret_behin
     if (rc < 0 || !last)
         return rc;
     if (!r->number)
-        r->number = first;
+        begin(r, a, first, last);
     for (;;) {
         rc = read_file(r, a, &stopped, ret_behind, err);
+        if (rc == ERR_CORRUPT && !a->seen && r->number == r->began && r->began != first) { /* the checkpoint is wrong, or that file: who reads all sees which */
+            if (err)
+                *err = (struct err)ERR_INIT;
+            rewind_to(r, first);
+            continue;
+        }
         if (rc < 0 || stopped || r->number >= last)
             return rc;
         if (*ret_behind)
@@ -144,14 +171,17 @@ static int read_files(struct ledger_reader *r, struct after *a, off_t *ret_behin
 
 int ledger_read(struct ledger_reader *r, uint64_t after_sequence, bool (*fn)(void *arg, const struct ledger_record *rec), void *arg, struct err *err)
 {
-    struct after a = {after_sequence, fn, arg};
+    struct after a = {.sequence = after_sequence, .fn = fn, .arg = arg};
     off_t behind;
     if (r->pos.sequence > after_sequence) { /* asked to go back: from the beginning */
-        r->number = 0;
-        r->offset = 0;
-        r->pos = (struct ledger_position){0};
+        rewind_to(r, 0);
     }
     return read_files(r, &a, &behind, err);
+}
+
+unsigned ledger_reader_began(const struct ledger_reader *r)
+{
+    return r->began;
 }
 
 static bool count(void *arg, const struct ledger_record *rec UNUSED)
@@ -168,7 +198,7 @@ int ledger_verify(const char *dir, const char *name, uint64_t *ret_records, stru
     if (rc < 0)
         return rc;
     off_t behind;
-    rc = read_files(r, &(struct after){0, count, ret_records}, &behind, err);
+    rc = read_files(r, &(struct after){.fn = count, .arg = ret_records}, &behind, err);
     if (rc == 0 && behind)
         rc = err_set(err, ERR_CORRUPT, "%s/%s.%06u, offset %lld, after sequence %llu: %lld bytes that are no whole record", dir, name, r->number, (long long)r->offset,
                      (unsigned long long)r->pos.sequence, (long long)behind);

@@ -14,7 +14,7 @@
 #include "base/arena.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "ledger/files.h"
+#include "ledger/checkpoint.h"
 #include "ledger/usage.h"
 
 #define NAME "t"
@@ -409,6 +409,161 @@ static void test_damage_between_files_is_found(void **state)
     mem_free((char *)(uintptr_t)two.ptr);
 }
 
+/* ---- what was verified before ---- */
+
+static unsigned open_and_close(unsigned *ret_last)
+{
+    struct err err = ERR_INIT;
+    struct ledger *l;
+    ASSERT_OK(open_ledger(400, &l, &err));
+    unsigned from = ledger_verified_from(l);
+    *ret_last = (unsigned)ledger_last_sequence(l);
+    ledger_close(l);
+    return from;
+}
+
+/* A file system's times tell nothing of what has just been changed. */
+static void wait_for_checkpoint(void)
+{
+    unsigned last;
+    for (int i = 0; i < 10000 && open_and_close(&last) == 1; i++)
+        usleep(10000);
+}
+
+static void put_checkpoint(struct str bytes)
+{
+    struct err err = ERR_INIT;
+    char path[LEDGER_PATH_MAX];
+    snprintf(path, sizeof(path), "%s/%s.checkpoint", dir, NAME);
+    ASSERT_OK(file_write(path, bytes, 0600, &err));
+}
+
+static struct str slurp_checkpoint(void)
+{
+    struct err err = ERR_INIT;
+    char path[LEDGER_PATH_MAX], *text;
+    size_t len;
+    snprintf(path, sizeof(path), "%s/%s.checkpoint", dir, NAME);
+    ASSERT_OK(file_read(path, 1 << 20, &text, &len, &err));
+    return str_n(text, len);
+}
+
+static void test_what_was_verified_is_not_read_again(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct ledger *l;
+    unsigned first, last, end;
+    uint64_t records;
+    make_ledger(30, 400);
+    ASSERT_OK(ledger_find_files(dir, NAME, &first, &last, &err));
+    wait_for_checkpoint();
+    assert_int_equal(open_and_close(&end), last);
+    assert_int_equal(end, 30);
+    ASSERT_OK(open_ledger(400, &l, &err)); /* and goes on */
+    append(l, 31, 90);
+    ledger_close(l);
+    assert_true(open_and_close(&end) >= 1);
+    assert_int_equal(end, 90);
+    ASSERT_OK(ledger_verify(dir, NAME, &records, &err));
+    assert_int_equal(records, 90);
+}
+
+static void test_what_has_changed_since_is_read_again(void **state)
+{
+    (void)state;
+    unsigned last;
+    make_ledger(30, 400);
+    wait_for_checkpoint();
+    struct str one = slurp(1), changed = slurp(1);
+    ((char *)(uintptr_t)changed.ptr)[changed.len / 2] ^= 1;
+    put(1, changed);
+    expect_corrupt("000001, offset");
+    put(1, one);
+    assert_int_equal(open_and_close(&last), 1);
+    assert_int_equal(last, 30);
+    mem_free((char *)(uintptr_t)one.ptr);
+    mem_free((char *)(uintptr_t)changed.ptr);
+}
+
+static void test_a_checkpoint_that_is_wrong_changes_nothing(void **state)
+{
+    (void)state;
+    unsigned last;
+    make_ledger(30, 400);
+    wait_for_checkpoint();
+    struct str good = slurp_checkpoint();
+    char *bytes = xstrndup(good.ptr, good.len);
+    for (size_t i = 0; i < good.len; i += 3) { /* a byte of it */
+        bytes[i] = (char)(bytes[i] ^ 1);
+        put_checkpoint(str_n(bytes, good.len));
+        assert_int_equal(open_and_close(&last), 1);
+        assert_int_equal(last, 30);
+        bytes[i] = (char)(bytes[i] ^ 1);
+    }
+    put_checkpoint(str_n(good.ptr, good.len / 2));
+    assert_int_equal(open_and_close(&last), 1);
+    mem_free(bytes);
+    mem_free((char *)(uintptr_t)good.ptr);
+}
+
+/* One that was made for another ledger, or by somebody: it is whole, and says what is not so. Nothing is cut off for its sake. */
+static void test_a_checkpoint_that_lies_changes_nothing(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    unsigned first, last, end;
+    struct ledger_checkpoint c = {.end.sequence = 7};
+    uint64_t records;
+    make_ledger(30, 400);
+    wait_for_checkpoint();
+    ASSERT_OK(ledger_find_files(dir, NAME, &first, &last, &err));
+    struct str file = slurp(1);
+    memcpy(c.id, file.ptr + 16, sizeof(c.id));
+    for (c.number = 1; c.number < last; c.number++) {
+        ledger_checkpoint_save(dir, NAME, 1, &c);
+        assert_int_equal(open_and_close(&end), 1);
+        assert_int_equal(end, 30);
+    }
+    ASSERT_OK(ledger_verify(dir, NAME, &records, &err));
+    assert_int_equal(records, 30);
+    mem_free((char *)(uintptr_t)file.ptr);
+}
+
+static void test_who_reads_late_records_reads_late_files(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct ledger_checkpoint c = {.end.sequence = 3};
+    unsigned first, last;
+    make_ledger(30, 400);
+    wait_for_checkpoint();
+    ASSERT_OK(ledger_find_files(dir, NAME, &first, &last, &err));
+    for (uint64_t after = 0; after <= 30; after++) {
+        struct ledger_reader *r;
+        struct seen seen = {0};
+        ASSERT_OK(ledger_reader_open(dir, NAME, &r, &err));
+        ASSERT_OK(ledger_read(r, after, see, &seen, &err));
+        assert_int_equal(seen.count, 30 - after);
+        if (after < 20 || after == 30)
+            assert_int_equal(ledger_reader_began(r), after == 30 ? last : 1);
+        ledger_reader_close(r);
+    }
+    struct str file = slurp(1);
+    memcpy(c.id, file.ptr + 16, sizeof(c.id));
+    for (c.number = 1; c.number < last; c.number++) { /* one that lies */
+        struct ledger_reader *r;
+        struct seen seen = {0};
+        ledger_checkpoint_save(dir, NAME, 1, &c);
+        ASSERT_OK(ledger_reader_open(dir, NAME, &r, &err));
+        ASSERT_OK(ledger_read(r, 20, see, &seen, &err));
+        assert_int_equal(seen.count, 10);
+        assert_int_equal(ledger_reader_began(r), 1);
+        ledger_reader_close(r);
+    }
+    mem_free((char *)(uintptr_t)file.ptr);
+}
+
 /* Killed while a file was made: it holds nothing, and is made anew. */
 static void test_a_file_that_was_being_made(void **state)
 {
@@ -724,6 +879,11 @@ int main(void)
         IN_DIR(test_removed_record_is_found),
         IN_DIR(test_chain_goes_over_files),
         IN_DIR(test_damage_between_files_is_found),
+        IN_DIR(test_what_was_verified_is_not_read_again),
+        IN_DIR(test_what_has_changed_since_is_read_again),
+        IN_DIR(test_a_checkpoint_that_is_wrong_changes_nothing),
+        IN_DIR(test_a_checkpoint_that_lies_changes_nothing),
+        IN_DIR(test_who_reads_late_records_reads_late_files),
         IN_DIR(test_a_file_that_was_being_made),
         IN_DIR(test_one_writer),
         IN_DIR(test_another_kind_is_refused),
