@@ -1,12 +1,14 @@
-/* seki cluster kubeconfig: the administrator's, which lies in a Secret of the project; or one for somebody else, with a certificate of the cluster's own for a user and groups (--user).
+/* seki cluster kubeconfig: the administrator's, which lies in a Secret of the project; one for somebody else, with a certificate of the cluster's own for a user and groups (--user); or one
+ * without any secret, for whoever logs in with `seki login` (--oidc).
  *
- * For the latter the key is made here and goes nowhere: the request for its certificate is made and approved in the cluster, by its administrator, who is whoever may read that Secret. */
+ * For --user the key is made here and goes nowhere: the request for its certificate is made and approved in the cluster, by its administrator, who is whoever may read that Secret. */
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "cmd/cli.h"
+#include "cmd/kubeconfig_edit.h"
 #include "crypto/csr.h"
 #include "crypto/hash.h"
 #include "json/yaml.h"
@@ -29,6 +31,8 @@ struct wish {
     const char *user; /* NULL: the administrator's kubeconfig is wanted */
     const char *groups[GROUPS_MAX + 1];
     const char *file; /* NULL: print it */
+    bool people;      /* a kubeconfig that logs in */
+    const char *issuer, *client_id, *issuer_ca; /* for that; issuer NULL: as the current context's user */
     int64_t life_ms;
 };
 
@@ -50,6 +54,10 @@ static int read_wish(struct cli *c, struct wish *w)
     size_t count = 0;
     w->user = cli_flag(c, "--user");
     w->file = cli_flag(c, "--out");
+    w->people = cli_switch(c, "--oidc");
+    w->issuer = cli_flag(c, "--issuer");
+    w->client_id = cli_flag(c, "--client-id");
+    w->issuer_ca = cli_absolute(c->arena, cli_flag(c, "--issuer-ca"));
     w->life_ms = LIFE_DEFAULT_MS;
     while ((group = cli_flag(c, "--group"))) {
         if (check_name("--group", group))
@@ -58,6 +66,10 @@ static int read_wish(struct cli *c, struct wish *w)
             return cli_usage_error("--group: %d at most", GROUPS_MAX);
         w->groups[count++] = group;
     }
+    if (w->people && w->user)
+        return cli_usage_error("--oidc and --user: one of them");
+    if (!w->issuer != !w->client_id || (!w->people && (w->issuer || w->issuer_ca)))
+        return cli_usage_error("--issuer and --client-id go together, with --oidc");
     if (!w->user && (count || life))
         return cli_usage_error("--group and --life are for --user");
     if (w->user && check_name("--user", w->user))
@@ -211,6 +223,89 @@ static int make_user(const struct wish *w, struct str admin, struct sbuf *ret, c
     return rc;
 }
 
+/* ---- anybody's ---- */
+
+/* What follows an argument; NULL: it is not there. */
+static const char *argument(const json_t *args, const char *name)
+{
+    for (size_t i = 0; i + 1 < json_array_size(args); i++)
+        if (!strcmp(json_string_value(json_array_get(args, i)), name))
+            return json_string_value(json_array_get(args, i + 1));
+    return NULL;
+}
+
+/* The arguments of `seki credential`. */
+static int login_args(struct cli *c, const struct wish *w, json_t **ret, struct err *err)
+{
+    const char **had = NULL;
+    JSON_AUTO args = NULL;
+    if (w->issuer) {
+        args = json_pack("[s, s, s, s, s]", "credential", "--issuer", w->issuer, "--client-id", w->client_id);
+        if (w->issuer_ca) {
+            json_array_append_new(args, json_string("--issuer-ca"));
+            json_array_append_new(args, json_string(w->issuer_ca));
+        }
+    } else {
+        struct err why = ERR_INIT;
+        if (kubeconfig_exec_args(c->kubeconfig, c->arena, &had, &why) < 0 || !had[0] || strcmp(had[0], "credential") != 0)
+            return err_set(err, ERR_INVALID, "the current context did not come from `seki login`: name the issuer with --issuer and --client-id");
+        args = json_array();
+        for (size_t i = 0; had[i]; i++)
+            json_array_append_new(args, json_string(had[i]));
+    }
+    *ret = json_incref(args);
+    return 0;
+}
+
+/* Whether the cluster takes tokens of this issuer for this client. */
+static int check_known(const json_t *cluster, const json_t *args, struct err *err)
+{
+    const char *issuer = argument(args, "--issuer"), *client = argument(args, "--client-id");
+    json_t *list = json_at(cluster, "status.people"), *p, *audience;
+    size_t i, n;
+    json_array_foreach (list, i, p)
+        if (issuer && !strcmp(json_str_or(p, "url", ""), issuer))
+            json_array_foreach (json_object_get(p, "audiences"), n, audience)
+                if (client && !strcmp(json_string_value(audience), client))
+                    return 0;
+    return err_set(err, ERR_INVALID, "the cluster takes no tokens of issuer %.200s for client %.100s; status.people of the Cluster says whose it takes", issuer ? issuer : "(none)", client ? client : "(none)");
+}
+
+static int make_login(struct cli *c, const struct wish *w, const json_t *cluster, struct sbuf *ret, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf ca = {0};
+    JSON_AUTO args = NULL;
+    const char *server = json_str(cluster, "status.endpoint"), *pem = json_str(cluster, "status.certificateAuthority");
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = 0;
+    if (!server || !pem)
+        return err_set(err, ERR_UNAVAILABLE, "cluster %s is not made yet; `seki -n %s wait cluster/%s` waits for it", w->name, c->ns, w->name);
+    int rc = login_args(c, w, &args, err);
+    if (rc == 0)
+        rc = check_known(cluster, args, err);
+    if (rc < 0)
+        return rc;
+    sbuf_init(&ca, KUBECONFIG_MAX);
+    base64_encode(str_of(pem), &ca);
+    JSON_AUTO config = json_pack("{s:s, s:s, s:[{s:s, s:{s:s, s:s%}}], s:[{s:s, s:{s:{s:s, s:s, s:O, s:s, s:s, s:b}}}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters",
+                                 "name", w->name, "cluster", "server", server, "certificate-authority-data", ca.ptr, ca.len, "users", "name", w->name, "user", "exec", "apiVersion",
+                                 "client.authentication.k8s.io/v1", "command", n > 0 ? self : "seki", "args", args, "interactiveMode", "IfAvailable", "installHint",
+                                 "seki is needed to log in to this cluster", "provideClusterInfo", 0, "contexts", "name", w->name, "context", "cluster", w->name, "user", w->name, "current-context", w->name);
+    yaml_write(config, ret);
+    return sbuf_ok(ret) ? 0 : err_set(err, ERR_TOO_LARGE, "the kubeconfig is too large");
+}
+
+static int login_config(struct cli *c, const struct wish *w, struct sbuf *ret)
+{
+    struct client_resource clusters = kind_resource(&kind_cluster);
+    struct err err = ERR_INIT;
+    JSON_AUTO obj = NULL;
+    if (client_get(c->client, &clusters, c->ns, w->name, &obj, &err) < 0)
+        return cli_cluster_missing(c, w->name, &err);
+    return make_login(c, w, obj, ret, &err) < 0 ? cli_fail(&err) : 0;
+}
+
 /* ---- the verb ---- */
 
 /* whose: in words; until: or NULL. */
@@ -221,7 +316,7 @@ static int print_kubeconfig(struct str text, const char *file, const char *whose
         return fwrite(text.ptr, 1, text.len, stdout) == text.len && fflush(stdout) == 0 ? 0 : 1;
     if (file_write(file, text, 0600, &err) < 0)
         return cli_fail(&err);
-    fprintf(stderr, "credentials of %s are in %s%s%s\n", whose, file, until ? ", good until " : "", until ? until : "");
+    fprintf(stderr, "%s are in %s%s%s\n", whose, file, until ? ", good until " : "", until ? until : "");
     return 0;
 }
 
@@ -238,13 +333,17 @@ int cli_cluster_kubeconfig(struct cli *c)
         return 1;
     sbuf_init(&admin, KUBECONFIG_MAX);
     sbuf_init(&user, 2 * KUBECONFIG_MAX);
+    if (w.people) {
+        rc = login_config(c, &w, &user);
+        return rc ? rc : print_kubeconfig(sbuf_str(&user), w.file, arena_printf(c->arena, "address and login of cluster %s", w.name), NULL);
+    }
     rc = fetch_admin(c, w.name, &admin);
     if (rc == 0 && w.user)
         rc = make_user(&w, sbuf_str(&admin), &user, until, &err) < 0 ? cli_fail(&err) : 0;
     if (rc == 0 && w.user)
-        rc = print_kubeconfig(sbuf_str(&user), w.file, arena_printf(c->arena, "user %s of cluster %s", w.user, w.name), until);
+        rc = print_kubeconfig(sbuf_str(&user), w.file, arena_printf(c->arena, "credentials of user %s of cluster %s", w.user, w.name), until);
     else if (rc == 0)
-        rc = print_kubeconfig(sbuf_str(&admin), w.file, arena_printf(c->arena, "the administrator of cluster %s", w.name), NULL);
+        rc = print_kubeconfig(sbuf_str(&admin), w.file, arena_printf(c->arena, "credentials of the administrator of cluster %s", w.name), NULL);
     mem_wipe(admin.ptr, admin.len);
     mem_wipe(user.ptr, user.len);
     return rc;

@@ -62,6 +62,10 @@ static const struct cli_flag cluster_kubeconfig_flags[] = {
     {.name = "--user", .value = "NAME", .help = "for a user of this name instead, with a certificate that ends; takes an administrator of the cluster"},
     {.name = "--group", .value = "NAME", .help = "a group that this user is in; repeat for more", .many = true},
     {.name = "--life", .value = "DURATION", .help = "how long the user's certificate is good, 10m to 720h (default: 8h); it cannot be taken back"},
+    {.name = "--oidc", .help = "without any secret: for whoever logs in at the tenant's issuer, as with `seki login`"},
+    {.name = "--issuer", .value = "URL", .help = "that issuer (default: that of the current context, which came from `seki login`)"},
+    {.name = "--client-id", .value = "ID", .help = "the name by which the issuer knows this client"},
+    {.name = "--issuer-ca", .value = "FILE", .help = "who signed the issuer's certificate, in PEM (default: the system's authorities)", .complete = "@file"},
     {.name = "--out", .value = "FILE", .help = "write it there, for its owner only, instead of printing it", .complete = "@file"},
     END,
 };
@@ -296,6 +300,7 @@ const struct cli_verb cli_verbs[] = {
      .more = "A user made with --user may do what the cluster's roles allow to the name and its groups: nothing until one is bound. The key is made here and kept nowhere else.\n\n"
              "  seki -n demo cluster kubeconfig shop --out shop.kubeconfig\n"
              "  kubectl --kubeconfig shop.kubeconfig get namespaces\n"
+             "  seki -n demo cluster kubeconfig shop --oidc --out shop.kubeconfig\n"
              "  seki -n demo cluster kubeconfig shop --user ann --group team-a --life 8h --out ann.kubeconfig\n",
      .run = cli_cluster_kubeconfig,
      .flags = cluster_kubeconfig_flags},

@@ -234,6 +234,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .kms_program = beside_us(a, "seki-kms"),
                                     .key_overlap_ms = (uint64_t)o->kubernetes_key_overlap_ms,
                                     .node_storage = o->kubernetes_node_storage,
+                                    .authentication_config = o->authentication_config,
                                     .drill_ms = (uint64_t)o->kubernetes_drill_ms};
     if ((rc = kaas_new(s->manager, s->runtime, &ko, &s->kaas, err)) < 0)
         return rc;
@@ -463,6 +464,15 @@ static int read_issuers(struct control *c, struct err *err)
     return oidc_configure(c->issuers, &opt, err);
 }
 
+static void issuers_changed(struct control *c)
+{
+    apiserver_issuers_changed(c->api);
+    pthread_mutex_lock(&c->inference_lock);
+    if (c->kaas)
+        kaas_issuers_changed(c->kaas, c->options->authentication_config);
+    pthread_mutex_unlock(&c->inference_lock);
+}
+
 static void reload(struct control *c)
 {
     if (options_reload_logged(c->cl, c->options, &c->held) < 0)
@@ -471,7 +481,7 @@ static void reload(struct control *c)
     if (read_issuers(c, &err) < 0)
         log_error("issuers of tokens stay as they were", KVE(&err));
     else
-        apiserver_issuers_changed(c->api);
+        issuers_changed(c);
     apiserver_set_objects_per_project(c->api, c->options->limits_objects);
     renew_credentials(c);
     ask_for_manifests(c);

@@ -10,6 +10,7 @@
 #include "json/yaml.h"
 #include "kaas/addons.h"
 #include "kaas/node.h"
+#include "kaas/people.h"
 #include "kaas/recovery.h"
 #include "kinds/borrowed.h"
 
@@ -237,6 +238,7 @@ static int find_place(struct pass *p, struct err *err)
 static int look_certificates(struct pass *p, struct err *err)
 {
     uint64_t now = clock_mono_ms(), every = p->k->o.certificate_life_ms / 60;
+    unsigned people = people_generation(p->k->people);
     bool made = false;
     int rc = find_place(p, err);
     if (rc < 0)
@@ -244,11 +246,13 @@ static int look_certificates(struct pass *p, struct err *err)
     for (enum component c = 0; c < COMPONENTS; c++)
         plan_component(c, &p->cluster, &p->site, p->r->arena, &p->plan[c]);
     every = every < PKI_LOOK_MS ? every : PKI_LOOK_MS;
-    if (p->memory.pki_ms && now - p->memory.pki_ms < every && json_int(p->r->obj, "status.observedGeneration", 0) == obj_generation(p->r->obj))
+    if (p->memory.pki_ms && now - p->memory.pki_ms < every && p->memory.people == people && json_int(p->r->obj, "status.observedGeneration", 0) == obj_generation(p->r->obj))
         return 0;
     rc = cluster_pki_ensure(&p->cluster, &p->site, p->k->o.certificate_life_ms, &made, err);
     if (rc == 0)
         rc = cluster_conf_ensure(&p->site, err);
+    if (rc == 0)
+        rc = people_conf_ensure(p->k, p->r->obj, &p->site, err);
     if (rc == 0)
         rc = secrets_conf_ensure(&p->site, err);
     if (rc == 0 && p->site.with_nodes)
@@ -258,6 +262,7 @@ static int look_certificates(struct pass *p, struct err *err)
     if (made && json_at(p->r->obj, "status.createMilliseconds"))
         log_info("certificates of a cluster were made anew", KV("cluster", p->site.name), KV("namespace", p->site.ns));
     p->memory.pki_ms = now;
+    p->memory.people = people;
     return 0;
 }
 

@@ -60,7 +60,9 @@ int cluster_pki_ensure(const struct cluster *spec, const struct site *s, uint64_
 /* A kubeconfig: with paths of the certificate and key, which its reader reads again when they change; or embedded, to be handed on. A new document. */
 json_t *kubeconfig_by_path(const struct site *s, const char *leaf);
 int kubeconfig_embedded(const struct site *s, const char *leaf, const char *context, json_t **ret, struct err *err) NODISCARD;
-/* Writes dir/conf. */
+/* Writes dir/conf/NAME.json, only when it differs: who reads a file again when it changes is not made to. Takes over doc. */
+int cluster_conf_write(const struct site *s, const char *name, json_t *doc, struct err *err) NODISCARD;
+/* Writes what is the same for all clusters of dir/conf. */
 int cluster_conf_ensure(const struct site *s, struct err *err) NODISCARD;
 
 /* ---- place.c: directory and address ---- */
@@ -105,7 +107,8 @@ struct addons_memory {
 /* What is remembered between passes; lost at a restart and found again. */
 struct cluster_memory {
     char address[16];
-    uint64_t pki_ms;                 /* when certificates were looked at */
+    uint64_t pki_ms;                 /* when certificates were looked at … */
+    unsigned people;                 /* … and people_generation() then */
     uint64_t attempt_ms;             /* when the current attempt of the stage began */
     uint64_t failing_ms[COMPONENTS]; /* since when it does not answer though it did; 0: it does */
     unsigned ended;                  /* components that the deletion has ended, a bit each … */
@@ -120,7 +123,8 @@ struct kaas {
     struct runtime *runtime;
     struct kaas_options o;
     struct cluster_network addresses;
-    struct informer *clusters, *secrets, *cluster_keys, *tenants, *namespaces;
+    struct informer *clusters, *secrets, *cluster_keys, *tenants, *namespaces, *revocations;
+    struct people *people; /* people.h */
     struct node_pools *pools;
     struct informer *node_pools;
     const char *self; /* the program that we are */

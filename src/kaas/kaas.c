@@ -1,4 +1,5 @@
 #include "kaas/node.h"
+#include "kaas/people.h"
 #include "kaas/recovery.h"
 
 #include <stdio.h>
@@ -154,6 +155,33 @@ static void on_cluster(void *arg, json_t *prev, json_t *now)
     end_all_of(k, prev);
 }
 
+/* ---- people ---- */
+
+static void look_at_people(struct kaas *k)
+{
+    JSON_AUTO all = informer_list(k->clusters, NULL);
+    size_t i;
+    json_t *c;
+    json_array_foreach (all, i, c)
+        manager_enqueue(k->manager, CONTROLLER_CLUSTER, obj_namespace(c), obj_name(c));
+}
+
+static void on_revocation(void *arg, json_t *prev UNUSED, json_t *now UNUSED)
+{
+    struct kaas *k = arg;
+    people_touch(k->people);
+    look_at_people(k);
+}
+
+void kaas_issuers_changed(struct kaas *k, const char *file)
+{
+    struct err err = ERR_INIT;
+    if (people_load(k->people, file, &err) < 0)
+        log_error("issuers in clusters stay as they were", KVE(&err));
+    else
+        look_at_people(k);
+}
+
 /* ---- life ---- */
 
 /* Nodes and gates are this program, too. Where it lies is asked once: later it may have been replaced. */
@@ -174,8 +202,14 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
         return err_wrap(err, "kubernetes-addresses=%s", o->addresses);
     if (n.first >> 24 != 127 || n.bits < 8 || n.bits > 29)
         return err_set(err, ERR_INVALID, "kubernetes-addresses=%s: expected a part of 127.0.0.0/8 with a prefix of 29 bits at most", o->addresses);
+    struct people *people = people_new();
+    int rc = people_load(people, o->authentication_config, err);
+    if (rc < 0) {
+        people_free(people);
+        return rc;
+    }
     struct kaas *k = XNEW(struct kaas);
-    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free), .backup_later = map_new(mem_free), .backing_up = map_new(NULL)};
+    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free), .people = people, .backup_later = map_new(mem_free), .backing_up = map_new(NULL)};
     pthread_mutex_init(&k->lock, NULL);
     k->clusters = manager_informer(m, &kind_cluster);
     k->secrets = manager_informer(m, &kind_secret);
@@ -183,11 +217,13 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     k->tenants = manager_informer(m, &kind_tenant);
     k->namespaces = manager_informer(m, &kind_namespace);
     k->node_pools = manager_informer(m, &kind_node_pool);
+    k->revocations = manager_informer(m, &kind_user_revocation);
     manager_add(m, &controller, k);
     k->pools = node_pools_new(k);
     find_self(k);
     manager_add(m, &backups, k);
     informer_add_handler(k->clusters, &(struct informer_handler){.changed = on_cluster, .synced = on_listed, .arg = k});
+    informer_add_handler(k->revocations, &(struct informer_handler){.changed = on_revocation, .arg = k});
     informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});
     make_metrics(k);
     backup_metrics(k);
@@ -272,6 +308,7 @@ void kaas_free(struct kaas *k)
     if (!k)
         return;
     node_pools_free(k->pools);
+    people_free(k->people);
     map_free(k->memory);
     map_free(k->workloads);
     map_free(k->backup_later);

@@ -22,6 +22,7 @@ struct kaas_options {
     const char *kms_program;  /* seki-kms */
     uint64_t key_overlap_ms;  /* how long a cluster's older key for secrets stays beside the newer one at least */
     int64_t node_storage;     /* bytes that volumes of one node may have together; 0: clusters have no storage */
+    const char *authentication_config; /* the file with issuers of people's tokens; "": there is none */
     uint64_t drill_ms;        /* how often each cluster's newest backup is restored for trial; 0: never */
 };
 
@@ -29,6 +30,8 @@ struct kaas_options {
 int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err) NODISCARD;
 /* Between runtime_local_new() and manager_start(): a Cluster that says Ready and has a component that was not adopted does not say so any more when controllers run. Blocks. */
 int kaas_settle(struct kaas *k, struct client *c, struct err *err) NODISCARD;
+/* The file with issuers was read anew and is good. Any thread; reads a file. */
+void kaas_issuers_changed(struct kaas *k, const char *file);
 /* For runtime_local_options.changed: a workload of ours makes its Cluster be looked at. Any thread. */
 void kaas_workload_changed(struct kaas *k, const char *workload);
 /* Before the runtime ends all workloads at once: ends what uses a store before the stores, since an API server whose store went first does not leave. Blocks, for some seconds at most. After

@@ -8,7 +8,7 @@
 #include "crypto/hash.h"
 #include "crypto/pki.h"
 
-#define CONF_MAX 65536
+#define CONF_MAX (1024 * 1024)
 #define NAMES_MAX 32
 
 enum authority { CA, FRONT_PROXY_CA, ETCD_CA, AUTHORITIES };
@@ -187,8 +187,7 @@ int kubeconfig_embedded(const struct site *s, const char *leaf, const char *cont
     return rc;
 }
 
-/* Written only when it differs: who reads a file again when it changes is not made to. */
-static int write_conf(const struct site *s, const char *name, json_t *doc, struct err *err)
+int cluster_conf_write(const struct site *s, const char *name, json_t *doc, struct err *err)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/conf/%s.json", s->dir, name);
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
@@ -197,6 +196,8 @@ static int write_conf(const struct site *s, const char *name, json_t *doc, struc
     sbuf_init(&text, CONF_MAX);
     json_write_pretty(doc, &text);
     json_decref(doc);
+    if (!sbuf_ok(&text))
+        return err_set(err, ERR_TOO_LARGE, "conf/%s.json would be larger than %d bytes", name, CONF_MAX);
     if (file_read(path, CONF_MAX, &there, &len, NULL) == 0 && str_eq(str_n(there, len), sbuf_str(&text)))
         return 0;
     return file_write(path, sbuf_str(&text), 0600, err);
@@ -207,14 +208,8 @@ int cluster_conf_ensure(const struct site *s, struct err *err)
     CLEANUP(mem_freep) char *dir = xasprintf("%s/conf", s->dir);
     int rc = file_mkdirs(dir, 0700, err);
     if (rc == 0)
-        rc = write_conf(s, "controllers", kubeconfig_by_path(s, "controllers"), err);
+        rc = cluster_conf_write(s, "controllers", kubeconfig_by_path(s, "controllers"), err);
     if (rc == 0)
-        rc = write_conf(s, "scheduler", kubeconfig_by_path(s, "scheduler"), err);
-    /* Who has no credentials may ask for health, and for nothing else. */
-    if (rc == 0)
-        rc = write_conf(s, "authentication",
-                        json_pack("{s:s, s:s, s:{s:b, s:[{s:s}, {s:s}, {s:s}]}}", "apiVersion", "apiserver.config.k8s.io/v1", "kind", "AuthenticationConfiguration", "anonymous", "enabled", 1,
-                                  "conditions", "path", "/livez", "path", "/readyz", "path", "/healthz"),
-                        err);
+        rc = cluster_conf_write(s, "scheduler", kubeconfig_by_path(s, "scheduler"), err);
     return rc;
 }

@@ -123,10 +123,19 @@ static const struct field restore_fields[] = {
     {.name = "revision", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "where resourceVersions go on: behind all that were ever given out"},
     {0},
 };
+static const struct field people_fields[] = {
+    {.name = "url", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .help = "the issuer"},
+    {.name = "audiences", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_SET, .offset = FIELD_NO_MEMBER, .help = "for whom tokens must be"},
+    {.name = "usernamePrefix", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "begins the names of its users"},
+    {.name = "groupsPrefix", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "begins the names of its groups; absent: it has none"},
+    {0},
+};
 static const struct field status_fields[] = {
     {.name = "version", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "what its API server says it is"},
     {.name = "address", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the address that its components listen at"},
     {.name = "endpoint", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "URL of its API server"},
+    {.name = "certificateAuthority", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "who signed the certificate of its API server; PEM"},
+    {.name = "people", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = people_fields, .list_type = LIST_MAP, .list_key = "url", .offset = FIELD_NO_MEMBER, .help = "whose tokens its API server takes"},
     {.name = "kubeconfigSecret", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .ref = "Secret", .help = "where its administrator's kubeconfig is"},
     {.name = "createMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its creation until it was ready for the first time"},
     {.name = "stages", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = stage_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "the steps of its creation"},

@@ -3,12 +3,14 @@ import base64
 import datetime
 import json
 import os
+import signal
 import subprocess
 
 import pytest
 
 import kube
-from cloud import KUBECTL, Cloud, wait_for
+from cloud import GROUP, KUBECTL, ROOT, SEKI, Cloud, wait_for
+from issuer import Issuer, make_certificates
 
 pytestmark = pytest.mark.kube
 
@@ -20,9 +22,28 @@ def kubernetes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(kubernetes):
-    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("demo")
+def issuers(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("issuers")
+    make_certificates(directory)
+    made = {"demo": Issuer(directory, {"ann": ["developers"]}), "blue": Issuer(directory, {"ann": ["developers"]}), None: Issuer(directory, {"olga": []})}
+    yield made
+    for i in made.values():
+        i.stop()
+
+
+def authentication(issuers, *tenants):
+    return json.dumps({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "jwt": [{
+        "issuer": {"url": issuers[t].url, "audiences": ["seki"], "certificateAuthority": issuers[t].ca.read_text()}, **({"tenant": t} if t else {}),
+        "claimMappings": {"username": {"claim": "sub"}, "groups": {"claim": "groups"}}} for t in tenants]})
+
+
+@pytest.fixture(scope="module")
+def served(kubernetes, issuers, tmp_path_factory):
+    file = tmp_path_factory.mktemp("config") / "authentication.yaml"
+    file.write_text(authentication(issuers, "demo", "blue", None))
+    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-probe-interval": "500ms", "authentication-config": file}) as c:
+        c.file = file
+        c.tenant("demo")  # and with it a project of its name
         yield c
 
 
@@ -101,3 +122,81 @@ def test_only_who_may_read_the_projects_secrets_makes_them(served, made):
     served.seki("-n", "demo", "wait", "cluster/one", env=env)
     p = served.seki("-n", "demo", "cluster", "kubeconfig", "one", "--user", "ann", env=env, check=False)
     assert p.returncode == 1 and not p.stdout and "secrets" in p.stderr, p
+
+
+# ---- people of the tenant ----
+
+def ask(served, made, token, *args):
+    """kubectl with a bearer token and no other credentials."""
+    status = made.get()["status"]
+    ca = served.dir / "one.ca.crt"
+    ca.write_text(status["certificateAuthority"])
+    file = served.dir / "nobody.kubeconfig"
+    file.write_text("apiVersion: v1\nkind: Config\n")
+    return kubectl(served, file, "--server", status["endpoint"], "--certificate-authority", str(ca), "--token", token, *args)
+
+
+def who(served, made, token):
+    p = ask(served, made, token, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username} {.status.userInfo.groups}")
+    return p.stdout or p.stderr
+
+
+def test_people_of_the_tenants_issuer_are_known_and_nobody_elses(served, made, issuers):
+    """As with Seki itself: the same names. What they may do is bound in the cluster."""
+    token = issuers["demo"].token("ann", groups=["developers"])
+    wait_for(lambda: who(served, made, token) == 'demo:ann ["demo:developers","system:authenticated"]', 60, "the issuer to be known")
+    assert made.get()["status"]["people"] == [{"url": issuers["demo"].url, "audiences": ["seki"], "usernamePrefix": "demo:", "groupsPrefix": "demo:"}]
+    made.kubectl("create", "namespace", "people")
+    made.kubectl("-n", "people", "create", "rolebinding", "developers", "--clusterrole=view", "--group=demo:developers")
+    wait_for(lambda: ask(served, made, token, "-n", "people", "get", "pods").returncode == 0, 30, "the binding to count")
+    assert "forbidden" in ask(served, made, token, "-n", "people", "get", "secrets").stderr.lower()
+    assert "forbidden" in ask(served, made, issuers["demo"].token("bob"), "-n", "people", "get", "pods").stderr.lower()
+    for stranger in (issuers["blue"].token("ann", groups=["demo:developers"]), issuers[None].token("olga", groups=["demo:developers"]), issuers["demo"].token("ann", aud="else")):
+        assert "provide credentials" in who(served, made, stranger) or "Unauthorized" in who(served, made, stranger)
+    # No claim makes somebody of Kubernetes' own.
+    assert who(served, made, issuers["demo"].token("system:admin", groups=["system:masters"])).startswith('demo:system:admin ["demo:system:masters"')
+
+
+def test_a_kubeconfig_without_secrets_logs_in(served, made, issuers, tmp_path):
+    env = {**{k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION")}, "HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "config"), "PERSON": "ann",
+           "ISSUER_CA": str(issuers["demo"].ca), "BROWSER": str(ROOT / "tests" / "lib" / "browser.py")}
+    subject = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "demo:ann"}
+    served.api("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/demo/rolebindings", {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "ann"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}, "subjects": [subject]})
+
+    def run(*args):
+        return subprocess.run([str(a) for a in args], env=env, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL)
+    p = run(SEKI, "login", "--flow", "browser", "--server", served.api_url, "--ca", served.data / "pki" / "ca.crt", "--issuer", issuers["demo"].url, "--client-id", "seki", "--issuer-ca", issuers["demo"].ca)
+    assert p.returncode == 0, p
+    file = tmp_path / "one.kubeconfig"
+    p = run(SEKI, "-n", "demo", "cluster", "kubeconfig", "one", "--oidc", "--out", file)
+    assert p.returncode == 0 and "address and login of cluster one are in" in p.stderr, p
+    assert not any(word in file.read_text() for word in ("token", "client-key", "password"))
+    p = run(KUBECTL, "--kubeconfig", file, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
+    assert p.stdout == "demo:ann", p
+    p = run(SEKI, "-n", "demo", "cluster", "kubeconfig", "one", "--oidc", "--issuer", issuers["blue"].url, "--client-id", "seki")
+    assert p.returncode == 1 and "takes no tokens of issuer" in p.stderr, p
+    p = served.seki("-n", "demo", "cluster", "kubeconfig", "one", "--oidc", check=False)  # the administrator of the cloud, by certificate
+    assert p.returncode == 1 and "--issuer and --client-id" in p.stderr, p
+
+
+def test_whose_access_was_ended_is_out_of_the_cluster_too(served, made, issuers):
+    before, other = issuers["demo"].token("carl"), issuers["demo"].token("dora")
+    wait_for(lambda: who(served, made, before).startswith("demo:carl"), 60, "carl to be known")
+    served.api("POST", f"{GROUP}/userrevocations", {"apiVersion": "seki.cloud/v1alpha1", "kind": "UserRevocation", "metadata": {"name": "demo-carl"}, "spec": {"username": "demo:carl", "tenant": "demo"}})
+    wait_for(lambda: "demo:carl" not in who(served, made, before), 60, "his token to count no longer")
+    assert who(served, made, other).startswith("demo:dora")
+    wait_for(lambda: who(served, made, issuers["demo"].token("carl")).startswith("demo:carl"), 10, "a token of later")
+
+
+def test_an_issuer_that_is_taken_away_is_refused_and_nothing_restarts(served, made, issuers):
+    before, token = made.pids(), issuers["demo"].token("ann")
+    wait_for(lambda: who(served, made, token).startswith("demo:ann"), 60, "the issuer to be known")
+    served.file.write_text(authentication(issuers, "blue"))
+    served.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "demo:ann" not in who(served, made, token), 60, "the issuer to be known no longer")
+    wait_for(lambda: made.get()["status"]["people"] == [], 30, "the status to say so")
+    served.file.write_text(authentication(issuers, "demo", "blue", None))
+    served.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: who(served, made, token).startswith("demo:ann"), 60, "the issuer to be known again")
+    assert made.pids() == before

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "kaas/internal.h"
+#include "kaas/people.h"
 
 static char dir[64];
 static struct arena *arena;
@@ -356,6 +357,66 @@ static void test_keys_stay_and_leaves_are_made_anew(void **state UNUSED)
     mem_free(leaf_now);
 }
 
+/* ---- people ---- */
+
+static void test_urls_that_an_api_server_takes(void **state UNUSED)
+{
+    static const char *const good[] = {"https://id.example", "https://id.example:8443/realms/a-b_c.d~e/", "https://[::1]:1", "https://127.0.0.1:5556/dex"},
+                      *const bad[] = {"", "http://id.example", "https://", "https:///x", "https://h:", "https://h:0", "https://h:65536", "https://h:1x", "https://h/%zz", "https://h/?a", "https://h/#a", "https://u@h",
+                                      "https://[::1", "https://[x]", "https://h h", "https://h\n"};
+    for (size_t i = 0; i < ARRAY_LEN(good); i++)
+        if (!people_url_good(good[i]))
+            fail_msg("%s is not taken", good[i]);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        if (people_url_good(bad[i]))
+            fail_msg("%s is taken", bad[i]);
+}
+
+static void test_a_tenants_clusters_know_its_issuers_and_no_others(void **state UNUSED)
+{
+#define ISSUER(url, more) "{\"issuer\":{\"url\":\"" url "\",\"audiences\":[\"seki\"]},\"claimMappings\":{\"username\":{\"claim\":\"sub\"},\"groups\":{\"claim\":\"groups\"}}" more "}"
+    static const char text[] = "{\"apiVersion\":\"apiserver.config.k8s.io/v1\",\"kind\":\"AuthenticationConfiguration\",\"jwt\":[" ISSUER("https://ops.example", "") ","
+                               ISSUER("https://red.example", ",\"tenant\":\"red\"") "," ISSUER("https://blue.example", ",\"tenant\":\"blue\"") "," ISSUER("https://odd.example/a%20b", ",\"tenant\":\"odd\"") ","
+                               ISSUER("https://admins.example", ",\"tenant\":\"kubeadm\"") "]}";
+    static const struct {
+        const char *tenant, *url, *left_out;
+    } cases[] = {{"", NULL, ""}, {"green", NULL, ""}, {"red", "https://red.example", ""}, {"blue", "https://blue.example", ""}, {"odd", NULL, "https://odd.example/a%20b"}, {"kubeadm", NULL, "https://admins.example"}};
+    struct oidc_config config;
+    struct err err = ERR_INIT;
+    ASSERT_OK(oidc_config_parse(str_of(text), "it", arena, &config, &err));
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        JSON_AUTO none = json_array();
+        JSON_AUTO people = NULL;
+        const char *left_out;
+        JSON_AUTO doc = people_document(&config, cases[i].tenant, none, &people, &left_out);
+        assert_int_equal(json_array_size(json_object_get(doc, "jwt")), cases[i].url ? 1 : 0);
+        assert_int_equal(json_array_size(people), cases[i].url ? 1 : 0);
+        assert_string_equal(left_out, cases[i].left_out);
+        if (cases[i].url)
+            assert_string_equal(json_str_or(json_array_get(json_object_get(doc, "jwt"), 0), "issuer.url", ""), cases[i].url);
+    }
+}
+
+static void test_whose_access_was_ended_stands_in_a_rule(void **state UNUSED)
+{
+    static const char text[] = "{\"apiVersion\":\"apiserver.config.k8s.io/v1\",\"kind\":\"AuthenticationConfiguration\",\"jwt\":[" ISSUER("https://red.example", ",\"tenant\":\"red\"") "]}";
+#define ENDED(user, tenant, at) "{\"spec\":{\"username\":\"" user "\",\"tenant\":\"" tenant "\",\"issuedBefore\":\"" at "\"}}"
+    static const char list[] = "[" ENDED("red:a\\\"n", "red", "2026-01-01T00:00:00Z") "," ENDED("red:a\\\"n", "", "2026-01-02T00:00:00Z") "," ENDED("red:x", "blue", "2026-01-01T00:00:00Z") ","
+                               ENDED("blue:y", "", "2026-01-01T00:00:00Z") "]";
+    struct oidc_config config;
+    struct err err = ERR_INIT;
+    const char *left_out;
+    JSON_AUTO revocations = NULL;
+    JSON_AUTO people = NULL;
+    ASSERT_OK(oidc_config_parse(str_of(text), "it", arena, &config, &err));
+    ASSERT_OK(json_parse(str_of(list), sizeof(list), &revocations, &err));
+    JSON_AUTO doc = people_document(&config, "red", revocations, &people, &left_out);
+    const json_t *rules = json_object_get(json_array_get(json_object_get(doc, "jwt"), 0), "claimValidationRules");
+    assert_int_equal(json_array_size(rules), 1);
+    assert_string_equal(json_str_or(json_array_get(rules, 0), "expression", ""),
+                        "claims[\"sub\"] != \"a\\\"n\" || (has(claims.iat) && int(claims.iat) >= 1767312000)");
+}
+
 static void test_private_files_are_private(void **state UNUSED)
 {
     static const char *const files[] = {"pki/ca.key", "pki/sa.key", "pki/super-admin.key", "pki/etcd.key", "conf/controllers.json"};
@@ -463,7 +524,8 @@ int main(void)
         cmocka_unit_test(test_what_is_said_to_components),
         cmocka_unit_test(test_certificates),
         cmocka_unit_test(test_keys_stay_and_leaves_are_made_anew),
-        cmocka_unit_test(test_private_files_are_private),
+        cmocka_unit_test(test_private_files_are_private), cmocka_unit_test(test_urls_that_an_api_server_takes),
+                                       cmocka_unit_test(test_a_tenants_clusters_know_its_issuers_and_no_others), cmocka_unit_test(test_whose_access_was_ended_stands_in_a_rule),
         cmocka_unit_test(test_a_kubeconfig_that_is_handed_on_has_no_path),
         cmocka_unit_test(test_places),
     };
