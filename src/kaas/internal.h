@@ -122,6 +122,7 @@ struct kaas {
     struct informer *clusters, *secrets, *cluster_keys, *tenants, *namespaces;
     struct node_pools *pools;
     struct informer *node_pools;
+    struct balancers *balancers;
     const char *self; /* the program that we are */
     char self_path[4096];
     bool listed; /* what an earlier sekid had left was looked at */
