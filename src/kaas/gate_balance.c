@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -40,6 +41,7 @@ struct balance {
     int epoll, notify;
     uint64_t ids;
     int64_t generation;
+    struct stat seen; /* the table as it was read last */
     VEC(struct listener *) listeners;
 };
 
@@ -160,6 +162,8 @@ static void read_table(struct balance *b, const struct balance_ops *ops)
     struct err err = ERR_INIT;
     size_t len, i, k;
     json_t *service, *row;
+    if (stat(b->table, &b->seen) < 0)
+        b->seen = (struct stat){0};
     int rc = file_read(b->table, BALANCE_TABLE_MAX, &text, &len, &err);
     if (rc == ERR_NOT_FOUND)
         return;
@@ -252,9 +256,13 @@ void balance_turn(struct balance *b, const struct balance_ops *ops)
         read_table(b, ops);
 }
 
-void balance_tick(struct balance *b, const struct balance_ops *ops UNUSED)
+void balance_tick(struct balance *b, const struct balance_ops *ops)
 {
     bool changed = false;
+    struct stat now;
+    /* A directory that was made anew in the place of the one that is watched. */
+    if (stat(b->table, &now) == 0 && (now.st_ino != b->seen.st_ino || now.st_mtim.tv_sec != b->seen.st_mtim.tv_sec || now.st_mtim.tv_nsec != b->seen.st_mtim.tv_nsec))
+        read_table(b, ops);
     VEC_FOREACH (&b->listeners, it) {
         struct listener *l = *it;
         if (l->fd >= 0)

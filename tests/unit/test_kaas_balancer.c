@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -224,6 +225,13 @@ static void test_connections_go_to_a_pod_that_answers(void **state UNUSED)
     assert_int_equal(connect_to(balanced), -1);
     close(server);
     close(client);
+    /* Another directory in its place is found without a watch. */
+    CLEANUP(mem_freep) char *aside = xasprintf("%s.old", dir);
+    assert_int_equal(rename(dir, aside), 0);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    put_table(dir, 5, open_to_all);
+    json_decref(wait_said(dir, 5));
+    assert_int_equal(file_remove_tree(aside, NULL), 0);
     stop = 1;
     pthread_join(thread, NULL);
     balance_free(options.balance);
