@@ -229,6 +229,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .log_dir = ro.log_dir,
                                     .programs_dir = o->kubernetes_dir,
                                     .addresses = o->kubernetes_addresses,
+                                    .balancer_addresses = o->kubernetes_balancer_addresses,
                                     .probe_ms = (uint64_t)o->kubernetes_probe_ms,
                                     .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms,
                                     .kms_program = beside_us(a, "seki-kms"),
@@ -326,6 +327,8 @@ static void stop_services(struct control *c, struct services *s, bool stop_workl
     set_billing(c, NULL);
     if (s->billing) /* it uses the manager */
         billing_stop(s->billing);
+    if (s->kaas)
+        kaas_stop_following(s->kaas);
     if (s->manager)
         manager_stop(s->manager);
     if (s->kaas && stop_workloads)

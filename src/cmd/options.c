@@ -127,6 +127,8 @@ static const struct conf_option schema[] = {
      "where the programs of Kubernetes are, in a folder a minor version: 1.37/kube-apiserver …; empty: there are none, and Clusters wait"},
     {"kubernetes", "addresses", CONF_STR, OPT(kubernetes_addresses), "127.96.0.0/12", 0, 0, NULL, NULL, false,
      "part of the loopback network; each Cluster's control plane takes an address of it"},
+    {"kubernetes", "balancer-addresses", CONF_STR, OPT(kubernetes_balancer_addresses), "", 0, 0, NULL, NULL, false,
+     "network whose addresses reach this machine: each Service of type LoadBalancer in a cluster with nodes takes one of it; empty: there are none"},
     {"kubernetes", "probe-interval", CONF_DURATION, OPT(kubernetes_probe_ms), "5s", 100, 600000, NULL, NULL, false,
      "how often the components of a Cluster that is ready are asked whether they are"},
     {"kubernetes", "certificate-life", CONF_DURATION, OPT(kubernetes_certificate_life_ms), "8760h", 160000, 63072000000, NULL, NULL, false,

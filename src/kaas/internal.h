@@ -127,6 +127,7 @@ struct kaas {
     struct people *people; /* people.h */
     struct node_pools *pools;
     struct informer *node_pools;
+    struct balancers *balancers;
     const char *self; /* the program that we are */
     char self_path[4096];
     bool listed; /* what an earlier sekid had left was looked at */

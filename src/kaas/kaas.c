@@ -1,3 +1,4 @@
+#include "kaas/balancer.h"
 #include "kaas/node.h"
 #include "kaas/people.h"
 #include "kaas/recovery.h"
@@ -227,6 +228,11 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});
     make_metrics(k);
     backup_metrics(k);
+    int rc = balancers_new(k, o->balancer_addresses, &k->balancers, err);
+    if (rc < 0) {
+        kaas_free(k);
+        return rc;
+    }
     *ret = k;
     return 0;
 }
@@ -283,6 +289,11 @@ void kaas_workload_changed(struct kaas *k, const char *workload)
     manager_enqueue(k->manager, CONTROLLER_CLUSTER, key, slash + 1);
 }
 
+void kaas_stop_following(struct kaas *k)
+{
+    balancers_stop(k->balancers);
+}
+
 void kaas_stop_all(struct kaas *k)
 {
     uint64_t until = clock_mono_ms() + STOP_ALL_MS;
@@ -307,6 +318,7 @@ void kaas_free(struct kaas *k)
 {
     if (!k)
         return;
+    balancers_free(k->balancers);
     node_pools_free(k->pools);
     people_free(k->people);
     map_free(k->memory);

@@ -23,6 +23,7 @@ struct kaas_options {
     uint64_t key_overlap_ms;  /* how long a cluster's older key for secrets stays beside the newer one at least */
     int64_t node_storage;     /* bytes that volumes of one node may have together; 0: clusters have no storage */
     const char *authentication_config; /* the file with issuers of people's tokens; "": there is none */
+    const char *balancer_addresses; /* "": none; a network of this machine's, for Services of type LoadBalancer */
     uint64_t drill_ms;        /* how often each cluster's newest backup is restored for trial; 0: never */
 };
 
@@ -37,6 +38,8 @@ void kaas_workload_changed(struct kaas *k, const char *workload);
 /* Before the runtime ends all workloads at once: ends what uses a store before the stores, since an API server whose store went first does not leave. Blocks, for some seconds at most. After
  * manager_stop(). */
 void kaas_stop_all(struct kaas *k);
+/* Before manager_stop(): nothing that happens in clusters is followed any more. Blocks, for a second at most. */
+void kaas_stop_following(struct kaas *k);
 void kaas_free(struct kaas *k);
 
 #endif

@@ -362,7 +362,7 @@ int gate_files_ensure(const struct site *s, const struct node_network *w, const 
         rc = file_mkdirs(run, 0700, err);
     if (rc == 0)
         rc = put_json(dir, "gate.json",
-                      json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i}", "gate", w->gate, "nodes", w->nodes_text, "pods", network, "api", s->address, "hub", hub, "socket", socket, "first",
+                      json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:i, s:i}", "gate", w->gate, "nodes", w->nodes_text, "pods", network, "api", s->address, "hub", hub, "socket", socket, "balances", 1, "first",
                                 (int)NODE_FIRST, "count", (int)w->count),
                       &all, err);
     if (rc == 0)

@@ -1,5 +1,5 @@
 /* The gate of a cluster's nodes: its hub, its two listeners. */
-#include "kaas/node_gate.h"
+#include "kaas/gate_balance.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -154,7 +154,7 @@ static uint32_t mask_of(int bits)
     return bits ? UINT32_MAX << (32 - bits) : 0;
 }
 
-static int serve(const struct gate *g, struct err *err)
+static int serve(const struct gate *g, const char *dir, struct err *err)
 {
     CLEANUP(file_closep) int outside = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
     CLEANUP(file_closep) int hub = open(g->hub, O_RDONLY | O_CLOEXEC);
@@ -165,9 +165,13 @@ static int serve(const struct gate *g, struct err *err)
         return err_set(err, ERR_INVALID, "no hub, or no address");
     if ((api = listen_in_hub(g, hub, outside, err)) < 0 || (egress = listen_at_socket(g->socket, err)) < 0)
         return ERR_INTERNAL;
-    const struct relay_options o = {.api_listener = api, .egress_listener = egress, .hub = hub, .outside = outside, .api = ntohl(at.s_addr),
+    struct relay_options o = {.api_listener = api, .egress_listener = egress, .hub = hub, .outside = outside, .api = ntohl(at.s_addr),
                                     .reach = {g->nodes.first, mask_of(g->nodes.bits), g->pods.first, mask_of(g->pods.bits), ntohl(gate.s_addr)}};
-    return relay_run(&o, &stop, err);
+    if (!(o.balance = balance_new(dir, &o.reach, err)))
+        return ERR_INTERNAL;
+    int rc = relay_run(&o, &stop, err);
+    balance_free(o.balance);
+    return rc;
 }
 
 int node_gate_main(char **argv)
@@ -178,7 +182,7 @@ int node_gate_main(char **argv)
     signal(SIGPIPE, SIG_IGN);
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_stop}, NULL);
     sigaction(SIGINT, &(struct sigaction){.sa_handler = on_stop}, NULL);
-    if (!argv[0] || load(argv[0], &doc, &g, &err) < 0 || make_hub(&g, &err) < 0 || serve(&g, &err) < 0) {
+    if (!argv[0] || load(argv[0], &doc, &g, &err) < 0 || make_hub(&g, &err) < 0 || serve(&g, argv[0], &err) < 0) {
         fprintf(stderr, "node-gate: %s\n", err.msg);
         return 1;
     }

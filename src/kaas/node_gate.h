@@ -25,6 +25,7 @@ struct gate_reach {
 };
 /* The head of a request, up to and with its empty line. 0: this may be dialled. ERR_INVALID: it is no CONNECT with an IPv4 address and a port; ERR_FORBIDDEN: it is no node of ours, no pod. Pure. */
 int gate_target(const struct gate_reach *r, struct str head, uint32_t *ret_address, uint16_t *ret_port, struct err *err) NODISCARD;
+struct balance; /* gate_balance.h */
 /* relay.c: moves bytes both ways until both have ended. One thread. */
 struct relay;
 struct relay_options {
@@ -33,6 +34,7 @@ struct relay_options {
     int hub, outside;    /* network namespaces: of CONNECT's dials, and of all others; hub -1: the same */
     uint32_t api;        /* host order */
     struct gate_reach reach;
+    struct balance *balance; /* Services of type LoadBalancer: accepted where it listens → pods, in the hub; NULL: none */
 };
 /* Until *stop; looks at it once a second and after signals. */
 int relay_run(const struct relay_options *o, const volatile int *stop, struct err *err) NODISCARD;

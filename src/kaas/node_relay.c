@@ -1,5 +1,5 @@
 /* The relay of a gate: connections in pairs, on one epoll. */
-#include "kaas/node_gate.h"
+#include "kaas/gate_balance.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,7 +16,9 @@
 
 #define BUFFER_BYTES (32 * 1024)
 #define PAIRS_MAX 2048
+#define BALANCED_MAX (PAIRS_MAX * 3 / 4) /* the rest is kept for the API server's own ways */
 #define DIAL_MS 5000u
+#define BALANCED_DIAL_MS 2000u /* then another pod is tried */
 #define HEAD_MS 5000u
 #define TICK_MS 1000
 #define EVENTS 64
@@ -57,6 +59,7 @@ struct pair {
     bool head;           /* CONNECT is being read */
     bool dead;
     uint64_t until_ms;   /* of head and dial; 0: none */
+    struct balance_pick pick; /* it came for a Service */
     struct pair *next, *prev;
 };
 struct relay {
@@ -174,8 +177,26 @@ static int dial(struct relay *r, struct pair *p, bool in_hub, uint32_t address, 
         close(fd);
         return -1;
     }
-    p->until_ms = clock_mono_ms() + DIAL_MS;
+    p->until_ms = clock_mono_ms() + (p->pick.listener ? BALANCED_DIAL_MS : DIAL_MS);
     return adopt(r, &p->side[1], fd, false);
+}
+
+/* Dials the next pod of its Service; false: there is none, or it is none of a Service's. Nothing has been relayed yet. */
+static bool dial_next(struct relay *r, struct pair *p)
+{
+    struct side *s = &p->side[1];
+    uint32_t address;
+    uint16_t port;
+    if (s->connected || !p->pick.listener)
+        return false;
+    do {
+        if (s->fd >= 0)
+            close(s->fd);
+        s->fd = -1;
+        if (!balance_next(r->o->balance, &p->pick, &address, &port))
+            return false;
+    } while (dial(r, p, true, address, port) < 0);
+    return true;
 }
 
 /* Before anything is relayed: a short answer that surely has room in the socket. */
@@ -280,6 +301,30 @@ static void accept_from(struct relay *r, int listener)
     watch_listeners(r, r->count < PAIRS_MAX);
 }
 
+static void on_balanced(void *arg, int fd, const struct balance_pick *pick)
+{
+    struct relay *r = arg;
+    struct pair *p = r->count < BALANCED_MAX ? pair_new(r, fd) : NULL;
+    if (!p) {
+        if (r->count >= BALANCED_MAX)
+            close(fd);
+        return;
+    }
+    p->pick = *pick;
+    if (!dial_next(r, p))
+        bury(r, p);
+}
+
+static void on_service_ended(void *arg, uint64_t listener)
+{
+    struct relay *r = arg;
+    for (struct pair *p = r->pairs, *next; p; p = next) {
+        next = p->next;
+        if (p->pick.listener == listener)
+            bury(r, p);
+    }
+}
+
 static void on_event(struct relay *r, struct side *s, uint32_t events)
 {
     bool good = true;
@@ -287,6 +332,8 @@ static void on_event(struct relay *r, struct side *s, uint32_t events)
         return;
     if (!s->connected && events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
         good = connected(r, s);
+    if (!good && dial_next(r, s->pair))
+        return;
     if (good && s->connected && events & EPOLLOUT)
         good = pump(r, other(s));
     if (good && !s->pair->dead && s->connected && !s->ended && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
@@ -302,7 +349,7 @@ static void expire(struct relay *r)
     uint64_t now = clock_mono_ms();
     for (struct pair *p = r->pairs, *next; p; p = next) {
         next = p->next;
-        if (p->until_ms && p->until_ms <= now)
+        if (p->until_ms && p->until_ms <= now && !dial_next(r, p))
             bury(r, p);
     }
     watch_listeners(r, r->count < PAIRS_MAX);
@@ -313,22 +360,29 @@ int relay_run(const struct relay_options *o, const volatile int *stop, struct er
     struct relay r = {.o = o, .epoll = epoll_create1(EPOLL_CLOEXEC)};
     struct epoll_event events[EVENTS];
     uint64_t looked = clock_mono_ms();
+    const struct balance_ops balanced = {.accepted = on_balanced, .ended = on_service_ended, .arg = &r};
     if (r.epoll < 0)
         return err_set(err, ERR_INTERNAL, "epoll: %s", strerror(errno));
     epoll_ctl(r.epoll, EPOLL_CTL_ADD, o->api_listener, &(struct epoll_event){.events = EPOLLIN, .data.ptr = (void *)(uintptr_t)&o->api_listener});
     epoll_ctl(r.epoll, EPOLL_CTL_ADD, o->egress_listener, &(struct epoll_event){.events = EPOLLIN, .data.ptr = (void *)(uintptr_t)&o->egress_listener});
+    if (o->balance)
+        epoll_ctl(r.epoll, EPOLL_CTL_ADD, balance_fd(o->balance), &(struct epoll_event){.events = EPOLLIN, .data.ptr = o->balance});
     while (!*stop) {
         int n = epoll_wait(r.epoll, events, EVENTS, TICK_MS);
         for (int i = 0; i < n; i++) {
             const void *who = events[i].data.ptr;
             if (who == &o->api_listener || who == &o->egress_listener)
                 accept_from(&r, *(const int *)who);
+            else if (who == o->balance)
+                balance_turn(o->balance, &balanced);
             else
                 on_event(&r, events[i].data.ptr, events[i].events);
         }
         if (clock_mono_ms() - looked >= TICK_MS) {
             looked = clock_mono_ms();
             expire(&r);
+            if (o->balance)
+                balance_tick(o->balance, &balanced);
         }
         free_graves(&r);
     }

@@ -117,3 +117,10 @@ def test_a_corefile_of_the_tenant_stays_and_a_deleted_deployment_comes_back(made
     wait_for(lambda: get("deployment").get("metadata", {}).get("uid", uid) != uid, 60, "another Deployment")
     assert get("configmap")["data"]["Corefile"] == own
     made.wait(kind="DNSReady")
+
+
+def test_a_cloud_without_addresses_says_so_to_a_load_balancer(made, pool):
+    made.kubectl("create", "service", "loadbalancer", "outside", "--tcp=80")
+    events = lambda: json.loads(made.kubectl("get", "events", "-o", "json").stdout)["items"]
+    wait_for(lambda: any(e["involvedObject"]["name"] == "outside" and e["reason"] == "NoAddresses" for e in events()), 60, "an Event")
+    made.kubectl("delete", "service", "outside", "--wait=true", "--timeout=30s")

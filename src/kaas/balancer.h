@@ -1,0 +1,32 @@
+/* Services of type LoadBalancer in clusters with nodes: an address of the operator's range for each, from which the cluster's gate relays to its pods (docs/internals/kaas-balancer.md).
+ *
+ * The table that a cluster's gate reads, clusters/UID/net/balancer.json, is also where it is written down which address is whose: nothing that is in a tenant's cluster says that. Addresses are
+ * taken under one lock, from what all clusters' tables have. A Service is followed by informers in the tenant's cluster, of Services and, once there is one to serve, of EndpointSlices.
+ * Threads: those of the controllers; informers have one each. */
+#ifndef SEKI_KAAS_BALANCER_H
+#define SEKI_KAAS_BALANCER_H
+
+#include "kaas/internal.h"
+
+#define BALANCER_CLASS "seki.cloud/balancer"
+#define BALANCER_FINALIZER "service.kubernetes.io/load-balancer-cleanup"
+
+struct balancers;
+/* range: "", or an IPv4 network whose addresses are this machine's. ERR_INVALID. Adds its controller. */
+int balancers_new(struct kaas *k, const char *range, struct balancers **ret, struct err *err) NODISCARD;
+/* Before manager_stop(): informers tell nobody any more. */
+void balancers_stop(struct balancers *b);
+void balancers_free(struct balancers *b);
+
+/* ---- balancer_table.c: pure ---- */
+
+/* Whether this Service is to have an address of ours: its type, its class, not being deleted. */
+bool balancer_wants(const json_t *service);
+/* Whether nobody else's controller has it. */
+bool balancer_is_ours(const json_t *service);
+/* Its row in the table; slices: all EndpointSlices of its namespace, or more. */
+json_t *balancer_row(const json_t *service, const json_t *slices, const char *address);
+/* What status.loadBalancer.ingress shall be: failed has "ADDRESS:PORT" → why, from the gate. *ret_why: the first that is in the way, in a; NULL: nothing. An empty array: nothing of it is served. */
+json_t *balancer_ingress(const json_t *service, const json_t *row, const json_t *failed, struct arena *a, const char **ret_reason, const char **ret_why);
+
+#endif
