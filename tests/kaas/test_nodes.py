@@ -52,7 +52,7 @@ class Pool:
         def settled():
             o = self.get()
             c = {c["type"]: c for c in o.get("status", {}).get("conditions", [])}.get("Ready", {})
-            return o["status"].get("observedGeneration") == o["metadata"]["generation"] and c.get("status") == status and (not reason or c["reason"] == reason) and o
+            return o.get("status", {}).get("observedGeneration") == o["metadata"]["generation"] and c.get("status") == status and (not reason or c["reason"] == reason) and o
         return wait_for(settled, timeout, f"pool {self.name}: {self.get().get('status')}")
 
     def nodes(self):
