@@ -136,7 +136,7 @@ def test_the_way_out_by_block_and_label(pods):
 def test_a_policy_ends_what_was_open_before_it(pods):
     """A line a second on one connection, and then a policy."""
     far = pods.cluster
-    listen = "rm -f /tmp/got; (busybox nc -l -p 7070 > /tmp/got) >/dev/null 2>&1 &"
+    listen = "rm -f /tmp/got; (sleep 100000 | busybox nc -l -p 7070 > /tmp/got) >/dev/null 2>&1 &"
     talk = f"(while echo line; do sleep 1; done | busybox nc {pods.address['server']} 7070) >/dev/null 2>&1 &"
     far.kubectl("exec", "server", "-c", "web", "--", "sh", "-c", listen)
     far.kubectl("exec", "far", "-c", "web", "--", "sh", "-c", talk)
