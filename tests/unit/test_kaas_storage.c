@@ -115,7 +115,10 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     CLEANUP(mem_freep) char *path = xasprintf("%s/" ID ".img", dir);
     CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CLOEXEC);
     assert_int_equal(lseek(fd, 0, SEEK_END), VOLUME_MIN_BYTES);
+    assert_true(volume_unused(dir, ID));
     assert_int_equal(pwrite(fd, "secret", 6, 3 << 20), 6);
+    assert_int_equal(pwrite(fd, "\1", 1, 1024 + 0x34), 1);
+    assert_false(volume_unused(dir, ID));
     assert_int_equal(volume_wipe(dir, ID, &err), 0);
     assert_false(file_exists(path));
     assert_int_equal(pread(fd, bytes, 6, 3 << 20), 6);
