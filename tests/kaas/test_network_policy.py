@@ -133,20 +133,34 @@ def test_the_way_out_by_block_and_label(pods):
     assert not pods.reaches("far", "near") and not pods.reaches("far", "server", 9090)
 
 
+TALK = """
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  nodeSelector: {{kubernetes.io/hostname: {node}}}
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: one, image: "localhost/busybox:1", imagePullPolicy: Never, command: [sh, -c, "{command}"]}}]
+---
+"""
+
+
 def test_a_policy_ends_what_was_open_before_it(pods):
     """A line a second on one connection, and then a policy."""
-    far = pods.cluster
-    listen = "rm -f /tmp/got; (sleep 100000 | busybox nc -l -p 7070 > /tmp/got) >/dev/null 2>&1 &"
-    talk = f"(while echo line; do sleep 1; done | busybox nc {pods.address['server']} 7070) >/dev/null 2>&1 &"
-    far.kubectl("exec", "server", "-c", "web", "--", "sh", "-c", listen)
-    far.kubectl("exec", "far", "-c", "web", "--", "sh", "-c", talk)
+    c = pods.cluster
+    c.kubectl("apply", "-f", "-", input=TALK.format(name="listener", node="workers-0", command="sleep 100000 | busybox nc -l -p 7070 > /tmp/got"))
+    c.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/listener")
+    address = c.kubectl("get", "pod", "listener", "-o", "jsonpath={.status.podIP}").stdout
+    c.kubectl("apply", "-f", "-", input=TALK.format(name="talker", node="workers-1", command=f"while echo line; do sleep 1; done | busybox nc {address} 7070"))
 
     def lines():
-        return int(far.kubectl("exec", "server", "-c", "web", "--", "sh", "-c", "wc -l < /tmp/got").stdout)
-    wait_for(lambda: lines() >= 2, 30, "lines to come")
-    pods.apply(policy("deny", "{podSelector: {matchLabels: {app: server}}}"))
-    pods.expect("other", "server", False)
-    wait_for(lambda: lines() == _after(2, lines), 30, "the connection to stand still")
+        return int(c.kubectl("exec", "listener", "--", "sh", "-c", "wc -l < /tmp/got").stdout)
+    wait_for(lambda: lines() >= 2, 60, "lines to come")
+    before = lines()
+    wait_for(lambda: lines() > before, 30, "more")
+    pods.apply(policy("deny", "{podSelector: {matchLabels: {app: listener}}}"))
+    wait_for(lambda: lines() == _after(3, lines), 60, "the connection to stand still")
+    c.kubectl("delete", "pod", "listener", "talker")
 
 
 def _after(seconds, value):
