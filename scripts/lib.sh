@@ -36,7 +36,7 @@ BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config libuv1-dev libssl-dev
 TEST_PACKAGES=(clang-19 libclang-rt-19-dev curl jq procps iproute2 debhelper dpkg-dev lintian mmdebstrap softhsm2)
 DEB_PACKAGES=(debhelper dpkg-dev)
 # What nodes of clusters take, and their images.
-NODE_PACKAGES=(runc containernetworking-plugins iproute2 iptables nftables conntrack busybox-static)
+NODE_PACKAGES=(runc containernetworking-plugins iproute2 iptables nftables conntrack busybox-static e2fsprogs)
 
 # configure DIR OPTIONS...: a meson build directory, made once, looking for new files each time.
 configure() {

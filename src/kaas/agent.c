@@ -15,6 +15,7 @@
 #include "kaas/claims.h"
 #include "kaas/csi.h"
 #include "kaas/internal.h"
+#include "kaas/policy.h"
 #include "kaas/volume.h"
 
 #define ETC "/etc/seki-node/"
@@ -23,8 +24,12 @@
 #define SETTINGS_MAX 65536
 #define AGAIN_MS 3000u   /* what failed is tried again */
 #define IDLE_MS 10000u
+#define GATHER_MS 20     /* changes of policies and pods come in bunches */
 
 static const struct kind kind_claim = {.group = "", .version = "v1", .name = "PersistentVolumeClaim", .plural = "persistentvolumeclaims", .namespaced = true};
+static const struct kind kind_pod = {.group = "", .version = "v1", .name = "Pod", .plural = "pods", .namespaced = true};
+static const struct kind kind_space = {.group = "", .version = "v1", .name = "Namespace", .plural = "namespaces"};
+static const struct kind kind_policy = {.group = "networking.k8s.io", .version = "v1", .name = "NetworkPolicy", .plural = "networkpolicies", .namespaced = true};
 static const struct kind kind_volume = {.group = "", .version = "v1", .name = "PersistentVolume", .plural = "persistentvolumes"};
 
 /* What one thread waits for. */
@@ -36,10 +41,11 @@ struct bell {
 
 struct agent {
     const char *node;
+    char pod_cidr[24];
     int64_t storage;
     struct client *client;
-    struct informer *claims, *volumes;
-    struct bell claims_bell;
+    struct informer *claims, *volumes, *pods, *spaces, *policies;
+    struct bell claims_bell, policy_bell;
     struct timespec certificate;
 };
 
@@ -130,16 +136,73 @@ static void *serve_claims(void *arg)
     return NULL;
 }
 
-static int load(struct agent *a, const struct node_settings *s, struct err *err)
+/* False: nft does not take it. */
+static bool put_rules(const struct sbuf *text)
+{
+    static const char *const nft[] = {"nft", "-f", "-", NULL};
+    return node_run(nft, text->ptr, -1) == 0;
+}
+
+static void *serve_policies(void *arg)
+{
+    struct agent *a = arg;
+    CLEANUP(sbuf_deinit) struct sbuf in_force = {0};
+    bool good = true;
+    sbuf_init(&in_force, POLICY_TEXT_MAX);
+    for (;;) {
+        CLEANUP(sbuf_deinit) struct sbuf text = {0};
+        struct err err = ERR_INIT;
+        bell_wait(&a->policy_bell, good ? IDLE_MS : AGAIN_MS);
+        if (!informer_synced(a->pods) || !informer_synced(a->spaces) || !informer_synced(a->policies))
+            continue;
+        nanosleep(&(struct timespec){.tv_nsec = GATHER_MS * 1000000L}, NULL);
+        JSON_AUTO pods = informer_list(a->pods, NULL);
+        JSON_AUTO spaces = informer_list(a->spaces, NULL);
+        JSON_AUTO policies = informer_list(a->policies, NULL);
+        sbuf_init(&text, POLICY_TEXT_MAX);
+        good = policy_compile(&(struct policy_input){a->node, a->pod_cidr, pods, spaces, policies}, &text, &err) == 0;
+        if (!good)
+            log_error("network policies are not followed: what was in force stays", KVE(&err));
+        if (!good || (in_force.len && str_eq(sbuf_str(&text), sbuf_str(&in_force))))
+            continue;
+        good = put_rules(&text);
+        if (!good) {
+            log_error("nft refuses the rules of network policies: what was in force stays");
+            continue;
+        }
+        sbuf_reset(&in_force);
+        sbuf_add(&in_force, sbuf_str(&text));
+    }
+    return NULL;
+}
+
+static int load_settings(json_t **ret, struct err *err)
 {
     CLEANUP(mem_freep) char *text = NULL;
+    size_t len;
+    int rc = file_read(SETTINGS, SETTINGS_MAX, &text, &len, err);
+    return rc == 0 ? json_parse(str_n(text, len), SETTINGS_MAX, ret, err) : rc;
+}
+
+int agent_before_pods(void)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    JSON_AUTO doc = NULL;
+    if (load_settings(&doc, NULL) < 0)
+        return 0;
+    sbuf_init(&text, SETTINGS_MAX);
+    policy_closed(json_str_or(doc, "podCIDR", ""), &text);
+    return put_rules(&text) ? 0 : -1;
+}
+
+static int load(struct agent *a, const struct node_settings *s, struct err *err)
+{
     JSON_AUTO doc = NULL;
     char server[64];
     struct stat st;
-    size_t len;
-    int rc = file_read(SETTINGS, SETTINGS_MAX, &text, &len, err);
-    if (rc == 0)
-        rc = json_parse(str_n(text, len), SETTINGS_MAX, &doc, err);
+    int rc = load_settings(&doc, err);
+    if (rc == 0 && !str_to_array(str_of(json_str_or(doc, "podCIDR", "")), a->pod_cidr, sizeof(a->pod_cidr)))
+        rc = err_set(err, ERR_INVALID, "podCIDR is none");
     if (rc < 0)
         return rc;
     a->node = s->name;
@@ -160,15 +223,23 @@ int agent_main(const struct node_settings *s)
 {
     struct agent *a = XNEW(struct agent);
     struct err err = ERR_INIT;
-    pthread_t csi, claims;
+    pthread_t csi, claims, policies;
     prctl(PR_SET_NAME, "seki-agent");
     log_setup(LOG_INFO, LOG_AUTO, "node-agent");
     if (load(a, s, &err) < 0)
         give_up("settings", &err);
     bell_init(&a->claims_bell);
+    bell_init(&a->policy_bell);
     a->claims = watch(a, &kind_claim, &a->claims_bell);
     a->volumes = watch(a, &kind_volume, &a->claims_bell);
-    if (pthread_create(&csi, NULL, serve_csi, a) != 0 || pthread_create(&claims, NULL, serve_claims, a) != 0 || informer_start(a->claims, &err) < 0 || informer_start(a->volumes, &err) < 0)
+    a->pods = watch(a, &kind_pod, &a->policy_bell);
+    a->spaces = watch(a, &kind_space, &a->policy_bell);
+    a->policies = watch(a, &kind_policy, &a->policy_bell);
+    struct informer *const all[] = {a->policies, a->spaces, a->pods, a->claims, a->volumes};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        if (informer_start(all[i], &err) < 0)
+            give_up("watching", &err);
+    if (pthread_create(&csi, NULL, serve_csi, a) != 0 || pthread_create(&claims, NULL, serve_claims, a) != 0 || pthread_create(&policies, NULL, serve_policies, a) != 0)
         give_up("no thread", &err);
     while (!has_new_certificate(a))
         nanosleep(&(struct timespec){.tv_sec = IDLE_MS / 1000}, NULL);

@@ -232,11 +232,13 @@ static void look_for_owner(void *arg, const char *id)
     json_array_foreach (o->claims, i, obj)
         if (obj_uid(obj) && !strcmp(obj_uid(obj), id + 4))
             return;
-    if (volume_wipe(o->c->dir, id, &err) == 0) {
-        log_info("a volume that nobody knows is wiped", KV("volume", id));
+    if (!volume_unused(o->c->dir, id)) {
+        if (!map_getc(o->c->said, id))
+            log_warn("the cluster knows nothing of a volume, which is kept", KV("volume", id));
+        map_set(o->c->said, str_of(id), xstrdup("kept"));
         return;
     }
-    o->good = false;
+    o->good &= volume_wipe(o->c->dir, id, &err) == 0;
 }
 
 bool claims_pass(struct claims *c, const json_t *all_claims, const json_t *all_volumes)

@@ -1,7 +1,8 @@
 /* From PersistentVolumeClaims to volumes, on the node that the scheduler has chosen for them, and back.
  *
  * A claim that is this node's (StorageClass with our provisioner, annotation selected-node) gets a volume (volume.h), then a PersistentVolume bound to it, with a finalizer of ours. A
- * PersistentVolume that is released, or deleted, has its volume wiped; then it goes. Volumes of which the cluster knows neither claim nor PersistentVolume any more are wiped, too. What cannot be
+ * PersistentVolume that is released, or deleted, has its volume wiped; then it goes. Volumes of which the cluster knows neither claim nor PersistentVolume go, too, when they were never mounted: what was begun and
+ * not finished. Others stay, and are logged: a cluster that was restored to a time before may be restored to a later one. What cannot be
  * is said in an Event at the claim, once for each message; a claim that finds no room is given back to the scheduler.
  * Threads: one. Blocks.
  */

@@ -227,6 +227,8 @@ static int first_process(const struct node_settings *s)
     put_sysctl("/proc/sys/net/ipv4/ip_forward");
     put_sysctl("/proc/sys/net/bridge/bridge-nf-call-iptables");
     drop_capabilities();
+    if (agent_before_pods() < 0)
+        return 1;
     serve(s);
     return 0;
 }

@@ -21,6 +21,7 @@
 #define UID_BYTES 36
 #define SUFFIX ".img"
 #define BLOCK (1 << 20)
+#define MOUNTS_AT (1024 + 0x34) /* s_mnt_count, 16 bits, of ext4's superblock */
 #define LOOP_MAJOR 7
 #define LOOP_CONTROL_MINOR 237
 #define ATTACH_TRIES 8 /* another process may take the free one first */
@@ -95,6 +96,13 @@ int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, s
     if (rc < 0)
         (void)unlink(fresh);
     return rc == 0 ? file_sync_dir(dir, err) : rc;
+}
+
+bool volume_unused(const char *dir, const char *id)
+{
+    uint8_t mounts[2] = {1, 1};
+    CLEANUP(file_closep) int fd = open_image(dir, id, O_RDONLY, NULL);
+    return fd >= 0 && pread(fd, mounts, sizeof(mounts), MOUNTS_AT) == (ssize_t)sizeof(mounts) && !mounts[0] && !mounts[1];
 }
 
 /* ---- wiping ---- */

@@ -20,6 +20,8 @@ bool volume_id_valid(struct str id);
 int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, struct err *err) NODISCARD;
 /* ERR_BUSY while it is attached. 0 when there is none. */
 int volume_wipe(const char *dir, const char *id, struct err *err) NODISCARD;
+/* Whether it was never mounted: nothing is in it. */
+bool volume_unused(const char *dir, const char *id);
 /* Whether a loop device of this machine has it. */
 bool volume_attached(const char *dir, const char *id);
 /* Wipes all of a directory, attached ones too, as a node's last act. Links are not followed. */

@@ -173,6 +173,22 @@ def test_what_cannot_be_is_said_at_the_claim(made, pool):
     assert [v["metadata"]["name"] for v in json.loads(made.kubectl("get", "pv", "-o", "json").stdout)["items"]] == [volume_of(made, "data")]
 
 
+def test_a_volume_that_the_cluster_does_not_know_any_more_is_kept(made, pool):
+    """As after a restore to a time before it; one that was never mounted is what a killed agent had begun."""
+    folder = image_of(made, "data").parent
+    used, fresh = folder / f"pvc-{'1' * 36}.img", folder / f"pvc-{'2' * 36}.img"
+    for path in (used, fresh):
+        with open(path, "wb") as f:
+            f.truncate(4 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
+    with open(used, "r+b") as f:
+        f.seek(1024 + 0x34)
+        f.write(b"\1\0")  # mounted once
+    wait_for(lambda: not fresh.exists(), 60, "what was never used to go")
+    assert used.exists()
+    used.unlink()
+
+
 def test_deletion_wipes(served, made, pool):
     image, volume = image_of(made, "data"), volume_of(made, "data")
     with open(image, "rb") as kept:  # the blocks, beyond the name

@@ -1,0 +1,295 @@
+/* Storage and network policy of clusters, as far as they take no node: claims, the driver's answers, files of volumes, rules. */
+#include "unit.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "kaas/claims.h"
+#include "kaas/csi.h"
+#include "kaas/policy.h"
+#include "kaas/volume.h"
+#include "kms/wire.h"
+
+#define ID "pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11"
+
+static json_t *doc(const char *text)
+{
+    json_t *d = NULL;
+    struct err err = ERR_INIT;
+    if (json_parse(str_of(text), 1 << 20, &d, &err) < 0)
+        fail_msg("%s: %s", err.msg, text);
+    return d;
+}
+
+static void test_sizes(void **state UNUSED)
+{
+    static const struct {
+        const char *text;
+        int64_t bytes; /* -1: refused */
+    } cases[] = {{"1", 1}, {"64Mi", 64 << 20}, {"10Gi", 10LL << 30}, {"1.5Gi", 3LL << 29}, {"2k", 2000}, {"1T", 1000000000000}, {"0.5Mi", 1 << 19}, {"", -1}, {"0", -1}, {"-1", -1}, {"1e3", -1},
+                 {"10 Gi", -1}, {"10gi", -1}, {"99999999Ti", -1}, {"1.2.3", -1}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        int64_t bytes = -1;
+        int rc = claim_bytes(cases[i].text, &bytes, NULL);
+        if (rc != (cases[i].bytes < 0 ? ERR_INVALID : 0) || bytes != cases[i].bytes)
+            fail_msg("%s: %lld", cases[i].text, (long long)bytes);
+    }
+}
+
+#define CLAIM(annotations, spec)                                                                                                                                                                       \
+    "{\"metadata\":{\"name\":\"data\",\"namespace\":\"default\",\"uid\":\"0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11\",\"annotations\":{" annotations "}},\"spec\":{\"accessModes\":[\"ReadWriteOnce\"],"        \
+    "\"storageClassName\":\"local\",\"resources\":{\"requests\":{\"storage\":\"64Mi\"}}" spec "}}"
+#define OURS "\"volume.kubernetes.io/storage-provisioner\":\"" CSI_DRIVER "\",\"volume.kubernetes.io/selected-node\":\"workers-0\""
+
+static void test_claims_are_taken_by_the_chosen_node_alone(void **state UNUSED)
+{
+    JSON_AUTO good = doc(CLAIM(OURS, ""));
+    JSON_AUTO bound = doc(CLAIM(OURS, ",\"volumeName\":\"x\""));
+    JSON_AUTO unchosen = doc(CLAIM("\"volume.kubernetes.io/storage-provisioner\":\"" CSI_DRIVER "\"", ""));
+    JSON_AUTO foreign = doc(CLAIM("\"volume.kubernetes.io/storage-provisioner\":\"other\",\"volume.kubernetes.io/selected-node\":\"workers-0\"", ""));
+    assert_true(claim_is_ours(good, "workers-0"));
+    assert_false(claim_is_ours(good, "workers-1"));
+    assert_false(claim_is_ours(bound, "workers-0"));
+    assert_false(claim_is_ours(unchosen, "workers-0"));
+    assert_false(claim_is_ours(foreign, "workers-0"));
+    static const struct {
+        const char *text, *field;
+    } refused[] = {{CLAIM(OURS, ",\"volumeMode\":\"Block\""), "spec.volumeMode"},
+                   {CLAIM(OURS, ",\"dataSource\":{\"kind\":\"VolumeSnapshot\",\"name\":\"x\"}"), "spec.dataSource"},
+                   {CLAIM(OURS, ",\"selector\":{}"), "spec.selector"}};
+    int64_t bytes;
+    assert_int_equal(claim_check(good, &bytes, NULL), 0);
+    assert_int_equal(bytes, 64 << 20);
+    for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
+        JSON_AUTO d = doc(refused[i].text);
+        struct err err = ERR_INIT;
+        assert_int_equal(claim_check(d, &bytes, &err), ERR_INVALID);
+        assert_string_equal(err.field, refused[i].field);
+    }
+    struct err err = ERR_INIT;
+    json_put(good, "spec.accessModes", json_pack("[s, s]", "ReadWriteOnce", "ReadWriteMany"));
+    assert_int_equal(claim_check(good, &bytes, &err), ERR_INVALID);
+    assert_string_equal(err.field, "spec.accessModes");
+}
+
+static void test_a_volume_is_over_when_nobody_claims_it(void **state UNUSED)
+{
+    JSON_AUTO claim = doc(CLAIM(OURS, ""));
+    JSON_AUTO v = claim_volume(claim, "workers-0", "Delete");
+    assert_string_equal(json_str_or(v, "spec.csi.volumeHandle", ""), ID);
+    assert_string_equal(json_str_or(v, "spec.capacity.storage", ""), "67108864");
+    assert_string_equal(json_str_or(v, "spec.claimRef.name", ""), "data");
+    json_put_str(v, "status.phase", "Bound");
+    assert_false(volume_is_over(v, "workers-0"));
+    json_put_str(v, "metadata.deletionTimestamp", "2026-01-01T00:00:00Z"); /* in use all the same */
+    assert_false(volume_is_over(v, "workers-0"));
+    json_put_str(v, "status.phase", "Released");
+    assert_true(volume_is_over(v, "workers-0"));
+    assert_false(volume_is_over(v, "workers-1"));
+    json_remove(v, "metadata.deletionTimestamp");
+    assert_true(volume_is_over(v, "workers-0"));
+    json_put_str(v, "spec.persistentVolumeReclaimPolicy", "Retain");
+    assert_false(volume_is_over(v, "workers-0"));
+    json_put_str(v, "spec.csi.driver", "other");
+    assert_false(volume_is_over(v, "workers-0"));
+}
+
+static void test_files_of_volumes_are_overwritten(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX", bytes[16] = "";
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    assert_true(volume_id_valid(STR(ID)));
+    assert_false(volume_id_valid(STR("pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c1/")));
+    assert_false(volume_id_valid(STR("../../../../../../../../../../etc/passwd")));
+    assert_int_equal(volume_make(dir, ID, 1, VOLUME_MIN_BYTES - 1, &err), ERR_NO_SPACE);
+    int rc = volume_make(dir, ID, 1, VOLUME_MIN_BYTES, &err);
+    if (rc == ERR_INTERNAL)
+        skip(); /* no mkfs.ext4 */
+    assert_int_equal(rc, 0);
+    assert_int_equal(volume_make(dir, ID, 1, VOLUME_MIN_BYTES, &err), 0); /* it is there */
+    CLEANUP(mem_freep) char *path = xasprintf("%s/" ID ".img", dir);
+    CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(lseek(fd, 0, SEEK_END), VOLUME_MIN_BYTES);
+    assert_true(volume_unused(dir, ID));
+    assert_int_equal(pwrite(fd, "secret", 6, 3 << 20), 6);
+    assert_int_equal(pwrite(fd, "\1", 1, 1024 + 0x34), 1);
+    assert_false(volume_unused(dir, ID));
+    assert_int_equal(volume_wipe(dir, ID, &err), 0);
+    assert_false(file_exists(path));
+    assert_int_equal(pread(fd, bytes, 6, 3 << 20), 6);
+    assert_memory_equal(bytes, "\0\0\0\0\0\0", 6);
+    assert_int_equal(volume_wipe(dir, ID, &err), 0);
+    /* What lies in its place is not followed. */
+    CLEANUP(mem_freep) char *other = xasprintf("%s/other", dir);
+    assert_int_equal(file_write(other, STR("kept"), 0600, NULL), 0);
+    assert_int_equal(symlink(other, path), 0);
+    assert_true(volumes_wipe(dir, &err) < 0);
+    CLEANUP(mem_freep) char *kept = NULL;
+    size_t len;
+    assert_int_equal(file_read(other, 100, &kept, &len, NULL), 0);
+    assert_string_equal(kept, "kept");
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+/* ---- the driver ---- */
+
+static char last[256];
+static int on_stage(const char *volumes, const char *id, const char *path, struct err *err UNUSED)
+{
+    snprintf(last, sizeof(last), "stage %s %s %s", volumes, id, path);
+    return 0;
+}
+static int on_publish(const char *from, const char *to, bool read_only, struct err *err UNUSED)
+{
+    snprintf(last, sizeof(last), "publish %s %s %d", from, to, read_only);
+    return 0;
+}
+static int on_unmount(const char *path, struct err *err)
+{
+    snprintf(last, sizeof(last), "unmount %s", path);
+    return err_set(err, ERR_BUSY, "later");
+}
+
+static enum grpc_status ask(const char *method, const struct sbuf *message, struct sbuf *out)
+{
+    struct csi_driver d = {"workers-0", "/v", on_stage, on_publish, on_unmount};
+    struct err err = ERR_INIT;
+    last[0] = 0;
+    sbuf_reset(out);
+    return csi_answer(&d, str_of(method), sbuf_str(message), out, &err);
+}
+
+static void test_the_driver_answers_the_kubelet(void **state UNUSED)
+{
+    CLEANUP(sbuf_deinit) struct sbuf m = {0}, out = {0}, inner = {0};
+    sbuf_init(&m, 4096);
+    sbuf_init(&out, 4096);
+    sbuf_init(&inner, 100);
+    assert_int_equal(ask("/csi.v1.Node/NodeGetInfo", &m, &out), GRPC_OK);
+    assert_memory_equal(out.ptr, "\x0a\x09workers-0", 11);
+    assert_int_equal(ask("/pluginregistration.Registration/GetInfo", &m, &out), GRPC_OK);
+    assert_memory_equal(out.ptr, "\x0a\x09" "CSIPlugin\x12\x18" CSI_DRIVER, 37);
+    assert_int_equal(ask("/csi.v1.Controller/CreateVolume", &m, &out), GRPC_UNIMPLEMENTED);
+    assert_int_equal(ask("/csi.v1.Node/NodeStageVolume", &m, &out), GRPC_INVALID_ARGUMENT);
+    wire_put_bytes(&m, 1, STR(ID));
+    wire_put_bytes(&m, 3, STR(CSI_ROOT "plugins/x/globalmount"));
+    assert_int_equal(ask("/csi.v1.Node/NodeStageVolume", &m, &out), GRPC_OK);
+    assert_string_equal(last, "stage /v " ID " " CSI_ROOT "plugins/x/globalmount");
+    wire_put_bytes(&m, 4, STR(CSI_ROOT "pods/y/mount"));
+    wire_put_number(&m, 6, 1);
+    assert_int_equal(ask("/csi.v1.Node/NodePublishVolume", &m, &out), GRPC_OK);
+    assert_string_equal(last, "publish " CSI_ROOT "plugins/x/globalmount " CSI_ROOT "pods/y/mount 1");
+    wire_put_bytes(&m, 4, STR(CSI_ROOT "pods/../../../etc"));
+    assert_int_equal(ask("/csi.v1.Node/NodePublishVolume", &m, &out), GRPC_INVALID_ARGUMENT);
+    assert_string_equal(last, "");
+    /* A block device; mount options; what a driver says of later. */
+    sbuf_reset(&m);
+    wire_put_bytes(&m, 1, STR(ID));
+    wire_put_bytes(&m, 3, STR(CSI_ROOT "a"));
+    wire_put_bytes(&inner, 1, STR("x"));
+    wire_put_bytes(&m, 4, sbuf_str(&inner));
+    assert_int_equal(ask("/csi.v1.Node/NodeStageVolume", &m, &out), GRPC_INVALID_ARGUMENT);
+    sbuf_reset(&m);
+    wire_put_bytes(&m, 1, STR(ID));
+    wire_put_bytes(&m, 2, STR(CSI_ROOT "a"));
+    assert_int_equal(ask("/csi.v1.Node/NodeUnstageVolume", &m, &out), GRPC_UNAVAILABLE);
+    assert_string_equal(last, "unmount " CSI_ROOT "a");
+}
+
+/* ---- policies ---- */
+
+static void test_selectors(void **state UNUSED)
+{
+    static const struct {
+        const char *selector;
+        bool good;
+    } cases[] = {{"{}", true},
+                 {"{\"matchLabels\":{\"app\":\"web\"}}", true},
+                 {"{\"matchLabels\":{\"app\":\"db\"}}", false},
+                 {"{\"matchLabels\":{\"app\":\"web\",\"tier\":\"x\"}}", false},
+                 {"{\"matchExpressions\":[{\"key\":\"app\",\"operator\":\"In\",\"values\":[\"db\",\"web\"]}]}", true},
+                 {"{\"matchExpressions\":[{\"key\":\"app\",\"operator\":\"NotIn\",\"values\":[\"web\"]}]}", false},
+                 {"{\"matchExpressions\":[{\"key\":\"tier\",\"operator\":\"NotIn\",\"values\":[\"x\"]}]}", true},
+                 {"{\"matchExpressions\":[{\"key\":\"tier\",\"operator\":\"Exists\"}]}", false},
+                 {"{\"matchExpressions\":[{\"key\":\"tier\",\"operator\":\"DoesNotExist\"}]}", true},
+                 {"{\"matchExpressions\":[{\"key\":\"app\",\"operator\":\"Like\",\"values\":[\"web\"]}]}", false}};
+    JSON_AUTO labels = doc("{\"app\":\"web\"}");
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        JSON_AUTO s = doc(cases[i].selector);
+        if (policy_selects(s, labels) != cases[i].good)
+            fail_msg("%s", cases[i].selector);
+    }
+    assert_false(policy_selects(NULL, labels));
+}
+
+#define POD(name, ns, node, ip, more)                                                                                                                                                                  \
+    "{\"metadata\":{\"name\":\"" name "\",\"namespace\":\"" ns "\",\"labels\":{\"app\":\"" name "\"}},\"spec\":{\"nodeName\":\"" node "\"" more                                                          \
+    ",\"containers\":[{\"ports\":[{\"name\":\"http\",\"containerPort\":8080}]}]},\"status\":{\"phase\":\"Running\",\"podIP\":\"" ip "\"}}"
+
+static void compile(const char *policies, struct sbuf *out)
+{
+    JSON_AUTO pods = doc("[" POD("web", "a", "n0", "10.244.0.2", "") "," POD("db", "a", "n0", "10.244.0.3", "") "," POD("job", "b", "n1", "10.244.1.2", "") ","
+                         POD("host", "a", "n0", "10.201.0.10", ",\"hostNetwork\":true") "," POD("odd", "a", "n0", "1;flush ruleset", "") "]");
+    JSON_AUTO spaces = doc("[{\"metadata\":{\"name\":\"a\"}},{\"metadata\":{\"name\":\"b\",\"labels\":{\"team\":\"x\"}}}]");
+    JSON_AUTO list = doc(policies);
+    struct err err = ERR_INIT;
+    sbuf_reset(out);
+    assert_int_equal(policy_compile(&(struct policy_input){"n0", "10.244.0.0/24", pods, spaces, list}, out, &err), 0);
+}
+
+static void has(const struct sbuf *out, const char *text)
+{
+    if (!strstr(out->ptr, text))
+        fail_msg("no \"%s\" in %s", text, out->ptr);
+}
+
+static void test_policies_become_rules(void **state UNUSED)
+{
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, POLICY_TEXT_MAX);
+    compile("[]", &out);
+    assert_null(strstr(out.ptr, "hook"));
+    compile("[{\"metadata\":{\"namespace\":\"a\",\"name\":\"p\"},\"spec\":{\"podSelector\":{\"matchLabels\":{\"app\":\"web\"}},\"policyTypes\":[\"Ingress\"],\"ingress\":["
+            "{\"from\":[{\"namespaceSelector\":{\"matchLabels\":{\"team\":\"x\"}}},{\"ipBlock\":{\"cidr\":\"10.0.0.0/8\",\"except\":[\"10.1.0.0/16\"]}},{\"ipBlock\":{\"cidr\":\"fd00::/8\"}}],"
+            "\"ports\":[{\"port\":\"http\"},{\"protocol\":\"UDP\",\"port\":53,\"endPort\":60},{\"protocol\":\"ICMP\"}]}]}}]",
+            &out);
+    has(&out, "set p0i0 {\n  type ipv4_addr\n  elements = { 10.244.1.2 }");
+    has(&out, "ip saddr 10.244.0.2 return");
+    has(&out, "ip saddr @p0i0 tcp dport 8080 return");
+    has(&out, "ip saddr 10.0.0.0/8 ip saddr != 10.1.0.0/16 udp dport 53-60 return");
+    has(&out, "10.244.0.2 : goto i0, 10.244.0.3 : return }\n  drop");
+    has(&out, "ip saddr 10.244.0.0/24 jump from");
+    assert_null(strstr(out.ptr, "flush"));
+    assert_null(strstr(out.ptr, "10.201"));
+    assert_null(strstr(out.ptr, "fd00"));
+    assert_null(strstr(out.ptr, "goto e"));
+    compile("[{\"metadata\":{\"namespace\":\"a\",\"name\":\"p\"},\"spec\":{\"podSelector\":{},\"policyTypes\":[\"Egress\"],\"egress\":[{\"to\":[{\"podSelector\":{\"matchLabels\":{\"app\":\"db\"}}}],"
+            "\"ports\":[{\"port\":\"http\"}]},{\"ports\":[{\"port\":443}]},{\"to\":[{\"podSelector\":{}}]}]}}]",
+            &out);
+    has(&out, "ip daddr 10.244.0.3 tcp dport 8080 return");
+    has(&out, "\n  tcp dport 443 return");
+    has(&out, "ip daddr @p0e2 return");
+    has(&out, "goto e1");
+    sbuf_reset(&out);
+    policy_closed("10.244.0.0/24", &out);
+    has(&out, "ip daddr 10.244.0.0/24 drop");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_claims_are_taken_by_the_chosen_node_alone),
+        cmocka_unit_test(test_a_volume_is_over_when_nobody_claims_it),
+        cmocka_unit_test(test_files_of_volumes_are_overwritten),
+        cmocka_unit_test(test_the_driver_answers_the_kubelet),
+        cmocka_unit_test(test_selectors),
+        cmocka_unit_test(test_policies_become_rules),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
