@@ -25,7 +25,7 @@ static int judge(struct cli *c, const char *name, const json_t *obj, const char 
 {
     const char *said = obj_condition(obj, "Upgraded");
     bool seen = json_int(obj, "status.observedGeneration", 0) >= obj_generation(obj);
-    if (seen && !strcmp(json_str_or(obj, "status.minor", ""), version) && (!said || strcmp(said, "Unknown") != 0))
+    if (seen && !strcmp(json_str_or(obj, "status.minor", ""), version) && (!said || !strcmp(said, "True") || !strcmp(obj_condition_reason(obj, "Upgraded"), "NotWanted")))
         return 0;
     if (!seen || !said || strcmp(said, "False") != 0 || clock_mono_ms() - asked_ms < REFUSED_MS)
         return -1;

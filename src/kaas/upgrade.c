@@ -23,6 +23,7 @@ struct stepping {
     struct version_record v;
     struct upgrade_told *told;
     bool ready;
+    bool was_done; /* the status, as it was stored, says so */
 };
 
 /* ---- status ---- */
@@ -44,44 +45,32 @@ static void tell(struct stepping *x, const char *type, const char *reason, const
     *x->told = (struct upgrade_told){type, reason, message};
 }
 
-static json_t *stage_record(json_t *obj, const char *name)
-{
-    json_t *list = json_at(obj, "status.upgrade.stages"), *s;
-    size_t i;
-    json_array_foreach (list, i, s)
-        if (!strcmp(json_str_or(s, "name", ""), name))
-            return s;
-    if (!list) {
-        list = json_array();
-        json_put(obj, "status.upgrade.stages", list);
-    }
-    s = json_pack("{s:s}", "name", name);
-    json_array_append_new(list, s);
-    return s;
-}
-
 /* The status follows the record, whatever could be stored of it before. */
 static void show(struct stepping *x)
 {
     json_t *obj = x->r->obj;
     const struct version_record *v = &x->v;
-    json_put_str(obj, "status.minor", v->minor);
+    json_put_str(obj, "status.minor", v->stage == UPGRADE_DONE ? v->to : v->minor);
     if (v->stage == UPGRADE_NONE)
         return;
-    char began[CLOCK_TEXT_MAX];
-    clock_format_micro(v->started_ms * 1000, began);
-    if (strcmp(json_str_or(obj, "status.upgrade.startedAt", ""), began) != 0) {
-        json_remove(obj, "status.upgrade");
-        put_time(obj, "status.upgrade.startedAt", v->started_ms);
-        json_put_str(obj, "status.upgrade.from", v->minor);
-        json_put_str(obj, "status.upgrade.to", v->to);
-    }
+    json_remove(obj, "status.upgrade");
+    json_put_str(obj, "status.upgrade.from", v->minor);
+    json_put_str(obj, "status.upgrade.to", v->to);
     json_put_str(obj, "status.upgrade.stage", upgrade_stage_name(v->stage));
+    put_time(obj, "status.upgrade.startedAt", v->at_ms[UPGRADE_BACKUP]);
     if (*v->backup)
         json_put_str(obj, "status.upgrade.backup", v->backup);
-    json_t *record = stage_record(obj, upgrade_stage_name(v->stage));
-    if (!json_at(record, "startedAt"))
-        put_time(record, "startedAt", v->stage_ms);
+    json_t *list = json_array();
+    for (enum upgrade_stage s = UPGRADE_BACKUP; s <= v->stage && s < UPGRADE_DONE; s++) {
+        json_t *record = json_pack("{s:s}", "name", upgrade_stage_name(s));
+        put_time(record, "startedAt", v->at_ms[s]);
+        if (s < v->stage)
+            json_put_int(record, "milliseconds", MAX(v->at_ms[s + 1] - v->at_ms[s], (int64_t)1));
+        json_array_append_new(list, record);
+    }
+    json_put(obj, "status.upgrade.stages", list);
+    if (v->stage == UPGRADE_DONE)
+        json_put_int(obj, "status.upgrade.milliseconds", MAX(v->at_ms[UPGRADE_DONE] - v->at_ms[UPGRADE_BACKUP], (int64_t)1));
 }
 
 /* ---- from stage to stage ---- */
@@ -95,43 +84,36 @@ static void log_step(struct stepping *x, const char *what)
 static int enter(struct stepping *x, enum upgrade_stage stage, struct err *err)
 {
     struct version_record next = x->v;
-    int64_t now = clock_wall_ms();
     next.stage = stage;
-    next.stage_ms = now;
+    next.at_ms[stage] = clock_wall_ms();
     int rc = version_store(x->site->dir, &next, err);
     if (rc < 0)
         return rc;
-    if (x->v.stage != UPGRADE_NONE)
-        json_put_int(stage_record(x->r->obj, upgrade_stage_name(x->v.stage)), "milliseconds", MAX(now - x->v.stage_ms, (int64_t)1));
     x->v = next;
     x->memory->bound = false; /* what its API server says it is has changed, or will */
     memset(x->memory->failing_ms, 0, sizeof(x->memory->failing_ms));
     show(x);
-    say(x, "Unknown", upgrade_stage_name(stage), arena_printf(x->r->arena, "from %s to %s: %s is next", next.minor, next.to, upgrade_stage_name(stage)));
     x->r->requeue_ms = LOOK_MS;
-    log_step(x, "a cluster is being upgraded");
+    log_step(x, stage == UPGRADE_DONE ? "a cluster was upgraded" : "a cluster is being upgraded");
+    if (stage != UPGRADE_DONE)
+        say(x, "Unknown", upgrade_stage_name(stage), arena_printf(x->r->arena, "from %s to %s: %s is next", next.minor, next.to, upgrade_stage_name(stage)));
     return 0;
 }
 
+/* All of it runs. The record goes once the status has been stored that says so. */
 static int finish(struct stepping *x, struct err *err)
 {
-    json_t *obj = x->r->obj;
     struct version_record now = {.stage = UPGRADE_NONE};
-    int64_t ms = clock_wall_ms(), took = MAX(ms - x->v.started_ms, (int64_t)1);
+    const char *message = arena_printf(x->r->arena, "from %s to %s in %lld ms; backup %s is of before", x->v.minor, x->v.to, (long long)json_int(x->r->obj, "status.upgrade.milliseconds", 0), x->v.backup);
+    if (!x->was_done) {
+        say(x, "True", "Upgraded", message);
+        tell(x, "Normal", "ClusterUpgraded", message);
+        x->r->requeue_ms = LOOK_MS;
+        return 0;
+    }
     memcpy(now.minor, x->v.to, sizeof(now.minor));
-    int rc = version_store(x->site->dir, &now, err);
-    if (rc < 0)
-        return rc;
-    json_put_int(stage_record(obj, upgrade_stage_name(x->v.stage)), "milliseconds", MAX(ms - x->v.stage_ms, (int64_t)1));
-    json_put_str(obj, "status.upgrade.stage", upgrade_stage_name(UPGRADE_DONE));
-    json_put_int(obj, "status.upgrade.milliseconds", took);
-    json_put_str(obj, "status.minor", now.minor);
-    const char *message = arena_printf(x->r->arena, "from %s to %s in %lld ms; backup %s is of before", x->v.minor, now.minor, (long long)took, x->v.backup);
-    say(x, "True", "Upgraded", message);
-    tell(x, "Normal", "ClusterUpgraded", message);
-    log_step(x, "a cluster was upgraded");
     x->v = now;
-    return 0;
+    return version_store(x->site->dir, &now, err);
 }
 
 /* ---- before it ---- */
@@ -165,7 +147,7 @@ static int begin(struct stepping *x, struct err *err)
         x->r->requeue_ms = AGAIN_MS;
         return 0;
     }
-    *v = (struct version_record){.started_ms = clock_wall_ms()};
+    *v = (struct version_record){.stage = UPGRADE_NONE};
     (void)!str_to_array(str_of(x->site->minor), v->minor, sizeof(v->minor));
     (void)!str_to_array(str_of(wanted), v->to, sizeof(v->to));
     tell(x, "Normal", "UpgradeBegun", arena_printf(a, "from %s to %s: a backup first", v->minor, v->to));
@@ -184,7 +166,7 @@ static int wait_for_backup(struct stepping *x, struct err *err)
         say(x, "False", "Cancelled", "spec.version was set back before anything was changed");
         return version_store(x->site->dir, &x->v, err);
     }
-    if (snapshot_list(snapshot_dir(x->k->o.data_dir, x->site->uid, a), &newest, 1, false) && newest.taken_ms >= x->v.started_ms) {
+    if (snapshot_list(snapshot_dir(x->k->o.data_dir, x->site->uid, a), &newest, 1, false) && newest.taken_ms >= x->v.at_ms[UPGRADE_BACKUP]) {
         memcpy(x->v.backup, newest.id, sizeof(newest.id));
         return enter(x, UPGRADE_STORE, err);
     }
@@ -278,9 +260,9 @@ static int go_on(struct stepping *x, struct err *err)
     enum upgrade_stage stage = x->v.stage;
     const char *why = behind(x), *name = upgrade_stage_name(stage);
     if (!why)
-        return stage == UPGRADE_NODES ? finish(x, err) : enter(x, stage + 1, err);
+        return enter(x, stage + 1, err);
     int64_t limit = stage == UPGRADE_NODES ? NODE_DEADLINE_MS * (int64_t)MAX(nodes_count(x->site), 1) : STAGE_DEADLINE_MS;
-    bool late = clock_wall_ms() - x->v.stage_ms > limit;
+    bool late = clock_wall_ms() - x->v.at_ms[stage] > limit;
     const char *was = obj_condition(x->r->obj, CONDITION);
     const char *message = arena_printf(a, "from %s to %s, stage %s: %s%s%s", x->v.minor, x->v.to, name, why, late ? "; it goes on when that is mended, or goes back with backup " : "", late ? x->v.backup : "");
     if (late && (!was || strcmp(was, "False") != 0)) {
@@ -307,13 +289,17 @@ int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, c
     }
     if (rc < 0)
         return rc;
+    x.was_done = !strcmp(json_str_or(r->obj, "status.upgrade.stage", ""), "Done") && obj_condition(r->obj, CONDITION) && !strcmp(obj_condition(r->obj, CONDITION), "True");
     show(&x);
+    if (x.v.stage == UPGRADE_DONE)
+        return finish(&x, err);
     if (x.v.stage == UPGRADE_BACKUP)
         return wait_for_backup(&x, err);
     if (x.v.stage != UPGRADE_NONE)
         return go_on(&x, err);
-    if (strcmp(json_str_or(r->obj, "status.upgrade.stage", "Done"), "Done") != 0 && strcmp(json_str_or(r->obj, "status.upgrade.stage", ""), "Cancelled") != 0)
-        json_put_str(r->obj, "status.upgrade.stage", "RolledBack"); /* the record knows of none: a restore has ended it */
+    const char *stage = json_str_or(r->obj, "status.upgrade.stage", "Done");
+    if (strcmp(stage, "Done") != 0 && strcmp(stage, "Cancelled") != 0) /* the record knows of none: it was given up, or a restore has ended it */
+        json_put_str(r->obj, "status.upgrade.stage", strcmp(stage, "Backup") != 0 ? "RolledBack" : "Cancelled");
     if (strcmp(c->spec.version, x.v.minor) != 0)
         return json_at(r->obj, "status.createMilliseconds") ? begin(&x, err) : 0;
     if (*x.v.held) {

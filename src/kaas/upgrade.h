@@ -15,8 +15,8 @@ const char *upgrade_stage_name(enum upgrade_stage s); /* as in status.upgrade.st
 struct version_record {
     char minor[8];            /* "1.36": what the cluster runs, or comes from */
     char to[8];               /* "": no upgrade */
-    enum upgrade_stage stage; /* which is at work; UPGRADE_NONE: no upgrade */
-    int64_t started_ms, stage_ms; /* of the upgrade, of its stage */
+    enum upgrade_stage stage; /* which is at work; UPGRADE_NONE: no upgrade. UPGRADE_DONE: all of it runs `to`, and the status is to say so yet */
+    int64_t at_ms[UPGRADE_DONE + 1]; /* when each stage began */
     char backup[32];          /* taken before it; "" */
     char held[8];             /* a restore has ended the upgrade to that: it is not begun again by itself; "" */
     char held_request[64];    /* the annotation seki.cloud/upgrade at that time */

@@ -34,13 +34,15 @@ int version_load(const char *dir, struct version_record *ret, struct err *err)
         !take(doc, "held", ret->held, sizeof(ret->held)) || !take(doc, "heldRequest", ret->held_request, sizeof(ret->held_request)))
         return err_set(err, ERR_CORRUPT, "%s is no record of a version", path);
     const char *stage = json_str_or(doc, "stage", "");
-    for (enum upgrade_stage s = UPGRADE_BACKUP; s < UPGRADE_DONE; s++)
+    for (enum upgrade_stage s = UPGRADE_BACKUP; s <= UPGRADE_DONE; s++) {
+        char key[32];
+        snprintf(key, sizeof(key), "stages.%s", stage_names[s]);
+        ret->at_ms[s] = json_int(doc, key, 0);
         if (!strcmp(stage_names[s], stage))
             ret->stage = s;
+    }
     if ((*stage != 0) != (ret->stage != UPGRADE_NONE) || (*ret->to != 0) != (ret->stage != UPGRADE_NONE))
         return err_set(err, ERR_CORRUPT, "%s has a stage %.16s of no upgrade", path, stage);
-    ret->started_ms = json_int(doc, "startedMs", 0);
-    ret->stage_ms = json_int(doc, "stageMs", 0);
     return 0;
 }
 
@@ -53,8 +55,11 @@ int version_store(const char *dir, const struct version_record *v, struct err *e
         json_put_str(doc, "to", v->to);
         json_put_str(doc, "stage", stage_names[v->stage]);
         json_put_str(doc, "backup", v->backup);
-        json_put_int(doc, "startedMs", v->started_ms);
-        json_put_int(doc, "stageMs", v->stage_ms);
+        for (enum upgrade_stage s = UPGRADE_BACKUP; s <= v->stage; s++) {
+            char key[32];
+            snprintf(key, sizeof(key), "stages.%s", stage_names[s]);
+            json_put_int(doc, key, v->at_ms[s]);
+        }
     }
     if (*v->held) {
         json_put_str(doc, "held", v->held);
@@ -127,6 +132,6 @@ bool version_wants_backup(const char *dir, int64_t *ret_ms)
     struct version_record v;
     if (version_load(dir, &v, NULL) < 0 || v.stage != UPGRADE_BACKUP)
         return false;
-    *ret_ms = v.started_ms;
+    *ret_ms = v.at_ms[UPGRADE_BACKUP];
     return true;
 }

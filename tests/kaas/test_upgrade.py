@@ -101,7 +101,7 @@ def test_a_cluster_is_upgraded_in_order_and_writes_that_are_tried_again_succeed(
     before, writer = made.pids(), Writer(made)
     wait_for(lambda: writer.taken > 5, what="writes")
     p = served.seki("-n", "demo", "cluster", "upgrade", "one", "--version", "1.37", "--timeout", "300s")
-    assert "cluster one runs v1.37." in p.stdout and [line.split()[0] for line in p.stderr.splitlines()] == STAGES, p
+    assert "cluster one runs v1.37." in p.stdout and [line.split()[0] for line in p.stderr.splitlines()] == STAGES, (p, made.get()["status"])
     upgrade = writer.longest
     status, after = made.get()["status"], made.pids()
     assert status["minor"] == "1.37" and status["version"].startswith("v1.37.") and status["upgrade"]["stage"] == "Done"
@@ -142,7 +142,7 @@ def test_there_is_no_way_back_but_a_restore_and_from_there_it_goes_forward_again
     assert made.kubectl("get", "configmap", "later", check=False).returncode == 1
     seen = threading.Thread(target=served.seki, args=("-n", "demo", "cluster", "upgrade", "one", "--version", "1.37", "--timeout", "1s"), kwargs={"check": False})
     seen.start()
-    wait_for(lambda: "APIServer" in stages(made), 120, "the API server's turn")
+    wait_for(lambda: made.get()["status"]["upgrade"]["stage"] == "APIServer", 120, "the API server's turn")
     seen.join()
     with pytest.raises(ApiError) as e:
         served.api("PATCH", made.path, {"spec": {"version": "1.36"}}, "application/merge-patch+json")

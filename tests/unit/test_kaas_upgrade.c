@@ -69,6 +69,7 @@ static void test_components_follow_the_stages(void **state UNUSED)
         {UPGRADE_CONTROLLERS, "/k/1.37", 1u << SCHEDULER},
         {UPGRADE_SCHEDULER, "/k/1.37", 0},
         {UPGRADE_NODES, "/k/1.37", 0},
+        {UPGRADE_DONE, "/k/1.37", 0},
     };
     struct cluster c = {.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local", NULL}}};
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -91,7 +92,7 @@ static void test_components_follow_the_stages(void **state UNUSED)
 
 static void test_the_record_is_found_again(void **state UNUSED)
 {
-    struct version_record v = {.minor = "1.36", .to = "1.37", .stage = UPGRADE_CONTROLLERS, .started_ms = 5, .stage_ms = 7, .backup = "20260131-235959-123"}, is;
+    struct version_record v = {.minor = "1.36", .to = "1.37", .stage = UPGRADE_CONTROLLERS, .at_ms = {0, 5, 6, 7, 8}, .backup = "20260131-235959-123"}, is;
     int64_t ms = 0;
     assert_int_equal(version_load(dir, &is, NULL), ERR_NOT_FOUND);
     assert_int_equal(version_store(dir, &v, NULL), 0);
@@ -103,7 +104,7 @@ static void test_the_record_is_found_again(void **state UNUSED)
     assert_true(version_wants_backup(dir, &ms));
     assert_int_equal(ms, 5);
     CLEANUP(mem_freep) char *path = xasprintf("%s/version.json", dir);
-    static const char *const broken[] = {"", "{}", "{\"minor\": \"1.x\"}", "{\"minor\": \"1.36\", \"to\": \"1.37\"}", "{\"minor\": \"1.36\", \"stage\": \"Store\"}", "{\"minor\": \"1.36\", \"to\": \"1.37\", \"stage\": \"Done\"}"};
+    static const char *const broken[] = {"", "{}", "{\"minor\": \"1.x\"}", "{\"minor\": \"1.36\", \"to\": \"1.37\"}", "{\"minor\": \"1.36\", \"stage\": \"Store\"}", "{\"minor\": \"1.36\", \"to\": \"1.37\", \"stage\": \"done\"}"};
     for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
         assert_int_equal(file_write(path, str_of(broken[i]), 0600, NULL), 0);
         if (version_load(dir, &is, NULL) != ERR_CORRUPT)
@@ -126,7 +127,7 @@ static void test_a_cluster_without_a_record(void **state UNUSED)
 
 static void test_a_restore_of_an_older_version_ends_the_upgrade(void **state UNUSED)
 {
-    struct version_record v = {.minor = "1.36", .to = "1.37", .stage = UPGRADE_APISERVER, .started_ms = 1};
+    struct version_record v = {.minor = "1.36", .to = "1.37", .stage = UPGRADE_APISERVER, .at_ms = {0, 1, 1, 1}};
     JSON_AUTO obj = json_pack("{s:{s:{s:s}}}", "metadata", "annotations", CLUSTER_UPGRADE_ANNOTATION, "abc");
     assert_int_equal(version_store(dir, &v, NULL), 0);
     assert_int_equal(version_restored(obj, "1.36", "1.37", dir, NULL), 0);
