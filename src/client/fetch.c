@@ -126,6 +126,10 @@ static struct curl_slist *set_request(CURL *h, const struct fetch_options *o)
         struct curl_blob pem = {(void *)(uintptr_t)o->ca_pem, strlen(o->ca_pem), CURL_BLOB_COPY};
         curl_easy_setopt(h, CURLOPT_CAINFO_BLOB, &pem);
     }
+    if (o->cert_file) {
+        curl_easy_setopt(h, CURLOPT_SSLCERT, o->cert_file);
+        curl_easy_setopt(h, CURLOPT_SSLKEY, o->key_file);
+    }
     if (o->cancel) {
         curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
         curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);

@@ -17,6 +17,7 @@ struct fetch_options {
     const char *body_form;   /* or NULL: application/x-www-form-urlencoded */
     const char *ca_file;     /* or NULL */
     const char *ca_pem;      /* likewise as text; or NULL */
+    const char *cert_file, *key_file; /* of a client; or NULL */
     uint64_t timeout_ms;     /* of the whole request; required */
     size_t max_body_bytes;   /* default 1 MiB; ERR_TOO_LARGE, and *ret_status is set */
     bool guarded;            /* the address is a stranger's wish: only what net/reach.h allows is connected to, else ERR_FORBIDDEN */

@@ -69,6 +69,7 @@ int cli_cluster_delete(struct cli *c);
 int cli_cluster_backup(struct cli *c);
 int cli_cluster_backups(struct cli *c);
 int cli_cluster_restore(struct cli *c);
+int cli_cluster_upgrade(struct cli *c);
 int cli_usage(struct cli *c);
 int cli_usage_verify(struct cli *c);
 int cli_slo(struct cli *c);

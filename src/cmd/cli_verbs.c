@@ -49,7 +49,7 @@ static const struct cli_flag list_flags[] = {
     END,
 };
 static const struct cli_flag cluster_create_flags[] = {
-    {.name = "--version", .value = "MINOR", .help = "of Kubernetes (default: 1.37)", .complete = "1.37"},
+    {.name = "--version", .value = "MINOR", .help = "of Kubernetes (default: 1.37)", .complete = "1.36 1.37"},
     {.name = "--size", .value = "SIZE", .help = "of its control plane: Small (default), Medium or Large", .complete = "Small Medium Large"},
     {.name = "--pod-cidr", .value = "NETWORK", .help = "addresses of pods (default: 10.244.0.0/16)"},
     {.name = "--service-cidr", .value = "NETWORK", .help = "addresses of Services (default: 10.96.0.0/16)"},
@@ -75,6 +75,11 @@ static const struct cli_flag cluster_delete_flags[] = {
 };
 static const struct cli_flag cluster_restore_flags[] = {
     {.name = "--from", .value = "ID", .help = "the backup to go back to, of `seki cluster backups` (default: the newest)"},
+    {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
+    END,
+};
+static const struct cli_flag cluster_upgrade_flags[] = {
+    {.name = "--version", .value = "MINOR", .help = "of Kubernetes: the next one after that which it runs", .complete = "1.37"},
     {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
     END,
 };
@@ -325,6 +330,14 @@ const struct cli_verb cli_verbs[] = {
              "  seki -n demo cluster restore shop --from 20260131-235959-123\n",
      .run = cli_cluster_restore,
      .flags = cluster_restore_flags},
+    {.name = "cluster upgrade",
+     .args = "NAME",
+     .help = "bring a cluster to the next minor version of Kubernetes, and wait until that is done",
+     .more = "Each stage is told on stderr: a backup first, then store, API server, controllers, scheduler and nodes. What stands in the way is said before anything is changed.\n"
+             "kubectl patch of spec.version does the same; this one also lets an upgrade begin again that a restore has ended.\n\n"
+             "  seki -n demo cluster upgrade shop --version 1.37\n",
+     .run = cli_cluster_upgrade,
+     .flags = cluster_upgrade_flags},
     {.name = "tenant create",
      .args = "NAME",
      .help = "make a customer, with a first project, roles and an admin",

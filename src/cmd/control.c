@@ -618,7 +618,7 @@ static int start_api(struct control *c, struct err *err)
                                    .old_root_key = o->secrets_old_root_key,
                                    .objects_per_project = o->limits_objects,
                                    .site = o->site,
-                                   .services = {.ctx = c, .make_key = make_key, .load = take_load, .lease = lease, .token_key = c->token_key}};
+                                   .services = {.ctx = c, .make_key = make_key, .load = take_load, .lease = lease, .token_key = c->token_key, .kubernetes_dir = o->kubernetes_dir}};
     struct net_addr monitor_listen, addr;
     int rc;
     if ((rc = tls_server_ctx(options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"),

@@ -1,5 +1,6 @@
 /* The controller of backups: takes them when they are due or asked for, keeps the newest, rehearses restores. A pass may take long; that of cluster.c does not wait for it. */
 #include "kaas/recovery.h"
+#include "kaas/upgrade.h"
 
 #include <unistd.h>
 
@@ -367,8 +368,11 @@ static int step(struct backing *b, struct err *err)
     json_t *obj = b->r->obj;
     int64_t interval = b->cluster.spec.backup.interval_seconds * 1000, every = (int64_t)b->k->o.drill_ms, next = LOOK_MS;
     bool asked = *b->request && strcmp(b->request, json_str_or(obj, "status.backupRequest", "")) != 0;
+    int64_t since = 0;
     look_at_disk(b, true);
     leave_nothing(b);
+    if (version_wants_backup(b->site.dir, &since))
+        asked |= !b->count || b->there[0].taken_ms < since;
     int64_t due = b->count ? b->there[0].taken_ms + interval : 0;
     if (asked || (interval && !until(due)))
         return take(b, err);
@@ -403,7 +407,10 @@ int backup_reconcile(void *ctx, struct reconcile *r, struct err *err)
         return rc;
     b.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r};
     b.site.dir = arena_printf(a, "%s/clusters/%s", b.k->o.data_dir, b.site.uid);
-    b.site.programs = arena_printf(a, "%s/%s", b.k->o.programs_dir, b.cluster.spec.version);
+    struct version_record version;
+    if ((rc = version_of(r->obj, b.cluster.spec.version, b.site.dir, &version, err)) < 0)
+        return rc;
+    version_apply(&version, b.k->o.programs_dir, &b.site, a);
     b.dir = snapshot_dir(b.k->o.data_dir, b.site.uid, a);
     b.request = request ? request : "";
     b.there = ARENA_ARRAY(a, struct snapshot, 2 * CLUSTER_BACKUPS_MAX);

@@ -12,6 +12,7 @@
 #include "kaas/node.h"
 #include "kaas/people.h"
 #include "kaas/recovery.h"
+#include "kaas/upgrade.h"
 #include "kinds/borrowed.h"
 
 #define LOOK_MS 50u           /* while it is made … */
@@ -134,7 +135,7 @@ static int ensure(struct pass *p, enum component c, struct err *err)
         p->blocked = true;
         p->reason = "ProgramsMissing";
         return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
-                       strrchr(plan->program, '/') + 1, p->cluster.spec.version);
+                       strrchr(plan->program, '/') + 1, p->site.minor);
     }
     const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = STOP_TIMEOUT_MS};
     int rc = rt->ops->ensure(rt, &want, err);
@@ -619,6 +620,18 @@ static int finish(struct pass *p, struct err *err)
 
 /* ---- one pass ---- */
 
+static int upgrade(struct pass *p, struct err *err)
+{
+    const char *ready = obj_condition(p->r->obj, "Ready");
+    struct upgrade_told told = {0};
+    if (!file_exists(p->site.dir))
+        return 0;
+    int rc = upgrade_step(p->k, p->r, &p->cluster, &p->site, &p->memory, p->plan, ready && !strcmp(ready, "True"), &told, err);
+    if (told.reason)
+        tell(p, told.type, told.reason, told.message);
+    return rc;
+}
+
 int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
 {
     struct pass p = {.k = ctx, .r = r};
@@ -634,7 +647,11 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     int rc = kind_decode(&kind_cluster, r->obj, a, &p.cluster, err);
     if (rc < 0)
         return rc;
-    p.site.programs = *p.k->o.programs_dir ? arena_printf(a, "%s/%s", p.k->o.programs_dir, p.cluster.spec.version) : "";
+    struct version_record version;
+    rc = version_of(r->obj, p.cluster.spec.version, p.site.dir, &version, err);
+    if (rc < 0)
+        return rc;
+    version_apply(&version, p.k->o.programs_dir, &p.site, a);
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     const char *suspended = suspended_tenant(p.k, p.site.ns, a);
     bool busy = false;
@@ -643,8 +660,10 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
         pause_components(&p, suspended);
     else
         rc = restore_step(p.k, r, &p.site, &p.memory, &busy, err);
-    if (rc == 0 && !busy && !*suspended)
+    if (rc == 0 && !busy && !*suspended) {
         bring_up(&p);
+        rc = upgrade(&p, err);
+    }
     save_memory(&p);
     if (rc < 0)
         return rc;

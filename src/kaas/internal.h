@@ -29,7 +29,10 @@ extern const uint16_t cluster_ports[]; /* all of them; ends with 0 */
 struct site {
     const char *ns, *name, *uid;
     const char *dir;      /* clusters/UID */
-    const char *programs; /* MINOR's folder; "" when there is none */
+    const char *minor;    /* "1.37": what it runs */
+    const char *programs; /* that minor's folder; "" when there is none */
+    const char *older;    /* in an upgrade: the folder of the minor that it comes from … */
+    unsigned behind;      /* … and which components are of it still, a bit each */
     const char *kms;      /* the program seki-kms */
     char address[16];
     bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
@@ -114,6 +117,7 @@ struct cluster_memory {
     unsigned ended;                  /* components that the deletion has ended, a bit each … */
     int files;                       /* … and files that it has removed */
     bool bound;                      /* access was looked at since our start */
+    uint64_t preflight_ms;           /* when it was asked last whether it may be upgraded */
     struct secrets_memory secrets;
     struct addons_memory addons;
 };

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kaas/storage.h"
+#include "kaas/upgrade.h"
 
 #define CONTROLLER "nodepool"
 #define WORKERS 4
@@ -39,6 +40,7 @@ struct pool_pass {
     struct node_pool pool;
     struct site site;
     struct node_network network;
+    struct version_record version;
     struct client *client; /* in the cluster */
     struct node *nodes;
     size_t count, ready;
@@ -260,13 +262,15 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
     const char *why = "";
     bool ready = false;
     node_named(&p->site, p->r->name, ordinal, p->r->arena, n);
+    const struct site *site = node_site(p->k, &p->site, &p->version, p->client, n->name, p->r->arena, &err);
     json_t *record = record_of(p->r->obj, n->name);
     if (!json_at(record, "startedAt")) {
         status_put_time(record, "startedAt", clock_wall_ms());
         status_put_time(record, "deadline", clock_wall_ms() + NODE_DEADLINE_MS);
         json_put_int(record, "attempt", 1);
     }
-    int rc = make_node(p, n, &err);
+    n->site = site ? site : &p->site;
+    int rc = site ? make_node(p, n, &err) : err.code;
     if (rc == 0)
         rc = node_undrain(p->client, n, &err);
     if (n->index >= 0) {
@@ -405,12 +409,16 @@ static bool cluster_can(struct pool_pass *p)
         blame(p, "ProgramsMissing", "this cloud has no Kubernetes");
         return false;
     }
-    p->site.programs = arena_printf(a, "%s/%s", p->k->o.programs_dir, p->cluster.spec.version);
+    if (version_of(p->cluster_obj, p->cluster.spec.version, p->site.dir, &p->version, &err) < 0) {
+        blame(p, "ClusterNotReady", arena_strdup(a, err.msg));
+        return false;
+    }
+    version_apply(&p->version, p->k->o.programs_dir, &p->site, a);
     static const char *const needed[] = {"containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy"};
     for (size_t i = 0; i < ARRAY_LEN(needed); i++) {
         CLEANUP(mem_freep) char *path = xasprintf("%s/%s", p->site.programs, needed[i]);
         if (access(path, X_OK) < 0) {
-            blame(p, "ProgramsMissing", arena_printf(a, "this cloud has no %s for Kubernetes %s", needed[i], p->cluster.spec.version));
+            blame(p, "ProgramsMissing", arena_printf(a, "this cloud has no %s for Kubernetes %s", needed[i], p->site.minor));
             return false;
         }
     }

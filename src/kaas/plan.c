@@ -202,7 +202,7 @@ void plan_component(enum component c, const struct cluster *spec, const struct s
         plan_kms(s, a, ret);
         return;
     }
-    ret->program = arena_printf(a, "%s/%s", s->programs, components[c].program);
+    ret->program = arena_printf(a, "%s/%s", s->behind & (1u << c) ? s->older : s->programs, components[c].program);
     *VEC_PUSH(&f.list) = ret->program;
     if (c == ETCD)
         etcd_flags(&f, size, s);

@@ -5,6 +5,7 @@
  *   etcd.before     what was replaced, until the next restore
  */
 #include "kaas/recovery.h"
+#include "kaas/upgrade.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -89,10 +90,21 @@ static int rebuild_place(struct going_back *g, struct err *err)
 static int write_ready(struct going_back *g, const char *id, int64_t revision, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    g->ready = json_pack("{s:s, s:s, s:I, s:I}", "request", g->request, "backup", id, "revision", (json_int_t)revision, "startedMs", (json_int_t)clock_wall_ms());
+    g->ready = json_pack("{s:s, s:s, s:s, s:I, s:I}", "request", g->request, "backup", id, "version", g->site->minor, "revision", (json_int_t)revision, "startedMs", (json_int_t)clock_wall_ms());
     sbuf_init(&text, READY_MAX);
     json_write(g->ready, &text);
     return file_write(in(g, g->work, "ready"), sbuf_str(&text), 0600, err);
+}
+
+/* What the store is of, runs it from now on; its own programs read it. */
+static int use_version(struct going_back *g, const struct snapshot *x, struct err *err)
+{
+    struct site *s = g->site;
+    if (!*x->version || !strcmp(x->version, s->minor))
+        return 0;
+    s->minor = arena_strdup(g->r->arena, x->version);
+    s->programs = arena_printf(g->r->arena, "%s/%s", g->k->o.programs_dir, s->minor);
+    return access(in(g, s->programs, "kube-apiserver"), X_OK) < 0 ? err_set(err, ERR_UNAVAILABLE, "backup %s is of Kubernetes %s, which this cloud does not have", x->id, s->minor) : 0;
 }
 
 static int prepare(struct going_back *g, char id[BACKUP_ID_MAX], struct err *err)
@@ -113,6 +125,8 @@ static int prepare(struct going_back *g, char id[BACKUP_ID_MAX], struct err *err
         return rc;
     rc = snapshot_open(s, dir, id, &key, g->work, a, &x, err);
     mem_wipe(&key, sizeof(key));
+    if (rc == 0)
+        rc = use_version(g, &x, err);
     if (rc == 0)
         rc = snapshot_restore(s, g->work, x.revision, json_int(g->r->obj, "status.restore.revision", 0), PORT_ETCD_PEERS, a, &revision, err);
     if (rc == 0)
@@ -176,6 +190,8 @@ static int go_forward(struct going_back *g, struct err *err)
         return 0;
     }
     int rc = replace(g, err);
+    if (rc == 0 && *json_str_or(g->ready, "version", ""))
+        rc = version_restored(obj, json_str(g->ready, "version"), json_str_or(obj, "spec.version", ""), g->site->dir, err);
     if (rc < 0)
         return rc;
     /* What lies in it may be in clear, or under older keys: that is looked at from the beginning. */

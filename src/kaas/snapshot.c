@@ -70,6 +70,12 @@ static int answer(const struct site *s, const char *const *argv, json_t **ret, s
     return rc;
 }
 
+int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, json_t **ret, struct err *err)
+{
+    const char *argv[] = {arena_printf(a, "%s/etcdctl", s->programs), STORE_FLAGS(s, a, PORT_ETCD), noun, verb, "--write-out=json", NULL};
+    return answer(argv, ret, err);
+}
+
 /* One line of several says it. */
 bool snapshot_count_parse(struct str text, int64_t *ret)
 {
@@ -162,7 +168,7 @@ static int add_pki(struct archive_writer *w, const struct site *s, struct arena 
 static int write_archive(const struct site *s, int fd, const char *store, const struct sealed_key *k, const struct snapshot *x, struct arena *a, struct err *err)
 {
     struct archive_writer *w = NULL;
-    JSON_AUTO manifest = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "what", "cluster", "namespace", s->ns, "name", s->name, "uid", s->uid, "id", x->id, "revision", (json_int_t)x->revision, "keys",
+    JSON_AUTO manifest = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "what", "cluster", "version", s->minor, "namespace", s->ns, "name", s->name, "uid", s->uid, "id", x->id, "revision", (json_int_t)x->revision, "keys",
                                    (json_int_t)x->keys);
     int rc = archive_writer_new(fd, k, &w, err);
     if (rc == 0)
@@ -270,6 +276,7 @@ static int extract(const struct site *s, int fd, const char *id, const struct se
         return err_set(err, ERR_INVALID, "is of another cluster, %.63s", json_str_or(manifest, "name", ""));
     *ret = (struct snapshot){.taken_ms = snapshot_id_ms(id), .revision = json_int(manifest, "revision", 0), .keys = json_int(manifest, "keys", -1)};
     (void)!str_to_array(str_of(id), ret->id, sizeof(ret->id));
+    (void)!str_to_array(str_of(json_str_or(manifest, "version", "")), ret->version, sizeof(ret->version));
     return strcmp(json_str_or(manifest, "id", ""), id) ? err_set(err, ERR_INVALID, "was renamed: it is %.24s", json_str_or(manifest, "id", "")) : 0;
 }
 

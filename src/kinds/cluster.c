@@ -2,6 +2,7 @@
 #include "kinds/kaas.h"
 
 #include <arpa/inet.h>
+#include <sys/stat.h>
 
 #define SPEC(member) offsetof(struct cluster, spec.member) - offsetof(struct cluster, spec)
 #define PLANE(member) offsetof(struct cluster, spec.control_plane.member) - offsetof(struct cluster, spec.control_plane)
@@ -83,7 +84,7 @@ static const struct field backup_fields[] = {
     {0},
 };
 static const struct field spec_fields[] = {
-    {.name = "version", .type = FIELD_ENUM, .offset = SPEC(version), .values = "1.37", .def = "\"1.37\"", .help = "minor version of Kubernetes"},
+    {.name = "version", .type = FIELD_ENUM, .offset = SPEC(version), .values = CLUSTER_VERSIONS, .def = "\"1.37\"", .help = "minor version of Kubernetes, of those that this cloud has; the next one upgrades the cluster"},
     {.name = "controlPlane", .type = FIELD_OBJECT, .offset = SPEC(control_plane), .sub = plane_fields, .sub_size = sizeof(((struct cluster *)0)->spec.control_plane), .def = "{}", .help = "how its control plane is made"},
     {.name = "network", .type = FIELD_OBJECT, .offset = SPEC(network), .sub = network_fields, .sub_size = sizeof(((struct cluster *)0)->spec.network), .def = "{}", .help = "its networks; they cannot change later"},
     {.name = "endpointNames", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoint_names), .list_type = LIST_SET, .max = ENDPOINT_NAMES_MAX, .help = "further DNS names and addresses under which clients reach its API server"},
@@ -130,8 +131,26 @@ static const struct field people_fields[] = {
     {.name = "groupsPrefix", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "begins the names of its groups; absent: it has none"},
     {0},
 };
+static const struct field upgrade_stage_fields[] = {
+    {.name = "name", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .help = "Backup, Store, APIServer, Controllers, Scheduler or Nodes"},
+    {.name = "startedAt", .type = FIELD_TIME, .flags = FIELD_MICRO, .offset = FIELD_NO_MEMBER, .help = "when it began"},
+    {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how long it took, once it is done"},
+    {0},
+};
+static const struct field upgrade_fields[] = {
+    {.name = "from", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "minor version that it had"},
+    {.name = "to", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "minor version that it gets"},
+    {.name = "stage", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "where it is; Done at its end, and RolledBack or Cancelled where it was ended before"},
+    {.name = "backup", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the backup that goes back to before it"},
+    {.name = "startedAt", .type = FIELD_TIME, .flags = FIELD_MICRO, .offset = FIELD_NO_MEMBER, .help = "when it began"},
+    {.name = "milliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "how long all of it took, once it is done"},
+    {.name = "stages", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = upgrade_stage_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "its steps"},
+    {0},
+};
 static const struct field status_fields[] = {
     {.name = "version", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "what its API server says it is"},
+    {.name = "minor", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "minor version that it runs; while it is upgraded, the one that it comes from"},
+    {.name = "upgrade", .type = FIELD_OBJECT, .sub = upgrade_fields, .offset = FIELD_NO_MEMBER, .help = "the newest upgrade"},
     {.name = "address", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the address that its components listen at"},
     {.name = "endpoint", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "URL of its API server"},
     {.name = "certificateAuthority", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "who signed the certificate of its API server; PEM"},
@@ -144,7 +163,7 @@ static const struct field status_fields[] = {
     {.name = "drill", .type = FIELD_OBJECT, .sub = drill_fields, .offset = FIELD_NO_MEMBER, .help = "the newest rehearsal of a restore"},
     {.name = "restore", .type = FIELD_OBJECT, .sub = restore_fields, .offset = FIELD_NO_MEMBER, .help = "the newest restore"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted, DNSReady; BackedUp, Rehearsed, Restored"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted, DNSReady; BackedUp, Rehearsed, Restored, Upgraded"},
     {0},
 };
 static const struct field fields[] = {
@@ -215,9 +234,78 @@ static bool is_name(const char *text)
     return field_dns_name(str_of(text)) && strspn(text, "0123456789.") != strlen(text);
 }
 
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+/* ---- versions ---- */
+
+int cluster_minor(const char *version)
+{
+    int64_t minor;
+    return version && !strncmp(version, "1.", 2) && str_to_i64(str_of(version + 2), 0, 999, &minor) == 0 ? (int)minor : -1;
+}
+
+bool cluster_may_become(const char *from, const char *to, char what[160])
+{
+    int have = cluster_minor(from), want = cluster_minor(to);
+    *what = 0;
+    if (want < have)
+        snprintf(what, 160, "the cluster runs %.8s, and goes to no older version: a backup of that version can be restored", from);
+    else if (want > have + 1)
+        snprintf(what, 160, "the cluster runs %.8s, and is upgraded one minor version at a time: 1.%d next", from, have + 1);
+    return !*what;
+}
+
+static bool is_there(const char *dir, const char *version)
+{
+    char path[4096];
+    struct stat st;
+    return snprintf(path, sizeof(path), "%s/%s", dir, version) < (int)sizeof(path) && stat(path, &st) == 0;
+}
+
+/* Where there are no programs at all a Cluster may be declared, and waits for them. */
+static void check_offered(const char *dir, const char *want, struct field_errors *errors)
+{
+    struct str rest = STR(CLUSTER_VERSIONS), one;
+    char have[160] = "", version[16];
+    if (!dir || !*dir || is_there(dir, want))
+        return;
+    while (str_cut(&rest, '|', &one))
+        if (str_to_array(one, version, sizeof(version)) && is_there(dir, version))
+            snprintf(have + strlen(have), sizeof(have) - strlen(have), "%s\"%s\"", *have ? ", " : "", version);
+    if (*have)
+        field_errors_add(errors, "spec.version", "FieldValueNotSupported", "Unsupported value: \"%.16s\": this cloud has: %s", want, have);
+}
+
+/* What an upgrade that has changed the store already cannot do any more is to be given up. */
+static bool is_upgrading(const json_t *obj)
+{
+    const char *stage = json_str_or(obj, "status.upgrade.stage", "");
+    static const char *const over[] = {"", "Backup", "Done", "RolledBack", "Cancelled"};
+    for (size_t i = 0; i < ARRAY_LEN(over); i++)
+        if (!strcmp(stage, over[i]))
+            return false;
+    return true;
+}
+
+static void check_version(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
+{
+    static const char path[] = "spec.version";
+    const char *want = json_str(obj, path), *old = old_obj ? json_str(old_obj, path) : NULL;
+    char what[160];
+    if (!want || cluster_minor(want) < 0 || (old && !strcmp(old, want)))
+        return; /* what stands is not asked again */
+    check_offered(c->services ? c->services->kubernetes_dir : NULL, want, errors);
+    if (!old)
+        return;
+    if (is_upgrading(old_obj))
+        field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.16s\": an upgrade to %.16s is at stage %.16s and goes on; the way back is to restore backup %.24s", want,
+                         json_str_or(old_obj, "status.upgrade.to", ""), json_str_or(old_obj, "status.upgrade.stage", ""), json_str_or(old_obj, "status.upgrade.backup", ""));
+    else if (!cluster_may_become(json_str_or(old_obj, "status.minor", old), want, what))
+        field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.16s\": %s", want, what);
+}
+
+static void validate(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     struct cluster_network pods, services;
+    check_version(c, obj, old_obj, errors);
     bool both = check_network(obj, "spec.network.podCIDR", 8, 24, &pods, errors);
     both = check_network(obj, "spec.network.serviceCIDR", 12, 28, &services, errors) && both;
     if (both && cluster_networks_overlap(&pods, &services))

@@ -16,11 +16,15 @@ extern const struct kind kind_cluster, kind_cluster_key, kind_node_pool;
 #define CLUSTER_BACKUP_ANNOTATION "seki.cloud/backup"
 #define CLUSTER_RESTORE_ANNOTATION "seki.cloud/restore"
 #define CLUSTER_BACKUPS_MAX 200
+/* Another value lets an upgrade go on that a restore has ended. */
+#define CLUSTER_UPGRADE_ANNOTATION "seki.cloud/upgrade"
+/* Minor versions of Kubernetes that Seki knows how to run, oldest first. */
+#define CLUSTER_VERSIONS "1.36|1.37"
 
 /* Cluster: a Kubernetes of a tenant's own. Status: address, endpoint, version, stages[], conditions[]. */
 struct cluster {
     struct {
-        const char *version; /* "1.37" */
+        const char *version; /* "1.37": one of CLUSTER_VERSIONS */
         struct {
             int64_t replicas; /* 1 */
             const char *size; /* Small | Medium | Large */
@@ -76,5 +80,9 @@ bool cluster_networks_overlap(const struct cluster_network *a, const struct clus
 void cluster_network_address(const struct cluster_network *n, uint32_t nth, char text[16]);
 /* The network of a cluster's nodes: what its spec says, or the first of some that overlaps neither pods nor Services. Always the same for the same spec. */
 int cluster_node_network(const struct cluster *c, struct cluster_network *ret, struct err *err) NODISCARD;
+/* 37 of "1.37"; -1: it is no such version. */
+int cluster_minor(const char *version);
+/* Whether a cluster that runs `from` may be told to run `to` next; what = why not, in words. Both valid. The rules: one minor version at a time, and never back. */
+bool cluster_may_become(const char *from, const char *to, char what[160]);
 
 #endif

@@ -85,6 +85,7 @@ struct kind_services {
     int (*lease)(void *ctx, const json_t *ask, json_t **ret, struct err *err);
     const struct jwt_key *token_key; /* signs tokens of service accounts; NULL: there are none */
     const char *token_issuer;        /* who they say made them, and for whom they are when nobody is named */
+    const char *kubernetes_dir;      /* where the programs of Kubernetes are, MINOR below it; NULL or "": there are none */
 };
 
 /* A part of an object: PATH/NAME/SUB. Either something is sent to it by POST: it takes and answers documents of a kind of its own, in no registry, and stores nothing. Or it is a view,

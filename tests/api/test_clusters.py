@@ -14,8 +14,8 @@ def create(cloud, ns, name, spec=None):
 
 
 @pytest.mark.parametrize("spec, field, said", [
-    ({"version": "1.12"}, "spec.version", 'supported values: "1.37"'),
-    ({"version": "1.38"}, "spec.version", 'supported values: "1.37"'),
+    ({"version": "1.12"}, "spec.version", 'supported values: "1.36", "1.37"'),
+    ({"version": "1.38"}, "spec.version", 'supported values: "1.36", "1.37"'),
     ({"controlPlane": {"replicas": 2}}, "spec.controlPlane.replicas", "supported values"),
     ({"controlPlane": {"replicas": 3}}, "spec.controlPlane.replicas", "supported values"),
     ({"controlPlane": {"size": "Huge"}}, "spec.controlPlane.size", "supported values"),
@@ -122,6 +122,28 @@ def programs(directory, etcd):
     (there / "etcd").write_text(f"#!/bin/sh\n{etcd}\n")
     (there / "etcd").chmod(0o755)
     return directory
+
+
+def test_a_version_that_this_cloud_does_not_have_is_refused_by_name(own_cloud, tmp_path):
+    """What stands is not asked again: its programs may be gone, and it can be changed all the same."""
+    folder = programs(tmp_path, "exit 3")
+    cloud = own_cloud(options={"kubernetes-dir": folder})
+    ns = cloud.project("demo")
+    with pytest.raises(ApiError) as e:
+        create(cloud, ns, "old", {"version": "1.36"})
+    causes = e.value.body["details"]["causes"]
+    assert e.value.status == 422 and causes[0]["field"] == "spec.version" and 'this cloud has: "1.37"' in causes[0]["message"], causes
+    (folder / "1.36").mkdir()
+    create(cloud, ns, "old", {"version": "1.36"})
+    wait_for(lambda: cloud.get("clusters", ns, "old").get("status", {}).get("minor") == "1.36", what="the version that it is made with")
+    (folder / "1.36").rmdir()
+    cloud.api("PATCH", PATH.format(ns) + "/old", {"spec": {"controlPlane": {"size": "Medium"}}}, "application/merge-patch+json")
+    create(cloud, ns, "new")
+    wait_for(lambda: cloud.get("clusters", ns, "new").get("status", {}).get("minor") == "1.37", what="the version that it is made with")
+    (folder / "1.36").mkdir()
+    with pytest.raises(ApiError) as e:
+        cloud.api("PATCH", PATH.format(ns) + "/new", {"spec": {"version": "1.36"}}, "application/merge-patch+json")
+    assert "goes to no older version" in e.value.body["details"]["causes"][0]["message"], e.value.body
 
 
 def test_a_store_that_ends_is_told_with_its_last_words_and_the_cluster_can_be_deleted(own_cloud, tmp_path):

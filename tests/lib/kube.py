@@ -37,6 +37,28 @@ def programs(directory):
     return there.parent
 
 
+OLDER = "1.36"
+
+
+def two_minors(directory, nodes=False):
+    """A folder with the previous minor, too. What of it has not been built is replaced by the newest's (all but etcd and its tools): order and refusals are the same, versions are not.
+    Returns the folder, and whether the older one is real."""
+    folder = node_programs(directory) if nodes else programs(directory)
+    missing = [p for p in [*TOOLS, "etcd"] if not (BUILT / OLDER / p).exists() or not (BUILT / MINOR / p).exists()]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} of Kubernetes {OLDER} and {MINOR} not in {BUILT}: make kubernetes-full")
+    (folder / OLDER).mkdir()
+    real = True
+    for there in (folder / MINOR).iterdir():
+        built = BUILT / OLDER / there.name
+        if not built.exists():
+            real = real and there.name in ("images", "containerd", "containerd-shim-runc-v2", "ctr")
+            print(f"NOTE: {there.name} {OLDER} has not been built: that of {MINOR} takes its place")
+            built = there
+        (folder / OLDER / there.name).symlink_to(built.resolve())
+    return folder, real
+
+
 NODE_PROGRAMS = ["containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "images"]
 HOST_PROGRAMS = ["runc", "ip", "nft", "iptables"]
 

@@ -1,0 +1,312 @@
+/* Upgrades: backup, store, API server, controllers, scheduler, nodes. Each stage is written down, then the passes of cluster.c bring up what the record says, and when all answers the next one comes.
+ * So a stage that fails is tried for as long as it takes, and an upgrade goes on after a restart of ours where it was. */
+#include "kaas/upgrade.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kaas/recovery.h"
+
+#define CONDITION "Upgraded"
+#define LOOK_MS 50u
+#define AGAIN_MS 5000u            /* what stood in the way is looked at again */
+#define STAGE_DEADLINE_MS 180000  /* then it is said; it goes on all the same */
+#define NODE_DEADLINE_MS 180000   /* for each */
+
+struct stepping {
+    struct kaas *k;
+    struct reconcile *r;
+    const struct cluster *cluster;
+    const struct site *site;
+    struct cluster_memory *memory;
+    const struct plan *plans;
+    struct version_record v;
+    struct upgrade_told *told;
+    bool ready;
+    bool was_done; /* the status, as it was stored, says so */
+};
+
+/* ---- status ---- */
+
+static void put_time(json_t *o, const char *path, int64_t ms)
+{
+    char text[CLOCK_TEXT_MAX];
+    clock_format_micro(ms * 1000, text);
+    json_put_str(o, path, text);
+}
+
+static void say(struct stepping *x, const char *status, const char *reason, const char *message)
+{
+    obj_set_condition(x->r->obj, CONDITION, status, reason, message, clock_wall_ms());
+}
+
+static void tell(struct stepping *x, const char *type, const char *reason, const char *message)
+{
+    *x->told = (struct upgrade_told){type, reason, message};
+}
+
+/* The status follows the record, whatever could be stored of it before. */
+static void show(struct stepping *x)
+{
+    json_t *obj = x->r->obj;
+    const struct version_record *v = &x->v;
+    json_put_str(obj, "status.minor", v->stage == UPGRADE_DONE ? v->to : v->minor);
+    if (v->stage == UPGRADE_NONE)
+        return;
+    json_remove(obj, "status.upgrade");
+    json_put_str(obj, "status.upgrade.from", v->minor);
+    json_put_str(obj, "status.upgrade.to", v->to);
+    json_put_str(obj, "status.upgrade.stage", upgrade_stage_name(v->stage));
+    put_time(obj, "status.upgrade.startedAt", v->at_ms[UPGRADE_BACKUP]);
+    if (*v->backup)
+        json_put_str(obj, "status.upgrade.backup", v->backup);
+    json_t *list = json_array();
+    for (enum upgrade_stage s = UPGRADE_BACKUP; s <= v->stage && s < UPGRADE_DONE; s++) {
+        json_t *record = json_pack("{s:s}", "name", upgrade_stage_name(s));
+        put_time(record, "startedAt", v->at_ms[s]);
+        if (s < v->stage)
+            json_put_int(record, "milliseconds", MAX(v->at_ms[s + 1] - v->at_ms[s], (int64_t)1));
+        json_array_append_new(list, record);
+    }
+    json_put(obj, "status.upgrade.stages", list);
+    if (v->stage == UPGRADE_DONE)
+        json_put_int(obj, "status.upgrade.milliseconds", MAX(v->at_ms[UPGRADE_DONE] - v->at_ms[UPGRADE_BACKUP], (int64_t)1));
+}
+
+/* ---- from stage to stage ---- */
+
+static void log_step(struct stepping *x, const char *what)
+{
+    log_info(what, KV("cluster", x->site->name), KV("namespace", x->site->ns), KV("from", x->v.minor), KV("to", x->v.to), KV("stage", upgrade_stage_name(x->v.stage)));
+}
+
+/* It is on disk before anything follows from it. */
+static int enter(struct stepping *x, enum upgrade_stage stage, struct err *err)
+{
+    struct version_record next = x->v;
+    next.stage = stage;
+    next.at_ms[stage] = clock_wall_ms();
+    int rc = version_store(x->site->dir, &next, err);
+    if (rc < 0)
+        return rc;
+    x->v = next;
+    x->memory->bound = false; /* what its API server says it is has changed, or will */
+    memset(x->memory->failing_ms, 0, sizeof(x->memory->failing_ms));
+    show(x);
+    x->r->requeue_ms = LOOK_MS;
+    log_step(x, stage == UPGRADE_DONE ? "a cluster was upgraded" : "a cluster is being upgraded");
+    if (stage != UPGRADE_DONE)
+        say(x, "Unknown", upgrade_stage_name(stage), arena_printf(x->r->arena, "from %s to %s: %s is next", next.minor, next.to, upgrade_stage_name(stage)));
+    return 0;
+}
+
+/* All of it runs. The record goes once the status has been stored that says so. */
+static int finish(struct stepping *x, struct err *err)
+{
+    struct version_record now = {.stage = UPGRADE_NONE};
+    const char *message = arena_printf(x->r->arena, "from %s to %s in %lld ms; backup %s is of before", x->v.minor, x->v.to, (long long)json_int(x->r->obj, "status.upgrade.milliseconds", 0), x->v.backup);
+    if (!x->was_done) {
+        say(x, "True", "Upgraded", message);
+        tell(x, "Normal", "ClusterUpgraded", message);
+        x->r->requeue_ms = LOOK_MS;
+        return 0;
+    }
+    memcpy(now.minor, x->v.to, sizeof(now.minor));
+    x->v = now;
+    return version_store(x->site->dir, &now, err);
+}
+
+/* ---- before it ---- */
+
+static int begin(struct stepping *x, struct err *err)
+{
+    struct arena *a = x->r->arena;
+    const char *wanted = x->cluster->spec.version, *request = obj_annotation(x->r->obj, CLUSTER_UPGRADE_ANNOTATION), *reason = "";
+    struct version_record *v = &x->v;
+    struct err why = ERR_INIT;
+    uint64_t now = clock_mono_ms();
+    if (*v->held && !strcmp(v->held, wanted) && !strncmp(v->held_request, request ? request : "", sizeof(v->held_request) - 1)) {
+        say(x, "False", "Held", arena_printf(a, "its store was put back to %s: `seki cluster upgrade` begins again, or set spec.version to that", v->minor));
+        return 0;
+    }
+    if (!x->ready) {
+        say(x, "False", "ClusterNotReady", arena_printf(a, "not upgraded to %s: %s", wanted, obj_condition_message(x->r->obj, "Ready")));
+        return 0;
+    }
+    if (x->memory->preflight_ms && now - x->memory->preflight_ms < AGAIN_MS) {
+        x->r->requeue_ms = AGAIN_MS;
+        return 0;
+    }
+    x->memory->preflight_ms = now;
+    const struct preflight p = {.site = x->site, .from = v->minor, .to = wanted, .from_programs = x->site->programs, .to_programs = arena_printf(a, "%s/%s", x->k->o.programs_dir, wanted)};
+    if (preflight(&p, a, &reason, &why) < 0) {
+        const char *message = arena_printf(a, "not upgraded to %s: %s", wanted, why.msg), *was = obj_condition_reason(x->r->obj, CONDITION);
+        if (!was || strcmp(was, reason) != 0)
+            tell(x, "Warning", "UpgradeRefused", message);
+        say(x, "False", reason, message);
+        x->r->requeue_ms = AGAIN_MS;
+        return 0;
+    }
+    *v = (struct version_record){.stage = UPGRADE_NONE};
+    (void)!str_to_array(str_of(x->site->minor), v->minor, sizeof(v->minor));
+    (void)!str_to_array(str_of(wanted), v->to, sizeof(v->to));
+    tell(x, "Normal", "UpgradeBegun", arena_printf(a, "from %s to %s: a backup first", v->minor, v->to));
+    return enter(x, UPGRADE_BACKUP, err);
+}
+
+/* A backup that was begun after the upgrade was. */
+static int wait_for_backup(struct stepping *x, struct err *err)
+{
+    struct snapshot newest;
+    struct arena *a = x->r->arena;
+    if (!strcmp(x->cluster->spec.version, x->v.minor)) {
+        x->v.stage = UPGRADE_NONE;
+        *x->v.to = 0;
+        json_put_str(x->r->obj, "status.upgrade.stage", "Cancelled");
+        say(x, "False", "Cancelled", "spec.version was set back before anything was changed");
+        return version_store(x->site->dir, &x->v, err);
+    }
+    if (snapshot_list(snapshot_dir(x->k->o.data_dir, x->site->uid, a), &newest, 1, false) && newest.taken_ms >= x->v.at_ms[UPGRADE_BACKUP]) {
+        memcpy(x->v.backup, newest.id, sizeof(newest.id));
+        return enter(x, UPGRADE_STORE, err);
+    }
+    const char *backed_up = obj_condition(x->r->obj, "BackedUp");
+    bool failed = backed_up && !strcmp(backed_up, "False");
+    say(x, failed ? "False" : "Unknown", failed ? "BackupFailed" : "Backup",
+        failed ? arena_printf(a, "nothing is changed before there is a backup: %s", obj_condition_message(x->r->obj, "BackedUp")) : "a backup is taken before anything is changed");
+    x->r->requeue_ms = MIN(x->r->requeue_ms, 500u);
+    return 0;
+}
+
+/* ---- whether a stage is done ---- */
+
+/* What runs is what was asked for, and not what it replaces. */
+static bool runs(struct stepping *x, enum component c)
+{
+    char name[WORKLOAD_NAME_MAX];
+    struct workload_status w = {0};
+    struct runtime *rt = x->k->runtime;
+    component_workload(x->site, c, name);
+    const struct workload want = {.name = name, .argv = x->plans[c].argv, .env = x->plans[c].env};
+    rt->ops->get(rt, name, &w);
+    return w.state == WORKLOAD_RUNNING && !rt->ops->differs(rt, &want);
+}
+
+static const char *store_behind(struct stepping *x)
+{
+    struct arena *a = x->r->arena;
+    struct err why = ERR_INIT;
+    JSON_AUTO doc = NULL;
+    if (store_ask(x->site, "endpoint", "status", a, &doc, &why) < 0)
+        return arena_strdup(a, why.msg);
+    const char *program = json_str_or(json_array_get(doc, 0), "Status.version", ""), *stored = json_str_or(json_array_get(doc, 0), "Status.storageVersion", "");
+    if (preflight_etcd(program) < 0 || preflight_etcd(program) != preflight_etcd(stored))
+        return arena_printf(a, "etcd %s has not gone over to its own format yet: it is %s", program, stored);
+    return NULL;
+}
+
+static const char *apiserver_behind(struct stepping *x)
+{
+    struct arena *a = x->r->arena;
+    struct err why = ERR_INIT;
+    struct client *client = NULL;
+    char version[32] = "";
+    int rc = access_client(x->site, &client, &why);
+    if (rc == 0)
+        rc = access_version(client, version, &why);
+    client_free(client);
+    if (rc < 0)
+        return arena_strdup(a, why.msg);
+    return preflight_kubelet(version) == cluster_minor(x->v.to) ? NULL : arena_printf(a, "the API server is %s", version);
+}
+
+static const char *nodes_behind(struct stepping *x)
+{
+    struct arena *a = x->r->arena;
+    struct err why = ERR_INIT;
+    struct client *client = NULL;
+    const char *said = NULL;
+    int rc = access_client(x->site, &client, &why);
+    if (rc == 0)
+        rc = nodes_run(x->site, client, x->v.to, a, &said, &why);
+    client_free(client);
+    return rc < 0 ? arena_strdup(a, why.msg) : said;
+}
+
+/* NULL: it is done. */
+static const char *behind(struct stepping *x)
+{
+    struct arena *a = x->r->arena;
+    static const enum component of[] = {[UPGRADE_STORE] = ETCD, [UPGRADE_APISERVER] = APISERVER, [UPGRADE_CONTROLLERS] = CONTROLLERS, [UPGRADE_SCHEDULER] = SCHEDULER};
+    if (!x->ready)
+        return arena_strdup(a, obj_condition_message(x->r->obj, "Ready"));
+    if (x->v.stage < UPGRADE_NODES && !runs(x, of[x->v.stage]))
+        return "it is being started anew";
+    switch (x->v.stage) {
+    case UPGRADE_STORE:
+        return store_behind(x);
+    case UPGRADE_APISERVER:
+        return apiserver_behind(x);
+    case UPGRADE_NODES:
+        return nodes_behind(x);
+    default:
+        return NULL;
+    }
+}
+
+static int go_on(struct stepping *x, struct err *err)
+{
+    struct arena *a = x->r->arena;
+    enum upgrade_stage stage = x->v.stage;
+    const char *why = behind(x), *name = upgrade_stage_name(stage);
+    if (!why)
+        return enter(x, stage + 1, err);
+    int64_t limit = stage == UPGRADE_NODES ? NODE_DEADLINE_MS * (int64_t)MAX(nodes_count(x->site), 1) : STAGE_DEADLINE_MS;
+    bool late = clock_wall_ms() - x->v.at_ms[stage] > limit;
+    const char *was = obj_condition(x->r->obj, CONDITION);
+    const char *message = arena_printf(a, "from %s to %s, stage %s: %s%s%s", x->v.minor, x->v.to, name, why, late ? "; it goes on when that is mended, or goes back with backup " : "", late ? x->v.backup : "");
+    if (late && (!was || strcmp(was, "False") != 0)) {
+        tell(x, "Warning", "UpgradeStuck", message);
+        log_warn("an upgrade of a cluster does not go on", KV("cluster", x->site->name), KV("namespace", x->site->ns), KV("stage", name), KV("why", why));
+    }
+    say(x, late ? "False" : "Unknown", late ? "DeadlineExceeded" : name, message);
+    x->r->requeue_ms = MIN(x->r->requeue_ms, 250u);
+    return 0;
+}
+
+int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, const struct site *s, struct cluster_memory *m, const struct plan *plans, bool ready, struct upgrade_told *told,
+                 struct err *err)
+{
+    struct stepping x = {.k = k, .r = r, .cluster = c, .site = s, .memory = m, .plans = plans, .ready = ready, .told = told};
+    struct err why = ERR_INIT;
+    int rc = version_load(s->dir, &x.v, &why);
+    if (rc == ERR_NOT_FOUND) {
+        rc = version_of(r->obj, c->spec.version, s->dir, &x.v, err);
+        if (rc == 0)
+            rc = version_store(s->dir, &x.v, err);
+    } else if (rc < 0) {
+        return err_set(err, rc, "%s", why.msg);
+    }
+    if (rc < 0)
+        return rc;
+    x.was_done = !strcmp(json_str_or(r->obj, "status.upgrade.stage", ""), "Done") && obj_condition(r->obj, CONDITION) && !strcmp(obj_condition(r->obj, CONDITION), "True");
+    show(&x);
+    if (x.v.stage == UPGRADE_DONE)
+        return finish(&x, err);
+    if (x.v.stage == UPGRADE_BACKUP)
+        return wait_for_backup(&x, err);
+    if (x.v.stage != UPGRADE_NONE)
+        return go_on(&x, err);
+    const char *stage = json_str_or(r->obj, "status.upgrade.stage", "Done");
+    if (strcmp(stage, "Done") != 0 && strcmp(stage, "Cancelled") != 0) /* the record knows of none: it was given up, or a restore has ended it */
+        json_put_str(r->obj, "status.upgrade.stage", strcmp(stage, "Backup") != 0 ? "RolledBack" : "Cancelled");
+    if (strcmp(c->spec.version, x.v.minor) != 0)
+        return json_at(r->obj, "status.createMilliseconds") ? begin(&x, err) : 0;
+    if (*x.v.held) {
+        *x.v.held = *x.v.held_request = 0;
+        rc = version_store(s->dir, &x.v, err);
+    }
+    if (obj_condition(r->obj, CONDITION) && strcmp(obj_condition(r->obj, CONDITION), "True") != 0 && strcmp(obj_condition_reason(r->obj, CONDITION), "Cancelled") != 0)
+        say(&x, "False", "NotWanted", arena_printf(r->arena, "it runs %s, as spec.version says", x.v.minor));
+    return rc;
+}
