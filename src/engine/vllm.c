@@ -1,6 +1,6 @@
 /* vLLM: `vllm serve` on this machine, on a unix socket, or a server elsewhere when spec.engine.url is given.
  *
- * Unproven: written from vLLM's published documentation (0.10 and later), and run against neither a GPU nor a server of theirs. Command lines are tested as text.
+ * Unproven: written from vLLM's published documentation (0.10 and later), and run against neither a GPU nor a server of theirs, but as a server elsewhere against a simulator (tests/gateway/test_vllm.py). Command lines are tested as text.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -55,6 +55,19 @@ def test_real_chat(real):
     assert r.usage.prompt_tokens > 0 and 0 < r.usage.completion_tokens <= 8
 
 
+def test_real_answers_are_what_the_sdk_s_types_say(real):
+    """In the SDK's strict mode. Not tried so, as they are no fault of ours: streams of completions (a null finish_reason is none of its types there), embeddings (it asks for base64 and
+    checks it for floats), Responses (llama.cpp leaves members out)."""
+    strict = client(real, _strict_response_validation=True)
+    ask = {"model": "gemma", "messages": [{"role": "user", "content": "Count: one, two,"}], "max_tokens": 4}
+    chunks = list(strict.chat.completions.create(**ask, stream=True, logprobs=True, stream_options={"include_usage": True}))
+    assert chunks[-1].usage.completion_tokens == 4 and chunks[1].choices[0].logprobs.content
+    whole = strict.chat.completions.create(**ask, logprobs=True, top_logprobs=2)
+    assert len(whole.choices[0].logprobs.content[0].top_logprobs) == 2
+    assert strict.completions.create(model="gemma", prompt="One, two,", max_tokens=4).usage.completion_tokens == 4
+    assert {m.id for m in strict.models.list()} == {"gemma", "gemma-embed"}
+
+
 def test_real_stream_with_usage(real):
     chunks = list(client(real).chat.completions.create(model="gemma", messages=[{"role": "user", "content": "One, two,"}], max_tokens=12, stream=True,
                                                        stream_options={"include_usage": True}))

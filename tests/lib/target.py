@@ -13,8 +13,7 @@ class Target:
         return {"model": self.model, "messages": [{"role": "user", "content": "hi"}], **({"stream": True} if stream else {}), **more}
 
     def send(self, client, body=None, **how):
-        headers = "Content-Type: application/json\r\n" + how.pop("headers", "")  # there are gateways that insist
-        client.send(post(self.key, self.chat() if body is None else body, headers=headers, **how))
+        client.send(post(self.key, self.chat() if body is None else body, **how))
 
     def ask(self, body=None, **how):
         with RawClient(self.address) as client:

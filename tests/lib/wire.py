@@ -174,7 +174,7 @@ def usage_answer(prompt, completion, cached=0):
     return answer(json.dumps({"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}], "usage": usage}).encode())
 
 
-def post(key, body, path="chat/completions", headers="", auth="Authorization: Bearer "):
+def post(key, body, path="chat/completions", headers="Content-Type: application/json\r\n", auth="Authorization: Bearer "):
     """The bytes of a request; body: bytes, or what becomes JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\n{auth}{key}\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data

@@ -220,6 +220,6 @@ def test_a_poisoned_answer_harms_no_other(gateway):
         for p in poison:
             gateway.engine.script = p
             got = gateway.ask(gateway.chat(stream=False))
-            assert got.status in (502, 503) and "error" in got.json()
+            assert (got.status in (502, 503) or not gateway.cloud and got.status >= 500) and "error" in got.json()
         gateway.engine.go.set()
         assert b"good" in client.read_until(b"[DONE]")
