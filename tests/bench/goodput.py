@@ -142,13 +142,15 @@ async def drive(load, seconds, seed, url, headers):
 
 
 class Engines:
-    def __init__(self, load, seconds):
+    def __init__(self, load, seconds, log):
         self.ports = free_ports(ENGINES)
         command = [sys.executable, str(ROOT / "tests" / "bench" / "engines.py"), "--ports", ",".join(map(str, self.ports))]
         if load == "slow":
             command += ["--slow", f"{self.ports[0]}:3"]
         if load == "dying":
             command += ["--die", f"{self.ports[0]}:{seconds / 3}"]
+        if log:
+            command += ["--log", str(log)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         self.process.stdout.readline()
 
@@ -220,9 +222,9 @@ class Router:
         self.log.close()
 
 
-def run(system, load, seconds, seed):
+def run(system, load, seconds, seed, log=None):
     directory = tempfile.mkdtemp(prefix="seki-goodput-")
-    engines = Engines(load, seconds)
+    engines = Engines(load, seconds, log)
     try:
         s = Seki(engines.ports, {"seki": "prefix", "seki-load": "load", "seki-turns": "turns"}[system], directory) if system.startswith("seki") else Router(system, engines.ports, directory)
         try:
@@ -243,13 +245,14 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--systems", default="seki,seki-load,seki-turns,sglang-router,smg,vllm-router")
     p.add_argument("--loads", default=",".join(RATES))
+    p.add_argument("--log", type=pathlib.Path, help="a directory: what each engine was sent, a file LOAD-ROUND-SYSTEM.jsonl each (engines.py)")
     a = p.parse_args()
     home = os.environ.get("GWBENCH_HOME")
     systems = [s for s in a.systems.split(",") if s.startswith("seki") or home and (pathlib.Path(home) / "venv" / PEERS[s][0]).exists()]
     got = {}
     for load, seed, system in itertools.product(a.loads.split(","), range(a.rounds), systems):
         try:
-            r = run(system, load, a.seconds, seed)
+            r = run(system, load, a.seconds, seed, a.log and a.log / f"{load}-{seed}-{system}.jsonl")
         except RuntimeError as e:
             print(f"{load} #{seed}: {e}: left out", file=sys.stderr, flush=True)
             continue
