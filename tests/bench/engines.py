@@ -4,7 +4,7 @@
 
 A model of a server that batches continuously, of a 7B model on one GPU, in rough figures: a step takes STEP_S, SEQUENCE_S more for each sequence that decodes, and the time of the piece of
 prefill that goes with it (PREFILL_PER_S, at most PIECE tokens a step). SLOTS sequences run, others wait in order. Blocks of BLOCK tokens stay cached, the least recently used goes
-first. Four bytes are a token. Times are real; nothing is computed. --slow: an engine takes so many times as long; --die: it ends its connections and its listener after so many seconds
+first. Four bytes are a token. Times are real; nothing is computed. --slow: an engine takes so many times as long, --stretch: all of them do; --die: it ends its connections and its listener after so many seconds
 from the first request on. --log: a line of JSON for each sequence that ended: which engine, a name of its beginning, when it came (s, of this process's clock), its tokens, how many of them were
 cached, how long it waited for a place and for its first token.
 """
@@ -186,12 +186,13 @@ async def main():
     p.add_argument("--ports", required=True)
     p.add_argument("--slow", default="")
     p.add_argument("--die", default="")
+    p.add_argument("--stretch", type=float, default=1)
     p.add_argument("--log", type=argparse.FileType("w"))
     a = p.parse_args()
 
     def of(text, port, default):
         return next((float(v) for k, v in (x.split(":") for x in text.split(",") if x) if int(k) == port), default)
-    engines = [Engine(int(port), of(a.slow, int(port), 1.0), of(a.die, int(port), 0.0), a.log) for port in a.ports.split(",")]
+    engines = [Engine(int(port), a.stretch * of(a.slow, int(port), 1.0), of(a.die, int(port), 0.0), a.log) for port in a.ports.split(",")]
     for e in engines:
         await e.start()
     print("ready", flush=True)
