@@ -267,6 +267,8 @@ static void on_body(void *arg, struct str bytes)
     if (q->streaming) {
         usage_scan_feed(&q->scan, bytes);
         tally_note(q); /* a usage that was taken out */
+        if (q->ticket.unread && q->scan.has_content)
+            dispatch_read(&q->ticket);
         if (q->ticket.claimed && q->scan.content_events > 2)
             slots_begun(q->replica->pins, &q->ticket.claim);
         if (q->passed && timer_armed(&q->keepalive) && q->scan.has_content)

@@ -19,6 +19,8 @@ struct dispatch {
     uint64_t cold_ms;    /* since when there is no replica */
     size_t slots;        /* of all replicas, when last asked */
     struct hedge_stats hedges;
+    struct patience patience;
+    uint64_t lines;
 };
 
 static atomic_size_t waiting;
@@ -175,12 +177,28 @@ static void cease_to_weigh(struct ticket *t, uint64_t now_ms)
     t->weighs = 0;
 }
 
+static int64_t unread_of(const struct ticket *t, size_t cached)
+{
+    return MAX(t->prompt_tokens - (int64_t)cached * BLOCK_TOKENS, (int64_t)1);
+}
+
+/* It is read, or never will be. */
+static void cease_to_read(struct ticket *t)
+{
+    if (t->unread)
+        atomic_fetch_sub(&target_of(t)->unread, t->unread);
+    t->unread = 0;
+}
+
 static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_ms)
 {
     begin_to_weigh(t);
     t->index = index;
     t->cached = cached;
     t->sent_ms = now_ms;
+    t->read_ms = 0;
+    t->unread = unread_of(t, cached);
+    atomic_fetch_add(&target_of(t)->unread, t->unread);
     t->tries = target_begin(target_of(t), now_ms);
     atomic_store(&target_of(t)->turn, ++t->endpoint->dispatch->turn);
     claim_slot(t, now_ms);
@@ -188,13 +206,33 @@ static void assign(struct ticket *t, size_t index, size_t cached, uint64_t now_m
         target_cache(target_of(t), t->wish.hashes, t->wish.hash_count, &t->seen);
 }
 
-/* Tokens that the replicas with room have of a waiting prompt, at best. */
-static int64_t best_cached(void *arg, const struct queue_entry *e)
+/* Those who wait are asked. */
+struct round {
+    uint64_t now_ms;
+    struct patience_line line;
+};
+
+static bool rather_waits(struct ticket *t, size_t cached, uint64_t since_ms, struct round *r)
 {
-    const struct ticket *t = (const struct ticket *)e;
-    uint64_t now_ms = *(uint64_t *)arg;
+    const struct dispatch *d = t->endpoint->dispatch;
+    return !t->again && r->now_ms - since_ms < PATIENCE_MAX_MS && patience_waits(&d->patience, t->endpoint, &t->wish, &t->home, &r->line, cached, d->service_ms, r->now_ms);
+}
+
+/* Tokens that the replica with room that is best has of a waiting prompt; below 0: it waits for another. */
+static int64_t best_cached(void *arg, struct queue_entry *e)
+{
+    struct ticket *t = (struct ticket *)e;
+    struct round *r = arg;
     size_t index, cached = 0;
-    return pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE ? (int64_t)cached * BLOCK_TOKENS : 0;
+    if (pick_replica(t->endpoint, &t->wish, r->now_ms, &index, &cached) != PICK_ONE)
+        return 0;
+    return rather_waits(t, cached, t->since_ms, r) ? -1 : (int64_t)cached * BLOCK_TOKENS;
+}
+
+static struct queue_entry *next_to_go(struct dispatch *d, uint64_t now_ms)
+{
+    struct round r = {.now_ms = now_ms, .line.id = ++d->lines};
+    return queue_next(&d->queue, best_cached, &r);
 }
 
 /* Also true when no replica is left for it: it is to be told. */
@@ -208,7 +246,7 @@ static void send_who_can_be_sent(struct dispatch *d, uint64_t now_ms)
 {
     struct queue_entry *e;
     size_t index, cached = 0;
-    while ((e = queue_next(&d->queue, NULL, NULL)) && is_room_for((struct ticket *)e, now_ms) && (e = queue_next(&d->queue, best_cached, &now_ms))) {
+    while ((e = queue_next(&d->queue, NULL, NULL)) && is_room_for((struct ticket *)e, now_ms) && (e = next_to_go(d, now_ms))) {
         struct ticket *t = (struct ticket *)e;
         enum pick_result r = pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached);
         if (r == PICK_FULL)
@@ -234,8 +272,7 @@ static size_t slots_of(const struct snap_endpoint *e)
 
 static int64_t cost_of(const struct ticket *t, size_t cached)
 {
-    int64_t fresh = t->prompt_tokens - (int64_t)cached * BLOCK_TOKENS;
-    return MAX(fresh, (int64_t)1) + t->answer_tokens;
+    return unread_of(t, cached) + t->answer_tokens;
 }
 
 enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t *ret_retry_ms)
@@ -247,11 +284,13 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
     pthread_mutex_lock(&d->lock);
     d->busy_ms = now_ms;
     d->slots = slots_of(t->endpoint);
+    t->wish.tokens = t->prompt_tokens;
+    t->home = (struct patience_home){0};
     enum pick_result r = pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached);
     t->entry.cost = cost_of(t, cached);
     if (r == PICK_NONE) {
         result = DISPATCH_NONE;
-    } else if (r == PICK_ONE && !d->queue.len) {
+    } else if (r == PICK_ONE && !d->queue.len && !(max_waiting && rather_waits(t, cached, now_ms, &(struct round){.now_ms = now_ms, .line.id = ++d->lines}))) {
         assign(t, index, cached, now_ms);
         t->state = TICKET_SENT;
         t->holds = true;
@@ -277,6 +316,7 @@ bool dispatch_try(struct ticket *t)
     uint64_t now_ms = clock_mono_ms();
     size_t index, cached = 0;
     pthread_mutex_lock(&d->lock);
+    t->wish.tokens = t->prompt_tokens;
     bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE;
     if (room) {
         t->entry.cost = cost_of(t, cached);
@@ -293,8 +333,21 @@ struct hedge_stats *dispatch_hedges(struct dispatch *d)
     return &d->hedges;
 }
 
+void dispatch_read(struct ticket *t)
+{
+    if (t->unread >= PATIENCE_LEARN_TOKENS)
+        t->read_ms = MAX(clock_mono_ms() - t->sent_ms, (uint64_t)1);
+    cease_to_read(t);
+}
+
 void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens, int64_t prompt_tokens)
 {
+    if (t->read_ms) {
+        struct dispatch *d = t->endpoint->dispatch;
+        pthread_mutex_lock(&d->lock);
+        patience_learn(&d->patience, prompt_tokens - cached_tokens, t->read_ms);
+        pthread_mutex_unlock(&d->lock);
+    }
     if (t->wish.hash_count && t->index < t->endpoint->replica_count && prompt_tokens > 0)
         target_learn(target_of(t), &t->seen, (size_t)((double)bytes / PREFIX_BLOCK_BYTES * (double)MIN(cached_tokens, prompt_tokens) / (double)prompt_tokens + 0.5));
 }
@@ -307,6 +360,7 @@ bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_
     pthread_mutex_lock(&d->lock);
     t->state = TICKET_IDLE;
     release_slot(t, true, now_ms);
+    cease_to_read(t);
     cease_to_weigh(t, now_ms);
     bool aside = target_end(target_of(t), t->tries, outcome, busy_ms, now_ms);
     if (aside)
@@ -357,6 +411,7 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
     bool was_told = t->state == TICKET_TOLD;
     if (take_out(t)) {
         release_slot(t, !was_told, now_ms);
+        cease_to_read(t);
         target_end(target_of(t), t->tries, TARGET_NEITHER, 0, now_ms);
     }
     if (counted)
@@ -377,6 +432,7 @@ bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t bar
         t->endpoint = e;
         t->wish.tried = 0; /* the numbers are other replicas' now */
         t->wish.barred = barred;
+        t->home = (struct patience_home){0};
     }
     pthread_mutex_unlock(&d->lock);
     return moves;

@@ -1,6 +1,7 @@
 /* Sending requests of one endpoint to its replicas: at once while there is room, else in fair order (queue.h).
  *
  *   ask ─► a replica with room, and nobody waits? ─► sent
+ *     │     (and the one that has its prompt is full and worth waiting for: patience.h)
  *     └──► waits ─► a request ends (done), a replica comes, one is well again (kick) ─► sent: told on the request's own loop
  *
  * One lock an endpoint; it is held for a choice among the replicas, and nothing blocks under it. (A message a decision to a loop that owns the endpoint would cost two wake-ups a
@@ -12,7 +13,7 @@
 #include <pthread.h>
 
 #include "gateway/hedge.h"
-#include "gateway/pick.h"
+#include "gateway/patience.h"
 #include "gateway/queue.h"
 #include "loop/loop.h"
 
@@ -59,6 +60,9 @@ struct ticket {
     bool claimed;
     bool ran, ended;          /* the engine has written something to it; has answered whole */
     uint64_t since_ms, sent_ms;
+    struct patience_home home;
+    int64_t unread;           /* its part of target.h's unread */
+    uint64_t read_ms;         /* how long that took; 0: not known, or it was little */
     int64_t weighs; /* tokens in the endpoint's sum of what runs; 0: it does not run */
 };
 
@@ -69,6 +73,8 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
 bool dispatch_try(struct ticket *t);
 /* A sent ticket's replica is let go. True: it was put aside for failing. */
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms);
+/* Its engine has begun to answer: the prompt is read. */
+void dispatch_read(struct ticket *t);
 /* Its engine says how many of the tokens of its prompt (bytes: that long) it found cached. */
 void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens, int64_t prompt_tokens);
 /* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */

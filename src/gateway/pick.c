@@ -2,12 +2,13 @@
 
 #include "base/rnd.h"
 
-#define CACHE_WEIGHT 2.0
-#define CROWD_FACTOR 1.5 /* times the mean of the others … */
-#define CROWD_FREE 2     /* … and so many more */
+#define BLOCK_TOKENS (PREFIX_BLOCK_BYTES / 4)
+#define READ_WEIGHT 2.0   /* of a token that has to be read */
+#define RUNS_TOKENS 128.0 /* what a request in flight weighs … */
+#define FULL_TOKENS 512.0 /* … and all slots of a replica besides */
 #define SLOTS_GUESS 8 /* of a server that does not say: only to weigh load against cache */
 
-static bool has_room(const struct snap_replica *r)
+bool pick_has_room(const struct snap_replica *r)
 {
     return !r->slots || atomic_load(&r->target->in_flight) < r->slots;
 }
@@ -17,21 +18,7 @@ static double load_of(const struct snap_replica *r)
     return atomic_load(&r->target->in_flight);
 }
 
-static double total_load(const struct snap_endpoint *e)
-{
-    double sum = 0;
-    for (size_t i = 0; i < e->replica_count; i++)
-        sum += load_of(&e->replicas[i]);
-    return sum;
-}
-
-/* Clearly busier than its sisters. Not by standard deviations: of two replicas, neither can be far from the mean. */
-static bool is_crowded(const struct snap_endpoint *e, double load, double total)
-{
-    return e->replica_count > 1 && load > CROWD_FACTOR * (total - load) / (double)(e->replica_count - 1) + CROWD_FREE;
-}
-
-static double score(const struct snap_endpoint *e, const struct snap_replica *r, const struct pick_wish *w, double total, size_t *ret_cached)
+static double score(const struct snap_replica *r, const struct pick_wish *w, size_t *ret_cached)
 {
     double load = load_of(r);
     if (w->policy == PICK_BY_TURNS) {
@@ -39,8 +26,11 @@ static double score(const struct snap_endpoint *e, const struct snap_replica *r,
         return -(double)atomic_load(&r->target->turn);
     }
     *ret_cached = w->hash_count ? target_cached(r->target, w->hashes, w->hash_count) : 0;
-    double cached = !w->hash_count || is_crowded(e, load, total) ? 0 : (double)*ret_cached / (double)w->hash_count;
-    return CACHE_WEIGHT * cached - load / (double)(r->slots ? r->slots : SLOTS_GUESS);
+    double full = load / (double)(r->slots ? r->slots : SLOTS_GUESS);
+    if (w->policy == PICK_BY_LOAD)
+        return -full;
+    int64_t tokens = MAX(w->tokens, (int64_t)(w->hash_count * BLOCK_TOKENS));
+    return -(READ_WEIGHT * (double)(tokens - (int64_t)(*ret_cached * BLOCK_TOKENS)) + (double)atomic_load(&r->target->unread) + RUNS_TOKENS * load + FULL_TOKENS * full);
 }
 
 /* Of the replicas that no score is computed for. */
@@ -54,7 +44,7 @@ static void report_fates(const struct snap_endpoint *e, const struct pick_wish *
                                                            : w->tried & (1ull << i)               ? PICK_TRIED
                                                            : atomic_load(&r->target->closing)     ? PICK_CLOSING
                                                            : target_is_aside(r->target, now_ms)   ? PICK_ASIDE
-                                                           : !has_room(r)                         ? PICK_NO_ROOM
+                                                           : !pick_has_room(r)                         ? PICK_NO_ROOM
                                                                                                   : PICK_UNSEEN};
     }
 }
@@ -71,7 +61,7 @@ static void report_score(struct pick_report *report, size_t i, double score, siz
 enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_wish *w, uint64_t now_ms, size_t *ret_index, size_t *ret_cached)
 {
     enum pick_result result = PICK_NONE;
-    double total = total_load(e), best = 0;
+    double best = 0;
     size_t ties = 0, cached;
     if (w->report)
         report_fates(e, w, now_ms);
@@ -80,11 +70,11 @@ enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_w
             const struct snap_replica *r = &e->replicas[i];
             if ((w->tried | w->barred) & (1ull << i) || atomic_load(&r->target->closing) || target_is_aside(r->target, now_ms) != (aside == 1))
                 continue;
-            if (!has_room(r)) {
+            if (!pick_has_room(r)) {
                 result = ties ? result : PICK_FULL;
                 continue;
             }
-            double s = score(e, r, w, total, &cached);
+            double s = score(r, w, &cached);
             if (w->report)
                 report_score(w->report, i, s, cached);
             if (ties && s < best)

@@ -1,8 +1,11 @@
 /* Which replica is best for a request: a pure choice from what is known of them.
  *
- * Among those that were not tried and have room: the one with the best score, 2 × (part of the prompt that it has cached) - (requests in flight / slots); ties at random. A replica
- * with clearly more to do than its sisters (more than one and a half times their mean, and two requests) gets nothing for its cache: a popular beginning must not herd everybody onto
- * one. Those that are put aside serve when there is no other. Threads: any; under the endpoint's lock in dispatch.c, so that nobody takes the room in between.
+ * Among those that were not tried and have room: the one where least has to be done, in tokens; ties at random. That is
+ *   2 × what of the prompt is not cached there, since reading it holds up others, and takes the place of what they have cached;
+ *   what it has been sent of others' prompts and has not read yet;
+ *   128 for each request in flight, since it is slower for those who are there; 512 × the part of its slots that is taken.
+ * So a popular beginning herds nobody: it draws as many requests as reading it is worth, and then is read elsewhere, too. Those that are put aside serve when there is no other.
+ * Whether to wait for one that has no room is another question: patience.h. Threads: any; under the endpoint's lock in dispatch.c, so that nobody takes the room in between.
  */
 #ifndef SEKI_GATEWAY_PICK_H
 #define SEKI_GATEWAY_PICK_H
@@ -34,8 +37,12 @@ struct pick_wish {
     uint64_t barred; /* likewise: that it must not reach, whatever happens (border.h) */
     const uint64_t *hashes; /* of the prompt's beginnings; may be NULL */
     size_t hash_count;
+    int64_t tokens; /* of the prompt, cached or not */
 };
 /* *ret_cached: blocks of the prompt that the replica has; may be NULL. */
 enum pick_result pick_replica(const struct snap_endpoint *e, const struct pick_wish *w, uint64_t now_ms, size_t *ret_index, size_t *ret_cached);
+
+/* It has a slot that is free, or does not say how many it has. */
+bool pick_has_room(const struct snap_replica *r);
 
 #endif

@@ -18,6 +18,7 @@ struct queue_flow {
     enum queue_class class;
     size_t len;
     int64_t deficit; /* what it may still send; below 0: what it owes */
+    int64_t lacks;   /* as choose() left it; INT64_MAX: nothing, all rather wait */
     bool has_turn;
 };
 
@@ -108,50 +109,62 @@ size_t queue_len_of(const struct queue *q, const char *tenant)
     return n;
 }
 
-/* Of those that the flow can pay: the best cached, unless somebody has been overtaken too often. NULL: it can pay none. */
-static struct queue_entry *choose(struct queue_flow *f, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg)
+/* Of those that the flow can pay, and that do not rather wait: the best cached, unless somebody has been overtaken too often. NULL: there is none, and `lacks` says what it would need. */
+static struct queue_entry *choose(struct queue_flow *f, queue_cached_fn cached, void *arg)
 {
     struct queue_entry *e = TAILQ_FIRST(&f->waiting), *best = NULL;
     int64_t most = -1;
-    if (!cached || e->overtaken >= OVERTAKEN_MAX)
-        return e->cost <= f->deficit ? e : NULL;
-    for (int i = 0; e && i < LOOK_AHEAD; e = TAILQ_NEXT(e, link), i++) {
-        int64_t n = e->cost <= f->deficit ? cached(arg, e) : -1;
+    f->lacks = INT64_MAX;
+    for (int i = 0; e && i < (cached ? LOOK_AHEAD : 1); e = TAILQ_NEXT(e, link), i++) {
+        bool is_due = !i && e->overtaken >= OVERTAKEN_MAX;
+        if (e->cost > f->deficit) {
+            f->lacks = MIN(f->lacks, e->cost - f->deficit);
+            if (is_due)
+                return NULL;
+            continue;
+        }
+        int64_t n = cached ? cached(arg, e) : 0;
         if (n > most) {
             best = e;
             most = n;
+            if (is_due)
+                return e;
         }
     }
     return best;
 }
 
-/* Nobody could pay in a whole round: so many rounds are given at once that somebody can. */
-static void skip_rounds(struct queue *q, int class)
+/* Nobody could pay in a whole round: so many rounds are given at once that somebody can. False: nobody lacks anything, all rather wait. */
+static bool skip_rounds(struct queue *q, int class)
 {
     struct queue_flow *f;
-    int64_t rounds = INT64_MAX;
-    TAILQ_FOREACH (f, &q->active[class], link) {
-        int64_t least = TAILQ_FIRST(&f->waiting)->cost - f->deficit;
-        rounds = MIN(rounds, (least + QUANTUM - 1) / QUANTUM - 1);
-    }
+    int64_t least = INT64_MAX;
     TAILQ_FOREACH (f, &q->active[class], link)
-        f->deficit += MAX(rounds, (int64_t)0) * QUANTUM;
+        least = MIN(least, f->lacks);
+    if (least == INT64_MAX)
+        return false;
+    int64_t rounds = (least + QUANTUM - 1) / QUANTUM - 1;
+    TAILQ_FOREACH (f, &q->active[class], link)
+        f->deficit += f->lacks != INT64_MAX ? rounds * QUANTUM : 0;
+    return true;
 }
 
-struct queue_entry *queue_next(struct queue *q, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg)
+struct queue_entry *queue_next(struct queue *q, queue_cached_fn cached, void *arg)
 {
     for (int c = 0; c < CLASS_COUNT; c++) {
         struct queue_flow *f, *began = NULL;
         while ((f = TAILQ_FIRST(&q->active[c]))) {
-            if (f == began)
-                skip_rounds(q, c);
+            if (f == began && !skip_rounds(q, c))
+                return NULL;
             began = began ? began : f;
-            if (!f->has_turn)
-                f->deficit += QUANTUM;
+            int64_t earned = f->has_turn ? 0 : QUANTUM;
+            f->deficit += earned;
             f->has_turn = true;
             struct queue_entry *e = choose(f, cached, arg);
             if (e)
                 return e;
+            if (f->lacks == INT64_MAX)
+                f->deficit -= earned;
             f->has_turn = false;
             TAILQ_REMOVE(&q->active[c], f, link);
             TAILQ_INSERT_TAIL(&q->active[c], f, link);

@@ -3,7 +3,7 @@
  * Deficit round robin (Shreedhar and Varghese, 1995) over tenants: each in its turn gets a quantum of tokens, and sends what it can pay. A request costs the tokens that are expected
  * of it and not cached; what it really cost is settled afterwards, so that tenants who wait at the same time get equal shares, however many requests each of them sends, and
  * however wrong the guess. Who does not wait earns nothing. Classes are strict: while an interactive request waits, no batch request is sent. Within a tenant's turn the request
- * with the longest cached beginning goes first, but none is overtaken more than a few times.
+ * with the longest cached beginning goes first, but none is overtaken more than a few times, unless it would rather wait. A tenant of whom all rather wait earns nothing in that while.
  * Threads: the caller's lock.
  */
 #ifndef SEKI_GATEWAY_QUEUE_H
@@ -40,8 +40,10 @@ void queue_deinit(struct queue *q);
 void queue_add(struct queue *q, const char *tenant, struct queue_entry *e, bool first);
 void queue_remove(struct queue *q, struct queue_entry *e); /* harmless when it does not wait */
 size_t queue_len_of(const struct queue *q, const char *tenant);
-/* The next one, which stays where it is until queue_take(); NULL: nobody waits. cached: how many tokens of an entry a replica has, or NULL. */
-struct queue_entry *queue_next(struct queue *q, int64_t (*cached)(void *arg, const struct queue_entry *e), void *arg);
+/* How many tokens of an entry a replica has. Below 0: it waits for another replica, and does not go now. */
+typedef int64_t (*queue_cached_fn)(void *arg, struct queue_entry *e);
+/* The next one, which stays where it is until queue_take(); NULL: nobody waits, or all rather wait. cached may be NULL. */
+struct queue_entry *queue_next(struct queue *q, queue_cached_fn cached, void *arg);
 void queue_take(struct queue *q, struct queue_entry *e);
 /* A request of the tenant cost so much more (or less) than was taken for it. Forgotten when the tenant does not wait; less is given back to the flow that paid, and to no other. */
 void queue_settle(struct queue *q, const char *tenant, enum queue_class class, uint64_t paid_by, int64_t more);

@@ -22,6 +22,7 @@ struct target {
     atomic_uint refs;
     char *name; /* "PROJECT ADDRESS": whoever sends a wrong key to a server that others use, too, spoils nothing for them */
     atomic_int in_flight;
+    atomic_llong unread;          /* tokens of prompts that it was sent and has not begun to answer, but for what it had cached */
     atomic_ullong turn;           /* of its endpoint, when it was last sent something */
     atomic_ullong aside_until_ms; /* on the monotonic clock */
     atomic_int failures;          /* in a row */

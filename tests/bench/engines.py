@@ -4,13 +4,15 @@
 
 A model of a server that batches continuously, of a 7B model on one GPU, in rough figures: a step takes STEP_S, SEQUENCE_S more for each sequence that decodes, and the time of the piece of
 prefill that goes with it (PREFILL_PER_S, at most PIECE tokens a step). SLOTS sequences run, others wait in order. Blocks of BLOCK tokens stay cached, the least recently used goes
-first. Four bytes are a token. Times are real; nothing is computed. --slow: an engine takes so many times as long; --die: it ends its connections and its listener after so many seconds
-from the first request on.
+first. Four bytes are a token. Times are real; nothing is computed. --slow: an engine takes so many times as long, --stretch: all of them do; --die: it ends its connections and its listener after so many seconds
+from the first request on. --log: a line of JSON for each sequence that ended: which engine, a name of its beginning, when it came (s, of this process's clock), its tokens, how many of them were
+cached, how long it waited for a place and for its first token.
 """
 import argparse
 import asyncio
 import collections
 import json
+import time
 
 STEP_S, SEQUENCE_S, PREFILL_PER_S, PIECE, SLOTS, BLOCK, CACHE_BLOCKS = 0.012, 0.0007, 6000, 512, 8, 64, 400
 JSON_TYPE = "application/json"
@@ -25,12 +27,13 @@ class Sequence:
             before = hash((before, text[at:at + step]))
             self.blocks.append(before)
         self.cached = self.to_fill = 0
+        self.came, self.placed, self.first = time.monotonic(), None, None
         self.over = asyncio.get_running_loop().create_future()
 
 
 class Engine:
-    def __init__(self, port, slow, die):
-        self.port, self.slow, self.die = port, slow, die
+    def __init__(self, port, slow, die, log):
+        self.port, self.slow, self.die, self.log = port, slow, die, log
         self.waiting, self.running, self.cache, self.writers = collections.deque(), [], collections.OrderedDict(), set()
         self.wake, self.dead, self.begun = asyncio.Event(), False, False
         self.requests = self.prompt = self.cached = self.made = 0
@@ -60,6 +63,7 @@ class Engine:
                 self.cache.move_to_end(b)
             while len(self.cache) > CACHE_BLOCKS:
                 self.cache.popitem(last=False)
+            s.placed = time.monotonic()
             s.cached = min(hits * BLOCK, s.tokens - 1)
             s.to_fill = s.tokens - s.cached
             self.prompt += s.tokens
@@ -95,11 +99,16 @@ class Engine:
 
     def token(self, s):
         s.made += 1
+        s.first = s.first or time.monotonic()
         self.made += 1
         if s.stream and not s.gone:
             self.chunk(s, {"choices": [{"index": 0, "delta": {"content": f" w{s.made}"}, "finish_reason": None}]})
         if s.made >= s.count or s.gone:
             s.over.set_result(None)
+            if self.log:
+                line = {"engine": self.port, "beginning": s.blocks[min(len(s.blocks), 8) - 1] if s.blocks else 0, "at": round(s.came, 3), "tokens": s.tokens, "cached": s.cached,
+                        "wait": round(s.placed - s.came, 3), "first": round(s.first - s.came, 3), "all": round(time.monotonic() - s.came, 3)}
+                print(json.dumps(line), file=self.log, flush=True)
 
     def chunk(self, s, event):
         data = b"data: " + (event if isinstance(event, bytes) else json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", **event}).encode()) + b"\n\n"
@@ -177,11 +186,13 @@ async def main():
     p.add_argument("--ports", required=True)
     p.add_argument("--slow", default="")
     p.add_argument("--die", default="")
+    p.add_argument("--stretch", type=float, default=1)
+    p.add_argument("--log", type=argparse.FileType("w"))
     a = p.parse_args()
 
     def of(text, port, default):
         return next((float(v) for k, v in (x.split(":") for x in text.split(",") if x) if int(k) == port), default)
-    engines = [Engine(int(port), of(a.slow, int(port), 1.0), of(a.die, int(port), 0.0)) for port in a.ports.split(",")]
+    engines = [Engine(int(port), a.stretch * of(a.slow, int(port), 1.0), of(a.die, int(port), 0.0), a.log) for port in a.ports.split(",")]
     for e in engines:
         await e.start()
     print("ready", flush=True)

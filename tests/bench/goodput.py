@@ -14,6 +14,7 @@ the round's number), at a rate that a good choice of replicas can serve and a ba
 
 Systems besides Seki are routers whose virtual environments GWBENCH_HOME has (venv/sglang, venv/smg, venv/vllm); what is not there is left out. Seki runs with everything on: keys of two
 tenants, limits, durable journal. It is told that an engine works on 8 at a time (maxConcurrentRequests), as an operator would.
+On a machine that is busy with other work, --stretch 2 makes everything last twice as long, the targets too, so that half as much is asked of it; goodput is per engine-second of the model.
 """
 import argparse
 import asyncio
@@ -34,6 +35,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
 TTFT_S, ITL_S, ENGINES, ANSWER, PREFIXES = 1.0, 0.05, 4, 48, 24
+STRETCH = 1.0
 WORDS = "network mast antenna ticket order invoice router cable tariff roaming switch packet budget report".split()
 RATES = {"shared": 16.0, "turns": 5.5, "uniform": 22.0, "greedy": 40.0, "slow": 12.0, "dying": 12.0}  # a second; of conversations for turns
 PEERS = {
@@ -63,7 +65,7 @@ def plan(load, seconds, seed):
     r = random.Random(f"{load} {seed}")
     prefixes = [text_of(r, 2400) for _ in range(PREFIXES)]
     weights = [1 / (i + 4) for i in range(PREFIXES)]
-    out, now = [], 0.0
+    out, now = [], 0.0  # in seconds of the model
     while True:
         now += r.expovariate(RATES[load])
         if now > seconds:
@@ -121,7 +123,7 @@ async def ask(url, headers, messages, result):
     ttft, itl = first - begun, (last - first) / max(count - 1, 1)
     result.ttft.append(ttft)
     result.itl.append(itl)
-    result.good += ttft <= TTFT_S and itl <= ITL_S
+    result.good += ttft <= TTFT_S * STRETCH and itl <= ITL_S * STRETCH
     return True
 
 
@@ -131,24 +133,26 @@ async def drive(load, seconds, seed, url, headers):
     begun = time.monotonic()
 
     async def one(when, tenant, turns):
-        await asyncio.sleep(max(0, begun + when - time.monotonic()))
+        await asyncio.sleep(max(0, begun + when * STRETCH - time.monotonic()))
         for messages in turns:
-            if time.monotonic() - begun > seconds or not await ask(url, headers[tenant], messages, results[tenant]):
+            if time.monotonic() - begun > seconds * STRETCH or not await ask(url, headers[tenant], messages, results[tenant]):
                 return
             if len(turns) > 1:
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5 * STRETCH)
     await asyncio.gather(*(one(*p) for p in plan(load, seconds, seed)))
     return results
 
 
 class Engines:
-    def __init__(self, load, seconds):
+    def __init__(self, load, seconds, log):
         self.ports = free_ports(ENGINES)
-        command = [sys.executable, str(ROOT / "tests" / "bench" / "engines.py"), "--ports", ",".join(map(str, self.ports))]
+        command = [sys.executable, str(ROOT / "tests" / "bench" / "engines.py"), "--ports", ",".join(map(str, self.ports)), "--stretch", str(STRETCH)]
         if load == "slow":
             command += ["--slow", f"{self.ports[0]}:3"]
         if load == "dying":
-            command += ["--die", f"{self.ports[0]}:{seconds / 3}"]
+            command += ["--die", f"{self.ports[0]}:{seconds / 3 * STRETCH}"]
+        if log:
+            command += ["--log", str(log)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         self.process.stdout.readline()
 
@@ -170,9 +174,9 @@ class Engines:
 
 
 class Seki:
-    def __init__(self, ports, routing, directory):
+    def __init__(self, ports, routing, directory, hedging=True):
         from cloud import Cloud, wait_for
-        self.cloud = c = Cloud(options={"gateway-threads": 1, "log-level": "warn", "gateway-routing": routing}, directory=directory)
+        self.cloud = c = Cloud(options={"gateway-threads": 1, "log-level": "warn", "gateway-routing": routing, "gateway-hedging": str(hedging).lower()}, directory=directory)
         try:
             c.start()
             for t in ("one", "two"):
@@ -220,11 +224,11 @@ class Router:
         self.log.close()
 
 
-def run(system, load, seconds, seed):
+def run(system, load, seconds, seed, log=None):
     directory = tempfile.mkdtemp(prefix="seki-goodput-")
-    engines = Engines(load, seconds)
+    engines = Engines(load, seconds, log)
     try:
-        s = Seki(engines.ports, {"seki": "prefix", "seki-load": "load", "seki-turns": "turns"}[system], directory) if system.startswith("seki") else Router(system, engines.ports, directory)
+        s = Seki(engines.ports, {"seki-load": "load", "seki-turns": "turns"}.get(system, "prefix"), directory, system != "seki-unhedged") if system.startswith("seki") else Router(system, engines.ports, directory)
         try:
             results = asyncio.run(drive(load, seconds, seed, s.url, s.headers))
         finally:
@@ -238,18 +242,22 @@ def run(system, load, seconds, seed):
 
 
 def main():
+    global STRETCH
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--seconds", type=float, default=20)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--systems", default="seki,seki-load,seki-turns,sglang-router,smg,vllm-router")
     p.add_argument("--loads", default=",".join(RATES))
+    p.add_argument("--log", type=pathlib.Path, help="a directory: what each engine was sent, a file LOAD-ROUND-SYSTEM.jsonl each (engines.py)")
+    p.add_argument("--stretch", type=float, default=1)
     a = p.parse_args()
+    STRETCH = a.stretch
     home = os.environ.get("GWBENCH_HOME")
     systems = [s for s in a.systems.split(",") if s.startswith("seki") or home and (pathlib.Path(home) / "venv" / PEERS[s][0]).exists()]
     got = {}
     for load, seed, system in itertools.product(a.loads.split(","), range(a.rounds), systems):
         try:
-            r = run(system, load, a.seconds, seed)
+            r = run(system, load, a.seconds, seed, a.log and a.log / f"{load}-{seed}-{system}.jsonl")
         except RuntimeError as e:
             print(f"{load} #{seed}: {e}: left out", file=sys.stderr, flush=True)
             continue

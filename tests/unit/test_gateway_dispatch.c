@@ -80,7 +80,7 @@ static void cache_wins_over_load_but_not_over_a_herd(void **state)
     assert_int_equal(cached, 8);
     for (int i = 0; i < REPLICAS; i++)
         replicas[i].slots = 100;
-    set_load(1, 1, 9, 1); /* all want it: the next one does not get it */
+    set_load(1, 1, 10, 1); /* all want it: the next one does not get it */
     assert_int_equal(pick_replica(&endpoint, &w, 1, &index, &cached), PICK_ONE);
     assert_int_not_equal(index, 2);
     target_forget(replicas[2].target);
@@ -116,6 +116,25 @@ static void a_choice_can_be_told(void **state)
     assert_int_equal(report.of[1].fate, PICK_NO_ROOM);
     assert_int_equal(report.of[2].fate, PICK_BARRED);
     target_forget(replicas[2].target);
+}
+
+static void what_is_still_to_be_read_counts(void **state)
+{
+    (void)state;
+    uint64_t hashes[4] = {1, 2, 3, 4};
+    size_t index;
+    struct pick_wish w = {.hashes = hashes, .hash_count = 4, .tokens = 256};
+    set_load(1, 1, 1, 1);
+    for (int i = 0; i < REPLICAS; i++)
+        atomic_store(&replicas[i].target->unread, i == 1 ? 400 : 1000);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 1);
+    target_cache(replicas[3].target, hashes, 4, &before); /* 2 * 256 tokens less to do there, and not yet 600 */
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 1);
+    atomic_store(&replicas[3].target->unread, 900);
+    assert_int_equal(pick_replica(&endpoint, &w, 1, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 3);
 }
 
 static void who_has_no_room_gets_nothing(void **state)
@@ -400,6 +419,133 @@ static void what_was_never_paid_is_not_given_back(void **state)
     assert_true(of_a >= 4 && of_a <= 6);
 }
 
+/* ---- patience ---- */
+
+#define LONG_BLOCKS 40
+
+/* One that has a long prompt; its blocks are those from `from` on. */
+static struct ticket *long_one(const char *tenant, uint64_t hashes[LONG_BLOCKS], uint64_t from)
+{
+    struct ticket *t = ticket(tenant);
+    for (uint64_t i = 0; i < LONG_BLOCKS; i++)
+        hashes[i] = (from + i) * 0x9e3779b97f4a7c15u; /* spread over the index */
+    t->wish.hashes = hashes;
+    t->wish.hash_count = LONG_BLOCKS;
+    t->prompt_tokens = LONG_BLOCKS * 64;
+    return t;
+}
+
+/* A prompt was read within 400 ms, and is cached at replica 2, all whose slots are taken. 4 slots, and requests are taken to last for 2 s: half a second for a slot. */
+static void make_home(uint64_t hashes[LONG_BLOCKS])
+{
+    struct ticket *t = long_one("a", hashes, 100);
+    t->wish.barred = 0xb;
+    target_forget(replicas[2].target);
+    set_load(0, 0, 0, 0);
+    assert_int_equal(ask(t), DISPATCH_SENT);
+    assert_int_equal(t->index, 2);
+    dispatch_read(t);
+    assert_true(t->read_ms > 0);
+    t->read_ms = 400;
+    dispatch_learn(t, LONG_BLOCKS * 256, 0, t->prompt_tokens);
+    end(t);
+    set_load(0, 0, 4, 0);
+}
+
+static void who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker(void **state)
+{
+    (void)state;
+    uint64_t hashes[LONG_BLOCKS], others[LONG_BLOCKS];
+    make_home(hashes);
+    struct ticket *waits = long_one("a", hashes, 100), *second = long_one("b", hashes, 100), *other = long_one("a", others, 900);
+    assert_int_equal(ask(waits), DISPATCH_WAITS); /* half a second; reading it elsewhere counts as 0.8 s */
+    turn_loop();
+    assert_int_equal(waits->state, TICKET_WAITS);
+    assert_int_equal(ask(other), DISPATCH_WAITS); /* nothing keeps it: it is sent in the same breath */
+    turn_loop();
+    assert_int_equal(other->state, TICKET_SENT);
+    assert_int_equal(waits->state, TICKET_WAITS);
+    set_load(0, 0, 3, 0);
+    dispatch_kick(endpoint.dispatch);
+    turn_loop();
+    assert_int_equal(waits->state, TICKET_SENT);
+    assert_int_equal(waits->index, 2);
+    end(other);
+    end(waits);
+    set_load(0, 0, 4, 0);
+    waits = long_one("a", hashes, 100);
+    assert_int_equal(ask(waits), DISPATCH_WAITS);
+    assert_int_equal(ask(second), DISPATCH_WAITS); /* a whole second would be too long */
+    turn_loop();
+    assert_int_equal(second->state, TICKET_SENT);
+    assert_int_not_equal(second->index, 2);
+    assert_int_equal(waits->state, TICKET_SENT); /* now that it is read there anyhow */
+    assert_int_equal(waits->index, second->index);
+    end(waits);
+    end(second);
+}
+
+static void patience_has_an_end(void **state)
+{
+    (void)state;
+    uint64_t hashes[LONG_BLOCKS];
+    make_home(hashes);
+    struct ticket *t = long_one("a", hashes, 100), *failed = long_one("a", hashes, 100);
+    assert_int_equal(ask(t), DISPATCH_WAITS);
+    t->since_ms -= PATIENCE_MAX_MS;
+    dispatch_kick(endpoint.dispatch);
+    turn_loop();
+    assert_int_equal(t->state, TICKET_SENT);
+    assert_int_not_equal(t->index, 2);
+    target_forget(replicas[t->index].target);
+    failed->again = true; /* it has lost time already */
+    assert_int_equal(ask(failed), DISPATCH_SENT);
+    end(t);
+    end(failed);
+}
+
+static void nobody_waits_while_it_is_not_known_how_fast_is_read(void **state)
+{
+    (void)state;
+    uint64_t hashes[LONG_BLOCKS], retry;
+    struct ticket *t = long_one("a", hashes, 100);
+    target_cache(replicas[2].target, hashes, LONG_BLOCKS, &before);
+    set_load(0, 0, 4, 0);
+    assert_int_equal(ask(t), DISPATCH_SENT);
+    end(t);
+    make_home(hashes);
+    for (int i = 0; i < REPLICAS; i++)
+        if (i != 2)
+            target_forget(replicas[i].target);
+    t = long_one("a", hashes, 100);
+    assert_int_equal(dispatch_ask(t, 0, &retry), DISPATCH_SENT); /* nor where nobody may wait */
+    end(t);
+}
+
+static void what_is_to_be_read_is_counted_once_on_every_way(void **state)
+{
+    (void)state;
+    struct ticket *t = fill(), *is_told = ticket("a");
+    atomic_llong *unread = &replicas[0].target->unread;
+    assert_int_equal(atomic_load(unread), 100);
+    dispatch_read(t);
+    assert_int_equal(atomic_load(unread), 0);
+    assert_int_equal(t->read_ms, 0); /* so little says nothing */
+    assert_int_equal(ask(is_told), DISPATCH_WAITS);
+    (void)dispatch_done(t, TARGET_OK, 0);
+    assert_int_equal(atomic_load(unread), 100);
+    assert_int_equal(is_told->state, TICKET_TOLD);
+    end(is_told);
+    end(t);
+    assert_int_equal(atomic_load(unread), 0);
+    t = ticket("a");
+    assert_int_equal(ask(t), DISPATCH_SENT);
+    (void)dispatch_done(t, TARGET_FAILED, 0);
+    assert_int_equal(atomic_load(unread), 0);
+    end(t);
+    assert_int_equal(atomic_load(unread), 0);
+}
+
 /* ---- beside another attempt ---- */
 
 static void a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids(void **state)
@@ -425,6 +571,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids, setup, teardown),
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
         cmocka_unit_test_setup_teardown(a_choice_can_be_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_still_to_be_read_counts, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(who_goes_gets_nothing_more, setup, teardown),
         cmocka_unit_test_setup_teardown(ties_are_spread, setup, teardown),
@@ -436,6 +583,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_new_snapshot_gives_room, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_tried_all_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_never_paid_is_not_given_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker, setup, teardown),
+        cmocka_unit_test_setup_teardown(patience_has_an_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(nobody_waits_while_it_is_not_known_how_fast_is_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_to_be_read_is_counted_once_on_every_way, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

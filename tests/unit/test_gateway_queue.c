@@ -21,7 +21,7 @@ static struct item *add(struct queue *q, char tenant, int64_t cost, enum queue_c
     return i;
 }
 
-static int64_t cached(void *arg, const struct queue_entry *e)
+static int64_t cached(void *arg, struct queue_entry *e)
 {
     (void)arg;
     return ((const struct item *)e)->cached;
@@ -141,6 +141,38 @@ static void the_best_cached_goes_first_but_nobody_is_overtaken_for_ever(void **s
     drain(&q);
 }
 
+static void who_would_rather_wait_holds_up_nobody_and_earns_nothing(void **state)
+{
+    (void)state;
+    struct queue q;
+    struct item *waits[4];
+    int64_t cost = 0, sum[2] = {0};
+    queue_init(&q);
+    for (int i = 0; i < 4; i++) {
+        waits[i] = add(&q, 'a', 50, CLASS_INTERACTIVE);
+        waits[i]->cached = -1;
+    }
+    add(&q, 'a', 5000, CLASS_INTERACTIVE);
+    assert_int_equal(take(&q, &cost), 'a'); /* past those before it, though they cost less */
+    assert_int_equal(cost, 5000);
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(take(&q, NULL), 0);
+    for (int i = 0; i < 400; i++)
+        add(&q, 'b', 100, CLASS_INTERACTIVE);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(take(&q, NULL), 'b');
+    for (int i = 0; i < 4; i++)
+        waits[i]->cached = 0;
+    for (int i = 0; i < 400; i++)
+        add(&q, 'a', 100, CLASS_INTERACTIVE);
+    while (sum[0] + sum[1] < 20000) {
+        char tenant = take(&q, &cost);
+        sum[tenant == 'b'] += cost;
+    }
+    assert_true(sum[0] > 9000 && sum[0] < 11000); /* nothing was saved up, nor is anything owed */
+    drain(&q);
+}
+
 static void who_leaves_is_gone_and_who_failed_comes_first(void **state)
 {
     (void)state;
@@ -184,6 +216,7 @@ int main(void)
         cmocka_unit_test(who_comes_late_has_saved_nothing_and_owes_nothing),
         cmocka_unit_test(classes_are_strict),
         cmocka_unit_test(the_best_cached_goes_first_but_nobody_is_overtaken_for_ever),
+        cmocka_unit_test(who_would_rather_wait_holds_up_nobody_and_earns_nothing),
         cmocka_unit_test(who_leaves_is_gone_and_who_failed_comes_first),
         cmocka_unit_test(a_debt_has_an_end),
     };
