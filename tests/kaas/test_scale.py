@@ -36,6 +36,7 @@ def test_five_hundred_nodes_and_a_thousand_pods(served, tmp_path):
         created = time.monotonic() - began
         kwok.wait(NODES, 600)
         ready = time.monotonic() - began
+        print(f"{NODES} nodes created {created:.1f} s, ready {ready:.1f} s", {name: rss(pid) for name, pid in c.pids().items()}, flush=True)
         pod = {"spec": {"containers": [{"name": "c", "image": "none"}]}, "metadata": {"labels": {"app": "many"}}}
         c.kubectl("create", "-f", "-", input=json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "many"},
                                                           "spec": {"replicas": PODS, "selector": {"matchLabels": {"app": "many"}}, "template": pod}}))
@@ -43,7 +44,7 @@ def test_five_hundred_nodes_and_a_thousand_pods(served, tmp_path):
         wait_for(lambda: c.kubectl("get", "deployment", "many", "-o", "jsonpath={.status.readyReplicas}").stdout == str(PODS), 900, "all pods to run")
         running = time.monotonic() - began
         memory = {name: rss(pid) for name, pid in c.pids().items()}
-        print(f"nodes created {created:.1f} s, ready {ready:.1f} s; {PODS} pods running {running:.1f} s; RSS MiB {memory}; control {rss(served.role_pid('control'))}")
+        print(f"{PODS} pods running {running:.1f} s; RSS MiB {memory}; control {rss(served.role_pid('control'))}")
         used = {p["spec"]["nodeName"] for p in json.loads(c.kubectl("get", "pods", "-o", "json").stdout)["items"]}
         assert len(used) > NODES // 2, "spread over the nodes"
         assert memory["apiserver"] < API_SERVER_MIB

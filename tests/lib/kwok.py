@@ -1,4 +1,5 @@
 """Simulated nodes (kwok) in a cluster. It takes the program (make kubernetes-full) and, from its Go module, the stages that nodes and pods go through."""
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -42,8 +43,12 @@ class Kwok:
         self.process = subprocess.Popen([PROGRAM, "--config", config, "--kubeconfig", cluster.kubeconfig, "--manage-all-nodes=false", "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
                                          "--node-ip=127.0.0.1", "--server-address=127.0.0.1:0", "--node-lease-duration-seconds=40"], stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
 
-    def add(self, count):
-        self.cluster.kubectl("create", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": [node(i) for i in range(count)]}))
+    def add(self, count, piece=50):
+        """kubectl makes one after the other: several at once, each of a few."""
+        def some(first):
+            self.cluster.kubectl("create", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": [node(i) for i in range(first, min(first + piece, count))]}))
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(some, range(0, count, piece)))
 
     def ready(self):
         assert self.process.poll() is None, "kwok has ended"
