@@ -23,6 +23,7 @@
 #define PROBE_TIMEOUT_MS 2000u
 #define HUNG_MS 30000u        /* alive, and does not answer for so long: killed */
 #define STOP_TIMEOUT_MS 10000u
+#define API_STOP_MS 3000u     /* it stops listening at once, and then waits for watches that do not end */
 #define PKI_LOOK_MS 60000u
 #define QUIET_S 5             /* a stage that takes longer says what it waits for */
 #define CONF_MAX 65536
@@ -137,7 +138,7 @@ static int ensure(struct pass *p, enum component c, struct err *err)
         return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
                        strrchr(plan->program, '/') + 1, p->site.minor);
     }
-    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = STOP_TIMEOUT_MS};
+    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = c == APISERVER ? API_STOP_MS : STOP_TIMEOUT_MS};
     int rc = rt->ops->ensure(rt, &want, err);
     if (rc < 0)
         return rc;

@@ -57,6 +57,16 @@ int preflight_etcd(const char *version)
     return two_numbers(str_of(version));
 }
 
+const char *preflight_member(const char *status, const char *member, struct arena *a)
+{
+    const char *at = strstr(status, arena_printf(a, "\"%s\":\"", member));
+    if (!at)
+        return "";
+    at += strlen(member) + 4;
+    const char *end = strchr(at, '"');
+    return end ? arena_strndup(a, str_n(at, (size_t)(end - at))) : "";
+}
+
 int preflight_kubelet(const char *version)
 {
     int both = *version == 'v' ? two_numbers(str_of(version + 1)) : -1;
@@ -152,8 +162,7 @@ static int etcd_of(struct looking *l, const char *folder, int *ret, struct err *
 
 static int look_at_store(struct looking *l, struct err *err)
 {
-    JSON_AUTO status = NULL;
-    JSON_AUTO alarms = NULL;
+    const char *status = "", *alarms = "";
     int next = 0, rc = store_ask(l->p->site, "endpoint", "status", l->arena, &status, err);
     if (rc == 0)
         rc = store_ask(l->p->site, "alarm", "list", l->arena, &alarms, err);
@@ -163,9 +172,9 @@ static int look_at_store(struct looking *l, struct err *err)
         l->reason = "StoreNotAnswering";
         return rc;
     }
-    if (json_array_size(json_object_get(alarms, "alarms")))
+    if (strstr(alarms, "\"alarms\""))
         return stop(l, "StoreAlarm", err, "the store has raised an alarm (no space, or a corrupt member): it would not take what an upgrade writes");
-    const char *is = json_str_or(json_array_get(status, 0), "Status.version", "");
+    const char *is = preflight_member(status, "version", l->arena);
     int now = preflight_etcd(is);
     if (now < 0 || next < now || next > now + 1)
         return stop(l, "StoreTooFar", err, "the store is etcd %s, and Kubernetes %s comes with %d.%d: one goes one minor version at a time, and never back", *is ? is : "of no version", l->p->to, next / 1000,

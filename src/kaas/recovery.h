@@ -50,8 +50,9 @@ int snapshot_open(const struct site *s, const char *dir, const char *id, const s
 int snapshot_restore(const struct site *s, const char *into, int64_t revision, int64_t least, uint16_t peers, struct arena *a, int64_t *ret_revision, struct err *err) NODISCARD;
 /* How many keys the store at that port has, at a revision (0: now). */
 int snapshot_count(const struct site *s, uint16_t port, int64_t revision, struct arena *a, int64_t *ret, struct err *err) NODISCARD;
-/* What etcdctl of site's programs says of the running store: "endpoint" "status", "alarm" "list". *ret: a new document. */
-int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, json_t **ret, struct err *err) NODISCARD;
+/* What etcdctl of site's programs says of the running store: "endpoint" "status", "alarm" "list". *ret: JSON as text, in a: its numbers of members do not fit
+ * into what a parser of ours takes. */
+int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, const char **ret, struct err *err) NODISCARD;
 bool snapshot_count_parse(struct str text, int64_t *ret); /* what etcdctl has said to that */
 /* Those that are there, newest first, `max` at most in ret; removes what a killed one has left when `clean`. Returns how many. */
 size_t snapshot_list(const char *dir, struct snapshot *ret, size_t max, bool clean);

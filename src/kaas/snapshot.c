@@ -70,10 +70,15 @@ static int answer(const struct site *s, const char *const *argv, json_t **ret, s
     return rc;
 }
 
-int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, json_t **ret, struct err *err)
+int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, const char **ret, struct err *err)
 {
     const char *argv[] = {arena_printf(a, "%s/etcdctl", s->programs), STORE_FLAGS(s, a, PORT_ETCD), noun, verb, "--write-out=json", NULL};
-    return answer(argv, ret, err);
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, OUT_MAX);
+    int rc = tool_run(argv, TOOL_TIMEOUT_MS, &out, err);
+    if (rc == 0)
+        *ret = arena_strndup(a, sbuf_str(&out));
+    return rc;
 }
 
 /* One line of several says it. */

@@ -196,10 +196,10 @@ static const char *store_behind(struct stepping *x)
 {
     struct arena *a = x->r->arena;
     struct err why = ERR_INIT;
-    JSON_AUTO doc = NULL;
-    if (store_ask(x->site, "endpoint", "status", a, &doc, &why) < 0)
+    const char *status = "";
+    if (store_ask(x->site, "endpoint", "status", a, &status, &why) < 0)
         return arena_strdup(a, why.msg);
-    const char *program = json_str_or(json_array_get(doc, 0), "Status.version", ""), *stored = json_str_or(json_array_get(doc, 0), "Status.storageVersion", "");
+    const char *program = preflight_member(status, "version", a), *stored = preflight_member(status, "storageVersion", a);
     if (preflight_etcd(program) < 0 || preflight_etcd(program) != preflight_etcd(stored))
         return arena_printf(a, "etcd %s has not gone over to its own format yet: it is %s", program, stored);
     return NULL;

@@ -47,6 +47,8 @@ struct preflight {
 int preflight(const struct preflight *p, struct arena *a, const char **ret_reason, struct err *err) NODISCARD;
 /* Pure parts of it. "3.7.3" → 3007; -1. "v1.37.2" → 37; -1. */
 int preflight_etcd(const char *version);
+/* The text of a member ("version", "storageVersion") in what etcdctl says of the store's status; "": there is none. In a. */
+const char *preflight_member(const char *status, const char *member, struct arena *a);
 int preflight_kubelet(const char *version);
 /* The first deprecated API of /metrics that was asked for since the API server's start and is gone in `to`; text as long as the pass, NULL: none. */
 const char *preflight_deprecated(struct str metrics, int to, struct arena *a);

@@ -48,6 +48,12 @@ static void test_versions_of_programs(void **state UNUSED)
     assert_int_equal(preflight_etcd("3"), -1);
     assert_int_equal(preflight_etcd("3."), -1);
     assert_int_equal(preflight_etcd(""), -1);
+    /* Numbers of members are greater than what JSON's integers are taken to be. */
+    static const char said[] = "[{\"Endpoint\":\"https://127.1.2.3:2379\",\"Status\":{\"header\":{\"member_id\":12418672204160889912},\"version\":\"3.6.16\",\"dbSize\":20480,\"storageVersion\":\"3.6.0\"}}]";
+    assert_string_equal(preflight_member(said, "version", arena), "3.6.16");
+    assert_string_equal(preflight_member(said, "storageVersion", arena), "3.6.0");
+    assert_string_equal(preflight_member(said, "other", arena), "");
+    assert_string_equal(preflight_member("\"version\":\"cut", "version", arena), "");
     assert_int_equal(preflight_kubelet("v1.36.3"), 36);
     assert_int_equal(preflight_kubelet("v1.37.0-alpha.1+x"), 37);
     assert_int_equal(preflight_kubelet("1.36.3"), -1);
