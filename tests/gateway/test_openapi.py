@@ -107,8 +107,7 @@ def test_made_up_requests(fake, tmp_path):
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_many_made_up_requests(fake, tmp_path):
-    for doc, checks in ((narrowed(fake.models), CHECKS), (ours(narrowed(fake.models)), CHECKS + OURS)):
-        run(fake, tmp_path, doc, "--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", "200", "--exclude-operation-id-regex", "Response|Message", checks=checks)
+    run(fake, tmp_path, narrowed(fake.models), "--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", "100", "--exclude-operation-id-regex", "Response|Message")
 
 
 @pytest.mark.full

@@ -300,7 +300,7 @@ static void read_request(struct work *w, const json_t *body)
     int64_t most = json_int(body, "max_completion_tokens", json_int(body, "max_tokens", o.tokens));
     w->stream = json_flag(body, "stream", false);
     w->include_usage = json_flag(body, "stream_options.include_usage", false);
-    w->wanted = most < o.tokens ? most : o.tokens;
+    w->wanted = most >= 0 && most < o.tokens ? most : o.tokens;
     w->prompt_tokens = words_of(json_object_get(body, "messages")) + words_of(json_object_get(body, "prompt")) + words_of(json_object_get(body, "input")) +
                        words_of(json_object_get(body, "query")) * (int64_t)json_array_size(json_object_get(body, "documents")) + words_of(json_object_get(body, "documents"));
 }
