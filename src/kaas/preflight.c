@@ -150,7 +150,7 @@ static int etcd_of(struct looking *l, const char *folder, int *ret, struct err *
     char version[32];
     struct str line;
     sbuf_init(&out, OUT_MAX);
-    int rc = tool_run(argv, VERSION_TIMEOUT_MS, &out, err);
+    int rc = tool_run(argv, VERSION_TIMEOUT_MS, l->p->site->pass, &out, err);
     if (rc < 0)
         return rc;
     struct str rest = sbuf_str(&out);

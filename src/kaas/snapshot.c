@@ -75,7 +75,7 @@ int store_ask(const struct site *s, const char *noun, const char *verb, struct a
     const char *argv[] = {arena_printf(a, "%s/etcdctl", s->programs), STORE_FLAGS(s, a, PORT_ETCD), noun, verb, "--write-out=json", NULL};
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, OUT_MAX);
-    int rc = tool_run(argv, TOOL_TIMEOUT_MS, &out, err);
+    int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, &out, err);
     if (rc == 0)
         *ret = arena_strndup(a, sbuf_str(&out));
     return rc;
