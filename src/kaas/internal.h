@@ -64,6 +64,11 @@ int cluster_conf_write(const struct site *s, const char *name, json_t *doc, stru
 /* Writes what is the same for all clusters of dir/conf. */
 int cluster_conf_ensure(const struct site *s, struct err *err) NODISCARD;
 
+/* ---- audit_policy.c ---- */
+
+/* Writes dir/conf/audit-LEVEL.json, and makes dir/audit. */
+int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struct err *err) NODISCARD;
+
 /* ---- place.c: directory and address ---- */
 
 /* The address of a cluster whose directory is there. ERR_NOT_FOUND: there is none. ERR_CORRUPT. */

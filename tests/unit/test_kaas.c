@@ -28,7 +28,7 @@ static int set_up(void **state UNUSED)
         return -1;
     arena = arena_new(16 << 20);
     site = (struct site){.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir, .programs = "/k/1.37", .kms = "/k/seki-kms", .address = "127.96.3.4"};
-    cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local", NULL}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
+    cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local", NULL}, .audit = {"Metadata"}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
     return 0;
 }
 
