@@ -16,15 +16,15 @@
 int cluster_audit_ensure(const struct cluster *c, const struct site *s, struct err *err)
 {
     CLEANUP(mem_freep) char *dir = xasprintf("%s/audit", s->dir);
-    CLEANUP(mem_freep) char *name = xasprintf("audit-%s", c->spec.audit.policy);
-    CLEANUP(mem_freep) char *text = xasprintf(RULES_JSON, c->spec.audit.policy);
+    CLEANUP(mem_freep) char *name = xasprintf("audit-%s", cluster_audit_policy(c));
+    CLEANUP(mem_freep) char *text = xasprintf(RULES_JSON, cluster_audit_policy(c));
     json_t *rules = NULL;
     int rc = file_mkdirs(dir, 0700, err);
     if (rc == 0)
         rc = json_parse(str_of(text), strlen(text), &rules, err);
     if (rc < 0)
         return rc;
-    if (!strcmp(c->spec.audit.policy, "None")) {
+    if (!strcmp(cluster_audit_policy(c), "None")) {
         json_decref(rules);
         rules = json_pack("[{s:s}]", "level", "None");
     }

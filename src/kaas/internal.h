@@ -66,6 +66,12 @@ int cluster_conf_ensure(const struct site *s, struct err *err) NODISCARD;
 
 /* ---- audit_policy.c ---- */
 
+/* Clusters of before have none. */
+static inline const char *cluster_audit_policy(const struct cluster *c)
+{
+    return c->spec.audit.policy ? c->spec.audit.policy : "Metadata";
+}
+
 /* Writes dir/conf/audit-LEVEL.json, and makes dir/audit. */
 int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struct err *err) NODISCARD;
 

@@ -146,7 +146,7 @@ static void apiserver_flags(struct flags *f, const struct cluster *c, const stru
     flag(f, "--max-requests-inflight=%d", size->reads);
     flag(f, "--max-mutating-requests-inflight=%d", size->writes);
     flag(f, "--profiling=false");
-    flag(f, "--audit-policy-file=%s/conf/audit-%s.json", d, c->spec.audit.policy); /* it is read at the start only: another level is another file, and so another command line */
+    flag(f, "--audit-policy-file=%s/conf/audit-%s.json", d, cluster_audit_policy(c)); /* it is read at the start only: another level is another file, and so another command line */
     flag(f, "--audit-log-path=%s/audit/audit.log", d);
     flag(f, "--audit-log-maxsize=%d", size->audit_mib);
     flag(f, "--audit-log-maxbackup=%d", AUDIT_FILES - 1);
