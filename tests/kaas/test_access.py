@@ -259,4 +259,4 @@ def test_logs_of_the_control_plane_are_its_tenants_to_read(served, made):
     stranger = account(served, "strange", "stranger", "admin")
     for words in (["logs", "one"], ["audit", "one"]):
         p = served.seki("-n", "demo", "cluster", *words, env=stranger, check=False)
-        assert p.returncode == 1 and not p.stdout and "not found" in p.stderr, p
+        assert p.returncode == 1 and not p.stdout and "there is no project demo" in p.stderr, p
