@@ -64,6 +64,7 @@ struct apiserver {
     } hooks[API_HOOKS_MAX];
     size_t hook_count;
     TAILQ_HEAD(, api_watch) watches;
+    unsigned texts; /* text_view.c: that are being read */
     struct audit_view *audit_views; /* those that are being read, linked */
     struct metric_family *requests_total, *duration;
     struct metric *watch_gauge, *refused_total, *limited_total;
@@ -197,6 +198,8 @@ struct kind_context api_kind_context(struct api_request *q);
 void api_answer(struct api_request *q);
 /* audit_view.c: a tenant's part of the audit ledger. */
 void api_audit_view(struct api_request *q);
+/* text_view.c: text of files beside an object. */
+void api_text_view(struct api_request *q);
 /* The roles as of now; good until the loop goes on. */
 const struct rbac *authz_current(struct apiserver *s);
 /* Makes q one of the user that its headers impersonate, if any. False: that is refused, and answered. */

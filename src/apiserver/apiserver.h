@@ -29,6 +29,16 @@ struct access_waiter {
     struct access_waiters *list; /* NULL: does not wait */
 };
 
+#define API_TEXT_MAX ((size_t)256 * 1024) /* of one answer */
+#define API_TEXT_NEXT_MAX 64
+/* What somebody wants to read of an object's files. */
+struct api_text {
+    const json_t *owner;
+    const char *part;                     /* the subresource */
+    const char *component, *after;        /* of the query; "" when not there */
+    uint64_t tail;                        /* likewise; 0 */
+};
+
 struct apiserver_options {
     struct net_addr listen;
     struct tls_ctx *tls;              /* required */
@@ -39,6 +49,9 @@ struct apiserver_options {
     void *break_glass_ctx;
     struct oidc *issuers;             /* of people's tokens; borrowed; NULL: none */
     struct kind_services services;
+    /* Fills views of text: whole lines into ret, what goes on behind them into next. On a thread of the pool. NULL: there are none. */
+    int (*text)(void *ctx, const struct api_text *ask, struct sbuf *ret, char next[API_TEXT_NEXT_MAX], struct err *err);
+    void *text_ctx;
     struct audit_log *audit;          /* where what happens is recorded; NULL: nowhere. The store's journal is to be its */
     const char *site;                 /* the Site where this cloud's own engines stand; NULL or "": not said */
     size_t max_object_bytes;          /* default 1 MiB */

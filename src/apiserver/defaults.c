@@ -80,6 +80,16 @@ static void add_reading(json_t *rules, const struct kind *k)
     json_array_append_new(rules, rule(k->group, text, READ));
 }
 
+static void add_views(json_t *rules, const struct kind *k, enum kind_role role)
+{
+    char text[400];
+    for (const struct kind_subresource *s = k->ops ? k->ops->subresources : NULL; s && s->name; s++)
+        if (s->view && s->readers != ROLE_NONE && (s->readers == role || role == ROLE_NONE)) {
+            snprintf(text, sizeof(text), "%s/%s", k->plural, s->name);
+            json_array_append_new(rules, rule(k->group, text, "get"));
+        }
+}
+
 /* One rule a kind keeps the roles readable: "what may they do with secrets?" is one line. */
 static void add_kind_rules(json_t *rules, const struct kind *k, enum kind_role role)
 {
@@ -91,6 +101,8 @@ static void add_kind_rules(json_t *rules, const struct kind *k, enum kind_role r
         snprintf(text, sizeof(text), "%s%s%s%s", k->plural, k->has_scale ? " " : "", k->has_scale ? k->plural : "", k->has_scale ? "/scale" : "");
         json_array_append_new(rules, rule(k->group, text, WRITE));
     }
+    if (role != ROLE_NONE)
+        add_views(rules, k, role);
 }
 
 static void add_tier(json_t *list, size_t i)
@@ -148,6 +160,8 @@ static json_t *content_rules(void)
     for (size_t i = 0; i < count; i++)
         if (all[i]->content && all[i]->readers != ROLE_NONE) /* keys of the cloud itself are nobody's to read */
             add_reading(rules, all[i]);
+    for (size_t i = 0; i < count; i++)
+        add_views(rules, all[i], ROLE_NONE); /* all of them */
     return rules;
 }
 

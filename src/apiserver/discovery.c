@@ -21,7 +21,7 @@ size_t api_subresources(const struct kind *k, struct api_subresource ret[API_SUB
     if (k->has_scale)
         ret[count++] = (struct api_subresource){"scale", "autoscaling", "v1", "Scale", part_verbs, NULL};
     for (const struct kind_subresource *s = k->ops ? k->ops->subresources : NULL; s && s->name && count < API_SUBRESOURCES_MAX; s++)
-        ret[count++] = s->view ? (struct api_subresource){s->name, SEKI_GROUP, SEKI_VERSION, AUDIT_RECORD_LIST, view_verbs, NULL}
+        ret[count++] = s->view ? (struct api_subresource){s->name, SEKI_GROUP, SEKI_VERSION, s->view == VIEW_TEXT ? OBJECT_TEXT : AUDIT_RECORD_LIST, view_verbs, NULL}
                                : (struct api_subresource){s->name, s->kind->group, s->kind->version, s->kind->name, question_verbs, s->kind};
     return count;
 }

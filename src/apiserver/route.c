@@ -96,6 +96,10 @@ void api_dispatch(struct api_request *q)
         api_audit_view(q);
         return;
     }
+    if (sub && sub->view == VIEW_TEXT) {
+        api_text_view(q);
+        return;
+    }
     if (sub || (q->kind && kind_is_virtual(q->kind))) {
         api_answer(q);
         return;

@@ -466,7 +466,7 @@ void apiserver_drain(struct apiserver *a, void (*done)(void *arg), void *arg)
 
 static bool works(const struct apiserver *s)
 {
-    return flow_writes(s->flow) || s->audit_views;
+    return flow_writes(s->flow) || s->audit_views || s->texts;
 }
 
 /* Their callbacks lead to the server. False: the disk hangs. */

@@ -141,6 +141,13 @@ static const struct field audit_list_fields[] = {
     {0},
 };
 
+static const struct field text_fields[] = {
+    TYPE_MEMBERS,
+    {.name = "metadata", .type = FIELD_OBJECT, .sub = list_meta_fields, .help = "continue says where the next lines begin: the query's `after`"},
+    {.name = "text", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .help = "whole lines; empty: there are no more at present"},
+    {0},
+};
+
 const struct api_type api_types[] = {
     {TYPE_OBJECT_META, meta_fields, NULL, NULL, NULL, "ObjectMeta is what all objects have."},
     {META_V1 "OwnerReference", owner_fields, NULL, NULL, NULL, "OwnerReference names an object that owns this one."},
@@ -158,6 +165,7 @@ const struct api_type api_types[] = {
     {TYPE_PATCH, NULL, NULL, NULL, NULL, "Patch is a change in the form that the Content-Type names."},
     {TYPE_AUDIT_RECORD, audit_record_fields, NULL, NULL, NULL, "AuditRecord says who did what, by which rule, with what result."},
     {TYPE_AUDIT_RECORD "List", audit_list_fields, "seki.cloud", "v1alpha1", AUDIT_RECORD_LIST, "AuditRecordList is a tenant's part of the audit ledger, or a page of it."},
+    {"cloud.seki.v1alpha1." OBJECT_TEXT, text_fields, "seki.cloud", "v1alpha1", OBJECT_TEXT, "ObjectText is a piece of a log that belongs to an object."},
     {TYPE_SCALE, scale_fields, "autoscaling", "v1", "Scale", "Scale is the number of replicas of an object."},
     {0},
 };

@@ -20,6 +20,7 @@ struct api_type {
 #define TYPE_STATUS "io.k8s.apimachinery.pkg.apis.meta.v1.Status"
 #define TYPE_PATCH "io.k8s.apimachinery.pkg.apis.meta.v1.Patch"
 #define TYPE_AUDIT_RECORD "cloud.seki.v1alpha1.AuditRecord"
+#define OBJECT_TEXT "ObjectText"
 #define AUDIT_RECORD_LIST "AuditRecordList"
 #define TYPE_SCALE "io.k8s.api.autoscaling.v1.Scale"
 

@@ -66,6 +66,8 @@ int cli_key_revoke(struct cli *c);
 int cli_cluster_create(struct cli *c);
 int cli_cluster_kubeconfig(struct cli *c);
 int cli_cluster_delete(struct cli *c);
+int cli_cluster_logs(struct cli *c);
+int cli_cluster_audit(struct cli *c);
 int cli_cluster_backup(struct cli *c);
 int cli_cluster_backups(struct cli *c);
 int cli_cluster_restore(struct cli *c);

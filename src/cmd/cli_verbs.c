@@ -69,6 +69,17 @@ static const struct cli_flag cluster_kubeconfig_flags[] = {
     {.name = "--out", .value = "FILE", .help = "write it there, for its owner only, instead of printing it", .complete = "@file"},
     END,
 };
+static const struct cli_flag cluster_logs_flags[] = {
+    {.name = "--component", .value = "NAME", .help = "of which: apiserver (default), controllers, scheduler, etcd or kms", .complete = "apiserver controllers scheduler etcd kms"},
+    {.name = "--lines", .value = "N", .help = "the last N lines (default: 20)"},
+    {.name = "--follow", .letter = 'f', .help = "go on with what is added, until interrupted"},
+    END,
+};
+static const struct cli_flag cluster_audit_flags[] = {
+    {.name = "--lines", .value = "N", .help = "the last N lines of its newest file (default: all there are)"},
+    {.name = "--follow", .letter = 'f', .help = "go on with what is added, until interrupted"},
+    END,
+};
 static const struct cli_flag cluster_delete_flags[] = {
     {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
     END,
@@ -309,6 +320,19 @@ const struct cli_verb cli_verbs[] = {
              "  seki -n demo cluster kubeconfig shop --user ann --group team-a --life 8h --out ann.kubeconfig\n",
      .run = cli_cluster_kubeconfig,
      .flags = cluster_kubeconfig_flags},
+    {.name = "cluster logs",
+     .args = "NAME",
+     .help = "what a component of a cluster's control plane says",
+     .more = "  seki -n demo cluster logs shop --component scheduler --follow\n",
+     .run = cli_cluster_logs,
+     .flags = cluster_logs_flags},
+    {.name = "cluster audit",
+     .args = "NAME",
+     .help = "who did what in a cluster: its API server's audit log, a JSON object a line",
+     .more = "How much of each request is in it says spec.audit.policy of the Cluster.\n\n"
+             "  seki -n demo cluster audit shop --lines 20\n",
+     .run = cli_cluster_audit,
+     .flags = cluster_audit_flags},
     {.name = "cluster delete",
      .args = "NAME",
      .help = "delete a cluster with all that is in it, and wait until nothing is left",

@@ -19,6 +19,7 @@
 #include "cmd/vitals.h"
 #include "inference/inference.h"
 #include "kaas/kaas.h"
+#include "kaas/tell.h"
 #include "kinds/tenancy.h"
 #include "tenancy/tenancy.h"
 
@@ -604,6 +605,18 @@ static double issuers_unreachable(void *issuers)
     return (double)oidc_unreachable(issuers);
 }
 
+/* Of Clusters; no other kind has text beside it. ctx: where it lies. */
+static int tell_text(void *ctx, const struct api_text *ask, struct sbuf *ret, char next[API_TEXT_NEXT_MAX], struct err *err)
+{
+    struct tell_ask t = *(const struct tell_ask *)ctx;
+    t.cluster = ask->owner;
+    t.part = ask->part;
+    t.component = ask->component;
+    t.after = ask->after;
+    t.tail = ask->tail;
+    return kaas_tell(&t, ret, next, err);
+}
+
 static int start_api(struct control *c, struct err *err)
 {
     const struct options *o = c->options;
@@ -627,6 +640,10 @@ static int start_api(struct control *c, struct err *err)
         (rc = role_listen_addr(o, a, "metrics", o->metrics_listen, -1, &monitor_listen, err)) < 0)
         return rc;
     ao.tls = c->tls;
+    ao.text = tell_text;
+    struct tell_ask *where = ARENA_NEW(a, struct tell_ask);
+    *where = (struct tell_ask){.data_dir = arena_strdup(a, o->data), .log_dir = options_path(o, a, "log")};
+    ao.text_ctx = where;
     if ((rc = apiserver_start(c->loop, c->store, &ao, &c->api, err)) < 0)
         return rc;
     for (size_t i = 1; checks[i].name; i++) /* the store it checks itself */

@@ -254,6 +254,8 @@ static int look_certificates(struct pass *p, struct err *err)
     if (rc == 0)
         rc = cluster_conf_ensure(&p->site, err);
     if (rc == 0)
+        rc = cluster_audit_ensure(&p->cluster, &p->site, err);
+    if (rc == 0)
         rc = people_conf_ensure(p->k, p->r->obj, &p->site, err);
     if (rc == 0)
         rc = secrets_conf_ensure(&p->site, err);

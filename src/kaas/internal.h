@@ -68,6 +68,17 @@ int cluster_conf_write(const struct site *s, const char *name, json_t *doc, stru
 /* Writes what is the same for all clusters of dir/conf. */
 int cluster_conf_ensure(const struct site *s, struct err *err) NODISCARD;
 
+/* ---- audit_policy.c ---- */
+
+/* Clusters of before have none. */
+static inline const char *cluster_audit_policy(const struct cluster *c)
+{
+    return c->spec.audit.policy ? c->spec.audit.policy : "Metadata";
+}
+
+/* Writes dir/conf/audit-LEVEL.json, and makes dir/audit. */
+int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struct err *err) NODISCARD;
+
 /* ---- place.c: directory and address ---- */
 
 /* The address of a cluster whose directory is there. ERR_NOT_FOUND: there is none. ERR_CORRUPT. */

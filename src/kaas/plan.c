@@ -23,11 +23,15 @@ static const struct size {
     int limit_mib[COMPONENTS];
     long long store_bytes;
     int reads, writes;
+    int audit_mib; /* of one of AUDIT_FILES */
 } sizes[] = {
-    {"Small", "75", {96, 256, 128, 80}, 2LL << 30, 400, 200},
-    {"Medium", "100", {512, 1024, 512, 256}, 4LL << 30, 800, 400},
-    {"Large", "100", {2048, 4096, 2048, 1024}, 8LL << 30, 1600, 800},
+    {"Small", "75", {96, 256, 128, 80}, 2LL << 30, 400, 200, 10},
+    {"Medium", "100", {512, 1024, 512, 256}, 4LL << 30, 800, 400, 25},
+    {"Large", "100", {2048, 4096, 2048, 1024}, 8LL << 30, 1600, 800, 100},
 };
+
+#define AUDIT_FILES 10
+#define AUDIT_DAYS 31
 
 static const struct size *size_of(const char *name)
 {
@@ -142,6 +146,11 @@ static void apiserver_flags(struct flags *f, const struct cluster *c, const stru
     flag(f, "--max-requests-inflight=%d", size->reads);
     flag(f, "--max-mutating-requests-inflight=%d", size->writes);
     flag(f, "--profiling=false");
+    flag(f, "--audit-policy-file=%s/conf/audit-%s.json", d, cluster_audit_policy(c)); /* it is read at the start only: another level is another file, and so another command line */
+    flag(f, "--audit-log-path=%s/audit/audit.log", d);
+    flag(f, "--audit-log-maxsize=%d", size->audit_mib);
+    flag(f, "--audit-log-maxbackup=%d", AUDIT_FILES - 1);
+    flag(f, "--audit-log-maxage=%d", AUDIT_DAYS);
     flag(f, "--encryption-provider-config=%s/conf/encryption.json", d);
     flag(f, "--encryption-provider-config-automatic-reload=true");
 }

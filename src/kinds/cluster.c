@@ -8,6 +8,7 @@
 #define PLANE(member) offsetof(struct cluster, spec.control_plane.member) - offsetof(struct cluster, spec.control_plane)
 #define NETWORK(member) offsetof(struct cluster, spec.network.member) - offsetof(struct cluster, spec.network)
 #define BACKUP(member) offsetof(struct cluster, spec.backup.member) - offsetof(struct cluster, spec.backup)
+#define AUDIT(member) offsetof(struct cluster, spec.audit.member) - offsetof(struct cluster, spec.audit)
 #define ENDPOINT_NAMES_MAX 16
 
 /* ---- networks ---- */
@@ -83,11 +84,16 @@ static const struct field backup_fields[] = {
     {.name = "keep", .type = FIELD_INT, .offset = BACKUP(keep), .min = 1, .max = CLUSTER_BACKUPS_MAX, .def = "24", .help = "how many of the newest backups are kept"},
     {0},
 };
+static const struct field audit_fields[] = {
+    {.name = "policy", .type = FIELD_ENUM, .offset = AUDIT(policy), .values = "None|Metadata|Request|RequestResponse", .def = "\"Metadata\"", .help = "how much its API server writes of each request; of Secrets, ConfigMaps and tokens never more than Metadata. Another one restarts the API server"},
+    {0},
+};
 static const struct field spec_fields[] = {
     {.name = "version", .type = FIELD_ENUM, .offset = SPEC(version), .values = CLUSTER_VERSIONS, .def = "\"1.37\"", .help = "minor version of Kubernetes, of those that this cloud has; the next one upgrades the cluster"},
     {.name = "controlPlane", .type = FIELD_OBJECT, .offset = SPEC(control_plane), .sub = plane_fields, .sub_size = sizeof(((struct cluster *)0)->spec.control_plane), .def = "{}", .help = "how its control plane is made"},
     {.name = "network", .type = FIELD_OBJECT, .offset = SPEC(network), .sub = network_fields, .sub_size = sizeof(((struct cluster *)0)->spec.network), .def = "{}", .help = "its networks; they cannot change later"},
     {.name = "endpointNames", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoint_names), .list_type = LIST_SET, .max = ENDPOINT_NAMES_MAX, .help = "further DNS names and addresses under which clients reach its API server"},
+    {.name = "audit", .type = FIELD_OBJECT, .offset = SPEC(audit), .sub = audit_fields, .sub_size = sizeof(((struct cluster *)0)->spec.audit), .def = "{}", .help = "its audit log"},
     {.name = "backup", .type = FIELD_OBJECT, .offset = SPEC(backup), .sub = backup_fields, .sub_size = sizeof(((struct cluster *)0)->spec.backup), .def = "{}", .help = "how its store is backed up"},
     {0},
 };
@@ -350,7 +356,8 @@ static int authorize(const struct kind_context *c, const json_t *obj UNUSED, con
     sbuf_addf(why, "metadata.namespace: this cloud stands at no site that %s allows to project \"%s\": ask whoever made that rule", rule, c->namespace);
     return err_set(err, ERR_FORBIDDEN, "no allowed site");
 }
-static const struct kind_ops ops = {.validate = validate, .admit = admit, .authorize = authorize};
+static const struct kind_subresource parts[] = {{.name = "audit", .view = VIEW_TEXT, .readers = ROLE_ADMIN}, {.name = "log", .view = VIEW_TEXT, .readers = ROLE_VIEW}, {0}};
+static const struct kind_ops ops = {.validate = validate, .admit = admit, .authorize = authorize, .subresources = parts};
 
 const struct kind kind_cluster = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Cluster", .plural = "clusters", .singular = "cluster",

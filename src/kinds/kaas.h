@@ -38,6 +38,9 @@ struct cluster {
             int64_t interval_seconds; /* 0: only when asked for */
             int64_t keep;             /* 1 to CLUSTER_BACKUPS_MAX */
         } backup;
+        struct {
+            const char *policy; /* None | Metadata | Request | RequestResponse */
+        } audit;
         struct field_list endpoint_names; /* DNS names and addresses for the API server's certificate */
     } spec;
 };

@@ -88,15 +88,20 @@ struct kind_services {
     const char *kubernetes_dir;      /* where the programs of Kubernetes are, MINOR below it; NULL or "": there are none */
 };
 
+/* The roles of a project that every Seki has: each may what those after it may. */
+enum kind_role { ROLE_NONE, ROLE_ADMIN, ROLE_EDIT, ROLE_VIEW };
+
 /* A part of an object: PATH/NAME/SUB. Either something is sent to it by POST: it takes and answers documents of a kind of its own, in no registry, and stores nothing. Or it is a view,
  * read by GET, of what the server has about the object beside it. */
 enum kind_view {
     VIEW_NONE,
     VIEW_AUDIT, /* the part of the audit ledger of the tenant that the object is */
+    VIEW_TEXT,  /* text of files beside the object */
 };
 struct kind_subresource {
     const char *name; /* "token" */
     enum kind_view view; /* then neither of the following */
+    enum kind_role readers; /* of a view of a namespaced kind: the least role of the project that may read it */
     const struct kind *kind;
     /* obj, valid and without status, is filled with the answer. owner: the object as it is. */
     int (*create)(const struct kind_context *c, const json_t *owner, json_t *obj, struct err *err);
@@ -143,9 +148,6 @@ struct kind_ops {
 struct kind_rename {
     const char *stored, *shown;
 };
-
-/* The roles of a project that every Seki has: each may what those after it may. */
-enum kind_role { ROLE_NONE, ROLE_ADMIN, ROLE_EDIT, ROLE_VIEW };
 
 struct kind {
     const char *group; /* "" is core */

@@ -200,3 +200,63 @@ def test_an_issuer_that_is_taken_away_is_refused_and_nothing_restarts(served, ma
     served.process.send_signal(signal.SIGHUP)
     wait_for(lambda: who(served, made, token).startswith("demo:ann"), 60, "the issuer to be known again")
     assert made.pids() == before
+
+
+# ---- what the tenant sees of its cluster ----
+
+def audit(served, *args, env=None, check=True):
+    p = served.seki("-n", "demo", "cluster", "audit", "one", *args, env=env, check=check)
+    return [json.loads(line) for line in p.stdout.splitlines()] if p.returncode == 0 else p
+
+
+def test_who_did_what_in_a_cluster_is_its_tenants_to_read(served, made):
+    made.kubectl("create", "secret", "generic", "hidden", "--from-literal=word=canary-7f3a")
+    made.kubectl("get", "secret", "hidden")
+    made.kubectl("delete", "configmap", "kube-root-ca.crt", "-n", "default")
+    events = wait_for(lambda: [e for e in audit(served) if e.get("objectRef", {}).get("name") == "kube-root-ca.crt" and e["verb"] == "delete"], 30, "the record")
+    assert events[0]["user"]["username"] == "kubernetes-admin" and events[0]["level"] == "Metadata"
+    verbs = {e["verb"] for e in audit(served) if e.get("objectRef", {}).get("name") == "hidden"}
+    assert {"create", "get"} <= verbs
+    text = json.dumps(audit(served))
+    assert "canary-7f3a" not in text and "Y2FuYXJ5" not in text
+    assert len(audit(served, "--lines", "3")) == 3
+    before = len(audit(served))
+    os.kill(made.pids()["apiserver"], signal.SIGKILL)
+    made.wait("False")
+    made.wait()
+    assert len(audit(served)) >= before  # it goes on where it was
+
+
+def test_more_is_written_when_it_is_asked_for_and_of_secrets_never(served, made):
+    served.api("PATCH", made.path, {"spec": {"audit": {"policy": "RequestResponse"}}}, "application/merge-patch+json")
+
+    def full():
+        made.kubectl("create", "namespace", "noted", check=False)
+        made.kubectl("delete", "namespace", "noted", "--wait=false", check=False)
+        made.kubectl("create", "secret", "generic", "more", "--from-literal=word=canary-9b1c", check=False)
+        return [e for e in audit(served) if e["level"] == "RequestResponse" and "requestObject" in e]
+    wait_for(full, 120, "the API server to be started with it")
+    events = audit(served)
+    assert any(e.get("objectRef", {}).get("name") == "more" for e in events)
+    assert all("requestObject" not in e and "responseObject" not in e for e in events if e.get("objectRef", {}).get("resource") in ("secrets", "configmaps"))
+    assert "Y2FuYXJ5" not in json.dumps(events)
+    served.api("PATCH", made.path, {"spec": {"audit": {"policy": "Metadata"}}}, "application/merge-patch+json")
+    made.wait()
+
+
+def test_logs_of_the_control_plane_are_its_tenants_to_read(served, made):
+    looker = account(served, "demo", "watcher", "view")
+    for component in ("apiserver", "controllers", "etcd"):
+        p = served.seki("-n", "demo", "cluster", "logs", "one", "--component", component, "--lines", "5", env=looker)
+        assert 0 < len(p.stdout.splitlines()) <= 5, p
+    p = served.seki("-n", "demo", "cluster", "logs", "one", "--component", "kubelet", check=False)
+    assert p.returncode == 2 and "expected apiserver" in p.stderr
+    p = served.seki("-n", "demo", "cluster", "logs", "two", check=False)
+    assert p.returncode == 1 and "project demo has no cluster two" in p.stderr
+    # A viewer sees logs, and not who did what; a stranger neither, nor that there is a cluster.
+    assert audit(served, env=looker, check=False).returncode == 1
+    served.tenant("strange")
+    stranger = account(served, "strange", "stranger", "admin")
+    for words in (["logs", "one"], ["audit", "one"]):
+        p = served.seki("-n", "demo", "cluster", *words, env=stranger, check=False)
+        assert p.returncode == 1 and not p.stdout and "there is no project demo" in p.stderr, p

@@ -29,7 +29,7 @@ static int set_up(void **state UNUSED)
         return -1;
     arena = arena_new(16 << 20);
     site = (struct site){.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir, .programs = "/k/1.37", .kms = "/k/seki-kms", .address = "127.96.3.4"};
-    cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local", NULL}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
+    cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local", NULL}, .audit = {"Metadata"}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
     return 0;
 }
 
@@ -359,6 +359,22 @@ static void test_keys_stay_and_leaves_are_made_anew(void **state UNUSED)
 
 /* ---- people ---- */
 
+static void test_a_cluster_of_before_has_an_audit_log_too(void **state UNUSED)
+{
+    struct plan now, before;
+    struct cluster old = cluster;
+    old.spec.audit.policy = NULL;
+    plan_component(APISERVER, &cluster, &site, arena, &now);
+    plan_component(APISERVER, &old, &site, arena, &before);
+    bool named = false;
+    for (size_t i = 0; now.argv[i]; i++) {
+        assert_string_equal(now.argv[i], before.argv[i]);
+        named |= strstr(now.argv[i], "/conf/audit-Metadata.json") != NULL;
+    }
+    assert_true(named);
+    assert_int_equal(cluster_audit_ensure(&old, &site, NULL), 0);
+}
+
 static void test_urls_that_an_api_server_takes(void **state UNUSED)
 {
     static const char *const good[] = {"https://id.example", "https://id.example:8443/realms/a-b_c.d~e/", "https://[::1]:1", "https://127.0.0.1:5556/dex"},
@@ -524,7 +540,7 @@ int main(void)
         cmocka_unit_test(test_what_is_said_to_components),
         cmocka_unit_test(test_certificates),
         cmocka_unit_test(test_keys_stay_and_leaves_are_made_anew),
-        cmocka_unit_test(test_private_files_are_private), cmocka_unit_test(test_urls_that_an_api_server_takes),
+        cmocka_unit_test(test_private_files_are_private), cmocka_unit_test(test_a_cluster_of_before_has_an_audit_log_too), cmocka_unit_test(test_urls_that_an_api_server_takes),
                                        cmocka_unit_test(test_a_tenants_clusters_know_its_issuers_and_no_others), cmocka_unit_test(test_whose_access_was_ended_stands_in_a_rule),
         cmocka_unit_test(test_a_kubeconfig_that_is_handed_on_has_no_path),
         cmocka_unit_test(test_places),

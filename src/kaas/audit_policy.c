@@ -1,0 +1,32 @@
+/* What the API server of a cluster writes into its audit log, which is its tenant's. Bodies of Secrets, ConfigMaps and tokens never are, whatever level is asked for. */
+#include "kaas/internal.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+
+/* The first that fits counts. Who reads a Secret is always said, whoever it is. */
+#define RULES_JSON \
+    "[{\"level\":\"None\",\"nonResourceURLs\":[\"/healthz*\",\"/livez*\",\"/readyz*\"]}," \
+    "{\"level\":\"None\",\"resources\":[{\"group\":\"coordination.k8s.io\",\"resources\":[\"leases\"]},{\"group\":\"\",\"resources\":[\"events\"]},{\"group\":\"events.k8s.io\",\"resources\":[\"events\"]}]}," \
+    "{\"level\":\"Metadata\",\"resources\":[{\"group\":\"\",\"resources\":[\"secrets\",\"configmaps\",\"serviceaccounts/token\"]},{\"group\":\"authentication.k8s.io\"},{\"group\":\"certificates.k8s.io\"}]}," \
+    "{\"level\":\"None\",\"users\":[\"system:apiserver\",\"system:kube-scheduler\",\"system:kube-controller-manager\"],\"verbs\":[\"get\",\"list\",\"watch\"]}," \
+    "{\"level\":\"None\",\"userGroups\":[\"system:nodes\",\"system:serviceaccounts:kube-system\"],\"verbs\":[\"get\",\"list\",\"watch\"]}," \
+    "{\"level\":\"%s\"}]"
+
+int cluster_audit_ensure(const struct cluster *c, const struct site *s, struct err *err)
+{
+    CLEANUP(mem_freep) char *dir = xasprintf("%s/audit", s->dir);
+    CLEANUP(mem_freep) char *name = xasprintf("audit-%s", cluster_audit_policy(c));
+    CLEANUP(mem_freep) char *text = xasprintf(RULES_JSON, cluster_audit_policy(c));
+    json_t *rules = NULL;
+    int rc = file_mkdirs(dir, 0700, err);
+    if (rc == 0)
+        rc = json_parse(str_of(text), strlen(text), &rules, err);
+    if (rc < 0)
+        return rc;
+    if (!strcmp(cluster_audit_policy(c), "None")) {
+        json_decref(rules);
+        rules = json_pack("[{s:s}]", "level", "None");
+    }
+    return cluster_conf_write(s, name, json_pack("{s:s, s:s, s:[s], s:o}", "apiVersion", "audit.k8s.io/v1", "kind", "Policy", "omitStages", "RequestReceived", "rules", rules), err);
+}
