@@ -39,7 +39,7 @@ THEIRS = {"Pod", "Namespace", "NetworkPolicy", "PersistentVolume", "PersistentVo
 def test_every_reason_is_explained():
     page = (ROOT / "docs" / "operate" / "troubleshoot.md").read_text()
     reasons = set()
-    for source in (*ROOT.glob("src/inference/*.c"), *ROOT.glob("src/kaas/*.c")):
+    for source in (*ROOT.glob("src/inference/*.c"), *ROOT.glob("src/kaas/*.c"), *ROOT.glob("src/node/*.c")):
         text = re.sub(r'json_pack\(.*?\);', "", source.read_text(), flags=re.S)  # their words are documents' 
         reasons |= set(re.findall(r'"([A-Z][a-z]+[A-Za-z]*)"', text)) - {"True", "False", "Unknown", "Warning", "Normal", "Opaque", "Small", "Medium", "Large", "Service", "EndpointSlice", "LoadBalancer", "ClientIP", "Fail", "Ignore", "DaemonSet", "Failed", "Succeeded"} - THEIRS
     assert len(reasons) > 15

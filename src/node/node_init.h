@@ -4,8 +4,8 @@
  * IPC), a root of its own that shows of this machine /usr, cgroups and a few devices, and a cable to the cluster's hub; it starts containerd, kubelet and kube-proxy, and starts again what ends.
  * What belongs to the node dies with it: the kernel ends a process namespace with its first process, and a network namespace with its last.
  * What DIR holds: docs/internals/kaas-nodes.md. Needs root; `ip` of iproute2, runc, and CNI's plugins. */
-#ifndef SEKI_KAAS_NODE_INIT_H
-#define SEKI_KAAS_NODE_INIT_H
+#ifndef SEKI_NODE_INIT_H
+#define SEKI_NODE_INIT_H
 
 /* Never returns before the node has ended. An exit status. argv: DIR and what is only there to tell command lines apart. */
 int node_main(char **argv);

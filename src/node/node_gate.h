@@ -4,8 +4,8 @@
  *   nodes and pods → API server   accepts at the hub's address, port 6443; dials the cluster's own loopback address
  *   API server → nodes and pods   accepts at a unix socket; reads CONNECT ADDRESS:PORT; dials in the hub, kubelets' ports and the network of pods, nothing else
  * Killed, it finds the hub again; nodes and pods keep talking to each other meanwhile. Needs root and `ip` of iproute2. */
-#ifndef SEKI_KAAS_NODE_GATE_H
-#define SEKI_KAAS_NODE_GATE_H
+#ifndef SEKI_NODE_GATE_H
+#define SEKI_NODE_GATE_H
 
 #include <stddef.h>
 #include <stdint.h>
