@@ -14,7 +14,7 @@
 #include "node/node_gate.h"
 
 #define TEXT_MAX (64 * 1024)
-#define OVERHEAD_MIB 256 /* containerd, kubelet and kube-proxy of a node */
+#define OVERHEAD_MIB 256 /* containerd, kubelet, kube-proxy and seki-agent of a node */
 
 /* ---- names ---- */
 
