@@ -5,8 +5,8 @@
 #include "base/mem.h"
 #include "cmd/manifests.h"
 #include "cmd/roles.h"
-#include "kaas/node_gate.h"
-#include "kaas/node_init.h"
+#include "node/node_gate.h"
+#include "node/node_init.h"
 
 #include <signal.h>
 #include <sys/prctl.h>

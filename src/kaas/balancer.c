@@ -7,8 +7,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "kaas/gate_balance.h"
 #include "kaas/node.h"
+#include "node/gate_balance.h"
 
 #define CONTROLLER "balancer"
 #define WORKERS 2

@@ -1,4 +1,5 @@
-/* Nodes of clusters, between node_pool.c (the controller), node_files.c (what lies on disk), node_join.c (what is done inside the cluster) and the rest of this folder.
+/* Nodes of clusters, between node_pool.c (the controller), node_files.c (what lies on disk), node_join.c (what is done inside the cluster), node_drain.c and node_end.c (its end) and the rest of this
+ * folder. What runs inside nodes and gates is src/node.
  * Threads: those of the controllers. */
 #ifndef SEKI_KAAS_NODE_H
 #define SEKI_KAAS_NODE_H

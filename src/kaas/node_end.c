@@ -9,9 +9,9 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "kaas/node_init.h"
 #include "kaas/storage.h"
-#include "kaas/volume.h"
+#include "node/node_init.h"
+#include "node/volume.h"
 
 bool node_workload_end(struct kaas *k, const char *name)
 {

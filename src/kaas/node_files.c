@@ -11,10 +11,10 @@
 #include "base/mem.h"
 #include "crypto/hash.h"
 #include "crypto/pki.h"
-#include "kaas/node_gate.h"
+#include "node/node_gate.h"
 
 #define TEXT_MAX (64 * 1024)
-#define OVERHEAD_MIB 256 /* containerd, kubelet and kube-proxy of a node */
+#define OVERHEAD_MIB 256 /* containerd, kubelet, kube-proxy and seki-agent of a node */
 
 /* ---- names ---- */
 
@@ -205,7 +205,7 @@ static json_t *proxy_config(const struct node *n, const struct cluster *c)
 static json_t *kubeconfig_in_node(const struct node *n, json_t *user)
 {
     char server[64];
-    snprintf(server, sizeof(server), "https://%s:%d", n->network->gate, PORT_APISERVER);
+    snprintf(server, sizeof(server), "https://%s:%d", n->network->gate, GATE_API_PORT);
     return json_pack("{s:s, s:s, s:[{s:s, s:{s:s, s:s}}], s:[{s:s, s:o}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", "name", "cluster", "cluster", "server", server,
                      "certificate-authority", "/etc/seki-node/ca.crt", "users", "name", "node", "user", user, "contexts", "name", "node", "context", "cluster", "cluster", "user", "node",
                      "current-context", "node");

@@ -4,10 +4,10 @@
 #include "base/mem.h"
 #include "crypto/hash.h"
 #include "crypto/pki.h"
-#include "kaas/agent.h"
-#include "kaas/claims.h"
-#include "kaas/csi.h"
 #include "kinds/kind.h"
+#include "node/agent.h"
+#include "node/claims.h"
+#include "node/csi.h"
 
 #define RBAC "rbac.authorization.k8s.io"
 #define STORAGE "storage.k8s.io"

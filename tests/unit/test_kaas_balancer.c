@@ -16,7 +16,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "kaas/balancer.h"
-#include "kaas/gate_balance.h"
+#include "node/gate_balance.h"
 
 static json_t *doc(const char *text)
 {

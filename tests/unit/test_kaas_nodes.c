@@ -15,7 +15,7 @@
 #include "base/mem.h"
 #include "kaas/addons.h"
 #include "kaas/node.h"
-#include "kaas/node_gate.h"
+#include "node/node_gate.h"
 
 static struct cluster cluster_with(const char *pods, const char *services, const char *nodes)
 {

@@ -1,4 +1,4 @@
-#include "kaas/policy.h"
+#include "node/network_policy.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>

@@ -1,11 +1,11 @@
-/* The gate's part of Services of type LoadBalancer: listens at addresses of the operator's on this machine, and says which pod each connection goes to. Part of relay.c's loop; one thread.
+/* The gate's part of Services of type LoadBalancer: listens at addresses of the operator's on this machine, and says which pod each connection goes to. Part of node_relay.c's loop; one thread.
  *
- * It reads DIR/balancer.json, which the controller (balancer.c) writes, whenever that is replaced, and answers in DIR/balancer.said with the table's generation and the listeners that
+ * It reads DIR/balancer.json, which the controller (kaas/balancer.c) writes, whenever that is replaced, and answers in DIR/balancer.said with the table's generation and the listeners that
  * could not be had; those are tried again each second. Killed, the gate reads the table again: what it serves does not hang on the controller. Connections of a listener that goes are ended. */
-#ifndef SEKI_KAAS_GATE_BALANCE_H
-#define SEKI_KAAS_GATE_BALANCE_H
+#ifndef SEKI_NODE_GATE_BALANCE_H
+#define SEKI_NODE_GATE_BALANCE_H
 
-#include "kaas/node_gate.h"
+#include "node/node_gate.h"
 
 #define BALANCE_TABLE "balancer.json"
 #define BALANCE_SAID "balancer.said"

@@ -1,10 +1,10 @@
-#include "kaas/csi.h"
+#include "node/csi.h"
 
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "kaas/volume.h"
 #include "kms/wire.h"
+#include "node/volume.h"
 
 /* What our methods ask for, each from its own field numbers. */
 struct question {

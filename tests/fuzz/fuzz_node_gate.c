@@ -1,7 +1,7 @@
 /* Heads of requests to a gate: any bytes are refused with a reason, or name a kubelet or a pod of the cluster. */
 #include "fuzz.h"
 
-#include "kaas/node_gate.h"
+#include "node/node_gate.h"
 
 #include <stdlib.h>
 

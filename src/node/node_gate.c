@@ -1,5 +1,5 @@
 /* The gate of a cluster's nodes: its hub, its two listeners. */
-#include "kaas/gate_balance.h"
+#include "node/gate_balance.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,8 +18,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "json/json.h"
-#include "kaas/node_init.h"
 #include "kinds/kaas.h"
+#include "node/node_init.h"
 
 #define SETTINGS_MAX 65536
 #define BACKLOG 256

@@ -1,5 +1,5 @@
 /* The relay of a gate: connections in pairs, on one epoll. */
-#include "kaas/gate_balance.h"
+#include "node/gate_balance.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

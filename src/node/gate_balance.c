@@ -1,4 +1,4 @@
-#include "kaas/gate_balance.h"
+#include "node/gate_balance.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,4 +1,4 @@
-#include "kaas/claims.h"
+#include "node/claims.h"
 
 #include <stdio.h>
 
@@ -6,9 +6,9 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "base/mem.h"
-#include "kaas/csi.h"
-#include "kaas/volume.h"
 #include "kinds/kind.h"
+#include "node/csi.h"
+#include "node/volume.h"
 
 #define SELECTED "volume.kubernetes.io/selected-node"
 #define PROVISIONER "volume.kubernetes.io/storage-provisioner"

@@ -6,8 +6,8 @@
  * is said in an Event at the claim, once for each message; a claim that finds no room is given back to the scheduler.
  * Threads: one. Blocks.
  */
-#ifndef SEKI_KAAS_CLAIMS_H
-#define SEKI_KAAS_CLAIMS_H
+#ifndef SEKI_NODE_CLAIMS_H
+#define SEKI_NODE_CLAIMS_H
 
 #include "client/client.h"
 

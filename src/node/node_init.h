@@ -1,11 +1,11 @@
 /* `sekid node DIR`: one node of a cluster, as a process of its own on this machine. Run by the runtime, never by people.
  *
  * The outer process makes the node's cgroup and its first process, waits for it, and removes the cgroup. The first process has namespaces of its own (network, mounts, processes, host name,
- * IPC), a root of its own that shows of this machine /usr, cgroups and a few devices, and a cable to the cluster's hub; it starts containerd, kubelet and kube-proxy, and starts again what ends.
+ * IPC), a root of its own that shows of this machine /usr, cgroups and a few devices, and a cable to the cluster's hub; it starts containerd, kubelet, kube-proxy and seki-agent (agent.h), and starts again what ends.
  * What belongs to the node dies with it: the kernel ends a process namespace with its first process, and a network namespace with its last.
  * What DIR holds: docs/internals/kaas-nodes.md. Needs root; `ip` of iproute2, runc, and CNI's plugins. */
-#ifndef SEKI_KAAS_NODE_INIT_H
-#define SEKI_KAAS_NODE_INIT_H
+#ifndef SEKI_NODE_INIT_H
+#define SEKI_NODE_INIT_H
 
 /* Never returns before the node has ended. An exit status. argv: DIR and what is only there to tell command lines apart. */
 int node_main(char **argv);

@@ -1,5 +1,5 @@
 /* The processes of a node: the outer one, the first one within, and what that starts. */
-#include "kaas/node_init.h"
+#include "node/node_init.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,7 +22,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "json/json.h"
-#include "kaas/agent.h"
+#include "node/agent.h"
 
 #define SETTINGS_MAX 65536
 #define PROGRAMS "/opt/seki"

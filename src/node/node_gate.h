@@ -1,11 +1,13 @@
-/* `sekid node-gate DIR`: the only way between the nodes of one cluster and this machine. Run by the runtime, one a cluster that has nodes.
+/* `sekid node-gate DIR`: the only way between the nodes of one cluster and this machine, also for what comes from outside to Services of type LoadBalancer. Run by the runtime, one a cluster
+ * that has nodes.
  *
  * It makes the cluster's hub, a network namespace with a bridge that its nodes' cables end at, and no way out; keeps it under DIR/hub; and relays connections:
  *   nodes and pods → API server   accepts at the hub's address, port 6443; dials the cluster's own loopback address
  *   API server → nodes and pods   accepts at a unix socket; reads CONNECT ADDRESS:PORT; dials in the hub, kubelets' ports and the network of pods, nothing else
+ *   clients → pods                accepts at a Service's address on this machine (gate_balance.h); dials in the hub, what EndpointSlices name and is a pod or a node of this cluster
  * Killed, it finds the hub again; nodes and pods keep talking to each other meanwhile. Needs root and `ip` of iproute2. */
-#ifndef SEKI_KAAS_NODE_GATE_H
-#define SEKI_KAAS_NODE_GATE_H
+#ifndef SEKI_NODE_GATE_H
+#define SEKI_NODE_GATE_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -26,7 +28,7 @@ struct gate_reach {
 /* The head of a request, up to and with its empty line. 0: this may be dialled. ERR_INVALID: it is no CONNECT with an IPv4 address and a port; ERR_FORBIDDEN: it is no node of ours, no pod. Pure. */
 int gate_target(const struct gate_reach *r, struct str head, uint32_t *ret_address, uint16_t *ret_port, struct err *err) NODISCARD;
 struct balance; /* gate_balance.h */
-/* relay.c: moves bytes both ways until both have ended. One thread. */
+/* node_relay.c: moves bytes both ways until both have ended. One thread. */
 struct relay;
 struct relay_options {
     int api_listener;    /* accepted there → api */

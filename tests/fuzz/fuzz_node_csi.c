@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 
-#include "kaas/csi.h"
-#include "kaas/volume.h"
+#include "node/csi.h"
+#include "node/volume.h"
 
 static void check(const char *path)
 {

@@ -1,14 +1,14 @@
 /* The node's agent: what the cloud does inside each node beside upstream's programs; a process that the node's first one starts and starts again.
  *
- * It serves the kubelet as CSI driver (csi.h), fulfils claims (claims.h) and enforces NetworkPolicies (policy.h). It has credentials of its own, in /etc/seki-node, with the role
- * seki:node-agent (storage.c), and ends when these are made anew, to be started with them. It goes on while sekid is away; while the API server is, what is mounted
+ * It serves the kubelet as CSI driver (csi.h), fulfils claims (claims.h) and enforces NetworkPolicies (network_policy.h). It has credentials of its own, in /etc/seki-node, with the role
+ * seki:node-agent (kaas/storage.c), and ends when these are made anew, to be started with them. It goes on while sekid is away; while the API server is, what is mounted
  * and what is enforced stays, and nothing new is made.
  * Threads: one for the sockets, one for claims, one for policies, one for each kind that it watches.
  */
-#ifndef SEKI_KAAS_AGENT_H
-#define SEKI_KAAS_AGENT_H
+#ifndef SEKI_NODE_AGENT_H
+#define SEKI_NODE_AGENT_H
 
-#include "kaas/node_init.h"
+#include "node/node_init.h"
 
 #define AGENT_VOLUMES "/var/lib/seki/volumes"
 #define AGENT_ORG "seki:node-agents"

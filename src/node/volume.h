@@ -5,8 +5,8 @@
  * their last mount, so that a node that ends leaves none. Ids are "pvc-" and a uid, nothing else.
  * Threads: any, but one at a time for one volume. Blocks: making and wiping take as long as the disk does. Needs root to attach; mkfs.ext4 of e2fsprogs to make.
  */
-#ifndef SEKI_KAAS_VOLUME_H
-#define SEKI_KAAS_VOLUME_H
+#ifndef SEKI_NODE_VOLUME_H
+#define SEKI_NODE_VOLUME_H
 
 #include <stdint.h>
 

@@ -5,8 +5,8 @@
  * Judged is each packet of a connection's first direction, after Services were resolved, so that a policy also ends what was open before it; answers pass. A node reaches its own pods always.
  * hostNetwork pods are neither judged nor peers. IPv4 alone. Source: k8s.io/api, networking/v1; kubernetes.io, Network Policies.
  */
-#ifndef SEKI_KAAS_POLICY_H
-#define SEKI_KAAS_POLICY_H
+#ifndef SEKI_NODE_NETWORK_POLICY_H
+#define SEKI_NODE_NETWORK_POLICY_H
 
 #include "json/json.h"
 

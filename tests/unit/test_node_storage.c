@@ -8,11 +8,11 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "kaas/claims.h"
-#include "kaas/csi.h"
-#include "kaas/policy.h"
-#include "kaas/volume.h"
 #include "kms/wire.h"
+#include "node/claims.h"
+#include "node/csi.h"
+#include "node/network_policy.h"
+#include "node/volume.h"
 
 #define ID "pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11"
 

@@ -1,4 +1,4 @@
-#include "kaas/volume.h"
+#include "node/volume.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "kaas/node_init.h"
+#include "node/node_init.h"
 
 #define PREFIX "pvc-"
 #define UID_BYTES 36

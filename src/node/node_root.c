@@ -1,5 +1,5 @@
 /* What a node sees: its cgroup, its cable, its root. */
-#include "kaas/node_init.h"
+#include "node/node_init.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -19,7 +19,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "kaas/agent.h"
+#include "node/agent.h"
 
 #define CGROUPS "/sys/fs/cgroup"
 #define PERIOD_US 100000LL

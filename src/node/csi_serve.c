@@ -9,8 +9,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "kaas/csi.h"
 #include "kms/grpc.h"
+#include "node/csi.h"
 
 #define OUT_MAX (256 * 1024)
 #define SCRATCH 16384

@@ -1,4 +1,4 @@
-#include "kaas/agent.h"
+#include "node/agent.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -12,11 +12,11 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "controller/informer.h"
-#include "kaas/claims.h"
-#include "kaas/csi.h"
-#include "kaas/internal.h"
-#include "kaas/policy.h"
-#include "kaas/volume.h"
+#include "node/claims.h"
+#include "node/csi.h"
+#include "node/network_policy.h"
+#include "node/node_gate.h"
+#include "node/volume.h"
 
 #define ETC "/etc/seki-node/"
 #define SETTINGS ETC "agent.json"
@@ -209,7 +209,7 @@ static int load(struct agent *a, const struct node_settings *s, struct err *err)
     a->storage = json_int(doc, "storageBytes", 0);
     if (stat(CERTIFICATE, &st) == 0)
         a->certificate = st.st_mtim;
-    snprintf(server, sizeof(server), "https://%s:%d", s->gate, PORT_APISERVER);
+    snprintf(server, sizeof(server), "https://%s:%d", s->gate, GATE_API_PORT);
     return client_http(&(struct client_http_options){.server = server, .ca_file = ETC "ca.crt", .cert_file = CERTIFICATE, .key_file = ETC "agent.key"}, &a->client, err);
 }
 

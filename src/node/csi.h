@@ -4,8 +4,8 @@
  * the process ends. Volumes are made and wiped by claims.c, not by calls: there is no Controller service. Source: container-storage-interface/spec, csi.proto (v1); k8s.io/kubelet,
  * pluginregistration/v1/api.proto.
  */
-#ifndef SEKI_KAAS_CSI_H
-#define SEKI_KAAS_CSI_H
+#ifndef SEKI_NODE_CSI_H
+#define SEKI_NODE_CSI_H
 
 #include "kms/service.h"
 

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#include "kaas/policy.h"
+#include "node/network_policy.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
