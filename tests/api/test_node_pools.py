@@ -47,7 +47,7 @@ def test_networks_of_nodes_overlap_nothing(cloud, project):
 
 def test_a_pool_without_its_cluster_waits_and_can_be_deleted(cloud, project):
     made = create(cloud, project, "workers", {"clusterName": "one"})
-    assert made["spec"] == {"clusterName": "one", "count": 1, "machine": {"cpus": 1, "memoryMiB": 2048}, "kubelet": {"maxPods": 110, "podPidsLimit": 4096}}
+    assert made["spec"] == {"clusterName": "one", "count": 1, "machine": {"cpus": 1, "memoryMiB": 2048}, "kubelet": {"maxPods": 110, "podPidsLimit": 4096}, "drainSeconds": 300}
     cloud.wait_condition("nodepools", project, "workers", "Ready", "False", "ClusterMissing")
     path = f"{GROUP}/namespaces/{project}/nodepools/workers"
     with pytest.raises(ApiError) as e:

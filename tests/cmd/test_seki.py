@@ -18,7 +18,7 @@ import pytest
 
 from cloud import ROOT, SEKI, SLOW, Cloud, wait_for
 
-VERBS = ["status", "wait", "chat", "adopt", "key create", "key list", "key revoke", "usage verify", "usage", "logs", "slo", "residency check", "cluster create", "cluster kubeconfig", "cluster delete", "tenant create", "tenant list", "tenant suspend", "tenant resume", "tenant close", "audit verify", "audit list", "audit export", "secrets rotate", "secrets status", "support-bundle", "login", "logout", "credential", "break-glass", "backup keygen", "backup verify", "backup", "restore", "upgrade status", "upgrade finish", "rollback", "completion", "version"]
+VERBS = ["status", "wait", "chat", "adopt", "key create", "key list", "key revoke", "usage verify", "usage", "logs", "slo", "residency check", "cluster create", "cluster kubeconfig", "cluster delete", "cluster upgrade", "cluster logs", "cluster audit", "cluster backup", "cluster backups", "cluster restore", "tenant create", "tenant list", "tenant suspend", "tenant resume", "tenant close", "audit verify", "audit list", "audit export", "secrets rotate", "secrets status", "support-bundle", "login", "logout", "credential", "break-glass", "backup keygen", "backup verify", "backup", "restore", "upgrade status", "upgrade finish", "rollback", "completion", "version"]
 MAN = (ROOT / "packaging" / "man" / "seki.1").read_text()
 
 
