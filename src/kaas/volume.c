@@ -160,8 +160,17 @@ struct wiping {
 static void wipe_one(void *arg, const char *id)
 {
     struct wiping *w = arg;
-    if (w->rc == 0)
-        w->rc = wipe_now(w->dir, id, w->err);
+    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, w->dir, id);
+    struct stat st;
+    if (w->rc < 0 || (lstat(path, &st) < 0 && errno == ENOENT))
+        return;
+    /* Pods may have put anything there: what is no file is never opened, and is in nobody's way. A directory goes with the node's. */
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        if (!S_ISDIR(st.st_mode) && unlink(path) < 0 && errno != ENOENT)
+            w->rc = err_sys(w->err, errno, "%s", path);
+        return;
+    }
+    w->rc = wipe_now(w->dir, id, w->err);
 }
 
 int volumes_wipe(const char *dir, struct err *err)

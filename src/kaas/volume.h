@@ -24,7 +24,7 @@ int volume_wipe(const char *dir, const char *id, struct err *err) NODISCARD;
 bool volume_unused(const char *dir, const char *id);
 /* Whether a loop device of this machine has it. */
 bool volume_attached(const char *dir, const char *id);
-/* Wipes all of a directory, attached ones too, as a node's last act. Links are not followed. */
+/* Wipes all of a directory, attached ones too, as a node's last act. What is no file is not opened: links and the like are taken away. */
 int volumes_wipe(const char *dir, struct err *err) NODISCARD;
 /* Calls fn with each volume's id. */
 void volumes_each(const char *dir, void (*fn)(void *arg, const char *id), void *arg);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -128,7 +129,13 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     CLEANUP(mem_freep) char *other = xasprintf("%s/other", dir);
     assert_int_equal(file_write(other, STR("kept"), 0600, NULL), 0);
     assert_int_equal(symlink(other, path), 0);
-    assert_true(volumes_wipe(dir, &err) < 0);
+    CLEANUP(mem_freep) char *folder = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000000.img", dir);
+    CLEANUP(mem_freep) char *pipe = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000001.img", dir);
+    assert_int_equal(mkdir(folder, 0700), 0);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    assert_int_equal(volumes_wipe(dir, &err), 0);
+    assert_false(file_exists(path));
+    assert_false(file_exists(pipe));
     CLEANUP(mem_freep) char *kept = NULL;
     size_t len;
     assert_int_equal(file_read(other, 100, &kept, &len, NULL), 0);
