@@ -2,6 +2,7 @@
 
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -16,6 +17,7 @@
 #define LOOK_MS 100u /* while a gate is to take a table */
 #define SYNC_MS 250u
 #define GATE_MS 2000u /* while there is no gate yet */
+#define IDLE_MS 60000u /* the certificate is looked at */
 
 /* Followed by informers only, never stored here. */
 static const struct kind kind_service = {.group = "", .version = "v1", .name = "Service", .plural = "services", .namespaced = true};
@@ -27,6 +29,7 @@ struct followed {
     struct balancers *all;
     char *ns, *name, *uid;
     struct client *client;
+    struct timespec certificate; /* when the file was made that the client has read */
     struct informer *services, *slices; /* slices: NULL until there is a Service to serve */
     struct map *told;                   /* uid of a Service → what it was told last */
 };
@@ -126,18 +129,29 @@ static void drop(struct pass *p)
     pthread_mutex_unlock(&p->all->lock);
 }
 
-/* Only this cluster's pass changes its entry. */
+/* Only this cluster's pass changes its entry. A client keeps the certificate that it has read, and once that is over it is told nothing any more: with a new one all is followed anew. */
 static int find(struct pass *p, struct err *err)
 {
     struct followed *f = map_getc(p->all->of, key_of(p));
+    const char *certificate = arena_printf(p->r->arena, "%s/pki/super-admin.crt", p->site.dir);
+    struct map *told = NULL;
+    struct stat st = {0};
+    bool there = stat(certificate, &st) == 0;
     if (f && !strcmp(f->uid, p->site.uid)) {
-        p->f = f;
-        return 0;
+        if (!there || (f->certificate.tv_sec == st.st_mtim.tv_sec && f->certificate.tv_nsec == st.st_mtim.tv_nsec)) {
+            p->f = f;
+            return 0;
+        }
+        told = f->told; /* Services do not hear it all again */
+        f->told = NULL;
+        map_del(p->all->of, str_of(key_of(p)));
     }
-    if (atomic_load(&p->all->stopping))
+    if (atomic_load(&p->all->stopping)) {
+        map_free(told);
         return err_set(err, ERR_CANCELED, "sekid stops");
+    }
     f = XNEW(struct followed);
-    *f = (struct followed){.all = p->all, .ns = xstrdup(p->r->ns), .name = xstrdup(p->r->name), .uid = xstrdup(p->site.uid), .told = map_new(mem_free)};
+    *f = (struct followed){.all = p->all, .ns = xstrdup(p->r->ns), .name = xstrdup(p->r->name), .uid = xstrdup(p->site.uid), .certificate = st.st_mtim, .told = told ? told : map_new(mem_free)};
     int rc = access_client(&p->site, &f->client, err);
     if (rc == 0)
         rc = follow(f, &kind_service, on_service, &f->services, err);
@@ -362,7 +376,7 @@ static int serve(struct pass *p, struct err *err)
         rc = err_set(err, heard, "%s", unsaid.msg);
     p->failed = json_at(said, "failed");
     p->taken = json_int(said, "generation", 0) >= json_int(p->table, "generation", 0);
-    p->r->requeue_ms = wanted ? p->all->k->o.probe_ms : 0;
+    p->r->requeue_ms = wanted ? p->all->k->o.probe_ms : IDLE_MS;
     json_array_foreach (services, i, s) {
         struct err why = ERR_INIT;
         int one = rc < 0 ? rc : look_at(p, s, &why);
