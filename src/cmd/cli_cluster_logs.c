@@ -1,6 +1,7 @@
 /* seki cluster logs and seki cluster audit: what a cluster's control plane says, and who did what in it; through the API. */
 #include <unistd.h>
 
+#include "base/mem.h"
 #include "base/str.h"
 #include "cmd/cli.h"
 #include "kinds/kaas.h"
@@ -29,7 +30,8 @@ static int print_piece(struct cli *c, const struct reading *r, char after[256], 
     if (client_get_path(c->client, path.ptr, &doc, &err) < 0)
         return cli_cluster_missing(c, r->name, &err);
     const char *text = json_str_or(doc, "text", ""), *next = json_str_or(doc, "metadata.continue", "");
-    fputs(cli_plain(c->arena, text), stdout);
+    CLEANUP(mem_freep) char *plain = xstrdup(text); /* there is no end to pieces: not in the arena */
+    fputs(cli_make_plain(plain), stdout);
     *ret_more = *text != 0;
     if (!str_to_array(str_of(next), after, 256)) {
         fputs("seki: the API answers with a token that is too long\n", stderr);

@@ -259,8 +259,11 @@ static int look(const struct cluster *c, const struct site *s, json_t *obj, bool
     if (rc < 0)
         return rc;
     rc = access_client(s, &client, err);
-    if (rc == 0)
-        rc = client_get(client, &deployments, "kube-system", "coredns", &there, &why);
+    if (rc < 0) { /* ERR_NOT_FOUND, too: of a certificate, not of the Deployment */
+        addons_free(list, count);
+        return rc;
+    }
+    rc = client_get(client, &deployments, "kube-system", "coredns", &there, &why);
     if (rc == ERR_NOT_FOUND || (rc == 0 && strcmp(obj_annotation(there, APPLIED) ? obj_annotation(there, APPLIED) : "", digest) != 0)) {
         rc = apply_all(client, list, count, err);
         if (rc == 0)

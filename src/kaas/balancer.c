@@ -2,6 +2,7 @@
 
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -16,6 +17,7 @@
 #define LOOK_MS 100u /* while a gate is to take a table */
 #define SYNC_MS 250u
 #define GATE_MS 2000u /* while there is no gate yet */
+#define IDLE_MS 60000u /* the certificate is looked at */
 
 /* Followed by informers only, never stored here. */
 static const struct kind kind_service = {.group = "", .version = "v1", .name = "Service", .plural = "services", .namespaced = true};
@@ -27,6 +29,7 @@ struct followed {
     struct balancers *all;
     char *ns, *name, *uid;
     struct client *client;
+    struct timespec certificate; /* when the file was made that the client has read */
     struct informer *services, *slices; /* slices: NULL until there is a Service to serve */
     struct map *told;                   /* uid of a Service → what it was told last */
 };
@@ -126,18 +129,29 @@ static void drop(struct pass *p)
     pthread_mutex_unlock(&p->all->lock);
 }
 
-/* Only this cluster's pass changes its entry. */
+/* Only this cluster's pass changes its entry. A client keeps the certificate that it has read, and once that is over it is told nothing any more: with a new one all is followed anew. */
 static int find(struct pass *p, struct err *err)
 {
     struct followed *f = map_getc(p->all->of, key_of(p));
+    const char *certificate = arena_printf(p->r->arena, "%s/pki/super-admin.crt", p->site.dir);
+    struct map *told = NULL;
+    struct stat st = {0};
+    bool there = stat(certificate, &st) == 0;
     if (f && !strcmp(f->uid, p->site.uid)) {
-        p->f = f;
-        return 0;
+        if (!there || (f->certificate.tv_sec == st.st_mtim.tv_sec && f->certificate.tv_nsec == st.st_mtim.tv_nsec)) {
+            p->f = f;
+            return 0;
+        }
+        told = f->told; /* Services do not hear it all again */
+        f->told = NULL;
+        map_del(p->all->of, str_of(key_of(p)));
     }
-    if (atomic_load(&p->all->stopping))
+    if (atomic_load(&p->all->stopping)) {
+        map_free(told);
         return err_set(err, ERR_CANCELED, "sekid stops");
+    }
     f = XNEW(struct followed);
-    *f = (struct followed){.all = p->all, .ns = xstrdup(p->r->ns), .name = xstrdup(p->r->name), .uid = xstrdup(p->site.uid), .told = map_new(mem_free)};
+    *f = (struct followed){.all = p->all, .ns = xstrdup(p->r->ns), .name = xstrdup(p->r->name), .uid = xstrdup(p->site.uid), .certificate = st.st_mtim, .told = told ? told : map_new(mem_free)};
     int rc = access_client(&p->site, &f->client, err);
     if (rc == 0)
         rc = follow(f, &kind_service, on_service, &f->services, err);
@@ -152,16 +166,6 @@ static int find(struct pass *p, struct err *err)
 
 /* ---- the table, and whose which address is ---- */
 
-static json_t *read_json(const char *path)
-{
-    CLEANUP(mem_freep) char *text = NULL;
-    json_t *doc = NULL;
-    size_t len;
-    if (file_read(path, BALANCE_TABLE_MAX, &text, &len, NULL) < 0 || json_parse(str_n(text, len), BALANCE_TABLE_MAX, &doc, NULL) < 0)
-        return json_object();
-    return doc;
-}
-
 static const json_t *row_of(const json_t *table, const char *uid)
 {
     size_t i;
@@ -172,45 +176,18 @@ static const json_t *row_of(const json_t *table, const char *uid)
     return NULL;
 }
 
-struct taken {
-    const struct balancers *all;
-    const char *but;
-    struct map *addresses;
-};
-
-static void collect(struct taken *t, const json_t *table)
-{
-    size_t i;
-    json_t *row;
-    json_array_foreach (json_at(table, "services"), i, row)
-        map_set(t->addresses, str_of(json_str_or(row, "address", "")), t);
-}
-
-static void collect_table(void *arg, const char *uid, const char *ns UNUSED, const char *name UNUSED)
-{
-    struct taken *t = arg;
-    CLEANUP(mem_freep) char *path = xasprintf("%s/clusters/%s/net/" BALANCE_TABLE, t->all->k->o.data_dir, uid);
-    if (!strcmp(uid, t->but))
-        return;
-    JSON_AUTO table = read_json(path);
-    collect(t, table);
-}
-
 /* In order, so that a small range is used up; its own address and its last are for networks. */
-static bool take_address(const struct pass *p, const json_t *mine, char ret[16])
+static bool take_address(const struct pass *p, struct map *taken, char ret[16])
 {
-    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", p->all->k->o.data_dir);
-    struct taken t = {p->all, p->site.uid, map_new(NULL)};
     const struct cluster_network *n = &p->all->range;
     uint32_t count = n->bits ? 1u << (32 - n->bits) : 0, first = n->bits < 31, last = count - (n->bits < 31);
     bool found = false;
-    place_each(root, collect_table, &t);
-    collect(&t, mine);
     for (uint32_t i = first; i < last && !found; i++) {
         cluster_network_address(n, i, ret);
-        found = !map_getc(t.addresses, ret);
+        found = !map_getc(taken, ret);
     }
-    map_free(t.addresses);
+    if (found)
+        map_set(taken, str_of(ret), taken);
     return found;
 }
 
@@ -279,8 +256,10 @@ static int set_ingress(struct pass *p, const json_t *service, json_t *want, stru
 /* ---- one pass ---- */
 
 /* Rows of all Services that are to have an address and have the finalizer; the addresses that they had, or others. */
-static json_t *make_rows(struct pass *p, const json_t *services, const json_t *slices)
+static json_t *make_rows(struct pass *p, const json_t *services, const json_t *slices, struct err *err)
 {
+    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", p->all->k->o.data_dir);
+    struct map *taken = NULL; /* until the first is to be taken */
     JSON_AUTO table = json_pack("{s:[]}", "services");
     json_t *rows = json_at(table, "services"), *s;
     size_t i;
@@ -294,17 +273,28 @@ static json_t *make_rows(struct pass *p, const json_t *services, const json_t *s
                 continue;
             if (keeps)
                 (void)!str_to_array(str_of(json_str_or(old, "address", "")), address, sizeof(address));
-            else if (!take_address(p, table, address))
+            else if (!taken) {
+                taken = map_new(NULL);
+                if (balancer_taken(root, p->site.uid, taken, err) < 0) {
+                    map_free(taken);
+                    return NULL;
+                }
+                balancer_collect(taken, table);
+            }
+            if (!keeps && !take_address(p, taken, address))
                 continue;
             json_array_append_new(rows, balancer_row(s, slices, address));
         }
+    map_free(taken);
     return json_incref(rows);
 }
 
 static int write_table(struct pass *p, const json_t *services, const json_t *slices, struct err *err)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    JSON_AUTO rows = make_rows(p, services, slices);
+    JSON_AUTO rows = make_rows(p, services, slices, err);
+    if (!rows)
+        return err->code;
     json_t *old = json_at(p->table, "services");
     if (old ? json_equal(old, rows) : !json_array_size(rows))
         return 0;
@@ -379,10 +369,14 @@ static int serve(struct pass *p, struct err *err)
     pthread_mutex_lock(&p->all->lock);
     rc = write_table(p, services, slices, err);
     pthread_mutex_unlock(&p->all->lock);
-    JSON_AUTO said = read_json(arena_printf(p->r->arena, "%s/net/" BALANCE_SAID, p->site.dir));
+    JSON_AUTO said = NULL;
+    struct err unsaid = ERR_INIT;
+    int heard = balancer_table_read(arena_printf(p->r->arena, "%s/net/" BALANCE_SAID, p->site.dir), &said, &unsaid);
+    if (heard < 0 && rc == 0)
+        rc = err_set(err, heard, "%s", unsaid.msg);
     p->failed = json_at(said, "failed");
     p->taken = json_int(said, "generation", 0) >= json_int(p->table, "generation", 0);
-    p->r->requeue_ms = wanted ? p->all->k->o.probe_ms : 0;
+    p->r->requeue_ms = wanted ? p->all->k->o.probe_ms : IDLE_MS;
     json_array_foreach (services, i, s) {
         struct err why = ERR_INIT;
         int one = rc < 0 ? rc : look_at(p, s, &why);
@@ -417,7 +411,8 @@ static int balancer_reconcile(void *ctx, struct reconcile *r, struct err *err)
         r->requeue_ms = SYNC_MS;
         return 0;
     }
-    p.table = read_json(p.path);
+    if ((rc = balancer_table_read(p.path, &p.table, err)) < 0)
+        return rc;
     rc = serve(&p, err);
     json_decref(p.table);
     return rc;

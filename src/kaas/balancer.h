@@ -29,4 +29,12 @@ json_t *balancer_row(const json_t *service, const json_t *slices, const char *ad
 /* What status.loadBalancer.ingress shall be: failed has "ADDRESS:PORT" → why, from the gate. *ret_why: the first that is in the way, in a; NULL: nothing. An empty array: nothing of it is served. */
 json_t *balancer_ingress(const json_t *service, const json_t *row, const json_t *failed, struct arena *a, const char **ret_reason, const char **ret_why);
 
+/* ---- balancer_disk.c ---- */
+
+/* Where there is no file, an empty object. All else that is no table is an error: what cannot be read is not empty. */
+int balancer_table_read(const char *path, json_t **ret, struct err *err) NODISCARD;
+/* Puts the addresses of all tables below root but one cluster's into the map. */
+int balancer_taken(const char *root, const char *but, struct map *addresses, struct err *err) NODISCARD;
+void balancer_collect(struct map *addresses, const json_t *table);
+
 #endif

@@ -93,8 +93,8 @@ bool place_in_use(const char *address, uint16_t *ret_port);
 int place_keep(const struct site *s, const char *address, struct err *err) NODISCARD;
 /* Removes the directory; *ret_files: how many files were in it. */
 int place_remove(const char *dir, int *ret_files, struct err *err) NODISCARD;
-/* Directories of clusters below root: whose they say they are. Broken ones come with ns "" and name "". */
-void place_each(const char *root, void (*fn)(void *arg, const char *uid, const char *ns, const char *name), void *arg);
+/* Directories of clusters below root: whose they say they are. Broken ones come with ns "" and name "". 0 also when there is no root; else not all were seen, and err (may be NULL) says why. */
+int place_each(const char *root, void (*fn)(void *arg, const char *uid, const char *ns, const char *name), void *arg, struct err *err);
 
 /* ---- probe.c ---- */
 

@@ -108,7 +108,7 @@ static void on_listed(void *arg)
     }
     k->listed = true;
     CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
-    place_each(root, tell_of_directory, &(struct known){k, all});
+    place_each(root, tell_of_directory, &(struct known){k, all}, NULL);
     map_free(x.wanted);
     free_names(&x);
 }

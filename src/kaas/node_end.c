@@ -103,7 +103,7 @@ static void release_hub(void *arg, const char *uid, const char *ns UNUSED, const
 void node_pools_release(struct kaas *k)
 {
     CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
-    place_each(root, release_hub, k);
+    place_each(root, release_hub, k, NULL);
 }
 
 int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)

@@ -232,6 +232,11 @@ json_t *people_document(const struct oidc_config *config, const char *tenant, co
 
 /* ---- a cluster's ---- */
 
+const char *people_tenant(const json_t *project, const char *ns)
+{
+    return project ? namespace_tenant(project, ns) : "";
+}
+
 static int put_authority(json_t *obj, const struct site *s, struct err *err)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/pki/ca.crt", s->dir);
@@ -247,10 +252,10 @@ int people_conf_ensure(struct kaas *k, json_t *obj, const struct site *s, struct
 {
     JSON_AUTO project = informer_get(k->namespaces, NULL, s->ns);
     JSON_AUTO revocations = informer_list(k->revocations, NULL);
-    const char *tenant = project ? obj_label(project, LABEL_TENANT) : NULL, *left_out = "";
+    const char *tenant = people_tenant(project, s->ns), *left_out = "";
     json_t *people = NULL;
     pthread_mutex_lock(&k->people->lock);
-    json_t *doc = people_document(&k->people->config, tenant ? tenant : "", revocations, &people, &left_out);
+    json_t *doc = people_document(&k->people->config, tenant, revocations, &people, &left_out);
     if (*left_out)
         log_warn("an issuer of a tenant is not known in its cluster: its URL or prefix is nothing that Kubernetes takes", KV("namespace", s->ns), KV("cluster", s->name), KV("issuer", left_out));
     pthread_mutex_unlock(&k->people->lock);

@@ -25,6 +25,8 @@ int people_conf_ensure(struct kaas *k, json_t *obj, const struct site *s, struct
 
 /* Whether Go takes it for an issuer's URL, too: an API server does not start with a file that has another. */
 bool people_url_good(const char *url);
+/* Whose clusters those of a project are; "" while the project is not known (NULL). Borrowed. */
+const char *people_tenant(const json_t *project, const char *ns);
 /* Kubernetes' AuthenticationConfiguration: the issuers of config that are tenant's. revocations: an array of UserRevocations; those of others are passed over. *ret_people: what the Cluster's status says
  * of them; *ret_left_out: the first issuer that no API server would take, "" for none; borrowed from config. */
 json_t *people_document(const struct oidc_config *config, const char *tenant, const json_t *revocations, json_t **ret_people, const char **ret_left_out);

@@ -137,10 +137,13 @@ int place_remove(const char *dir, int *ret_files, struct err *err)
     return rc;
 }
 
-void place_each(const char *root, void (*fn)(void *arg, const char *uid, const char *ns, const char *name), void *arg)
+int place_each(const char *root, void (*fn)(void *arg, const char *uid, const char *ns, const char *name), void *arg, struct err *err)
 {
     DIR *d = opendir(root);
-    for (struct dirent *e; d && (e = readdir(d));) {
+    if (!d)
+        return errno == ENOENT ? 0 : err_sys(err, errno, "%s", root);
+    int why;
+    for (struct dirent *e; errno = 0, e = readdir(d), why = errno, e;) {
         JSON_AUTO doc = NULL;
         if (e->d_name[0] == '.')
             continue;
@@ -148,6 +151,6 @@ void place_each(const char *root, void (*fn)(void *arg, const char *uid, const c
         bool whole = record_read(dir, &doc, NULL) == 0 && !strcmp(json_str_or(doc, "uid", ""), e->d_name);
         fn(arg, e->d_name, whole ? json_str_or(doc, "namespace", "") : "", whole ? json_str_or(doc, "name", "") : "");
     }
-    if (d)
-        closedir(d);
+    closedir(d);
+    return why ? err_sys(err, why, "%s", root) : 0;
 }

@@ -122,6 +122,7 @@ static void *serve_csi(void *arg)
 static void *serve_claims(void *arg)
 {
     struct agent *a = arg;
+    volumes_sweep(AGENT_VOLUMES);
     struct claims *c = claims_new(a->client, a->node, AGENT_VOLUMES, a->storage);
     bool good = false;
     for (;;) {

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #define PREFIX "pvc-"
 #define UID_BYTES 36
 #define SUFFIX ".img"
+#define FRESH ".new" /* not a volume yet */
 #define BLOCK (1 << 20)
 #define MOUNTS_AT (1024 + 0x34) /* s_mnt_count, 16 bits, of ext4's superblock */
 #define LOOP_MAJOR 7
@@ -65,24 +67,34 @@ static void add_up(void *arg, const char *id)
         s->bytes += st.st_size;
 }
 
-static int make_file(const char *path, int64_t bytes, struct err *err)
+static int allot(int fd, const char *path, int64_t bytes, struct err *err)
 {
-    const char *const mkfs[] = {"mkfs.ext4", "-q", "-F", "-m", "0", path, NULL};
-    CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return err_sys(err, errno, "%s", path);
     int rc = posix_fallocate(fd, 0, bytes);
     if (rc)
         return rc == ENOSPC ? err_set(err, ERR_NO_SPACE, "the disk has no room for %lld bytes", (long long)bytes) : err_sys(err, rc, "%s", path);
+    return 0;
+}
+
+static int make_file(const char *path, int64_t bytes, struct err *err)
+{
+    const char *const mkfs[] = {"mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", path, NULL};
+    CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_sys(err, errno, "%s", path);
+    int rc = allot(fd, path, bytes, err);
+    if (rc < 0)
+        return rc;
     if (node_run(mkfs, NULL, -1) < 0)
         return err_set(err, ERR_INTERNAL, "mkfs.ext4 made no file system");
+    if ((rc = allot(fd, path, bytes, err)) < 0) /* what mkfs zeroed by giving it back */
+        return rc;
     return fsync(fd) < 0 ? err_sys(err, errno, "%s", path) : 0;
 }
 
 int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, struct err *err)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, dir, id);
-    CLEANUP(mem_freep) char *fresh = xasprintf("%s/%s.new", dir, id);
+    CLEANUP(mem_freep) char *fresh = xasprintf("%s/%s" FRESH, dir, id);
     struct sum sum = {dir, 0};
     if (file_exists(path))
         return 0;
@@ -160,8 +172,17 @@ struct wiping {
 static void wipe_one(void *arg, const char *id)
 {
     struct wiping *w = arg;
-    if (w->rc == 0)
-        w->rc = wipe_now(w->dir, id, w->err);
+    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, w->dir, id);
+    struct stat st;
+    if (w->rc < 0 || (lstat(path, &st) < 0 && errno == ENOENT))
+        return;
+    /* Pods may have put anything there: what is no file is never opened, and is in nobody's way. A directory goes with the node's. */
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        if (!S_ISDIR(st.st_mode) && unlink(path) < 0 && errno != ENOENT)
+            w->rc = err_sys(w->err, errno, "%s", path);
+        return;
+    }
+    w->rc = wipe_now(w->dir, id, w->err);
 }
 
 int volumes_wipe(const char *dir, struct err *err)
@@ -169,6 +190,18 @@ int volumes_wipe(const char *dir, struct err *err)
     struct wiping w = {dir, 0, err};
     volumes_each(dir, wipe_one, &w);
     return w.rc;
+}
+
+void volumes_sweep(const char *dir)
+{
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        struct str name = str_of(e->d_name);
+        if (str_ends(name, STR(FRESH)) && volume_id_valid(str_n(name.ptr, name.len - sizeof(FRESH) + 1)))
+            (void)unlinkat(dirfd(d), e->d_name, 0);
+    }
+    if (d)
+        closedir(d);
 }
 
 void volumes_each(const char *dir, void (*fn)(void *arg, const char *id), void *arg)
@@ -190,11 +223,13 @@ void volumes_each(const char *dir, void (*fn)(void *arg, const char *id), void *
 static int open_device(mode_t type, unsigned major_number, unsigned minor_number)
 {
     char path[64];
-    snprintf(path, sizeof(path), "/dev/.seki-%d-%u-%u", (int)getpid(), major_number, minor_number);
-    if (mknod(path, type | 0600, makedev(major_number, minor_number)) < 0 && errno != EEXIST)
-        return -1;
-    int fd = open(path, O_RDWR | O_CLOEXEC);
+    snprintf(path, sizeof(path), "/dev/.seki-%d-%d-%u-%u", (int)getpid(), (int)gettid(), major_number, minor_number); /* no other thread's */
     (void)unlink(path);
+    if (mknod(path, type | 0600, makedev(major_number, minor_number)) < 0)
+        return -1;
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW), why = errno;
+    (void)unlink(path);
+    errno = why;
     return fd;
 }
 
@@ -203,11 +238,23 @@ static int open_loop(unsigned number)
     return open_device(S_IFBLK, LOOP_MAJOR, number);
 }
 
-static bool holds(unsigned number, const struct stat *image)
+/* By the name of what it has, as the system tells everybody: for devices that cannot be asked. A name that cannot be read may be any. */
+static bool may_hold(unsigned number, const char *id)
+{
+    CLEANUP(mem_freep) char *from = xasprintf("/sys/block/loop%u/loop/backing_file", number);
+    CLEANUP(mem_freep) char *name = NULL;
+    size_t len = 0;
+    int rc = file_read(from, PATH_MAX + 64, &name, &len, NULL);
+    return rc == 0 ? strstr(name, id) != NULL : rc != ERR_NOT_FOUND; /* let go meanwhile */
+}
+
+static bool holds(unsigned number, const struct stat *image, const char *id)
 {
     CLEANUP(file_closep) int fd = open_loop(number);
     struct loop_info64 info;
-    return fd >= 0 && ioctl(fd, LOOP_GET_STATUS64, &info) == 0 && info.lo_inode == image->st_ino && info.lo_device == image->st_dev;
+    if (fd >= 0 && ioctl(fd, LOOP_GET_STATUS64, &info) == 0)
+        return info.lo_inode == image->st_ino && info.lo_device == image->st_dev;
+    return errno != ENXIO && errno != ENODEV && may_hold(number, id);
 }
 
 bool volume_attached(const char *dir, const char *id)
@@ -221,7 +268,7 @@ bool volume_attached(const char *dir, const char *id)
         struct str name = str_of(e->d_name);
         uint64_t number;
         if (str_starts(name, STR("loop")) && file_exists(in_use) && str_to_u64(str_skip(name, 4), &number) == 0)
-            found = holds((unsigned)number, &st);
+            found = holds((unsigned)number, &st, id);
     }
     if (d)
         closedir(d);

@@ -22,10 +22,12 @@ int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, s
 int volume_wipe(const char *dir, const char *id, struct err *err) NODISCARD;
 /* Whether it was never mounted: nothing is in it. */
 bool volume_unused(const char *dir, const char *id);
-/* Whether a loop device of this machine has it. */
+/* Whether a loop device of this machine has it, or may have it: one that cannot be asked and whose file has such a name. */
 bool volume_attached(const char *dir, const char *id);
-/* Wipes all of a directory, attached ones too, as a node's last act. Links are not followed. */
+/* Wipes all of a directory, attached ones too, as a node's last act. What is no file is not opened: links and the like are taken away. */
 int volumes_wipe(const char *dir, struct err *err) NODISCARD;
+/* Takes away what making was interrupted of. While nobody makes any. */
+void volumes_sweep(const char *dir);
 /* Calls fn with each volume's id. */
 void volumes_each(const char *dir, void (*fn)(void *arg, const char *id), void *arg);
 

@@ -433,6 +433,15 @@ static void test_whose_access_was_ended_stands_in_a_rule(void **state UNUSED)
                         "claims[\"sub\"] != \"a\\\"n\" || (has(claims.iat) && int(claims.iat) >= 1767312000)");
 }
 
+static void test_a_project_without_a_label_is_a_tenant_itself(void **state UNUSED)
+{
+    JSON_AUTO project = json_pack("{s:{s:s}}", "metadata", "name", "red");
+    assert_string_equal(people_tenant(project, "red"), "red");
+    assert_string_equal(people_tenant(NULL, "red"), ""); /* not known yet */
+    json_put(project, "metadata.labels", json_pack("{s:s}", LABEL_TENANT, "blue"));
+    assert_string_equal(people_tenant(project, "red"), "blue");
+}
+
 static void test_private_files_are_private(void **state UNUSED)
 {
     static const char *const files[] = {"pki/ca.key", "pki/sa.key", "pki/super-admin.key", "pki/etcd.key", "conf/controllers.json"};
@@ -516,7 +525,7 @@ static void test_places(void **state UNUSED)
     snprintf(path, sizeof(path), "%s/not-one", root);
     assert_int_equal(mkdir(path, 0700), 0);
     struct seen seen = {0};
-    place_each(root, see, &seen);
+    assert_int_equal(place_each(root, see, &seen, NULL), 0);
     assert_int_equal(seen.whole, 1);
     assert_int_equal(seen.broken, 1);
     /* A record that says another address than a loopback one is not believed. */
@@ -542,6 +551,7 @@ int main(void)
         cmocka_unit_test(test_keys_stay_and_leaves_are_made_anew),
         cmocka_unit_test(test_private_files_are_private), cmocka_unit_test(test_a_cluster_of_before_has_an_audit_log_too), cmocka_unit_test(test_urls_that_an_api_server_takes),
                                        cmocka_unit_test(test_a_tenants_clusters_know_its_issuers_and_no_others), cmocka_unit_test(test_whose_access_was_ended_stands_in_a_rule),
+                                       cmocka_unit_test(test_a_project_without_a_label_is_a_tenant_itself),
         cmocka_unit_test(test_a_kubeconfig_that_is_handed_on_has_no_path),
         cmocka_unit_test(test_places),
     };

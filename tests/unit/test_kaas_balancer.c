@@ -241,9 +241,38 @@ static void test_connections_go_to_a_pod_that_answers(void **state UNUSED)
     assert_int_equal(file_remove_tree(dir, NULL), 0);
 }
 
+static void test_addresses_of_a_table_that_cannot_be_read_are_not_free(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-balancer.XXXXXX";
+    struct err err = ERR_INIT;
+    assert_non_null(mkdtemp(dir));
+    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", dir);
+    CLEANUP(mem_freep) char *net = xasprintf("%s/u1/net", root);
+    CLEANUP(mem_freep) char *table = xasprintf("%s/" BALANCE_TABLE, net);
+    CLEANUP(mem_freep) char *stray = xasprintf("%s/stray", root);
+    struct map *all = map_new(NULL);
+    assert_int_equal(balancer_taken(root, "u0", all, &err), 0); /* no cluster yet */
+    assert_int_equal(file_mkdirs(net, 0700, &err), 0);
+    assert_int_equal(file_write(stray, STR("x"), 0600, &err), 0);
+    assert_int_equal(balancer_taken(root, "u0", all, &err), 0); /* none that serves */
+    assert_int_equal(file_write(table, STR("{\"services\":[{\"address\":\"192.0.2.1\"}]}"), 0600, &err), 0);
+    assert_int_equal(balancer_taken(root, "u0", all, &err), 0);
+    assert_non_null(map_getc(all, "192.0.2.1"));
+    assert_int_equal(file_write(table, STR("{\"serv"), 0600, &err), 0);
+    assert_int_equal(balancer_taken(root, "u0", all, &err), ERR_CORRUPT);
+    assert_int_equal(balancer_taken(root, "u1", all, &err), 0); /* its own is not asked */
+    assert_int_equal(unlink(table), 0);
+    assert_int_equal(symlink(BALANCE_TABLE, table), 0);
+    assert_true(balancer_taken(root, "u0", all, &err) < 0);
+    assert_true(balancer_taken(stray, "u0", all, &err) < 0); /* what is no directory */
+    map_free(all);
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pods_that_are_ready_are_asked), cmocka_unit_test(test_whose_a_service_is), cmocka_unit_test(test_what_is_not_served_is_said),
-                                       cmocka_unit_test(test_what_may_be_reached), cmocka_unit_test(test_connections_go_to_a_pod_that_answers)};
+                                       cmocka_unit_test(test_what_may_be_reached), cmocka_unit_test(test_connections_go_to_a_pod_that_answers),
+                                       cmocka_unit_test(test_addresses_of_a_table_that_cannot_be_read_are_not_free)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -115,6 +116,17 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     CLEANUP(mem_freep) char *path = xasprintf("%s/" ID ".img", dir);
     CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CLOEXEC);
     assert_int_equal(lseek(fd, 0, SEEK_END), VOLUME_MIN_BYTES);
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_true(st.st_blocks * 512 >= VOLUME_MIN_BYTES); /* allotted, mkfs.ext4 notwithstanding */
+    CLEANUP(mem_freep) char *begun = xasprintf("%s/pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c12.new", dir);
+    CLEANUP(mem_freep) char *foreign = xasprintf("%s/other.new", dir);
+    assert_int_equal(file_write(begun, STR("x"), 0600, &err), 0);
+    assert_int_equal(file_write(foreign, STR("x"), 0600, &err), 0);
+    volumes_sweep(dir);
+    assert_false(file_exists(begun));
+    assert_true(file_exists(foreign));
+    assert_true(file_exists(path));
     assert_true(volume_unused(dir, ID));
     assert_int_equal(pwrite(fd, "secret", 6, 3 << 20), 6);
     assert_int_equal(pwrite(fd, "\1", 1, 1024 + 0x34), 1);
@@ -128,7 +140,13 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     CLEANUP(mem_freep) char *other = xasprintf("%s/other", dir);
     assert_int_equal(file_write(other, STR("kept"), 0600, NULL), 0);
     assert_int_equal(symlink(other, path), 0);
-    assert_true(volumes_wipe(dir, &err) < 0);
+    CLEANUP(mem_freep) char *folder = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000000.img", dir);
+    CLEANUP(mem_freep) char *pipe = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000001.img", dir);
+    assert_int_equal(mkdir(folder, 0700), 0);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    assert_int_equal(volumes_wipe(dir, &err), 0);
+    assert_false(file_exists(path));
+    assert_false(file_exists(pipe));
     CLEANUP(mem_freep) char *kept = NULL;
     size_t len;
     assert_int_equal(file_read(other, 100, &kept, &len, NULL), 0);
