@@ -21,6 +21,7 @@
 #define UPDATE_TRIES 5
 #define OVERDUE_TIMES 3     /* intervals … */
 #define OVERDUE_MS 60000    /* … and this */
+#define UPGRADE_KEPT_MS ((int64_t)3 * 86400000) /* the backup of before an upgrade, though newer ones have come; while it is not done for as long as it takes */
 #define KEY_MEMBER "key"
 #define KEY_TEXT_MAX 128
 
@@ -33,6 +34,7 @@ struct backing {
     const char *request; /* the annotation; "" */
     struct snapshot *there;
     size_t count;
+    int64_t since; /* an upgrade waits for one that is begun from then on; 0 */
 };
 
 void backup_metrics(struct kaas *k)
@@ -211,16 +213,41 @@ static void tell_list(struct backing *b, json_t *obj, void *arg UNUSED)
 
 /* ---- taking ---- */
 
-static void prune(struct backing *b)
+bool backup_way_back(const char *id, const struct version_record *v, const json_t *obj, int64_t now_ms)
 {
+    if (v->stage != UPGRADE_NONE && !strcmp(v->backup, id))
+        return true;
+    return !strcmp(json_str_or(obj, "status.upgrade.backup", ""), id) && now_ms - snapshot_id_ms(id) < UPGRADE_KEPT_MS;
+}
+
+int backup_within(const struct snapshot *there, size_t count, int64_t from_ms, int64_t to_ms)
+{
+    for (size_t i = 0; i < count; i++)
+        if (there[i].taken_ms >= from_ms && there[i].taken_ms <= to_ms)
+            return (int)i;
+    return -1;
+}
+
+/* A record that cannot be read may need any of them. */
+static void prune(struct backing *b, const char *fresh)
+{
+    struct version_record v;
     size_t keep = (size_t)b->cluster.spec.backup.keep, kept = 0;
-    for (size_t i = 0; i < b->count; i++) {
+    struct err why = ERR_INIT;
+    int rc = version_of(b->r->obj, b->cluster.spec.version, b->site.dir, &v, &why);
+    for (size_t i = 0; rc == 0 && i < b->count; i++) {
         struct err err = ERR_INIT;
-        if (i >= keep && snapshot_remove(b->dir, b->there[i].id, &err) < 0)
+        if (i < keep || !strcmp(b->there[i].id, fresh) || backup_way_back(b->there[i].id, &v, b->r->obj, clock_wall_ms())) {
+            b->there[kept++] = b->there[i];
+            continue;
+        }
+        if (snapshot_remove(b->dir, b->there[i].id, &err) < 0)
             log_warn("a backup of a cluster could not be removed", KV("cluster", b->site.name), KV("namespace", b->site.ns), KV("backup", b->there[i].id), KVE(&err));
-        kept += i < keep;
     }
-    b->count = kept;
+    if (rc == 0)
+        b->count = kept;
+    else
+        log_warn("no backup of a cluster is removed", KV("cluster", b->site.name), KV("namespace", b->site.ns), KVE(&why));
 }
 
 static void look_at_disk(struct backing *b, bool clean)
@@ -244,8 +271,8 @@ static int take(struct backing *b, struct err *err)
     metric_add(rc == 0 ? b->k->backups_ok : b->k->backups_failed, 1);
     look_at_disk(b, false);
     if (rc == 0)
-        prune(b);
-    else
+        prune(b, fresh.id);
+    if (rc < 0 || fresh.taken_ms < b->since) /* a clock that was put back: upgrade.c mends its time */
         hold_off(b);
     struct outcome o = {rc == 0 ? &fresh : NULL, rc == ERR_UNAVAILABLE ? "ProgramsMissing" : rc == ERR_NO_SPACE ? "NoSpace" : "BackupFailed", why.msg};
     if (rc < 0)
@@ -368,12 +395,13 @@ static int step(struct backing *b, struct err *err)
     json_t *obj = b->r->obj;
     int64_t interval = b->cluster.spec.backup.interval_seconds * 1000, every = (int64_t)b->k->o.drill_ms, next = LOOK_MS;
     bool asked = *b->request && strcmp(b->request, json_str_or(obj, "status.backupRequest", "")) != 0;
-    int64_t since = 0;
     look_at_disk(b, true);
     leave_nothing(b);
-    if (version_wants_backup(b->site.dir, &since))
-        asked |= !b->count || b->there[0].taken_ms < since;
-    int64_t due = b->count ? b->there[0].taken_ms + interval : 0;
+    int64_t now = clock_wall_ms();
+    if (version_wants_backup(b->site.dir, &b->since))
+        asked |= backup_within(b->there, b->count, b->since, now) < 0;
+    int newest = backup_within(b->there, b->count, 0, now); /* not of a time that has not come yet */
+    int64_t due = newest >= 0 ? b->there[newest].taken_ms + interval : 0;
     if (asked || (interval && !until(due)))
         return take(b, err);
     if (interval)

@@ -3,6 +3,7 @@
 #include "kaas/recovery.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -78,6 +79,18 @@ static int wait_for_count(struct kaas *k, const struct site *s, struct arena *a,
     }
 }
 
+/* What the store is of reads it, as a restore has it; where this cloud has not that any more, what the cluster runs. */
+static struct site of_version(const struct kaas *k, const struct site *s, const char *version, struct arena *a)
+{
+    struct site of = *s;
+    const char *programs = arena_printf(a, "%s/%s", k->o.programs_dir, version);
+    if (*version && access(arena_printf(a, "%s/etcd", programs), X_OK) == 0) {
+        of.minor = arena_strdup(a, version);
+        of.programs = programs;
+    }
+    return of;
+}
+
 static int run(struct kaas *k, const struct site *s, const char *dir, const char *id, const struct sealed_key *key, const char *work, struct arena *a, struct drill *ret, struct err *err)
 {
     struct snapshot x = {.id = ""};
@@ -86,12 +99,13 @@ static int run(struct kaas *k, const struct site *s, const char *dir, const char
     int rc = snapshot_open(s, dir, id, key, work, a, &x, err);
     if (rc == 0)
         rc = file_remove_tree(arena_printf(a, "%s/pki", work), err);
+    const struct site of = of_version(k, s, x.version, a);
     if (rc == 0)
-        rc = snapshot_restore(s, work, x.revision, 0, PORT_DRILL_PEERS, a, &revision, err);
+        rc = snapshot_restore(&of, work, x.revision, 0, PORT_DRILL_PEERS, a, &revision, err);
     if (rc == 0)
-        rc = start(k, s, work, a, err);
+        rc = start(k, &of, work, a, err);
     if (rc == 0)
-        rc = wait_for_count(k, s, a, &ret->keys, err);
+        rc = wait_for_count(k, &of, a, &ret->keys, err);
     ret->milliseconds = (int64_t)(clock_mono_ms() - began);
     if (rc == 0 && x.keys >= 0 && ret->keys != x.keys)
         rc = err_set(err, ERR_CORRUPT, "backup %s: the restored store has %lld keys, and there were %lld", id, (long long)ret->keys, (long long)x.keys);

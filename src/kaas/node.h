@@ -80,6 +80,8 @@ bool node_drained(struct client *c, const struct node *n, int64_t limit_s, struc
 int node_undrain(struct client *c, const struct node *n, struct err *err) NODISCARD;
 /* Whether a node is not empty with this pod on it. Pure. */
 bool drain_waits_for(const json_t *pod);
+/* The path of a node's pods: the page behind `doc`, or the first (NULL). False: doc is the last. Pure. */
+bool drain_next_page(const json_t *doc, const char *node, struct sbuf *path);
 
 /* ---- node_end.c ---- */
 

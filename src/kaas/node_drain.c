@@ -9,9 +9,12 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "net/http.h"
 
 #define CALL_MS 3000u /* a refusal by a budget asks for another try in 10 s: the next look is that */
-#define PODS_MAX 500
+#define PODS_MAX 500    /* a page */
+#define PAGES_MAX 20    /* a look; what is behind them counts as there */
+#define PATH_MAX_BYTES 4096
 
 static const struct client_resource nodes = {"", "v1", "nodes", false};
 
@@ -66,15 +69,10 @@ static int evict(struct client *c, const json_t *pod, struct err *err)
     return rc == 0 || rc == ERR_NOT_FOUND ? 0 : err_set(err, rc, "pod %s in %s: %s", name, ns, why.msg);
 }
 
-/* *ret_left: pods that are there still; *ret_why: what holds one up. */
-static int look(struct client *c, const struct node *n, struct arena *a, size_t *ret_left, const char **ret_why, struct err *err)
+static void look_at_page(struct client *c, const json_t *doc, struct arena *a, size_t *ret_left, const char **ret_why)
 {
-    JSON_AUTO doc = NULL;
     json_t *pod;
     size_t i;
-    int rc = client_get_path(c, arena_printf(a, "/api/v1/pods?fieldSelector=spec.nodeName%%3D%s&limit=%d", n->name, PODS_MAX), &doc, err);
-    if (rc < 0)
-        return rc;
     json_array_foreach (json_at(doc, "items"), i, pod) {
         struct err why = ERR_INIT;
         if (!drain_waits_for(pod))
@@ -82,6 +80,40 @@ static int look(struct client *c, const struct node *n, struct arena *a, size_t 
         ++*ret_left;
         if (!json_str(pod, "metadata.deletionTimestamp") && !**ret_why && evict(c, pod, &why) < 0)
             *ret_why = arena_strdup(a, why.msg); /* the others have their turn at the next look: a try may take a while */
+    }
+}
+
+bool drain_next_page(const json_t *doc, const char *node, struct sbuf *path)
+{
+    const char *next = doc ? json_str_or(doc, "metadata.continue", "") : "";
+    if (doc && !*next)
+        return false;
+    sbuf_reset(path);
+    sbuf_addf(path, "/api/v1/pods?fieldSelector=spec.nodeName%%3D%s&limit=%d", node, PODS_MAX);
+    if (*next) {
+        sbuf_addc(path, "&continue=");
+        http_encode(path, str_of(next));
+    }
+    return true;
+}
+
+/* *ret_left: pods that are there still; *ret_why: what holds one up. Finished ones may fill whole pages. */
+static int look(struct client *c, const struct node *n, struct arena *a, size_t *ret_left, const char **ret_why, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
+    JSON_AUTO doc = NULL;
+    sbuf_init(&path, PATH_MAX_BYTES);
+    for (int i = 0; drain_next_page(doc, n->name, &path); i++) {
+        json_decref(doc);
+        doc = NULL;
+        if (i == PAGES_MAX || !sbuf_ok(&path)) {
+            ++*ret_left;
+            return 0;
+        }
+        int rc = client_get_path(c, path.ptr, &doc, err);
+        if (rc < 0)
+            return rc;
+        look_at_page(c, doc, a, ret_left, ret_why);
     }
     return 0;
 }

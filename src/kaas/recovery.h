@@ -11,6 +11,8 @@
 #include "crypto/sealed_file.h"
 #include "kaas/internal.h"
 
+struct version_record; /* upgrade.h */
+
 #define CONTROLLER_BACKUP "cluster-backup"
 #define CLUSTER_BACKUP_KEY_SUFFIX "-backup-key"
 #define TOOL_TIMEOUT_MS 60000u
@@ -66,6 +68,10 @@ void backup_metrics(struct kaas *k);
 int backup_reconcile(void *ctx, struct reconcile *r, struct err *err);
 /* Whether a status tells of the backups that are there, by their names. Pure. */
 bool backups_are(const json_t *told, const struct snapshot *there, size_t count);
+/* Whether a backup is the way back from an upgrade: from one that is not done, or that was begun a few days ago. Pure. */
+bool backup_way_back(const char *id, const struct version_record *v, const json_t *obj, int64_t now_ms);
+/* The first of a list that was begun between two times; -1. Pure. */
+int backup_within(const struct snapshot *there, size_t count, int64_t from_ms, int64_t to_ms);
 /* When the next rehearsal is due, in wall time: sooner after one that failed. Pure. */
 int64_t drill_due_ms(const json_t *obj, int64_t every);
 /* The key of a cluster's backups; ERR_NOT_FOUND: there is none. */

@@ -236,9 +236,12 @@ int restore_step(struct kaas *k, struct reconcile *r, struct site *s, struct clu
         return file_exists(g.work) ? file_remove_tree(g.work, err) : 0;
     if (place_load(s->dir, s->address, NULL) < 0 && !str_to_array(str_of(json_str_or(r->obj, "status.address", "")), s->address, sizeof(s->address)))
         return 0;
+    const char *minor = s->minor, *programs = s->programs;
     g.ready = read_ready(&g);
     int rc = g.ready ? 0 : prepare(&g, id, &why);
     if (rc < 0) {
+        s->minor = minor; /* the same pass looks after what runs on: that is of the version that it was */
+        s->programs = programs;
         json_decref(g.ready);
         if (rc == ERR_CANCELED)
             return err_set(err, rc, "%s", why.msg); /* who comes after us begins it again */

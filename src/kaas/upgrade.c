@@ -157,8 +157,9 @@ static int begin(struct stepping *x, struct err *err)
 /* A backup that was begun after the upgrade was. */
 static int wait_for_backup(struct stepping *x, struct err *err)
 {
-    struct snapshot newest;
     struct arena *a = x->r->arena;
+    struct snapshot *there = ARENA_ARRAY(a, struct snapshot, 2 * CLUSTER_BACKUPS_MAX);
+    int64_t now = clock_wall_ms();
     if (!strcmp(x->cluster->spec.version, x->v.minor)) {
         x->v.stage = UPGRADE_NONE;
         *x->v.to = 0;
@@ -166,8 +167,15 @@ static int wait_for_backup(struct stepping *x, struct err *err)
         say(x, "False", "Cancelled", "spec.version was set back before anything was changed");
         return version_store(x->site->dir, &x->v, err);
     }
-    if (snapshot_list(snapshot_dir(x->k->o.data_dir, x->site->uid, a), &newest, 1, false) && newest.taken_ms >= x->v.at_ms[UPGRADE_BACKUP]) {
-        memcpy(x->v.backup, newest.id, sizeof(newest.id));
+    if (x->v.at_ms[UPGRADE_BACKUP] > now) { /* the clock was put back: none would ever be new enough */
+        x->v.at_ms[UPGRADE_BACKUP] = now;
+        int rc = version_store(x->site->dir, &x->v, err);
+        if (rc < 0)
+            return rc;
+    }
+    int newest = backup_within(there, snapshot_list(snapshot_dir(x->k->o.data_dir, x->site->uid, a), there, 2 * CLUSTER_BACKUPS_MAX, false), x->v.at_ms[UPGRADE_BACKUP], now);
+    if (newest >= 0) {
+        memcpy(x->v.backup, there[newest].id, sizeof(there[newest].id));
         return enter(x, UPGRADE_STORE, err);
     }
     const char *backed_up = obj_condition(x->r->obj, "BackedUp");
@@ -274,6 +282,15 @@ static int go_on(struct stepping *x, struct err *err)
     return 0;
 }
 
+const char *upgrade_ended_as(const char *stage, const char *to, const char *minor)
+{
+    if (!strcmp(stage, "Done") || !strcmp(stage, "Cancelled") || !strcmp(stage, "RolledBack"))
+        return stage;
+    if (!strcmp(stage, "Backup"))
+        return "Cancelled"; /* it was given up */
+    return strcmp(to, minor) != 0 ? "RolledBack" : "Done"; /* a restore has ended it */
+}
+
 int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, const struct site *s, struct cluster_memory *m, const struct plan *plans, bool ready, struct upgrade_told *told,
                  struct err *err)
 {
@@ -297,9 +314,9 @@ int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, c
         return wait_for_backup(&x, err);
     if (x.v.stage != UPGRADE_NONE)
         return go_on(&x, err);
-    const char *stage = json_str_or(r->obj, "status.upgrade.stage", "Done");
-    if (strcmp(stage, "Done") != 0 && strcmp(stage, "Cancelled") != 0) /* the record knows of none: it was given up, or a restore has ended it */
-        json_put_str(r->obj, "status.upgrade.stage", strcmp(stage, "Backup") != 0 ? "RolledBack" : "Cancelled");
+    const char *stage = json_str(r->obj, "status.upgrade.stage");
+    if (stage)
+        json_put_str(r->obj, "status.upgrade.stage", upgrade_ended_as(arena_strdup(r->arena, stage), json_str_or(r->obj, "status.upgrade.to", ""), x.v.minor));
     if (strcmp(c->spec.version, x.v.minor) != 0)
         return json_at(r->obj, "status.createMilliseconds") ? begin(&x, err) : 0;
     if (*x.v.held) {

@@ -31,8 +31,10 @@ int version_store(const char *dir, const struct version_record *v, struct err *e
 int version_of(const json_t *cluster, const char *spec_version, const char *dir, struct version_record *ret, struct err *err) NODISCARD;
 /* Fills programs, older and behind of a site. programs_dir "": there are none. */
 void version_apply(const struct version_record *v, const char *programs_dir, struct site *s, struct arena *a);
-/* A restore has brought back the store of `minor`: the cluster runs that from now on. wanted: spec.version. */
+/* A restore has brought back the store of `minor`: the cluster runs that from now on. An upgrade to it whose store had come to it goes on. wanted: spec.version. */
 int version_restored(const json_t *cluster, const char *minor, const char *wanted, const char *dir, struct err *err) NODISCARD;
+/* What status.upgrade.stage is once the record knows of no upgrade any more; `stage` when that is how it ended. Pure. */
+const char *upgrade_ended_as(const char *stage, const char *to, const char *minor);
 /* Whether an upgrade waits for a backup that was begun after *ret_ms. */
 bool version_wants_backup(const char *dir, int64_t *ret_ms);
 

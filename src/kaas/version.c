@@ -116,6 +116,8 @@ int version_restored(const json_t *cluster, const char *minor, const char *wante
     int rc = version_of(cluster, wanted, dir, &v, err);
     if (rc < 0 || (!strcmp(v.minor, minor) && v.stage == UPGRADE_NONE))
         return rc;
+    if (v.stage >= UPGRADE_STORE && !strcmp(v.to, minor))
+        return 0; /* one that was taken behind the store's stage: the upgrade goes on where it is, and nodes keep to their turns */
     const char *request = obj_annotation(cluster, CLUSTER_UPGRADE_ANNOTATION);
     struct version_record now = {.stage = UPGRADE_NONE};
     if (!str_to_array(str_of(minor), now.minor, sizeof(now.minor)))

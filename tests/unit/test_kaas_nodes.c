@@ -130,6 +130,20 @@ static void test_what_a_node_is_drained_of(void **state UNUSED)
     assert_true(node_look_ms(0) < 200 && node_look_ms(60000) >= 500);
 }
 
+/* Whole pages of finished pods may come before one that runs. */
+static void test_all_pages_of_pods_are_looked_at(void **state UNUSED)
+{
+    CLEANUP(sbuf_deinit) struct sbuf path = {0};
+    JSON_AUTO more = json_pack("{s:{s:s}, s:[]}", "metadata", "continue", "ab+/=", "items");
+    JSON_AUTO last = json_pack("{s:{s:s}, s:[]}", "metadata", "continue", "", "items");
+    sbuf_init(&path, 4096);
+    assert_true(drain_next_page(NULL, "pool-0", &path));
+    assert_string_equal(path.ptr, "/api/v1/pods?fieldSelector=spec.nodeName%3Dpool-0&limit=500");
+    assert_true(drain_next_page(more, "pool-0", &path));
+    assert_string_equal(path.ptr, "/api/v1/pods?fieldSelector=spec.nodeName%3Dpool-0&limit=500&continue=ab%2B%2F%3D");
+    assert_false(drain_next_page(last, "pool-0", &path));
+}
+
 static void test_what_a_gate_dials(void **state UNUSED)
 {
     static const struct gate_reach reach = {0x0ac90000, 0xffffff00, 0x0af40000, 0xffff0000, 0x0ac90001};
@@ -268,7 +282,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_objects_of_names_follow_from_the_networks), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_what_a_gate_dials),
-                                       cmocka_unit_test(test_what_a_node_is_drained_of),
+                                       cmocka_unit_test(test_what_a_node_is_drained_of), cmocka_unit_test(test_all_pages_of_pods_are_looked_at),
                                        cmocka_unit_test(test_bytes_go_both_ways_and_end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

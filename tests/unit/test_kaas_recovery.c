@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "kaas/recovery.h"
+#include "kaas/upgrade.h"
 
 #define ID "20260131-235959-123"
 
@@ -169,6 +170,31 @@ static void test_backups_are_known_by_their_names(void **state UNUSED)
     assert_true(backups_are(NULL, there, 0));
 }
 
+static void test_the_way_back_from_an_upgrade_is_kept(void **state UNUSED)
+{
+    const int64_t hour = 3600000, then = snapshot_id_ms(ID);
+    struct version_record v = {.minor = "1.36", .to = "1.37", .stage = UPGRADE_NODES, .backup = ID};
+    JSON_AUTO none = json_object();
+    JSON_AUTO done = json_pack("{s:{s:{s:s}}}", "status", "upgrade", "backup", ID);
+    assert_true(backup_way_back(ID, &v, none, then + 9000 * hour));
+    assert_false(backup_way_back("20260131-235959-124", &v, none, then));
+    v.stage = UPGRADE_NONE;
+    assert_false(backup_way_back(ID, &v, none, then));
+    assert_true(backup_way_back(ID, &v, done, then + 71 * hour));
+    assert_false(backup_way_back(ID, &v, done, then + 73 * hour));
+}
+
+/* After a clock was put back the first of the list is of a time that has not come. */
+static void test_backups_of_a_time_to_come_count_for_nothing(void **state UNUSED)
+{
+    const struct snapshot there[] = {{.taken_ms = 900}, {.taken_ms = 300}, {.taken_ms = 200}};
+    assert_int_equal(backup_within(there, 3, 0, 1000), 0);
+    assert_int_equal(backup_within(there, 3, 0, 400), 1);
+    assert_int_equal(backup_within(there, 3, 250, 400), 1);
+    assert_int_equal(backup_within(there, 3, 350, 400), -1);
+    assert_int_equal(backup_within(there, 0, 0, 400), -1);
+}
+
 static void test_a_rehearsal_that_failed_comes_again_soon(void **state UNUSED)
 {
     static const struct {
@@ -211,6 +237,8 @@ int main(void)
         cmocka_unit_test(test_backups_are_known_by_their_names),
         cmocka_unit_test(test_a_rehearsal_that_failed_comes_again_soon),
         cmocka_unit_test(test_a_restore_is_asked_for_once),
+        cmocka_unit_test(test_the_way_back_from_an_upgrade_is_kept),
+        cmocka_unit_test(test_backups_of_a_time_to_come_count_for_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -150,6 +150,23 @@ static void test_a_restore_of_an_older_version_ends_the_upgrade(void **state UNU
     assert_string_equal(v.held, "");
 }
 
+/* A backup of behind the store's stage is of the new version: nothing of the upgrade is lost, so that nodes go on one at a time. */
+static void test_a_restore_of_the_new_version_leaves_the_upgrade(void **state UNUSED)
+{
+    JSON_AUTO obj = json_object();
+    for (enum upgrade_stage s = UPGRADE_STORE; s <= UPGRADE_DONE; s++) {
+        struct version_record v = {.minor = "1.36", .to = "1.37", .stage = s, .at_ms = {0, 1, 1}, .backup = "20260131-235959-123"}, is;
+        assert_int_equal(version_store(dir, &v, NULL), 0);
+        assert_int_equal(version_restored(obj, "1.37", "1.37", dir, NULL), 0);
+        assert_int_equal(version_load(dir, &is, NULL), 0);
+        assert_memory_equal(&v, &is, sizeof(v));
+    }
+    assert_string_equal(upgrade_ended_as("Nodes", "1.37", "1.36"), "RolledBack");
+    assert_string_equal(upgrade_ended_as("Nodes", "1.37", "1.37"), "Done");
+    assert_string_equal(upgrade_ended_as("Backup", "1.37", "1.36"), "Cancelled");
+    assert_string_equal(upgrade_ended_as("Cancelled", "1.37", "1.36"), "Cancelled");
+}
+
 static void test_deprecated_apis_in_use(void **state UNUSED)
 {
 #define LINE(group, removed, end) "apiserver_requested_deprecated_apis{group=\"" group "\",removed_release=\"" removed "\",resource=\"things\",subresource=\"\",version=\"v1beta1\"} " end "\n"
@@ -205,7 +222,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(one_minor_at_a_time_and_never_back), TEST(versions_of_programs), TEST(components_follow_the_stages), TEST(the_record_is_found_again), TEST(a_cluster_without_a_record),
-        TEST(a_restore_of_an_older_version_ends_the_upgrade), TEST(deprecated_apis_in_use), TEST(webhooks_that_would_be_in_the_way),
+        TEST(a_restore_of_an_older_version_ends_the_upgrade), TEST(a_restore_of_the_new_version_leaves_the_upgrade), TEST(deprecated_apis_in_use), TEST(webhooks_that_would_be_in_the_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
