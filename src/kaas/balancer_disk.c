@@ -6,7 +6,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "kaas/gate_balance.h"
+#include "node/gate_balance.h"
 
 int balancer_table_read(const char *path, json_t **ret, struct err *err)
 {
