@@ -615,6 +615,12 @@ static bool look_again(struct request *q)
     return true;
 }
 
+/* Patience ends at half of the time that a request may wait: a look then still finds it another place. */
+static uint64_t tick_ms(const struct request *q)
+{
+    return q->cold.held ? COLD_TICK_MS : MIN((uint64_t)TICK_MS, MAX(q->loop->gateway->o.queue_timeout_ms / 2, (uint64_t)1));
+}
+
 static void on_tick(struct timer *t)
 {
     struct request *q = t->arg;
@@ -623,7 +629,7 @@ static void on_tick(struct timer *t)
         return;
     uint64_t now_ms = clock_mono_ms(), waited_ms = now_ms - q->ticket.since_ms;
     if (!cold_is_over(q, now_ms)) {
-        timer_start(t, q->cold.held ? COLD_TICK_MS : TICK_MS);
+        timer_start(t, tick_ms(q));
         dispatch_kick(q->endpoint->dispatch);
         return;
     }
@@ -640,7 +646,7 @@ static void wait_for_turn(struct request *q)
 {
     timer_init(&q->tick, q->loop->loop, on_tick, q);
     trace_wait(q->trace, q->cold.held ? "cold start" : "queue");
-    timer_start(&q->tick, MIN((uint64_t)(q->cold.held ? COLD_TICK_MS : TICK_MS), q->loop->gateway->o.queue_timeout_ms));
+    timer_start(&q->tick, tick_ms(q));
     cold_waits(q);
 }
 
@@ -689,6 +695,7 @@ bool attempt_begin(struct request *q)
     t->endpoint = e;
     t->tenant = q->key->tenant;
     t->on_sent = on_sent;
+    t->patience_ms = MIN((uint64_t)PATIENCE_MAX_MS, q->loop->gateway->o.queue_timeout_ms / 2);
     t->wish.policy = q->loop->gateway->o.routing;
     t->wish.report = decision_report(q->decision);
     t->slot = q->route->counts_only ? SLOT_NONE : q->route->no_isolation || q->body.several ? SLOT_ANY : SLOT_PINNED;

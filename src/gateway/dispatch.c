@@ -215,17 +215,18 @@ struct round {
 static bool rather_waits(struct ticket *t, size_t cached, uint64_t since_ms, struct round *r)
 {
     const struct dispatch *d = t->endpoint->dispatch;
-    return !t->again && r->now_ms - since_ms < PATIENCE_MAX_MS && patience_waits(&d->patience, t->endpoint, &t->wish, &t->home, &r->line, cached, d->service_ms, r->now_ms);
+    return !t->again && r->now_ms < since_ms + t->patience_ms && patience_waits(&d->patience, t->endpoint, &t->wish, &t->home, &r->line, cached, d->service_ms, r->now_ms);
 }
 
-/* Tokens that the replica with room that is best has of a waiting prompt; below 0: it waits for another. */
+/* Tokens that the replica with room that is best has of a waiting prompt; below 0: it waits for another, or where it may go is no room. Who may go nowhere is to be told, and goes. */
 static int64_t best_cached(void *arg, struct queue_entry *e)
 {
     struct ticket *t = (struct ticket *)e;
     struct round *r = arg;
     size_t index, cached = 0;
-    if (pick_replica(t->endpoint, &t->wish, r->now_ms, &index, &cached) != PICK_ONE)
-        return 0;
+    enum pick_result pick = pick_replica(t->endpoint, &t->wish, r->now_ms, &index, &cached);
+    if (pick != PICK_ONE)
+        return pick == PICK_FULL ? -1 : 0;
     return rather_waits(t, cached, t->since_ms, r) ? -1 : (int64_t)cached * BLOCK_TOKENS;
 }
 
@@ -235,18 +236,19 @@ static struct queue_entry *next_to_go(struct dispatch *d, uint64_t now_ms)
     return queue_next(&d->queue, best_cached, &r);
 }
 
-/* Also true when no replica is left for it: it is to be told. */
-static bool is_room_for(const struct ticket *t, uint64_t now_ms)
+/* Whether there is room at all, or nothing left for the first one, who is to be told. Who may go where is asked in turn: one who may not go where room is holds up nobody. */
+static bool is_room(const struct ticket *first, uint64_t now_ms)
 {
     size_t index;
-    return pick_replica(t->endpoint, &(struct pick_wish){.tried = t->wish.tried, .barred = t->wish.barred}, now_ms, &index, NULL) != PICK_FULL;
+    struct pick_wish its = {.tried = first->wish.tried, .barred = first->wish.barred};
+    return pick_replica(first->endpoint, &(struct pick_wish){0}, now_ms, &index, NULL) != PICK_FULL || pick_replica(first->endpoint, &its, now_ms, &index, NULL) == PICK_NONE;
 }
 
 static void send_who_can_be_sent(struct dispatch *d, uint64_t now_ms)
 {
     struct queue_entry *e;
     size_t index, cached = 0;
-    while ((e = queue_next(&d->queue, NULL, NULL)) && is_room_for((struct ticket *)e, now_ms) && (e = next_to_go(d, now_ms))) {
+    while ((e = queue_peek(&d->queue)) && is_room((struct ticket *)e, now_ms) && (e = next_to_go(d, now_ms))) {
         struct ticket *t = (struct ticket *)e;
         enum pick_result r = pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached);
         if (r == PICK_FULL)
@@ -295,7 +297,7 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
         t->state = TICKET_SENT;
         t->holds = true;
         result = DISPATCH_SENT;
-    } else if (!t->again && queue_len_of(&d->queue, t->tenant) >= max_waiting) {
+    } else if (!t->again && r == PICK_FULL && queue_len_of(&d->queue, t->tenant) >= max_waiting) {
         *ret_retry_ms = MAX(d->queue.len * d->service_ms / slots_of(t->endpoint), (uint64_t)1000);
         result = DISPATCH_FULL;
     } else {

@@ -60,6 +60,7 @@ struct ticket {
     bool claimed;
     bool ran, ended;          /* the engine has written something to it; has answered whole */
     uint64_t since_ms, sent_ms;
+    uint64_t patience_ms; /* so long at most it waits for a replica that has its prompt; 0: not at all */
     struct patience_home home;
     int64_t unread;           /* its part of target.h's unread */
     uint64_t read_ms;         /* how long that took; 0: not known, or it was little */

@@ -149,13 +149,21 @@ static bool skip_rounds(struct queue *q, int class)
     return true;
 }
 
+struct queue_entry *queue_peek(const struct queue *q)
+{
+    for (int c = 0; c < CLASS_COUNT; c++)
+        if (!TAILQ_EMPTY(&q->active[c]))
+            return TAILQ_FIRST(&TAILQ_FIRST(&q->active[c])->waiting);
+    return NULL;
+}
+
 struct queue_entry *queue_next(struct queue *q, queue_cached_fn cached, void *arg)
 {
     for (int c = 0; c < CLASS_COUNT; c++) {
         struct queue_flow *f, *began = NULL;
         while ((f = TAILQ_FIRST(&q->active[c]))) {
             if (f == began && !skip_rounds(q, c))
-                return NULL;
+                break; /* to the next class: who could go, and rather waits, holds up nobody */
             began = began ? began : f;
             int64_t earned = f->has_turn ? 0 : QUANTUM;
             f->deficit += earned;

@@ -42,6 +42,8 @@ void queue_remove(struct queue *q, struct queue_entry *e); /* harmless when it d
 size_t queue_len_of(const struct queue *q, const char *tenant);
 /* How many tokens of an entry a replica has. Below 0: it waits for another replica, and does not go now. */
 typedef int64_t (*queue_cached_fn)(void *arg, struct queue_entry *e);
+/* Somebody who waits, of the highest class; NULL: nobody. Changes no turns. */
+struct queue_entry *queue_peek(const struct queue *q);
 /* The next one, which stays where it is until queue_take(); NULL: nobody waits, or all rather wait. cached may be NULL. */
 struct queue_entry *queue_next(struct queue *q, queue_cached_fn cached, void *arg);
 void queue_take(struct queue *q, struct queue_entry *e);

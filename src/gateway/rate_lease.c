@@ -262,8 +262,11 @@ void rate_lease_leave(struct rate_lease *r, bool succeeded)
     struct err err = ERR_INIT;
     if (!r->file)
         return;
-    if (succeeded)
+    /* Who took over writes its own with control's next answer. Should control be away until then, it has ours. */
+    if (succeeded && (!r->other || file_exists(r->other) || rename(r->file, r->other) < 0))
         (void)unlink(r->file);
+    else if (succeeded)
+        return;
     else if (r->parts > 1 && share_file_save_left(r->file, &err) < 0)
         log_warn("that shares of limits were given back is not written down: should control be away when this gateway starts again, it takes them for its own", KVE(&err));
 }

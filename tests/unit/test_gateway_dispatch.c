@@ -267,6 +267,7 @@ static struct ticket *ticket(const char *tenant)
     t->endpoint = &endpoint;
     t->tenant = tenant;
     t->prompt_tokens = t->answer_tokens = 100;
+    t->patience_ms = PATIENCE_MAX_MS;
     t->on_sent = on_sent;
     return t;
 }
@@ -319,6 +320,31 @@ static void the_next_one_is_told_when_one_ends(void **state)
     assert_int_equal(dispatch_waiting(), 0);
     end(third);
     assert_int_equal(atomic_load(&replicas[0].target->in_flight), 0);
+}
+
+/* The first in the queue may go to the full replica only; the others may go to the free one. */
+static void who_may_not_go_where_room_is_holds_up_nobody(void **state)
+{
+    (void)state;
+    struct ticket *first = fill(), *bound = ticket("a"), *second = ticket("b"), *third = ticket("c");
+    endpoint.replica_count = 2;
+    replicas[1].slots = 1;
+    bound->wish.barred = 1u << 1;
+    assert_int_equal(ask(second), DISPATCH_SENT);
+    assert_int_equal(second->index, 1);
+    assert_int_equal(ask(bound), DISPATCH_WAITS);
+    assert_int_equal(ask(third), DISPATCH_WAITS);
+    end(second);
+    turn_loop();
+    assert_int_equal(third->state, TICKET_SENT);
+    assert_int_equal(third->index, 1);
+    assert_int_equal(bound->state, TICKET_WAITS);
+    end(first);
+    turn_loop();
+    assert_int_equal(bound->state, TICKET_SENT);
+    assert_int_equal(bound->index, 0);
+    end(bound);
+    end(third);
 }
 
 static void who_leaves_in_any_state_leaves_nothing_behind(void **state)
@@ -578,6 +604,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_barred_is_never_picked, setup, teardown),
         cmocka_unit_test_setup_teardown(in_turns_load_and_cache_say_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(the_next_one_is_told_when_one_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_may_not_go_where_room_is_holds_up_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(who_leaves_in_any_state_leaves_nothing_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tenant_has_so_many_places, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_snapshot_gives_room, setup, teardown),

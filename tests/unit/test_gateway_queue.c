@@ -173,6 +173,22 @@ static void who_would_rather_wait_holds_up_nobody_and_earns_nothing(void **state
     drain(&q);
 }
 
+static void batch_goes_on_while_an_interactive_one_rather_waits(void **state)
+{
+    (void)state;
+    struct queue q;
+    queue_init(&q);
+    assert_null(queue_peek(&q));
+    struct item *waits = add(&q, 'i', 50, CLASS_INTERACTIVE);
+    waits->cached = -1;
+    struct item *batch = add(&q, 'b', 50, CLASS_BATCH);
+    assert_ptr_not_equal(queue_peek(&q), &batch->e);
+    assert_int_equal(take(&q, NULL), 'b');
+    assert_int_equal(take(&q, NULL), 0);
+    waits->cached = 0;
+    drain(&q);
+}
+
 static void who_leaves_is_gone_and_who_failed_comes_first(void **state)
 {
     (void)state;
@@ -217,6 +233,7 @@ int main(void)
         cmocka_unit_test(classes_are_strict),
         cmocka_unit_test(the_best_cached_goes_first_but_nobody_is_overtaken_for_ever),
         cmocka_unit_test(who_would_rather_wait_holds_up_nobody_and_earns_nothing),
+        cmocka_unit_test(batch_goes_on_while_an_interactive_one_rather_waits),
         cmocka_unit_test(who_leaves_is_gone_and_who_failed_comes_first),
         cmocka_unit_test(a_debt_has_an_end),
     };
