@@ -104,6 +104,8 @@ struct node_pools *node_pools_new(struct kaas *k);
 void node_pools_free(struct node_pools *p);
 /* After which time one that is not ready is looked at again: often at first. */
 uint64_t node_look_ms(int64_t waited_ms);
+/* Whether the pool of a node (POOL-ORDINAL) is among those of a list (NodePools of its project), and of that cluster. Pure. */
+bool node_pool_is_there(const json_t *pools, const char *cluster, const char *node);
 /* As kaas_workload_changed(). */
 bool node_pools_workload_changed(struct kaas *k, const char *workload);
 void node_pools_cluster_changed(struct kaas *k, const char *ns, const char *cluster);

@@ -573,6 +573,20 @@ static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)
 
 /* ---- life ---- */
 
+bool node_pool_is_there(const json_t *pools, const char *cluster, const char *node)
+{
+    const char *last = strrchr(node, '-');
+    size_t i, len = last ? (size_t)(last - node) : 0;
+    json_t *obj;
+    json_array_foreach ((json_t *)(uintptr_t)pools, i, obj) {
+        char name[NODE_NAME_MAX];
+        snprintf(name, sizeof(name), "%.48s", obj_name(obj)); /* as node_named() has it */
+        if (len && strlen(name) == len && !strncmp(name, node, len) && !strcmp(json_str_or(obj, "spec.clusterName", ""), cluster))
+            return true;
+    }
+    return false;
+}
+
 static void enqueue_pools(struct node_pools *p, const char *ns, const char *cluster)
 {
     JSON_AUTO all = informer_list(p->pools, ns);

@@ -45,15 +45,16 @@ static const json_t *node_of(const json_t *list, const char *name)
     return NULL;
 }
 
-/* Each node that there is on disk, or in the cluster: is it ready, with the kubelet that its directory says (minor NULL) or minor? */
-static const char *first_not_so(const struct site *s, const json_t *list, const char *minor, struct arena *a)
+/* Each node that there is on disk and has a pool (a pool that was torn away leaves directories that no pass brings anywhere; preflight looks at what such nodes are in the cluster): is it ready, with the kubelet that its directory says (minor NULL) or minor? */
+static const char *first_not_so(struct kaas *k, const struct site *s, const json_t *list, const char *minor, struct arena *a)
 {
     CLEANUP(mem_freep) char *root = xasprintf("%s/nodes", s->dir);
+    JSON_AUTO pools = informer_list(k->node_pools, s->ns);
     const char *why = NULL;
     DIR *d = opendir(root);
     for (struct dirent *e; d && !why && (e = readdir(d));) {
         char has[8];
-        if (e->d_name[0] == '.')
+        if (e->d_name[0] == '.' || !node_pool_is_there(pools, s->name, e->d_name))
             continue;
         CLEANUP(mem_freep) char *dir = xasprintf("%s/%s", root, e->d_name);
         made_with(dir, has);
@@ -69,24 +70,25 @@ static const char *first_not_so(const struct site *s, const json_t *list, const 
     return why;
 }
 
-int nodes_count(const struct site *s)
+int nodes_count(struct kaas *k, const struct site *s)
 {
     CLEANUP(mem_freep) char *root = xasprintf("%s/nodes", s->dir);
+    JSON_AUTO pools = informer_list(k->node_pools, s->ns);
     DIR *d = opendir(root);
     int n = 0;
     for (struct dirent *e; d && (e = readdir(d));)
-        n += e->d_name[0] != '.';
+        n += e->d_name[0] != '.' && node_pool_is_there(pools, s->name, e->d_name);
     if (d)
         closedir(d);
     return n;
 }
 
-int nodes_run(const struct site *s, struct client *c, const char *minor, struct arena *a, const char **ret_why, struct err *err)
+int nodes_run(struct kaas *k, const struct site *s, struct client *c, const char *minor, struct arena *a, const char **ret_why, struct err *err)
 {
     JSON_AUTO list = NULL;
     int rc = client_list(c, &nodes, NULL, NULL, &list, NULL, err);
     if (rc == 0)
-        *ret_why = first_not_so(s, list, minor, a);
+        *ret_why = first_not_so(k, s, list, minor, a);
     return rc;
 }
 
@@ -123,7 +125,7 @@ const struct site *node_site(struct kaas *k, const struct site *s, const struct 
     JSON_AUTO list = NULL;
     if (client_list(c, &nodes, NULL, NULL, &list, NULL, err) < 0)
         return NULL;
-    bool turn = !first_not_so(s, list, NULL, a);
+    bool turn = !first_not_so(k, s, list, NULL, a);
     /* Passes of other pools ask the same at the same time. */
     pthread_mutex_lock(&k->lock);
     turn = turn && take_turn(s, list, v->to, node, a);

@@ -236,7 +236,7 @@ static const char *nodes_behind(struct stepping *x)
     const char *said = NULL;
     int rc = access_client(x->site, &client, &why);
     if (rc == 0)
-        rc = nodes_run(x->site, client, x->v.to, a, &said, &why);
+        rc = nodes_run(x->k, x->site, client, x->v.to, a, &said, &why);
     client_free(client);
     return rc < 0 ? arena_strdup(a, why.msg) : said;
 }
@@ -269,7 +269,7 @@ static int go_on(struct stepping *x, struct err *err)
     const char *why = behind(x), *name = upgrade_stage_name(stage);
     if (!why)
         return enter(x, stage + 1, err);
-    int64_t limit = stage == UPGRADE_NODES ? NODE_DEADLINE_MS * (int64_t)MAX(nodes_count(x->site), 1) : STAGE_DEADLINE_MS;
+    int64_t limit = stage == UPGRADE_NODES ? NODE_DEADLINE_MS * (int64_t)MAX(nodes_count(x->k, x->site), 1) : STAGE_DEADLINE_MS;
     bool late = clock_wall_ms() - x->v.at_ms[stage] > limit;
     const char *was = obj_condition(x->r->obj, CONDITION);
     const char *message = arena_printf(a, "from %s to %s, stage %s: %s%s%s", x->v.minor, x->v.to, name, why, late ? "; it goes on when that is mended, or goes back with backup " : "", late ? x->v.backup : "");

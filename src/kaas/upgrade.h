@@ -70,8 +70,8 @@ int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, c
 
 /* Which programs a node is to be made with now: those it has, until its turn has come. One node of a cluster at a time, while all others are ready. A copy of s in a. NULL: why is said in err. */
 const struct site *node_site(struct kaas *k, const struct site *s, const struct version_record *v, struct client *c, const char *node, struct arena *a, struct err *err);
-int nodes_count(const struct site *s); /* that have a directory */
-/* Whether all nodes of ours run `minor` and are ready; *ret_why: which does not, in a. */
-int nodes_run(const struct site *s, struct client *c, const char *minor, struct arena *a, const char **ret_why, struct err *err) NODISCARD;
+int nodes_count(struct kaas *k, const struct site *s); /* that have a directory, and a pool */
+/* Whether all nodes of ours run `minor` and are ready, but those whose pool is gone: nobody would bring them to it; *ret_why: which does not, in a. */
+int nodes_run(struct kaas *k, const struct site *s, struct client *c, const char *minor, struct arena *a, const char **ret_why, struct err *err) NODISCARD;
 
 #endif

@@ -130,6 +130,24 @@ static void test_what_a_node_is_drained_of(void **state UNUSED)
     assert_true(node_look_ms(0) < 200 && node_look_ms(60000) >= 500);
 }
 
+static void test_a_directory_of_no_pool_is_nobodys(void **state UNUSED)
+{
+#define LONG "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz"
+    JSON_AUTO pools = json_pack("[{s:{s:s}, s:{s:s}}, {s:{s:s}, s:{s:s}}]", "metadata", "name", "pool", "spec", "clusterName", "one", "metadata", "name", LONG, "spec", "clusterName", "one");
+    static const struct {
+        const char *cluster, *node;
+        bool there;
+    } cases[] = {{"one", "pool-0", true}, {"one", "pool-11", true}, {"two", "pool-0", false}, {"one", "poo-0", false}, {"one", "pool-a-0", false}, {"one", "pool", false}, {"one", "-0", false}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        if (node_pool_is_there(pools, cases[i].cluster, cases[i].node) != cases[i].there)
+            fail_msg("%s of %s", cases[i].node, cases[i].cluster);
+    struct node n;
+    CLEANUP(arena_freep) struct arena *a = arena_new(65536);
+    node_named(&(struct site){.uid = "0b5ed6b2", .dir = "/nowhere"}, LONG, 3, a, &n);
+    assert_true(node_pool_is_there(pools, "one", n.name));
+    assert_false(node_pool_is_there(NULL, "one", n.name));
+}
+
 /* Whole pages of finished pods may come before one that runs. */
 static void test_all_pages_of_pods_are_looked_at(void **state UNUSED)
 {
@@ -282,7 +300,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_objects_of_names_follow_from_the_networks), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_what_a_gate_dials),
-                                       cmocka_unit_test(test_what_a_node_is_drained_of), cmocka_unit_test(test_all_pages_of_pods_are_looked_at),
+                                       cmocka_unit_test(test_what_a_node_is_drained_of), cmocka_unit_test(test_all_pages_of_pods_are_looked_at), cmocka_unit_test(test_a_directory_of_no_pool_is_nobodys),
                                        cmocka_unit_test(test_bytes_go_both_ways_and_end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
