@@ -231,6 +231,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .programs_dir = o->kubernetes_dir,
                                     .addresses = o->kubernetes_addresses,
                                     .balancer_addresses = o->kubernetes_balancer_addresses,
+                                    .listens = {o->api_listen, o->gateway_listen, o->metrics_listen, o->metrics_gateway_listen},
                                     .probe_ms = (uint64_t)o->kubernetes_probe_ms,
                                     .certificate_life_ms = (uint64_t)o->kubernetes_certificate_life_ms,
                                     .kms_program = beside_us(a, "seki-kms"),

@@ -37,6 +37,7 @@ struct balancers {
     struct kaas *k;
     struct cluster_network range;
     bool any; /* there is a range */
+    uint16_t own[BALANCER_OWN_MAX]; /* ports that no Service gets */
     atomic_bool stopping;
     pthread_mutex_t lock; /* of `of`, and of all tables on disk */
     struct map *of;       /* "NS/NAME" → struct followed * */
@@ -271,6 +272,8 @@ static json_t *make_rows(struct pass *p, const json_t *services, const json_t *s
             char address[16] = "";
             if (!p->all->any || !balancer_wants(s) || !obj_has_finalizer(s, BALANCER_FINALIZER) || keeps != (round == 0))
                 continue;
+            if (!keeps && json_array_size(rows) >= BALANCER_SERVICES_MAX)
+                continue;
             if (keeps)
                 (void)!str_to_array(str_of(json_str_or(old, "address", "")), address, sizeof(address));
             else if (!taken) {
@@ -283,7 +286,7 @@ static json_t *make_rows(struct pass *p, const json_t *services, const json_t *s
             }
             if (!keeps && !take_address(p, taken, address))
                 continue;
-            json_array_append_new(rows, balancer_row(s, slices, address));
+            json_array_append_new(rows, balancer_row(s, slices, address, p->all->own));
         }
     map_free(taken);
     return json_incref(rows);
@@ -334,14 +337,18 @@ static int look_at(struct pass *p, const json_t *service, struct err *err)
     if (!obj_has_finalizer(service, BALANCER_FINALIZER))
         return set_finalizer(p, service, true, err);
     if (!row) {
-        tell(p, service, "Warning", "NoAddresses", "all addresses for Services of type LoadBalancer are taken; one is waited for");
-        return 0;
+        JSON_AUTO none = json_array();
+        if (json_array_size(json_at(p->table, "services")) >= BALANCER_SERVICES_MAX)
+            tell(p, service, "Warning", "QuotaExceeded", arena_printf(a, "%d Services of this cluster have an address, and more may not; one is waited for", BALANCER_SERVICES_MAX));
+        else
+            tell(p, service, "Warning", "NoAddresses", "all addresses for Services of type LoadBalancer are taken; one is waited for");
+        return set_ingress(p, service, none, err);
     }
     if (!p->taken) {
         p->r->requeue_ms = LOOK_MS;
         return 0;
     }
-    JSON_AUTO want = balancer_ingress(service, row, p->failed, a, &reason, &why);
+    JSON_AUTO want = balancer_ingress(service, row, p->failed, p->all->own, a, &reason, &why);
     int rc = set_ingress(p, service, want, err);
     if (rc == 0 && why)
         tell(p, service, "Warning", reason, why);
@@ -420,7 +427,7 @@ static int balancer_reconcile(void *ctx, struct reconcile *r, struct err *err)
 
 /* ---- life ---- */
 
-int balancers_new(struct kaas *k, const char *range, struct balancers **ret, struct err *err)
+int balancers_new(struct kaas *k, const char *range, const char *const *listens, struct balancers **ret, struct err *err)
 {
     static const struct controller_ops controller = {.name = CONTROLLER, .primary = &kind_cluster, .workers = WORKERS, .share = SHARE, .reconcile = balancer_reconcile};
     struct cluster_network n = {0};
@@ -430,6 +437,7 @@ int balancers_new(struct kaas *k, const char *range, struct balancers **ret, str
         return err_set(err, ERR_INVALID, "kubernetes-balancer-addresses=%s: expected a network of /8 or smaller that shares nothing with kubernetes-addresses", range);
     struct balancers *b = XNEW(struct balancers);
     *b = (struct balancers){.k = k, .range = n, .any = *range != 0, .of = map_new(followed_free)};
+    balancer_own_ports(listens, &n, b->own);
     pthread_mutex_init(&b->lock, NULL);
     manager_add(k->manager, &controller, b);
     *ret = b;

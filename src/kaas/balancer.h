@@ -12,8 +12,8 @@
 #define BALANCER_FINALIZER "service.kubernetes.io/load-balancer-cleanup"
 
 struct balancers;
-/* range: "", or an IPv4 network whose addresses are this machine's. ERR_INVALID. Adds its controller. */
-int balancers_new(struct kaas *k, const char *range, struct balancers **ret, struct err *err) NODISCARD;
+/* listens: as balancer_own_ports() has it. range: "", or an IPv4 network whose addresses are this machine's. ERR_INVALID. Adds its controller. */
+int balancers_new(struct kaas *k, const char *range, const char *const *listens, struct balancers **ret, struct err *err) NODISCARD;
 /* Before manager_stop(): informers tell nobody any more. */
 void balancers_stop(struct balancers *b);
 void balancers_free(struct balancers *b);
@@ -24,10 +24,15 @@ void balancers_free(struct balancers *b);
 bool balancer_wants(const json_t *service);
 /* Whether nobody else's controller has it. */
 bool balancer_is_ours(const json_t *service);
-/* Its row in the table; slices: all EndpointSlices of its namespace, or more. */
-json_t *balancer_row(const json_t *service, const json_t *slices, const char *address);
+#define BALANCER_SERVICES_MAX 16 /* of a cluster have an address … */
+#define BALANCER_PORTS_MAX 64    /* … and of one of them, ports */
+#define BALANCER_OWN_MAX 8
+/* Ports that no Service gets: SSH's, and those where this cloud's own processes listen on all addresses, or on one of the range: while they start again another could take them. listens: ends with NULL; ret ends with 0. */
+void balancer_own_ports(const char *const *listens, const struct cluster_network *range, uint16_t ret[BALANCER_OWN_MAX]);
+/* Its row in the table; slices: all EndpointSlices of its namespace, or more; own: ports that it does not get. */
+json_t *balancer_row(const json_t *service, const json_t *slices, const char *address, const uint16_t *own);
 /* What status.loadBalancer.ingress shall be: failed has "ADDRESS:PORT" → why, from the gate. *ret_why: the first that is in the way, in a; NULL: nothing. An empty array: nothing of it is served. */
-json_t *balancer_ingress(const json_t *service, const json_t *row, const json_t *failed, struct arena *a, const char **ret_reason, const char **ret_why);
+json_t *balancer_ingress(const json_t *service, const json_t *row, const json_t *failed, const uint16_t *own, struct arena *a, const char **ret_reason, const char **ret_why);
 
 /* ---- balancer_disk.c ---- */
 

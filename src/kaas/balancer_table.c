@@ -3,8 +3,11 @@
 
 #include <string.h>
 
+#include "net/addr.h"
+
 #define PODS_MAX 256 /* of one port of one Service */
 #define SOURCES_MAX 64
+#define PORT_SSH 22
 
 bool balancer_is_ours(const json_t *service)
 {
@@ -59,12 +62,42 @@ static json_t *pods_of(const json_t *service, const json_t *slices, const char *
     return to;
 }
 
-json_t *balancer_row(const json_t *service, const json_t *slices, const char *address)
+void balancer_own_ports(const char *const *listens, const struct cluster_network *range, uint16_t ret[BALANCER_OWN_MAX])
 {
+    size_t n = 0;
+    ret[n++] = PORT_SSH;
+    for (; *listens && n < BALANCER_OWN_MAX - 1; listens++) {
+        struct net_addr a;
+        if (net_addr_parse(str_of(*listens), &a, NULL) < 0 || !net_addr_port(&a))
+            continue;
+        if (a.sa.sa_family == AF_INET6 ? IN6_IS_ADDR_UNSPECIFIED(&a.in6.sin6_addr)
+                                       : !a.in4.sin_addr.s_addr || cluster_networks_overlap(range, &(struct cluster_network){ntohl(a.in4.sin_addr.s_addr), 32}))
+            ret[n++] = net_addr_port(&a);
+    }
+    ret[n] = 0;
+}
+
+/* Why a port has no row whatever the gate says; NULL: it has one. served: how many before it have. */
+static const char *refusal(const json_t *port, const uint16_t *own, size_t served, const char **ret_reason)
+{
+    *ret_reason = "ProtocolNotSupported";
+    if (!is_tcp(port))
+        return "only TCP is relayed";
+    *ret_reason = "PortUnavailable";
+    for (; *own; own++)
+        if (json_int(port, "port", 0) == *own)
+            return "it is kept for this machine itself";
+    *ret_reason = "QuotaExceeded";
+    return served >= BALANCER_PORTS_MAX ? "a Service is served at 64 ports at most" : NULL;
+}
+
+json_t *balancer_row(const json_t *service, const json_t *slices, const char *address, const uint16_t *own)
+{
+    const char *reason;
     json_t *ports = json_array(), *sources = json_array(), *p, *s;
     size_t i;
     json_array_foreach (json_at(service, "spec.ports"), i, p) {
-        if (!is_tcp(p))
+        if (refusal(p, own, json_array_size(ports), &reason))
             continue;
         json_t *to = pods_of(service, slices, json_str_or(p, "name", ""), false);
         if (!json_array_size(to)) {
@@ -80,15 +113,20 @@ json_t *balancer_row(const json_t *service, const json_t *slices, const char *ad
                      !strcmp(json_str_or(service, "spec.sessionAffinity", ""), "ClientIP"), "sources", sources, "ports", ports);
 }
 
-json_t *balancer_ingress(const json_t *service, const json_t *row, const json_t *failed, struct arena *a, const char **ret_reason, const char **ret_why)
+json_t *balancer_ingress(const json_t *service, const json_t *row, const json_t *failed, const uint16_t *own, struct arena *a, const char **ret_reason, const char **ret_why)
 {
     const char *address = json_str_or(row, "address", "");
     json_t *list = json_array(), *ports = json_array(), *p;
-    size_t i, good = 0, bad = 0;
+    size_t i, good = 0, bad = 0, served = 0;
     *ret_reason = *ret_why = NULL;
     json_array_foreach (json_at(service, "spec.ports"), i, p) {
         long long port = json_int(p, "port", 0);
-        const char *why = is_tcp(p) ? json_string_value(json_object_get(failed, arena_printf(a, "%s:%lld", address, port))) : "only TCP is relayed", *reason = is_tcp(p) ? "PortUnavailable" : "ProtocolNotSupported";
+        const char *reason, *why = refusal(p, own, served, &reason);
+        if (!why) {
+            served++;
+            reason = "PortUnavailable";
+            why = json_string_value(json_object_get(failed, arena_printf(a, "%s:%lld", address, port)));
+        }
         json_t *one = json_pack("{s:I, s:s}", "port", (json_int_t)port, "protocol", json_str_or(p, "protocol", "TCP"));
         if (why) {
             json_object_set_new(one, "error", json_sprintf("seki.cloud/%s", reason));

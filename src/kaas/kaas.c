@@ -228,7 +228,7 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     informer_add_handler(k->tenants, &(struct informer_handler){.changed = on_tenant, .arg = k});
     make_metrics(k);
     backup_metrics(k);
-    rc = balancers_new(k, o->balancer_addresses, &k->balancers, err);
+    rc = balancers_new(k, o->balancer_addresses, o->listens, &k->balancers, err);
     if (rc < 0) {
         kaas_free(k);
         return rc;

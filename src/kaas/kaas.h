@@ -24,6 +24,7 @@ struct kaas_options {
     int64_t node_storage;     /* bytes that volumes of one node may have together; 0: clusters have no storage */
     const char *authentication_config; /* the file with issuers of people's tokens; "": there is none */
     const char *balancer_addresses; /* "": none; a network of this machine's, for Services of type LoadBalancer */
+    const char *listens[5];   /* where this cloud's processes listen; ends with NULL */
     uint64_t drill_ms;        /* how often each cluster's newest backup is restored for trial; 0: never */
 };
 

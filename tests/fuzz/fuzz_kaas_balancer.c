@@ -15,12 +15,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!json_is_object(service) || !obj_name(service) || !obj_uid(service)) /* a list of the API has none without */
         return 0;
     CLEANUP(arena_freep) struct arena *a = arena_new(1 << 20);
+    static const uint16_t own[] = {22, 0};
     const char *reason, *why;
     JSON_AUTO none = json_object();
-    JSON_AUTO row = balancer_row(service, doc, "192.0.2.1");
+    JSON_AUTO row = balancer_row(service, doc, "192.0.2.1", own);
     if (!row)
         abort();
-    JSON_AUTO ingress = balancer_ingress(service, row, none, a, &reason, &why);
+    JSON_AUTO ingress = balancer_ingress(service, row, none, own, a, &reason, &why);
     if (json_array_size(ingress) > 1 || (json_array_size(ingress) && strcmp(json_str_or(json_array_get(ingress, 0), "ip", ""), "192.0.2.1") != 0))
         abort();
     return 0;

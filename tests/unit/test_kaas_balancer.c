@@ -27,6 +27,7 @@ static json_t *doc(const char *text)
     return j;
 }
 
+static const uint16_t no_port[] = {0};
 static const char service_text[] = "{\"metadata\":{\"name\":\"web\",\"namespace\":\"shop\",\"uid\":\"u1\"},\"spec\":{\"type\":\"LoadBalancer\",\"sessionAffinity\":\"ClientIP\",\"loadBalancerSourceRanges\":[\"10.0.0.0/8\"],"
                                    "\"ports\":[{\"name\":\"a\",\"port\":80},{\"name\":\"b\",\"port\":53,\"protocol\":\"UDP\"}]}}";
 
@@ -41,7 +42,7 @@ static void rows(const char *endpoints, const char *expected)
 {
     JSON_AUTO service = doc(service_text);
     JSON_AUTO slices = json_pack("[o, o, o]", slice("shop", "web", endpoints), slice("other", "web", "{\"addresses\":[\"10.244.9.9\"]}"), slice("shop", "else", "{\"addresses\":[\"10.244.9.9\"]}"));
-    JSON_AUTO row = balancer_row(service, slices, "192.0.2.1");
+    JSON_AUTO row = balancer_row(service, slices, "192.0.2.1", no_port);
     JSON_AUTO want = doc(expected);
     assert_int_equal(json_array_size(json_at(row, "ports")), 1); /* TCP alone */
     assert_int_equal(json_int(json_array_get(json_at(row, "ports"), 0), "port", 0), 80);
@@ -83,18 +84,63 @@ static void test_what_is_not_served_is_said(void **state UNUSED)
     CLEANUP(arena_freep) struct arena *a = arena_new(1 << 20);
     JSON_AUTO service = doc(service_text);
     JSON_AUTO none = json_array();
-    JSON_AUTO row = balancer_row(service, none, "192.0.2.1");
+    JSON_AUTO row = balancer_row(service, none, "192.0.2.1", no_port);
     JSON_AUTO failed = json_pack("{s:s}", "192.0.2.1:80", "Address already in use");
     JSON_AUTO nothing = json_object();
     const char *reason, *why;
-    JSON_AUTO good = balancer_ingress(service, row, nothing, a, &reason, &why);
+    JSON_AUTO good = balancer_ingress(service, row, nothing, no_port, a, &reason, &why);
     assert_string_equal(reason, "ProtocolNotSupported");
     assert_string_equal(json_str(json_array_get(good, 0), "ip"), "192.0.2.1");
     assert_int_equal(json_array_size(json_at(json_array_get(good, 0), "ports")), 2);
-    JSON_AUTO bad = balancer_ingress(service, row, failed, a, &reason, &why);
+    JSON_AUTO bad = balancer_ingress(service, row, failed, no_port, a, &reason, &why);
     assert_string_equal(reason, "PortUnavailable");
     assert_non_null(strstr(why, "already in use"));
     assert_int_equal(json_array_size(bad), 0);
+}
+
+static void test_a_service_has_so_many_ports(void **state UNUSED)
+{
+    CLEANUP(arena_freep) struct arena *a = arena_new(1 << 20);
+    JSON_AUTO service = doc(service_text);
+    JSON_AUTO none = json_array();
+    JSON_AUTO nothing = json_object();
+    json_t *ports = json_array();
+    const char *reason, *why;
+    for (int i = 0; i < BALANCER_PORTS_MAX + 1; i++)
+        json_array_append_new(ports, json_pack("{s:i}", "port", 1000 + i));
+    json_put(service, "spec.ports", ports);
+    JSON_AUTO row = balancer_row(service, none, "192.0.2.1", no_port);
+    assert_int_equal(json_array_size(json_at(row, "ports")), BALANCER_PORTS_MAX);
+    JSON_AUTO ingress = balancer_ingress(service, row, nothing, no_port, a, &reason, &why);
+    assert_string_equal(reason, "QuotaExceeded");
+    assert_non_null(strstr(why, "1064"));
+    assert_string_equal(json_str_or(json_array_get(json_at(json_array_get(ingress, 0), "ports"), BALANCER_PORTS_MAX), "error", ""), "seki.cloud/QuotaExceeded");
+    json_array_remove(ports, 0);
+    JSON_AUTO all = balancer_ingress(service, row, nothing, no_port, a, &reason, &why);
+    assert_null(why);
+}
+
+static void test_ports_of_the_cloud_itself_are_nobodys(void **state UNUSED)
+{
+    static const char *const listens[] = {"0.0.0.0:443", "[::]:6440", "192.0.2.9:8000", "127.0.0.1:9440", "unix:/run/x.sock", NULL};
+    static const uint16_t want[] = {22, 443, 6440, 8000, 0};
+    CLEANUP(arena_freep) struct arena *a = arena_new(1 << 20);
+    struct cluster_network range;
+    uint16_t own[BALANCER_OWN_MAX];
+    const char *reason, *why;
+    assert_int_equal(cluster_network_parse("192.0.2.0/28", &range, NULL), 0);
+    balancer_own_ports(listens, &range, own);
+    assert_memory_equal(own, want, sizeof(want)); /* who listens elsewhere is in nobody's way */
+    JSON_AUTO service = doc(service_text);
+    JSON_AUTO none = json_array();
+    JSON_AUTO nothing = json_object();
+    json_put(service, "spec.ports", json_pack("[{s:i}, {s:i}]", "port", 443, "port", 80));
+    JSON_AUTO row = balancer_row(service, none, "192.0.2.1", own);
+    assert_int_equal(json_array_size(json_at(row, "ports")), 1);
+    assert_int_equal(json_int(json_array_get(json_at(row, "ports"), 0), "port", 0), 80);
+    JSON_AUTO ingress = balancer_ingress(service, row, nothing, own, a, &reason, &why);
+    assert_string_equal(reason, "PortUnavailable");
+    assert_string_equal(json_str(json_array_get(ingress, 0), "ip"), "192.0.2.1");
 }
 
 static void test_what_may_be_reached(void **state UNUSED)
@@ -272,7 +318,8 @@ static void test_addresses_of_a_table_that_cannot_be_read_are_not_free(void **st
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pods_that_are_ready_are_asked), cmocka_unit_test(test_whose_a_service_is), cmocka_unit_test(test_what_is_not_served_is_said),
-                                       cmocka_unit_test(test_what_may_be_reached), cmocka_unit_test(test_connections_go_to_a_pod_that_answers),
+                                       cmocka_unit_test(test_what_may_be_reached),
+                                       cmocka_unit_test(test_a_service_has_so_many_ports), cmocka_unit_test(test_ports_of_the_cloud_itself_are_nobodys), cmocka_unit_test(test_connections_go_to_a_pod_that_answers),
                                        cmocka_unit_test(test_addresses_of_a_table_that_cannot_be_read_are_not_free)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
