@@ -322,20 +322,22 @@ static int read_journal(const struct open_requests *o, const char *dir, uint64_t
     return rc;
 }
 
-static void recover(const struct open_requests *o, const char *dir, char *file, size_t size)
+/* 0; or why what there is cannot be counted now, and then nothing of it was. */
+static int recover(const struct open_requests *o, const char *dir, char *file, size_t size, struct err *err)
 {
     struct search s = {.ids = map_new(NULL), .arena = arena_new(1024 * 1024), .journal = o->journal, .after = UINT64_MAX};
-    struct err err = ERR_INIT;
     open_requests_walk(file, size, on_taken, &s);
     size_t found = map_len(s.ids);
-    if (found && read_journal(o, dir, s.after, &s, &err) < 0) {
-        log_error("requests that ran when the gateway was killed are not counted: its journal cannot be read", KVE(&err), KVI("requests", found));
+    int rc = found ? read_journal(o, dir, s.after, &s, err) : 0;
+    if (rc < 0) {
+        log_error("requests that ran when the gateway was killed are not counted: its journal cannot be read", KVE(err), KVI("requests", found));
     } else if (found) {
         open_requests_walk(file, size, on_killed, &s);
         log_warn("requests that ran when the gateway was killed are counted", KVI("requests", s.settled));
     }
     map_free(s.ids);
     arena_free(s.arena);
+    return rc;
 }
 
 /* ---- the file ---- */
@@ -350,9 +352,21 @@ static int settle_old(const struct open_requests *o, const char *path, const cha
     char *file = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
     if (file == MAP_FAILED)
         return err_sys(err, errno, "map %s", path);
-    recover(o, dir, file, (size_t)st.st_size);
+    int rc = recover(o, dir, file, (size_t)st.st_size, err);
     munmap(file, (size_t)st.st_size);
+    if (rc < 0)
+        return rc;
     return ftruncate(fd, 0) < 0 ? err_sys(err, errno, "%s", path) : 0;
+}
+
+/* Requests that cannot be counted do not keep this gateway from noting its own. */
+static bool put_aside(const char *path)
+{
+    CLEANUP(mem_freep) char *aside = xasprintf("%s.uncounted", path);
+    if (rename(path, aside) < 0)
+        return false;
+    log_error("what a killed gateway left was put aside, uncounted", KV("file", aside));
+    return true;
 }
 
 static int map_file(struct open_requests *o, const char *path, const char *dir, size_t places, struct err *err)
@@ -382,7 +396,10 @@ struct open_requests *open_requests_new(const char *path, const char *dir, struc
     struct open_requests *o = XNEW(struct open_requests);
     struct err err = ERR_INIT;
     *o = (struct open_requests){.journal = j};
-    if (map_file(o, path, dir, MIN(places, (size_t)PLACES_MAX), &err) < 0) {
+    int rc = map_file(o, path, dir, MIN(places, (size_t)PLACES_MAX), &err);
+    if ((rc == ERR_CORRUPT || rc == ERR_PROTOCOL) && places && put_aside(path))
+        rc = map_file(o, path, dir, MIN(places, (size_t)PLACES_MAX), &err);
+    if (rc < 0) {
         log_warn("requests that run when this gateway is killed will not be counted", KVE(&err));
         open_requests_free(o);
         return NULL;

@@ -17,7 +17,8 @@
 struct open_requests;
 struct open_request;
 
-/* Settles what the file has into the journal, whose directory is dir, then begins anew. NULL when there can be none: told in the log. */
+/* Settles what the file has into the journal, whose directory is dir, then begins anew. NULL when there can be none: told in the log. What cannot be counted as the journal is damaged stays as it is with places 0, and
+ * is put aside as PATH.uncounted else. */
 struct open_requests *open_requests_new(const char *path, const char *dir, struct journal *j, size_t places);
 void open_requests_free(struct open_requests *o);
 

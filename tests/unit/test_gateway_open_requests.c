@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/file.h"
+#include "base/mem.h"
 #include "gateway/open_requests.h"
 
 static char dir[] = "/tmp/seki-open-XXXXXX", path[64];
@@ -271,6 +272,50 @@ static void many_threads(void **state UNUSED)
     journal_close(journal);
 }
 
+/* Whether it is counted already cannot be known then. */
+static void what_cannot_be_counted_is_not_thrown_away(void **state UNUSED)
+{
+    const struct usage_work first = {.replica = STR("p/e-0"), .start_ms = 1000, .end_ms = 1000};
+    struct open_request *place = NULL;
+    struct usage u = usage("uncounted", &first, 1);
+    struct err err = ERR_INIT;
+    CLEANUP(mem_freep) char *aside = xasprintf("%s.uncounted", path);
+    CLEANUP(mem_freep) char *text = NULL;
+    CLEANUP(mem_freep) char *file = xasprintf("%s/usage-gateway.000001", dir);
+    size_t len;
+    start();
+    struct open_requests *o = open_requests_new(path, dir, journal, 100);
+    assert_non_null(o);
+    open_request_begin(o, &place, &u, NULL, 9);
+    journal_add(journal, &(struct usage){.id = STR("later"), .project = STR("p")});
+    journal_close(journal);
+    open_requests_free(o);
+
+    start();
+    ASSERT_OK(file_read(file, 16 << 20, &text, &len, &err));
+    FILE *f = fopen(file, "r+");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, (long)len - 60, SEEK_SET), 0);
+    assert_int_equal(fputs("damaged", f) < 0, 0);
+    assert_int_equal(fclose(f), 0);
+    assert_null(open_requests_new(path, dir, journal, 0));
+    assert_true(file_exists(path) && !file_exists(aside));
+    o = open_requests_new(path, dir, journal, 10);
+    assert_non_null(o);
+    assert_true(file_exists(aside));
+    open_requests_free(o);
+    ASSERT_OK(file_write(file, str_n(text, len), 0600, &err));
+    journal_close(journal);
+    assert_int_equal(find("uncounted").count, 0);
+    assert_int_equal(rename(aside, path), 0);
+    start();
+    o = open_requests_new(path, dir, journal, 10);
+    assert_non_null(o);
+    open_requests_free(o);
+    journal_close(journal);
+    assert_int_equal(find("uncounted").count, 1);
+}
+
 static void other_files_are_begun_anew(void **state UNUSED)
 {
     struct err err = ERR_INIT;
@@ -299,6 +344,6 @@ static void other_files_are_begun_anew(void **state UNUSED)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_was_noted_is_counted_once), cmocka_unit_test(places_are_used_again), cmocka_unit_test(what_needs_more_room), cmocka_unit_test(many_threads), cmocka_unit_test(other_files_are_begun_anew)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_was_noted_is_counted_once), cmocka_unit_test(places_are_used_again), cmocka_unit_test(what_needs_more_room), cmocka_unit_test(many_threads), cmocka_unit_test(what_cannot_be_counted_is_not_thrown_away), cmocka_unit_test(other_files_are_begun_anew)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
