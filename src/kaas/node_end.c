@@ -33,6 +33,41 @@ static int remove_logs(struct kaas *k, const char *workload)
     return n;
 }
 
+struct wiping {
+    const struct site *site;
+    const char *dir;
+    int rc;
+    struct err *err;
+};
+
+static bool must_end(const struct site *s)
+{
+    return s->pass && reconcile_must_end(s->pass);
+}
+
+static void wipe_one(void *arg, const char *id)
+{
+    struct wiping *w = arg;
+    struct err why = ERR_INIT;
+    if (w->rc < 0 || must_end(w->site))
+        return;
+    int rc = volume_wipe(w->dir, id, &why);
+    if (rc < 0 && rc != ERR_BUSY)
+        w->rc = err_set(w->err, rc, "%s", why.msg);
+}
+
+/* A volume takes as long as the disk does: after each it may be for another pass to go on. *ret_done: none is left. */
+static int wipe(const struct node *n, bool *ret_done, struct err *err)
+{
+    CLEANUP(mem_freep) char *volumes = xasprintf("%s/volumes", n->dir);
+    struct wiping w = {n->site, volumes, 0, err};
+    volumes_each(volumes, wipe_one, &w);
+    if (w.rc < 0 || must_end(n->site))
+        return w.rc;
+    *ret_done = true;
+    return volumes_wipe(volumes, err); /* what is attached still */
+}
+
 int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err)
 {
     char name[WORKLOAD_NAME_MAX];
@@ -48,8 +83,8 @@ int node_remove(struct kaas *k, struct client *client, const struct node *n, boo
         return err_set(err, rc, "%s", why.msg);
     if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
         return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
-    CLEANUP(mem_freep) char *volumes = xasprintf("%s/volumes", n->dir);
-    if ((rc = volumes_wipe(volumes, err)) < 0)
+    bool wiped = false;
+    if ((rc = wipe(n, &wiped, err)) < 0 || !wiped)
         return rc;
     if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
         return rc;
@@ -115,6 +150,11 @@ int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memor
     *ret_done = false;
     for (size_t i = 0; i < n; i++) {
         bool done = false;
+        if (left < n) { /* one a pass has its files removed; the others end meanwhile */
+            node_workload(&nodes[i], name);
+            (void)node_workload_end(k, name);
+            continue;
+        }
         int rc = node_remove(k, NULL, &nodes[i], &done, &m->files, err);
         if (rc < 0)
             return rc;

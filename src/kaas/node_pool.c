@@ -301,6 +301,7 @@ static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struc
     *ret_left = n;
     for (size_t i = 0; i < n; i++) {
         bool done = false;
+        char name[WORKLOAD_NAME_MAX];
         const char *held = NULL;
         if (p->client && !node_drained(p->client, &surplus[i], p->pool.spec.drain_seconds, p->r->arena, &held)) {
             look_in(p, LATER_MS);
@@ -308,12 +309,16 @@ static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struc
             continue;
         }
         look_in(p, LOOK_MS);
+        if (*ret_left < n) { /* one a pass has its files removed; the others end meanwhile */
+            node_workload(&surplus[i], name);
+            (void)node_workload_end(p->k, name);
+            continue;
+        }
         int files = 0, rc = node_remove(p->k, p->client, &surplus[i], &done, &files, err);
         if (rc < 0)
             return rc;
         if (!done)
             continue;
-        char name[WORKLOAD_NAME_MAX];
         node_workload(&surplus[i], name);
         pthread_mutex_lock(&p->all->lock);
         map_del(p->all->workloads, str_of(name));
@@ -554,7 +559,7 @@ static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)
         return rc;
     JSON_AUTO cluster = informer_get(all->k->clusters, r->ns, p.pool.spec.cluster_name);
     p.cluster_obj = cluster;
-    p.site = (struct site){.ns = r->ns, .name = p.pool.spec.cluster_name, .uid = cluster ? obj_uid(cluster) : "", .programs = ""};
+    p.site = (struct site){.ns = r->ns, .name = p.pool.spec.cluster_name, .uid = cluster ? obj_uid(cluster) : "", .programs = "", .pass = r};
     p.site.dir = arena_printf(r->arena, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
     if (obj_deleting(r->obj)) {
         rc = finish(&p, err);
