@@ -108,10 +108,7 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     assert_false(volume_id_valid(STR("pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c1/")));
     assert_false(volume_id_valid(STR("../../../../../../../../../../etc/passwd")));
     assert_int_equal(volume_make(dir, ID, 1, VOLUME_MIN_BYTES - 1, &err), ERR_NO_SPACE);
-    int rc = volume_make(dir, ID, 1, VOLUME_MIN_BYTES, &err);
-    if (rc == ERR_INTERNAL)
-        skip(); /* no mkfs.ext4 */
-    assert_int_equal(rc, 0);
+    ASSERT_OK(volume_make(dir, ID, 1, VOLUME_MIN_BYTES, &err)); /* takes mkfs.ext4, as make test installs it */
     assert_int_equal(volume_make(dir, ID, 1, VOLUME_MIN_BYTES, &err), 0); /* it is there */
     CLEANUP(mem_freep) char *path = xasprintf("%s/" ID ".img", dir);
     CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CLOEXEC);
