@@ -50,9 +50,11 @@ void ledger_reader_close(struct ledger_reader *r);
 int ledger_reader_id(struct ledger_reader *r, char ret[LEDGER_ID_TEXT], struct err *err) NODISCARD;
 int ledger_read(struct ledger_reader *r, uint64_t after_sequence, bool (*fn)(void *arg, const struct ledger_record *rec), void *arg,
                 struct err *err) NODISCARD;
+/* The last record that was read, and its hash; 0: none was. */
+void ledger_reader_end(const struct ledger_reader *r, uint64_t *ret_sequence, uint8_t ret_hash[32]);
 /* The number of the file that it began with; 0: it has not. */
 unsigned ledger_reader_began(const struct ledger_reader *r);
-/* Whole-ledger check, when nobody writes: the error names the first bad record, also one that is cut off at the end. */
+/* Whole-ledger check: the error names the first bad record, also one that is cut off at the end. One that is being written just now is given the time for it. */
 int ledger_verify(const char *dir, const char *name, uint64_t *ret_records, struct err *err) NODISCARD;
 
 #endif

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "ledger/checkpoint.h"
+#include "ledger/extent.h"
 #include "ledger/usage.h"
 
 #define NAME "t"
@@ -633,6 +634,32 @@ static void test_reader_follows(void **state)
     ledger_close(l);
 }
 
+/* The end of what was read, whatever was written since. */
+static void test_reader_tells_its_end(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    CLEANUP(ledger_extent_deinit) struct ledger_extent x = {0};
+    struct ledger *l;
+    struct ledger_reader *r;
+    struct seen s = {0};
+    uint64_t end;
+    uint8_t hash[32];
+    ASSERT_OK(ledger_reader_open(dir, NAME, &r, &err));
+    ledger_reader_end(r, &end, hash);
+    assert_int_equal(end, 0);
+    ASSERT_OK(open_ledger(400, &l, &err));
+    append(l, 1, 30);
+    ASSERT_OK(ledger_extent_find(dir, NAME, &x, &err));
+    ASSERT_OK(ledger_read(r, 0, see, &s, &err));
+    append(l, 31, 40);
+    ledger_reader_end(r, &end, hash);
+    assert_int_equal(end, 30);
+    assert_memory_equal(hash, x.hash, sizeof(hash));
+    ledger_reader_close(r);
+    ledger_close(l);
+}
+
 /* A part of a record is one that is being written: nothing is said of it, and it is read when it is whole. */
 static void test_reader_waits_for_the_whole_record(void **state)
 {
@@ -888,6 +915,7 @@ int main(void)
         IN_DIR(test_one_writer),
         IN_DIR(test_another_kind_is_refused),
         IN_DIR(test_reader_follows),
+        IN_DIR(test_reader_tells_its_end),
         IN_DIR(test_reader_waits_for_the_whole_record),
         IN_DIR(test_a_ledger_has_an_id),
         IN_DIR(test_disk_full),

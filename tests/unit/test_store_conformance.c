@@ -437,9 +437,11 @@ static void on_outer(void *arg, const struct store_event *e)
 {
     struct nest *n = arg;
     n->events++;
-    if (e->rev == 3 && !n->inner) /* compaction up to here was asked for, but not while this runs */
-        ASSERT_ERR(store_watch(env.store, STR(""), n->begins_after, on_inner, n, &n->inner, NULL), 0);
+    if (e->rev < 3) /* these may have come with an earlier commit, and compaction with that would be before the watch below begins */
+        return;
     store_compact(env.store, e->rev);
+    if (!n->inner) /* compaction up to here was asked for, but not while this runs */
+        ASSERT_ERR(store_watch(env.store, STR(""), n->begins_after, on_inner, n, &n->inner, NULL), 0);
 }
 
 static void a_handler_may_watch_and_compact(void **state)
