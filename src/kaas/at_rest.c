@@ -1,5 +1,5 @@
 /* What lies in a cluster's etcd: read by its JSON gateway, as it is on the disk, since an API server shows everything opened. */
-#include "kaas/internal.h"
+#include "kaas/store_space.h"
 
 #include <string.h>
 
@@ -30,15 +30,6 @@ bool at_rest_is_under(struct str value, const char *key_id)
         if (f.number == FIELD_KEY_ID && f.type == WIRE_BYTES)
             is = str_eqc(f.bytes, key_id);
     return rc == 0 && is;
-}
-
-static int etcd_client(const struct site *s, struct client **ret, struct err *err)
-{
-    CLEANUP(mem_freep) char *server = xasprintf("https://%s:%d", s->address, PORT_ETCD);
-    CLEANUP(mem_freep) char *ca = xasprintf("%s/pki/etcd-ca.crt", s->dir);
-    CLEANUP(mem_freep) char *cert = xasprintf("%s/pki/apiserver-etcd-client.crt", s->dir);
-    CLEANUP(mem_freep) char *key = xasprintf("%s/pki/apiserver-etcd-client.key", s->dir);
-    return client_http(&(struct client_http_options){.server = server, .ca_file = ca, .cert_file = cert, .key_file = key}, ret, err);
 }
 
 static json_t *base64_json(struct str text)
@@ -132,7 +123,7 @@ static int go_on(struct look *l, struct secrets_memory *m, struct err *err)
 int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct secrets_memory *m, struct err *err)
 {
     struct look l = {.key_id = key_id, .rewrite = rewrite};
-    int rc = etcd_client(s, &l.etcd, err);
+    int rc = store_client(s, &l.etcd, err);
     if (rc == 0 && rewrite)
         rc = access_client(s, &l.api, err);
     if (rc == 0)
@@ -142,30 +133,14 @@ int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct 
     return rc;
 }
 
-static int ask(struct client *etcd, const char *path, json_t *body, json_t **ret, struct err *err)
-{
-    struct err why = ERR_INIT;
-    int rc = client_post(etcd, path, body, ret, &why);
-    json_decref(body);
-    return rc < 0 ? err_set(err, rc, "etcd: %s", why.msg) : 0;
-}
-
 int at_rest_forget_history(const struct site *s, struct err *err)
 {
     struct client *etcd = NULL;
-    struct err why = ERR_INIT;
-    JSON_AUTO now = NULL;
-    int rc = etcd_client(s, &etcd, err);
+    int rc = store_client(s, &etcd, err);
     if (rc == 0)
-        rc = ask(etcd, "/v3/kv/range", json_pack("{s:o, s:b}", "key", base64_json(STR(PREFIX)), "count_only", 1), &now, err);
-    if (rc == 0) {
-        /* 64 bits are text there. */
-        rc = ask(etcd, "/v3/kv/compaction", json_pack("{s:s, s:b}", "revision", json_str_or(now, "header.revision", "0"), "physical", 1), NULL, &why);
-        if (rc < 0)
-            rc = strstr(why.msg, "has been compacted") ? 0 : err_set(err, rc, "%s", why.msg);
-    }
+        rc = store_compact_all(etcd, err);
     if (rc == 0)
-        rc = ask(etcd, "/v3/maintenance/defragment", json_object(), NULL, err);
+        rc = store_defragment(etcd, err);
     client_free(etcd);
     return rc;
 }

@@ -12,6 +12,7 @@
 #include "kaas/node.h"
 #include "kaas/people.h"
 #include "kaas/recovery.h"
+#include "kaas/store_space.h"
 #include "kaas/upgrade.h"
 #include "kinds/borrowed.h"
 
@@ -523,6 +524,7 @@ static void ready(struct pass *p, int64_t now)
     p->r->requeue_ms = p->k->o.probe_ms;
     secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
     addons_look(p->k, obj, &p->cluster, &p->site, &p->memory.addons);
+    space_look(p->k, obj, &p->site, &p->memory.space_ms);
 }
 
 static void bring_up(struct pass *p)

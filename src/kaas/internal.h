@@ -131,6 +131,7 @@ struct cluster_memory {
     uint64_t preflight_ms;           /* when it was asked last whether it may be upgraded */
     struct secrets_memory secrets;
     struct addons_memory addons;
+    uint64_t space_ms;               /* when the room in its store was looked at */
 };
 
 struct kaas {
@@ -149,7 +150,7 @@ struct kaas {
     pthread_mutex_t lock;
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */
-    struct metric *there, *ready, *took;
+    struct metric *there, *ready, *full, *took;
     struct map *backing_up;   /* uid → anything: a pass of backup.c is at work on its files */
     struct map *backup_later; /* uid → uint64_t *: no backup or rehearsal before that time, after one that failed */
     struct metric *backups_ok, *backups_failed, *overdue, *oldest, *drill_took, *drills_failed; /* backup.c */

@@ -2,6 +2,7 @@
 #include "kaas/node.h"
 #include "kaas/people.h"
 #include "kaas/recovery.h"
+#include "kaas/store_space.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -116,12 +117,16 @@ static void on_listed(void *arg)
 static void count(struct kaas *k)
 {
     JSON_AUTO all = informer_list(k->clusters, NULL);
-    size_t i, good = 0;
+    size_t i, good = 0, full = 0;
     json_t *obj;
-    json_array_foreach (all, i, obj)
+    json_array_foreach (all, i, obj) {
+        const char *room = obj_condition_reason(obj, SPACE_CONDITION);
         good += obj_condition(obj, "Ready") && !strcmp(obj_condition(obj, "Ready"), "True");
+        full += room && strcmp(room, "Enough") != 0;
+    }
     metric_set(k->there, (int64_t)json_array_size(all));
     metric_set(k->ready, (int64_t)good);
+    metric_set(k->full, (int64_t)full);
 }
 
 static void make_metrics(struct kaas *k)
@@ -129,6 +134,7 @@ static void make_metrics(struct kaas *k)
     static const double buckets[] = {0.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300};
     k->there = metric_gauge("seki_clusters", "Clusters.");
     k->ready = metric_gauge("seki_clusters_ready", "Clusters whose condition Ready is True.");
+    k->full = metric_gauge("seki_clusters_store_nearly_full", "Clusters whose store has more than 80 % of its quota in use, or takes no writes.");
     k->took = metric_series(metric_family("seki_cluster_create_seconds", "From the first look at a Cluster until it was ready.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
 }
 

@@ -169,7 +169,7 @@ static const struct field status_fields[] = {
     {.name = "drill", .type = FIELD_OBJECT, .sub = drill_fields, .offset = FIELD_NO_MEMBER, .help = "the newest rehearsal of a restore"},
     {.name = "restore", .type = FIELD_OBJECT, .sub = restore_fields, .offset = FIELD_NO_MEMBER, .help = "the newest restore"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted, DNSReady; BackedUp, Rehearsed, Restored, Upgraded"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted, DNSReady, StoreSpace; BackedUp, Rehearsed, Restored, Upgraded"},
     {0},
 };
 static const struct field fields[] = {

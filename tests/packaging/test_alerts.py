@@ -77,6 +77,7 @@ CASES = {
     "SekiDiskFull": (DISK + on(C, ("seki_data_disk_free_bytes", "20x90")), on(C, ("seki_data_disk_size_bytes", "-1x90"), ("seki_data_disk_free_bytes", "-1x90")), {}),
     "SekiBackupOld": (on(C, ("seki_backup_last_success_timestamp_seconds", f"{-31 * 3600}x90")), on(C, ("seki_backup_last_success_timestamp_seconds", f"{-28 * 3600}x90")), {}),
     "SekiClusterBackupOverdue": (on(C, ("seki_clusters_backup_overdue", "1x90")), on(C, ("seki_clusters_backup_overdue", "0x90")), {}),
+    "SekiClusterStoreNearlyFull": (on(C, ("seki_clusters_store_nearly_full", "1x90")), on(C, ("seki_clusters_store_nearly_full", "0x90")), {}),
     "SekiClusterDrillFailed": (on(C, ("seki_clusters_drill_failed", "1x90")), on(C, ("seki_clusters_drill_failed", "0x90")), {}),
     "SekiCertificateEndsSoon": ([(with_labels("seki_certificate_end_timestamp_seconds", C, certificate="admin"), f"{20 * DAY}x90")],
                                 [(with_labels("seki_certificate_end_timestamp_seconds", C, certificate="admin"), f"{120 * DAY}x90")], {"certificate": "admin"}),
