@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "lib"))
 
 import kube  # noqa: E402
-from cloud import GROUP, KUBECTL, ROOT, Cloud, wait_for  # noqa: E402
+from cloud import KUBECTL, ROOT  # noqa: E402
 from kwok import Kwok  # noqa: E402
 
 OUT = ROOT / "build" / "conformance"
@@ -155,8 +155,7 @@ def run(mode, minutes, match, procs, slice_size):
         folder = kube.node_programs(work) if mode == "nodes" else kube.programs(work)
         if mode == "nodes":
             images(folder)
-        with Cloud(options={"kubernetes-dir": folder, "kubernetes-drill-interval": "0"}) as cloud:
-            cloud.project("demo")
+        with kube.cloud(folder, kubernetes_drill_interval="0") as cloud:
             c = kube.Cluster(cloud, "demo", "conformance", {"controlPlane": {"size": "Medium"}, "backup": {"intervalSeconds": 0}})
             kwok = None
             try:
@@ -166,9 +165,7 @@ def run(mode, minutes, match, procs, slice_size):
                     kwok.add(3)
                     kwok.wait(3)
                 else:
-                    cloud.api("POST", f"{GROUP}/namespaces/demo/nodepools", {"apiVersion": "seki.cloud/v1alpha1", "kind": "NodePool", "metadata": {"name": "workers"},
-                                                                           "spec": {"clusterName": c.name, "count": 2, "machine": {"cpus": 4, "memoryMiB": 3072}}})
-                    wait_for(lambda: cloud.condition("nodepools", "demo", "workers").get("status") == "True", 400, "nodes")
+                    kube.Pool(c, "workers", count=2, machine={"cpus": 4, "memoryMiB": 3072}).wait(timeout=400)
                 print(f"{mode}: ready; {len(list(wanted(mode, match)))} tests to run", flush=True)
                 while time.time() < until:
                     some = list(wanted(mode, match))[:slice_size]
@@ -183,7 +180,6 @@ def run(mode, minutes, match, procs, slice_size):
                 if kwok:
                     kwok.stop()
                 c.delete()
-    kube.end_left()
 
 
 def table():
