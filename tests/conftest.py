@@ -14,7 +14,8 @@ def pytest_configure(config):
     # A shell starts what it puts into the background with SIGINT ignored, and children inherit that: Ctrl-C must work in those that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "full: long; runs in make test-full only")
-    config.addinivalue_line("markers", "kube: needs the programs of Kubernetes (make kubernetes); not in make test")
+    config.addinivalue_line("markers", "kube: needs the programs of Kubernetes (make kubernetes)")
+    config.addinivalue_line("markers", "core: of these what make test runs; it takes control planes alone, no nodes")
     config.addinivalue_line("markers", "threads: runs against a build with ThreadSanitizer too")
 
 

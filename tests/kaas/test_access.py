@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import kube
-from cloud import GROUP, KUBECTL, ROOT, SEKI, Cloud, wait_for
+from cloud import GROUP, KUBECTL, ROOT, SEKI, wait_for
 from issuer import Issuer, make_certificates
 
 pytestmark = pytest.mark.kube
@@ -17,8 +17,7 @@ pytestmark = pytest.mark.kube
 
 @pytest.fixture(scope="module")
 def kubernetes(tmp_path_factory):
-    yield kube.programs(tmp_path_factory.mktemp("programs"))
-    kube.end_left()
+    return kube.programs(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def authentication(issuers, *tenants):
 def served(kubernetes, issuers, tmp_path_factory):
     file = tmp_path_factory.mktemp("config") / "authentication.yaml"
     file.write_text(authentication(issuers, "demo", "blue", None))
-    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-probe-interval": "500ms", "authentication-config": file}) as c:
+    with kube.cloud(kubernetes, projects=(), authentication_config=file) as c:
         c.file = file
         c.tenant("demo")  # and with it a project of its name
         yield c
@@ -49,9 +48,7 @@ def served(kubernetes, issuers, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(served):
-    c = kube.Cluster(served, "demo", "one")
-    c.wait()
-    return c
+    return kube.Cluster.ready(served, "demo", "one")
 
 
 def kubectl(served, kubeconfig, *args, env=None):

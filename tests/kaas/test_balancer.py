@@ -8,8 +8,7 @@ import urllib.request
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
-from test_nodes import POD, Pool
+from cloud import wait_for
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 
@@ -18,17 +17,13 @@ RANGE = "127.112.7.0/29"  # six addresses
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms", "kubernetes-balancer-addresses": RANGE}) as c:
-        c.project("demo")
-        c.project("other", tenant="second")
+    with kube.cloud(kube.node_programs(tmp_path_factory.mktemp("programs")), ["demo", ("other", "second")], kubernetes_balancer_addresses=RANGE) as c:
         yield c
-    kube.end_left()
 
 
 def make(cloud, ns, name):
-    cluster = kube.Cluster(cloud, ns, name)
-    cluster.wait()
-    cluster.pool = Pool(cluster, "workers", count=1, machine={"memoryMiB": 1024})
+    cluster = kube.Cluster.ready(cloud, ns, name)
+    cluster.pool = kube.Pool(cluster, "workers", count=1, machine={"memoryMiB": 1024})
     return cluster
 
 
@@ -37,16 +32,14 @@ def clusters(served):
     both = make(served, "demo", "one"), make(served, "other", "two")
     for c in both:
         c.pool.wait()
-        c.kubectl("apply", "-f", "-", input="".join(POD.format(name=f"{c.name}-{n}", node="workers-0") for n in "ab"))
+        c.apply(*[kube.pod(f"{c.name}-{n}", kube.web(f"this is {c.name}-{n}"), labels={"app": "web"}) for n in "ab"])
     for c in both:
-        for n in "ab":
-            c.kubectl("wait", "--for=condition=Ready", "--timeout=90s", f"pod/{c.name}-{n}")
+        c.wait_pods(f"{c.name}-a", f"{c.name}-b")
     return both
 
 
 def service(cluster, name, ports=None, **spec):
-    cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {
-        "type": "LoadBalancer", "selector": {"app": "web"}, "ports": ports or [{"port": 80, "targetPort": 8080}], **spec}}))
+    cluster.apply(kube.service(name, {"app": "web"}, type="LoadBalancer", **({"ports": ports} if ports else {}), **spec))
 
 
 def get(cluster, name):

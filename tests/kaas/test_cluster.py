@@ -1,4 +1,6 @@
 """Control planes of Kubernetes, real ones: made, used with kubectl, killed, adopted, removed. Needs the programs (make kubernetes)."""
+import datetime
+import json
 import os
 import signal
 import socket
@@ -10,29 +12,25 @@ import urllib.request
 import pytest
 
 import kube
-from cloud import GROUP, KUBECTL, Cloud, wait_for
+from cloud import GROUP, KUBECTL, wait_for
 
 pytestmark = pytest.mark.kube
 
 
 @pytest.fixture(scope="module")
 def kubernetes(tmp_path_factory):
-    yield kube.programs(tmp_path_factory.mktemp("programs"))
-    kube.end_left()
+    return kube.programs(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="module")
 def served(kubernetes):
-    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("demo")
+    with kube.cloud(kubernetes) as c:
         yield c
 
 
 @pytest.fixture(scope="module")
 def made(served):
-    c = kube.Cluster(served, "demo", "one")
-    c.wait()
-    return c
+    return kube.Cluster.ready(served, "demo", "one")
 
 
 def unauthenticated(cluster, path):
@@ -44,6 +42,7 @@ def unauthenticated(cluster, path):
         return e.code
 
 
+@pytest.mark.core
 def test_a_cluster_is_made_and_used(served, made):
     obj = made.get()
     status = obj["status"]
@@ -63,6 +62,7 @@ def test_a_cluster_is_made_and_used(served, made):
     assert served.kubectl("-n", "demo", "get", "clusters").stdout.splitlines()[1].split()[:4] == ["one", status["version"], "True", "Running"]
 
 
+@pytest.mark.core
 def test_nobody_gets_in_without_credentials(made):
     assert [unauthenticated(made, p) for p in ("/readyz", "/livez", "/api", "/version", "/metrics")] == [200, 200, 401, 401, 401]
     address = made.get()["status"]["address"]
@@ -71,6 +71,7 @@ def test_nobody_gets_in_without_credentials(made):
         urllib.request.urlopen(f"https://{address}:2379/version", context=context, timeout=10)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("component", kube.COMPONENTS)
 def test_what_is_killed_comes_back_alone(made, component):
     before = made.pids()
@@ -85,6 +86,7 @@ def test_what_is_killed_comes_back_alone(made, component):
     assert {c: p for c, p in after.items() if c != component} == {c: p for c, p in before.items() if c != component}
 
 
+@pytest.mark.core
 def test_a_killed_sekid_restarts_no_component(served, made):
     before = made.pids()
     assert set(before) == set(kube.COMPONENTS)
@@ -107,6 +109,33 @@ def test_a_killed_sekid_restarts_no_component(served, made):
     assert made.pids() == before
 
 
+def seconds_to_end(cloud, workload):
+    """From the moment that it was to be another until it had ended; the last time."""
+    begun = ended = None
+    for line in cloud.log.read_text(errors="replace").splitlines():
+        r = json.loads(line) if line.startswith("{") else {}
+        if r.get("workload") == workload and r["msg"] == "workload is changed":
+            begun, ended = datetime.datetime.fromisoformat(r["ts"]), None
+        elif r.get("workload") == workload and r["msg"] == "workload ended" and begun and not ended:
+            ended = datetime.datetime.fromisoformat(r["ts"])
+    return (ended - begun).total_seconds()
+
+
+@pytest.mark.core
+def test_of_another_size_it_keeps_everything_and_watches_hold_nothing_up(served, made):
+    """Asked to end, etcd waits 7 s for watches, which do not end, and the API server for a minute: all that while nobody would be answered."""
+    before = made.pids()
+    made.kubectl("-n", "shop", "create", "configmap", "last")
+    served.api("PATCH", made.path, {"spec": {"controlPlane": {"size": "Medium"}}}, "application/merge-patch+json")
+    changes = [c for c in kube.COMPONENTS if c != "kms"]
+    wait_for(lambda: all(made.pids().get(c, before[c]) != before[c] for c in changes), 120, "all of them to be others")
+    made.wait()
+    assert made.pids()["kms"] == before["kms"]
+    made.kubectl("-n", "shop", "get", "configmap", "kept", "last")
+    took = {c: seconds_to_end(served, made.workload(c)) for c in ("etcd", "apiserver")}
+    assert max(took.values()) < 4, took
+
+
 def test_another_name_needs_no_restart(served, made):
     before = made.pids()
     served.api("PATCH", made.path, {"spec": {"endpointNames": ["api.shop.example"]}}, "application/merge-patch+json")
@@ -123,6 +152,7 @@ def test_another_name_needs_no_restart(served, made):
     assert made.pids() == before
 
 
+@pytest.mark.core
 def test_two_clusters_do_not_trust_each_other(served, made):
     other = kube.Cluster(served, "demo", "two", {"network": {"serviceCIDR": "10.112.0.0/16"}})
     other.wait()
@@ -218,6 +248,7 @@ def test_a_suspended_tenant_reaches_none_of_its_clusters(served):
     assert not c.pids() and not c.directory.exists()
 
 
+@pytest.mark.core
 def test_stopped_with_ctrl_c_and_started_again(served, made):
     """Last: the store keeps what it has, and what is lost is not made anew in silence."""
     before = made.pids()
@@ -237,10 +268,8 @@ def test_stopped_with_ctrl_c_and_started_again(served, made):
 @pytest.mark.full
 def test_certificates_are_made_anew_and_nothing_restarts(kubernetes):
     """Good for 160 s, and for 300 s before they are made: a third is left after 7 s."""
-    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-certificate-life": "160s", "kubernetes-probe-interval": "500ms"}) as cloud:
-        cloud.project("demo")
-        c = kube.Cluster(cloud, "demo", "short")
-        c.wait()
+    with kube.cloud(kubernetes, kubernetes_certificate_life="160s") as cloud:
+        c = kube.Cluster.ready(cloud, "demo", "short")
         pids, leaves = c.pids(), ["admin", "apiserver", "apiserver-etcd-client", "etcd", "controllers", "front-proxy-client"]
 
         def read():

@@ -6,61 +6,30 @@ import signal
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
-from test_nodes import Pool, inside
+from cloud import wait_for
+from kube import Pool, inside
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 
-OBJECTS = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web, namespace: shop, labels: {app: web}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: web, image: localhost/busybox:1, imagePullPolicy: Never, command: [web, serve, "8080", hello], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: bare, namespace: shop}
-spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: asks, namespace: default}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - {name: asks, image: localhost/busybox:1, imagePullPolicy: Never, command: [sleep, "100000"]}
-"""
+OBJECTS = [
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}},
+    kube.pod("web", kube.web("hello"), ns="shop", labels={"app": "web"}),
+    kube.service("web", {"app": "web"}, ns="shop"),
+    kube.service("bare", {"app": "web"}, ns="shop", clusterIP="None"),
+    kube.pod("asks", kube.container("asks", "sleep", "100000")),
+]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    if not (kube.BUILT / kube.MINOR / "images" / "coredns.tar").exists():
-        pytest.skip("there is no image of CoreDNS: make kubernetes")
-    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("demo")
-        cluster = kube.Cluster(c, "demo", "names", {"network": {"serviceDomain": "corp.example"}})
-        cluster.wait()
-        yield cluster
-    kube.end_left()
+    kube.need(kube.not_built("images/coredns.tar"), "make kubernetes")
+    with kube.cloud(kube.node_programs(tmp_path_factory.mktemp("programs"))) as c:
+        yield kube.Cluster.ready(c, "demo", "names", {"network": {"serviceDomain": "corp.example"}})
 
 
 @pytest.fixture(scope="module")
 def pool(made):
-    p = Pool(made, "workers", count=1, machine={"memoryMiB": 1024})
-    p.wait()
-    return p
+    return Pool.ready(made, "workers", count=1, machine={"memoryMiB": 1024})
 
 
 def lookup(cluster, name):
@@ -79,11 +48,11 @@ def test_a_cluster_without_nodes_waits_for_no_names(made):
 
 def test_a_pod_finds_a_service_of_another_namespace(made, pool):
     made.wait(kind="DNSReady")
-    made.kubectl("apply", "-f", "-", input=OBJECTS)
-    made.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/asks")
-    made.kubectl("-n", "shop", "wait", "--for=condition=Ready", "--timeout=90s", "pod/web")
+    made.apply(*OBJECTS)
+    made.wait_pods("asks")
+    made.wait_pods("web", ns="shop")
     service = made.kubectl("-n", "shop", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout
-    pod = made.kubectl("-n", "shop", "get", "pod", "web", "-o", "jsonpath={.status.podIP}").stdout
+    pod = made.pod_address("web", ns="shop")
     assert made.kubectl("-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIP}").stdout == "10.96.0.10"
     assert "nameserver 10.96.0.10" in made.kubectl("exec", "asks", "--", "cat", "/etc/resolv.conf").stdout
     asks(made, "web.shop.svc.corp.example", service)

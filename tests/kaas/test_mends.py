@@ -6,8 +6,8 @@ import time
 import pytest
 
 import kube
-from cloud import GROUP, Cloud, wait_for
-from test_nodes import Pool, holder, leftovers
+from cloud import GROUP, wait_for
+from kube import Pool, holder, leftovers
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 
@@ -31,17 +31,13 @@ def served(tmp_path_factory, slow):
     tool.unlink()
     tool.write_text(SLOW_TOOL.format(flag=slow, program=program))
     tool.chmod(0o755)
-    with Cloud(options={"kubernetes-dir": folder, "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("debts", tenant="owing")
+    with kube.cloud(folder, [("debts", "owing")]) as c:
         yield c
-    kube.end_left()
 
 
 @pytest.fixture(scope="module")
 def made(served):
-    c = kube.Cluster(served, "debts", "one", {"backup": {"intervalSeconds": 0}})
-    c.wait()
-    return c
+    return kube.Cluster.ready(served, "debts", "one", {"backup": {"intervalSeconds": 0}})
 
 
 def test_ctrl_c_does_not_wait_for_a_backup(served, made, slow):
@@ -84,26 +80,14 @@ def test_a_suspended_tenants_nodes_have_their_whole_time_afterwards(served, made
     assert pool.wait()["status"]["nodes"][0]["attempt"] == 1
 
 
-POD = """
-apiVersion: v1
-kind: Pod
-metadata: {name: held, labels: {app: held}}
-spec:
-  terminationGracePeriodSeconds: 1
-  nodeSelector: {kubernetes.io/hostname: late-1}
-  containers: [{name: web, image: "localhost/busybox:1", imagePullPolicy: Never, command: [web, serve, "8080", here]}]
----
-apiVersion: policy/v1
-kind: PodDisruptionBudget
-metadata: {name: held}
-spec: {minAvailable: 1, selector: {matchLabels: {app: held}}}
-"""
+HELD = [kube.pod("held", kube.container("web", "web", "serve", "8080", "here"), node="late-1", labels={"app": "held"}),
+        {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "held"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "held"}}}}]
 
 
 def hold(made, pool):
     pool.scale(2)
-    made.kubectl("apply", "-f", "-", input=POD)
-    made.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/held")
+    made.apply(*HELD)
+    made.wait_pods("held")
     wait_for(lambda: made.kubectl("get", "pdb", "held", "-o", "jsonpath={.status.currentHealthy}").stdout == "1", 60, "the budget to be counted")
 
 

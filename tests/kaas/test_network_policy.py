@@ -5,24 +5,11 @@ import signal
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
-from test_nodes import Pool, get, inside
+from cloud import wait_for
+from kube import Pool, inside
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 
-POD = """
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, namespace: {ns}, labels: {{app: {name}, role: {role}}}}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: {node}}}
-  terminationGracePeriodSeconds: 0
-  containers:
-  - {{name: web, image: "localhost/busybox:1", imagePullPolicy: Never, command: [web, serve, "8080", "this is {name}"], ports: [{{name: http, containerPort: 8080}}],
-     readinessProbe: {{httpGet: {{port: 8080}}, periodSeconds: 1}}}}
-  - {{name: more, image: "localhost/busybox:1", imagePullPolicy: Never, command: [web, serve, "9090", "more of {name}"]}}
----
-"""
 PODS = {"server": ("default", "server", "workers-0"), "near": ("default", "friend", "workers-0"), "far": ("default", "friend", "workers-1"), "other": ("default", "none", "workers-1"),
         "stranger": ("elsewhere", "friend", "workers-1")}
 
@@ -33,16 +20,14 @@ def policy(name, spec, ns="default"):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("demo")
+    with kube.cloud(kube.node_programs(tmp_path_factory.mktemp("programs"))) as c:
         yield c
-    kube.end_left()
 
 
 class Pods:
     def __init__(self, cluster):
         self.cluster = cluster
-        self.address = {n: cluster.kubectl("-n", ns, "get", "pod", n, "-o", "jsonpath={.status.podIP}").stdout for n, (ns, _, _) in PODS.items()}
+        self.address = {n: cluster.pod_address(n, ns=ns) for n, (ns, _, _) in PODS.items()}
 
     def reaches(self, source, target, port=8080):
         address = self.address.get(target, target)
@@ -61,11 +46,7 @@ class Pods:
 
 @pytest.fixture(scope="module")
 def pool(served):
-    c = kube.Cluster(served, "demo", "one")
-    c.wait()
-    p = Pool(c, "workers", count=2, machine={"memoryMiB": 1024})
-    p.wait()
-    return p
+    return Pool.ready(kube.Cluster.ready(served, "demo", "one"), "workers", count=2, machine={"memoryMiB": 1024})
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +54,10 @@ def pods(pool):
     c = pool.cluster
     c.kubectl("create", "namespace", "elsewhere")
     c.kubectl("label", "namespace", "elsewhere", "team=other")
-    c.kubectl("apply", "-f", "-", input="".join(POD.format(name=n, ns=ns, role=role, node=node) for n, (ns, role, node) in PODS.items()))
+    c.apply(*[kube.pod(n, kube.web(f"this is {n}", ports=[{"name": "http", "containerPort": 8080}]), kube.container("more", "web", "serve", "9090", f"more of {n}"),
+                       ns=ns, node=node, labels={"app": n, "role": role}, grace=0) for n, (ns, role, node) in PODS.items()])
     for n, (ns, _, _) in PODS.items():
-        c.kubectl("-n", ns, "wait", "--for=condition=Ready", "--timeout=90s", f"pod/{n}")
+        c.wait_pods(n, ns=ns)
     c.kubectl("expose", "pod", "server", "--port=80", "--target-port=8080")
     return Pods(c)
 
@@ -133,25 +115,17 @@ def test_the_way_out_by_block_and_label(pods):
     assert not pods.reaches("far", "near") and not pods.reaches("far", "server", 9090)
 
 
-TALK = """
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: {name}}}}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: {node}}}
-  terminationGracePeriodSeconds: 0
-  containers: [{{name: one, image: "localhost/busybox:1", imagePullPolicy: Never, command: [sh, -c, "{command}"]}}]
----
-"""
+def talks(name, node, command):
+    return kube.pod(name, kube.container("one", "sh", "-c", command), node=node, labels={"app": name}, grace=0)
 
 
 def test_a_policy_ends_what_was_open_before_it(pods):
     """A line a second on one connection, and then a policy."""
     c = pods.cluster
-    c.kubectl("apply", "-f", "-", input=TALK.format(name="listener", node="workers-0", command="sleep 100000 | busybox nc -l -p 7070 > /tmp/got"))
-    c.kubectl("wait", "--for=condition=Ready", "--timeout=90s", "pod/listener")
-    address = c.kubectl("get", "pod", "listener", "-o", "jsonpath={.status.podIP}").stdout
-    c.kubectl("apply", "-f", "-", input=TALK.format(name="talker", node="workers-1", command=f"while echo line; do sleep 1; done | busybox nc {address} 7070"))
+    c.apply(talks("listener", "workers-0", "sleep 100000 | busybox nc -l -p 7070 > /tmp/got"))
+    c.wait_pods("listener")
+    address = c.pod_address("listener")
+    c.apply(talks("talker", "workers-1", f"while echo line; do sleep 1; done | busybox nc {address} 7070"))
 
     def lines():
         return int(c.kubectl("exec", "listener", "--", "sh", "-c", "wc -l < /tmp/got").stdout)

@@ -2,7 +2,6 @@
 import base64
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -10,127 +9,31 @@ import subprocess
 import pytest
 
 import kube
-from cloud import GROUP, Cloud, wait_for
+from cloud import wait_for
+from kube import Pool, holder, inside, leftovers
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 
-POD = """
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: web}}}}
-spec:
-  nodeSelector: {{kubernetes.io/hostname: {node}}}
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: web
-    image: localhost/busybox:1
-    imagePullPolicy: Never
-    command: [web, serve, "8080", "this is {name}"]
-    readinessProbe: {{httpGet: {{port: 8080}}, periodSeconds: 1}}
----
-"""
-SERVICE = """
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
-"""
-
-
-class Pool:
-    def __init__(self, cluster, name, **spec):
-        self.cluster, self.name = cluster, name
-        self.path = f"{GROUP}/namespaces/{cluster.ns}/nodepools/{name}"
-        self.cloud = cluster.cloud
-        self.cloud.api("POST", self.path.rsplit("/", 1)[0],
-                       {"apiVersion": "seki.cloud/v1alpha1", "kind": "NodePool", "metadata": {"name": name}, "spec": {"clusterName": cluster.name, **spec}})
-
-    def get(self):
-        return self.cloud.api("GET", self.path)
-
-    def wait(self, status="True", reason=None, timeout=180):
-        def settled():
-            o = self.get()
-            c = {c["type"]: c for c in o.get("status", {}).get("conditions", [])}.get("Ready", {})
-            return o.get("status", {}).get("observedGeneration") == o["metadata"]["generation"] and c.get("status") == status and (not reason or c["reason"] == reason) and o
-        return wait_for(settled, timeout, f"pool {self.name}: {self.get().get('status')}")
-
-    def nodes(self):
-        return {n["name"]: n for n in self.get()["status"]["nodes"]}
-
-    def scale(self, count):
-        self.cloud.api("PATCH", self.path, {"spec": {"count": count}}, "application/merge-patch+json")
-        return self.wait()
-
-    def outer(self, node):
-        """The process that holds a node; None while there is none."""
-        name = self.cluster.workload(f"node-{node}")
-        return holder(kube.marked(name).get(name, []))
-
-
-def holder(pids):
-    """Of those that carry a workload's mark the one whose parent does not."""
-    for p in pids:
-        try:
-            if int((pathlib.Path("/proc") / str(p) / "stat").read_text().rsplit(")", 1)[1].split()[1]) not in pids:
-                return p
-        except OSError:
-            pass
-    return None
-
-
-def inside(pid, name):
-    """Pids of programs of that name among the descendants of a node's outer process."""
-    children = {}
-    for p in pathlib.Path("/proc").iterdir():
-        if p.name.isdigit():
-            try:
-                stat = (p / "stat").read_text()
-            except OSError:
-                continue
-            head, rest = stat.rsplit(")", 1)
-            children.setdefault(int(rest.split()[1]), []).append((int(p.name), head.split("(", 1)[1]))
-    found, todo = [], [pid]
-    while todo:
-        for child, comm in children.get(todo.pop(), []):
-            todo.append(child)
-            if comm == name:
-                found.append(child)
-    return found
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("demo")
-        c.project("other", tenant="second")
+    with kube.cloud(kube.node_programs(tmp_path_factory.mktemp("programs")), ["demo", ("other", "second")]) as c:
         yield c
-    kube.end_left()
 
 
 @pytest.fixture(scope="module")
 def made(served):
-    c = kube.Cluster(served, "demo", "one")
-    c.wait()
-    return c
+    return kube.Cluster.ready(served, "demo", "one")
 
 
 @pytest.fixture(scope="module")
 def pool(made):
-    p = Pool(made, "workers", count=2, labels={"tier": "web"}, machine={"memoryMiB": 1024})
-    p.wait()
-    return p
+    return Pool.ready(made, "workers", count=2, labels={"tier": "web"}, machine={"memoryMiB": 1024})
 
 
 def run_pods(cluster, nodes):
-    cluster.kubectl("apply", "-f", "-", input="".join(POD.format(name=f"on-{n}", node=n) for n in nodes) + SERVICE)
-    for n in nodes:
-        cluster.kubectl("wait", "--for=condition=Ready", "--timeout=90s", f"pod/on-{n}")
-    return {n: cluster.kubectl("get", "pod", f"on-{n}", "-o", "jsonpath={.status.podIP}").stdout for n in nodes}
-
-
-def get(cluster, pod, address, port=8080, check=True):
-    return cluster.kubectl("exec", pod, "--", "web", "get", address, str(port), check=check)
+    cluster.apply(*[kube.pod(f"on-{n}", kube.web(f"this is on-{n}"), node=n, labels={"app": "web"}) for n in nodes], kube.service("web", {"app": "web"}))
+    cluster.wait_pods(*[f"on-{n}" for n in nodes])
+    return {n: cluster.pod_address(f"on-{n}") for n in nodes}
 
 
 @pytest.fixture(scope="module")
@@ -159,19 +62,19 @@ def test_nodes_join_and_say_what_they_have(served, made, pool):
 def test_pods_talk_across_nodes(made, pods):
     first, second = pods
     assert pods[first] != pods[second]
-    assert "this is on-workers-1" in get(made, "on-workers-0", pods["workers-1"]).stdout
-    assert "this is on-workers-0" in get(made, "on-workers-1", pods["workers-0"]).stdout
+    assert "this is on-workers-1" in made.web_get("on-workers-0", pods["workers-1"]).stdout
+    assert "this is on-workers-0" in made.web_get("on-workers-1", pods["workers-0"]).stdout
     service = made.kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout
     seen = set()
 
     def both():
-        p = get(made, "on-workers-0", service, 80, check=False)
+        p = made.web_get("on-workers-0", service, 80, check=False)
         seen.update(n for n in pods if f"this is on-{n}" in p.stdout)
         return len(seen) == 2
     wait_for(both, 60, "the Service to lead to both")
     assert "serving" in made.kubectl("logs", "on-workers-1").stdout
     # The API server from a pod, by its Service.
-    assert "HTTP request to an HTTPS server" in get(made, "on-workers-0", "10.96.0.1", 443).stdout
+    assert "HTTP request to an HTTPS server" in made.web_get("on-workers-0", "10.96.0.1", 443).stdout
 
 
 @pytest.mark.parametrize("program", ["kubelet", "containerd", "kube-proxy"])
@@ -192,7 +95,7 @@ def test_the_gate_is_killed_and_pods_notice_nothing(made, pool, pods):
     before = kube.marked(name)[name]
     os.kill(before[0], signal.SIGKILL)
     wait_for(lambda: kube.marked(name).get(name, before) != before, 30, "another gate")
-    wait_for(lambda: "this is" in get(made, "on-workers-0", pods["workers-1"], check=False).stdout, 60, "the way through it")
+    wait_for(lambda: "this is" in made.web_get("on-workers-0", pods["workers-1"], check=False).stdout, 60, "the way through it")
     pool.wait()
 
 
@@ -202,7 +105,7 @@ def test_a_killed_sekid_restarts_no_node(served, made, pool, pods):
     for pid in (served.process.pid, *roles):
         os.kill(pid, signal.SIGKILL)
     served.process.wait()
-    assert "this is" in get(made, "on-workers-0", pods["workers-1"]).stdout
+    assert "this is" in made.web_get("on-workers-0", pods["workers-1"]).stdout
     served.start()
     made.wait()
     pool.wait()
@@ -216,8 +119,8 @@ def test_a_killed_node_is_made_again(made, pool, pods):
     wait_for(lambda: pool.outer("workers-1") not in (None, outer), 60, "another node")
 
     def answers():
-        p = made.kubectl("get", "pod", "on-workers-1", "-o", "jsonpath={.status.podIP}").stdout
-        return p and "this is on-workers-1" in get(made, "on-workers-0", p, check=False).stdout
+        p = made.pod_address("on-workers-1")
+        return p and "this is on-workers-1" in made.web_get("on-workers-0", p, check=False).stdout
     wait_for(answers, 120, "its pod to answer")
     pool.wait()
 
@@ -231,7 +134,7 @@ def test_a_pool_is_made_smaller_and_larger(made, pool, pods):
     pool.scale(2)
     assert sorted(pool.nodes()) == ["workers-0", "workers-1"] and pool.outer("workers-0") == first
     pods.update(run_pods(made, pool.nodes()))
-    wait_for(lambda: "this is on-workers-1" in get(made, "on-workers-0", pods["workers-1"], check=False).stdout, 60, "the new node's pod")
+    wait_for(lambda: "this is on-workers-1" in made.web_get("on-workers-0", pods["workers-1"], check=False).stdout, 60, "the new node's pod")
 
 
 def test_stopped_with_ctrl_c_and_started_again(served, made, pool, pods):
@@ -246,16 +149,10 @@ def test_stopped_with_ctrl_c_and_started_again(served, made, pool, pods):
     assert {n: x["address"] for n, x in pool.nodes().items()} == address
 
     def answers():
-        p = made.kubectl("get", "pod", "on-workers-1", "-o", "jsonpath={.status.podIP}", check=False).stdout
-        return p and "this is on-workers-1" in get(made, "on-workers-0", p, check=False).stdout
+        p = made.pod_address("on-workers-1", check=False)
+        return p and "this is on-workers-1" in made.web_get("on-workers-0", p, check=False).stdout
     wait_for(answers, 120, "pods to answer")
-    pods.update({n: made.kubectl("get", "pod", f"on-{n}", "-o", "jsonpath={.status.podIP}").stdout for n in pods})
-
-
-def leftovers(uid, node=""):
-    found = [str(p) for p in pathlib.Path("/sys/fs/cgroup").glob(f"*/seki-node-{uid[:8]}-{node}*")]
-    found += [line for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines() if uid in line and (not node or node in line)]
-    return found
+    pods.update({n: made.pod_address(f"on-{n}") for n in pods})
 
 
 def connect(cloud, uid, target):
@@ -270,18 +167,17 @@ def connect(cloud, uid, target):
 def test_two_tenants_do_not_reach_each_other(served, made, pool, pods):
     other = kube.Cluster(served, "other", "one", {"network": {"nodeCIDR": "10.202.0.0/24", "podCIDR": "10.245.0.0/16"}})
     other.wait()
-    theirs = Pool(other, "workers", count=1, machine={"memoryMiB": 1024})
-    theirs.wait()
+    theirs = Pool.ready(other, "workers", count=1, machine={"memoryMiB": 1024})
     there = run_pods(other, theirs.nodes())["workers-0"]
     api = made.get()["status"]["address"], other.get()["status"]["address"]
     # Their own works …
-    assert "this is" in get(other, "on-workers-0", there).stdout
-    assert "HTTPS" in get(other, "on-workers-0", "10.202.0.1", 6443).stdout
+    assert "this is" in other.web_get("on-workers-0", there).stdout
+    assert "HTTPS" in other.web_get("on-workers-0", "10.202.0.1", 6443).stdout
     assert connect(served, other.uid, "10.202.0.10:10250").endswith("200 Connection established")
     assert connect(served, other.uid, f"{there}:8080").endswith("200 Connection established")
     # … and from the first's pods nothing of it, nor of this machine: node, gate, pod, API servers, stores.
     for address, port in [("10.202.0.10", 10250), ("10.202.0.1", 6443), (there, 8080), (api[1], 6443), (api[1], 2379), (api[0], 6443), (api[0], 2379), ("127.0.0.1", 6443)]:
-        p = get(made, "on-workers-0", address, port, check=False)
+        p = made.web_get("on-workers-0", address, port, check=False)
         assert p.returncode != 0 and "HTTP" not in p.stdout, (address, port, p)
     # Nor does the first's API server get there through its gate, or anywhere else.
     for target in ("10.202.0.10:10250", f"{there}:8080", f"{api[1]}:6443", "10.201.0.10:22", "10.201.0.1:6443", "127.0.0.1:10250"):
@@ -296,7 +192,7 @@ def test_two_tenants_do_not_reach_each_other(served, made, pool, pods):
     assert not kube.marked(other.workload("")) and all(kube.has_ended(p) for p in pids)
     assert not list((served.data / "log").glob("kc-other-one-*")) and not (served.data / "run" / "gates" / f"{other.uid}.sock").exists()
     wait_for(lambda: not served.api("GET", theirs.path.rsplit("/", 1)[0])["items"], 30, "the pool to go with its cluster")
-    assert "this is" in get(made, "on-workers-0", pods["workers-1"]).stdout
+    assert "this is" in made.web_get("on-workers-0", pods["workers-1"]).stdout
 
 
 def test_a_kubelet_gets_no_certificate_for_others(served, made, pool, tmp_path):

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import kube
-from cloud import GROUP, KUBECTL, Cloud, wait_for
+from cloud import GROUP, KUBECTL, wait_for
 
 pytestmark = pytest.mark.kube
 CANARY = "canary-of-the-shop-7f3a"
@@ -18,17 +18,12 @@ CANARY = "canary-of-the-shop-7f3a"
 
 @pytest.fixture(scope="module")
 def kubernetes(tmp_path_factory):
-    missing = [p for p in kube.TOOLS if not (kube.BUILT / kube.MINOR / p).exists()]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not built: make kubernetes")
-    yield kube.programs(tmp_path_factory.mktemp("programs"))
-    kube.end_left()
+    return kube.programs(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="module")
 def served(kubernetes):
-    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-probe-interval": "500ms", "kubernetes-drill-interval": "20s", "kubernetes-key-overlap": "2s"}) as c:
-        c.project("demo")
+    with kube.cloud(kubernetes, kubernetes_drill_interval="20s", kubernetes_key_overlap="2s") as c:
         yield c
 
 
@@ -92,6 +87,7 @@ class Informer(threading.Thread):
         self.join(30)
 
 
+@pytest.mark.core
 def test_a_backup_shows_nothing_of_what_is_in_it(served, made):
     b = backup(made)
     file = backups(made) / b["id"]
@@ -108,6 +104,7 @@ def test_a_backup_shows_nothing_of_what_is_in_it(served, made):
     assert served.seki("-n", "demo", "cluster", "backups", "one").stdout.splitlines()[1].split()[0] == b["id"]
 
 
+@pytest.mark.core
 def test_a_restore_brings_back_what_was_and_no_revision_comes_again(served, made):
     for name in ("kept", "deleted"):
         made.kubectl("-n", "shop", "create", "configmap", name, "--from-literal=a=b")
@@ -186,6 +183,7 @@ def test_a_damaged_backup_is_refused_by_name(served, made, how):
     file.unlink()
 
 
+@pytest.mark.core
 def test_what_there_is_not_is_refused(served, made):
     for name, why in (("20200101-000000-000", "there is no backup 20200101-000000-000"), ("../../x", "no name of a backup")):
         p = served.seki("-n", "demo", "cluster", "restore", "one", "--from", name, check=False)
@@ -239,6 +237,7 @@ def test_what_is_lost_comes_back_from_a_backup(served, made):
     made.kubectl("-n", "shop", "get", "secret", "canary")
 
 
+@pytest.mark.core
 def test_deleted_it_leaves_no_backup(served, made):
     """While backups are taken one after the other."""
     first = made.get()["status"]["backups"][0]["id"]

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
+from cloud import wait_for
 from issuer import make_certificates
 
 pytestmark = pytest.mark.kube
@@ -18,16 +18,8 @@ NETWORK = {"podCIDR": "10.32.0.0/12", "serviceCIDR": "10.112.0.0/20"}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    with Cloud(options={"kubernetes-dir": kube.programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("demo")
-        one = kube.Cluster(c, "demo", "one", {"controlPlane": {"size": "Medium"}, "network": NETWORK})
-        one.wait()
-        yield one
-    kube.end_left()
-
-
-def apply(cluster, *objects, check=True):
-    return cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}), check=check)
+    with kube.cloud(kube.programs(tmp_path_factory.mktemp("programs"))) as c:
+        yield kube.Cluster.ready(c, "demo", "one", {"controlPlane": {"size": "Medium"}, "network": NETWORK})
 
 
 def config_map(name, **labels):
@@ -47,14 +39,14 @@ def test_metrics_of_the_api_server_are_for_its_tenant(cluster):
 
 
 def test_custom_resources(cluster):
-    apply(cluster, {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "masts.radio.example"}, "spec": {
+    cluster.apply({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "masts.radio.example"}, "spec": {
         "group": "radio.example", "scope": "Namespaced", "names": {"plural": "masts", "singular": "mast", "kind": "Mast"},
         "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {
             "type": "object", "properties": {"metres": {"type": "integer"}}, "x-kubernetes-validations": [{"rule": "self.metres < 100", "message": "too high"}]}}}}}]}})
     cluster.kubectl("wait", "--for=condition=Established", "crd/masts.radio.example", "--timeout=60s")
     mast = {"apiVersion": "radio.example/v1", "kind": "Mast", "metadata": {"name": "one", "namespace": "default"}, "spec": {"metres": 40}}
-    wait_for(lambda: apply(cluster, mast, check=False).returncode == 0, 30, "the API of the new kind")
-    p = apply(cluster, {**mast, "spec": {"metres": 400}}, check=False)
+    wait_for(lambda: cluster.apply(mast, check=False).returncode == 0, 30, "the API of the new kind")
+    p = cluster.apply({**mast, "spec": {"metres": 400}}, check=False)
     assert p.returncode and "too high" in p.stderr
     assert cluster.kubectl("get", "mast", "one", "-o", "jsonpath={.spec.metres}").stdout == "40"
 
@@ -103,17 +95,17 @@ def test_admission_webhooks_validate_and_mutate(cluster, tmp_path):
             return {"apiVersion": "admissionregistration.k8s.io/v1", "kind": f"{kind}WebhookConfiguration", "metadata": {"name": "hooks"}, "webhooks": [{
                 "name": "hooks.radio.example", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": 10, "clientConfig": {"url": url + path, "caBundle": authority},
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}], "objectSelector": {"matchLabels": {"hooked": "yes"}}}]}
-        apply(cluster, configuration("Mutating", "/mutate"), configuration("Validating", "/validate"))
+        cluster.apply(configuration("Mutating", "/mutate"), configuration("Validating", "/validate"))
         count = iter(range(1000))
 
         def refused():
-            p = apply(cluster, config_map(f"bad-{next(count)}", hooked="yes", bad="yes"), check=False)
+            p = cluster.apply(config_map(f"bad-{next(count)}", hooked="yes", bad="yes"), check=False)
             return p.returncode and "it is bad" in p.stderr
         wait_for(refused, 30, "the webhook to be asked")
 
         def marked():
             name = f"plain-{next(count)}"
-            apply(cluster, config_map(name, hooked="yes", plain="yes"))
+            cluster.apply(config_map(name, hooked="yes", plain="yes"))
             return cluster.kubectl("get", "configmap", name, "-o", "jsonpath={.data.marked}").stdout == "yes"
         wait_for(marked, 30, "the webhook to mark")
         cluster.kubectl("delete", "mutatingwebhookconfiguration,validatingwebhookconfiguration", "hooks")
@@ -122,7 +114,7 @@ def test_admission_webhooks_validate_and_mutate(cluster, tmp_path):
 def test_dynamic_resource_allocation(cluster):
     names = cluster.kubectl("api-resources", "--api-group=resource.k8s.io", "-o", "name").stdout.split()
     assert {f"{n}.resource.k8s.io" for n in ("deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices")} <= set(names)
-    apply(cluster, {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "gpu"}, "spec": {"selectors": [{"cel": {"expression": 'device.driver == "gpu.example"'}}]}},
+    cluster.apply({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "gpu"}, "spec": {"selectors": [{"cel": {"expression": 'device.driver == "gpu.example"'}}]}},
           {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "one", "namespace": "default"},
            "spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu"}}]}}})
     assert cluster.kubectl("get", "resourceclaim", "one", "-o", "jsonpath={.spec.devices.requests[0].exactly.count}").stdout == "1"
@@ -143,9 +135,9 @@ def test_service_accounts_have_an_issuer_of_their_own(cluster):
 
 def test_addresses_come_from_the_ranges_that_were_asked_for(cluster):
     assert cluster.kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}").stdout == "10.112.0.1"
-    apply(cluster, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}})
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}})
     assert cluster.kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout.startswith("10.112.")
-    apply(cluster, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})
+    cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})
     found = wait_for(lambda: cluster.kubectl("get", "node", "n1", "-o", "jsonpath={.spec.podCIDR}").stdout, 60, "the node's part of the pods' network")
     assert 32 <= int(found.split(".")[1]) < 48 and found.startswith("10."), found
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
+from cloud import wait_for
 from kwok import Kwok
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
@@ -15,10 +15,8 @@ API_SERVER_MIB = 1536  # what a Medium one keeps to, with what it needs for a mo
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with Cloud(options={"kubernetes-dir": kube.programs(tmp_path_factory.mktemp("programs"))}) as c:
-        c.project("demo")
+    with kube.cloud(kube.programs(tmp_path_factory.mktemp("programs")), kubernetes_probe_interval="5s") as c:
         yield c
-    kube.end_left()
 
 
 def rss(pid):

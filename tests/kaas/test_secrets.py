@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 import kube
-from cloud import GROUP, Cloud, wait_for
+from cloud import GROUP, wait_for
 
 pytestmark = pytest.mark.kube
 CANARY = "canary-8c1f2b"
@@ -18,14 +18,12 @@ CANARY = "canary-8c1f2b"
 
 @pytest.fixture(scope="module")
 def kubernetes(tmp_path_factory):
-    yield kube.programs(tmp_path_factory.mktemp("programs"))
-    kube.end_left()
+    return kube.programs(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="module")
 def served(kubernetes):
-    with Cloud(options={"kubernetes-dir": kubernetes, "kubernetes-probe-interval": "500ms", "kubernetes-key-overlap": "5s"}) as c:
-        c.project("demo")
+    with kube.cloud(kubernetes, kubernetes_key_overlap="5s") as c:
         yield c
 
 
@@ -58,6 +56,7 @@ def under(cluster):
     return c["message"].rsplit(" ", 1)[1]
 
 
+@pytest.mark.core
 def test_a_stolen_directory_yields_no_secret(served, made):
     assert word(made) == CANARY
     assert under(made) == keys(served, made)[0]
@@ -84,6 +83,7 @@ def test_nobody_but_the_controller_sees_keys(served, made):
     assert "clusterkeys" not in json.dumps([r.get("rules") for r in roles if r["metadata"]["name"] != "cluster-admin"])
 
 
+@pytest.mark.core
 def test_a_killed_plugin_heals_and_the_api_goes_on(served, made):
     before = made.pids()
     os.kill(before["kms"], signal.SIGKILL)

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
-from test_nodes import Pool, inside, leftovers
+from cloud import wait_for
+from kube import Pool, inside, leftovers
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 
@@ -20,22 +20,6 @@ metadata: {{name: {name}}}
 spec: {{accessModes: [{mode}], resources: {{requests: {{storage: {size}}}}}}}
 ---
 """
-POD = """
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
-spec:
-  terminationGracePeriodSeconds: 0
-  nodeSelector: {{{selector}}}
-  containers:
-  - name: one
-    image: localhost/busybox:1
-    imagePullPolicy: Never
-    command: [sh, -c, "{command}"]
-    volumeMounts: [{{name: data, mountPath: /data}}]
-  volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]
----
-"""
 CANARY = "a-secret-that-no-other-file-has"
 # In two halves, or the command line itself would be found.
 WRITE = "echo a-secret-that'-no-other-file-has' > /data/file; sync; sleep 100000"
@@ -43,24 +27,18 @@ WRITE = "echo a-secret-that'-no-other-file-has' > /data/file; sync; sleep 100000
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path_factory.mktemp("programs")), "kubernetes-probe-interval": "500ms", "kubernetes-node-storage": "256M"}) as c:
-        c.project("demo")
+    with kube.cloud(kube.node_programs(tmp_path_factory.mktemp("programs")), kubernetes_node_storage="256M") as c:
         yield c
-    kube.end_left()
 
 
 @pytest.fixture(scope="module")
 def made(served):
-    c = kube.Cluster(served, "demo", "one")
-    c.wait()
-    return c
+    return kube.Cluster.ready(served, "demo", "one")
 
 
 @pytest.fixture(scope="module")
 def pool(made):
-    p = Pool(made, "workers", count=2, machine={"memoryMiB": 1024})
-    p.wait()
-    return p
+    return Pool.ready(made, "workers", count=2, machine={"memoryMiB": 1024})
 
 
 def claim(cluster, name, size="32Mi", mode="ReadWriteOnce"):
@@ -68,7 +46,8 @@ def claim(cluster, name, size="32Mi", mode="ReadWriteOnce"):
 
 
 def run(cluster, name, claim, command, node=None, wait="Ready"):
-    cluster.kubectl("apply", "-f", "-", input=POD.format(name=name, claim=claim, command=command, selector=f"kubernetes.io/hostname: {node}" if node else ""))
+    cluster.apply(kube.pod(name, kube.container("one", "sh", "-c", command, volumeMounts=[{"name": "data", "mountPath": "/data"}]), node=node, grace=0,
+                           volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]))
     if wait:
         cluster.kubectl("wait", f"--for=condition={wait}", "--timeout=90s", f"pod/{name}")
 

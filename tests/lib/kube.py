@@ -1,5 +1,7 @@
 """Kubernetes for tests: where its programs are, and Clusters that are waited for."""
 import base64
+import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -8,32 +10,32 @@ import subprocess
 
 import pytest
 
-from cloud import CACHE, GROUP, KUBECTL, ROOT, wait_for
+from cloud import CACHE, GROUP, KUBECTL, ApiError, Cloud, wait_for
 
 MINOR = "1.37"
-PROGRAMS = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+PROGRAMS = ["etcd", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]  # CONTROL_PLANE in scripts/lib.sh, too
 BUILT = pathlib.Path(os.environ.get("SEKI_KUBERNETES", CACHE / "kubernetes"))
 COMPONENTS = ["etcd", "apiserver", "controllers", "scheduler", "kms"]
-TOOLS = ["etcdctl", "etcdutl"]  # for backups; without them a cluster has none
 PORTS = [2379, 2380, 2381, 6443, 10257, 10259]
 
 
-def programs(directory):
-    """A folder for --kubernetes-dir. Without etcd, API server and controller manager the test is skipped; a scheduler that is not there is replaced, for nothing here schedules."""
-    missing = [p for p in PROGRAMS[:3] if not (BUILT / MINOR / p).exists()]
+def need(missing, how):
+    """What is not there is no reason to say that all is well."""
     if missing:
-        pytest.skip(f"{', '.join(missing)} of Kubernetes {MINOR} not in {BUILT}: make kubernetes")
+        pytest.fail(f"{', '.join(missing)} not in {BUILT}: {how}")
+
+
+def not_built(*programs, minor=MINOR):
+    return [f"{p} of Kubernetes {minor}" for p in programs if not (BUILT / minor / p).exists()]
+
+
+def programs(directory):
+    """A folder for --kubernetes-dir."""
+    need(not_built(*PROGRAMS), "make kubernetes")
     there = directory / "kubernetes" / MINOR
     there.mkdir(parents=True)
     for p in PROGRAMS:
-        source = BUILT / MINOR / p
-        if not source.exists():
-            print(f"NOTE: {p} has not been built: a stand-in takes its place")
-            source = ROOT / "tests" / "kaas" / "standin_scheduler.py"
-        (there / p).symlink_to(source.resolve())
-    for p in TOOLS:
-        if (BUILT / MINOR / p).exists():
-            (there / p).symlink_to((BUILT / MINOR / p).resolve())
+        (there / p).symlink_to((BUILT / MINOR / p).resolve())
     return there.parent
 
 
@@ -44,9 +46,7 @@ def two_minors(directory, nodes=False):
     """A folder with the previous minor, too. What of it has not been built is replaced by the newest's (all but etcd and its tools): order and refusals are the same, versions are not.
     Returns the folder, and whether the older one is real."""
     folder = node_programs(directory) if nodes else programs(directory)
-    missing = [p for p in [*TOOLS, "etcd"] if not (BUILT / OLDER / p).exists() or not (BUILT / MINOR / p).exists()]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} of Kubernetes {OLDER} and {MINOR} not in {BUILT}: make kubernetes-full")
+    need(not_built("etcd", "etcdctl", "etcdutl", minor=OLDER), "make kubernetes-full")
     (folder / OLDER).mkdir()
     real = True
     for there in (folder / MINOR).iterdir():
@@ -67,15 +67,31 @@ def node_programs(directory):
     """Likewise, with what nodes take. They take root, and programs of Debian's, too."""
     if os.geteuid() != 0:
         pytest.skip("nodes take root")
-    missing = [p for p in NODE_PROGRAMS if not (BUILT / MINOR / p).exists()] + [p for p in HOST_PROGRAMS if not shutil.which(p)]
+    missing = [p for p in HOST_PROGRAMS if not shutil.which(p)]
     if not pathlib.Path("/usr/lib/cni/bridge").exists():
         missing.append("containernetworking-plugins")
     if missing:
-        pytest.skip(f"nodes take {', '.join(missing)}: make kubernetes, apt-get install runc containernetworking-plugins iproute2 iptables nftables")
+        pytest.fail(f"nodes take {', '.join(missing)}: apt-get install runc containernetworking-plugins iproute2 iptables nftables")
+    need(not_built(*NODE_PROGRAMS), "make kubernetes")
     folder = programs(directory)
     for p in NODE_PROGRAMS:
         (folder / MINOR / p).symlink_to((BUILT / MINOR / p).resolve())
     return folder
+
+
+@contextlib.contextmanager
+def cloud(folder, projects=("demo",), **options):
+    """A Cloud with the programs of a folder that looks at its clusters twice a second; options of sekid with _ for -. At its end nothing of a cluster runs, whatever a test left.
+    projects: names; with a tenant of another name: NAME, TENANT."""
+    settings = {"kubernetes-dir": folder, "kubernetes-probe-interval": "500ms", **{k.replace("_", "-"): v for k, v in options.items()}}
+    c = Cloud(options=settings)
+    try:
+        with c:
+            for p in projects:
+                c.project(p) if isinstance(p, str) else c.project(p[0], tenant=p[1])
+            yield c
+    finally:
+        end_left(c)
 
 
 def marked(prefix):
@@ -94,9 +110,10 @@ def marked(prefix):
     return found
 
 
-def end_left():
-    """For the end of a module: what a test has left that failed while no sekid looked after its clusters."""
-    for c in Cluster.all:
+def end_left(cloud):
+    """What a test has left that failed while no sekid looked after its clusters."""
+    for c in [c for c in Cluster.all if c.cloud is cloud]:
+        Cluster.all.remove(c)
         for pid in c.pids().values():
             os.kill(pid, signal.SIGKILL)
         for pids in marked(c.workload("node-")).values():
@@ -104,7 +121,6 @@ def end_left():
         for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
             if f"/clusters/{c.uid}/net/hub" in line:
                 subprocess.run(["umount", line.split()[4]], check=False)
-    Cluster.all.clear()
 
 
 class Cluster:
@@ -117,6 +133,12 @@ class Cluster:
         made = cloud.api("POST", self.path.rsplit("/", 1)[0], {"apiVersion": "seki.cloud/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec or {}})
         self.uid = made["metadata"]["uid"]
         Cluster.all.append(self)
+
+    @classmethod
+    def ready(cls, *args, **kwargs):
+        made = cls(*args, **kwargs)
+        made.wait()
+        return made
 
     def get(self):
         return self.cloud.api("GET", self.path)
@@ -146,6 +168,22 @@ class Cluster:
             assert p.returncode == 0, f"kubectl {' '.join(args)}: {p.stdout}{p.stderr}"
         return p
 
+    def apply(self, *objects, check=True):
+        """Objects, or texts of YAML."""
+        texts = [o if isinstance(o, str) else json.dumps(o) for o in objects]
+        return self.kubectl("apply", "-f", "-", input="\n---\n".join(texts), check=check)
+
+    def wait_pods(self, *names, ns="default"):
+        for n in names:
+            self.kubectl("-n", ns, "wait", "--for=condition=Ready", "--timeout=90s", f"pod/{n}")
+
+    def pod_address(self, name, ns="default", check=True):
+        return self.kubectl("-n", ns, "get", "pod", name, "-o", "jsonpath={.status.podIP}", check=check).stdout
+
+    def web_get(self, pod, address, port=8080, check=True):
+        """From a pod, with the client of our image."""
+        return self.kubectl("exec", pod, "--", "web", "get", address, str(port), check=check)
+
     def workload(self, component):
         return f"kc-{self.ns}-{self.name}-{self.uid[:8]}-{component}"
 
@@ -160,7 +198,6 @@ class Cluster:
             wait_for(lambda: not self.exists(), 60, f"cluster {self.name} to be gone")
 
     def exists(self):
-        from cloud import ApiError
         try:
             self.get()
             return True
@@ -169,9 +206,107 @@ class Cluster:
             return False
 
 
+class Pool:
+    """A NodePool of a Cluster."""
+
+    def __init__(self, cluster, name, **spec):
+        self.cluster, self.name = cluster, name
+        self.path = f"{GROUP}/namespaces/{cluster.ns}/nodepools/{name}"
+        self.cloud = cluster.cloud
+        self.cloud.api("POST", self.path.rsplit("/", 1)[0],
+                       {"apiVersion": "seki.cloud/v1alpha1", "kind": "NodePool", "metadata": {"name": name}, "spec": {"clusterName": cluster.name, **spec}})
+
+    @classmethod
+    def ready(cls, *args, **kwargs):
+        made = cls(*args, **kwargs)
+        made.wait()
+        return made
+
+    def get(self):
+        return self.cloud.api("GET", self.path)
+
+    def wait(self, status="True", reason=None, timeout=180):
+        def settled():
+            o = self.get()
+            c = {c["type"]: c for c in o.get("status", {}).get("conditions", [])}.get("Ready", {})
+            return o.get("status", {}).get("observedGeneration") == o["metadata"]["generation"] and c.get("status") == status and (not reason or c["reason"] == reason) and o
+        return wait_for(settled, timeout, f"pool {self.name}: {self.get().get('status')}")
+
+    def nodes(self):
+        return {n["name"]: n for n in self.get()["status"]["nodes"]}
+
+    def scale(self, count):
+        self.cloud.api("PATCH", self.path, {"spec": {"count": count}}, "application/merge-patch+json")
+        return self.wait()
+
+    def outer(self, node):
+        """The process that holds a node; None while there is none."""
+        name = self.cluster.workload(f"node-{node}")
+        return holder(marked(name).get(name, []))
+
+
+def holder(pids):
+    """Of those that carry a workload's mark the one whose parent does not."""
+    for p in pids:
+        try:
+            if int((pathlib.Path("/proc") / str(p) / "stat").read_text().rsplit(")", 1)[1].split()[1]) not in pids:
+                return p
+        except OSError:
+            pass
+    return None
+
+
+def inside(pid, name):
+    """Pids of programs of that name among the descendants of a node's outer process."""
+    children = {}
+    for p in pathlib.Path("/proc").iterdir():
+        if p.name.isdigit():
+            try:
+                stat = (p / "stat").read_text()
+            except OSError:
+                continue
+            head, rest = stat.rsplit(")", 1)
+            children.setdefault(int(rest.split()[1]), []).append((int(p.name), head.split("(", 1)[1]))
+    found, todo = [], [pid]
+    while todo:
+        for child, comm in children.get(todo.pop(), []):
+            todo.append(child)
+            if comm == name:
+                found.append(child)
+    return found
+
+
+def leftovers(uid, node=""):
+    found = [str(p) for p in pathlib.Path("/sys/fs/cgroup").glob(f"*/seki-node-{uid[:8]}-{node}*")]
+    found += [line for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines() if uid in line and (not node or node in line)]
+    return found
+
+
 def has_ended(pid):
     """It is gone, or waits for process 1 to take notice, whose child it became when its sekid was killed."""
     try:
         return (pathlib.Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+# ---- what runs in clusters ----
+
+def container(name, *command, **more):
+    """Of the image that every node has."""
+    return {"name": name, "image": "localhost/busybox:1", "imagePullPolicy": "Never", "command": [*command], **more}
+
+
+def web(text, port=8080, name="web", **more):
+    """A container that answers HTTP, and is ready once it does."""
+    return container(name, "web", "serve", str(port), text, readinessProbe={"httpGet": {"port": port}, "periodSeconds": 1}, **more)
+
+
+def pod(name, *containers, ns="default", node=None, labels=None, grace=1, **spec):
+    selector = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": ns, "labels": labels or {}},
+            "spec": {"terminationGracePeriodSeconds": grace, "containers": [*containers], **selector, **spec}}
+
+
+def service(name, selector, ns="default", **spec):
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": ns}, "spec": {"selector": selector, "ports": [{"port": 80, "targetPort": 8080}], **spec}}
