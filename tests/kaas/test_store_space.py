@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
+from cloud import wait_for
 
 pytestmark = pytest.mark.kube
 MIB = 1 << 20
@@ -13,13 +13,8 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    programs = kube.programs(tmp_path_factory.mktemp("programs"))
-    with Cloud(options={"kubernetes-dir": programs, "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("rooms")
-        cluster = kube.Cluster(c, "rooms", "one", {"backup": {"intervalSeconds": 0}})
-        cluster.wait()
-        yield cluster
-    kube.end_left()
+    with kube.cloud(kube.programs(tmp_path_factory.mktemp("programs"))) as c:
+        yield kube.Cluster.ready(c, "demo", "one", {"backup": {"intervalSeconds": 0}})
 
 
 def etcdctl(cluster, *args, input=None):
