@@ -119,11 +119,16 @@ static void *serve_csi(void *arg)
     return NULL;
 }
 
+static void on_wiped(void *arg)
+{
+    ring(arg);
+}
+
 static void *serve_claims(void *arg)
 {
     struct agent *a = arg;
     volumes_sweep(AGENT_VOLUMES);
-    struct claims *c = claims_new(a->client, a->node, AGENT_VOLUMES, a->storage);
+    struct claims *c = claims_new(a->client, wiper_new(on_wiped, &a->claims_bell), a->node, AGENT_VOLUMES, a->storage);
     bool good = false;
     for (;;) {
         bell_wait(&a->claims_bell, good ? IDLE_MS : AGAIN_MS);

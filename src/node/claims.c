@@ -119,15 +119,16 @@ bool volume_is_over(const json_t *volume, const char *node)
 
 struct claims {
     struct client *client;
+    struct wiper *wiper;
     const char *node, *dir;
     int64_t limit;
     struct map *said; /* uid of a claim → what was last said at it */
 };
 
-struct claims *claims_new(struct client *c, const char *node, const char *dir, int64_t limit)
+struct claims *claims_new(struct client *c, struct wiper *w, const char *node, const char *dir, int64_t limit)
 {
     struct claims *s = XNEW(struct claims);
-    *s = (struct claims){c, node, dir, limit, map_new(mem_free)};
+    *s = (struct claims){c, w, node, dir, limit, map_new(mem_free)};
     return s;
 }
 
@@ -194,9 +195,10 @@ static int let_go(struct claims *c, const json_t *volume, struct err *err)
 {
     const char *name = json_str_or(volume, "spec.csi.volumeHandle", "");
     struct err why = ERR_INIT;
-    int rc = volume_id_valid(str_of(name)) ? volume_wipe(c->dir, name, err) : 0;
-    if (rc < 0)
-        return rc;
+    bool gone = true;
+    int rc = volume_id_valid(str_of(name)) ? wiper_volume(c->wiper, c->dir, name, &gone, err) : 0;
+    if (rc < 0 || !gone)
+        return rc < 0 ? rc : err_set(err, ERR_BUSY, "volume %s is being wiped", name);
     JSON_AUTO doc = json_deep_copy(volume);
     json_t *list = json_at(doc, "metadata.finalizers"), *f;
     size_t i;
@@ -238,7 +240,8 @@ static void look_for_owner(void *arg, const char *id)
         map_set(o->c->said, str_of(id), xstrdup("kept"));
         return;
     }
-    o->good &= volume_wipe(o->c->dir, id, &err) == 0;
+    bool gone = false;
+    o->good &= wiper_volume(o->c->wiper, o->c->dir, id, &gone, &err) == 0 && gone;
 }
 
 bool claims_pass(struct claims *c, const json_t *all_claims, const json_t *all_volumes)

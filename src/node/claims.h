@@ -10,13 +10,14 @@
 #define SEKI_NODE_CLAIMS_H
 
 #include "client/client.h"
+#include "node/wiper.h"
 
 #define CLAIM_FINALIZER "seki.cloud/volume"
 #define CLAIM_NODE_LABEL "seki.cloud/node"
 
 struct claims;
-/* node, dir: borrowed. limit: bytes of all volumes together; less than 0: none. */
-struct claims *claims_new(struct client *c, const char *node, const char *dir, int64_t limit);
+/* node, dir, w: borrowed. limit: bytes of all volumes together; less than 0: none. */
+struct claims *claims_new(struct client *c, struct wiper *w, const char *node, const char *dir, int64_t limit);
 void claims_free(struct claims *c);
 /* One pass over all claims and PersistentVolumes of the cluster. True: nothing is left to be tried again. */
 bool claims_pass(struct claims *c, const json_t *all_claims, const json_t *all_volumes);

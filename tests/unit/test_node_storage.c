@@ -14,6 +14,7 @@
 #include "node/csi.h"
 #include "node/network_policy.h"
 #include "node/volume.h"
+#include "node/wiper.h"
 
 #define ID "pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11"
 
@@ -99,6 +100,81 @@ static void test_a_volume_is_over_when_nobody_claims_it(void **state UNUSED)
     assert_false(volume_is_over(v, "workers-0"));
 }
 
+/* Asks as those do who want it gone; the first error, or 0 when it is. */
+static int wiped(struct wiper *w, const char *dir, const char *id, struct err *err)
+{
+    bool done = false;
+    int rc = 0;
+    int64_t left;
+    for (int i = 0; i < 20000 && rc == 0 && !done; i++) {
+        rc = id ? wiper_volume(w, dir, id, &done, err) : wiper_all(w, dir, &done, &left, err);
+        if (rc == 0 && !done)
+            usleep(1000);
+    }
+    return rc == 0 && !done ? ERR_TIMEOUT : rc;
+}
+
+#define LARGE "pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c99"
+static void test_a_wipe_goes_on_where_it_was_interrupted(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX", bytes[4] = "";
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    CLEANUP(mem_freep) char *path = volume_path(dir, LARGE);
+    CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CLEANUP(mem_freep) char *full = xcalloc(1, 1 << 20);
+    memset(full, 'x', 1 << 20);
+    for (off_t at = 0; at < 3 * (off_t)VOLUME_STEP_BYTES; at += 1 << 20)
+        assert_int_equal(pwrite(fd, full, 1 << 20, at), 1 << 20);
+    bool done = true;
+    off_t at = 0;
+    ASSERT_OK(volume_wipe_step(dir, LARGE, false, &at, &done, &err));
+    assert_false(done);
+    assert_int_equal(at, VOLUME_STEP_BYTES);
+    assert_int_equal(pread(fd, bytes, 1, at - 1), 1);
+    assert_int_equal(bytes[0], 0);
+    assert_int_equal(pread(fd, bytes, 1, at), 1);
+    assert_int_equal(bytes[0], 'x');
+    /* As after a kill: what is done is not done again. */
+    at = 0;
+    ASSERT_OK(volume_wipe_step(dir, LARGE, false, &at, &done, &err));
+    assert_int_equal(at, 2 * VOLUME_STEP_BYTES);
+    assert_false(done);
+    struct wiper *w = wiper_new(NULL, NULL);
+    ASSERT_OK(wiped(w, dir, LARGE, &err));
+    wiper_free(w);
+    assert_false(file_exists(path));
+    assert_int_equal(pread(fd, bytes, 1, 3 * (off_t)VOLUME_STEP_BYTES - 1), 1);
+    assert_int_equal(bytes[0], 0);
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+static void test_a_large_volume_holds_up_no_small_one(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    struct wiper *w = wiper_new(NULL, NULL);
+    CLEANUP(mem_freep) char *large = volume_path(dir, LARGE);
+    CLEANUP(mem_freep) char *small = volume_path(dir, ID);
+    CLEANUP(file_closep) int fd = open(large, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(posix_fallocate(fd, 0, 12 * (off_t)VOLUME_STEP_BYTES), 0);
+    CLEANUP(mem_freep) char *full = xcalloc(1, 1 << 20);
+    for (off_t at = 0; at < 12 * (off_t)VOLUME_STEP_BYTES; at += 1 << 20)
+        assert_int_equal(pwrite(fd, full, 1 << 20, at), 1 << 20);
+    assert_int_equal(file_write(small, STR("secret"), 0600, NULL), 0);
+    bool done = true;
+    ASSERT_OK(wiper_volume(w, dir, LARGE, &done, &err));
+    assert_false(done);
+    ASSERT_OK(wiped(w, dir, ID, &err));
+    ASSERT_OK(wiper_volume(w, dir, LARGE, &done, &err));
+    assert_false(done);
+    /* One that is not done stays. */
+    wiper_free(w);
+    assert_true(file_exists(large));
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
 static void test_files_of_volumes_are_overwritten(void **state UNUSED)
 {
     char dir[] = "/tmp/seki-volumes-XXXXXX", bytes[16] = "";
@@ -128,22 +204,28 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     assert_int_equal(pwrite(fd, "secret", 6, 3 << 20), 6);
     assert_int_equal(pwrite(fd, "\1", 1, 1024 + 0x34), 1);
     assert_false(volume_unused(dir, ID));
-    assert_int_equal(volume_wipe(dir, ID, &err), 0);
+    struct wiper *w = wiper_new(NULL, NULL);
+    ASSERT_OK(wiped(w, dir, ID, &err));
     assert_false(file_exists(path));
     assert_int_equal(pread(fd, bytes, 6, 3 << 20), 6);
     assert_memory_equal(bytes, "\0\0\0\0\0\0", 6);
-    assert_int_equal(volume_wipe(dir, ID, &err), 0);
+    ASSERT_OK(wiped(w, dir, ID, &err));
     /* What lies in its place is not followed. */
     CLEANUP(mem_freep) char *other = xasprintf("%s/other", dir);
     assert_int_equal(file_write(other, STR("kept"), 0600, NULL), 0);
     assert_int_equal(symlink(other, path), 0);
+    ASSERT_OK(wiped(w, dir, ID, &err)); /* that volume alone */
+    assert_int_equal(readlink(path, bytes, sizeof(bytes)), -1);
+    assert_int_equal(symlink("nowhere", path), 0);
     CLEANUP(mem_freep) char *folder = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000000.img", dir);
     CLEANUP(mem_freep) char *pipe = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000001.img", dir);
     assert_int_equal(mkdir(folder, 0700), 0);
     assert_int_equal(mkfifo(pipe, 0600), 0);
-    assert_int_equal(volumes_wipe(dir, &err), 0);
-    assert_false(file_exists(path));
+    ASSERT_OK(wiped(w, dir, NULL, &err));
+    wiper_free(w);
+    assert_int_equal(readlink(path, bytes, sizeof(bytes)), -1);
     assert_false(file_exists(pipe));
+    assert_false(file_exists(folder));
     CLEANUP(mem_freep) char *kept = NULL;
     size_t len;
     assert_int_equal(file_read(other, 100, &kept, &len, NULL), 0);
@@ -301,6 +383,8 @@ int main(void)
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_claims_are_taken_by_the_chosen_node_alone),
         cmocka_unit_test(test_a_volume_is_over_when_nobody_claims_it),
+        cmocka_unit_test(test_a_wipe_goes_on_where_it_was_interrupted),
+        cmocka_unit_test(test_a_large_volume_holds_up_no_small_one),
         cmocka_unit_test(test_files_of_volumes_are_overwritten),
         cmocka_unit_test(test_the_driver_answers_the_kubelet),
         cmocka_unit_test(test_selectors),
