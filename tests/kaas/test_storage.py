@@ -205,7 +205,7 @@ def test_deletion_wipes(served, made, pool):
 def test_a_node_is_not_gone_before_its_volumes_are_wiped(served, made, pool):
     """Though control is killed meanwhile: whoever comes after goes on."""
     claim(made, "large", size="200Mi")
-    run(made, "large", "large", "yes a-secret-that'-no-other-file-has' | dd of=/data/file bs=1M count=150 iflag=fullblock; sync; sleep 100000", node="workers-1")
+    run(made, "large", "large", "busybox yes a-secret-that'-no-other-file-has' | head -c 157286400 > /data/file; sync; sleep 100000", node="workers-1")
     wait_for(lambda: made.kubectl("exec", "large", "--", "stat", "-c", "%s", "/data/file", check=False).stdout.strip() == str(150 << 20), 60, "the file")
     made.kubectl("exec", "large", "--", "sync")
     outer, image = pool.outer("workers-1"), image_of(made, "large")
