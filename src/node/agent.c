@@ -131,7 +131,7 @@ static void on_wiped(void *arg)
 static void *serve_claims(void *arg)
 {
     struct agent *a = arg;
-    volumes_thaw();
+    volumes_thaw(AGENT_VOLUMES);
     volumes_sweep(AGENT_VOLUMES);
     struct claims *c = claims_new(a->client, wiper_new(on_wiped, &a->claims_bell), a->node, AGENT_VOLUMES, a->storage);
     bool good = false;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -224,8 +225,11 @@ int volume_wipe_step(const char *dir, const char *id, bool attached_too, off_t *
 {
     CLEANUP(mem_freep) char *path = volume_path(dir, id);
     *ret_done = false;
-    if (!attached_too && volume_attached(dir, id))
-        return err_set(err, ERR_BUSY, "volume %s is still mounted", id);
+    if (volume_attached(dir, id)) {
+        if (!attached_too)
+            return err_set(err, ERR_BUSY, "volume %s is still mounted", id);
+        volume_thaw(dir, id); /* or its device would stay */
+    }
     return wipe_step(dir, path, at, ret_done, err);
 }
 
@@ -307,22 +311,28 @@ static bool holds(unsigned number, const struct stat *image, const char *id)
     return errno != ENXIO && errno != ENODEV && may_hold(number, id);
 }
 
-bool volume_attached(const char *dir, const char *id)
+/* The loop device that has it, or may have it; -1: none. */
+static int loop_of(const char *dir, const char *id)
 {
     CLEANUP(mem_freep) char *path = volume_path(dir, id);
     struct stat st;
-    bool found = false;
+    int found = -1;
     DIR *d = lstat(path, &st) == 0 ? opendir("/sys/block") : NULL;
-    for (struct dirent *e; d && !found && (e = readdir(d));) {
+    for (struct dirent *e; d && found < 0 && (e = readdir(d));) {
         CLEANUP(mem_freep) char *in_use = xasprintf("/sys/block/%s/loop", e->d_name);
         struct str name = str_of(e->d_name);
-        uint64_t number;
-        if (str_starts(name, STR("loop")) && file_exists(in_use) && str_to_u64(str_skip(name, 4), &number) == 0)
-            found = holds((unsigned)number, &st, id);
+        int64_t number;
+        if (str_starts(name, STR("loop")) && file_exists(in_use) && str_to_i64(str_skip(name, 4), 0, INT_MAX, &number) == 0 && holds((unsigned)number, &st, id))
+            found = (int)number;
     }
     if (d)
         closedir(d);
     return found;
+}
+
+bool volume_attached(const char *dir, const char *id)
+{
+    return loop_of(dir, id) >= 0;
 }
 
 static pthread_mutex_t attaching = PTHREAD_MUTEX_INITIALIZER; /* from looking to attaching: a pod's mount and a snapshot may come at once */
@@ -357,41 +367,28 @@ static bool is_mounted(const char *path)
     return lstat(path, &here) == 0 && stat(up, &above) == 0 && here.st_dev != above.st_dev;
 }
 
-void volume_mounts_each(void (*fn)(void *arg, unsigned number, const char *path), void *arg)
+int volume_root(const char *dir, const char *id, int *ret_fd, struct err *err)
 {
-    FILE *f = fopen("/proc/self/mountinfo", "re");
-    char line[2 * PATH_MAX], root[PATH_MAX], path[PATH_MAX];
-    unsigned major_number, minor_number;
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "%*d %*d %u:%u %4095s %4095s", &major_number, &minor_number, root, path) == 4 && major_number == LOOP_MAJOR && !strcmp(root, "/"))
-            fn(arg, minor_number, path);
-    if (f)
-        (void)fclose(f);
+    char device[64];
+    int number = loop_of(dir, id);
+    CLEANUP(file_closep) int loop = number < 0 ? -1 : open_loop((unsigned)number);
+    if (loop < 0)
+        return err_set(err, ERR_NOT_FOUND, "no loop device has volume %s", id);
+    snprintf(device, sizeof(device), "/proc/self/fd/%d", loop);
+    /* The kernel gives what is mounted of a device already. */
+    CLEANUP(file_closep) int how = fsopen("ext4", FSOPEN_CLOEXEC);
+    if (how < 0 || fsconfig(how, FSCONFIG_SET_STRING, "source", device, 0) < 0 || fsconfig(how, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+        return err_sys(err, errno, "the file system of volume %s", id);
+    CLEANUP(file_closep) int mounted = fsmount(how, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+    *ret_fd = mounted < 0 ? -1 : openat(mounted, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return *ret_fd < 0 ? err_sys(err, errno, "the file system of volume %s", id) : 0;
 }
 
-struct place {
-    const struct stat *image;
-    const char *id;
-    char *path;
-    size_t size;
-    bool found;
-};
-
-static void compare(void *arg, unsigned number, const char *path)
+void volume_thaw(const char *dir, const char *id)
 {
-    struct place *p = arg;
-    if (!p->found && holds(number, p->image, p->id))
-        p->found = str_to_array(str_of(path), p->path, p->size);
-}
-
-bool volume_mounted_at(const char *dir, const char *id, char *path, size_t size)
-{
-    CLEANUP(mem_freep) char *image = volume_path(dir, id);
-    struct stat st;
-    struct place p = {&st, id, path, size, false};
-    if (lstat(image, &st) == 0)
-        volume_mounts_each(compare, &p);
-    return p.found;
+    CLEANUP(file_closep) int root = -1;
+    if (volume_root(dir, id, &root, NULL) == 0)
+        (void)ioctl(root, FITHAW, 0);
 }
 
 int volume_hold(const char *dir, const char *id, int *ret_fd, struct err *err)

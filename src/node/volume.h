@@ -46,10 +46,10 @@ void volumes_each(const char *dir, void (*fn)(void *arg, const char *id), void *
 int volume_open(const char *dir, const char *id, int flags, struct err *err) NODISCARD;
 /* Allots all of an open file. ERR_NO_SPACE: the disk is full. */
 int volume_allot(int fd, const char *path, int64_t bytes, struct err *err) NODISCARD;
-/* Where it is mounted first, as this process sees it; false: nowhere. */
-bool volume_mounted_at(const char *dir, const char *id, char *path, size_t size);
-/* Calls fn with each place where something of a loop device is mounted. */
-void volume_mounts_each(void (*fn)(void *arg, unsigned number, const char *path), void *arg);
+/* A directory of its file system, wherever that is mounted; ERR_NOT_FOUND: no loop device has it. Nothing is mounted beyond the descriptor. */
+int volume_root(const char *dir, const char *id, int *ret_fd, struct err *err) NODISCARD;
+/* Lets writers go on that a copy has made wait. Does nothing else. A file system that is frozen outlives its last mount, and its loop device with it: so this is also for nodes that have ended. */
+void volume_thaw(const char *dir, const char *id);
 /* Holds it by a loop device while the descriptor is open, so that nobody else mounts it. ERR_BUSY: somebody does. */
 int volume_hold(const char *dir, const char *id, int *ret_fd, struct err *err) NODISCARD;
 

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -62,17 +61,16 @@ static int copy_to(int from, const char *path, int64_t *ret_bytes, struct err *e
     return to < 0 ? err_sys(err, errno, "%s", path) : copy(from, to, path, ret_bytes, err);
 }
 
-/* *ret_fd is what keeps it still: a frozen mount, or a loop device. */
+/* *ret_fd is what keeps it still: its frozen file system, or a loop device that nobody has mounted. */
 static int still(const char *dir, const char *volume, int *ret_fd, bool *ret_frozen, struct err *err)
 {
-    char path[PATH_MAX];
-    *ret_frozen = volume_mounted_at(dir, volume, path, sizeof(path));
-    if (!*ret_frozen)
+    if (!volume_attached(dir, volume))
         return volume_hold(dir, volume, ret_fd, err);
-    *ret_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (*ret_fd < 0)
-        return err_sys(err, errno, "%s", path);
-    return ioctl(*ret_fd, FIFREEZE, 0) < 0 ? err_sys(err, errno, "freeze volume %s", volume) : 0;
+    int rc = volume_root(dir, volume, ret_fd, err);
+    if (rc == 0 && ioctl(*ret_fd, FIFREEZE, 0) < 0)
+        rc = err_sys(err, errno, "freeze volume %s", volume);
+    *ret_frozen = rc == 0;
+    return rc;
 }
 
 int volume_snapshot(const char *dir, const char *volume, const char *id, int64_t limit, int64_t *ret_bytes, struct err *err)
@@ -121,14 +119,13 @@ int volume_restore(const char *dir, const char *id, const char *volume, int64_t 
     return rc == 0 ? file_sync_dir(dir, err) : rc;
 }
 
-static void thaw(void *arg UNUSED, unsigned number UNUSED, const char *path)
+static void thaw(void *arg, const char *id)
 {
-    CLEANUP(file_closep) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd >= 0)
-        (void)ioctl(fd, FITHAW, 0);
+    if (volume_attached(arg, id))
+        volume_thaw(arg, id);
 }
 
-void volumes_thaw(void)
+void volumes_thaw(const char *dir)
 {
-    volume_mounts_each(thaw, NULL);
+    volumes_each(dir, thaw, (void *)(uintptr_t)dir);
 }

@@ -17,6 +17,6 @@ int volume_snapshot(const char *dir, const char *volume, const char *id, int64_t
 /* Makes a volume of a snapshot; does nothing when it is there. The size is the snapshot's. */
 int volume_restore(const char *dir, const char *id, const char *volume, int64_t limit, struct err *err) NODISCARD;
 /* At a start: what was frozen when a kill came goes on. */
-void volumes_thaw(void);
+void volumes_thaw(const char *dir);
 
 #endif

@@ -2,8 +2,10 @@
 #include "unit.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -270,14 +272,12 @@ static void test_a_snapshot_is_what_the_volume_was(void **state UNUSED)
     assert_true(st.st_blocks * 512 >= VOLUME_MIN_BYTES); /* it has its room, as any volume */
     assert_int_equal(pread(there, bytes, 6, 3 << 20), 6);
     assert_string_equal(bytes, "before");
-    /* While somebody has it mounted elsewhere it is not still: no copy. */
+    /* Held by one, it is not held by another. */
     int held = -1;
     ASSERT_OK(volume_hold(dir, ID, &held, &err));
     assert_int_equal(volume_hold(dir, ID, &(int){-1}, &err), ERR_BUSY);
-    assert_int_equal(
-        volume_snapshot(dir, ID, "snap-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3cbb", -1, &size, &err),
-        ERR_BUSY);
     close(held);
+    assert_false(volume_attached(dir, ID));
     /* What is wiped is not read back, and takes the others along in no way. */
     struct wiper *w = wiper_new(NULL, NULL);
     CLEANUP(mem_freep) char *copy = volume_path(dir, SNAP);
@@ -290,6 +290,39 @@ static void test_a_snapshot_is_what_the_volume_was(void **state UNUSED)
     assert_int_equal(pread(there, bytes, 6, 3 << 20), 6);
     assert_memory_equal(bytes, "before", 6);
     assert_int_equal(volume_restore(dir, SNAP, ID, -1, &err), 0); /* it is there */
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+/* As a kill leaves it: frozen, and mounted nowhere any more. */
+static void test_a_frozen_volume_is_let_go(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX";
+    if (geteuid() != 0 || access("/dev/loop-control", F_OK) < 0)
+        skip();
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    int held = -1, root = -1;
+    ASSERT_OK(volume_make(dir, ID, 1, -1, &err));
+    for (int wipe = 0; wipe < 2; wipe++) {
+        ASSERT_OK(volume_hold(dir, ID, &held, &err));
+        ASSERT_OK(volume_root(dir, ID, &root, &err));
+        assert_int_equal(ioctl(root, FIFREEZE, 0), 0);
+        close(root);
+        close(held);
+        assert_true(volume_attached(dir, ID));
+        if (wipe) {
+            struct wiper *w = wiper_new(NULL, NULL);
+            bool done = false;
+            int64_t left;
+            while (!done)
+                ASSERT_OK(wiper_all(w, dir, &done, &left, &err));
+            wiper_free(w);
+        } else
+            volumes_thaw(dir);
+        for (int i = 0; i < 5000 && volume_attached(dir, ID); i++)
+            usleep(1000);
+        assert_false(volume_attached(dir, ID));
+    }
     assert_int_equal(file_remove_tree(dir, NULL), 0);
 }
 
@@ -492,6 +525,7 @@ int main(void)
         cmocka_unit_test(test_a_large_volume_holds_up_no_small_one),
         cmocka_unit_test(test_files_of_volumes_are_overwritten),
         cmocka_unit_test(test_a_snapshot_is_what_the_volume_was),
+        cmocka_unit_test(test_a_frozen_volume_is_let_go),
         cmocka_unit_test(test_contents_follow_their_snapshots),
         cmocka_unit_test(test_the_driver_answers_the_kubelet),
         cmocka_unit_test(test_selectors),
