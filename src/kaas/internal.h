@@ -144,6 +144,7 @@ struct kaas {
     struct node_pools *pools;
     struct informer *node_pools;
     struct balancers *balancers;
+    struct wiper *wiper; /* of volumes of nodes that have ended */
     const char *self; /* the program that we are */
     char self_path[4096];
     bool listed; /* what an earlier sekid had left was looked at */

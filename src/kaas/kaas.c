@@ -15,6 +15,7 @@
 #include "base/vec.h"
 #include "kinds/borrowed.h"
 #include "kinds/tenancy.h"
+#include "node/wiper.h"
 
 #define WORKERS 4
 #define SHARE 2
@@ -216,7 +217,7 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
         return rc;
     }
     struct kaas *k = XNEW(struct kaas);
-    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free), .people = people, .backup_later = map_new(mem_free), .backing_up = map_new(NULL)};
+    *k = (struct kaas){.manager = m, .runtime = rt, .o = *o, .addresses = n, .memory = map_new(mem_free), .workloads = map_new(mem_free), .people = people, .backup_later = map_new(mem_free), .backing_up = map_new(NULL), .wiper = wiper_new(NULL, NULL)};
     pthread_mutex_init(&k->lock, NULL);
     k->clusters = manager_informer(m, &kind_cluster);
     k->secrets = manager_informer(m, &kind_secret);
@@ -326,6 +327,7 @@ void kaas_free(struct kaas *k)
         return;
     balancers_free(k->balancers);
     node_pools_free(k->pools);
+    wiper_free(k->wiper);
     people_free(k->people);
     map_free(k->memory);
     map_free(k->workloads);

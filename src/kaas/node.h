@@ -89,8 +89,8 @@ bool drain_next_page(const json_t *doc, const char *node, struct sbuf *path);
 bool node_workload_end(struct kaas *k, const char *name);
 /* A pool's nodes that have a directory (pool NULL: all), with ordinals from `from` on; names are in a. Returns how many. */
 size_t nodes_list(const struct site *s, const char *pool, int from, struct arena *a, struct node *ret, size_t max);
-/* One step of a node's end, up to a volume that is wiped, or all of them while the pass need not end; *ret_done: nothing of it is left. client NULL: its cluster needs not be told. *files grows by what was removed. */
-int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err) NODISCARD;
+/* One step of a node's end; *ret_done: nothing of it is left. client NULL: its cluster needs not be told. *files grows by what was removed. ret_why (may be NULL): what it waits for, when that takes long; in the pass's arena. */
+int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, const char **ret_why, int *files, struct err *err) NODISCARD;
 
 /* Ends all nodes of a cluster and its gate, and removes their files and namespaces; one step. *ret_done: nothing is left. */
 int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;

@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "kaas/storage.h"
 #include "node/node_init.h"
-#include "node/volume.h"
+#include "node/wiper.h"
 
 bool node_workload_end(struct kaas *k, const char *name)
 {
@@ -33,42 +33,18 @@ static int remove_logs(struct kaas *k, const char *workload)
     return n;
 }
 
-struct wiping {
-    const struct site *site;
-    const char *dir;
-    int rc;
-    struct err *err;
-};
-
-static bool must_end(const struct site *s)
-{
-    return s->pass && reconcile_must_end(s->pass);
-}
-
-static void wipe_one(void *arg, const char *id)
-{
-    struct wiping *w = arg;
-    struct err why = ERR_INIT;
-    if (w->rc < 0 || must_end(w->site))
-        return;
-    int rc = volume_wipe(w->dir, id, &why);
-    if (rc < 0 && rc != ERR_BUSY)
-        w->rc = err_set(w->err, rc, "%s", why.msg);
-}
-
-/* A volume takes as long as the disk does: after each it may be for another pass to go on. *ret_done: none is left. */
-static int wipe(const struct node *n, bool *ret_done, struct err *err)
+/* Its volumes are wiped in the background: that takes as long as the disk does, and no other cluster's pass waits for it. *ret_done: none is left. */
+static int wipe(struct kaas *k, const struct node *n, bool *ret_done, const char **ret_why, struct err *err)
 {
     CLEANUP(mem_freep) char *volumes = xasprintf("%s/volumes", n->dir);
-    struct wiping w = {n->site, volumes, 0, err};
-    volumes_each(volumes, wipe_one, &w);
-    if (w.rc < 0 || must_end(n->site))
-        return w.rc;
-    *ret_done = true;
-    return volumes_wipe(volumes, err); /* what is attached still */
+    int64_t left = 0;
+    int rc = wiper_all(k->wiper, volumes, ret_done, &left, err);
+    if (rc == 0 && !*ret_done && ret_why)
+        *ret_why = arena_printf(n->site->pass->arena, "%s: its volumes are wiped, %lld MiB are left", n->name, (long long)(left >> 20));
+    return rc;
 }
 
-int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, int *files, struct err *err)
+int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, const char **ret_why, int *files, struct err *err)
 {
     char name[WORKLOAD_NAME_MAX];
     *ret_done = false;
@@ -84,7 +60,7 @@ int node_remove(struct kaas *k, struct client *client, const struct node *n, boo
     if (geteuid() == 0 && node_cgroups_remove(n->cgroup) < 0)
         return err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", n->name);
     bool wiped = false;
-    if ((rc = wipe(n, &wiped, err)) < 0 || !wiped)
+    if ((rc = wipe(k, n, &wiped, ret_why, err)) < 0 || !wiped)
         return rc;
     if (file_exists(n->dir) && (rc = file_remove_tree(n->dir, err)) < 0)
         return rc;
@@ -155,7 +131,7 @@ int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memor
             (void)node_workload_end(k, name);
             continue;
         }
-        int rc = node_remove(k, NULL, &nodes[i], &done, &m->files, err);
+        int rc = node_remove(k, NULL, &nodes[i], &done, NULL, &m->files, err);
         if (rc < 0)
             return rc;
         left -= done;

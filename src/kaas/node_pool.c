@@ -308,15 +308,18 @@ static int remove_surplus(struct pool_pass *p, int from, size_t *ret_left, struc
             blame(p, "Draining", held);
             continue;
         }
-        look_in(p, LOOK_MS);
         if (*ret_left < n) { /* one a pass has its files removed; the others end meanwhile */
+            look_in(p, LOOK_MS);
             node_workload(&surplus[i], name);
             (void)node_workload_end(p->k, name);
             continue;
         }
-        int files = 0, rc = node_remove(p->k, p->client, &surplus[i], &done, &files, err);
+        int files = 0, rc = node_remove(p->k, p->client, &surplus[i], &done, &held, &files, err);
         if (rc < 0)
             return rc;
+        look_in(p, held ? LATER_MS : LOOK_MS);
+        if (held)
+            blame(p, "Wiping", held);
         if (!done)
             continue;
         node_workload(&surplus[i], name);

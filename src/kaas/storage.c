@@ -1,4 +1,5 @@
 #include "kaas/storage.h"
+#include "kaas/storage_kinds.h"
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -8,6 +9,7 @@
 #include "node/agent.h"
 #include "node/claims.h"
 #include "node/csi.h"
+#include "node/snapshots.h"
 
 #define RBAC "rbac.authorization.k8s.io"
 #define STORAGE "storage.k8s.io"
@@ -18,6 +20,9 @@ static const struct client_resource cluster_roles = {RBAC, "v1", "clusterroles",
 static const struct client_resource cluster_role_bindings = {RBAC, "v1", "clusterrolebindings", false};
 static const struct client_resource drivers = {STORAGE, "v1", "csidrivers", false};
 static const struct client_resource classes = {STORAGE, "v1", "storageclasses", false};
+static const struct client_resource kinds = {"apiextensions.k8s.io", "v1", "customresourcedefinitions", false};
+static const struct client_resource snapshot_classes = {SNAPSHOT_GROUP, "v1", "volumesnapshotclasses", false};
+static const struct client_resource snapshot_contents = {SNAPSHOT_GROUP, "v1", "volumesnapshotcontents", false};
 static const struct client_resource volumes = {"", "v1", "persistentvolumes", false};
 
 static const struct {
@@ -32,6 +37,10 @@ static const struct {
      "{\"apiGroups\":[\"\"],\"resources\":[\"persistentvolumeclaims\"],\"verbs\":[\"list\",\"watch\",\"patch\"]},"
      "{\"apiGroups\":[\"\"],\"resources\":[\"persistentvolumes\"],\"verbs\":[\"list\",\"watch\",\"create\",\"update\",\"delete\"]},"
      "{\"apiGroups\":[\"" STORAGE "\"],\"resources\":[\"storageclasses\"],\"verbs\":[\"get\"]},"
+     "{\"apiGroups\":[\"" SNAPSHOT_GROUP "\"],\"resources\":[\"volumesnapshotclasses\"],\"verbs\":[\"get\",\"list\"]},"
+     "{\"apiGroups\":[\"" SNAPSHOT_GROUP "\"],\"resources\":[\"volumesnapshots\"],\"verbs\":[\"list\",\"watch\"]},"
+     "{\"apiGroups\":[\"" SNAPSHOT_GROUP "\"],\"resources\":[\"volumesnapshotcontents\"],\"verbs\":[\"get\",\"list\",\"watch\",\"create\",\"update\",\"delete\"]},"
+     "{\"apiGroups\":[\"" SNAPSHOT_GROUP "\"],\"resources\":[\"volumesnapshots/status\",\"volumesnapshotcontents/status\"],\"verbs\":[\"patch\"]},"
      "{\"apiGroups\":[\"\"],\"resources\":[\"events\"],\"verbs\":[\"create\"]}]}"},
     {&cluster_role_bindings, false,
      "{\"apiVersion\":\"" RBAC "/v1\",\"kind\":\"ClusterRoleBinding\",\"metadata\":{\"name\":\"seki:node-agent\"},"
@@ -43,7 +52,20 @@ static const struct {
     {&classes, true,
      "{\"apiVersion\":\"" STORAGE "/v1\",\"kind\":\"StorageClass\",\"metadata\":{\"name\":\"" STORAGE_CLASS "\",\"annotations\":{\"storageclass.kubernetes.io/is-default-class\":\"true\"}},"
      "\"provisioner\":\"" CSI_DRIVER "\",\"volumeBindingMode\":\"WaitForFirstConsumer\",\"reclaimPolicy\":\"Delete\",\"allowVolumeExpansion\":false}"},
+    {&kinds, true, storage_kind_class},
+    {&kinds, true, storage_kind_snapshot},
+    {&kinds, true, storage_kind_content},
+    {&snapshot_classes, true,
+     "{\"apiVersion\":\"" SNAPSHOT_GROUP "/v1\",\"kind\":\"VolumeSnapshotClass\",\"metadata\":{\"name\":\"" STORAGE_CLASS "\",\"annotations\":{"
+     "\"snapshot.storage.kubernetes.io/is-default-class\":\"true\"}},\"driver\":\"" CSI_DRIVER "\",\"deletionPolicy\":\"Delete\"}"},
 };
+
+/* Kinds that others have made, such as upstream's, are as good as ours. */
+static bool differs(const struct client_resource *r, const json_t *there, const char *digest)
+{
+    const char *written = obj_annotation(there, WRITTEN);
+    return written ? strcmp(written, digest) != 0 : r != &kinds;
+}
 
 static int one(struct client *c, const struct client_resource *r, const char *text, struct err *err)
 {
@@ -65,7 +87,7 @@ static int one(struct client *c, const struct client_resource *r, const char *te
     rc = client_get(c, r, NULL, obj_name(doc), &there, &why);
     if (rc == ERR_NOT_FOUND)
         rc = client_create(c, r, NULL, doc, NULL, &why);
-    else if (rc == 0 && strcmp(obj_annotation(there, WRITTEN) ? obj_annotation(there, WRITTEN) : "", hex) != 0)
+    else if (rc == 0 && differs(r, there, hex))
         rc = client_patch(c, r, NULL, obj_name(doc), NULL, doc, NULL, &why);
     return rc == 0 || rc == ERR_EXISTS ? 0 : err_set(err, rc, "%s", why.msg);
 }
@@ -100,22 +122,34 @@ int agent_files_ensure(const struct node *n, uint64_t life_ms, int64_t storage, 
     return rc;
 }
 
-int storage_forget(struct client *c, const char *node, struct err *err)
+static int forget(struct client *c, const struct client_resource *r, const char *node,
+                  struct err *err)
 {
     JSON_AUTO list = NULL;
     char selector[128];
     size_t i;
-    json_t *volume;
+    json_t *one;
     snprintf(selector, sizeof(selector), CLAIM_NODE_LABEL "=%s", node);
-    int rc = client_list(c, &volumes, NULL, selector, &list, NULL, err);
-    json_array_foreach (list, i, volume) {
+    int rc = client_list(c, r, NULL, selector, &list, NULL, err);
+    json_array_foreach (list, i, one) {
         struct err why = ERR_INIT;
         JSON_AUTO patch = json_pack("{s:{s:[]}}", "metadata", "finalizers");
-        int one_rc = client_delete(c, &volumes, NULL, obj_name(volume), obj_uid(volume), &why);
+        int one_rc = client_delete(c, r, NULL, obj_name(one), obj_uid(one), &why);
         if (one_rc == 0)
-            one_rc = client_patch(c, &volumes, NULL, obj_name(volume), NULL, patch, NULL, &why);
+            one_rc = client_patch(c, r, NULL, obj_name(one), NULL, patch, NULL, &why);
         if (one_rc < 0 && one_rc != ERR_NOT_FOUND)
             rc = err_set(err, one_rc, "%s", why.msg);
     }
     return rc;
+}
+
+int storage_forget(struct client *c, const char *node, struct err *err)
+{
+    struct err why = ERR_INIT;
+    int rc = forget(c, &volumes, node, err);
+    if (rc == 0)
+        rc = forget(c, &snapshot_contents, node, &why);
+    if (rc == ERR_NOT_FOUND) /* a cluster without volumes has no such kind */
+        return 0;
+    return rc < 0 && why.code ? err_set(err, rc, "%s", why.msg) : rc;
 }

@@ -9,7 +9,7 @@
 int storage_objects_ensure(struct client *c, bool with_storage, struct err *err) NODISCARD;
 /* What the agent of a node reads: settings, which are no reason to start a node anew, and its credentials. storage: bytes that the node's volumes may have together. */
 int agent_files_ensure(const struct node *n, uint64_t life_ms, int64_t storage, struct err *err) NODISCARD;
-/* A node that is gone: its PersistentVolumes go, too. */
+/* A node that is gone: its PersistentVolumes and contents of snapshots go, too. */
 int storage_forget(struct client *c, const char *node, struct err *err) NODISCARD;
 
 #endif

@@ -16,7 +16,9 @@
 #include "node/csi.h"
 #include "node/network_policy.h"
 #include "node/node_gate.h"
+#include "node/snapshots.h"
 #include "node/volume.h"
+#include "node/volume_copy.h"
 
 #define ETC "/etc/seki-node/"
 #define SETTINGS ETC "agent.json"
@@ -30,6 +32,8 @@ static const struct kind kind_claim = {.group = "", .version = "v1", .name = "Pe
 static const struct kind kind_pod = {.group = "", .version = "v1", .name = "Pod", .plural = "pods", .namespaced = true};
 static const struct kind kind_space = {.group = "", .version = "v1", .name = "Namespace", .plural = "namespaces"};
 static const struct kind kind_policy = {.group = "networking.k8s.io", .version = "v1", .name = "NetworkPolicy", .plural = "networkpolicies", .namespaced = true};
+static const struct kind kind_snapshot = {.group = SNAPSHOT_GROUP, .version = "v1", .name = "VolumeSnapshot", .plural = "volumesnapshots", .namespaced = true};
+static const struct kind kind_content = {.group = SNAPSHOT_GROUP, .version = "v1", .name = "VolumeSnapshotContent", .plural = "volumesnapshotcontents"};
 static const struct kind kind_volume = {.group = "", .version = "v1", .name = "PersistentVolume", .plural = "persistentvolumes"};
 
 /* What one thread waits for. */
@@ -44,7 +48,7 @@ struct agent {
     char pod_cidr[24];
     int64_t storage;
     struct client *client;
-    struct informer *claims, *volumes, *pods, *spaces, *policies;
+    struct informer *claims, *volumes, *snapshots, *contents, *pods, *spaces, *policies;
     struct bell claims_bell, policy_bell;
     struct timespec certificate;
 };
@@ -119,20 +123,33 @@ static void *serve_csi(void *arg)
     return NULL;
 }
 
+static void on_wiped(void *arg)
+{
+    ring(arg);
+}
+
 static void *serve_claims(void *arg)
 {
     struct agent *a = arg;
+    volumes_thaw(AGENT_VOLUMES);
     volumes_sweep(AGENT_VOLUMES);
-    struct claims *c = claims_new(a->client, a->node, AGENT_VOLUMES, a->storage);
+    struct claims *c = claims_new(a->client, wiper_new(on_wiped, &a->claims_bell), a->node, AGENT_VOLUMES, a->storage);
     bool good = false;
     for (;;) {
         bell_wait(&a->claims_bell, good ? IDLE_MS : AGAIN_MS);
         if (!informer_synced(a->claims) || !informer_synced(a->volumes))
             continue;
-        /* In this order: a claim is there before its volume, and the volume when the claim is gone. */
-        JSON_AUTO volumes = informer_list(a->volumes, NULL);
-        JSON_AUTO claims = informer_list(a->claims, NULL);
-        good = claims_pass(c, claims, volumes);
+        struct claims_seen seen = {0};
+        bool snapshots = informer_synced(a->contents) && informer_synced(a->snapshots); /* not where sekid has not made these kinds */
+        seen.contents = snapshots ? informer_list(a->contents, NULL) : NULL;
+        seen.snapshots = snapshots ? informer_list(a->snapshots, NULL) : NULL;
+        seen.volumes = informer_list(a->volumes, NULL);
+        seen.claims = informer_list(a->claims, NULL);
+        good = claims_pass(c, &seen);
+        json_decref(seen.contents);
+        json_decref(seen.snapshots);
+        json_decref(seen.volumes);
+        json_decref(seen.claims);
     }
     return NULL;
 }
@@ -233,11 +250,13 @@ int agent_main(const struct node_settings *s)
     bell_init(&a->policy_bell);
     a->claims = watch(a, &kind_claim, &a->claims_bell);
     a->volumes = watch(a, &kind_volume, &a->claims_bell);
+    a->snapshots = watch(a, &kind_snapshot, &a->claims_bell);
+    a->contents = watch(a, &kind_content, &a->claims_bell);
     a->pods = watch(a, &kind_pod, &a->policy_bell);
     a->spaces = watch(a, &kind_space, &a->policy_bell);
     a->policies = watch(a, &kind_policy, &a->policy_bell);
-    struct informer *const all[] = {a->policies, a->spaces, a->pods, a->claims, a->volumes};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+    struct informer *const all[] = {a->policies, a->spaces, a->pods, a->claims, a->volumes, a->snapshots, a->contents};
+    for (size_t i = 0; i < ARRAY_LEN(all) - (a->storage > 0 ? 0 : 2); i++) /* the last two are of clusters with volumes */
         if (informer_start(all[i], &err) < 0)
             give_up("watching", &err);
     if (pthread_create(&csi, NULL, serve_csi, a) != 0 || pthread_create(&claims, NULL, serve_claims, a) != 0 || pthread_create(&policies, NULL, serve_policies, a) != 0)

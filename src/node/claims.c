@@ -4,11 +4,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/map.h"
 #include "base/mem.h"
 #include "kinds/kind.h"
 #include "node/csi.h"
+#include "node/snapshots.h"
 #include "node/volume.h"
+#include "node/volume_copy.h"
 
 #define SELECTED "volume.kubernetes.io/selected-node"
 #define PROVISIONER "volume.kubernetes.io/storage-provisioner"
@@ -60,6 +61,13 @@ bool claim_is_ours(const json_t *claim, const char *node)
     return !strcmp(provisioner_of(claim), CSI_DRIVER) && selected && !strcmp(selected, node) && !*json_str_or(claim, "spec.volumeName", "") && !obj_deleting(claim);
 }
 
+bool claim_has_snapshot(const json_t *claim)
+{
+    const json_t *ref = json_at(claim, "spec.dataSourceRef"); /* the API server writes one into the other, where both can say it */
+    return !strcmp(json_str_or(claim, "spec.dataSource.kind", ""), "VolumeSnapshot") && !strcmp(json_str_or(claim, "spec.dataSource.apiGroup", ""), SNAPSHOT_GROUP) &&
+           (!ref || (!json_at(ref, "namespace") && !strcmp(json_str_or(ref, "kind", ""), "VolumeSnapshot")));
+}
+
 int claim_check(const json_t *claim, int64_t *ret_bytes, struct err *err)
 {
     size_t i;
@@ -71,8 +79,8 @@ int claim_check(const json_t *claim, int64_t *ret_bytes, struct err *err)
     }
     if (strcmp(json_str_or(claim, "spec.volumeMode", "Filesystem"), "Filesystem") != 0)
         return err_field(err, ERR_INVALID, "spec.volumeMode", "volumes are file systems, not block devices");
-    if (json_at(claim, "spec.dataSource") || json_at(claim, "spec.dataSourceRef"))
-        return err_field(err, ERR_INVALID, "spec.dataSource", "volumes begin empty");
+    if ((json_at(claim, "spec.dataSource") || json_at(claim, "spec.dataSourceRef")) && !claim_has_snapshot(claim))
+        return err_field(err, ERR_INVALID, "spec.dataSource", "expected a VolumeSnapshot of " SNAPSHOT_GROUP " in the claim's namespace, or nothing");
     if (json_at(claim, "spec.selector"))
         return err_field(err, ERR_INVALID, "spec.selector", "a volume is made for each claim; none can be chosen");
     if (!obj_uid(claim) || strlen(obj_uid(claim)) >= VOLUME_ID_MAX - 4)
@@ -97,7 +105,7 @@ json_t *claim_volume(const json_t *claim, const char *node, const char *reclaim)
                      CLAIM_NODE_LABEL, node, "finalizers", CLAIM_FINALIZER, "spec", spec);
 }
 
-static bool is_of(const json_t *volume, const char *node)
+bool volume_is_of(const json_t *volume, const char *node)
 {
     json_t *terms = json_at(volume, "spec.nodeAffinity.required.nodeSelectorTerms");
     json_t *values = json_at(json_array_get(json_at(json_array_get(terms, 0), "matchExpressions"), 0), "values");
@@ -108,7 +116,7 @@ static bool is_of(const json_t *volume, const char *node)
 bool volume_is_over(const json_t *volume, const char *node)
 {
     const char *phase = json_str_or(volume, "status.phase", "");
-    if (!is_of(volume, node) || !strcmp(phase, "Bound") || !obj_has_finalizer(volume, CLAIM_FINALIZER))
+    if (!volume_is_of(volume, node) || !strcmp(phase, "Bound") || !obj_has_finalizer(volume, CLAIM_FINALIZER))
         return false;
     if (obj_deleting(volume))
         return true;
@@ -117,17 +125,10 @@ bool volume_is_over(const json_t *volume, const char *node)
 
 /* ---- passes ---- */
 
-struct claims {
-    struct client *client;
-    const char *node, *dir;
-    int64_t limit;
-    struct map *said; /* uid of a claim → what was last said at it */
-};
-
-struct claims *claims_new(struct client *c, const char *node, const char *dir, int64_t limit)
+struct claims *claims_new(struct client *c, struct wiper *w, const char *node, const char *dir, int64_t limit)
 {
     struct claims *s = XNEW(struct claims);
-    *s = (struct claims){c, node, dir, limit, map_new(mem_free)};
+    *s = (struct claims){c, w, node, dir, limit, map_new(mem_free)};
     return s;
 }
 
@@ -165,20 +166,36 @@ static void give_back(struct claims *c, const json_t *claim)
         log_info("a claim could not be given back", KVE(&ignored));
 }
 
-static int fulfil(struct claims *c, const json_t *claim, struct err *err)
+/* content: what it begins with; NULL: empty. */
+static int make(struct claims *c, const json_t *content, const char *name, int64_t bytes, struct err *err)
+{
+    int64_t there = json_int(content, "status.restoreSize", 0);
+    const char *id = json_str_or(content, "status.snapshotHandle", "");
+    if (!content)
+        return volume_make(c->dir, name, bytes, c->limit, err);
+    if (MAX(bytes, VOLUME_MIN_BYTES) != there)
+        return err_field(err, ERR_INVALID, "spec.resources.requests.storage", "expected %lld, the size of the snapshot", (long long)there);
+    if (!volume_snapshot_id_valid(str_of(id)))
+        return err_field(err, ERR_INVALID, "spec.dataSource", "its content names no snapshot of ours");
+    return volume_restore(c->dir, id, name, c->limit, err);
+}
+
+static int fulfil(struct claims *c, const json_t *claim, const json_t *content, struct err *err)
 {
     JSON_AUTO class = NULL;
     char name[VOLUME_ID_MAX];
     int64_t bytes;
-    int rc = claim_check(claim, &bytes, err);
+    int rc = client_get(c->client, &classes, NULL, json_str_or(claim, "spec.storageClassName", ""), &class, err);
+    if (rc == 0 && strcmp(json_str_or(class, "provisioner", ""), CSI_DRIVER) != 0)
+        return 0; /* another driver's to refuse */
     if (rc == 0)
-        rc = client_get(c->client, &classes, NULL, json_str_or(claim, "spec.storageClassName", ""), &class, err);
+        rc = claim_check(claim, &bytes, err);
     if (rc < 0)
         return rc;
     if (json_array_size(json_at(class, "mountOptions")))
         return err_set(err, ERR_INVALID, "the StorageClass has mountOptions: volumes take none");
     snprintf(name, sizeof(name), "pvc-%s", obj_uid(claim));
-    rc = volume_make(c->dir, name, bytes, c->limit, err);
+    rc = make(c, content, name, bytes, err);
     if (rc < 0)
         return rc;
     struct err why = ERR_INIT;
@@ -186,69 +203,108 @@ static int fulfil(struct claims *c, const json_t *claim, struct err *err)
     rc = client_create(c->client, &volumes, NULL, doc, NULL, &why);
     if (rc < 0 && rc != ERR_EXISTS)
         return err_set(err, rc, "%s", why.msg);
-    say(c, claim, "Normal", "ProvisioningSucceeded", "volume made on its node");
+    say(c, claim, "Normal", "ProvisioningSucceeded", content ? "volume made on its node, from the snapshot" : "volume made on its node");
     return 0;
+}
+
+int claims_release(struct claims *c, const struct client_resource *r, const json_t *obj, const char *finalizer, struct err *err)
+{
+    JSON_AUTO doc = json_deep_copy(obj);
+    json_t *list = json_at(doc, "metadata.finalizers"), *f;
+    size_t i;
+    json_array_foreach (list, i, f)
+        if (!strcmp(json_string_value(f), finalizer)) {
+            json_array_remove(list, i);
+            break;
+        }
+    /* Gone first, since one without our finalizer that is not being deleted could be bound again. */
+    int rc = obj_deleting(obj) ? client_update(c->client, r, doc, NULL, err) : client_delete(c->client, r, NULL, obj_name(obj), obj_uid(obj), err);
+    return rc == ERR_NOT_FOUND || rc == ERR_CONFLICT ? 0 : rc; /* changed meanwhile: it is seen again */
 }
 
 static int let_go(struct claims *c, const json_t *volume, struct err *err)
 {
     const char *name = json_str_or(volume, "spec.csi.volumeHandle", "");
     struct err why = ERR_INIT;
-    int rc = volume_id_valid(str_of(name)) ? volume_wipe(c->dir, name, err) : 0;
-    if (rc < 0)
-        return rc;
-    JSON_AUTO doc = json_deep_copy(volume);
-    json_t *list = json_at(doc, "metadata.finalizers"), *f;
-    size_t i;
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), CLAIM_FINALIZER)) {
-            json_array_remove(list, i);
-            break;
-        }
-    /* Gone first, since one without our finalizer that is not being deleted could be bound again. */
-    rc = obj_deleting(volume) ? 0 : client_delete(c->client, &volumes, NULL, obj_name(volume), obj_uid(volume), &why);
-    if (rc == 0 && obj_deleting(volume))
-        rc = client_update(c->client, &volumes, doc, NULL, &why);
-    if (rc == 0 || rc == ERR_NOT_FOUND || rc == ERR_CONFLICT) /* changed meanwhile: it is seen again */
-        return 0;
-    return err_set(err, rc, "%s", why.msg);
+    bool gone = true;
+    int rc = volume_id_valid(str_of(name)) ? wiper_volume(c->wiper, c->dir, name, &gone, err) : 0;
+    if (rc < 0 || !gone)
+        return rc < 0 ? rc : err_set(err, ERR_BUSY, "volume %s is being wiped", name);
+    rc = claims_release(c, &volumes, volume, CLAIM_FINALIZER, &why);
+    return rc < 0 ? err_set(err, rc, "%s", why.msg) : 0;
+}
+
+static void look_at_claim(struct claims *c, const json_t *claim, const struct claims_seen *seen, bool *ret_good)
+{
+    struct err err = ERR_INIT;
+    const json_t *content = NULL;
+    bool from = claim_has_snapshot(claim), ours = claim_is_ours(claim, c->node);
+    if (from && (obj_deleting(claim) || *json_str_or(claim, "spec.volumeName", "")))
+        return;
+    if (from) {
+        bool there = snapshot_of_claim(claim, seen, &content) != NULL;
+        if (!there && ours && seen->snapshots) /* whoever was chosen says so: nobody else knows that it is theirs */
+            say(c, claim, "Warning", "ProvisioningFailed", "spec.dataSource: expected a VolumeSnapshot that is ready to use");
+        ours = there && obj_label(content, CLAIM_NODE_LABEL) && !strcmp(obj_label(content, CLAIM_NODE_LABEL), c->node) && !strcmp(json_str_or(content, "spec.driver", ""), CSI_DRIVER);
+    }
+    if (!ours || fulfil(c, claim, content, &err) == 0)
+        return;
+    CLEANUP(mem_freep) char *said = xasprintf("%s%s%s", from ? err.field : "", from && *err.field ? ": " : "", err.msg);
+    say(c, claim, "Warning", "ProvisioningFailed", said);
+    if (err.code == ERR_NO_SPACE && !from)
+        give_back(c, claim);
+    *ret_good &= err.code == ERR_INVALID; /* what is refused stays so until it is written anew */
 }
 
 struct orphans {
     struct claims *c;
-    const json_t *claims, *volumes;
+    const struct claims_seen *seen;
     bool good;
 };
+
+static bool is_known(const struct claims_seen *seen, const char *id)
+{
+    size_t i;
+    json_t *obj;
+    if (volume_snapshot_id_valid(str_of(id))) {
+        json_array_foreach (seen->contents, i, obj)
+            if (!strcmp(json_str_or(obj, "spec.volumeSnapshotRef.uid", ""), id + 5))
+                return true;
+        return !seen->contents;
+    }
+    json_array_foreach (seen->volumes, i, obj)
+        if (!strcmp(json_str_or(obj, "spec.csi.volumeHandle", ""), id))
+            return true;
+    json_array_foreach (seen->claims, i, obj)
+        if (obj_uid(obj) && !strcmp(obj_uid(obj), id + 4))
+            return true;
+    return false;
+}
 
 static void look_for_owner(void *arg, const char *id)
 {
     struct orphans *o = arg;
     struct err err = ERR_INIT;
-    size_t i;
-    json_t *obj;
-    json_array_foreach (o->volumes, i, obj)
-        if (!strcmp(json_str_or(obj, "spec.csi.volumeHandle", ""), id))
-            return;
-    json_array_foreach (o->claims, i, obj)
-        if (obj_uid(obj) && !strcmp(obj_uid(obj), id + 4))
-            return;
-    if (!volume_unused(o->c->dir, id)) {
+    if (is_known(o->seen, id))
+        return;
+    if (volume_snapshot_id_valid(str_of(id)) || !volume_unused(o->c->dir, id)) {
         if (!map_getc(o->c->said, id))
             log_warn("the cluster knows nothing of a volume, which is kept", KV("volume", id));
         map_set(o->c->said, str_of(id), xstrdup("kept"));
         return;
     }
-    o->good &= volume_wipe(o->c->dir, id, &err) == 0;
+    bool gone = false;
+    o->good &= wiper_volume(o->c->wiper, o->c->dir, id, &gone, &err) == 0 && gone;
 }
 
-bool claims_pass(struct claims *c, const json_t *all_claims, const json_t *all_volumes)
+bool claims_pass(struct claims *c, const struct claims_seen *seen)
 {
-    struct orphans o = {c, all_claims, all_volumes, true};
+    struct orphans o = {c, seen, true};
     size_t i;
     json_t *obj;
     bool good = true;
     /* Room first. */
-    json_array_foreach (all_volumes, i, obj) {
+    json_array_foreach (seen->volumes, i, obj) {
         struct err err = ERR_INIT;
         if (!volume_is_over(obj, c->node) || let_go(c, obj, &err) == 0)
             continue;
@@ -256,15 +312,10 @@ bool claims_pass(struct claims *c, const json_t *all_claims, const json_t *all_v
             log_warn("a volume is not let go yet", KV("volume", obj_name(obj)), KVE(&err));
         good = false;
     }
-    json_array_foreach (all_claims, i, obj) {
-        struct err err = ERR_INIT;
-        if (!claim_is_ours(obj, c->node) || fulfil(c, obj, &err) == 0)
-            continue;
-        say(c, obj, "Warning", "ProvisioningFailed", err.msg);
-        if (err.code == ERR_NO_SPACE)
-            give_back(c, obj);
-        good = good && err.code == ERR_INVALID; /* what is refused stays so until it is written anew */
-    }
+    if (seen->snapshots && seen->contents)
+        good &= snapshots_pass(c, seen);
+    json_array_foreach (seen->claims, i, obj)
+        look_at_claim(c, obj, seen, &good);
     volumes_each(c->dir, look_for_owner, &o);
     return good && o.good;
 }

@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -15,40 +17,62 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "node/node_init.h"
 
 #define PREFIX "pvc-"
+#define SNAPSHOT_PREFIX "snap-"
 #define UID_BYTES 36
 #define SUFFIX ".img"
-#define FRESH ".new" /* not a volume yet */
 #define BLOCK (1 << 20)
 #define MOUNTS_AT (1024 + 0x34) /* s_mnt_count, 16 bits, of ext4's superblock */
 #define LOOP_MAJOR 7
 #define LOOP_CONTROL_MINOR 237
 #define ATTACH_TRIES 8 /* another process may take the free one first */
 
-bool volume_id_valid(struct str id)
+static bool is_id(struct str id, struct str prefix)
 {
-    if (id.len != sizeof(PREFIX) - 1 + UID_BYTES || !str_starts(id, STR(PREFIX)))
+    if (id.len != prefix.len + UID_BYTES || !str_starts(id, prefix))
         return false;
-    for (size_t i = sizeof(PREFIX) - 1; i < id.len; i++)
+    for (size_t i = prefix.len; i < id.len; i++)
         if (!strchr("0123456789abcdef-", id.ptr[i]) || !id.ptr[i])
             return false;
     return true;
 }
 
-static int open_image(const char *dir, const char *id, int flags, struct err *err)
+bool volume_id_valid(struct str id)
 {
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, dir, id);
+    return is_id(id, STR(PREFIX));
+}
+
+bool volume_snapshot_id_valid(struct str id)
+{
+    return is_id(id, STR(SNAPSHOT_PREFIX));
+}
+
+char *volume_path(const char *dir, const char *id)
+{
+    return xasprintf("%s/%s" SUFFIX, dir, id);
+}
+
+static int open_file(const char *path, int flags, struct err *err)
+{
     struct stat st;
     int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return errno == ENOENT ? err_set(err, ERR_NOT_FOUND, "there is no volume %s", id) : err_sys(err, errno, "%s", path);
+        return err_sys(err, errno, "%s", path);
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
         return fd;
     close(fd);
     return err_set(err, ERR_CORRUPT, "%s is no file", path);
+}
+
+int volume_open(const char *dir, const char *id, int flags, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = volume_path(dir, id);
+    int fd = open_file(path, flags, err);
+    return fd == ERR_NOT_FOUND ? err_set(err, ERR_NOT_FOUND, "there is no volume %s", id) : fd;
 }
 
 /* ---- making ---- */
@@ -61,13 +85,28 @@ struct sum {
 static void add_up(void *arg, const char *id)
 {
     struct sum *s = arg;
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, s->dir, id);
+    CLEANUP(mem_freep) char *path = volume_path(s->dir, id);
     struct stat st;
     if (lstat(path, &st) == 0)
         s->bytes += st.st_size;
 }
 
-static int allot(int fd, const char *path, int64_t bytes, struct err *err)
+int64_t volumes_bytes(const char *dir)
+{
+    struct sum sum = {dir, 0};
+    volumes_each(dir, add_up, &sum);
+    return sum.bytes;
+}
+
+int volumes_have_room(const char *dir, int64_t bytes, int64_t limit, struct err *err)
+{
+    int64_t sum = limit < 0 ? 0 : volumes_bytes(dir);
+    if (limit >= 0 && bytes > limit - sum)
+        return err_set(err, ERR_NO_SPACE, "this node's volumes may have %lld bytes together, and have %lld", (long long)limit, (long long)sum);
+    return 0;
+}
+
+int volume_allot(int fd, const char *path, int64_t bytes, struct err *err)
 {
     int rc = posix_fallocate(fd, 0, bytes);
     if (rc)
@@ -81,28 +120,27 @@ static int make_file(const char *path, int64_t bytes, struct err *err)
     CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return err_sys(err, errno, "%s", path);
-    int rc = allot(fd, path, bytes, err);
+    int rc = volume_allot(fd, path, bytes, err);
     if (rc < 0)
         return rc;
     if (node_run(mkfs, NULL, -1) < 0)
         return err_set(err, ERR_INTERNAL, "mkfs.ext4 made no file system");
-    if ((rc = allot(fd, path, bytes, err)) < 0) /* what mkfs zeroed by giving it back */
+    if ((rc = volume_allot(fd, path, bytes, err)) < 0) /* what mkfs zeroed by giving it back */
         return rc;
     return fsync(fd) < 0 ? err_sys(err, errno, "%s", path) : 0;
 }
 
 int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, struct err *err)
 {
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, dir, id);
-    CLEANUP(mem_freep) char *fresh = xasprintf("%s/%s" FRESH, dir, id);
-    struct sum sum = {dir, 0};
+    CLEANUP(mem_freep) char *path = volume_path(dir, id);
+    CLEANUP(mem_freep) char *fresh = xasprintf("%s/%s" VOLUME_FRESH, dir, id);
     if (file_exists(path))
         return 0;
     bytes = MAX(bytes, VOLUME_MIN_BYTES);
-    volumes_each(dir, add_up, &sum);
-    if (limit >= 0 && bytes > limit - sum.bytes)
-        return err_set(err, ERR_NO_SPACE, "this node's volumes may have %lld bytes together, and have %lld", (long long)limit, (long long)sum.bytes);
-    int rc = make_file(fresh, bytes, err);
+    int rc = volumes_have_room(dir, bytes, limit, err);
+    if (rc < 0)
+        return rc;
+    rc = make_file(fresh, bytes, err);
     if (rc == 0 && rename(fresh, path) < 0)
         rc = err_sys(err, errno, "%s", path);
     if (rc < 0)
@@ -113,92 +151,107 @@ int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, s
 bool volume_unused(const char *dir, const char *id)
 {
     uint8_t mounts[2] = {1, 1};
-    CLEANUP(file_closep) int fd = open_image(dir, id, O_RDONLY, NULL);
+    CLEANUP(file_closep) int fd = volume_open(dir, id, O_RDONLY, NULL);
     return fd >= 0 && pread(fd, mounts, sizeof(mounts), MOUNTS_AT) == (ssize_t)sizeof(mounts) && !mounts[0] && !mounts[1];
 }
 
 /* ---- wiping ---- */
 
-static int overwrite(int fd, const char *id, struct err *err)
+/* What of a file was written is overwritten, from *at on, VOLUME_STEP_BYTES of it; *ret_end: nothing is behind. */
+static int overwrite(int fd, const char *id, off_t *at, bool *ret_end, struct err *err)
 {
     CLEANUP(mem_freep) char *zeros = xcalloc(1, BLOCK);
+    off_t room = VOLUME_STEP_BYTES, began = *at;
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_sys(err, errno, "%s", id);
-    for (off_t at = 0; at < st.st_size;) {
-        off_t from = lseek(fd, at, SEEK_DATA);
+    while (room > 0 && *at < st.st_size) {
+        off_t from = lseek(fd, *at, SEEK_DATA);
         if (from < 0 && errno == ENXIO)
-            break; /* what was never written has nothing to say */
+            *at = st.st_size; /* what was never written has nothing to say */
+        if (from < 0 && errno == ENXIO)
+            break;
         off_t to = from < 0 ? st.st_size : lseek(fd, from, SEEK_HOLE);
-        from = from < 0 ? at : from;
+        from = from < 0 ? *at : from;
         to = to < 0 ? st.st_size : to;
-        for (at = from; at < to;) {
-            ssize_t n = pwrite(fd, zeros, (size_t)MIN((off_t)BLOCK, to - at), at);
+        for (*at = from; *at < to && room > 0;) {
+            ssize_t n = pwrite(fd, zeros, (size_t)MIN((off_t)BLOCK, to - *at), *at);
             if (n < 0)
                 return err_sys(err, errno, "%s", id);
-            at += n;
+            *at += n;
+            room -= n;
         }
     }
-    return fdatasync(fd) < 0 ? err_sys(err, errno, "%s", id) : 0;
+    if (fdatasync(fd) < 0)
+        return err_sys(err, errno, "%s", id);
+    *ret_end = *at >= st.st_size;
+    if (!*ret_end) /* where that cannot be, one that is interrupted begins anew */
+        (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, began, *at - began);
+    return 0;
 }
 
-static int wipe_now(const char *dir, const char *id, struct err *err)
+/* Pods may have put anything in its place. */
+static int take_away(const char *path, const struct stat *st, struct err *err)
 {
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, dir, id);
-    CLEANUP(file_closep) int fd = open_image(dir, id, O_RDWR, err);
-    int rc = fd < 0 ? fd : overwrite(fd, id, err);
-    if (rc == 0 && unlink(path) < 0 && errno != ENOENT)
-        rc = err_sys(err, errno, "%s", path);
+    if (S_ISDIR(st->st_mode))
+        return file_remove_tree(path, err);
+    return unlink(path) < 0 && errno != ENOENT ? err_sys(err, errno, "%s", path) : 0;
+}
+
+/* With the file's name: what is not a volume yet is wiped in the same way. */
+static int wipe_step(const char *dir, const char *path, off_t *at, bool *ret_done, struct err *err)
+{
+    struct stat st;
+    bool end = true;
+    int rc = 0;
+    *ret_done = false;
+    if (lstat(path, &st) < 0) {
+        *ret_done = errno == ENOENT;
+        return *ret_done ? 0 : err_sys(err, errno, "%s", path);
+    }
+    if (S_ISREG(st.st_mode)) {
+        CLEANUP(file_closep) int fd = open_file(path, O_RDWR, err);
+        rc = fd < 0 ? fd : overwrite(fd, path, at, &end, err);
+    }
+    if (rc == 0 && end)
+        rc = take_away(path, &st, err);
+    if (rc == 0 && end)
+        rc = file_sync_dir(dir, err);
+    *ret_done = rc == 0 && end;
     return rc;
 }
 
-int volume_wipe(const char *dir, const char *id, struct err *err)
+int volume_wipe_step(const char *dir, const char *id, bool attached_too, off_t *at, bool *ret_done, struct err *err)
 {
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, dir, id);
-    if (!file_exists(path))
-        return 0;
-    if (volume_attached(dir, id))
-        return err_set(err, ERR_BUSY, "volume %s is still mounted", id);
-    int rc = wipe_now(dir, id, err);
-    return rc == 0 ? file_sync_dir(dir, err) : rc;
-}
-
-struct wiping {
-    const char *dir;
-    int rc;
-    struct err *err;
-};
-
-static void wipe_one(void *arg, const char *id)
-{
-    struct wiping *w = arg;
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, w->dir, id);
-    struct stat st;
-    if (w->rc < 0 || (lstat(path, &st) < 0 && errno == ENOENT))
-        return;
-    /* Pods may have put anything there: what is no file is never opened, and is in nobody's way. A directory goes with the node's. */
-    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        if (!S_ISDIR(st.st_mode) && unlink(path) < 0 && errno != ENOENT)
-            w->rc = err_sys(w->err, errno, "%s", path);
-        return;
+    CLEANUP(mem_freep) char *path = volume_path(dir, id);
+    *ret_done = false;
+    if (volume_attached(dir, id)) {
+        if (!attached_too)
+            return err_set(err, ERR_BUSY, "volume %s is still mounted", id);
+        volume_thaw(dir, id); /* or its device would stay */
     }
-    w->rc = wipe_now(w->dir, id, w->err);
+    return wipe_step(dir, path, at, ret_done, err);
 }
 
-int volumes_wipe(const char *dir, struct err *err)
+void volume_sweep(const char *dir, const char *id)
 {
-    struct wiping w = {dir, 0, err};
-    volumes_each(dir, wipe_one, &w);
-    return w.rc;
+    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" VOLUME_FRESH, dir, id);
+    struct err err = ERR_INIT;
+    off_t at = 0;
+    for (bool done = false; !done && wipe_step(dir, path, &at, &done, &err) == 0;)
+        ;
+    if (err.code)
+        log_warn("what is left of a volume that was being made could not be wiped", KVE(&err));
 }
 
 void volumes_sweep(const char *dir)
 {
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
-        struct str name = str_of(e->d_name);
-        if (str_ends(name, STR(FRESH)) && volume_id_valid(str_n(name.ptr, name.len - sizeof(FRESH) + 1)))
-            (void)unlinkat(dirfd(d), e->d_name, 0);
+        struct str name = str_of(e->d_name), said = str_ends(name, STR(VOLUME_FRESH)) ? str_n(name.ptr, name.len - sizeof(VOLUME_FRESH) + 1) : STR_NULL;
+        char id[VOLUME_ID_MAX];
+        if (volume_id_valid(said) && str_to_array(said, id, sizeof(id)))
+            volume_sweep(dir, id);
     }
     if (d)
         closedir(d);
@@ -210,7 +263,8 @@ void volumes_each(const char *dir, void (*fn)(void *arg, const char *id), void *
     for (struct dirent *e; d && (e = readdir(d));) {
         struct str name = str_of(e->d_name);
         char id[VOLUME_ID_MAX];
-        if (str_ends(name, STR(SUFFIX)) && volume_id_valid(str_n(name.ptr, name.len - sizeof(SUFFIX) + 1)) && str_to_array(str_n(name.ptr, name.len - sizeof(SUFFIX) + 1), id, sizeof(id)))
+        struct str said = str_ends(name, STR(SUFFIX)) ? str_n(name.ptr, name.len - sizeof(SUFFIX) + 1) : STR_NULL;
+        if ((volume_id_valid(said) || volume_snapshot_id_valid(said)) && str_to_array(said, id, sizeof(id)))
             fn(arg, id);
     }
     if (d)
@@ -257,26 +311,34 @@ static bool holds(unsigned number, const struct stat *image, const char *id)
     return errno != ENXIO && errno != ENODEV && may_hold(number, id);
 }
 
-bool volume_attached(const char *dir, const char *id)
+/* The loop device that has it, or may have it; -1: none. */
+static int loop_of(const char *dir, const char *id)
 {
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s" SUFFIX, dir, id);
+    CLEANUP(mem_freep) char *path = volume_path(dir, id);
     struct stat st;
-    bool found = false;
+    int found = -1;
     DIR *d = lstat(path, &st) == 0 ? opendir("/sys/block") : NULL;
-    for (struct dirent *e; d && !found && (e = readdir(d));) {
+    for (struct dirent *e; d && found < 0 && (e = readdir(d));) {
         CLEANUP(mem_freep) char *in_use = xasprintf("/sys/block/%s/loop", e->d_name);
         struct str name = str_of(e->d_name);
-        uint64_t number;
-        if (str_starts(name, STR("loop")) && file_exists(in_use) && str_to_u64(str_skip(name, 4), &number) == 0)
-            found = holds((unsigned)number, &st, id);
+        int64_t number;
+        if (str_starts(name, STR("loop")) && file_exists(in_use) && str_to_i64(str_skip(name, 4), 0, INT_MAX, &number) == 0 && holds((unsigned)number, &st, id))
+            found = (int)number;
     }
     if (d)
         closedir(d);
     return found;
 }
 
+bool volume_attached(const char *dir, const char *id)
+{
+    return loop_of(dir, id) >= 0;
+}
+
+static pthread_mutex_t attaching = PTHREAD_MUTEX_INITIALIZER; /* from looking to attaching: a pod's mount and a snapshot may come at once */
+
 /* Its descriptor; it lets go by itself after its last mount, or with the descriptor. */
-static int attach(int image, unsigned *ret_number, struct err *err)
+static int attach(int image, struct err *err)
 {
     const struct loop_config config = {.fd = (uint32_t)image, .info.lo_flags = LO_FLAGS_AUTOCLEAR};
     CLEANUP(file_closep) int control = open_device(S_IFCHR, 10, LOOP_CONTROL_MINOR);
@@ -285,10 +347,8 @@ static int attach(int image, unsigned *ret_number, struct err *err)
     for (int i = 0; i < ATTACH_TRIES; i++) {
         int number = ioctl(control, LOOP_CTL_GET_FREE);
         int fd = number < 0 ? -1 : open_loop((unsigned)number);
-        if (fd >= 0 && ioctl(fd, LOOP_CONFIGURE, &config) == 0) {
-            *ret_number = (unsigned)number;
+        if (fd >= 0 && ioctl(fd, LOOP_CONFIGURE, &config) == 0)
             return fd;
-        }
         int why = errno;
         if (fd >= 0)
             close(fd);
@@ -307,23 +367,54 @@ static bool is_mounted(const char *path)
     return lstat(path, &here) == 0 && stat(up, &above) == 0 && here.st_dev != above.st_dev;
 }
 
+int volume_root(const char *dir, const char *id, int *ret_fd, struct err *err)
+{
+    char device[64];
+    int number = loop_of(dir, id);
+    CLEANUP(file_closep) int loop = number < 0 ? -1 : open_loop((unsigned)number);
+    if (loop < 0)
+        return err_set(err, ERR_NOT_FOUND, "no loop device has volume %s", id);
+    snprintf(device, sizeof(device), "/proc/self/fd/%d", loop);
+    /* The kernel gives what is mounted of a device already. */
+    CLEANUP(file_closep) int how = fsopen("ext4", FSOPEN_CLOEXEC);
+    if (how < 0 || fsconfig(how, FSCONFIG_SET_STRING, "source", device, 0) < 0 || fsconfig(how, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+        return err_sys(err, errno, "the file system of volume %s", id);
+    CLEANUP(file_closep) int mounted = fsmount(how, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+    *ret_fd = mounted < 0 ? -1 : openat(mounted, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return *ret_fd < 0 ? err_sys(err, errno, "the file system of volume %s", id) : 0;
+}
+
+void volume_thaw(const char *dir, const char *id)
+{
+    CLEANUP(file_closep) int root = -1;
+    if (volume_root(dir, id, &root, NULL) == 0)
+        (void)ioctl(root, FITHAW, 0);
+}
+
+int volume_hold(const char *dir, const char *id, int *ret_fd, struct err *err)
+{
+    CLEANUP(file_closep) int image = volume_open(dir, id, O_RDWR, err);
+    if (image < 0)
+        return image;
+    pthread_mutex_lock(&attaching);
+    /* Two file systems on one file would ruin it. */
+    *ret_fd = volume_attached(dir, id) ? err_set(err, ERR_BUSY, "volume %s is still mounted elsewhere", id) : attach(image, err);
+    pthread_mutex_unlock(&attaching);
+    return MIN(*ret_fd, 0);
+}
+
 int volume_mount(const char *dir, const char *id, const char *path, struct err *err)
 {
     char device[64];
-    unsigned number = 0;
     if (is_mounted(path))
         return 0;
     int rc = file_mkdirs(path, 0750, err);
     if (rc < 0)
         return rc;
-    CLEANUP(file_closep) int image = open_image(dir, id, O_RDWR, err);
-    if (image < 0)
-        return image;
-    if (volume_attached(dir, id)) /* two file systems on one file would ruin it */
-        return err_set(err, ERR_BUSY, "volume %s is still mounted elsewhere", id);
-    CLEANUP(file_closep) int loop = attach(image, &number, err);
-    if (loop < 0)
-        return loop;
+    CLEANUP(file_closep) int loop = -1;
+    rc = volume_hold(dir, id, &loop, err);
+    if (rc < 0)
+        return rc;
     snprintf(device, sizeof(device), "/proc/self/fd/%d", loop);
     return mount(device, path, "ext4", MS_NODEV | MS_NOSUID, NULL) < 0 ? err_sys(err, errno, "mount volume %s", id) : 0;
 }

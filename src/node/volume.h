@@ -9,6 +9,7 @@
 #define SEKI_NODE_VOLUME_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/str.h"
 
@@ -16,20 +17,41 @@
 #define VOLUME_MIN_BYTES (4LL << 20) /* smaller ones have no room for a file system; they are made this large */
 
 bool volume_id_valid(struct str id);
+/* "snap-" and a uid: a copy of a volume (volume_copy.h). It lies beside the volumes, counts as they do, and is wiped as they are. */
+bool volume_snapshot_id_valid(struct str id);
 /* Does nothing when it is there. ERR_NO_SPACE: beyond `limit` bytes for all volumes of DIR together (less than 0: no limit), or the disk is full. */
 int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, struct err *err) NODISCARD;
-/* ERR_BUSY while it is attached. 0 when there is none. */
-int volume_wipe(const char *dir, const char *id, struct err *err) NODISCARD;
+/* DIR/ID.img, to be freed. */
+char *volume_path(const char *dir, const char *id);
+/* A step of a wipe (wiper.h asks for them): VOLUME_STEP_BYTES from *at on, 0 at first; *ret_done when it is gone, also when there was none. What is overwritten is given back before the next step, so that a
+ * wipe that begins anew finds where it was. ERR_BUSY while it is attached, unless attached_too. What lies in its place and is no file was put there by a pod: it is never opened, and taken away. */
+#define VOLUME_STEP_BYTES (32 << 20)
+int volume_wipe_step(const char *dir, const char *id, bool attached_too, off_t *at, bool *ret_done, struct err *err) NODISCARD;
 /* Whether it was never mounted: nothing is in it. */
 bool volume_unused(const char *dir, const char *id);
 /* Whether a loop device of this machine has it, or may have it: one that cannot be asked and whose file has such a name. */
 bool volume_attached(const char *dir, const char *id);
-/* Wipes all of a directory, attached ones too, as a node's last act. What is no file is not opened: links and the like are taken away. */
-int volumes_wipe(const char *dir, struct err *err) NODISCARD;
-/* Takes away what making was interrupted of. While nobody makes any. */
+/* Wipes what making was interrupted of, of one or all. While nobody makes it. Blocks: that may be a copy. */
+#define VOLUME_FRESH ".new" /* DIR/ID.new is not a volume yet */
+void volume_sweep(const char *dir, const char *id);
 void volumes_sweep(const char *dir);
-/* Calls fn with each volume's id. */
+/* Bytes of all, snapshots too. */
+int64_t volumes_bytes(const char *dir);
+/* ERR_NO_SPACE: `bytes` more are beyond `limit` (less than 0: none). */
+int volumes_have_room(const char *dir, int64_t bytes, int64_t limit, struct err *err) NODISCARD;
+/* Calls fn with the id of each volume and snapshot. */
 void volumes_each(const char *dir, void (*fn)(void *arg, const char *id), void *arg);
+
+/* Opens its file. ERR_NOT_FOUND. ERR_CORRUPT: it is no file. */
+int volume_open(const char *dir, const char *id, int flags, struct err *err) NODISCARD;
+/* Allots all of an open file. ERR_NO_SPACE: the disk is full. */
+int volume_allot(int fd, const char *path, int64_t bytes, struct err *err) NODISCARD;
+/* A directory of its file system, wherever that is mounted; ERR_NOT_FOUND: no loop device has it. Nothing is mounted beyond the descriptor. */
+int volume_root(const char *dir, const char *id, int *ret_fd, struct err *err) NODISCARD;
+/* Lets writers go on that a copy has made wait. Does nothing else. A file system that is frozen outlives its last mount, and its loop device with it: so this is also for nodes that have ended. */
+void volume_thaw(const char *dir, const char *id);
+/* Holds it by a loop device while the descriptor is open, so that nobody else mounts it. ERR_BUSY: somebody does. */
+int volume_hold(const char *dir, const char *id, int *ret_fd, struct err *err) NODISCARD;
 
 /* Mounts it at path, which is made. Does nothing when something is mounted there. ERR_NOT_FOUND: no such volume. ERR_BUSY: it is attached elsewhere. */
 int volume_mount(const char *dir, const char *id, const char *path, struct err *err) NODISCARD;

@@ -181,6 +181,24 @@ def test_deletion_wipes(served, made, pool):
     assert lies_below(served.data) == [] and not attached(volume)
 
 
+def test_a_node_is_not_gone_before_its_volumes_are_wiped(served, made, pool):
+    """Though control is killed meanwhile: whoever comes after goes on."""
+    claim(made, "large", size="200Mi")
+    run(made, "large", "large", "busybox yes a-secret-that'-no-other-file-has' | head -c 157286400 > /data/file; sync; sleep 100000", node="workers-1")
+    wait_for(lambda: made.kubectl("exec", "large", "--", "stat", "-c", "%s", "/data/file", check=False).stdout.strip() == str(150 << 20), 60, "the file")
+    made.kubectl("exec", "large", "--", "sync")
+    outer, image = pool.outer("workers-1"), image_of(made, "large")
+    with open(image, "rb") as kept:
+        served.api("PATCH", pool.path, {"spec": {"count": 1, "drainSeconds": 0}}, "application/merge-patch+json")
+        wait_for(lambda: pool.outer("workers-1") != outer, 60, "the node to end")
+        served.kill_role("control")
+        wait_for(lambda: served.is_ready("metrics"), 60, "another control")
+        pool.wait()
+        assert list(pool.nodes()) == ["workers-0"] and not image.exists()
+        kept.seek(0)
+        assert CANARY.encode() not in kept.read()
+
+
 def test_a_deleted_cluster_leaves_no_volume_and_no_mount(served, made, pool):
     """Last."""
     claim(made, "data")

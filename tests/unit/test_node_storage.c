@@ -2,8 +2,10 @@
 #include "unit.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,7 +15,10 @@
 #include "node/claims.h"
 #include "node/csi.h"
 #include "node/network_policy.h"
+#include "node/snapshots.h"
 #include "node/volume.h"
+#include "node/volume_copy.h"
+#include "node/wiper.h"
 
 #define ID "pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11"
 
@@ -99,6 +104,81 @@ static void test_a_volume_is_over_when_nobody_claims_it(void **state UNUSED)
     assert_false(volume_is_over(v, "workers-0"));
 }
 
+/* Asks as those do who want it gone; the first error, or 0 when it is. */
+static int wiped(struct wiper *w, const char *dir, const char *id, struct err *err)
+{
+    bool done = false;
+    int rc = 0;
+    int64_t left;
+    for (int i = 0; i < 20000 && rc == 0 && !done; i++) {
+        rc = id ? wiper_volume(w, dir, id, &done, err) : wiper_all(w, dir, &done, &left, err);
+        if (rc == 0 && !done)
+            usleep(1000);
+    }
+    return rc == 0 && !done ? ERR_TIMEOUT : rc;
+}
+
+#define LARGE "pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c99"
+static void test_a_wipe_goes_on_where_it_was_interrupted(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX", bytes[4] = "";
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    CLEANUP(mem_freep) char *path = volume_path(dir, LARGE);
+    CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CLEANUP(mem_freep) char *full = xcalloc(1, 1 << 20);
+    memset(full, 'x', 1 << 20);
+    for (off_t at = 0; at < 3 * (off_t)VOLUME_STEP_BYTES; at += 1 << 20)
+        assert_int_equal(pwrite(fd, full, 1 << 20, at), 1 << 20);
+    bool done = true;
+    off_t at = 0;
+    ASSERT_OK(volume_wipe_step(dir, LARGE, false, &at, &done, &err));
+    assert_false(done);
+    assert_int_equal(at, VOLUME_STEP_BYTES);
+    assert_int_equal(pread(fd, bytes, 1, at - 1), 1);
+    assert_int_equal(bytes[0], 0);
+    assert_int_equal(pread(fd, bytes, 1, at), 1);
+    assert_int_equal(bytes[0], 'x');
+    /* As after a kill: what is done is not done again. */
+    at = 0;
+    ASSERT_OK(volume_wipe_step(dir, LARGE, false, &at, &done, &err));
+    assert_int_equal(at, 2 * VOLUME_STEP_BYTES);
+    assert_false(done);
+    struct wiper *w = wiper_new(NULL, NULL);
+    ASSERT_OK(wiped(w, dir, LARGE, &err));
+    wiper_free(w);
+    assert_false(file_exists(path));
+    assert_int_equal(pread(fd, bytes, 1, 3 * (off_t)VOLUME_STEP_BYTES - 1), 1);
+    assert_int_equal(bytes[0], 0);
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+static void test_a_large_volume_holds_up_no_small_one(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    struct wiper *w = wiper_new(NULL, NULL);
+    CLEANUP(mem_freep) char *large = volume_path(dir, LARGE);
+    CLEANUP(mem_freep) char *small = volume_path(dir, ID);
+    CLEANUP(file_closep) int fd = open(large, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(posix_fallocate(fd, 0, 12 * (off_t)VOLUME_STEP_BYTES), 0);
+    CLEANUP(mem_freep) char *full = xcalloc(1, 1 << 20);
+    for (off_t at = 0; at < 12 * (off_t)VOLUME_STEP_BYTES; at += 1 << 20)
+        assert_int_equal(pwrite(fd, full, 1 << 20, at), 1 << 20);
+    assert_int_equal(file_write(small, STR("secret"), 0600, NULL), 0);
+    bool done = true;
+    ASSERT_OK(wiper_volume(w, dir, LARGE, &done, &err));
+    assert_false(done);
+    ASSERT_OK(wiped(w, dir, ID, &err));
+    ASSERT_OK(wiper_volume(w, dir, LARGE, &done, &err));
+    assert_false(done);
+    /* One that is not done stays. */
+    wiper_free(w);
+    assert_true(file_exists(large));
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
 static void test_files_of_volumes_are_overwritten(void **state UNUSED)
 {
     char dir[] = "/tmp/seki-volumes-XXXXXX", bytes[16] = "";
@@ -128,27 +208,167 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     assert_int_equal(pwrite(fd, "secret", 6, 3 << 20), 6);
     assert_int_equal(pwrite(fd, "\1", 1, 1024 + 0x34), 1);
     assert_false(volume_unused(dir, ID));
-    assert_int_equal(volume_wipe(dir, ID, &err), 0);
+    struct wiper *w = wiper_new(NULL, NULL);
+    ASSERT_OK(wiped(w, dir, ID, &err));
     assert_false(file_exists(path));
     assert_int_equal(pread(fd, bytes, 6, 3 << 20), 6);
     assert_memory_equal(bytes, "\0\0\0\0\0\0", 6);
-    assert_int_equal(volume_wipe(dir, ID, &err), 0);
+    ASSERT_OK(wiped(w, dir, ID, &err));
     /* What lies in its place is not followed. */
     CLEANUP(mem_freep) char *other = xasprintf("%s/other", dir);
     assert_int_equal(file_write(other, STR("kept"), 0600, NULL), 0);
     assert_int_equal(symlink(other, path), 0);
+    ASSERT_OK(wiped(w, dir, ID, &err)); /* that volume alone */
+    assert_int_equal(readlink(path, bytes, sizeof(bytes)), -1);
+    assert_int_equal(symlink("nowhere", path), 0);
     CLEANUP(mem_freep) char *folder = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000000.img", dir);
     CLEANUP(mem_freep) char *pipe = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000001.img", dir);
     assert_int_equal(mkdir(folder, 0700), 0);
     assert_int_equal(mkfifo(pipe, 0600), 0);
-    assert_int_equal(volumes_wipe(dir, &err), 0);
-    assert_false(file_exists(path));
+    ASSERT_OK(wiped(w, dir, NULL, &err));
+    wiper_free(w);
+    assert_int_equal(readlink(path, bytes, sizeof(bytes)), -1);
     assert_false(file_exists(pipe));
+    assert_false(file_exists(folder));
     CLEANUP(mem_freep) char *kept = NULL;
     size_t len;
     assert_int_equal(file_read(other, 100, &kept, &len, NULL), 0);
     assert_string_equal(kept, "kept");
     assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+/* ---- snapshots ---- */
+
+#define SNAP "snap-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3caa"
+#define OTHER "pvc-0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c77"
+static void test_a_snapshot_is_what_the_volume_was(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX", bytes[8] = "";
+    if (geteuid() != 0 || access("/dev/loop-control", F_OK) < 0)
+        skip(); /* the volume is held by a loop device meanwhile */
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    int64_t size = 0, limit = 3 * VOLUME_MIN_BYTES;
+    assert_true(volume_snapshot_id_valid(STR(SNAP)));
+    assert_false(volume_id_valid(STR(SNAP))); /* no pod mounts one */
+    ASSERT_OK(volume_make(dir, ID, 1, limit, &err));
+    CLEANUP(mem_freep) char *path = volume_path(dir, ID);
+    CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, "before", 6, 3 << 20), 6);
+    assert_int_equal(volume_snapshot(dir, ID, SNAP, 2 * VOLUME_MIN_BYTES - 1, &size, &err),
+                     ERR_NO_SPACE); /* it counts as a volume does */
+    ASSERT_OK(volume_snapshot(dir, ID, SNAP, limit, &size, &err));
+    assert_int_equal(size, VOLUME_MIN_BYTES);
+    assert_int_equal(volumes_bytes(dir), 2 * VOLUME_MIN_BYTES);
+    assert_false(volume_attached(dir, ID));
+    assert_true(volume_snapshot(dir, ID, SNAP, limit, &size, &err) < 0); /* never over another */
+    assert_int_equal(pwrite(fd, "behind", 6, 3 << 20), 6);
+    ASSERT_OK(volume_restore(dir, SNAP, OTHER, limit, &err));
+    CLEANUP(mem_freep) char *restored = volume_path(dir, OTHER);
+    CLEANUP(file_closep) int there = open(restored, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    assert_int_equal(fstat(there, &st), 0);
+    assert_int_equal(st.st_size, VOLUME_MIN_BYTES);
+    assert_true(st.st_blocks * 512 >= VOLUME_MIN_BYTES); /* it has its room, as any volume */
+    assert_int_equal(pread(there, bytes, 6, 3 << 20), 6);
+    assert_string_equal(bytes, "before");
+    /* Held by one, it is not held by another. */
+    int held = -1;
+    ASSERT_OK(volume_hold(dir, ID, &held, &err));
+    assert_int_equal(volume_hold(dir, ID, &(int){-1}, &err), ERR_BUSY);
+    close(held);
+    assert_false(volume_attached(dir, ID));
+    /* What is wiped is not read back, and takes the others along in no way. */
+    struct wiper *w = wiper_new(NULL, NULL);
+    CLEANUP(mem_freep) char *copy = volume_path(dir, SNAP);
+    CLEANUP(file_closep) int kept = open(copy, O_RDONLY | O_CLOEXEC);
+    ASSERT_OK(wiped(w, dir, SNAP, &err));
+    wiper_free(w);
+    assert_false(file_exists(copy));
+    assert_int_equal(pread(kept, bytes, 6, 3 << 20), 6);
+    assert_memory_equal(bytes, "\0\0\0\0\0\0", 6);
+    assert_int_equal(pread(there, bytes, 6, 3 << 20), 6);
+    assert_memory_equal(bytes, "before", 6);
+    assert_int_equal(volume_restore(dir, SNAP, ID, -1, &err), 0); /* it is there */
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+/* As a kill leaves it: frozen, and mounted nowhere any more. */
+static void test_a_frozen_volume_is_let_go(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-volumes-XXXXXX";
+    if (geteuid() != 0 || access("/dev/loop-control", F_OK) < 0)
+        skip();
+    assert_non_null(mkdtemp(dir));
+    struct err err = ERR_INIT;
+    int held = -1, root = -1;
+    ASSERT_OK(volume_make(dir, ID, 1, -1, &err));
+    for (int wipe = 0; wipe < 2; wipe++) {
+        ASSERT_OK(volume_hold(dir, ID, &held, &err));
+        ASSERT_OK(volume_root(dir, ID, &root, &err));
+        assert_int_equal(ioctl(root, FIFREEZE, 0), 0);
+        close(root);
+        close(held);
+        assert_true(volume_attached(dir, ID));
+        if (wipe) {
+            struct wiper *w = wiper_new(NULL, NULL);
+            bool done = false;
+            int64_t left;
+            while (!done)
+                ASSERT_OK(wiper_all(w, dir, &done, &left, &err));
+            wiper_free(w);
+        } else
+            volumes_thaw(dir);
+        for (int i = 0; i < 5000 && volume_attached(dir, ID); i++)
+            usleep(1000);
+        assert_false(volume_attached(dir, ID));
+    }
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+#define SNAPSHOT(uid, status)                                                                      \
+    "{\"metadata\":{\"name\":\"s\",\"namespace\":\"default\",\"uid\":\"" uid                       \
+    "\"},\"spec\":{\"source\":{\"persistentVolumeClaimName\":\"data\"}}" status "}"
+static void test_contents_follow_their_snapshots(void **state UNUSED)
+{
+    JSON_AUTO snapshot =
+        doc(SNAPSHOT("u1", ",\"status\":{\"boundVolumeSnapshotContentName\":\"snapcontent-u1\"}"));
+    JSON_AUTO again = doc(SNAPSHOT("u2", ""));
+    JSON_AUTO class = doc("{\"metadata\":{\"name\":\"local\"},\"deletionPolicy\":\"Delete\"}");
+    JSON_AUTO claim = doc(CLAIM(OURS, ",\"dataSource\":{\"apiGroup\":\"" SNAPSHOT_GROUP
+                                      "\",\"kind\":\"VolumeSnapshot\",\"name\":\"s\"}"));
+    JSON_AUTO volume = claim_volume(claim, "workers-0", "Delete");
+    JSON_AUTO content = snapshot_content(snapshot, class, volume, "workers-0");
+    JSON_AUTO with = json_pack("[O]", snapshot);
+    JSON_AUTO newer = json_pack("[O]", again); /* of the same name, and another */
+    JSON_AUTO contents = json_pack("[O]", content);
+    struct claims_seen seen = {.contents = contents, .snapshots = with};
+    const json_t *found = NULL;
+    int64_t bytes;
+    assert_string_equal(json_str_or(content, "metadata.name", ""), "snapcontent-u1");
+    assert_string_equal(json_str_or(content, "spec.source.volumeHandle", ""), ID);
+    assert_false(snapshot_is_over(content, with, "workers-0"));
+    assert_true(snapshot_is_over(content, newer, "workers-0"));
+    assert_false(snapshot_is_over(content, newer, "workers-1"));
+    assert_int_equal(claim_check(claim, &bytes, NULL), 0);
+    assert_true(claim_has_snapshot(claim));
+    assert_null(snapshot_of_claim(claim, &seen, &found)); /* it is not ready */
+    assert_null(found);
+    json_put(content, "status.readyToUse", json_true());
+    assert_ptr_equal(snapshot_of_claim(claim, &seen, &found), snapshot);
+    assert_ptr_equal(found, content);
+    json_put_str(content, "spec.volumeSnapshotRef.uid", "u2"); /* another's */
+    assert_null(snapshot_of_claim(claim, &seen, &found));
+    json_put_str(content, "spec.deletionPolicy", "Retain");
+    assert_false(snapshot_is_over(content, with, "workers-0"));
+    json_put_str(content, "metadata.deletionTimestamp", "2026-01-01T00:00:00Z");
+    assert_true(snapshot_is_over(content, with, "workers-0"));
+    /* A snapshot of another namespace is nobody's to take. */
+    json_put(
+        claim, "spec.dataSourceRef",
+        json_pack("{s:s, s:s, s:s}", "kind", "VolumeSnapshot", "name", "s", "namespace", "other"));
+    assert_false(claim_has_snapshot(claim));
+    assert_int_equal(claim_check(claim, &bytes, NULL), ERR_INVALID);
 }
 
 /* ---- the driver ---- */
@@ -301,7 +521,12 @@ int main(void)
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_claims_are_taken_by_the_chosen_node_alone),
         cmocka_unit_test(test_a_volume_is_over_when_nobody_claims_it),
+        cmocka_unit_test(test_a_wipe_goes_on_where_it_was_interrupted),
+        cmocka_unit_test(test_a_large_volume_holds_up_no_small_one),
         cmocka_unit_test(test_files_of_volumes_are_overwritten),
+        cmocka_unit_test(test_a_snapshot_is_what_the_volume_was),
+        cmocka_unit_test(test_a_frozen_volume_is_let_go),
+        cmocka_unit_test(test_contents_follow_their_snapshots),
         cmocka_unit_test(test_the_driver_answers_the_kubelet),
         cmocka_unit_test(test_selectors),
         cmocka_unit_test(test_policies_become_rules),
