@@ -153,11 +153,46 @@ static size_t utf8_sequence(const unsigned char *p, size_t len)
     return n;
 }
 
+static bool follows(unsigned char c)
+{
+    return (c & 0xC0) == 0x80;
+}
+
+/* Length of the sequence at p, of at least 3 bytes, where its first byte alone says what may
+ * follow: nearly all that is not ASCII. 0: look closer. */
+static size_t utf8_plain_sequence(const unsigned char *p)
+{
+    unsigned char c = p[0];
+    if (c >= 0xC2 && c <= 0xDF && follows(p[1]))
+        return 2;
+    if (c > 0xE0 && c <= 0xEF && c != 0xED && follows(p[1]) && follows(p[2]))
+        return 3;
+    return 0;
+}
+
+/* How many bytes from p, whose first is ASCII, may be passed over: eight at a time. */
+static size_t ascii_run(const unsigned char *p, size_t len)
+{
+    size_t n = 1;
+    for (uint64_t eight; len - n >= 8; n += 8) {
+        memcpy(&eight, p + n, 8);
+        if (eight & 0x8080808080808080u)
+            break;
+    }
+    return n;
+}
+
 bool str_utf8_valid(struct str s)
 {
     const unsigned char *p = (const unsigned char *)s.ptr;
     for (size_t i = 0; i < s.len;) {
-        size_t n = utf8_sequence(p + i, s.len - i);
+        if (p[i] < 0x80) {
+            i += ascii_run(p + i, s.len - i);
+            continue;
+        }
+        size_t n = s.len - i >= 3 ? utf8_plain_sequence(p + i) : 0;
+        if (n == 0)
+            n = utf8_sequence(p + i, s.len - i);
         if (n == 0)
             return false;
         i += n;

@@ -92,29 +92,67 @@ static bool is_wide(unsigned char c)
     return c >= 0xe3;
 }
 
-/* What follows \\u is the first of four hexadecimal digits, which tells likewise. */
-static bool is_wide_escape(const char *p)
+/* At a backslash before a "u": what follows is the first of four hexadecimal digits, which tells
+ * likewise; unless the backslash is itself an escaped one. */
+static bool is_wide_escape(struct str json, size_t at)
 {
-    return p[0] == '\\' && p[1] == 'u' && ((p[2] >= '3' && p[2] <= '9') || (p[2] >= 'a' && p[2] <= 'f') || (p[2] >= 'A' && p[2] <= 'F'));
+    const char *p = json.ptr + at;
+    size_t backslashes = 1;
+    if (at + 5 >= json.len || !((p[2] >= '3' && p[2] <= '9') || (p[2] >= 'a' && p[2] <= 'f') ||
+                                (p[2] >= 'A' && p[2] <= 'F')))
+        return false;
+    while (backslashes <= at && p[-(ptrdiff_t)backslashes] == '\\')
+        backslashes++;
+    return backslashes % 2;
+}
+
+#define BLOCK 64
+
+struct counted {
+    size_t wide, long_ones, escapes;
+};
+
+/* Of one block, and whether one of its backslashes stands before a "u". A fixed number of turns and
+ * counters of a byte: compilers make vectors of these. */
+static bool count_block(const unsigned char *p, struct counted *ret)
+{
+    uint8_t wide = 0, long_ones = 0, escaped = 0;
+    for (size_t i = 0; i < BLOCK; i++) {
+        wide = (uint8_t)(wide + is_wide(p[i]));
+        long_ones = (uint8_t)(long_ones + (p[i] >= 0xf0));
+        escaped |= (uint8_t)((p[i] == '\\') & (p[i + 1] == 'u'));
+    }
+    ret->wide += wide;
+    ret->long_ones += long_ones;
+    return escaped;
+}
+
+static void count_escapes(struct str json, size_t from, size_t to, struct counted *ret)
+{
+    for (size_t i = from; i < to; i++) {
+        if (json.ptr[i] != '\\' || json.ptr[i + 1] != 'u')
+            continue;
+        bool wide = is_wide_escape(json, i);
+        ret->escapes += wide;
+        i += wide ? 5 : 1; /* what follows one that is none may be one */
+    }
 }
 
 int64_t body_estimate_tokens(struct str json)
 {
-    size_t wide = 0, long_ones = 0, escapes = 0;
-    for (size_t i = 0; i < json.len; i++) {
-        wide += is_wide((unsigned char)json.ptr[i]);
-        long_ones += (unsigned char)json.ptr[i] >= 0xf0;
+    struct counted n = {0};
+    size_t i = 0;
+    for (; i + BLOCK < json.len; i += BLOCK)
+        if (count_block((const unsigned char *)json.ptr + i, &n))
+            count_escapes(json, i, i + BLOCK, &n);
+    if (json.len)
+        count_escapes(json, i, json.len - 1, &n);
+    for (; i < json.len; i++) {
+        n.wide += is_wide((unsigned char)json.ptr[i]);
+        n.long_ones += (unsigned char)json.ptr[i] >= 0xf0;
     }
-    for (size_t i = 0; i + 5 < json.len; i++) {
-        const char *next = memchr(json.ptr + i, '\\', json.len - 5 - i);
-        if (!next)
-            break;
-        i = (size_t)(next - json.ptr);
-        escapes += is_wide_escape(next);
-        i += next[1] == '\\' || next[1] == 'u';
-    }
-    size_t bytes = wide * 3 + long_ones + escapes * 6;
-    return (int64_t)(wide + escapes + (bytes < json.len ? json.len - bytes : 0) / 4 + 1);
+    size_t bytes = n.wide * 3 + n.long_ones + n.escapes * 6;
+    return (int64_t)(n.wide + n.escapes + (bytes < json.len ? json.len - bytes : 0) / 4 + 1);
 }
 
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err)

@@ -36,17 +36,15 @@ static void skip_space(struct scanner *s)
 
 /* ---- strings ---- */
 
+/* A hexadecimal digit's value and 1; 0: it is none. */
+static const uint8_t HEX[256] = {['0'] = 1, 2,  3,  4,  5,  6,          7,  8,  9,  10, ['A'] = 11,
+                                 12,        13, 14, 15, 16, ['a'] = 11, 12, 13, 14, 15, 16};
+
 static int hex4(const char *p)
 {
-    int v = 0;
-    for (int i = 0; i < 4; i++) {
-        char c = p[i];
-        int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (d < 0)
-            return -1;
-        v = v * 16 + d;
-    }
-    return v;
+    const unsigned char *c = (const unsigned char *)p;
+    int a = HEX[c[0]], b = HEX[c[1]], d = HEX[c[2]], e = HEX[c[3]];
+    return a && b && d && e ? (a - 1) << 12 | (b - 1) << 8 | (d - 1) << 4 | (e - 1) : -1;
 }
 
 /* The four digits after "\u"; a high surrogate takes its low one with it. -1: wrong. */
@@ -73,58 +71,82 @@ static int read_unicode(const char **p, const char *end)
 #define HIGHS 0x8080808080808080ull
 #define HAS_ZERO(v) (((v)-ONES) & ~(v)&HIGHS)
 
-/* Many bytes at a time while they are plain: no quote, no backslash, no control, no byte over 0x7f. */
-static const char *skip_plain(const char *p, const char *end)
+/* The next quote, backslash or control character, or the end; many bytes at a time. *high: there is
+ * a byte over 0x7f before it. Long prompts are in any language, and full of escapes where they are
+ * source code: neither may cost a call for each character. */
+static const char *find_special(const char *p, const char *end, bool *high)
 {
 #ifdef __SSE2__
     for (; end - p >= 16; p += 16) {
         __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
         __m128i special = _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')), _mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
-        int found = _mm_movemask_epi8(_mm_or_si128(special, _mm_cmplt_epi8(v, _mm_set1_epi8(0x20)))); /* signed: over 0x7f is below 0 */
-        if (found)
-            return p + __builtin_ctz((unsigned)found);
+        unsigned found = (unsigned)_mm_movemask_epi8(
+            _mm_or_si128(special, _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v)));
+        unsigned over = (unsigned)_mm_movemask_epi8(v);
+        if (found) {
+            *high |= (over & ((found & -found) - 1)) != 0;
+            return p + __builtin_ctz(found);
+        }
+        *high |= over != 0;
     }
 #endif
     while (end - p >= 8) {
         uint64_t v;
         memcpy(&v, p, 8);
-        uint64_t special = HAS_ZERO(v ^ (ONES * '"')) | HAS_ZERO(v ^ (ONES * '\\')) | ((v - ONES * 0x20) & ~v & HIGHS) | (v & HIGHS);
-        if (special)
+        if (HAS_ZERO(v ^ (ONES * '"')) | HAS_ZERO(v ^ (ONES * '\\')) |
+            ((v - ONES * 0x20) & ~v & HIGHS))
             break;
+        *high |= (v & HIGHS) != 0;
         p += 8;
     }
+    for (; p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20; p++)
+        *high |= (unsigned char)*p >= 0x80;
     return p;
+}
+
+/* After a backslash. */
+static int skip_escape(struct scanner *s)
+{
+    if (s->p >= s->end)
+        return fail(s, "a string does not end");
+    switch (*s->p++) {
+    case '"':
+    case '\\':
+    case '/':
+    case 'b':
+    case 'f':
+    case 'n':
+    case 'r':
+    case 't':
+        return 0;
+    case 'u':
+        return read_unicode(&s->p, s->end) < 0 ? fail(s, "a wrong \\u escape") : 0;
+    default:
+        return fail(s, "a wrong escape in a string");
+    }
 }
 
 /* From after the opening quote to after the closing one. */
 static int skip_string(struct scanner *s)
 {
     const char *start = s->p;
-    bool ascii = true;
+    bool high = false;
     for (;;) {
-        s->p = skip_plain(s->p, s->end);
+        s->p = find_special(s->p, s->end, &high);
         if (s->p >= s->end)
             return fail(s, "a string does not end");
-        unsigned char c = (unsigned char)*s->p++;
+        char c = *s->p++;
         if (c == '"')
             break;
-        if (c < 0x20)
-            return fail(s, "a control character in a string");
-        if (c >= 0x80)
-            ascii = false;
         if (c != '\\')
-            continue;
-        if (s->p >= s->end)
-            return fail(s, "a string does not end");
-        c = (unsigned char)*s->p++;
-        if (c == 'u') {
-            if (read_unicode(&s->p, s->end) < 0)
-                return fail(s, "a wrong \\u escape");
-        } else if (!c || !strchr("\"\\/bfnrt", c)) {
-            return fail(s, "a wrong escape in a string");
-        }
+            return fail(s, "a control character in a string");
+        do { /* one is often behind another */
+            int rc = skip_escape(s);
+            if (rc < 0)
+                return rc;
+        } while (s->p < s->end && *s->p == '\\' && s->p++);
     }
-    if (!ascii && !str_utf8_valid(str_n(start, (size_t)(s->p - 1 - start))))
+    if (high && !str_utf8_valid(str_n(start, (size_t)(s->p - 1 - start))))
         return fail(s, "text that is not UTF-8");
     return 0;
 }

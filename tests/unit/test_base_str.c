@@ -77,6 +77,50 @@ static void utf8(void **state)
         assert_false(str_utf8_valid(str_of(bad[n])));
 }
 
+/* Whatever is beside it: much is looked at eight bytes at a time, or as the likely sequence it may
+ * be. */
+static void utf8_anywhere(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"\xC2\x80",         "\xDF\xBF",         "\xE0\xA0\x80",
+                                       "\xE1\x80\xBF",     "\xED\x9F\xBF",     "\xEF\xBF\xBF",
+                                       "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF", "a"};
+    static const char *const bad[] = {"\x80",
+                                      "\xBF",
+                                      "\xC1\xBF",
+                                      "\xC2",
+                                      "\xC2\x7F",
+                                      "\xC2\xC0",
+                                      "\xDF\xC3\x80",
+                                      "\xE0\x9F\xBF",
+                                      "\xE1\x80",
+                                      "\xE1\x80\x7F",
+                                      "\xE9\x96\xC0",
+                                      "\xED\xA0\x80",
+                                      "\xF0\x8F\xBF\xBF",
+                                      "\xF4\x90\x80\x80",
+                                      "\xF5\x80\x80\x80"};
+    static const char *const around[] = {"",
+                                         "x",
+                                         "1234567",
+                                         "12345678",
+                                         "1234567890123456",
+                                         "\xC3\xA4",
+                                         "\xE9\x96\xA2",
+                                         "\xE9\x96\xA2xyz\xC3\xA4",
+                                         "\xF0\x9F\x9A\xA6 and so on"};
+    for (size_t before = 0; before < ARRAY_LEN(around); before++)
+        for (size_t after = 0; after < ARRAY_LEN(around); after++)
+            for (size_t n = 0; n < ARRAY_LEN(good) + ARRAY_LEN(bad); n++) {
+                bool is_good = n < ARRAY_LEN(good);
+                char text[64];
+                snprintf(text, sizeof(text), "%s%s%s", around[before],
+                         is_good ? good[n] : bad[n - ARRAY_LEN(good)], around[after]);
+                if (str_utf8_valid(str_of(text)) != is_good)
+                    fail_msg("before %zu, what %zu, after %zu", before, n, after);
+            }
+}
+
 static void sbuf_keeps_its_maximum(void **state)
 {
     (void)state;
@@ -215,6 +259,7 @@ int main(void)
         cmocka_unit_test(compare_and_cut),
         cmocka_unit_test(numbers),
         cmocka_unit_test(utf8),
+        cmocka_unit_test(utf8_anywhere),
         cmocka_unit_test(sbuf_keeps_its_maximum),
         cmocka_unit_test(sbuf_long_format),
         cmocka_unit_test(sbuf_encodings),

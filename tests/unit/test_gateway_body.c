@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "base/rnd.h"
 #include "gateway/body.h"
 
 static void sent_with(const char *in, const char *engine_model, const char *put_in, const char *want)
@@ -172,8 +173,58 @@ static void tokens_are_estimated_by_script(void **state UNUSED)
     assert_int_equal(body_estimate_tokens(STR("🙂🙂")), 3);
 }
 
+/* As the comment in body.h has it, one byte after the other. */
+static int64_t estimated_slowly(struct str json)
+{
+    int64_t tokens = 0, others = 0;
+    for (size_t i = 0; i < json.len; i++) {
+        unsigned char c = (unsigned char)json.ptr[i];
+        bool escape = c == '\\' && i + 5 < json.len;
+        if (c >= 0xe3) {
+            tokens++;
+            others -= c >= 0xf0 ? 3 : 2;
+        } else if (escape && json.ptr[i + 1] == 'u' &&
+                   strchr("3456789abcdefABCDEF", json.ptr[i + 2])) {
+            tokens++;
+            i += 5;
+        } else if (escape && (json.ptr[i + 1] == 'u' || json.ptr[i + 1] == '\\')) {
+            others += 2;
+            i++;
+        } else {
+            others++;
+        }
+    }
+    return tokens + MAX(others, 0) / 4 + 1;
+}
+
+static void tokens_are_estimated_alike_anywhere(void **state UNUSED)
+{
+    static const char *const parts[] = {
+        "\\u95a2", "\\u00e4", "\\\\",  "\\\\u95a2", "\\\\\\\\\\u95a2", "\\n",           "関",
+        "é",       "🙂",      "u", "a",         "0123456789",      "\\ud83d\\ude42"};
+    char text[600];
+    for (int round = 0; round < 20000; round++) {
+        size_t len = 0, wanted = 1 + rnd_guessable_below(sizeof(text) - 40);
+        while (len < wanted) {
+            const char *part = parts[rnd_guessable_below(ARRAY_LEN(parts))];
+            memcpy(text + len, part, strlen(part));
+            len += strlen(part);
+        }
+        if (body_estimate_tokens(str_n(text, len)) != estimated_slowly(str_n(text, len)))
+            fail_msg("%lld and %lld: %.*s", (long long)body_estimate_tokens(str_n(text, len)),
+                     (long long)estimated_slowly(str_n(text, len)), (int)len, text);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_sent), cmocka_unit_test(what_is_taken_out), cmocka_unit_test(tokens_are_estimated_by_script), cmocka_unit_test(several_answers), cmocka_unit_test(answers_and_prompts), cmocka_unit_test(what_is_refused), cmocka_unit_test(long_names)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tokens_are_estimated_alike_anywhere),
+                                       cmocka_unit_test(what_is_sent),
+                                       cmocka_unit_test(what_is_taken_out),
+                                       cmocka_unit_test(tokens_are_estimated_by_script),
+                                       cmocka_unit_test(several_answers),
+                                       cmocka_unit_test(answers_and_prompts),
+                                       cmocka_unit_test(what_is_refused),
+                                       cmocka_unit_test(long_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

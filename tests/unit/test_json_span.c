@@ -185,6 +185,28 @@ static void every_byte_of_a_string_counts(void **state UNUSED)
         }
 }
 
+/* One may stand right behind another, at any distance from the string's ends. */
+static void escapes_side_by_side(void **state UNUSED)
+{
+    static const char *const good[] = {"\\\\\\\"", "\\u0041\\u00e4", "\\ud83d\\ude42\\n",
+                                       "\\n\\u00E4\\t\\/", "\\\\u00"};
+    static const char *const bad[] = {"\\\\\\",     "\\n\\x",   "\\u0041\\u00g4",
+                                      "\\n\\ud83d", "\\\\\x01", "\\\\\"",
+                                      "\\u004",     "\\u0000",  "\\n\xC3\\n"};
+    for (int before = 0; before < 20; before++)
+        for (int after = 0; after < 20; after++)
+            for (size_t n = 0; n < ARRAY_LEN(good) + ARRAY_LEN(bad); n++) {
+                bool is_good = n < ARRAY_LEN(good);
+                char text[128];
+                struct span s;
+                snprintf(text, sizeof(text), "{\"s\":\"%.*s%s%.*s\"}", before,
+                         "-------------------", is_good ? good[n] : bad[n - ARRAY_LEN(good)], after,
+                         "-------------------");
+                if ((scan1(str_of(text), "s", &s) == 0) != is_good)
+                    fail_msg("%s", text);
+            }
+}
+
 static void paths_have_a_cap(void **state UNUSED)
 {
     const char *paths[33];
@@ -311,6 +333,7 @@ int main(void)
         cmocka_unit_test(members_have_a_cap),
         cmocka_unit_test(names_with_dots_are_no_paths),
         cmocka_unit_test(every_byte_of_a_string_counts),
+        cmocka_unit_test(escapes_side_by_side),
         cmocka_unit_test(paths_have_a_cap),
         cmocka_unit_test(depth_is_that_of_documents),
         cmocka_unit_test(long_numbers),
