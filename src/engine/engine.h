@@ -71,12 +71,32 @@ struct engine_tokens {
     int64_t read, written;
 };
 
+/* ---- tokenizer.c: asking an engine how many tokens a text has, where it did not tell by itself. Pure: who asks is the gateway ---- */
+struct engine_tokenizer {
+    const char *path;           /* of a POST, at the server's root; also of a chat, where takes_chats */
+    const char *template_path;  /* makes a chat's messages the text that the model reads; NULL: there is none */
+    bool takes_chats;
+    bool named;                 /* questions name the model */
+    const char *text;           /* the question's member with the text … */
+    const char *prompt_members; /* … and further ones, with a prompt: "\"a\":1,"; or NULL … */
+    const char *text_members;   /* … with the middle of an answer, where nothing may be put in front */
+    const char *count;          /* the answer's member with the number; NULL: those of the list "tokens" are counted */
+};
+enum engine_question { ENGINE_ASK_TEXT, ENGINE_ASK_PROMPT, ENGINE_ASK_CHAT, ENGINE_ASK_TEMPLATE };
+/* Into *out; value: JSON, a string or a chat's messages. Returns the path; NULL: it cannot be asked that. */
+const char *engine_tokenizer_question(const struct engine_tokenizer *t, enum engine_question q, const char *model, struct str value, struct sbuf *out);
+/* False: the answer is none that can be believed. */
+bool engine_tokenizer_count(const struct engine_tokenizer *t, struct str answer, int64_t *ret);
+/* The text, as a JSON string, from the answer to ENGINE_ASK_TEMPLATE. */
+bool engine_tokenizer_prompt(struct str answer, struct str *ret);
+
 struct engine_ops {
     const char *name;
     bool has_slots;          /* bodies may say which slot is used ("id_slot") and whether what is in it may be ("cache_prompt"); without a word it may not */
     bool can_continue;       /* an answer that has begun: a last message of the assistant, a prompt with text behind it. Only what follows is sent */
     const char *continue_members; /* of a chat's body, by which it is told so: "\"a\":1,"; NULL: it needs none */
     bool counts_cached;      /* its count of tokens read has those that it found in its cache */
+    const struct engine_tokenizer *tokenizer; /* for streams that end without their usage; NULL: it has none */
     bool usage_by_answer;    /* of several answers or prompts each has a usage of its own in a stream, and a whole answer tells the first one's only */
     const char *salt_member; /* of a body: prompts with different ones share no cache; NULL: there is none */
     bool remote; /* runs elsewhere: at spec.engine.url, under the name spec.engine.remoteModel */

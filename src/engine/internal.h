@@ -6,6 +6,9 @@
 
 extern const struct engine_ops engine_llamacpp, engine_openai, engine_vllm, engine_sglang, engine_fake;
 
+/* vLLM's question of a text, which SGLang takes too. */
+#define ENGINE_TOKENIZER_OPENAI .path = "/tokenize", .named = true, .text = "prompt", .text_members = "\"add_special_tokens\":false,", .count = "count"
+
 /* A uid as the API server makes them: nothing in it leads out of a directory. */
 bool engine_is_uid(const char *uid);
 /* Address and base path of spec.engine.url; whether we may go there, as far as its text says. */

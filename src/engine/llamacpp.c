@@ -110,6 +110,10 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
     return 0;
 }
 
+/* A chat becomes a text as it does for an answer, and both are taken apart as there: with what begins a prompt, and with the template's marks as tokens. */
+static const struct engine_tokenizer tokenizer = {.path = "/tokenize", .template_path = "/apply-template", .text = "content",
+                                                  .prompt_members = "\"add_special\":true,\"parse_special\":true,", .text_members = "\"add_special\":false,"};
+
 const struct engine_ops engine_llamacpp = {
-    .name = "llamacpp", .has_slots = true, .can_continue = true, .usage_by_answer = true, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
+    .name = "llamacpp", .tokenizer = &tokenizer, .has_slots = true, .can_continue = true, .usage_by_answer = true, .plan = plan, .probe = engine_probe_llama, .poke = engine_poke_openai,
 };

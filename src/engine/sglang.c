@@ -20,6 +20,9 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
     return engine_probe_served(plan, &names, timeout_ms, ret, err);
 }
 
+/* It takes texts only: what a chat's template makes of its messages is not to be had. */
+static const struct engine_tokenizer tokenizer = {ENGINE_TOKENIZER_OPENAI};
+
 const struct engine_ops engine_sglang = {
-    .name = "sglang", .remote = true, .counts_cached = true, .salt_member = "cache_salt", .can_continue = true, .continue_members = "\"continue_final_message\":true,", .plan = plan, .probe = probe,
+    .name = "sglang", .tokenizer = &tokenizer, .remote = true, .counts_cached = true, .salt_member = "cache_salt", .can_continue = true, .continue_members = "\"continue_final_message\":true,", .plan = plan, .probe = probe,
 };

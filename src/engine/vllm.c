@@ -170,7 +170,9 @@ static int poke(const struct engine_plan *plan, enum engine_task task, uint64_t 
     return plan->argv ? engine_poke_openai(plan, task, timeout_ms, ret, err) : 0; /* nobody makes others pay for our doubts */
 }
 
+static const struct engine_tokenizer tokenizer = {ENGINE_TOKENIZER_OPENAI, .takes_chats = true};
+
 const struct engine_ops engine_vllm = {
-    .name = "vllm", .remote_by_url = true, .counts_cached = true, .salt_member = "cache_salt", .can_continue = true,
+    .name = "vllm", .tokenizer = &tokenizer, .remote_by_url = true, .counts_cached = true, .salt_member = "cache_salt", .can_continue = true,
     .continue_members = "\"continue_final_message\":true,\"add_generation_prompt\":false,", .plan = plan, .probe = probe, .poke = poke,
 };

@@ -409,6 +409,17 @@ const struct request_body *continuation_body(const struct request *q)
     return q->continuation && q->continuation->count ? &q->continuation->body : &q->body;
 }
 
+bool continuation_take_text(struct request *q, char **ret, size_t *ret_len)
+{
+    struct continuation *c = q->continuation;
+    if (!c || c->unfit || !c->text.len)
+        return false;
+    *ret = c->text.ptr;
+    *ret_len = c->text.len;
+    c->text = (struct text){0};
+    return true;
+}
+
 void continuation_counts(const struct request *q, struct usage *u, int64_t prompt_estimate)
 {
     const struct continuation *c = q->continuation;

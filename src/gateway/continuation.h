@@ -28,6 +28,8 @@ enum continuation_step { CONTINUATION_NONE, CONTINUATION_WHOLE, CONTINUATION_SEN
 enum continuation_step continuation_next(struct request *q);
 /* What to send: the client's body, or that of a continuation. */
 const struct request_body *continuation_body(const struct request *q);
+/* The text that the client has, as the inside of a JSON string: the caller's to wipe and to mem_free(). False: there is none, or it is not all that was passed on. */
+bool continuation_take_text(struct request *q, char **ret, size_t *ret_len);
 /* Of a request that was continued: u's counts, which are those of the last attempt alone, become those of the whole. */
 void continuation_counts(const struct request *q, struct usage *u, int64_t prompt_estimate);
 

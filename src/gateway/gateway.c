@@ -51,8 +51,10 @@ static void make_metrics(struct gateway *g)
     slo_init(&m->slo);
     m->hold_seconds = metric_series(metric_family("seki_gateway_hold_seconds", "How long requests were held for an endpoint's first replica to serve, of those that were.", METRIC_HISTOGRAM, NULL, 1,
                                                 hold_buckets, ARRAY_LEN(hold_buckets)), NULL);
-    static const char *const hedge_labels[] = {"result", NULL};
-    m->hedges = metric_family("seki_gateway_hedges_total", "Streams that were sent to a second replica, as the first was slow to write.", METRIC_COUNTER, hedge_labels, 4, NULL, 0);
+    static const char *const result_labels[] = {"result", NULL};
+    m->hedges = metric_family("seki_gateway_hedges_total", "Streams that were sent to a second replica, as the first was slow to write.", METRIC_COUNTER, result_labels, 4, NULL, 0);
+    m->recounts = metric_family("seki_gateway_recounts_total", "Streams that ended without their engine's usage, by what its tokenizer said: counted, text (but not the prompt), failed.",
+                                METRIC_COUNTER, result_labels, 4, NULL, 0);
     m->limited = metric_family("seki_gateway_limited_total", "Requests that a limit of their key, project or tenant refused.", METRIC_COUNTER, limit_labels, 16, NULL, 0);
 }
 
@@ -113,6 +115,7 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
     dispatch_inbox_init(&l->inbox, loop);
     slices_inbox_init(&l->leases, l->gateway->slices, loop);
     records_init(l);
+    TAILQ_INIT(&l->recounts);
     int rc = http_server_start(loop, &s, &gateway_server_ops, l, &l->server, err);
     if (rc < 0) {
         dispatch_inbox_deinit(&l->inbox);
@@ -134,6 +137,7 @@ static void loop_deinit(struct loop *loop UNUSED, void *arg)
     timer_stop(&l->look);
     records_flush(l);
     http_server_free(l->server);
+    recounts_stop(l);
     records_deinit(l);
     map_free(l->pools);
     snapshot_unref(l->snapshot);

@@ -13,6 +13,7 @@
 #include "gateway/latency.h"
 #include "gateway/open_requests.h"
 #include "gateway/records.h"
+#include "gateway/recount.h"
 #include "gateway/slices.h"
 #include "gateway/slo.h"
 #include "gateway/trace_export.h"
@@ -32,6 +33,7 @@ struct gateway_metrics {
     struct metric_family *upstream_errors; /* reason */
     struct metric_family *limited;         /* scope, unit */
     struct metric_family *hedges;          /* result */
+    struct metric_family *recounts;        /* likewise */
     struct metric *put_aside, *fell_over, *queue_seconds, *hold_seconds;
     struct latency_metrics latency; /* by tenant and endpoint */
     struct slo_metrics slo;
@@ -58,6 +60,7 @@ struct gateway_loop {
     struct slices_inbox leases;
     struct gateway_series series[SERIES_MEMOS];
     struct records records; /* of this turn */
+    struct recounts recounts;
     struct timer look; /* the first one's: at kept_away */
     bool stopping;
 };

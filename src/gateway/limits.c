@@ -267,6 +267,18 @@ void limit_settle(struct limit_hold *h, int64_t tokens, bool free)
     }
 }
 
+void limit_mend(const struct limit *limits, int64_t more)
+{
+    for (int s = 0; s < LIMIT_SCOPES; s++) {
+        if (!limits[s].counter)
+            continue;
+        if (more > 0)
+            owe_rate(&limits[s], LIMIT_TOKENS, more);
+        else
+            give_rate(&limits[s], LIMIT_TOKENS, -more);
+    }
+}
+
 bool limit_state(const struct limit *limits, enum limit_unit unit, uint64_t now_ns, struct limit_state *ret)
 {
     bool found = false;

@@ -64,6 +64,8 @@ enum limit_result { LIMIT_OVER, LIMIT_HELD, LIMIT_ASK };
 enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret);
 /* It has ended and used so many tokens; free: it failed, and does not count. Once; nothing happens when nothing is held. */
 void limit_settle(struct limit_hold *h, int64_t tokens, bool free);
+/* What was settled has turned out to be so many tokens more, or less. */
+void limit_mend(const struct limit *limits, int64_t more);
 
 /* The scope that leaves the least of a rate: of the gateway's share, which others may add to. False: none limits it. */
 struct limit_state {

@@ -24,13 +24,16 @@ void records_deinit(struct gateway_loop *l)
     sbuf_deinit(&l->records.bodies);
 }
 
-/* What must not be before its record is with the kernel. */
+void records_end(struct gateway *g, struct open_request **place, struct budget_hold *money, int64_t cost, int64_t start_ms)
+{
+    open_request_end(g->open, place);
+    budget_settle(money, cost, start_ms);
+    metric_move(g->metrics.active, -1); /* last: where none is active, all are counted */
+}
+
 static void end(struct request *q)
 {
-    struct gateway *g = q->loop->gateway;
-    open_request_end(g->open, &q->tally.place);
-    budget_settle(&q->money, q->record.cost, q->start_ms);
-    metric_move(g->metrics.active, -1); /* last: where none is active, all are counted */
+    records_end(q->loop->gateway, &q->tally.place, &q->money, q->record.cost, q->start_ms);
 }
 
 void records_write(struct gateway_loop *l)

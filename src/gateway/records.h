@@ -13,7 +13,10 @@
 
 #include "ledger/usage.h"
 
+struct budget_hold;
+struct gateway;
 struct gateway_loop;
+struct open_request;
 struct request;
 
 #define RECORDS_MAX 32
@@ -37,6 +40,8 @@ void records_init(struct gateway_loop *l);
 void records_deinit(struct gateway_loop *l); /* none wait any more */
 /* q has been settled as u: its record, its place, its budgets, and that it is no longer active. */
 void records_add(struct request *q, const struct usage *u);
+/* A request's record is with the kernel: what must not be before that. */
+void records_end(struct gateway *g, struct open_request **place, struct budget_hold *money, int64_t cost, int64_t start_ms);
 /* Those that wait are written; answers stay held. */
 void records_write(struct gateway_loop *l);
 /* The turn ends. */

@@ -88,8 +88,8 @@ static void fill_counts(const struct request *q, struct usage *u)
     }
 }
 
-/* What failed is free; what the engine refused was a request, without tokens. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, which the engine had to read. */
-static void settle_limits(struct request *q, const struct usage *u)
+/* What failed is free; what the engine refused was a request, without tokens. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, which the engine had to read. Returns what was charged; -1: it is free. */
+static int64_t settle_limits(struct request *q, const struct usage *u)
 {
     bool ok = str_eqc(u->outcome, "ok"), gone = str_eqc(u->outcome, "client_gone");
     int64_t used = u->prompt_tokens + u->completion_tokens;
@@ -100,7 +100,9 @@ static void settle_limits(struct request *q, const struct usage *u)
     if (gone && !used && q->status < 400)
         used = MIN(prompt_estimate(q), q->hold.tokens);
     bool judged = str_eqc(u->outcome, "refused") && q->attempts; /* by the engine: it is the request that is wrong */
-    limit_settle(&q->hold, used, !ok && !gone && !judged);
+    bool is_free = !ok && !gone && !judged;
+    limit_settle(&q->hold, used, is_free);
+    return is_free ? -1 : used;
 }
 
 /* What the tenant's turn really cost. */
@@ -116,7 +118,21 @@ static void settle_turn(struct request *q, const struct usage *u)
     dispatch_end(&q->ticket, used);
 }
 
-static void count(struct request *q, const struct usage *u, uint64_t now_ns)
+void request_count_tokens(struct gateway_loop *l, struct gateway_series *memo, const struct usage *u)
+{
+    struct metric_family *tokens = l->gateway->metrics.tokens;
+    struct gateway_series none = {0};
+    memo = memo ? memo : &none;
+    if (u->prompt_tokens)
+        metric_add(metric_series_again(&memo->input, tokens, (struct str[]){u->project, u->endpoint, STR("input")}), (uint64_t)u->prompt_tokens);
+    if (u->cached_tokens)
+        metric_add(metric_series_again(&memo->cached, tokens, (struct str[]){u->project, u->endpoint, STR("cached")}), (uint64_t)u->cached_tokens);
+    if (u->completion_tokens)
+        metric_add(metric_series_again(&memo->output, tokens, (struct str[]){u->project, u->endpoint, STR("output")}), (uint64_t)u->completion_tokens);
+}
+
+/* has_tokens: they are known now. */
+static void count(struct request *q, const struct usage *u, uint64_t now_ns, bool has_tokens)
 {
     const struct gateway_metrics *m = &q->loop->gateway->metrics;
     struct gateway_series *memo = &q->loop->series[((uintptr_t)q->endpoint >> 6) % SERIES_MEMOS];
@@ -139,12 +155,8 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns)
         metric_observe(metric_series_again(&memo->first, m->first, labels), l.first);
     if (paced)
         metric_observe(metric_series_again(&memo->per_token, m->per_token, labels), l.per_token);
-    if (u->prompt_tokens)
-        metric_add(metric_series_again(&memo->input, m->tokens, (struct str[]){u->project, u->endpoint, STR("input")}), (uint64_t)u->prompt_tokens);
-    if (u->cached_tokens)
-        metric_add(metric_series_again(&memo->cached, m->tokens, (struct str[]){u->project, u->endpoint, STR("cached")}), (uint64_t)u->cached_tokens);
-    if (u->completion_tokens)
-        metric_add(metric_series_again(&memo->output, m->tokens, (struct str[]){u->project, u->endpoint, STR("output")}), (uint64_t)u->completion_tokens);
+    if (has_tokens)
+        request_count_tokens(q->loop, memo, u);
 }
 
 void request_usage(const struct request *q, struct usage *u)
@@ -185,15 +197,16 @@ void request_settle(struct request *q, int status, const char *outcome)
     fill_counts(q, &u);
     continuation_counts(q, &u, prompt_estimate(q));
     tally_fill(q, &u);
+    struct recount *later = recount_new(q, &u);
     if (q->price) {
         u.cost = price_cost(q->price, u.prompt_tokens, u.cached_tokens, u.completion_tokens);
         u.currency = str_of(q->price->currency);
     }
     if (q->endpoint)
         slo_judge(&q->endpoint->slo, q->endpoint->project, &u);
-    settle_limits(q, &u);
+    int64_t charged = settle_limits(q, &u);
     settle_turn(q, &u);
-    count(q, &u, now_ns);
+    count(q, &u, now_ns, !later);
     trace_end(q->trace, &u, &(struct trace_facts){.path = q->route->path, .operation = q->route->operation, .endpoint_project = q->endpoint ? q->endpoint->project : NULL, .rule = q->rule,
                                                   .max_tokens = q->body.max_tokens, .first_ns = q->first_ns, .end_ns = now_ns});
     decision_end(q->decision, &u, &(struct decision_facts){.endpoint_project = q->endpoint ? q->endpoint->project : NULL, .rule = q->rule, .batch = q->body.batch, .waited_ms = q->waited_ms,
@@ -201,7 +214,10 @@ void request_settle(struct request *q, int status, const char *outcome)
     log_debug("request", KVS("request", u.id), KVS("project", u.project), KVS("key", u.key), KVS("route", u.route), KVS("endpoint", u.endpoint), KVS("replica", u.replica),
               KVI("status", status), KVS("outcome", u.outcome), KVI("prompt_tokens", u.prompt_tokens), KVI("completion_tokens", u.completion_tokens),
               KVI("ttft_ms", u.ttft_ms), KVI("duration_ms", u.duration_ms));
-    records_add(q, &u); /* last: u's texts and costs are what they stay */
+    if (later)
+        recount_start(later, q, &u, charged);
+    else
+        records_add(q, &u); /* last: u's texts and costs are what they stay */
 }
 
 void request_refuse(struct request *q, int status, const char *outcome, const char *type, const char *code, const char *param, const char *message)

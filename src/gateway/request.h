@@ -3,7 +3,7 @@
  *   begin ─► reserve ─► attempt ─► (wait) ─► head ─► body … ─► end    a stream passes through from its first content on; any other answer is gathered and sent whole
  *                          ▲                   │ another replica, while nothing of an engine's was passed on
  *                          └───────────────────┘
- * Whatever happens, request_settle() runs once: it releases the replica and what was reserved of limits, makes the usage record (records.h), counts, logs. It runs before the client gets the last
+ * Whatever happens, request_settle() runs once: it releases the replica and what was reserved of limits, makes the usage record (records.h; recount.h where a tokenizer is asked first), counts, logs. It runs before the client gets the last
  * byte, so that whoever has seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too
  * slow or sent too much) is none: nothing was used, nothing is written; the server's refusal is counted as one.
  */
@@ -85,6 +85,8 @@ struct request {
 void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struct str bytes));
 /* u's names and its beginning. */
 void request_usage(const struct request *q, struct usage *u);
+/* u's tokens, into the metrics. memo: of the loop's, or NULL. */
+void request_count_tokens(struct gateway_loop *l, struct gateway_series *memo, const struct usage *u);
 /* The last line: see above. */
 void request_settle(struct request *q, int status, const char *outcome);
 /* Settles, and answers in place of an engine: as a response, or as an event of the stream that has begun. */

@@ -34,6 +34,7 @@ struct snap_replica {
     struct slots *pins;       /* its slots are chosen here (slots.h); NULL: they are not. The target's */
     bool can_continue;        /* a text that another engine began: continuation.h */
     const char *continue_members; /* engine_ops' */
+    const struct engine_tokenizer *tokenizer; /* likewise; NULL: it has none */
     const char *salt_member;  /* of a body: takes the tenant's salt; NULL: it knows none */
 };
 

@@ -68,6 +68,7 @@ static void isolate(const struct engine_paths *engines, struct arena *a, const s
     const struct engine_ops *ops = engine_find(mr->spec.engine.driver);
     r->can_continue = ops->can_continue;
     r->continue_members = ops->continue_members;
+    r->tokenizer = ops->tokenizer;
     r->salt_member = engine_task_of(&mr->spec.engine) == TASK_TEXT ? ops->salt_member : NULL;
     if (!ops->has_slots || engine_task_of(&mr->spec.engine) != TASK_TEXT) /* what is only read leaves nothing */
         return;

@@ -93,6 +93,8 @@ void usage_encode(const struct usage *u, struct sbuf *out)
         sbuf_add_char(out, ']');
     }
     sbuf_add(out, u->stream ? STR(",\"stream\":true") : STR(",\"stream\":false"));
+    if (u->tokenized)
+        sbuf_add(out, STR(",\"tokenized\":true"));
     sbuf_add(out, u->exact ? STR(",\"exact\":true}") : STR(",\"exact\":false}"));
 }
 
@@ -137,7 +139,7 @@ int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err
         .id = text_of(doc, a, "id"), .project = text_of(doc, a, "project"), .tenant = text_of(doc, a, "tenant"), .key = text_of(doc, a, "key"),
         .endpoint = text_of(doc, a, "endpoint"), .model = text_of(doc, a, "model"), .replica = text_of(doc, a, "replica"), .route = text_of(doc, a, "route"),
         .outcome = text_of(doc, a, "outcome"), .stream = json_flag(doc, "stream", false), .exact = json_flag(doc, "exact", false),
-        .status = (int)json_int(doc, "status", 0), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
+        .tokenized = json_flag(doc, "tokenized", false), .status = (int)json_int(doc, "status", 0), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
         .completion_tokens = json_int(doc, "completion_tokens", 0), .hedge_loser_tokens = json_int(doc, "hedge_loser_tokens", 0),
         .replayed_tokens = json_int(doc, "replayed_tokens", 0), .unseen_tokens = json_int(doc, "unseen_tokens", 0), .start_ms = json_int(doc, "start_ms", 0), .ttft_ms = json_int(doc, "ttft_ms", -1),
         .duration_ms = json_int(doc, "duration_ms", 0), .currency = text_of(doc, a, "currency"), .cost = json_int(doc, "cost", 0)};

@@ -3,6 +3,7 @@
  * JSON members: id (request id, deterministic and unique), project, tenant, key (APIKey name), endpoint, model, replica, route
  * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown" | "killed": the gateway was),
  * prompt_tokens, cached_tokens, completion_tokens, exact (false: counted by the gateway because the engine gave no usage),
+ * tokenized (true: not exact, but an engine's tokenizer has counted the prompt and the text that was passed on; else not there),
  * hedge_loser_tokens, replayed_tokens, unseen_tokens (below; beside what is billed; 0 in older records), engines (below; not in older records), start_ms, ttft_ms (-1: none), duration_ms; where the model has a price also cost (micro-units, see price.h) and currency.
  *
  * What engines did for it, and where that went:
@@ -35,7 +36,7 @@ struct usage_work {
 struct usage {
     struct levels levels; /* of what its endpoint promises: levels.h */
     struct str id, project, tenant, key, endpoint, model, replica, route, outcome;
-    bool stream, exact;
+    bool stream, exact, tokenized;
     int status;
     int64_t prompt_tokens, cached_tokens, completion_tokens;
     int64_t hedge_loser_tokens, replayed_tokens, unseen_tokens; /* not billed */

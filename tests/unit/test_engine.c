@@ -657,6 +657,55 @@ static void test_without_counters_busy_is_not_hung(void **state)
 
 #define TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
+static const struct engine_tokenizer *tokenizer_of(const char *driver)
+{
+    return engine_find(driver)->tokenizer;
+}
+
+/* What is sent, behind its path; "none": it cannot be asked that. */
+static const char *question(const char *driver, enum engine_question q, const char *value)
+{
+    struct sbuf out;
+    sbuf_init(&out, 4096);
+    const char *path = engine_tokenizer_question(tokenizer_of(driver), q, "m\"x", str_of(value), &out);
+    const char *text = path ? arena_printf(arena, "%s %.*s", path, STR_ARG(sbuf_str(&out))) : "none";
+    sbuf_deinit(&out);
+    return text;
+}
+
+static void test_tokenizers_are_asked_in_their_own_words(void **state UNUSED)
+{
+    assert_string_equal(question("llamacpp", ENGINE_ASK_TEXT, "\"a\""), "/tokenize {\"add_special\":false,\"content\":\"a\"}");
+    assert_string_equal(question("llamacpp", ENGINE_ASK_PROMPT, "\"a\""), "/tokenize {\"add_special\":true,\"parse_special\":true,\"content\":\"a\"}");
+    assert_string_equal(question("llamacpp", ENGINE_ASK_TEMPLATE, "[1]"), "/apply-template {\"messages\":[1]}");
+    assert_string_equal(question("llamacpp", ENGINE_ASK_CHAT, "[1]"), "none");
+    assert_string_equal(question("vllm", ENGINE_ASK_TEXT, "\"a\""), "/tokenize {\"model\":\"m\\\"x\",\"add_special_tokens\":false,\"prompt\":\"a\"}");
+    assert_string_equal(question("vllm", ENGINE_ASK_PROMPT, "\"a\""), "/tokenize {\"model\":\"m\\\"x\",\"prompt\":\"a\"}");
+    assert_string_equal(question("vllm", ENGINE_ASK_CHAT, "[1]"), "/tokenize {\"model\":\"m\\\"x\",\"messages\":[1]}");
+    assert_string_equal(question("sglang", ENGINE_ASK_PROMPT, "\"a\""), "/tokenize {\"model\":\"m\\\"x\",\"prompt\":\"a\"}");
+    assert_string_equal(question("sglang", ENGINE_ASK_CHAT, "[1]"), "none");
+    assert_null(tokenizer_of("openai"));
+}
+
+static void test_only_sound_counts_are_believed(void **state UNUSED)
+{
+    static const struct {
+        const char *driver, *answer;
+        int64_t want; /* -1: it is not believed */
+    } of[] = {{"llamacpp", "{\"tokens\":[]}", 0}, {"llamacpp", "{\"tokens\":[ 1, 22,\n333 ]}", 3}, {"llamacpp", "{\"tokens\":[1,\"2\"]}", -1}, {"llamacpp", "{\"tokens\":[1,[2,3]]}", -1},
+              {"llamacpp", "{\"tokens\":7}", -1}, {"llamacpp", "{\"count\":7}", -1}, {"llamacpp", "{\"error\":{}}", -1}, {"vllm", "{\"count\":7,\"tokens\":[1]}", 7}, {"vllm", "{\"count\":0}", 0},
+              {"vllm", "{\"count\":-1}", -1}, {"vllm", "{\"count\":1000000001}", -1}, {"vllm", "{\"count\":1.5}", -1}, {"vllm", "{\"count\":\"7\"}", -1}, {"vllm", "{}", -1}, {"vllm", "", -1}, {"vllm", "[7]", -1}};
+    for (size_t i = 0; i < ARRAY_LEN(of); i++) {
+        int64_t got = -1;
+        assert_int_equal(engine_tokenizer_count(tokenizer_of(of[i].driver), str_of(of[i].answer), &got), of[i].want >= 0);
+        assert_int_equal(got, of[i].want);
+    }
+    struct str prompt;
+    assert_true(engine_tokenizer_prompt(STR("{\"prompt\":\"<bos>a\\n\"}"), &prompt) && str_eqc(prompt, "\"<bos>a\\n\""));
+    assert_false(engine_tokenizer_prompt(STR("{\"prompt\":[1]}"), &prompt));
+    assert_false(engine_tokenizer_prompt(STR("{}"), &prompt));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -678,6 +727,8 @@ int main(void)
         TEST(test_what_nobody_knows_is_swept),
         cmocka_unit_test(test_metrics_are_read_with_care),
         cmocka_unit_test(test_no_answer_three_times_is_hung),
+        cmocka_unit_test(test_tokenizers_are_asked_in_their_own_words),
+        cmocka_unit_test(test_only_sound_counts_are_believed),
         cmocka_unit_test(test_requests_without_tokens_are_hung),
         cmocka_unit_test(test_a_busy_engine_is_never_poked),
         cmocka_unit_test(test_traffic_between_looks_proves_life),

@@ -97,6 +97,26 @@ static void what_is_not_used_comes_back_and_more_is_owed(void **state)
     drop(l);
 }
 
+static void what_was_settled_can_be_mended(void **state)
+{
+    (void)state;
+    struct limit l[LIMIT_SCOPES] = {of("c", 10, 100, 2)};
+    struct limit_hold h;
+    struct limit_state s;
+    assert_true(reserve(l, 50, T0, &h, NULL));
+    limit_settle(&h, 30, false);
+    limit_mend(l, -20);
+    assert_true(limit_state(l, LIMIT_TOKENS, T0, &s));
+    assert_int_equal(s.left, 90);
+    limit_mend(l, 40);
+    limit_mend(l, 0);
+    assert_true(limit_state(l, LIMIT_TOKENS, T0, &s));
+    assert_int_equal(s.left, 50);
+    assert_true(limit_state(l, LIMIT_REQUESTS, T0, &s));
+    assert_int_equal(s.left, 9); /* it was one request */
+    drop(l);
+}
+
 static void failures_are_free(void **state)
 {
     (void)state;
@@ -243,6 +263,7 @@ int main(void)
         cmocka_unit_test(a_bucket_fills_evenly),
         cmocka_unit_test(what_is_too_large_is_never_told_to_wait),
         cmocka_unit_test(what_is_not_used_comes_back_and_more_is_owed),
+        cmocka_unit_test(what_was_settled_can_be_mended),
         cmocka_unit_test(failures_are_free),
         cmocka_unit_test(an_absurd_count_has_an_end),
         cmocka_unit_test(the_tightest_wins_and_refusals_take_nothing),

@@ -865,7 +865,13 @@ static void test_usage_adds_up(void **state)
     got.unseen_tokens = 1;
     assert_false(usage_adds_up(&got));
     ASSERT_OK(usage_decode(STR("{\"id\":\"a\",\"project\":\"p\",\"prompt_tokens\":7,\"completion_tokens\":1,\"exact\":true}"), a, &got, &err));
-    assert_true(!got.has_work && usage_adds_up(&got) && usage_inexact(&got) == 0);
+    assert_true(!got.has_work && usage_adds_up(&got) && usage_inexact(&got) == 0 && !got.tokenized);
+    struct sbuf told;
+    sbuf_init(&told, 4096);
+    usage_encode(&(struct usage){.id = STR("a"), .project = STR("p"), .tokenized = true}, &told);
+    ASSERT_OK(usage_decode(sbuf_str(&told), a, &got, &err));
+    assert_true(got.tokenized && !got.exact);
+    sbuf_deinit(&told);
     arena_free(a);
 }
 

@@ -2,6 +2,7 @@
 import base64
 import os
 import pathlib
+import re
 import signal
 import tarfile
 import time
@@ -41,6 +42,10 @@ ENGINES = {
 }
 
 
+def metric_is(c, name, value):
+    return re.search(rf"^{name} {value}$", c.metrics("metrics-gateway"), re.M)
+
+
 @pytest.fixture(scope="module")
 def sung():
     """The cloud after all that; stopped, its files and what was read of it while it ran."""
@@ -49,12 +54,13 @@ def sung():
         c.project("demo")
         for name, more in (("m", {}), ("e", {"embeddings": True})):
             c.create("modelendpoints", "demo", name, {"replicas": 2, "engine": {"driver": "openai", "url": e.url, **more}})
+        c.create("modelendpoints", "demo", "v", {"replicas": 1, "engine": {"driver": "vllm", "url": e.url, "remoteModel": "m"}})
         c.fake_endpoint("demo", "one", tokens=100000, tokens_per_second=20)
-        for name in ("m", "e"):
+        for name in ("m", "e", "v"):
             c.wait_condition("modelendpoints", "demo", name)
         key = c.key("demo", limits={"requestsPerMinute": 100000})
         few = c.key("demo", "few", limits={"requestsPerMinute": 1})
-        wait_for(lambda: all(c.gateway_status(f"/models/{m}", key) == 200 for m in ("m", "e", "one")), what="the models")
+        wait_for(lambda: all(c.gateway_status(f"/models/{m}", key) == 200 for m in ("m", "e", "v", "one")), what="the models")
         t = Target(c.address("gateway"), key, "m", e, c)
 
         def send(path, body, secret=key, sent=None):
@@ -87,6 +93,12 @@ def sung():
             send(path, f'{{"model":"{model}","{CANARY}":'.encode())
             send(f"{path}?x={CANARY}", {"model": model, **body})
             send(f"{path}/{CANARY}", {"model": model, **body})
+        # A stream is cut, and the engine's tokenizer is asked for its text: it tells, and it sings.
+        for tokenizer in ([answer(b'{"count":3}')], [whole()], [answer(CANARY.encode())], ["hold"]):
+            e.script = lambda head, _, t=tokenizer: t if b"/tokenize" in head else [SSE, STREAM_ROLE, TEXT, "close"]
+            send("chat/completions", {"model": "v", **ROUTES["chat/completions"], "stream": True})
+            e.wait(lambda: b"/tokenize" in e.requests[-1][0] and CANARY.encode() in e.requests[-1][1], "the question")
+            wait_for(lambda: metric_is(c, "seki_gateway_requests_active", 0), what="the count")
         assert seen > 10, "the canary did sing"
         # It waits for its turn; a client leaves; the gateway is replaced and then killed while streams run.
         chat = {**ROUTES["chat/completions"], "stream": True}
