@@ -68,7 +68,7 @@ void clock_test_clear(void)
 
 /* Days since 1970-01-01 of a date in the proleptic Gregorian calendar, and back. Years are counted
  * from March, so that the leap day is the last of its year; an era is 400 years, 146097 days. */
-static int64_t days_from_civil(int64_t year, int64_t month, int64_t day)
+int64_t clock_days(int64_t year, int64_t month, int64_t day)
 {
     if (month <= 2)
         year--;
@@ -93,11 +93,23 @@ static void civil_from_days(int64_t days, int *year, int *month, int *day)
     *year = (int)(year_of_era + era * 400 + (*month <= 2));
 }
 
+int clock_weekday(int64_t days)
+{
+    return (int)(((days + 4) % 7 + 7) % 7); /* 1970 began on a Thursday */
+}
+
+int64_t clock_year(int64_t days)
+{
+    int year, month, day;
+    civil_from_days(days, &year, &month, &day);
+    return year;
+}
+
 static void format(int64_t wall_us, bool micro, char text[CLOCK_TEXT_MAX])
 {
     /* RFC 3339 has four digits of year; what lies outside shows as the nearest that can be said. */
-    int64_t first = days_from_civil(0, 1, 1) * US_PER_DAY;
-    int64_t last = days_from_civil(10000, 1, 1) * US_PER_DAY - 1;
+    int64_t first = clock_days(0, 1, 1) * US_PER_DAY;
+    int64_t last = clock_days(10000, 1, 1) * US_PER_DAY - 1;
     wall_us = MIN(MAX(wall_us, first), last);
     int64_t days = wall_us / US_PER_DAY - (wall_us % US_PER_DAY < 0);
     int64_t us = wall_us - days * US_PER_DAY;
@@ -194,7 +206,7 @@ int clock_parse(struct str text, int64_t *ret_wall_ms)
         return ERR_BAD_REQUEST;
     if (s.len)
         return ERR_BAD_REQUEST;
-    *ret_wall_ms = days_from_civil(year, month, day) * MS_PER_DAY +
+    *ret_wall_ms = clock_days(year, month, day) * MS_PER_DAY +
                    ((hour * 60 + minute - offset) * 60 + second) * 1000 + ms;
     return 0;
 }

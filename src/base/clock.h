@@ -21,6 +21,11 @@ void clock_format_micro(int64_t wall_us, char text[CLOCK_TEXT_MAX]);
 /* Accepts both forms and any offset. */
 int clock_parse(struct str text, int64_t *ret_wall_ms) NODISCARD;
 
+/* Days since 1970-01-01 of a date of the calendar; of such a day its weekday (0: Sunday) and its year. */
+int64_t clock_days(int64_t year, int64_t month, int64_t day);
+int clock_weekday(int64_t days);
+int64_t clock_year(int64_t days);
+
 /* How long ago, as kubectl prints ages: "45s", "3m20s", "5h12m", "3d4h", "2y8d". */
 #define CLOCK_AGE_MAX 32
 void clock_format_age(int64_t age_ms, char text[CLOCK_AGE_MAX]);

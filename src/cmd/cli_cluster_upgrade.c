@@ -20,12 +20,21 @@ static void tell_stages(struct cli *c, const json_t *obj, size_t *told)
             fprintf(stderr, "%-18s %6lld ms\n", cli_plain(c->arena, json_str_or(s, "name", "")), (long long)json_int(s, "milliseconds", 0));
 }
 
-/* 0: done, 1: it was not, -1: it goes on. */
-static int judge(struct cli *c, const char *name, const json_t *obj, const char *version, uint64_t asked_ms)
+/* It waits for the cluster's maintenance window, and we do not wait with it. */
+static bool is_waiting(const json_t *obj)
+{
+    const char *reason = obj_condition_reason(obj, "Upgraded");
+    return reason && !strcmp(reason, "WaitingForWindow");
+}
+
+/* 0: done, or accepted for later; 1: it was not, -1: it goes on. */
+static int judge(struct cli *c, const char *name, const json_t *obj, const char *version, bool now, uint64_t asked_ms)
 {
     const char *said = obj_condition(obj, "Upgraded");
     bool seen = json_int(obj, "status.observedGeneration", 0) >= obj_generation(obj);
     if (seen && !strcmp(json_str_or(obj, "status.minor", ""), version) && (!said || !strcmp(said, "True") || !strcmp(obj_condition_reason(obj, "Upgraded"), "NotWanted")))
+        return 0;
+    if (seen && !now && is_waiting(obj))
         return 0;
     if (!seen || !said || strcmp(said, "False") != 0 || clock_mono_ms() - asked_ms < REFUSED_MS)
         return -1;
@@ -33,7 +42,7 @@ static int judge(struct cli *c, const char *name, const json_t *obj, const char 
     return 1;
 }
 
-static int follow(struct cli *c, const char *name, const char *version, int64_t timeout_ms, json_t **ret)
+static int follow(struct cli *c, const char *name, const char *version, bool now, int64_t timeout_ms, json_t **ret)
 {
     struct client_resource r = kind_resource(&kind_cluster);
     uint64_t asked = clock_mono_ms(), until = asked + (uint64_t)timeout_ms;
@@ -46,7 +55,7 @@ static int follow(struct cli *c, const char *name, const char *version, int64_t 
         const char *to = json_str_or(obj, "status.upgrade.to", "");
         if (!strcmp(to, version))
             tell_stages(c, obj, &told);
-        int rc = judge(c, name, obj, version, asked);
+        int rc = judge(c, name, obj, version, now, asked);
         if (rc == 0)
             *ret = json_incref(obj);
         if (rc >= 0)
@@ -64,6 +73,7 @@ int cli_cluster_upgrade(struct cli *c)
     struct client_resource r = kind_resource(&kind_cluster);
     struct err err = ERR_INIT;
     int64_t timeout_ms = WAIT_DEFAULT_MS;
+    bool now = cli_switch(c, "--now");
     char unique[UUID_TEXT_MAX];
     JSON_AUTO done = NULL;
     if (text && (clock_parse_duration(str_of(text), &timeout_ms) < 0 || timeout_ms <= 0))
@@ -77,7 +87,8 @@ int cli_cluster_upgrade(struct cli *c)
     if (cli_connect(c))
         return 1;
     rnd_uuid(unique);
-    JSON_AUTO patch = json_pack("{s:{s:{s:s}}, s:{s:s}}", "metadata", "annotations", CLUSTER_UPGRADE_ANNOTATION, unique, "spec", "version", version);
+    JSON_AUTO patch = json_pack("{s:{s:{s:s, s:s?}}, s:{s:s}}", "metadata", "annotations", CLUSTER_UPGRADE_ANNOTATION, unique, CLUSTER_UPGRADE_NOW_ANNOTATION, now ? version : NULL, "spec",
+                                "version", version);
     if (client_patch(c->client, &r, c->ns, name, NULL, patch, NULL, &err) < 0) {
         if (err.code != ERR_NOT_FOUND)
             return cli_fail(&err);
@@ -85,10 +96,13 @@ int cli_cluster_upgrade(struct cli *c)
             fprintf(stderr, "seki: project %s has no cluster %s\n", c->ns, name);
         return 1;
     }
-    if (follow(c, name, version, timeout_ms, &done))
+    if (follow(c, name, version, now, timeout_ms, &done))
         return 1;
+    bool waits = !now && is_waiting(done);
     if (c->json)
-        cli_print_json(json_at(done, "status.upgrade"));
+        cli_print_json(waits ? obj_find_condition(done, "Upgraded") : json_at(done, "status.upgrade"));
+    else if (waits)
+        printf("cluster %s: %s\n", name, cli_plain(c->arena, obj_condition_message(done, "Upgraded")));
     else
         printf("cluster %s runs %s\n", name, cli_plain(c->arena, json_str_or(done, "status.version", version)));
     return 0;

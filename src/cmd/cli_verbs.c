@@ -91,6 +91,7 @@ static const struct cli_flag cluster_restore_flags[] = {
 };
 static const struct cli_flag cluster_upgrade_flags[] = {
     {.name = "--version", .value = "MINOR", .help = "of Kubernetes: the next one after that which it runs", .complete = "1.37"},
+    {.name = "--now", .help = "do not wait for the cluster's maintenance window"},
     {.name = "--timeout", .value = "DURATION", .help = "stop waiting after this long, with status 1 (default: 5m)"},
     END,
 };
@@ -358,8 +359,10 @@ const struct cli_verb cli_verbs[] = {
      .args = "NAME",
      .help = "bring a cluster to the next minor version of Kubernetes, and wait until that is done",
      .more = "Each stage is told on stderr: a backup first, then store, API server, controllers, scheduler and nodes. What stands in the way is said before anything is changed.\n"
-             "kubectl patch of spec.version does the same; this one also lets an upgrade begin again that a restore has ended.\n\n"
-             "  seki -n demo cluster upgrade shop --version 1.37\n",
+             "kubectl patch of spec.version does the same; this one also lets an upgrade begin again that a restore has ended.\n"
+             "Where the cluster has a maintenance window that is not open, the upgrade begins in it by itself: that is told, with the time, and not waited for.\n\n"
+             "  seki -n demo cluster upgrade shop --version 1.37\n"
+             "  seki -n demo cluster upgrade shop --version 1.37 --now\n",
      .run = cli_cluster_upgrade,
      .flags = cluster_upgrade_flags},
     {.name = "tenant create",

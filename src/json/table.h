@@ -8,7 +8,7 @@
  *   FIELD_BOOL                                             bool
  *   FIELD_NUMBER                                           double
  *   FIELD_OBJECT                                           struct of `sub`, embedded; with flag FIELD_POINTER: pointer, NULL when absent
- *   FIELD_LIST       of FIELD_STRING/INT/OBJECT (elem)     struct field_list: items pointer and count
+ *   FIELD_LIST       of FIELD_STRING/ENUM/INT/OBJECT (elem) struct field_list: items pointer and count
  *   FIELD_MAP        string → string                       struct field_map: keys[], values[], count
  *   FIELD_ANY        any JSON                              json_t * (borrowed from the document)
  * Rows of kinds that no C code reads as a struct (the borrowed ones) may have offset 0 and are only validated.
@@ -57,7 +57,7 @@ struct field {
     const char *list_key;        /* LIST_MAP: "name" or "name,protocol" */
     int64_t min, max;            /* numbers: range (both 0: any); strings: length in bytes; lists and maps: count */
     const char *def;             /* default as JSON text: "1", "\"Project\"" */
-    const char *values;          /* FIELD_ENUM: "A|B|C" */
+    const char *values;          /* FIELD_ENUM, and lists of them: "A|B|C" */
     const char *ref;             /* names an object of this kind, "Model": for docs, and checks where a kind wants them */
     const char *help;
     unsigned proto;              /* number in Kubernetes' protobuf form; 0: not read from there (json/proto.h) */

@@ -322,7 +322,7 @@ static void check_list(const struct field *f, const json_t *v, const char *path,
         field_errors_add(e, path, "FieldValueTooMany", "Too many: %zu: must have at most %lld items", count, (long long)f->max);
         return;
     }
-    const struct field element = {.name = "", .type = f->elem, .sub = f->sub, .flags = f->flags & ~(unsigned)(FIELD_REQUIRED | FIELD_NULLABLE)};
+    const struct field element = {.name = "", .type = f->elem, .sub = f->sub, .values = f->values, .flags = f->flags & ~(unsigned)(FIELD_REQUIRED | FIELD_NULLABLE)};
     json_t *item;
     json_array_foreach (v, i, item) {
         char at[PATH_MAX_BYTES];

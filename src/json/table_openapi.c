@@ -16,6 +16,15 @@ static json_t *object_schema(const struct field *sub, ref_fn *ref_of)
 
 static json_t *list_schema(const struct field *f, ref_fn *ref_of);
 
+static json_t *values_of(const struct field *f)
+{
+    json_t *values = json_array();
+    struct str rest = str_of(f->values), item;
+    while (str_cut(&rest, '|', &item))
+        json_array_append_new(values, json_stringn(item.ptr, item.len));
+    return values;
+}
+
 static json_t *schema_of(const struct field *f, enum field_type type, ref_fn *ref_of)
 {
     switch (type) {
@@ -35,6 +44,8 @@ static json_t *schema_of(const struct field *f, enum field_type type, ref_fn *re
         return json_pack("{s:b}", "x-kubernetes-preserve-unknown-fields", 1);
     case FIELD_TIME:
         return json_pack("{s:s, s:s}", "type", "string", "format", "date-time");
+    case FIELD_ENUM:
+        return json_pack("{s:s, s:o}", "type", "string", "enum", values_of(f));
     case FIELD_QUANTITY:
         return json_pack("{s:[{s:s}, {s:s}]}", "oneOf", "type", "string", "type", "number");
     default:
@@ -88,13 +99,6 @@ static void add_bounds(const struct field *f, json_t *s)
 
 static void add_text_rules(const struct field *f, json_t *s)
 {
-    if (f->type == FIELD_ENUM) {
-        json_t *values = json_array();
-        struct str rest = str_of(f->values), item;
-        while (str_cut(&rest, '|', &item))
-            json_array_append_new(values, json_stringn(item.ptr, item.len));
-        json_object_set_new(s, "enum", values);
-    }
     if (f->type == FIELD_STRING && (f->flags & (FIELD_DNS_LABEL | FIELD_DNS_NAME)))
         json_object_set_new(s, "pattern", json_string(f->flags & FIELD_DNS_LABEL ? LABEL_PATTERN : NAME_PATTERN));
     if (f->type == FIELD_STRING && (f->flags & FIELD_BASE64))

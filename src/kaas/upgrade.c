@@ -118,6 +118,35 @@ static int finish(struct stepping *x, struct err *err)
 
 /* ---- before it ---- */
 
+/* Whether it is to wait for the cluster's maintenance window; then that is said, with the time. A window that cannot be reckoned is never open: who wants it then says so. */
+static bool waits_for_window(struct stepping *x)
+{
+    const struct maintenance_window *w = x->cluster->spec.maintenance_window;
+    const char *now_to = obj_annotation(x->r->obj, CLUSTER_UPGRADE_NOW_ANNOTATION), *wanted = x->cluster->spec.version, *was = obj_condition_reason(x->r->obj, CONDITION);
+    CLEANUP(zone_freep) struct zone *z = NULL;
+    struct err why = ERR_INIT;
+    int64_t now = clock_wall_ms(), begins, ends;
+    char from[CLOCK_TEXT_MAX], until[CLOCK_TEXT_MAX];
+    if (!w || (now_to && !strcmp(now_to, wanted)))
+        return false;
+    if (zone_load(w->time_zone, &z, &why) < 0) {
+        say(x, "False", "TimeZoneMissing", arena_printf(x->r->arena, "not upgraded to %s: spec.maintenanceWindow.timeZone: %s: %s; `seki cluster upgrade --now` does not wait", wanted, w->time_zone, why.msg));
+        return true;
+    }
+    maintenance_find(w, z, now, &begins, &ends);
+    if (begins <= now)
+        return false;
+    clock_format(begins, from);
+    clock_format(ends, until);
+    const char *message = arena_printf(x->r->arena, "the upgrade to %s begins in the maintenance window from %s to %s; `seki cluster upgrade --now` does not wait", wanted, from, until);
+    if (!was || strcmp(was, "WaitingForWindow") != 0)
+        tell(x, "Normal", "UpgradeWaiting", message);
+    say(x, "False", "WaitingForWindow", message);
+    if (!x->r->requeue_ms || x->r->requeue_ms > (uint64_t)(begins - now))
+        x->r->requeue_ms = (uint64_t)(begins - now);
+    return true;
+}
+
 static int begin(struct stepping *x, struct err *err)
 {
     struct arena *a = x->r->arena;
@@ -129,6 +158,8 @@ static int begin(struct stepping *x, struct err *err)
         say(x, "False", "Held", arena_printf(a, "its store was put back to %s: `seki cluster upgrade` begins again, or set spec.version to that", v->minor));
         return 0;
     }
+    if (waits_for_window(x))
+        return 0;
     if (!x->ready) {
         say(x, "False", "ClusterNotReady", arena_printf(a, "not upgraded to %s: %s", wanted, obj_condition_message(x->r->obj, "Ready")));
         return 0;

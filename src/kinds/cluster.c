@@ -94,6 +94,7 @@ static const struct field spec_fields[] = {
     {.name = "network", .type = FIELD_OBJECT, .offset = SPEC(network), .sub = network_fields, .sub_size = sizeof(((struct cluster *)0)->spec.network), .def = "{}", .help = "its networks; they cannot change later"},
     {.name = "endpointNames", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoint_names), .list_type = LIST_SET, .max = ENDPOINT_NAMES_MAX, .help = "further DNS names and addresses under which clients reach its API server"},
     {.name = "audit", .type = FIELD_OBJECT, .offset = SPEC(audit), .sub = audit_fields, .sub_size = sizeof(((struct cluster *)0)->spec.audit), .def = "{}", .help = "its audit log"},
+    {.name = "maintenanceWindow", .type = FIELD_OBJECT, .flags = FIELD_POINTER, .offset = SPEC(maintenance_window), .sub = maintenance_fields, .sub_size = sizeof(struct maintenance_window), .help = "when an upgrade may begin that spec.version asks for; absent: at any time. `seki cluster upgrade --now` does not wait for it"},
     {.name = "backup", .type = FIELD_OBJECT, .offset = SPEC(backup), .sub = backup_fields, .sub_size = sizeof(((struct cluster *)0)->spec.backup), .def = "{}", .help = "how its store is backed up"},
     {0},
 };
@@ -318,6 +319,7 @@ static void validate(const struct kind_context *c, const json_t *obj, const json
         field_errors_add(errors, "spec.network.serviceCIDR", "FieldValueInvalid", "Invalid value: \"%.32s\": overlaps spec.network.podCIDR %.32s", json_str(obj, "spec.network.serviceCIDR"),
                          json_str(obj, "spec.network.podCIDR"));
     check_nodes(obj, both, &pods, &services, errors);
+    maintenance_validate(obj, errors);
     if (json_int(obj, "spec.controlPlane.replicas", 1) != 1)
         field_errors_add(errors, "spec.controlPlane.replicas", "FieldValueNotSupported", "Unsupported value: %lld: supported values: \"1\"",
                          (long long)json_int(obj, "spec.controlPlane.replicas", 1));

@@ -3,6 +3,7 @@
 #define SEKI_KINDS_KAAS_H
 
 #include "kinds/kind.h"
+#include "kinds/maintenance.h"
 
 extern const struct kind kind_cluster, kind_cluster_key, kind_node_pool;
 
@@ -18,6 +19,8 @@ extern const struct kind kind_cluster, kind_cluster_key, kind_node_pool;
 #define CLUSTER_BACKUPS_MAX 200
 /* Another value lets an upgrade go on that a restore has ended. */
 #define CLUSTER_UPGRADE_ANNOTATION "seki.cloud/upgrade"
+/* A minor version: the upgrade to it begins without waiting for spec.maintenanceWindow. */
+#define CLUSTER_UPGRADE_NOW_ANNOTATION "seki.cloud/upgrade-now"
 /* Minor versions of Kubernetes that Seki knows how to run, oldest first. */
 #define CLUSTER_VERSIONS "1.36|1.37"
 
@@ -41,6 +44,7 @@ struct cluster {
         struct {
             const char *policy; /* None | Metadata | Request | RequestResponse */
         } audit;
+        struct maintenance_window *maintenance_window; /* NULL: any time */
         struct field_list endpoint_names; /* DNS names and addresses for the API server's certificate */
     } spec;
 };

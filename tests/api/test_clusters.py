@@ -28,6 +28,16 @@ def create(cloud, ns, name, spec=None):
     ({"network": {"serviceCIDR": "127.64.0.0/16"}}, "spec.network.serviceCIDR", "overlaps 127.0.0.0/8"),
     ({"network": {"podCIDR": "fd00:1::/64"}}, "spec.network.podCIDR", "expected an IPv4 network"),
     ({"network": {"serviceDomain": "Not A Name"}}, "spec.network.serviceDomain", ""),
+    ({"maintenanceWindow": {"days": ["Sunday"]}}, "spec.maintenanceWindow.start", "Required value"),
+    ({"maintenanceWindow": {"start": "24:00"}}, "spec.maintenanceWindow.start", 'expected a time of day from "00:00" to "23:59"'),
+    ({"maintenanceWindow": {"start": "02.00"}}, "spec.maintenanceWindow.start", 'expected a time of day from "00:00" to "23:59"'),
+    ({"maintenanceWindow": {"start": "2:00"}}, "spec.maintenanceWindow.start", "must have at least 5 bytes"),
+    ({"maintenanceWindow": {"start": "02:00", "days": ["Sunday", "Sun"]}}, "spec.maintenanceWindow.days[1]", 'supported values: "Monday", "Tuesday"'),
+    ({"maintenanceWindow": {"start": "02:00", "days": ["Sunday", "Sunday"]}}, "spec.maintenanceWindow.days[1]", "Duplicate value"),
+    ({"maintenanceWindow": {"start": "02:00", "durationMinutes": 10}}, "spec.maintenanceWindow.durationMinutes", "greater than or equal to 30"),
+    ({"maintenanceWindow": {"start": "02:00", "durationMinutes": 1441}}, "spec.maintenanceWindow.durationMinutes", "less than or equal to 1440"),
+    ({"maintenanceWindow": {"start": "02:00", "timeZone": "Asia/Nowhere"}}, "spec.maintenanceWindow.timeZone", "this system knows no such time zone"),
+    ({"maintenanceWindow": {"start": "02:00", "timeZone": "../../etc/passwd"}}, "spec.maintenanceWindow.timeZone", "expected UTC or a name such as Asia/Tokyo"),
     ({"endpointNames": ["ok.example", "10.1.2.300"]}, "spec.endpointNames[1]", "expected a DNS name or an address"),
     ({"endpointNames": ["*.example"]}, "spec.endpointNames[0]", "expected a DNS name or an address"),
     ({"endpointNames": ["a.example", "a.example"]}, "spec.endpointNames[1]", ""),
@@ -37,6 +47,15 @@ def test_what_cannot_be_is_refused_by_the_name_of_its_field(cloud, project, spec
         create(cloud, project, "one", spec)
     causes = e.value.body["details"]["causes"]
     assert e.value.status == 422 and any(c["field"] == field and said in c["message"] for c in causes), causes
+
+
+def test_a_maintenance_window_is_filled_and_can_be_taken_away(cloud, project):
+    create(cloud, project, "one", {"maintenanceWindow": {"start": "02:00", "days": ["Saturday", "Sunday"], "timeZone": "Asia/Tokyo"}})
+    create(cloud, project, "two", {"maintenanceWindow": {"start": "23:30"}})
+    windows = [cloud.api("GET", PATH.format(project) + "/" + n)["spec"]["maintenanceWindow"] for n in ("one", "two")]
+    assert windows == [{"start": "02:00", "days": ["Saturday", "Sunday"], "timeZone": "Asia/Tokyo", "durationMinutes": 240}, {"start": "23:30", "timeZone": "UTC", "durationMinutes": 240}]
+    changed = cloud.api("PATCH", PATH.format(project) + "/one", {"spec": {"maintenanceWindow": None}}, "application/merge-patch+json")
+    assert "maintenanceWindow" not in changed["spec"]
 
 
 def test_names_are_labels(cloud, project):

@@ -234,6 +234,16 @@ static void lists_by_key_and_sets(void **state UNUSED)
     only("\"tags\":[\"a\",\"b\",\"a\"]", "spec.tags[2] FieldValueDuplicate Duplicate value: \"a\"");
     only("\"parts\":[{\"name\":\"a\",\"digest\":\"abc\"},{\"name\":\"a\",\"digest\":\"abd\"}]", "spec.parts[1] FieldValueDuplicate Duplicate value: {\"name\":\"a\",\"digest\":\"abd\"}");
     only("\"ports\":[1,1,1]", "");
+    /* Of words that are listed. */
+    static const struct field days[] = {{.name = "l", .type = FIELD_LIST, .elem = FIELD_ENUM, .values = "Mon|Tue", .list_type = LIST_SET}, {0}};
+    JSON_AUTO words = json_pack("{s:[s, s]}", "l", "Tue", "tue");
+    struct field_errors wrong = {.arena = arena};
+    field_validate(days, words, "", &wrong);
+    assert_int_equal(wrong.count, 1);
+    assert_string_equal(wrong.items[0].path, "l[1]");
+    assert_string_equal(wrong.items[0].message, "Unsupported value: \"tue\": supported values: \"Mon\", \"Tue\"");
+    JSON_AUTO schema = field_openapi(days, NULL);
+    equal(json_at(schema, "properties.l.items"), "{\"type\":\"string\",\"enum\":[\"Mon\",\"Tue\"]}");
     /* Long elements that differ at their ends only are different. */
     static const struct field long_set[] = {{.name = "l", .type = FIELD_LIST, .elem = FIELD_STRING, .list_type = LIST_SET}, {0}};
     char *a = xcalloc(1, 100001), *b = xcalloc(1, 100001);

@@ -289,11 +289,11 @@ static void check_row(const struct field *table, const struct field *f, const ch
         BAD("has no help");
     if (f->max && f->min > f->max)
         BAD("the bounds are crossed");
-    if ((f->type == FIELD_ENUM) != (f->values != NULL))
+    if ((f->type == FIELD_ENUM || (f->type == FIELD_LIST && f->elem == FIELD_ENUM)) != (f->values != NULL))
         BAD("values are for enums, and enums have values");
     if ((f->type == FIELD_OBJECT || (f->type == FIELD_LIST && f->elem == FIELD_OBJECT)) != (f->sub != NULL))
         BAD("a table beneath is for objects, and objects have one");
-    if (f->type == FIELD_LIST && f->elem != FIELD_STRING && f->elem != FIELD_INT && f->elem != FIELD_OBJECT)
+    if (f->type == FIELD_LIST && f->elem != FIELD_STRING && f->elem != FIELD_ENUM && f->elem != FIELD_INT && f->elem != FIELD_OBJECT)
         BAD("a list of what cannot be listed");
     if ((f->list_type == LIST_MAP) != (f->list_key != NULL) || (f->list_type != LIST_ATOMIC && f->type != FIELD_LIST))
         BAD("keys are for lists by key");
