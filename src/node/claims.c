@@ -270,6 +270,9 @@ static bool is_known(const struct claims_seen *seen, const char *id)
         json_array_foreach (seen->contents, i, obj)
             if (!strcmp(json_str_or(obj, "spec.volumeSnapshotRef.uid", ""), id + 5))
                 return true;
+        json_array_foreach (seen->snapshots, i, obj) /* its content was made in this pass */
+            if (obj_uid(obj) && !strcmp(obj_uid(obj), id + 5))
+                return true;
         return !seen->contents;
     }
     json_array_foreach (seen->volumes, i, obj)
