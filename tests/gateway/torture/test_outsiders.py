@@ -2,12 +2,14 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import openai
 import pytest
 
+from brief_engine import BriefEngine
 from cloud import Cloud, wait_for
 
 PROGRAM = pathlib.Path(sys.executable).parent / "llm-comply"
@@ -25,13 +27,44 @@ def fake():
         yield c
 
 
+def comply(url, secret, model, form, directory, *args, timeout=60):
+    """llm-comply's results."""
+    command = [str(PROGRAM), "-u", url, "-k", secret, "-m", model, "--format", form, "--json", "--timeout", str(timeout), *args]
+    p = subprocess.run(command, capture_output=True, text=True, timeout=20 * timeout, cwd=directory, env={**os.environ, "HOME": str(directory)})
+    assert p.stdout, p.stderr
+    return json.loads(p.stdout)["results"]
+
+
 @pytest.mark.skipif(not PROGRAM.exists(), reason="llm-comply is not there")
 def test_llm_comply(fake, tmp_path):
-    args = [str(PROGRAM), "-u", fake.base_url, "-k", fake.secret, "-m", "fake", "--format", "openai-chat", "--json", "--timeout", "60", "-i", OF_THE_ENGINE]
-    p = subprocess.run(args, capture_output=True, text=True, timeout=240, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
-    results = json.loads(p.stdout)["results"]
+    results = comply(fake.base_url, fake.secret, "fake", "openai-chat", tmp_path, "-i", OF_THE_ENGINE)
     bad = {r["id"]: r["errors"] for r in results if r["status"] == "failed" and r["id"] not in NOT_OURS}
-    assert not bad and sum(r["status"] == "passed" for r in results) >= 6, (bad, p.stdout[:3000])
+    assert not bad and sum(r["status"] == "passed" for r in results) >= 6, (bad, results)
+
+
+@pytest.fixture(scope="module")
+def brief():
+    with BriefEngine() as engine, Cloud(options={"gateway-first-byte-timeout": "10m", "gateway-idle-timeout": "10m"}) as c:
+        c.engine, c.secret = engine, c.serve(engine.url)
+        yield c
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not PROGRAM.exists(), reason="llm-comply is not there")
+@pytest.mark.parametrize("form", ["openai-chat", "open-responses", "anthropic"])
+def test_llm_comply_finds_the_engine_behind_us_as_it_is(brief, tmp_path, form):
+    """llama.cpp asked directly and through the gateway, in every dialect: what it can do it can here too, and what is wrong is the engine's own, found in the same words directly. Bad requests, which
+    it takes, may be refused here."""
+    def found(url, secret):
+        # The values that an error quotes (texts, counts) are the model's.
+        return {r["id"]: (r["status"], sorted({re.sub(r"\{.*\}", "{}", e) for e in r.get("errors", [])})) for r in comply(url, secret, "m", form, tmp_path, timeout=300)}
+    direct, through = found(brief.engine.url, "none"), found(brief.base_url, brief.secret)
+    print(f"{form}: {sum(s == 'passed' for s, _ in direct.values())} of {len(direct)} passed directly, {sum(s == 'passed' for s, _ in through.values())} through the gateway")
+    assert len(direct) >= 9 and any(status == "passed" for status, _ in direct.values()), direct
+    assert direct.keys() == through.keys()
+    worse = {i: (direct[i], through[i]) for i in direct if through[i][0] != "passed" and direct[i] != through[i]}
+    assert not worse
 
 
 def test_the_sdk_in_strict_mode(fake):
