@@ -14,7 +14,8 @@
 
 /* When, in each year, the clock is put to summer or winter time. */
 struct rule {
-    char kind; /* M: of a month, the nth (5: last) such weekday; J: day 1 to 365 without a leap day; N: day 0 to 365 */
+    char kind; /* M: of a month, the nth (5: last) such weekday; J: day 1 to 365 without a leap day;
+                  N: day 0 to 365 */
     int month, nth, day;
     int32_t at_s; /* after that day's midnight, by the time that ends then */
 };
@@ -36,7 +37,8 @@ static bool take_number(struct str *s, int least, int most, int *ret)
 {
     int n = 0;
     size_t digits = 0;
-    for (; digits < s->len && digits < 4 && s->ptr[digits] >= '0' && s->ptr[digits] <= '9'; digits++)
+    for (; digits < s->len && digits < 4 && s->ptr[digits] >= '0' && s->ptr[digits] <= '9';
+         digits++)
         n = n * 10 + (s->ptr[digits] - '0');
     *s = str_skip(*s, digits);
     *ret = n;
@@ -61,7 +63,8 @@ static bool take_name(struct str *s)
         *s = str_skip(*s, (size_t)end + 1);
         return true;
     }
-    while (n < s->len && ((s->ptr[n] >= 'A' && s->ptr[n] <= 'Z') || (s->ptr[n] >= 'a' && s->ptr[n] <= 'z')))
+    while (n < s->len &&
+           ((s->ptr[n] >= 'A' && s->ptr[n] <= 'Z') || (s->ptr[n] >= 'a' && s->ptr[n] <= 'z')))
         n++;
     *s = str_skip(*s, n);
     return n >= 3;
@@ -74,7 +77,9 @@ static bool take_time(struct str *s, int32_t *ret)
     bool below = take_char(s, '-');
     if (!below)
         (void)take_char(s, '+');
-    if (!take_number(s, 0, HOURS_MAX, &h) || (take_char(s, ':') && (!take_number(s, 0, 59, &m) || (take_char(s, ':') && !take_number(s, 0, 59, &sec)))))
+    if (!take_number(s, 0, HOURS_MAX, &h) ||
+        (take_char(s, ':') &&
+         (!take_number(s, 0, 59, &m) || (take_char(s, ':') && !take_number(s, 0, 59, &sec)))))
         return false;
     *ret = (h * HOUR_S + m * 60 + sec) * (below ? -1 : 1);
     return true;
@@ -86,7 +91,8 @@ static bool take_rule(struct str *s, struct rule *r)
     bool good = take_char(s, ',');
     if (good && take_char(s, 'M')) {
         r->kind = 'M';
-        good = take_number(s, 1, 12, &r->month) && take_char(s, '.') && take_number(s, 1, 5, &r->nth) && take_char(s, '.') && take_number(s, 0, 6, &r->day);
+        good = take_number(s, 1, 12, &r->month) && take_char(s, '.') &&
+               take_number(s, 1, 5, &r->nth) && take_char(s, '.') && take_number(s, 0, 6, &r->day);
     } else if (good && take_char(s, 'J')) {
         r->kind = 'J';
         good = take_number(s, 1, 365, &r->day);
@@ -131,7 +137,8 @@ static int64_t rule_day(const struct rule *r, int64_t year)
         return first + r->day;
     if (r->kind == 'J')
         return first + r->day - 1 + (is_leap(year) && r->day >= 60);
-    int64_t month = clock_days(year, r->month, 1), next = r->month == 12 ? clock_days(year + 1, 1, 1) : clock_days(year, r->month + 1, 1);
+    int64_t month = clock_days(year, r->month, 1),
+            next = r->month == 12 ? clock_days(year + 1, 1, 1) : clock_days(year, r->month + 1, 1);
     int64_t day = month + (r->day - clock_weekday(month) + 7) % 7 + 7 * (int64_t)(r->nth - 1);
     return day < next ? day : day - 7;
 }
@@ -141,8 +148,12 @@ static int32_t by_rules(const struct zone *z, int64_t utc_s)
     if (!z->has_summer)
         return z->winter_s;
     int64_t local = utc_s + z->winter_s, year = clock_year(local / DAY_S - (local % DAY_S < 0));
-    int64_t begins = rule_day(&z->begins, year) * DAY_S + z->begins.at_s - z->winter_s, ends = rule_day(&z->ends, year) * DAY_S + z->ends.at_s - z->summer_s;
-    bool summer = begins < ends ? utc_s >= begins && utc_s < ends : utc_s >= begins || utc_s < ends; /* south of the equator it lasts over the new year */
+    int64_t begins = rule_day(&z->begins, year) * DAY_S + z->begins.at_s - z->winter_s,
+            ends = rule_day(&z->ends, year) * DAY_S + z->ends.at_s - z->summer_s;
+    bool summer =
+        begins < ends
+            ? utc_s >= begins && utc_s < ends
+            : utc_s >= begins || utc_s < ends; /* south of the equator it lasts over the new year */
     return summer ? z->summer_s : z->winter_s;
 }
 
@@ -178,12 +189,14 @@ static bool read_header(struct str bytes, size_t time_bytes, struct block *b)
 
 static size_t block_size(const struct block *b)
 {
-    return b->times * (b->time_bytes + 1) + b->types * 6 + b->chars + b->leaps * (b->time_bytes + 4) + b->walls + b->utcs;
+    return b->times * (b->time_bytes + 1) + b->types * 6 + b->chars +
+           b->leaps * (b->time_bytes + 4) + b->walls + b->utcs;
 }
 
 static bool read_block(struct str bytes, const struct block *b, struct zone *z)
 {
-    const char *times = bytes.ptr, *which = times + b->times * b->time_bytes, *types = which + b->times;
+    const char *times = bytes.ptr, *which = times + b->times * b->time_bytes,
+               *types = which + b->times;
     if (!b->types)
         return false;
     z->count = b->times;
@@ -205,7 +218,8 @@ static bool read_block(struct str bytes, const struct block *b, struct zone *z)
 static bool offsets_can_be(const struct zone *z)
 {
     const int32_t most = 26 * HOUR_S;
-    bool good = z->first_s > -most && z->first_s < most && z->winter_s > -most && z->winter_s < most && z->summer_s > -most && z->summer_s < most;
+    bool good = z->first_s > -most && z->first_s < most && z->winter_s > -most &&
+                z->winter_s < most && z->summer_s > -most && z->summer_s < most;
     for (size_t i = 0; good && i < z->count; i++)
         good = z->offset_s[i] > -most && z->offset_s[i] < most;
     return good;
@@ -245,7 +259,8 @@ static bool is_name(struct str name)
         return false;
     for (size_t i = 0; i < name.len; i++) {
         char c = name.ptr[i];
-        if (!((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '/' || c == '_' || c == '-' || c == '+')) /* no dots: it is a part of a path */
+        if (!((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+              c == '/' || c == '_' || c == '-' || c == '+')) /* no dots: it is a part of a path */
             return false;
     }
     return true;
@@ -266,7 +281,9 @@ int zone_load(const char *name, struct zone **ret, struct err *err)
         return err_set(err, ERR_INVALID, "expected UTC or a name such as Asia/Tokyo");
     path = xasprintf(DIRECTORY "/%s", name);
     if (file_read(path, FILE_MAX, &bytes, &len, &why) < 0)
-        return err_set(err, ERR_NOT_FOUND, "this system knows no such time zone: expected UTC or a name such as Asia/Tokyo");
+        return err_set(
+            err, ERR_NOT_FOUND,
+            "this system knows no such time zone: expected UTC or a name such as Asia/Tokyo");
     return zone_parse(str_n(bytes, len), ret, err);
 }
 
@@ -303,7 +320,8 @@ int32_t zone_offset(const struct zone *z, int64_t utc_s)
 
 int64_t zone_to_utc(const struct zone *z, int64_t local_s)
 {
-    int64_t before = local_s - zone_offset(z, local_s - DAY_S), after = local_s - zone_offset(z, local_s + DAY_S);
+    int64_t before = local_s - zone_offset(z, local_s - DAY_S),
+            after = local_s - zone_offset(z, local_s + DAY_S);
     if (before + zone_offset(z, before) == local_s)
         return before;
     return after + zone_offset(z, after) == local_s ? after : before;
