@@ -105,7 +105,8 @@ struct engine_ops {
      * from the machine. Pure but for looking at the file system. */
     int (*plan)(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file,
                 struct arena *a, struct engine_plan *ret, struct err *err);
-    /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
+    /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_NOT_FOUND: a server elsewhere that
+     * does not have the model; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
     int (*probe)(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err);
     /* One token of work, to prove liveness of an idle engine; never billed. *ret: how much it was, as far as the engine says. Blocks. */
     int (*poke)(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct engine_tokens *ret, struct err *err);
