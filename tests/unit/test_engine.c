@@ -727,7 +727,7 @@ int main(void)
         TEST(test_what_nobody_knows_is_swept),
         cmocka_unit_test(test_metrics_are_read_with_care),
         cmocka_unit_test(test_no_answer_three_times_is_hung),
-        cmocka_unit_test(test_tokenizers_are_asked_in_their_own_words),
+        cmocka_unit_test_setup_teardown(test_tokenizers_are_asked_in_their_own_words, set_up, tear_down),
         cmocka_unit_test(test_only_sound_counts_are_believed),
         cmocka_unit_test(test_requests_without_tokens_are_hung),
         cmocka_unit_test(test_a_busy_engine_is_never_poked),

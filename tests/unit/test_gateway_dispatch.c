@@ -511,6 +511,32 @@ static void who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker(v
     end(second);
 }
 
+static void *kick_often(void *arg)
+{
+    for (int i = 0; i < 2000; i++)
+        dispatch_kick(arg);
+    return NULL;
+}
+
+/* Since when it waits is its own loop's to say, while others look whether its patience has ended: for the thread sanitizer. */
+static void a_wait_begins_anew_while_others_look(void **state)
+{
+    (void)state;
+    uint64_t hashes[LONG_BLOCKS], now_ms = 0;
+    pthread_t other;
+    make_home(hashes);
+    struct ticket *t = long_one("a", hashes, 100);
+    assert_int_equal(ask(t), DISPATCH_WAITS);
+    assert_int_equal(pthread_create(&other, NULL, kick_often, endpoint.dispatch), 0);
+    for (int i = 0; i < 2000; i++)
+        dispatch_since(t, now_ms = clock_mono_ms());
+    pthread_join(other, NULL);
+    assert_int_equal(t->since_ms, now_ms);
+    assert_int_equal(t->state, TICKET_WAITS);
+    end(t);
+    set_load(0, 0, 0, 0);
+}
+
 static void patience_has_an_end(void **state)
 {
     (void)state;
@@ -608,6 +634,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(who_leaves_in_any_state_leaves_nothing_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tenant_has_so_many_places, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_snapshot_gives_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_wait_begins_anew_while_others_look, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_tried_all_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_never_paid_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker, setup, teardown),
