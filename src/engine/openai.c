@@ -173,7 +173,7 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
     char path[2200];
     size_t len = 0;
     int status = 0;
-    *ret = (struct engine_health){.requests_running = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1};
+    *ret = ENGINE_HEALTH_UNKNOWN;
     snprintf(path, sizeof(path), "%s/models", plan->base_path);
     const struct fetch_options o = {.address = plan->address, .path = path, .bearer = plan->token, .timeout_ms = timeout_ms, .guarded = !plan->argv, .reach = plan->remote};
     int rc = fetch(&o, &status, &body, &len, err);

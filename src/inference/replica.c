@@ -395,7 +395,7 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
 
 static void look_at_engine(struct pass *p)
 {
-    struct engine_health h = {.requests_running = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1};
+    struct engine_health h = ENGINE_HEALTH_UNKNOWN;
     struct err err = ERR_INIT;
     int64_t from_ms = clock_wall_ms();
     if (p->memory.generation != p->w.generation || !p->memory.begun_ms) {
@@ -409,6 +409,9 @@ static void look_at_engine(struct pass *p)
         rc = err_set(&err, ERR_UNAVAILABLE, "loading the model");
     if (rc == 0 && engine_task_of(&p->mr.spec.engine) == TASK_TEXT)
         counters_show(p->i, p->r->obj, &p->memory, p->engine, &h, from_ms);
+    const char *target = rc == 0 ? scaling_target(p->r->obj, p->r->arena) : NULL;
+    if (target)
+        demand_engine(p->i->demand, target, &(struct demand_engine){.waiting = h.requests_waiting, .running = h.requests_running, .kv_used = h.kv_used});
     if (rc == ERR_NOT_FOUND)
         model_is_missing(p, err.msg);
     else if (p->memory.was_ready || rc == 0)
