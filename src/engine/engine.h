@@ -59,11 +59,17 @@ bool engine_metric(struct str text, const char *name, double *ret);
 /* The same of all series of that name together. */
 bool engine_metric_sum(struct str text, const char *name, double *ret);
 
+/* The largest of them. */
+bool engine_metric_max(struct str text, const char *name, double *ret);
+
+#define ENGINE_HEALTH_UNKNOWN ((struct engine_health){.requests_running = -1, .requests_waiting = -1, .kv_used = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1})
 /* What a probe found. Counters grow over the life of one engine process. */
 struct engine_health {
     bool serving;             /* loaded, answers */
     int64_t requests_running; /* -1: unknown */
     int64_t tokens_read, tokens_written; /* its own count of what it did; -1: unknown */
+    int64_t requests_waiting; /* in its own queue; -1: unknown */
+    int64_t kv_used;          /* thousandths of its memory for keys and values, as far as it cannot be had at once; -1: unknown */
     int64_t tokens_total;     /* progress: tokens read and generated so far, and batches worked on, which shows a long prompt's progress; -1: unknown */
 };
 
@@ -105,7 +111,8 @@ struct engine_ops {
      * from the machine. Pure but for looking at the file system. */
     int (*plan)(const struct engine_paths *p, const struct model_replica *mr, const char *replica_uid, const char *model_file,
                 struct arena *a, struct engine_plan *ret, struct err *err);
-    /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
+    /* Health and progress counters; blocks up to timeout_ms. ERR_UNAVAILABLE: still loading; ERR_NOT_FOUND: a server elsewhere that
+     * does not have the model; ERR_TIMEOUT, ERR_CLOSED: does not answer. */
     int (*probe)(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err);
     /* One token of work, to prove liveness of an idle engine; never billed. *ret: how much it was, as far as the engine says. Blocks. */
     int (*poke)(const struct engine_plan *plan, enum engine_task task, uint64_t timeout_ms, struct engine_tokens *ret, struct err *err);

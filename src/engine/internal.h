@@ -21,7 +21,10 @@ const char *engine_on_path(const char *name, struct arena *a);
 struct engine_metric_names {
     const char *running, *prompt_tokens, *written_tokens; /* progress */
     const char *read;                                     /* tokens of prompts, as they are billed */
+    const char *waiting, *kv_used[2];                     /* requests; a part of 1, by its name of now and of before */
 };
+/* Of a server that others may use as well: what waits there and how full it is. */
+void engine_read_load(struct str metrics, const struct engine_metric_names *names, struct engine_health *ret);
 int engine_probe_served(const struct engine_plan *plan, const struct engine_metric_names *names, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;
 /* /health and /metrics. */
 int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err) NODISCARD;

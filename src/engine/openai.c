@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "client/fetch.h"
 #include "engine/internal.h"
+#include "json/json.h"
 #include "net/addr.h"
 
 /* The engines of this machine are other tenants' too: they are reached through their endpoints only. */
@@ -96,14 +97,83 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
     return engine_where(p, mr, replica_uid, a, ret, err);
 }
 
-/* It answers, and takes our key. */
+/* ---- whether it has the model ---- */
+
+#define LIST_MAX (1024 * 1024) /* fetch()'s own */
+#define NAMES_TOLD 5
+#define NAME_TOLD_MAX 60
+
+/* Foreign text, for people: what would break a line or a terminal is not shown. */
+static void add_name(struct sbuf *out, const char *name)
+{
+    size_t n = 0;
+    for (const unsigned char *c = (const unsigned char *)name; *c && n < NAME_TOLD_MAX; c++, n++)
+        sbuf_add_char(out, *c > 0x20 && *c < 0x7f ? (char)*c : '?');
+}
+
+/* Whether a list of models has that one. What is no list, or says that it is not whole, refuses nobody. told: the others' names. */
+static bool list_has(struct str body, const char *model, struct sbuf *told)
+{
+    JSON_AUTO doc = NULL;
+    size_t i, n = 0;
+    json_t *m;
+    if (json_parse(body, LIST_MAX, &doc, NULL) < 0 || !json_is_array(json_object_get(doc, "data")) || json_flag(doc, "has_more", false))
+        return true;
+    const json_t *list = json_object_get(doc, "data");
+    json_array_foreach (list, i, m) {
+        const char *id = json_str_or(m, "id", "");
+        if (!strcmp(id, model))
+            return true;
+        if (*id && n++ < NAMES_TOLD) {
+            sbuf_addc(told, n > 1 ? ", " : "");
+            add_name(told, id);
+        }
+    }
+    if (n > NAMES_TOLD)
+        sbuf_addf(told, " and %zu more", n - NAMES_TOLD);
+    return false;
+}
+
+/* The path of one model. Slashes stay: names have them, and servers take them so. */
+static void model_path(const struct engine_plan *plan, struct sbuf *out)
+{
+    sbuf_addf(out, "%s/models/", plan->base_path);
+    for (const unsigned char *c = (const unsigned char *)plan->engine_model; *c; c++)
+        if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || strchr("-._~/:", *c))
+            sbuf_add_char(out, (char)*c);
+        else
+            sbuf_addf(out, "%%%02X", *c);
+}
+
+/* Not in the list, and the server knows none of that name when it is asked for it alone: some serve more than they list. */
+static int check_model(const struct engine_plan *plan, struct str list, uint64_t timeout_ms, struct err *err)
+{
+    CLEANUP(sbuf_deinit) struct sbuf told = {0}, path = {0};
+    CLEANUP(mem_freep) char *body = NULL;
+    size_t len = 0;
+    int status = 0;
+    sbuf_init(&told, 1024);
+    sbuf_init(&path, 4096);
+    if (plan->argv || !plan->engine_model || !*plan->engine_model || list_has(list, plan->engine_model, &told))
+        return 0;
+    model_path(plan, &path);
+    if (!sbuf_ok(&path))
+        return 0;
+    const struct fetch_options o = {.address = plan->address, .path = path.ptr, .bearer = plan->token, .timeout_ms = timeout_ms, .guarded = true, .reach = plan->remote};
+    if (fetch(&o, &status, &body, &len, NULL) < 0 || status != 404)
+        return 0;
+    return err_field(err, ERR_NOT_FOUND, "spec.engine.remoteModel", "the server has no model \"%.120s\" (spec.engine.remoteModel names the one that is meant); it has %s", plan->engine_model,
+                     told.len ? told.ptr : "none");
+}
+
+/* It answers, takes our key, and has the model. */
 static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err)
 {
     CLEANUP(mem_freep) char *body = NULL;
     char path[2200];
     size_t len = 0;
     int status = 0;
-    *ret = (struct engine_health){.requests_running = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1};
+    *ret = ENGINE_HEALTH_UNKNOWN;
     snprintf(path, sizeof(path), "%s/models", plan->base_path);
     const struct fetch_options o = {.address = plan->address, .path = path, .bearer = plan->token, .timeout_ms = timeout_ms, .guarded = !plan->argv, .reach = plan->remote};
     int rc = fetch(&o, &status, &body, &len, err);
@@ -118,6 +188,8 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
         return err_set(err, ERR_UNAVAILABLE, "the server answers %d: redirects are not followed; give the place itself as spec.engine.url", status);
     if (status >= 500)
         return err_set(err, ERR_UNAVAILABLE, "the server answers %d", status);
+    if (status == 200 && rc == 0 && (rc = check_model(plan, str_n(body, len), timeout_ms, err)) < 0)
+        return rc;
     ret->serving = true;
     return 0;
 }

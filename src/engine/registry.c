@@ -124,6 +124,29 @@ bool engine_metric_sum(struct str text, const char *name, double *ret)
     return true;
 }
 
+bool engine_metric_max(struct str text, const char *name, double *ret)
+{
+    double v;
+    bool any = false;
+    while (next_value(&text, name, &v)) {
+        *ret = any ? MAX(*ret, v) : v;
+        any = true;
+    }
+    return any;
+}
+
+void engine_read_load(struct str metrics, const struct engine_metric_names *names, struct engine_health *ret)
+{
+    double v;
+    if (engine_metric_sum(metrics, names->running, &v))
+        ret->requests_running = (int64_t)v;
+    if (engine_metric_sum(metrics, names->waiting, &v))
+        ret->requests_waiting = (int64_t)v;
+    for (size_t i = 0; i < ARRAY_LEN(names->kv_used) && ret->kv_used < 0; i++)
+        if (names->kv_used[i] && engine_metric_max(metrics, names->kv_used[i], &v) && v <= 1)
+            ret->kv_used = (int64_t)(v * 1000 + 0.5);
+}
+
 /* ---- probes ---- */
 
 static int get(const struct engine_plan *plan, const char *path, uint64_t timeout_ms, int *ret_status, char **ret_body, size_t *ret_len, struct err *err)
@@ -138,8 +161,9 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     CLEANUP(mem_freep) char *metrics = NULL;
     size_t len = 0;
     int status = 0;
-    double running, prompt, predicted, decodes = 0;
-    *ret = (struct engine_health){.requests_running = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1};
+    static const struct engine_metric_names names = {.running = "llamacpp:requests_processing", .waiting = "llamacpp:requests_deferred", .kv_used = {"llamacpp:kv_cache_usage_ratio"}};
+    double prompt, predicted, decodes = 0;
+    *ret = ENGINE_HEALTH_UNKNOWN;
     int rc = get(plan, "/health", timeout_ms, &status, &health, &len, err);
     if (rc < 0)
         return rc;
@@ -151,8 +175,7 @@ int engine_probe_llama(const struct engine_plan *plan, uint64_t timeout_ms, stru
     if (get(plan, "/metrics", timeout_ms, &status, &metrics, &len, NULL) < 0 || status != 200)
         return 0; /* health is what counts; progress is then unknown */
     struct str text = str_n(metrics, len);
-    if (engine_metric(text, "llamacpp:requests_processing", &running))
-        ret->requests_running = (int64_t)running;
+    engine_read_load(text, &names, ret);
     if (engine_metric(text, "llamacpp:prompt_tokens_total", &prompt) && engine_metric(text, "llamacpp:tokens_predicted_total", &predicted)) {
         ret->tokens_read = (int64_t)prompt;
         ret->tokens_written = (int64_t)predicted;

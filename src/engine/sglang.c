@@ -16,7 +16,8 @@ static int plan(const struct engine_paths *p, const struct model_replica *mr, co
 
 static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct engine_health *ret, struct err *err)
 {
-    static const struct engine_metric_names names = {"sglang:num_running_reqs", "sglang:prompt_tokens_total", "sglang:generation_tokens_total", "sglang:prompt_tokens_total"};
+    static const struct engine_metric_names names = {"sglang:num_running_reqs", "sglang:prompt_tokens_total", "sglang:generation_tokens_total", "sglang:prompt_tokens_total",
+                                                      "sglang:num_queue_reqs", {"sglang:token_usage"}};
     return engine_probe_served(plan, &names, timeout_ms, ret, err);
 }
 

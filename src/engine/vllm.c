@@ -135,7 +135,7 @@ int engine_probe_served(const struct engine_plan *plan, const struct engine_metr
     CLEANUP(mem_freep) char *body = NULL;
     size_t len = 0;
     int status = 0;
-    double running, prompt, written;
+    double prompt, written;
     int rc = engine_openai.probe(plan, timeout_ms, ret, err);
     if (rc < 0)
         return rc;
@@ -145,8 +145,7 @@ int engine_probe_served(const struct engine_plan *plan, const struct engine_metr
     if (fetch(&o, &status, &body, &len, NULL) < 0 || status != 200)
         return 0;
     struct str text = str_n(body, len);
-    if (engine_metric_sum(text, names->running, &running))
-        ret->requests_running = (int64_t)running;
+    engine_read_load(text, names, ret);
     if (engine_metric_sum(text, names->read, &prompt) && engine_metric_sum(text, names->written_tokens, &written)) {
         ret->tokens_read = (int64_t)prompt;
         ret->tokens_written = (int64_t)written;
@@ -160,7 +159,7 @@ static int probe(const struct engine_plan *plan, uint64_t timeout_ms, struct eng
 {
     /* Of the steps, each of which works on a part of a long prompt, vLLM tells the tokens as the sum of a histogram. */
     static const struct engine_metric_names names = {"vllm:num_requests_running", "vllm:iteration_tokens_total_sum", "vllm:generation_tokens_total",
-                                                      "vllm:prompt_tokens_total"};
+                                                      "vllm:prompt_tokens_total", "vllm:num_requests_waiting", {"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"}};
     return engine_probe_served(plan, &names, timeout_ms, ret, err);
 }
 

@@ -558,8 +558,8 @@ static void count_wait(struct request *q)
         int64_t waited_ms = (int64_t)(clock_mono_ms() - q->ticket.since_ms);
         metric_observe(q->loop->gateway->metrics.queue_seconds, (double)waited_ms / 1000);
         q->waited_ms = MAX(q->waited_ms, (int64_t)0) + waited_ms;
+        dispatch_since(&q->ticket, 0);
     }
-    q->ticket.since_ms = 0;
 }
 
 static void on_sent(struct ticket *t)

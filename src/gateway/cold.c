@@ -104,7 +104,7 @@ bool cold_look(struct request *q)
         if (q->cold.held) {
             cold_leave(q);
             dispatch_cold_end(e->dispatch);
-            q->ticket.since_ms = clock_mono_ms(); /* from now on it waits for its turn */
+            dispatch_since(&q->ticket, clock_mono_ms()); /* from now on it waits for its turn */
         }
         return true;
     }

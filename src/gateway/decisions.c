@@ -249,6 +249,8 @@ static void add_candidate(struct sbuf *out, const struct snap_replica *r, const 
         sbuf_addf(out, ",\"score\":%.4f,\"cached\":%zu", c->score, c->cached);
     if (c->fate == PICK_WEIGHED || c->fate == PICK_NO_ROOM)
         sbuf_addf(out, ",\"running\":%lld,\"slots\":%lld", (long long)c->running, (long long)r->slots);
+    if (c->others || c->waiting || c->kv_used)
+        sbuf_addf(out, ",\"others\":%lld,\"others_waiting\":%lld,\"kv_thousandths\":%lld", (long long)c->others, (long long)c->waiting, (long long)c->kv_used);
 }
 
 void decision_sent(struct decision *d, const struct snap_endpoint *e, size_t chosen, const char *why, const char *by)

@@ -440,6 +440,14 @@ bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t bar
     return moves;
 }
 
+void dispatch_since(struct ticket *t, uint64_t ms)
+{
+    struct dispatch *d = t->endpoint->dispatch;
+    pthread_mutex_lock(&d->lock);
+    t->since_ms = ms;
+    pthread_mutex_unlock(&d->lock);
+}
+
 void dispatch_kick(struct dispatch *d)
 {
     pthread_mutex_lock(&d->lock);

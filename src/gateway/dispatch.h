@@ -59,7 +59,8 @@ struct ticket {
     struct slots_claim claim; /* of replicas whose slots are chosen here */
     bool claimed;
     bool ran, ended;          /* the engine has written something to it; has answered whole */
-    uint64_t since_ms, sent_ms;
+    uint64_t since_ms; /* set under the lock: others look at it while the ticket waits */
+    uint64_t sent_ms;
     uint64_t patience_ms; /* so long at most it waits for a replica that has its prompt; 0: not at all */
     struct patience_home home;
     int64_t unread;           /* its part of target.h's unread */
@@ -82,6 +83,8 @@ void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens,
 void dispatch_end(struct ticket *t, int64_t used_tokens);
 /* To a new snapshot's endpoint, of which it must not reach the replicas in barred. False: it does not wait any more, and stays with the old one. */
 bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t barred);
+/* From now on it waits since then (its since_ms); 0: it does not wait. On its own loop, which alone may read that without the lock. */
+void dispatch_since(struct ticket *t, uint64_t ms);
 /* Something may have changed: whoever can be sent is. */
 void dispatch_kick(struct dispatch *d);
 size_t dispatch_waiting(void); /* in the process, now */

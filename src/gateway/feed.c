@@ -237,6 +237,11 @@ bool feed_target_open(struct feed *f, const char *name, int *ret_running)
     return snapshot_target_open(f->memory, name, ret_running);
 }
 
+void feed_tell_targets(struct feed *f, const json_t *engines)
+{
+    snapshot_tell_targets(f->memory, engines, clock_mono_ms());
+}
+
 double feed_age_seconds(struct feed *f)
 {
     pthread_mutex_lock(&f->lock);

@@ -24,6 +24,8 @@ struct snapshot *feed_take(struct feed *f, unsigned long long *ret_version);
 bool feed_is_live(struct feed *f);
 /* Whether a target ("PROJECT ADDRESS") may still be sent requests, and how many run there. Loops that have not run since may be sending one still. */
 bool feed_target_open(struct feed *f, const char *name, int *ret_running);
+/* What engines say of themselves: see target_tell(). */
+void feed_tell_targets(struct feed *f, const json_t *engines);
 /* Seconds since the snapshot was last known to be what the API has; -1: there is none. */
 double feed_age_seconds(struct feed *f);
 

@@ -159,6 +159,7 @@ static void add_asked(struct lists *l)
 static bool take_answer(struct load_report *r, const json_t *answer)
 {
     json_t *leaving = json_at(answer, "status.leaving");
+    feed_tell_targets(r->gateway->feed, json_at(answer, "status.engines"));
     bool more = json_array_size(leaving) > 0 && !json_equal(leaving, r->asked);
     json_decref(r->asked);
     r->asked = json_is_array(leaving) ? json_incref(leaving) : json_array();

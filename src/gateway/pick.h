@@ -4,6 +4,8 @@
  *   2 × what of the prompt is not cached there, since reading it holds up others, and takes the place of what they have cached;
  *   what it has been sent of others' prompts and has not read yet;
  *   128 for each request in flight, since it is slower for those who are there; 512 × the part of its slots that is taken.
+ * Of an engine that says that others use it as well (target.h), their requests count as ours in flight, 512 more for each that waits in its own queue, since its prompt is read before ours; and where
+ * memory for keys and values is scarce, up to 2048 more, since what is begun there may have to be begun anew. What is not known, or was said too long ago, counts for nothing.
  * So a popular beginning herds nobody: it draws as many requests as reading it is worth, and then is read elsewhere, too. Those that are put aside serve when there is no other.
  * Whether to wait for one that has no room is another question: patience.h. Threads: any; under the endpoint's lock in dispatch.c, so that nobody takes the room in between.
  */
@@ -23,6 +25,7 @@ struct pick_candidate {
     double score;
     size_t cached;   /* blocks */
     int64_t running; /* requests */
+    int64_t others, waiting, kv_used; /* that its engine told of: requests of others, of these in its queue, thousandths of its memory; 0: nothing was told */
 };
 #define PICK_REPORT_MAX 64
 struct pick_report {

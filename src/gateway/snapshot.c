@@ -340,6 +340,11 @@ void snapshot_close_targets(const struct snapshot *s, struct snapshot_memory *m)
     map_free(names);
 }
 
+void snapshot_tell_targets(struct snapshot_memory *m, const json_t *engines, uint64_t now_ms)
+{
+    target_tell(m->targets, engines, now_ms);
+}
+
 bool snapshot_target_open(struct snapshot_memory *m, const char *name, int *ret_running)
 {
     return target_open(m->targets, name, ret_running);

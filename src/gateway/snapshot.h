@@ -116,6 +116,8 @@ void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn
 void snapshot_each_scaled(const struct snapshot *s, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
 /* Once s is what everybody finds: targets that it does not have get nothing any more. The builder's thread. */
 void snapshot_close_targets(const struct snapshot *s, struct snapshot_memory *m);
+/* See target_tell(). Any thread. */
+void snapshot_tell_targets(struct snapshot_memory *m, const json_t *engines, uint64_t now_ms);
 /* See target_open(). Any thread. */
 bool snapshot_target_open(struct snapshot_memory *m, const char *name, int *ret_running);
 bool snapshot_has_target(const struct snapshot *s, const char *name);

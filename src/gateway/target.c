@@ -8,6 +8,7 @@
 #define RETRIES_MAX 100    /* in a burst: what a target that dies had in flight */
 #define BUSY_MS 1000       /* where the target does not say how long */
 #define BUSY_MAX_MS 30000  /* whatever it says */
+#define TOLD_MAX 1000000   /* requests, whatever it says */
 
 static atomic_int indexes; /* that there are */
 
@@ -28,7 +29,7 @@ static void make_index(struct target *t)
 }
 
 struct target_set {
-    pthread_mutex_t lock; /* for target_open(): all others are the builder's */
+    pthread_mutex_t lock; /* for target_open() and target_tell(): all others are the builder's */
     struct map *by_name;
 };
 
@@ -101,6 +102,35 @@ void target_close(struct target_set *s, bool (*has)(void *arg, const char *name)
         if (!has(arg, t->name))
             atomic_store(&t->closing, true);
     }
+}
+
+static void tell(struct target *t, const json_t *said, uint64_t now_ms)
+{
+    int64_t waiting = MIN(MAX(json_int(said, "waiting", 0), (int64_t)0), (int64_t)TOLD_MAX), running = MIN(MAX(json_int(said, "running", 0), (int64_t)0), (int64_t)TOLD_MAX);
+    int64_t age_ms = MAX(json_int(said, "ageMilliseconds", 0), (int64_t)0);
+    atomic_store(&t->told_waiting, (int)waiting);
+    atomic_store(&t->told_requests, (int)(waiting + running));
+    atomic_store(&t->told_kv, (int)MIN(MAX(json_int(said, "kvThousandths", 0), (int64_t)0), (int64_t)1000));
+    atomic_store(&t->told_until_ms, !said || age_ms >= TARGET_TOLD_MS ? 0 : now_ms + TARGET_TOLD_MS - (uint64_t)age_ms);
+}
+
+void target_tell(struct target_set *s, const json_t *engines, uint64_t now_ms)
+{
+    struct map *said = map_new(NULL);
+    struct map_iter it = MAP_ITER_INIT;
+    size_t i;
+    json_t *e;
+    json_array_foreach (engines, i, e)
+        map_set(said, str_of(json_str_or(e, "name", "")), e);
+    pthread_mutex_lock(&s->lock);
+    while (map_next(s->by_name, &it)) {
+        struct target *t = it.value;
+        e = map_getc(said, t->name);
+        if (e || atomic_load(&t->told_until_ms))
+            tell(t, e, now_ms);
+    }
+    pthread_mutex_unlock(&s->lock);
+    map_free(said);
 }
 
 bool target_open(struct target_set *s, const char *name, int *ret_running)

@@ -14,8 +14,10 @@
 #include "base/map.h"
 #include "gateway/prefix.h"
 #include "gateway/slots.h"
+#include "json/json.h"
 
 #define TARGET_INDEX_BYTES ((size_t)512 << 10)
+#define TARGET_TOLD_MS 6000 /* what an engine said of itself holds for so long after it was asked; control asks every 2 s */
 #define TARGET_INDEXES_MAX 512 /* of all targets: 256 MiB. Those that come later have none, and are chosen by load alone */
 
 struct target {
@@ -30,6 +32,8 @@ struct target {
     atomic_bool closing;          /* no snapshot to come has it: nothing more is sent there */
     atomic_bool trying;           /* the request that is to tell whether it does again */
     atomic_int retries;           /* tenths of one that may still be made elsewhere after it failed */
+    atomic_int told_requests, told_waiting, told_kv; /* what its engine says, whoever sent it: that run or wait, of those that wait, thousandths of its memory for keys and values */
+    atomic_ullong told_until_ms;  /* so long that is believed; 0: nothing is known, and it counts for nothing */
     pthread_mutex_t lock;         /* guards prefixes */
     struct prefix_index *prefixes; /* NULL until something was sent, or when there are too many */
     bool tells;                   /* under the lock: it has said that it found something cached */
@@ -45,6 +49,8 @@ void target_unref(struct target *t);
 void target_close(struct target_set *s, bool (*has)(void *arg, const char *name), void *arg);
 /* Whether it may still be sent requests, and how many run there. Any thread. */
 bool target_open(struct target_set *s, const char *name, int *ret_running);
+/* What engines say of themselves, a list as in GatewayLoad's status.engines. Of those that are not in it nothing is known any more. Any thread. */
+void target_tell(struct target_set *s, const json_t *engines, uint64_t now_ms);
 void target_prune(struct target_set *s); /* forgets those that only the set still knows */
 
 /* Whether requests should rather go elsewhere. */

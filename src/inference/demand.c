@@ -9,6 +9,7 @@
 #define FIRST_MS 3000 /* after a start, so long is waited for the first gateway before it is believed that there is none */
 #define GATEWAYS_MAX 64
 #define LEAVING_MAX 1000
+#define ENGINES_MAX 1000 /* that are busy; of more nothing is told */
 
 struct load {
     int64_t held, waiting, running, waiting_tokens, running_tokens, slot_per_minute, idle_ms;
@@ -25,11 +26,17 @@ struct gateway {
     struct map *targets; /* → struct target_said */
 };
 
+struct busy_engine {
+    struct demand_engine is;
+    uint64_t found_ms;
+};
+
 struct demand {
     pthread_mutex_t lock;
     uint64_t began_ms;
     struct map *gateways; /* by name */
     struct map *leaving;  /* target → d: asked about */
+    struct map *engines;  /* target → struct busy_engine */
 };
 
 static void gateway_free(void *value)
@@ -47,6 +54,7 @@ struct demand *demand_new(void)
     d->began_ms = clock_mono_ms();
     d->gateways = map_new(gateway_free);
     d->leaving = map_new(NULL);
+    d->engines = map_new(mem_free);
     return d;
 }
 
@@ -56,6 +64,7 @@ void demand_free(struct demand *d)
         return;
     map_free(d->gateways);
     map_free(d->leaving);
+    map_free(d->engines);
     pthread_mutex_destroy(&d->lock);
     mem_free(d);
 }
@@ -148,6 +157,37 @@ static void read_targets(struct gateway *g, const json_t *list)
     }
 }
 
+void demand_engine(struct demand *d, const char *target, const struct demand_engine *found)
+{
+    bool busy = found->waiting > 0 || found->kv_used >= DEMAND_KV_SCARCE;
+    pthread_mutex_lock(&d->lock);
+    if (!busy) {
+        map_del(d->engines, str_of(target));
+    } else if (map_len(d->engines) < ENGINES_MAX || map_getc(d->engines, target)) {
+        struct busy_engine *e = XNEW(struct busy_engine);
+        *e = (struct busy_engine){*found, clock_mono_ms()};
+        map_set(d->engines, str_of(target), e);
+    }
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Under the lock. */
+static json_t *tell_engines(struct demand *d, uint64_t now_ms)
+{
+    json_t *list = json_array();
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(d->engines, &it)) {
+        const struct busy_engine *e = it.value;
+        uint64_t age_ms = now_ms - MIN(e->found_ms, now_ms);
+        if (age_ms >= DEMAND_ENGINE_MS)
+            map_del(d->engines, it.key);
+        else
+            json_array_append_new(list, json_pack("{s:o, s:I, s:I, s:I, s:I}", "name", json_stringn(it.key.ptr, it.key.len), "waiting", (json_int_t)MAX(e->is.waiting, (int64_t)0), "running",
+                                                  (json_int_t)MAX(e->is.running, (int64_t)0), "kvThousandths", (json_int_t)MAX(e->is.kv_used, (int64_t)0), "ageMilliseconds", (json_int_t)age_ms));
+    }
+    return list;
+}
+
 int demand_report(struct demand *d, const json_t *spec, void (*changed)(void *arg, const char *ns, const char *name), void *arg, json_t **ret_status, struct err *err)
 {
     uint64_t now_ms = clock_mono_ms();
@@ -165,8 +205,9 @@ int demand_report(struct demand *d, const json_t *spec, void (*changed)(void *ar
     struct map_iter it = MAP_ITER_INIT;
     while (map_next(d->leaving, &it))
         json_array_append_new(leaving, json_stringn(it.key.ptr, it.key.len));
+    json_t *engines = tell_engines(d, now_ms);
     pthread_mutex_unlock(&d->lock);
-    *ret_status = json_pack("{s:o}", "leaving", leaving);
+    *ret_status = json_pack("{s:o, s:o}", "leaving", leaving, "engines", engines);
     return 0;
 }
 
@@ -206,5 +247,6 @@ void demand_left(struct demand *d, const char *target)
 {
     pthread_mutex_lock(&d->lock);
     map_del(d->leaving, str_of(target));
+    map_del(d->engines, str_of(target));
     pthread_mutex_unlock(&d->lock);
 }

@@ -31,6 +31,14 @@ int demand_report(struct demand *d, const json_t *spec, void (*changed)(void *ar
 bool demand_may_leave(struct demand *d, const char *target, int64_t *ret_running);
 /* Requests that gateways have there, as far as they were told to say: of those that were asked about. */
 int64_t demand_running(struct demand *d, const char *target);
+/* What a target's engine was found to do; -1: it does not say. Gateways are told, with their next report, of those where requests wait or memory for keys and values is scarce
+ * (DEMAND_KV_SCARCE thousandths are used); not of what was found DEMAND_ENGINE_MS ago. */
+struct demand_engine {
+    int64_t waiting, running, kv_used;
+};
+#define DEMAND_ENGINE_MS 10000
+#define DEMAND_KV_SCARCE 800
+void demand_engine(struct demand *d, const char *target, const struct demand_engine *found);
 void demand_left(struct demand *d, const char *target); /* it is gone: it is asked about no more */
 
 #endif

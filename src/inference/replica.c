@@ -338,6 +338,20 @@ static void restart(struct pass *p, const char *reason, const char *why)
     p->memory = (struct replica_memory){0};
 }
 
+/* The server elsewhere answers, and does not have the model: what to wait for is somebody's doing. */
+static void model_is_missing(struct pass *p, const char *what)
+{
+    const char *before = obj_condition_reason(p->r->obj, "Ready");
+    if (!before || strcmp(before, "ModelNotServed") != 0) {
+        manager_event(p->i->manager, p->r->obj, "Warning", "ModelNotServed", what);
+        log_warn("a server elsewhere does not have the model", KV("replica", p->r->name), KV("namespace", p->r->ns), KV("why", what));
+    }
+    p->r->requeue_ms = p->i->o.probe_interval_ms;
+    set_condition(p->r->obj, "EngineStarted", "True", "Started", "a server elsewhere");
+    set_condition(p->r->obj, "Ready", "False", "ModelNotServed", "%s", what);
+    p->memory = (struct replica_memory){0};
+}
+
 static void wait_for_answer(struct pass *p, const char *what)
 {
     uint64_t waited_s = (clock_mono_ms() - p->memory.begun_ms) / 1000, limit_s = (uint64_t)p->mr.spec.start_timeout_seconds;
@@ -381,7 +395,7 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
 
 static void look_at_engine(struct pass *p)
 {
-    struct engine_health h = {.requests_running = -1, .tokens_read = -1, .tokens_written = -1, .tokens_total = -1};
+    struct engine_health h = ENGINE_HEALTH_UNKNOWN;
     struct err err = ERR_INIT;
     int64_t from_ms = clock_wall_ms();
     if (p->memory.generation != p->w.generation || !p->memory.begun_ms) {
@@ -395,7 +409,12 @@ static void look_at_engine(struct pass *p)
         rc = err_set(&err, ERR_UNAVAILABLE, "loading the model");
     if (rc == 0 && engine_task_of(&p->mr.spec.engine) == TASK_TEXT)
         counters_show(p->i, p->r->obj, &p->memory, p->engine, &h, from_ms);
-    if (p->memory.was_ready || rc == 0)
+    const char *target = rc == 0 ? scaling_target(p->r->obj, p->r->arena) : NULL;
+    if (target)
+        demand_engine(p->i->demand, target, &(struct demand_engine){.waiting = h.requests_waiting, .running = h.requests_running, .kv_used = h.kv_used});
+    if (rc == ERR_NOT_FOUND)
+        model_is_missing(p, err.msg);
+    else if (p->memory.was_ready || rc == 0)
         judge(p, rc, &h, err.msg);
     else
         wait_for_answer(p, rc == ERR_UNAVAILABLE || !p->plan.argv ? err.msg : "the engine does not listen yet");

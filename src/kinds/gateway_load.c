@@ -30,8 +30,17 @@ static const struct field spec_fields[] = {
     {.name = "targets", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = target_fields, .max = ITEMS_MAX, .help = "those that were asked about"},
     {0},
 };
+static const struct field engine_fields[] = {
+    {.name = "name", .type = FIELD_STRING, .help = "of the target"},
+    {.name = "waiting", .type = FIELD_INT, .help = "requests in the engine's own queue"},
+    {.name = "running", .type = FIELD_INT, .help = "requests that it works on, whoever sent them"},
+    {.name = "kvThousandths", .type = FIELD_INT, .help = "of its memory for keys and values that are in use"},
+    {.name = "ageMilliseconds", .type = FIELD_INT, .help = "since it was asked"},
+    {0},
+};
 static const struct field status_fields[] = {
     {.name = "leaving", .type = FIELD_LIST, .elem = FIELD_STRING, .help = "targets that are to end: the next report says whether they are done"},
+    {.name = "engines", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = engine_fields, .help = "targets where requests wait, or where memory for keys and values is scarce"},
     {0},
 };
 static const struct field fields[] = {

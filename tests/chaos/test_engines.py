@@ -227,12 +227,41 @@ def test_remote_engine_as_a_replica(own_cloud, tmp_path):
         assert ask(cloud, key) in (502, 503)
 
 
+def test_a_server_without_the_model(own_cloud, tmp_path):
+    """It says which model was asked for and which there are, and is Ready once that is mended; a server that loses its model is not Ready any more, one that has it unlisted is."""
+    cloud = own_cloud(options={"engine-probe-interval": "200ms"})
+    cloud.project("demo")
+    with Remote(tmp_path) as remote:
+        for driver in ("openai", "vllm", "sglang"):
+            cloud.create("modelendpoints", "demo", driver, {"servedName": driver, "engine": {"driver": driver, "url": f"http://{remote.address}/v1", "remoteModel": "org/small v2"}})
+        for driver in ("openai", "vllm", "sglang"):
+            cond = cloud.wait_condition("modelendpoints", "demo", driver, status="False", reason="ModelNotServed")
+            assert '"org/small v2"' in cond["message"] and "it has big" in cond["message"] and "spec.engine.remoteModel" in cond["message"]
+        told = [e for e in cloud.api("GET", "/api/v1/namespaces/demo/events")["items"] if e["reason"] == "ModelNotServed" and e["involvedObject"]["kind"] == "ModelReplica"]
+        assert len(told) == 3 and all(e.get("count", 1) == 1 for e in told)
+        key = cloud.key("demo")
+        wait_for(lambda: ask(cloud, key, "openai") == 503, what="the endpoint")
+        patch(cloud, "modelendpoints", "openai", {"engine": {"remoteModel": "big"}})
+        cloud.wait_condition("modelendpoints", "demo", "openai")
+        wait_for(lambda: ask(cloud, key, "openai") == 200, what="an answer")
+    with Listing() as server:
+        server.models[:] = ["a/b", "more*"]
+        cloud.create("modelendpoints", "demo", "loses", {"engine": {"driver": "openai", "url": f"http://{server.address}/v1", "remoteModel": "a/b"}})
+        cloud.wait_condition("modelendpoints", "demo", "loses")
+        server.models[0] = "c\x1b[2J\n"
+        cond = cloud.wait_condition("modelendpoints", "demo", "loses", status="False", reason="ModelNotServed")
+        assert "it has c?[2J?, more*" in cond["message"]
+        assert "/v1/models/a/b" in server.asked
+        server.unlisted.append("a/b")
+        cloud.wait_condition("modelendpoints", "demo", "loses")
+
+
 def test_several_servers_behind_one_name(own_cloud, tmp_path):
     cloud = own_cloud()
     cloud.project("demo")
     with Remote(tmp_path, "one") as one, Remote(tmp_path, "two") as two:
         urls = [f"http://{r.address}/v1" for r in (one, two)]
-        cloud.create("modelendpoints", "demo", "fake", {"replicas": 2, "engine": {"driver": "openai"}, "servers": [{"url": u} for u in urls]})
+        cloud.create("modelendpoints", "demo", "fake", {"replicas": 2, "engine": {"driver": "openai", "remoteModel": "big"}, "servers": [{"url": u} for u in urls]})
         cloud.wait_condition("modelendpoints", "demo", "fake")
         assert [replica(cloud, f"fake-{i}")["spec"]["engine"]["url"] for i in range(2)] == urls
         key = cloud.key("demo")
@@ -247,16 +276,19 @@ def test_several_servers_behind_one_name(own_cloud, tmp_path):
 
 
 class Listing:
-    """A server elsewhere that only lists models: below /moved it redirects, below /long the list is 2 MiB."""
+    """A server elsewhere that only lists models: below /moved it redirects, below /long the list is 2 MiB; below /v1 it has `models`, and more that it does not list."""
 
     def __init__(self):
-        self.asked = asked = []
+        self.asked, self.models, self.unlisted = asked, models, unlisted = [], [], []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 asked.append(self.path)
                 moved, body = self.path.startswith("/moved"), b"x" * (2 << 20) if self.path.startswith("/long") else b"{}"
-                self.send_response(302 if moved else 200)
+                if self.path == "/v1/models":
+                    body = json.dumps({"object": "list", "data": [{"id": m} for m in models]}).encode()
+                missing = self.path.startswith("/v1/models/") and self.path[len("/v1/models/"):] not in models + unlisted
+                self.send_response(302 if moved else 404 if missing else 200)
                 self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -386,7 +418,7 @@ def test_local_engine_ends_when_it_is_moved_elsewhere(own_cloud, tmp_path):
     cloud.fake_endpoint("demo", "fake")
     pid = pid_of(cloud, "fake-0")
     with Remote(tmp_path) as remote:
-        patch(cloud, "modelendpoints", "fake", {"engine": {"driver": "openai", "url": f"http://{remote.address}", "options": None}})
+        patch(cloud, "modelendpoints", "fake", {"engine": {"driver": "openai", "url": f"http://{remote.address}", "remoteModel": "big", "options": None}})
         wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 30, "the engine here to end")
         wait_for(lambda: remote.address in replica(cloud, "fake-1")["status"].get("address", ""), what="the one elsewhere")
         cloud.wait_condition("modelendpoints", "demo", "fake")

@@ -198,13 +198,13 @@ def ask_once(address, key, body):
 
 class Upstream:
     """An OpenAI-compatible server in the test's hands. Probes (GET) are answered; a POST is recorded and answered by `script`, a list of bytes to send and words: "hold" (wait
-    for the peer to close), "close", "reset", "wait" (until `go` is set), "gap" (so that what follows is likely read apart). A script may be a function of (head, body) that returns one. `first`: scripts that are played before that one, once each. `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
+    for the peer to close), "close", "reset", "wait" (until `go` is set), "gap" (so that what follows is likely read apart). A script may be a function of (head, body) that returns one. `first`: scripts that are played before that one, once each. `metrics`: what /metrics says; None: what every GET does, the list of models. `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
 
     def __init__(self, host="127.0.0.1", port=0, model="m"):
         self.listener = socket.create_server((host, port), backlog=512)
         self.models = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
         self.url = f"http://{host}:{self.listener.getsockname()[1]}/v1"
-        self.script, self.first, self.requests, self.closed, self.played = [answer()], [], [], 0, 0
+        self.script, self.first, self.requests, self.closed, self.played, self.metrics = [answer()], [], [], 0, 0, None
         self.changed = threading.Condition()
         self.go = threading.Event()
         self.stopping = False
@@ -241,7 +241,8 @@ class Upstream:
                     data += more
                 body, data = data[:length], data[length:]
                 if head.startswith(b"GET"):
-                    sock.sendall(answer(self.models))
+                    told = self.metrics is not None and head.startswith(b"GET /metrics ")
+                    sock.sendall(answer(self.metrics, content_type="text/plain") if told else answer(self.models))
                     continue
                 with self.changed:
                     self.requests.append((head, body))

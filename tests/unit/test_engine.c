@@ -687,6 +687,21 @@ static void test_tokenizers_are_asked_in_their_own_words(void **state UNUSED)
     assert_null(tokenizer_of("openai"));
 }
 
+static void test_queues_and_memory_of_engines(void **state UNUSED)
+{
+    static const struct engine_metric_names names = {.running = "e:running", .waiting = "e:waiting", .kv_used = {"e:kv", "e:old_kv"}};
+    struct engine_health h = ENGINE_HEALTH_UNKNOWN;
+    engine_read_load(STR("e:other 1\n"), &names, &h);
+    assert_true(h.requests_running == -1 && h.requests_waiting == -1 && h.kv_used == -1);
+    engine_read_load(STR("e:running 4\ne:waiting{rank=\"0\"} 1\ne:waiting{rank=\"1\"} 2\ne:kv{rank=\"0\"} 0.25\ne:kv{rank=\"1\"} 0.875\ne:old_kv 1\n"), &names, &h);
+    assert_true(h.requests_running == 4 && h.requests_waiting == 3 && h.kv_used == 875);
+    h = ENGINE_HEALTH_UNKNOWN;
+    engine_read_load(STR("e:waiting -1\ne:kv 1.5\ne:old_kv NaN\n"), &names, &h);
+    assert_true(h.requests_waiting == -1 && h.kv_used == -1);
+    engine_read_load(STR("e:old_kv 1\n"), &names, &h);
+    assert_int_equal(h.kv_used, 1000);
+}
+
 static void test_only_sound_counts_are_believed(void **state UNUSED)
 {
     static const struct {
@@ -727,7 +742,8 @@ int main(void)
         TEST(test_what_nobody_knows_is_swept),
         cmocka_unit_test(test_metrics_are_read_with_care),
         cmocka_unit_test(test_no_answer_three_times_is_hung),
-        cmocka_unit_test(test_tokenizers_are_asked_in_their_own_words),
+        cmocka_unit_test_setup_teardown(test_tokenizers_are_asked_in_their_own_words, set_up, tear_down),
+        cmocka_unit_test(test_queues_and_memory_of_engines),
         cmocka_unit_test(test_only_sound_counts_are_believed),
         cmocka_unit_test(test_requests_without_tokens_are_hung),
         cmocka_unit_test(test_a_busy_engine_is_never_poked),

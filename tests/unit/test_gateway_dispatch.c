@@ -89,6 +89,42 @@ static void cache_wins_over_load_but_not_over_a_herd(void **state)
     assert_int_equal(index, 0);
 }
 
+/* t0 is said to be busy with others, and it matters only as long as that may be believed. */
+static void what_engines_tell_counts_while_it_is_new(void **state)
+{
+    (void)state;
+    size_t index;
+    struct pick_wish w = {0};
+    JSON_AUTO queue = json_pack("[{s:s, s:i, s:i}, {s:s, s:i}]", "name", "t0", "waiting", 2, "running", 3, "name", "nobody", "waiting", 9);
+    JSON_AUTO full = json_pack("[{s:s, s:i, s:I}]", "name", "t0", "kvThousandths", 950, "ageMilliseconds", (json_int_t)TARGET_TOLD_MS - 1000);
+    JSON_AUTO old = json_pack("[{s:s, s:i, s:I}]", "name", "t0", "waiting", 2, "ageMilliseconds", (json_int_t)TARGET_TOLD_MS);
+    JSON_AUTO lie = json_pack("[{s:s, s:I, s:i, s:I}]", "name", "t0", "waiting", (json_int_t)INT64_MAX, "kvThousandths", -5, "running", (json_int_t)INT64_MIN);
+    set_load(0, 1, 1, 1);
+    target_tell(targets, queue, 1000);
+    assert_int_equal(pick_replica(&endpoint, &w, 1000, &index, NULL), PICK_ONE);
+    assert_int_not_equal(index, 0);
+    assert_int_equal(pick_replica(&endpoint, &w, 1000 + TARGET_TOLD_MS, &index, NULL), PICK_ONE); /* nothing new came */
+    assert_int_equal(index, 0);
+    set_load(3, 4, 4, 4); /* three of the five are ours; and others have no room */
+    assert_int_equal(pick_replica(&endpoint, &w, 1000, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 0);
+    set_load(0, 1, 1, 1);
+    target_tell(targets, NULL, 1001); /* its queue is empty again */
+    assert_int_equal(pick_replica(&endpoint, &w, 1001, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 0);
+    target_tell(targets, full, 1000);
+    assert_int_equal(pick_replica(&endpoint, &w, 1999, &index, NULL), PICK_ONE);
+    assert_int_not_equal(index, 0);
+    assert_int_equal(pick_replica(&endpoint, &w, 2000, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 0);
+    target_tell(targets, old, 1000);
+    assert_int_equal(pick_replica(&endpoint, &w, 1000, &index, NULL), PICK_ONE);
+    assert_int_equal(index, 0);
+    target_tell(targets, lie, 1000);
+    assert_int_equal(pick_replica(&endpoint, &w, 1000, &index, NULL), PICK_ONE);
+    assert_int_not_equal(index, 0);
+}
+
 /* For the log of decisions: what was thought of each, and of whom it was not even thought. */
 static void a_choice_can_be_told(void **state)
 {
@@ -511,6 +547,32 @@ static void who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker(v
     end(second);
 }
 
+static void *kick_often(void *arg)
+{
+    for (int i = 0; i < 2000; i++)
+        dispatch_kick(arg);
+    return NULL;
+}
+
+/* Since when it waits is its own loop's to say, while others look whether its patience has ended: for the thread sanitizer. */
+static void a_wait_begins_anew_while_others_look(void **state)
+{
+    (void)state;
+    uint64_t hashes[LONG_BLOCKS], now_ms = 0;
+    pthread_t other;
+    make_home(hashes);
+    struct ticket *t = long_one("a", hashes, 100);
+    assert_int_equal(ask(t), DISPATCH_WAITS);
+    assert_int_equal(pthread_create(&other, NULL, kick_often, endpoint.dispatch), 0);
+    for (int i = 0; i < 2000; i++)
+        dispatch_since(t, now_ms = clock_mono_ms());
+    pthread_join(other, NULL);
+    assert_int_equal(t->since_ms, now_ms);
+    assert_int_equal(t->state, TICKET_WAITS);
+    end(t);
+    set_load(0, 0, 0, 0);
+}
+
 static void patience_has_an_end(void **state)
 {
     (void)state;
@@ -596,6 +658,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids, setup, teardown),
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_engines_tell_counts_while_it_is_new, setup, teardown),
         cmocka_unit_test_setup_teardown(a_choice_can_be_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_still_to_be_read_counts, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_no_room_gets_nothing, setup, teardown),
@@ -608,6 +671,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(who_leaves_in_any_state_leaves_nothing_behind, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tenant_has_so_many_places, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_snapshot_gives_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_wait_begins_anew_while_others_look, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_tried_all_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_never_paid_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker, setup, teardown),

@@ -100,7 +100,7 @@ static void what_is_not_used_comes_back_and_more_is_owed(void **state)
 static void what_was_settled_can_be_mended(void **state)
 {
     (void)state;
-    struct limit l[LIMIT_SCOPES] = {of("c", 10, 100, 2)};
+    struct limit l[LIMIT_SCOPES] = {of("mended", 10, 100, 2)};
     struct limit_hold h;
     struct limit_state s;
     assert_true(reserve(l, 50, T0, &h, NULL));

@@ -99,11 +99,48 @@ static void a_silent_gateway_holds_nothing_up(void **state UNUSED)
     assert_true(demand_may_leave(d, "lab t", &running));
 }
 
+/* What a gateway is told of engines: how many, and of the first what it has waiting and how old that is. */
+static size_t engines_told(int64_t *ret_waiting, int64_t *ret_age_ms)
+{
+    struct err err = ERR_INIT;
+    JSON_AUTO spec = json_pack("{s:s}", "gateway", "a");
+    JSON_AUTO status = NULL;
+    ASSERT_OK(demand_report(d, spec, on_change, NULL, &status, &err));
+    const json_t *list = json_object_get(status, "engines");
+    *ret_waiting = json_int(json_array_get(list, 0), "waiting", -1);
+    *ret_age_ms = json_int(json_array_get(list, 0), "ageMilliseconds", -1);
+    return json_array_size(list);
+}
+
+static void gateways_are_told_of_engines_that_are_busy(void **state UNUSED)
+{
+    int64_t waiting, age_ms;
+    demand_engine(d, "lab idle", &(struct demand_engine){.waiting = 0, .running = 5, .kv_used = DEMAND_KV_SCARCE - 1});
+    demand_engine(d, "lab silent", &(struct demand_engine){.waiting = -1, .running = -1, .kv_used = -1});
+    assert_int_equal(engines_told(&waiting, &age_ms), 0);
+    demand_engine(d, "lab t", &(struct demand_engine){.waiting = -1, .running = -1, .kv_used = DEMAND_KV_SCARCE});
+    assert_int_equal(engines_told(&waiting, &age_ms), 1);
+    assert_true(waiting == 0 && age_ms == 0);
+    demand_engine(d, "lab t", &(struct demand_engine){.waiting = 3, .running = 1, .kv_used = -1});
+    clock_test_set(1000000 + DEMAND_ENGINE_MS - 1, 1700000000000);
+    assert_int_equal(engines_told(&waiting, &age_ms), 1);
+    assert_true(waiting == 3 && age_ms == DEMAND_ENGINE_MS - 1);
+    clock_test_set(1000000 + DEMAND_ENGINE_MS, 1700000000000); /* its prober is silent */
+    assert_int_equal(engines_told(&waiting, &age_ms), 0);
+    demand_engine(d, "lab t", &(struct demand_engine){.waiting = 3});
+    demand_engine(d, "lab u", &(struct demand_engine){.waiting = 3});
+    assert_int_equal(engines_told(&waiting, &age_ms), 2);
+    demand_engine(d, "lab t", &(struct demand_engine){.waiting = 0});
+    demand_left(d, "lab u");
+    assert_int_equal(engines_told(&waiting, &age_ms), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(loads_are_summed_and_silence_is_not_known, setup, teardown),
         cmocka_unit_test_setup_teardown(a_replica_goes_when_all_gateways_have_let_go, setup, teardown),
+        cmocka_unit_test_setup_teardown(gateways_are_told_of_engines_that_are_busy, setup, teardown),
         cmocka_unit_test_setup_teardown(a_silent_gateway_holds_nothing_up, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
