@@ -169,6 +169,7 @@ def test_two_tenants_do_not_reach_each_other(served, made, pool, pods):
     other.wait()
     theirs = Pool.ready(other, "workers", count=1, machine={"memoryMiB": 1024})
     there = run_pods(other, theirs.nodes())["workers-0"]
+    assert there.startswith("10.245.") and theirs.nodes()["workers-0"]["address"] == "10.202.0.10"  # of the ranges that were asked for
     api = made.get()["status"]["address"], other.get()["status"]["address"]
     # Their own works …
     assert "this is" in other.web_get("on-workers-0", there).stdout

@@ -101,7 +101,8 @@ def test_a_backup_shows_nothing_of_what_is_in_it(served, made):
     for path in (served.data / "log").glob("*"):
         assert key not in path.read_bytes(), path
     assert not (made.directory / "backup").exists(), "the snapshot in the clear is gone"
-    assert served.seki("-n", "demo", "cluster", "backups", "one").stdout.splitlines()[1].split()[0] == b["id"]
+    # The rehearsals go on meanwhile; one was asked for, and one there is.
+    assert [line.split()[0] for line in served.seki("-n", "demo", "cluster", "backups", "one").stdout.splitlines()[1:]] == [b["id"]]
 
 
 @pytest.mark.core

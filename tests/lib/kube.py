@@ -169,9 +169,7 @@ class Cluster:
         return p
 
     def apply(self, *objects, check=True):
-        """Objects, or texts of YAML."""
-        texts = [o if isinstance(o, str) else json.dumps(o) for o in objects]
-        return self.kubectl("apply", "-f", "-", input="\n---\n".join(texts), check=check)
+        return self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}), check=check)
 
     def wait_pods(self, *names, ns="default"):
         for n in names:
