@@ -59,7 +59,7 @@ char *volume_path(const char *dir, const char *id)
 static int open_file(const char *path, int flags, struct err *err)
 {
     struct stat st;
-    int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW);
+    int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); /* a pipe would make it wait */
     if (fd < 0)
         return err_sys(err, errno, "%s", path);
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
@@ -225,11 +225,8 @@ int volume_wipe_step(const char *dir, const char *id, bool attached_too, off_t *
 {
     CLEANUP(mem_freep) char *path = volume_path(dir, id);
     *ret_done = false;
-    if (volume_attached(dir, id)) {
-        if (!attached_too)
-            return err_set(err, ERR_BUSY, "volume %s is still mounted", id);
-        volume_thaw(dir, id); /* or its device would stay */
-    }
+    if (!attached_too && volume_attached(dir, id))
+        return err_set(err, ERR_BUSY, "volume %s is still mounted", id);
     return wipe_step(dir, path, at, ret_done, err);
 }
 

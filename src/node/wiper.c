@@ -5,16 +5,22 @@
 #include <stdio.h>
 #include <sys/queue.h>
 #include <sys/stat.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "node/volume.h"
+
+#define LINGER_MS 5000u /* so long the last mounts of a node that has ended are waited for */
+#define LOOK_MS 20
 
 struct job {
     TAILQ_ENTRY(job) link;
     char *path, *dir;
     char id[VOLUME_ID_MAX];
     bool attached_too, failed;
+    uint64_t since_ms; /* when it was asked for */
     off_t at, size;
     struct err why; /* when it failed */
 };
@@ -46,8 +52,14 @@ static void step(struct wiper *w)
     bool done = false;
     struct err why = ERR_INIT;
     TAILQ_REMOVE(&w->queue, j, link);
+    bool lingers = j->attached_too, force = lingers && clock_mono_ms() - j->since_ms > LINGER_MS;
     pthread_mutex_unlock(&w->lock);
-    int rc = volume_wipe_step(j->dir, j->id, j->attached_too, &at, &done, &why);
+    int rc = volume_wipe_step(j->dir, j->id, force, &at, &done, &why);
+    if (rc == ERR_BUSY && lingers) { /* a node that has just ended: its mounts go, or what a copy has frozen is in the way */
+        volume_thaw(j->dir, j->id);
+        nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
+        rc = 0;
+    }
     bool over = rc < 0 || done;
     pthread_mutex_lock(&w->lock);
     j->at = at;
@@ -122,7 +134,7 @@ static int want(struct wiper *w, const char *dir, const char *id, bool attached_
             return err_sys(err, eno, "a thread that wipes");
         w->started = true;
         j = XNEW(struct job);
-        *j = (struct job){.path = xstrdup(path), .dir = xstrdup(dir), .size = st.st_size};
+        *j = (struct job){.path = xstrdup(path), .dir = xstrdup(dir), .size = st.st_size, .since_ms = clock_mono_ms()};
         snprintf(j->id, sizeof(j->id), "%s", id);
         map_set(w->jobs, str_of(j->path), j);
     } else if (j->failed)

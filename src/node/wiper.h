@@ -18,7 +18,7 @@ struct wiper *wiper_new(void (*changed)(void *arg), void *arg);
 void wiper_free(struct wiper *w);
 /* *ret_done: it is gone, and the directory says so on disk. ERR_BUSY: it is attached. Another error is that of the attempt before, told once; the next has begun then. */
 int wiper_volume(struct wiper *w, const char *dir, const char *id, bool *ret_done, struct err *err) NODISCARD;
-/* All of a directory, attached ones too, as a node's last act. *ret_left: bytes that are to be looked at still. */
+/* All of a directory, after some seconds attached ones too, as a node's last act. *ret_left: bytes that are to be looked at still. */
 int wiper_all(struct wiper *w, const char *dir, bool *ret_done, int64_t *ret_left, struct err *err) NODISCARD;
 
 #endif

@@ -225,6 +225,7 @@ static void test_files_of_volumes_are_overwritten(void **state UNUSED)
     CLEANUP(mem_freep) char *pipe = xasprintf("%s/pvc-00000000-0000-0000-0000-000000000001.img", dir);
     assert_int_equal(mkdir(folder, 0700), 0);
     assert_int_equal(mkfifo(pipe, 0600), 0);
+    assert_false(volume_unused(dir, "pvc-00000000-0000-0000-0000-000000000001")); /* nobody waits for a writer */
     ASSERT_OK(wiped(w, dir, NULL, &err));
     wiper_free(w);
     assert_int_equal(readlink(path, bytes, sizeof(bytes)), -1);
