@@ -32,9 +32,9 @@ bool at_rest_is_under(struct str value, const char *key_id)
     return rc == 0 && is;
 }
 
-static int etcd_client(const struct site *s, struct client **ret, struct err *err)
+static int etcd_client(const struct site *s, const char *address, struct client **ret, struct err *err)
 {
-    CLEANUP(mem_freep) char *server = xasprintf("https://%s:%d", s->address, PORT_ETCD);
+    CLEANUP(mem_freep) char *server = xasprintf("https://%s:%d", address, PORT_ETCD);
     CLEANUP(mem_freep) char *ca = xasprintf("%s/pki/etcd-ca.crt", s->dir);
     CLEANUP(mem_freep) char *cert = xasprintf("%s/pki/apiserver-etcd-client.crt", s->dir);
     CLEANUP(mem_freep) char *key = xasprintf("%s/pki/apiserver-etcd-client.key", s->dir);
@@ -132,7 +132,7 @@ static int go_on(struct look *l, struct secrets_memory *m, struct err *err)
 int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct secrets_memory *m, struct err *err)
 {
     struct look l = {.key_id = key_id, .rewrite = rewrite};
-    int rc = etcd_client(s, &l.etcd, err);
+    int rc = etcd_client(s, store_address(s), &l.etcd, err);
     if (rc == 0 && rewrite)
         rc = access_client(s, &l.api, err);
     if (rc == 0)
@@ -155,7 +155,7 @@ int at_rest_forget_history(const struct site *s, struct err *err)
     struct client *etcd = NULL;
     struct err why = ERR_INIT;
     JSON_AUTO now = NULL;
-    int rc = etcd_client(s, &etcd, err);
+    int rc = etcd_client(s, store_address(s), &etcd, err);
     if (rc == 0)
         rc = ask(etcd, "/v3/kv/range", json_pack("{s:o, s:b}", "key", base64_json(STR(PREFIX)), "count_only", 1), &now, err);
     if (rc == 0) {
@@ -164,8 +164,13 @@ int at_rest_forget_history(const struct site *s, struct err *err)
         if (rc < 0)
             rc = strstr(why.msg, "has been compacted") ? 0 : err_set(err, rc, "%s", why.msg);
     }
-    if (rc == 0)
-        rc = ask(etcd, "/v3/maintenance/defragment", json_object(), NULL, err);
     client_free(etcd);
+    for (int m = 0; rc == 0 && m < site_members(s); m++) { /* each member's file by itself */
+        etcd = NULL;
+        rc = etcd_client(s, member_address(s, m), &etcd, err);
+        if (rc == 0)
+            rc = ask(etcd, "/v3/maintenance/defragment", json_object(), NULL, err);
+        client_free(etcd);
+    }
     return rc;
 }
