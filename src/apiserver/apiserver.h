@@ -30,7 +30,7 @@ struct access_waiter {
 };
 
 #define API_TEXT_MAX ((size_t)256 * 1024) /* of one answer */
-#define API_TEXT_NEXT_MAX 64
+#define API_TEXT_NEXT_MAX 160
 /* What somebody wants to read of an object's files. */
 struct api_text {
     const json_t *owner;

@@ -103,6 +103,12 @@ int cli_cluster_create(struct cli *c)
         if (text)
             json_put_str(holder, texts[i].path, text);
     }
+    const char *replicas = cli_flag(c, "--replicas");
+    int64_t n;
+    if (replicas && str_to_i64(str_of(replicas), 1, INT32_MAX, &n) < 0)
+        return cli_usage_error("--replicas=%s: expected 1 or 3", replicas);
+    if (replicas)
+        json_put_int(holder, "spec.controlPlane.replicas", n);
     while ((endpoint = cli_flag(c, "--endpoint-name")))
         json_array_append_new(names, json_string(endpoint));
     if (take_timeout(c, &timeout_ms) || cli_cluster_name(c, &name))

@@ -75,13 +75,16 @@ static int run(struct cli *c, struct reading *r)
 
 int cli_cluster_logs(struct cli *c)
 {
-    static const char *const known[] = {"apiserver", "controllers", "scheduler", "etcd", "kms"};
+    static const char *const known[] = {"apiserver", "controllers", "scheduler", "etcd", "kms", "relay"};
     const char *component = cli_flag(c, "--component");
     struct reading r = {.part = "log", .component = component ? component : "apiserver", .tail = TAIL_DEFAULT};
-    for (size_t i = 0; i < ARRAY_LEN(known); i++)
-        if (!strcmp(r.component, known[i]))
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        size_t n = strlen(known[i]);
+        const char *member = r.component + n;
+        if (!strncmp(r.component, known[i], n) && (!*member || (*member == '-' && strspn(member + 1, "12") == 1 && !member[2]))) /* which members there are the API knows */
             return run(c, &r);
-    return cli_usage_error("--component=%s: expected apiserver, controllers, scheduler, etcd or kms", component);
+    }
+    return cli_usage_error("--component=%s: expected apiserver, controllers, scheduler, etcd, kms or relay, or a further member such as etcd-1", component);
 }
 
 int cli_cluster_audit(struct cli *c)

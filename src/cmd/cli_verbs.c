@@ -50,6 +50,7 @@ static const struct cli_flag list_flags[] = {
 };
 static const struct cli_flag cluster_create_flags[] = {
     {.name = "--version", .value = "MINOR", .help = "of Kubernetes (default: 1.37)", .complete = "1.36 1.37"},
+    {.name = "--replicas", .value = "N", .help = "of each component of its control plane: 1 (default) or 3", .complete = "1 3"},
     {.name = "--size", .value = "SIZE", .help = "of its control plane: Small (default), Medium or Large", .complete = "Small Medium Large"},
     {.name = "--pod-cidr", .value = "NETWORK", .help = "addresses of pods (default: 10.244.0.0/16)"},
     {.name = "--service-cidr", .value = "NETWORK", .help = "addresses of Services (default: 10.96.0.0/16)"},
@@ -70,7 +71,7 @@ static const struct cli_flag cluster_kubeconfig_flags[] = {
     END,
 };
 static const struct cli_flag cluster_logs_flags[] = {
-    {.name = "--component", .value = "NAME", .help = "of which: apiserver (default), controllers, scheduler, etcd or kms", .complete = "apiserver controllers scheduler etcd kms"},
+    {.name = "--component", .value = "NAME", .help = "of which: apiserver (default), controllers, scheduler, etcd or kms; of three: relay, and etcd-1, apiserver-2 and so on", .complete = "apiserver controllers scheduler etcd kms"},
     {.name = "--lines", .value = "N", .help = "the last N lines (default: 20)"},
     {.name = "--follow", .letter = 'f', .help = "go on with what is added, until interrupted"},
     END,

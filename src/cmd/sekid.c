@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cmd/manifests.h"
 #include "cmd/roles.h"
+#include "node/api_relay.h"
 #include "node/node_gate.h"
 #include "node/node_init.h"
 
@@ -244,6 +245,8 @@ int main(int argc UNUSED, char **argv)
         return node_main(argv + 2);
     if (argv[0] && argv[1] && !strcmp(argv[1], "node-gate"))
         return node_gate_main(argv + 2);
+    if (argv[0] && argv[1] && !strcmp(argv[1], "api-relay"))
+        return api_relay_main(argv + 2);
     struct command_line cl = {0};
     CLEANUP(arena_freep) struct arena *a = arena_new(16 * 1024 * 1024);
     int rc = parse_command_line(argv, &cl, a);

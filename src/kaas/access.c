@@ -6,7 +6,16 @@
 #define RBAC "rbac.authorization.k8s.io"
 
 static const struct client_resource accounts = {"", "v1", "serviceaccounts", true};
+static const struct client_resource endpoints = {"", "v1", "endpoints", true};
+static const struct client_resource endpoint_slices = {"discovery.k8s.io", "v1", "endpointslices", true};
 static const struct client_resource cluster_role_bindings = {RBAC, "v1", "clusterrolebindings", false};
+
+static int create(struct client *c, const struct client_resource *r, const char *ns, json_t *obj, struct err *err)
+{
+    struct err why = ERR_INIT;
+    int rc = client_create(c, r, ns, obj, NULL, &why);
+    return rc == 0 || rc == ERR_EXISTS ? 0 : err_set(err, rc, "%s", why.msg);
+}
 
 int access_client(const struct site *s, struct client **ret, struct err *err)
 {
@@ -26,11 +35,20 @@ int access_bind_admins(struct client *c, struct err *err)
 {
     JSON_AUTO obj = json_pack("{s:s, s:s, s:{s:s}, s:{s:s, s:s, s:s}, s:[{s:s, s:s, s:s}]}", "apiVersion", RBAC "/v1", "kind", "ClusterRoleBinding", "metadata", "name", "kubeadm:cluster-admins",
                               "roleRef", "apiGroup", RBAC, "kind", "ClusterRole", "name", "cluster-admin", "subjects", "apiGroup", RBAC, "kind", "Group", "name", "kubeadm:cluster-admins");
-    struct err why = ERR_INIT;
-    int rc = client_create(c, &cluster_role_bindings, NULL, obj, NULL, &why);
-    if (rc == 0 || rc == ERR_EXISTS) /* as its administrators have it */
+    return create(c, &cluster_role_bindings, NULL, obj, err); /* there: as its administrators have it */
+}
+
+int access_publish(struct client *c, const struct site *s, struct err *err)
+{
+    if (site_members(s) < 2 || !s->with_nodes)
         return 0;
-    return err_set(err, rc, "%s", why.msg);
+    JSON_AUTO both = json_pack("{s:s, s:s, s:{s:s, s:{s:s}}, s:[{s:[{s:s}], s:[{s:s, s:i, s:s}]}]}", "apiVersion", "v1", "kind", "Endpoints", "metadata", "name", "kubernetes", "labels",
+                               "endpointslice.kubernetes.io/skip-mirror", "true", "subsets", "addresses", "ip", s->gate, "ports", "name", "https", "port", PORT_APISERVER, "protocol", "TCP");
+    JSON_AUTO slice = json_pack("{s:s, s:s, s:{s:s, s:{s:s}}, s:s, s:[{s:[s], s:{s:b}}], s:[{s:s, s:i, s:s}]}", "apiVersion", "discovery.k8s.io/v1", "kind", "EndpointSlice", "metadata", "name", "kubernetes",
+                                "labels", "kubernetes.io/service-name", "kubernetes", "addressType", "IPv4", "endpoints", "addresses", s->gate, "conditions", "ready", 1, "ports", "name", "https", "port",
+                                PORT_APISERVER, "protocol", "TCP");
+    int rc = create(c, &endpoints, "default", both, err);
+    return rc < 0 ? rc : create(c, &endpoint_slices, "default", slice, err);
 }
 
 int access_version(struct client *c, char ret[32], struct err *err)

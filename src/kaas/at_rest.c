@@ -123,7 +123,7 @@ static int go_on(struct look *l, struct secrets_memory *m, struct err *err)
 int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct secrets_memory *m, struct err *err)
 {
     struct look l = {.key_id = key_id, .rewrite = rewrite};
-    int rc = store_client(s, &l.etcd, err);
+    int rc = store_client(s, store_address(s), &l.etcd, err);
     if (rc == 0 && rewrite)
         rc = access_client(s, &l.api, err);
     if (rc == 0)
@@ -136,11 +136,16 @@ int at_rest_look(const struct site *s, const char *key_id, bool rewrite, struct 
 int at_rest_forget_history(const struct site *s, struct err *err)
 {
     struct client *etcd = NULL;
-    int rc = store_client(s, &etcd, err);
+    int rc = store_client(s, store_address(s), &etcd, err);
     if (rc == 0)
         rc = store_compact_all(etcd, err);
-    if (rc == 0)
-        rc = store_defragment(etcd, err);
     client_free(etcd);
+    for (int m = 0; rc == 0 && m < site_members(s); m++) { /* each member's file by itself */
+        etcd = NULL;
+        rc = store_client(s, member_address(s, m), &etcd, err);
+        if (rc == 0)
+            rc = store_defragment(etcd, err);
+        client_free(etcd);
+    }
     return rc;
 }

@@ -15,11 +15,14 @@
 
 int cluster_audit_ensure(const struct cluster *c, const struct site *s, struct err *err)
 {
-    CLEANUP(mem_freep) char *dir = xasprintf("%s/audit", s->dir);
     CLEANUP(mem_freep) char *name = xasprintf("audit-%s", cluster_audit_policy(c));
     CLEANUP(mem_freep) char *text = xasprintf(RULES_JSON, cluster_audit_policy(c));
     json_t *rules = NULL;
-    int rc = file_mkdirs(dir, 0700, err);
+    int rc = 0;
+    for (int m = 0; rc == 0 && m < site_members(s); m++) {
+        CLEANUP(arena_freep) struct arena *a = arena_new(16384);
+        rc = file_mkdirs(member_audit(s, m, a), 0700, err);
+    }
     if (rc == 0)
         rc = json_parse(str_of(text), strlen(text), &rules, err);
     if (rc < 0)

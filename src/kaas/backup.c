@@ -452,7 +452,7 @@ int backup_reconcile(void *ctx, struct reconcile *r, struct err *err)
     b.dir = snapshot_dir(b.k->o.data_dir, b.site.uid, a);
     b.request = request ? request : "";
     b.there = ARENA_ARRAY(a, struct snapshot, 2 * CLUSTER_BACKUPS_MAX);
-    if (place_load(b.site.dir, b.site.address, NULL) < 0 || is_held_off(&b))
+    if (place_load(&b.site, NULL) < 0 || is_held_off(&b))
         return 0; /* cluster.c tells of that */
     rc = begin_work(&b) ? step(&b, err) : 0;
     end_work(&b);

@@ -405,7 +405,7 @@ static int balancer_reconcile(void *ctx, struct reconcile *r, struct err *err)
     p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .programs = ""};
     p.site.dir = arena_printf(r->arena, "%s/clusters/%s", b->k->o.data_dir, p.site.uid);
     p.path = arena_printf(r->arena, "%s/net/" BALANCE_TABLE, p.site.dir);
-    if (!gate_is_there(&p.site, b->k->o.data_dir) || place_load(p.site.dir, p.site.address, NULL) < 0) {
+    if (!gate_is_there(&p.site, b->k->o.data_dir) || place_load(&p.site, NULL) < 0) {
         r->requeue_ms = GATE_MS;
         return 0;
     }

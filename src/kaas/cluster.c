@@ -24,11 +24,14 @@
 #define PROBE_TIMEOUT_MS 2000u
 #define HUNG_MS 30000u        /* alive, and does not answer for so long: killed */
 #define STOP_TIMEOUT_MS 10000u
-/* These two stop listening at once and then wait for watches, which do not end: etcd for 7 s, the API server for 60. All that while nobody is answered, so they have what an answer under way takes.
- * Killed, they lose nothing: etcd has on disk what it has acknowledged (its log is synced first, and is read again at the start), and the API server keeps nothing. */
+/* Those of a cluster of one. These two stop listening at once and then wait for watches, which do not end: etcd for 7 s, the API server for 60. All that while nobody is answered, so they have what an
+ * answer under way takes. Killed, they lose nothing: etcd has on disk what it has acknowledged (its log is synced first, and is read again at the start), and the API server keeps nothing. */
 #define STORE_STOP_MS 100u
 #define API_STOP_MS 1000u
 #define PKI_LOOK_MS 60000u
+#define STORE_MS 60000u       /* deadlines of stages */
+#define APISERVER_MS 120000u
+#define CONTROLLERS_MS 120000u
 #define QUIET_S 5             /* a stage that takes longer says what it waits for */
 #define CONF_MAX 65536
 
@@ -38,11 +41,15 @@ struct pass {
     struct cluster cluster;
     struct site site;
     struct cluster_memory memory;
-    struct plan plan[COMPONENTS];
+    struct plan plan[MEMBERS_MAX][COMPONENTS];
     const char *reason; /* why the stage that fails does, when that is known */
     bool blocked;       /* it waits for somebody, not for time */
     enum component blamed;
+    int blamed_member;
     bool restartable;   /* blamed may be started anew when the deadline is over */
+    unsigned up[MEMBERS_MAX]; /* components of a member that have answered, a bit each */
+    bool whole;               /* all members answer, and none is being replaced */
+    const char *mending;      /* what is done about a member of the store; NULL: nothing */
     const char *event_type, *event_reason, *event; /* to be told once the status is stored */
 };
 
@@ -54,12 +61,13 @@ static void load_memory(struct pass *p)
     const struct cluster_memory *m = map_getc(p->k->memory, p->site.uid);
     if (m)
         p->memory = *m;
-    for (enum component c = 0; c < COMPONENTS; c++) {
-        char name[WORKLOAD_NAME_MAX];
-        component_workload(&p->site, c, name);
-        if (!map_getc(p->k->workloads, name))
-            map_set(p->k->workloads, str_of(name), xasprintf("%s/%s", p->site.ns, p->site.name));
-    }
+    for (enum component c = 0; c < COMPONENTS; c++)
+        for (int member = 0; member < component_count(&p->site, c); member++) {
+            char name[WORKLOAD_NAME_MAX];
+            component_workload(&p->site, c, member, name);
+            if (!map_getc(p->k->workloads, name))
+                map_set(p->k->workloads, str_of(name), xasprintf("%s/%s", p->site.ns, p->site.name));
+        }
     pthread_mutex_unlock(&p->k->lock);
 }
 
@@ -76,11 +84,12 @@ static void forget(struct pass *p)
 {
     pthread_mutex_lock(&p->k->lock);
     map_del(p->k->memory, str_of(p->site.uid));
-    for (enum component c = 0; c < COMPONENTS; c++) {
-        char name[WORKLOAD_NAME_MAX];
-        component_workload(&p->site, c, name);
-        map_del(p->k->workloads, str_of(name));
-    }
+    for (enum component c = 0; c < COMPONENTS; c++)
+        for (int member = 0; member < component_count(&p->site, c); member++) {
+            char name[WORKLOAD_NAME_MAX];
+            component_workload(&p->site, c, member, name);
+            map_del(p->k->workloads, str_of(name));
+        }
     pthread_mutex_unlock(&p->k->lock);
 }
 
@@ -127,27 +136,31 @@ static const char *last_log_line(struct pass *p, const char *workload)
     return *last ? arena_printf(p->r->arena, "; it last said: %s", last) : "";
 }
 
-static uint64_t stop_ms(enum component c)
+static uint64_t stop_ms(const struct pass *p, enum component c)
 {
+    if (site_members(&p->site) > 1) /* the others answer meanwhile */
+        return STOP_TIMEOUT_MS;
     return c == ETCD ? STORE_STOP_MS : c == APISERVER ? API_STOP_MS : STOP_TIMEOUT_MS;
 }
 
 /* Wanted from now on, and running: 0. */
-static int ensure(struct pass *p, enum component c, struct err *err)
+static int ensure(struct pass *p, enum component c, int member, struct err *err)
 {
     struct runtime *rt = p->k->runtime;
-    struct plan *plan = &p->plan[c];
-    char name[WORKLOAD_NAME_MAX];
+    struct plan *plan = &p->plan[member][c];
+    char name[WORKLOAD_NAME_MAX], part[PART_NAME_MAX];
     struct workload_status w;
-    component_workload(&p->site, c, name);
+    component_workload(&p->site, c, member, name);
+    part_name(c, member, part);
     p->blamed = c;
+    p->blamed_member = member;
     if (access(plan->program, X_OK) < 0) {
         p->blocked = true;
         p->reason = "ProgramsMissing";
         return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
                        strrchr(plan->program, '/') + 1, p->site.minor);
     }
-    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = stop_ms(c)};
+    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = stop_ms(p, c)};
     int rc = rt->ops->ensure(rt, &want, err);
     if (rc < 0)
         return rc;
@@ -158,24 +171,104 @@ static int ensure(struct pass *p, enum component c, struct err *err)
     p->restartable = false; /* the runtime is at it */
     if (w.crash_looping)
         p->reason = "CrashLoopBackOff";
-    return err_set(err, ERR_UNAVAILABLE, "%s: %s%s", component_name(c), *w.message ? w.message : "is being started", w.crash_looping ? last_log_line(p, name) : "");
+    return err_set(err, ERR_UNAVAILABLE, "%s: %s%s", part, *w.message ? w.message : "is being started", w.crash_looping ? last_log_line(p, name) : "");
 }
 
 /* Runs and answers. */
-static int answers(struct pass *p, enum component c, struct err *err)
+static int answers(struct pass *p, enum component c, int member, struct err *err)
 {
-    int rc = ensure(p, c, err);
-    return rc < 0 ? rc : probe(&p->plan[c], p->plan[c].health_path, &p->site, PROBE_TIMEOUT_MS, err);
+    int rc = ensure(p, c, member, err);
+    if (rc == 0)
+        rc = probe(&p->plan[member][c], p->plan[member][c].health_path, &p->site, PROBE_TIMEOUT_MS, err);
+    if (rc < 0)
+        return rc;
+    p->up[member] |= 1u << c;
+    p->memory.failing_ms[member][c] = 0;
+    return 0;
 }
 
-static void start_anew(struct pass *p, enum component c, const char *why)
+static void start_anew(struct pass *p, enum component c, int member, const char *why)
 {
-    char name[WORKLOAD_NAME_MAX];
+    char name[WORKLOAD_NAME_MAX], part[PART_NAME_MAX];
     struct err err = ERR_INIT;
-    component_workload(&p->site, c, name);
-    log_warn("a component of a cluster is started anew", KV("cluster", p->site.name), KV("namespace", p->site.ns), KV("component", component_name(c)), KV("why", why));
+    component_workload(&p->site, c, member, name);
+    part_name(c, member, part);
+    log_warn("a component of a cluster is started anew", KV("cluster", p->site.name), KV("namespace", p->site.ns), KV("component", part), KV("why", why));
     if (p->k->runtime->ops->restart(p->k->runtime, name, why, &err) < 0)
         log_warn("it could not be", KV("workload", name), KVE(&err));
+}
+
+/* Alive, and does not answer for long: killed. One that has just been started has as long as at first. */
+static void mend_hung(struct pass *p, enum component c, int member, uint64_t deadline_ms)
+{
+    uint64_t now = clock_mono_ms(), *since = &p->memory.failing_ms[member][c];
+    struct workload_status w = {0};
+    struct err dead = ERR_INIT;
+    char workload[WORKLOAD_NAME_MAX], part[PART_NAME_MAX];
+    if (!*since)
+        *since = now;
+    component_workload(&p->site, c, member, workload);
+    p->k->runtime->ops->get(p->k->runtime, workload, &w);
+    if (!p->restartable || now - *since < HUNG_MS || w.running_ms < deadline_ms)
+        return;
+    *since = 0;
+    if (probe(&p->plan[member][c], p->plan[member][c].alive_path, &p->site, PROBE_TIMEOUT_MS, &dead) < 0) {
+        part_name(c, member, part);
+        tell(p, "Warning", "ComponentHung", arena_printf(p->r->arena, "%s does not answer and is started anew: %s", part, dead.msg));
+        start_anew(p, c, member, "it does not answer");
+    }
+}
+
+/* ---- components of all members ---- */
+
+/* What is said of the first that does not answer. */
+struct fault {
+    int rc, member;
+    struct err err;
+    const char *reason;
+    bool blocked, restartable;
+};
+
+/* How many must answer for the cluster to be of use: at first all; later a store's majority, and of all others one. */
+static int needed(const struct pass *p, enum component c)
+{
+    int members = site_members(&p->site);
+    return !json_at(p->r->obj, "status.createMilliseconds") ? members : c == ETCD ? members / 2 + 1 : 1;
+}
+
+/* Of all members: wanted, started, asked; 0 when enough answer. Those in `held` are left alone. */
+static int members_answer(struct pass *p, enum component c, unsigned held, uint64_t deadline_ms, struct err *err)
+{
+    struct fault first = {0};
+    int good = 0;
+    for (int m = 1; m < site_members(&p->site); m++) { /* all are started before one is waited for */
+        struct err later = ERR_INIT;
+        if (!(held & (1u << m)))
+            (void)!ensure(p, c, m, &later);
+    }
+    for (int m = 0; m < site_members(&p->site); m++) {
+        struct fault f = {.member = m, .err = ERR_INIT};
+        p->reason = NULL;
+        p->blocked = p->restartable = false;
+        f.rc = held & (1u << m) ? err_set(&f.err, ERR_UNAVAILABLE, "%s", p->mending ? p->mending : "it is being replaced") : answers(p, c, m, &f.err);
+        f.reason = p->reason;
+        f.blocked = p->blocked;
+        f.restartable = p->restartable;
+        good += f.rc == 0;
+        if (f.rc < 0 && first.rc == 0)
+            first = f;
+        else if (f.rc < 0)
+            mend_hung(p, c, m, deadline_ms);
+    }
+    bool enough = good >= needed(p, c);
+    p->blamed = c;
+    p->blamed_member = first.member;
+    p->restartable = first.restartable || first.rc == 0;
+    if (enough && first.rc < 0)
+        mend_hung(p, c, first.member, deadline_ms);
+    p->reason = enough ? NULL : first.reason;
+    p->blocked = !enough && first.blocked;
+    return enough ? 0 : err_set(err, first.rc, "%s", first.err.msg);
 }
 
 /* ---- stages ---- */
@@ -186,23 +279,34 @@ static bool is_taken(void *arg, const char *address)
     struct map_iter it = MAP_ITER_INIT;
     bool taken = false;
     while (map_next(k->memory, &it))
-        taken |= !strcmp(((const struct cluster_memory *)it.value)->address, address);
+        for (int m = 0; m < MEMBERS_MAX; m++)
+            taken |= !strcmp(((const struct cluster_memory *)it.value)->address[m], address);
     JSON_AUTO all = informer_list(k->clusters, NULL);
     size_t i;
     json_t *c;
-    json_array_foreach (all, i, c)
+    json_array_foreach (all, i, c) {
+        const json_t *members = json_at(c, "status.members");
         taken |= !strcmp(json_str_or(c, "status.address", ""), address);
+        for (size_t m = 0; m < json_array_size(members); m++)
+            taken |= !strcmp(json_str_or(json_array_get(members, m), "address", ""), address);
+    }
     return taken;
 }
 
-/* The address is another's from the moment that it was chosen. */
+static void keep_addresses(const struct site *s, struct cluster_memory *memory)
+{
+    for (int m = 0; m < site_members(s); m++)
+        memcpy(memory->address[m], member_address(s, m), sizeof(memory->address[m]));
+}
+
+/* The addresses are another's from the moment that they were chosen. */
 static int take_place(struct pass *p, struct err *err)
 {
     pthread_mutex_lock(&p->k->lock);
-    int rc = place_make(&p->site, &p->k->addresses, is_taken, p->k, p->site.address, err);
+    int rc = place_make(&p->site, (int)p->cluster.spec.control_plane.replicas, &p->k->addresses, is_taken, p->k, err);
     if (rc == 0) {
         struct cluster_memory *m = XNEW(struct cluster_memory);
-        memcpy(m->address, p->site.address, sizeof(m->address));
+        keep_addresses(&p->site, m);
         map_set(p->k->memory, str_of(p->site.uid), m);
     }
     pthread_mutex_unlock(&p->k->lock);
@@ -227,7 +331,7 @@ static int find_place(struct pass *p, struct err *err)
     int rc = find_network(p, err);
     if (rc < 0)
         return rc;
-    rc = place_load(p->site.dir, p->site.address, &why);
+    rc = place_load(&p->site, &why);
     if (rc == ERR_NOT_FOUND && json_at(p->r->obj, "status.createMilliseconds")) {
         p->blocked = true;
         p->reason = "DataMissing"; /* a new, empty cluster in its place would hide that */
@@ -239,11 +343,18 @@ static int find_place(struct pass *p, struct err *err)
         return err_set(err, rc, "%s", why.msg);
     if (rc < 0)
         return rc;
-    memcpy(p->memory.address, p->site.address, sizeof(p->memory.address));
+    keep_addresses(&p->site, &p->memory);
     p->site.with_nodes = place_has_nodes(p->site.dir);
     json_put_str(p->r->obj, "status.address", p->site.address);
     json_put_str(p->r->obj, "status.endpoint", arena_printf(p->r->arena, "https://%s:%d", p->site.address, PORT_APISERVER));
     return 0;
+}
+
+static void plan_all(struct pass *p)
+{
+    for (enum component c = 0; c < COMPONENTS; c++)
+        for (int m = 0; m < component_count(&p->site, c); m++)
+            plan_component(c, m, &p->cluster, &p->site, p->r->arena, &p->plan[m][c]);
 }
 
 static int look_certificates(struct pass *p, struct err *err)
@@ -254,8 +365,7 @@ static int look_certificates(struct pass *p, struct err *err)
     int rc = find_place(p, err);
     if (rc < 0)
         return rc;
-    for (enum component c = 0; c < COMPONENTS; c++)
-        plan_component(c, &p->cluster, &p->site, p->r->arena, &p->plan[c]);
+    plan_all(p);
     every = every < PKI_LOOK_MS ? every : PKI_LOOK_MS;
     if (p->memory.pki_ms && now - p->memory.pki_ms < every && p->memory.people == people && json_int(p->r->obj, "status.observedGeneration", 0) == obj_generation(p->r->obj))
         return 0;
@@ -282,11 +392,20 @@ static int look_certificates(struct pass *p, struct err *err)
 static int look_store(struct pass *p, struct err *err)
 {
     struct err later = ERR_INIT;
+    unsigned held = members_step(p->k, &p->site, json_at(p->r->obj, "status.createMilliseconds") != NULL, p->r->arena, &p->mending);
+    if (p->mending)
+        plan_all(p);
     /* Both are started before either is waited for. */
-    int second = ensure(p, KMS, &later), rc = answers(p, ETCD, err);
+    int second = ensure(p, KMS, 0, &later), rc = members_answer(p, ETCD, held, STORE_MS, err);
+    if (rc < 0 && __builtin_popcount(held) > (site_members(&p->site) - 1) / 2) {
+        p->blocked = true;
+        p->reason = "QuorumLost";
+        return err_set(err, rc, "%s", p->mending);
+    }
     if (rc < 0)
         return rc;
     p->blamed = KMS;
+    p->blamed_member = 0;
     p->restartable = second == 0;
     if (second < 0)
         return err_set(err, second, "%s", later.msg);
@@ -302,21 +421,22 @@ static int look_store(struct pass *p, struct err *err)
 
 static int look_apiserver(struct pass *p, struct err *err)
 {
-    return answers(p, APISERVER, err);
+    int rc = members_answer(p, APISERVER, 0, APISERVER_MS, err);
+    return rc < 0 || site_members(&p->site) < 2 ? rc : answers(p, RELAY, 0, err);
 }
 
 static int look_controllers(struct pass *p, struct err *err)
 {
     struct err later = ERR_INIT;
     /* Both are started before either is waited for. */
-    int second = ensure(p, SCHEDULER, &later), rc = answers(p, CONTROLLERS, err);
-    if (rc == 0 && second < 0)
-        return err_set(err, second, "%s", later.msg);
+    (void)!ensure(p, SCHEDULER, 0, &later);
+    int rc = members_answer(p, CONTROLLERS, 0, CONTROLLERS_MS, err);
     if (rc == 0)
-        rc = answers(p, SCHEDULER, err);
+        rc = members_answer(p, SCHEDULER, 0, CONTROLLERS_MS, err);
     if (rc < 0 || p->memory.bound)
         return rc;
     p->blamed = CONTROLLERS;
+    p->blamed_member = 0;
     struct client *client = NULL;
     rc = access_client(&p->site, &client, err);
     if (rc == 0)
@@ -385,6 +505,8 @@ static int look_access(struct pass *p, struct err *err)
         if (rc == 0)
             rc = access_bind_admins(client, err);
         if (rc == 0)
+            rc = access_publish(client, &p->site, err);
+        if (rc == 0)
             rc = access_version(client, version, err);
         client_free(client);
         if (rc == 0) {
@@ -402,9 +524,9 @@ static const struct stage {
     int (*look)(struct pass *p, struct err *err);
 } stages[] = {
     {"CertificatesReady", 10000, look_certificates},
-    {"StoreReady", 60000, look_store},
-    {"APIServerReady", 120000, look_apiserver},
-    {"ControllersReady", 120000, look_controllers},
+    {"StoreReady", STORE_MS, look_store},
+    {"APIServerReady", APISERVER_MS, look_apiserver},
+    {"ControllersReady", CONTROLLERS_MS, look_controllers},
     {"AccessReady", 30000, look_access},
 };
 
@@ -458,7 +580,7 @@ static const char *waits(struct pass *p, const struct stage *s, json_t *record, 
         status_condition(obj, s->condition, "False", "DeadlineExceeded", "%s; attempt %lld, until %s", message, (long long)attempt, until_text(a, record));
         tell(p, "Warning", "DeadlineExceeded", message);
         if (p->restartable)
-            start_anew(p, p->blamed, message);
+            start_anew(p, p->blamed, p->blamed_member, message);
         return "DeadlineExceeded";
     }
     if (attempt > 1)
@@ -471,25 +593,10 @@ static const char *waits(struct pass *p, const struct stage *s, json_t *record, 
 /* It was there, and is not. */
 static const char *fails(struct pass *p, const struct stage *s, const struct err *why)
 {
-    uint64_t now = clock_mono_ms(), *since = &p->memory.failing_ms[p->blamed];
     const char *reason = p->reason ? p->reason : "NotAnswering";
-    struct err dead = ERR_INIT;
     status_condition(p->r->obj, s->condition, "False", reason, "%s", why->msg);
     p->r->requeue_ms = p->blocked ? WAIT_MS : LATER_MS;
-    if (!*since)
-        *since = now;
-    char workload[WORKLOAD_NAME_MAX];
-    struct workload_status w = {0};
-    component_workload(&p->site, p->blamed, workload);
-    p->k->runtime->ops->get(p->k->runtime, workload, &w);
-    /* One that has just been started has as long as at first. */
-    if (!p->restartable || now - *since < HUNG_MS || w.running_ms < s->deadline_ms)
-        return reason;
-    *since = 0;
-    if (probe(&p->plan[p->blamed], p->plan[p->blamed].alive_path, &p->site, PROBE_TIMEOUT_MS, &dead) < 0) {
-        tell(p, "Warning", "ComponentHung", arena_printf(p->r->arena, "%s does not answer and is started anew: %s", component_name(p->blamed), dead.msg));
-        start_anew(p, p->blamed, "it does not answer");
-    }
+    mend_hung(p, p->blamed, p->blamed_member, s->deadline_ms);
     return reason;
 }
 
@@ -509,7 +616,6 @@ static void forget_strangers(struct pass *p)
 static void ready(struct pass *p, int64_t now)
 {
     json_t *obj = p->r->obj;
-    memset(p->memory.failing_ms, 0, sizeof(p->memory.failing_ms));
     if (!json_at(obj, "status.createMilliseconds")) {
         int64_t ms = MAX(now - status_time(json_array_get(json_at(obj, "status.stages"), 0), "startedAt"), (int64_t)1);
         json_put_int(obj, "status.createMilliseconds", ms);
@@ -521,13 +627,50 @@ static void ready(struct pass *p, int64_t now)
             forget_strangers(p);
         tell(p, "Normal", "ClusterRestored", arena_printf(p->r->arena, "restored from backup %s, and ready after %lld ms", json_str_or(obj, "status.restore.backup", ""), (long long)json_int(obj, "status.restore.milliseconds", 0)));
     }
-    p->r->requeue_ms = p->k->o.probe_ms;
+    p->r->requeue_ms = p->mending ? LATER_MS : p->k->o.probe_ms;
     secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
     addons_look(p->k, obj, &p->cluster, &p->site, &p->memory.addons);
     space_look(p->k, obj, &p->site, &p->memory.space_ms);
 }
 
-static void bring_up(struct pass *p)
+/* ---- members ---- */
+
+#define MEMBER_PARTS (1u << ETCD | 1u << APISERVER | 1u << CONTROLLERS | 1u << SCHEDULER)
+
+/* What this pass has seen of each. Returns whether all are as they shall be. */
+static bool tell_members(struct pass *p)
+{
+    json_t *obj = p->r->obj, *list = json_array();
+    struct arena *a = p->r->arena;
+    int good = 0, members = site_members(&p->site);
+    const char *wrong = "";
+    for (int m = 0; m < members; m++) {
+        const char *missing = "";
+        for (enum component c = 0; c < COMPONENTS; c++)
+            if (MEMBER_PARTS & (1u << c) & ~p->up[m])
+                missing = arena_printf(a, "%s%s%s", missing, *missing ? ", " : "", component_name(c));
+        json_t *member = json_pack("{s:s, s:s, s:b}", "name", arena_printf(a, "%d", m), "address", member_address(&p->site, m), "ready", !*missing);
+        if (*missing) {
+            json_put_str(member, "message", arena_printf(a, "not ready: %s", missing));
+            wrong = arena_printf(a, "%s%smember %d: %s", wrong, *wrong ? "; " : "", m, missing);
+        }
+        good += !*missing;
+        json_array_append_new(list, member);
+    }
+    json_put_str(obj, "status.membersReady", arena_printf(a, "%d/%d", good, members));
+    if (members < 2) {
+        json_decref(list);
+        return good == members;
+    }
+    json_put(obj, "status.members", list);
+    if (good == members && !p->mending)
+        status_condition(obj, "MembersReady", "True", "Running", "all members answer");
+    else
+        status_condition(obj, "MembersReady", "False", p->mending ? "Replacing" : "NotAnswering", "%s%s%s", wrong, *wrong && p->mending ? "; " : "", p->mending ? p->mending : "");
+    return good == members && !p->mending;
+}
+
+static void bring_up_stages(struct pass *p)
 {
     json_t *obj = p->r->obj;
     for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
@@ -550,6 +693,14 @@ static void bring_up(struct pass *p)
     ready(p, clock_wall_ms());
 }
 
+static void bring_up(struct pass *p)
+{
+    bring_up_stages(p);
+    p->whole = *p->site.address && tell_members(p);
+    if (!p->whole && json_at(p->r->obj, "status.createMilliseconds"))
+        p->r->requeue_ms = MIN(p->r->requeue_ms, LATER_MS);
+}
+
 /* ---- a tenant that is suspended ---- */
 
 static void pause_components(struct pass *p, const char *tenant)
@@ -561,6 +712,8 @@ static void pause_components(struct pass *p, const char *tenant)
         (void)!look_store(p, &ignored); /* it is looked after as ever */
     memset(p->memory.failing_ms, 0, sizeof(p->memory.failing_ms));
     bool gone = cluster_end(p->k, &p->site, APISERVER, &ended);
+    if (*p->site.address)
+        (void)!tell_members(p);
     for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
         json_t *record = stage_record(obj, stages[i].condition);
         if (json_at(record, "milliseconds"))
@@ -610,8 +763,8 @@ static int finish(struct pass *p, struct err *err)
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     if (!obj_has_finalizer(r->obj, CLUSTER_FINALIZER))
         return 0;
-    if (place_load(p->site.dir, p->site.address, NULL) < 0)
-        (void)!str_to_array(str_of(json_str_or(r->obj, "status.address", "")), p->site.address, sizeof(p->site.address));
+    if (place_load(&p->site, NULL) < 0)
+        (void)!place_from_status(&p->site, r->obj);
     int rc = delete_secret(p, &why);
     if (rc == 0)
         rc = cluster_remove(p->k, &p->site, &p->memory, &done, &why);
@@ -639,7 +792,7 @@ static int upgrade(struct pass *p, struct err *err)
     struct upgrade_told told = {0};
     if (!file_exists(p->site.dir))
         return 0;
-    int rc = upgrade_step(p->k, p->r, &p->cluster, &p->site, &p->memory, p->plan, ready && !strcmp(ready, "True"), &told, err);
+    int rc = upgrade_step(p->k, p->r, &p->cluster, &p->site, &p->memory, p->plan, ready && !strcmp(ready, "True") && p->whole, &told, err);
     if (told.reason)
         tell(p, told.type, told.reason, told.message);
     return rc;
@@ -651,7 +804,7 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     struct arena *a = r->arena;
     if (!r->obj || !obj_uid(r->obj))
         return 0;
-    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r};
+    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r, .self = p.k->self, .members = (int)json_int(r->obj, "spec.controlPlane.replicas", 1)};
     p.site.dir = arena_printf(a, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
     p.site.kms = p.k->o.kms_program;
     load_memory(&p);

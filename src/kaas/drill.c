@@ -101,7 +101,7 @@ static int run(struct kaas *k, const struct site *s, const char *dir, const char
         rc = file_remove_tree(arena_printf(a, "%s/pki", work), err);
     const struct site of = of_version(k, s, x.version, a);
     if (rc == 0)
-        rc = snapshot_restore(&of, work, x.revision, 0, PORT_DRILL_PEERS, a, &revision, err);
+        rc = snapshot_restore(&of, work, 1, x.revision, 0, PORT_DRILL_PEERS, a, &revision, err);
     if (rc == 0)
         rc = start(k, &of, work, a, err);
     if (rc == 0)

@@ -15,12 +15,15 @@
 /* ---- components: plan.c ---- */
 
 /* In the order of starting, KMS with ETCD; ended the other way round. */
-enum component { ETCD, APISERVER, CONTROLLERS, SCHEDULER, KMS, COMPONENTS };
+enum component { ETCD, APISERVER, CONTROLLERS, SCHEDULER, KMS, RELAY, COMPONENTS };
+#define MEMBERS_MAX 3
 
 #define PORT_ETCD 2379
 #define PORT_ETCD_PEERS 2380
 #define PORT_ETCD_HEALTH 2381
+#define PORT_ETCD_LEARNER 2378 /* where a member that is no voter yet answers clients: none that may be sent to it knows of that */
 #define PORT_APISERVER 6443
+#define PORT_APISERVER_MEMBER 6444 /* with more than one: the relay has the other, and hands on */
 #define PORT_CONTROLLERS 10257
 #define PORT_SCHEDULER 10259
 extern const uint16_t cluster_ports[]; /* all of them; ends with 0 */
@@ -33,8 +36,15 @@ struct site {
     const char *programs; /* that minor's folder; "" when there is none */
     const char *older;    /* in an upgrade: the folder of the minor that it comes from … */
     unsigned behind;      /* … and which components are of it still, a bit each */
+    enum component turning; /* with `waiting`: whose members come to the newer one after the other … */
+    unsigned waiting;       /* … and which have not had their turn, a bit each */
     const char *kms;      /* the program seki-kms */
-    char address[16];
+    const char *self;     /* the program that we are */
+    char address[16];     /* the cluster's, and the first member's */
+    int members;          /* of its control plane; 0 counts as 1 */
+    char more[MEMBERS_MAX - 1][16]; /* addresses of the others */
+    unsigned joined;      /* members of the store that were added to it while it ran, a bit each */
+    unsigned replacing;   /* the one that is being replaced, as a bit: it is no voter yet, and nobody asks it */
     bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
     char gate[16];   /* then: where nodes find it */
     const char *node_network; /* then */
@@ -50,11 +60,26 @@ struct plan {
     const char *alive_path;   /* … and while it need not be killed */
 };
 /* Pure: the same cluster gives the same command line, today and after any restart of ours, or its components would be started anew. Nothing secret is in it. */
-void plan_component(enum component c, const struct cluster *spec, const struct site *s, struct arena *a, struct plan *ret);
+void plan_component(enum component c, int member, const struct cluster *spec, const struct site *s, struct arena *a, struct plan *ret);
 const char *component_name(enum component c); /* "etcd" */
-/* "kc-NS-NAME-UID8-etcd": a cluster that is made anew under the same name has other workloads. */
+/* "etcd", "etcd-1", "etcd-2": the first is called what the only one of a smaller cluster is. */
+#define PART_NAME_MAX 24
+void part_name(enum component c, int member, char name[PART_NAME_MAX]);
+/* "kc-NS-NAME-UID8-etcd-1": a cluster that is made anew under the same name has other workloads. */
 #define WORKLOAD_NAME_MAX 201
-void component_workload(const struct site *s, enum component c, char name[WORKLOAD_NAME_MAX]);
+void component_workload(const struct site *s, enum component c, int member, char name[WORKLOAD_NAME_MAX]);
+/* Whether a workload of that name is a member of a store: those end last. */
+bool workload_is_store(const char *name);
+static inline int site_members(const struct site *s)
+{
+    return s->members > 1 ? s->members : 1;
+}
+/* How many of a component there are: one plugin, one relay where there is more than one API server, and one of everything else for each member. */
+int component_count(const struct site *s, enum component c);
+const char *member_address(const struct site *s, int member);
+/* "DIR/etcd", "DIR/etcd-1" */
+const char *member_store(const struct site *s, int member, struct arena *a);
+const char *member_audit(const struct site *s, int member, struct arena *a); /* likewise: where its API server's audit log is */
 
 /* ---- pki.c ---- */
 
@@ -81,16 +106,18 @@ int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struc
 
 /* ---- place.c: directory and address ---- */
 
-/* The address of a cluster whose directory is there. ERR_NOT_FOUND: there is none. ERR_CORRUPT. */
-int place_load(const char *dir, char address[16], struct err *err) NODISCARD;
-/* Makes the directory, takes an address that `taken` does not have and where nothing listens on our ports, and writes it down. */
-int place_make(const struct site *s, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, char address[16], struct err *err) NODISCARD;
+/* Address and members of a cluster whose directory is there, into s. ERR_NOT_FOUND: there is none. ERR_CORRUPT. After an error s is as it was. */
+int place_load(struct site *s, struct err *err) NODISCARD;
+/* Makes the directory, takes an address for each of `members` that `taken` does not have and where nothing listens on our ports, and writes them down, and into s. */
+int place_make(struct site *s, int members, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, struct err *err) NODISCARD;
+/* The same from a Cluster's status, for a directory that is gone: false when that knows none. */
+bool place_from_status(struct site *s, const json_t *cluster);
 /* Whether the cluster was made for nodes: clusters of before run on as they were. */
 bool place_has_nodes(const char *dir);
 /* Whether something listens on one of our ports there; *ret_port: on which. */
 bool place_in_use(const char *address, uint16_t *ret_port);
-/* Writes down an address that a cluster had, for a directory that is made anew for it. */
-int place_keep(const struct site *s, const char *address, struct err *err) NODISCARD;
+/* Writes down what s says of its members. */
+int place_keep(const struct site *s, struct err *err) NODISCARD;
 /* Removes the directory; *ret_files: how many files were in it. */
 int place_remove(const char *dir, int *ret_files, struct err *err) NODISCARD;
 /* Directories of clusters below root: whose they say they are. Broken ones come with ns "" and name "". 0 also when there is no root; else not all were seen, and err (may be NULL) says why. */
@@ -109,6 +136,8 @@ int access_client(const struct site *s, struct client **ret, struct err *err) NO
 int access_controllers_work(struct client *c, struct err *err) NODISCARD;
 /* The administrators' ClusterRoleBinding. */
 int access_bind_admins(struct client *c, struct err *err) NODISCARD;
+/* With more than one API server none may tell who they are, or each that ends would take the relay's address out: nodes find them by the gate, and that is written once. */
+int access_publish(struct client *c, const struct site *s, struct err *err) NODISCARD;
 /* "v1.37.2" */
 int access_version(struct client *c, char ret[32], struct err *err) NODISCARD;
 
@@ -120,12 +149,12 @@ struct addons_memory {
 
 /* What is remembered between passes; lost at a restart and found again. */
 struct cluster_memory {
-    char address[16];
+    char address[MEMBERS_MAX][16];   /* "": none */
     uint64_t pki_ms;                 /* when certificates were looked at … */
     unsigned people;                 /* … and people_generation() then */
     uint64_t attempt_ms;             /* when the current attempt of the stage began */
-    uint64_t failing_ms[COMPONENTS]; /* since when it does not answer though it did; 0: it does */
-    unsigned ended;                  /* components that the deletion has ended, a bit each … */
+    uint64_t failing_ms[MEMBERS_MAX][COMPONENTS]; /* since when it does not answer though it did; 0: it does */
+    unsigned ended;                  /* processes that the deletion has ended, a bit each … */
     int files;                       /* … and files that it has removed */
     bool bound;                      /* access was looked at since our start */
     uint64_t preflight_ms;           /* when it was asked last whether it may be upgraded */
@@ -159,6 +188,23 @@ struct kaas {
 
 int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err);
 
+/* ---- member.c: the members of a store ---- */
+
+/* The address of a member that says it may be asked, or of the first. Blocks for a second each at most where there is more than one. */
+const char *store_address(const struct site *s);
+/* One line of `etcdctl member list` in its simple form: the member with that peer URL. Pure. */
+struct store_member {
+    char id[24];
+    bool started, learner;
+};
+bool store_member_find(struct str list, const char *peer, struct store_member *ret);
+/* The members whose line of `etcdctl endpoint status` in its simple form says that they lead; -1. Pure. */
+int store_leader_find(struct str status, const struct site *s);
+int store_leader(const struct site *s, struct arena *a);
+/* One step of replacing a member whose files are gone: removed, added as a learner with an empty directory, promoted when it has caught up. Never two at a time, never without a quorum, and never
+ * in a cluster of one. Returns the members that may not be started now, a bit each. *ret_what: what is being done or stands in the way, in a; NULL: nothing. */
+unsigned members_step(struct kaas *k, struct site *s, bool made, struct arena *a, const char **ret_what);
+
 /* ---- status.c ---- */
 
 /* A time in a status, path as json_str() takes it; 0: there is none, or it cannot be read. */
@@ -168,7 +214,7 @@ void status_condition(json_t *obj, const char *type, const char *status, const c
 
 /* ---- remove.c ---- */
 
-/* One step: ends the components down to `last` (SCHEDULER and CONTROLLERS, then APISERVER, KMS, ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */
+/* One step: ends the components down to `last` (SCHEDULER and CONTROLLERS, then RELAY and APISERVER, KMS, ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */
 bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended);
 
 /* One step of a cluster's end: *ret_done when nothing is left. What stands in the way is an error. */

@@ -47,7 +47,7 @@ static void free_names(struct strays *x)
 
 static struct site site_of(const json_t *cluster)
 {
-    return (struct site){.ns = obj_namespace(cluster), .name = obj_name(cluster), .uid = obj_uid(cluster) ? obj_uid(cluster) : ""};
+    return (struct site){.ns = obj_namespace(cluster), .name = obj_name(cluster), .uid = obj_uid(cluster) ? obj_uid(cluster) : "", .members = (int)json_int(cluster, "spec.controlPlane.replicas", 1)};
 }
 
 static void stop_workload(struct kaas *k, const char *name)
@@ -95,11 +95,12 @@ static void on_listed(void *arg)
     json_t *obj;
     json_array_foreach (all, i, obj) {
         struct site s = site_of(obj);
-        for (enum component c = 0; c < COMPONENTS; c++) {
-            char name[WORKLOAD_NAME_MAX];
-            component_workload(&s, c, name);
-            map_set(x.wanted, str_of(name), k);
-        }
+        for (enum component c = 0; c < COMPONENTS; c++)
+            for (int m = 0; m < component_count(&s, c); m++) {
+                char name[WORKLOAD_NAME_MAX];
+                component_workload(&s, c, m, name);
+                map_set(x.wanted, str_of(name), k);
+            }
     }
     k->runtime->ops->each(k->runtime, collect_stray, &x);
     VEC_FOREACH (&x.names, name) {
@@ -247,14 +248,15 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
 static bool all_run(struct kaas *k, const json_t *cluster)
 {
     struct site s = site_of(cluster);
-    for (enum component c = 0; c < COMPONENTS; c++) {
-        char name[WORKLOAD_NAME_MAX];
-        struct workload_status w = {0};
-        component_workload(&s, c, name);
-        k->runtime->ops->get(k->runtime, name, &w);
-        if (w.state != WORKLOAD_RUNNING && w.state != WORKLOAD_STARTING)
-            return false;
-    }
+    for (enum component c = 0; c < COMPONENTS; c++)
+        for (int m = 0; m < component_count(&s, c); m++) {
+            char name[WORKLOAD_NAME_MAX];
+            struct workload_status w = {0};
+            component_workload(&s, c, m, name);
+            k->runtime->ops->get(k->runtime, name, &w);
+            if (w.state != WORKLOAD_RUNNING && w.state != WORKLOAD_STARTING)
+                return false;
+        }
     return true;
 }
 
@@ -309,7 +311,7 @@ void kaas_stop_all(struct kaas *k)
         size_t left = 0;
         k->runtime->ops->each(k->runtime, collect_stray, &x);
         VEC_FOREACH (&x.names, name)
-            if (!str_ends(str_of(*name), STR("-etcd"))) {
+            if (!workload_is_store(*name)) {
                 left++;
                 stop_workload(k, *name);
             }

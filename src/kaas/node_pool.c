@@ -405,7 +405,7 @@ static bool cluster_can(struct pool_pass *p)
         blame(p, "ClusterNotReady", arena_printf(a, "cluster %s is being made", p->site.name));
         return false;
     }
-    if (place_load(p->site.dir, p->site.address, &err) < 0) {
+    if (place_load(&p->site, &err) < 0) {
         blame(p, "ClusterNotReady", arena_strdup(a, err.msg));
         return false;
     }
@@ -528,7 +528,7 @@ static int finish(struct pool_pass *p, struct err *err)
     if (p->cluster_obj) {
         /* A cluster that goes, too, or does not answer, needs not be told. */
         bool told = !obj_deleting(p->cluster_obj) && !*suspended_tenant(p->k, p->site.ns, r->arena) && json_at(p->cluster_obj, "status.createMilliseconds");
-        if (told && place_load(p->site.dir, p->site.address, NULL) == 0)
+        if (told && place_load(&p->site, NULL) == 0)
             rc = access_client(&p->site, &p->client, &why);
         if (rc == 0)
             rc = remove_surplus(p, 0, &left, &why);

@@ -67,7 +67,8 @@ static void collect_names(enum names which, const struct cluster *c, const struc
     if (which == NONE)
         return;
     add_dns(n, "localhost");
-    add_ip(n, s->address);
+    for (int m = 0; m < site_members(s); m++) /* one machine has all of them: they share certificates */
+        add_ip(n, member_address(s, m));
     if (which == ADDRESS) {
         add_ip(n, "127.0.0.1");
         return;

@@ -1,4 +1,4 @@
-/* Where a cluster lives: its directory, and the loopback address that is its alone. */
+/* Where a cluster lives: its directory, and the loopback addresses that are its alone. */
 #include "kaas/internal.h"
 
 #include <arpa/inet.h>
@@ -26,17 +26,46 @@ static int record_read(const char *dir, json_t **ret, struct err *err)
     return rc;
 }
 
-int place_load(const char *dir, char address[16], struct err *err)
+static bool is_loopback(const char *text, char to[16])
+{
+    struct in_addr in;
+    return inet_pton(AF_INET, text, &in) == 1 && ntohl(in.s_addr) >> 24 == 127 && str_to_array(str_of(text), to, 16);
+}
+
+int place_load(struct site *s, struct err *err)
 {
     JSON_AUTO doc = NULL;
-    struct in_addr in;
-    int rc = record_read(dir, &doc, err);
+    struct site found = *s;
+    int rc = record_read(s->dir, &doc, err);
     if (rc < 0)
         return rc;
-    const char *text = json_str_or(doc, "address", "");
-    if (inet_pton(AF_INET, text, &in) != 1 || ntohl(in.s_addr) >> 24 != 127 || !str_to_array(str_of(text), address, 16))
-        return err_set(err, ERR_CORRUPT, "%s/cluster.json has no loopback address", dir);
+    const json_t *members = json_at(doc, "members");
+    size_t n = json_array_size(members);
+    bool good = is_loopback(json_str_or(doc, "address", ""), found.address) && (!members || n == MEMBERS_MAX);
+    for (size_t i = 1; good && i < n; i++)
+        good = is_loopback(json_string_value(json_array_get(members, i)) ? json_string_value(json_array_get(members, i)) : "", found.more[i - 1]);
+    if (!good)
+        return err_set(err, ERR_CORRUPT, "%s/cluster.json has no loopback address%s", s->dir, members ? " for each member" : "");
+    found.members = n ? (int)n : 1;
+    found.joined = (unsigned)json_int(doc, "joined", 0);
+    found.replacing = (unsigned)json_int(doc, "replacing", 0);
+    *s = found;
     return 0;
+}
+
+bool place_from_status(struct site *s, const json_t *cluster)
+{
+    const json_t *members = json_at(cluster, "status.members");
+    struct site found = *s;
+    size_t n = json_array_size(members);
+    bool good = is_loopback(json_str_or(cluster, "status.address", ""), found.address) && n <= MEMBERS_MAX;
+    for (size_t i = 1; good && i < n; i++)
+        good = is_loopback(json_str_or(json_array_get(members, i), "address", ""), found.more[i - 1]);
+    if (!good)
+        return false;
+    found.members = n ? (int)n : 1;
+    *s = found;
+    return true;
 }
 
 bool place_has_nodes(const char *dir)
@@ -75,11 +104,21 @@ static void pick(const struct cluster_network *n, char address[16])
     cluster_network_address(n, 1 + random % (size - 1), address);
 }
 
-int place_keep(const struct site *s, const char *address, struct err *err)
+int place_keep(const struct site *s, struct err *err)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/cluster.json", s->dir);
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
-    JSON_AUTO doc = json_pack("{s:s, s:s, s:s, s:s}", "namespace", s->ns, "name", s->name, "uid", s->uid, "address", address);
+    JSON_AUTO doc = json_pack("{s:s, s:s, s:s, s:s}", "namespace", s->ns, "name", s->name, "uid", s->uid, "address", s->address);
+    if (site_members(s) > 1) {
+        json_t *list = json_array();
+        for (int m = 0; m < site_members(s); m++)
+            json_array_append_new(list, json_string(member_address(s, m)));
+        json_object_set_new(doc, "members", list);
+    }
+    if (s->joined)
+        json_object_set_new(doc, "joined", json_integer(s->joined));
+    if (s->replacing)
+        json_object_set_new(doc, "replacing", json_integer(s->replacing));
     if (s->node_network)
         json_object_set_new(doc, "nodeNetwork", json_string(s->node_network));
     sbuf_init(&text, RECORD_MAX);
@@ -90,20 +129,34 @@ int place_keep(const struct site *s, const char *address, struct err *err)
     return rc;
 }
 
-int place_make(const struct site *s, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, char address[16], struct err *err)
+/* None that one of ours has already. */
+static bool is_free(const struct site *s, int have, const char *candidate)
+{
+    uint16_t port;
+    for (int m = 0; m < have; m++)
+        if (!strcmp(m ? s->more[m - 1] : s->address, candidate))
+            return false;
+    return !place_in_use(candidate, &port);
+}
+
+int place_make(struct site *s, int members, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, struct err *err)
 {
     char candidate[16] = "";
-    uint16_t port;
-    bool found = false;
-    for (int i = 0; !found && i < TRIES; i++) {
+    struct site found = *s;
+    int have = 0;
+    for (int i = 0; have < members && i < TRIES * members; i++) {
         pick(addresses, candidate);
-        found = !taken(arg, candidate) && !place_in_use(candidate, &port);
+        if (!taken(arg, candidate) && is_free(&found, have, candidate)) {
+            memcpy(have ? found.more[have - 1] : found.address, candidate, sizeof(candidate));
+            have++;
+        }
     }
-    if (!found)
+    if (have < members)
         return err_set(err, ERR_UNAVAILABLE, "no free address was found for the cluster in kubernetes-addresses");
-    int rc = place_keep(s, candidate, err);
+    found.members = members;
+    int rc = place_keep(&found, err);
     if (rc == 0)
-        memcpy(address, candidate, sizeof(candidate));
+        *s = found;
     return rc;
 }
 

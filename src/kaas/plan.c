@@ -3,7 +3,7 @@
 
 #include "base/vec.h"
 
-const uint16_t cluster_ports[] = {PORT_ETCD, PORT_ETCD_PEERS, PORT_ETCD_HEALTH, PORT_APISERVER, PORT_CONTROLLERS, PORT_SCHEDULER, 0};
+const uint16_t cluster_ports[] = {PORT_ETCD, PORT_ETCD_PEERS, PORT_ETCD_HEALTH, PORT_ETCD_LEARNER, PORT_APISERVER, PORT_APISERVER_MEMBER, PORT_CONTROLLERS, PORT_SCHEDULER, 0};
 
 static const struct {
     const char *name, *program;
@@ -15,6 +15,7 @@ static const struct {
     [CONTROLLERS] = {"controllers", "kube-controller-manager", PORT_CONTROLLERS, "/healthz", "/healthz"},
     [SCHEDULER] = {"scheduler", "kube-scheduler", PORT_SCHEDULER, "/healthz", "/healthz"},
     [KMS] = {"kms", NULL, 0, "", ""},
+    [RELAY] = {"relay", NULL, PORT_APISERVER, "/readyz", "/livez?exclude=kms-providers"},
 };
 
 /* What a size gives: Go's soft limits of memory (the garbage collector works harder near them), the store's quota, requests at a time. */
@@ -32,6 +33,7 @@ static const struct size {
 
 #define AUDIT_FILES 10
 #define AUDIT_DAYS 31
+#define SHUTDOWN_DELAY "2s" /* for so long an API server that ends says that it does and goes on: the relay looks twice a second */
 
 static const struct size *size_of(const char *name)
 {
@@ -46,9 +48,60 @@ const char *component_name(enum component c)
     return components[c].name;
 }
 
-void component_workload(const struct site *s, enum component c, char name[WORKLOAD_NAME_MAX])
+void part_name(enum component c, int member, char name[PART_NAME_MAX])
 {
-    snprintf(name, WORKLOAD_NAME_MAX, WORKLOAD_PREFIX "%.63s-%.63s-%.8s-%s", s->ns, s->name, s->uid, components[c].name);
+    if (member)
+        snprintf(name, PART_NAME_MAX, "%s-%d", components[c].name, member);
+    else
+        snprintf(name, PART_NAME_MAX, "%s", components[c].name);
+}
+
+void component_workload(const struct site *s, enum component c, int member, char name[WORKLOAD_NAME_MAX])
+{
+    char part[PART_NAME_MAX];
+    part_name(c, member, part);
+    snprintf(name, WORKLOAD_NAME_MAX, WORKLOAD_PREFIX "%.63s-%.63s-%.8s-%s", s->ns, s->name, s->uid, part);
+}
+
+/* The uid's digits before it: a pool may be called etcd, and its nodes are numbered. */
+bool workload_is_store(const char *name)
+{
+    for (int m = 0; m < MEMBERS_MAX; m++) {
+        char end[PART_NAME_MAX];
+        part_name(ETCD, m, end);
+        size_t len = strlen(name), behind = strlen(end) + 9;
+        if (len <= behind || strcmp(name + len - strlen(end), end) != 0)
+            continue;
+        const char *uid = name + len - behind;
+        if (strspn(uid, "0123456789abcdef") == 8 && uid[8] == '-' && uid[-1] == '-')
+            return true;
+    }
+    return false;
+}
+
+int component_count(const struct site *s, enum component c)
+{
+    return c == KMS ? 1 : c == RELAY ? site_members(s) > 1 : site_members(s);
+}
+
+const char *member_address(const struct site *s, int member)
+{
+    return member ? s->more[member - 1] : s->address;
+}
+
+const char *member_store(const struct site *s, int member, struct arena *a)
+{
+    return member ? arena_printf(a, "%s/etcd-%d", s->dir, member) : arena_printf(a, "%s/etcd", s->dir);
+}
+
+const char *member_audit(const struct site *s, int member, struct arena *a)
+{
+    return member ? arena_printf(a, "%s/audit-%d", s->dir, member) : arena_printf(a, "%s/audit", s->dir);
+}
+
+static bool is_behind(const struct site *s, enum component c, int member)
+{
+    return s->behind & (1u << c) || (s->turning == c && s->waiting & (1u << member));
 }
 
 /* ---- building a list of flags ---- */
@@ -78,16 +131,27 @@ static const char *const *done(struct flags *f)
     return list;
 }
 
-static void etcd_flags(struct flags *f, const struct size *size, const struct site *s)
+/* "etcd-0=https://…:2380,etcd-1=…"; clients: their URLs for those alone. */
+static const char *all_members(struct arena *a, const struct site *s, bool clients)
 {
-    const char *a = s->address, *d = s->dir;
-    flag(f, "--name=etcd-0");
-    flag(f, "--data-dir=%s/etcd", d);
-    flag(f, "--listen-client-urls=https://%s:%d", a, PORT_ETCD);
+    const char *list = "";
+    for (int m = 0; m < site_members(s); m++)
+        list = clients ? arena_printf(a, "%s%shttps://%s:%d", list, m ? "," : "", member_address(s, m), PORT_ETCD)
+                       : arena_printf(a, "%s%setcd-%d=https://%s:%d", list, m ? "," : "", m, member_address(s, m), PORT_ETCD_PEERS);
+    return list;
+}
+
+static void etcd_flags(struct flags *f, int m, const struct size *size, const struct site *s)
+{
+    const char *a = member_address(s, m), *d = s->dir;
+    bool learns = s->replacing & (1u << m);
+    flag(f, "--name=etcd-%d", m);
+    flag(f, "--data-dir=%s", member_store(s, m, f->arena));
+    flag(f, "--listen-client-urls=https://%s:%d", a, learns ? PORT_ETCD_LEARNER : PORT_ETCD);
     flag(f, "--advertise-client-urls=https://%s:%d", a, PORT_ETCD);
     flag(f, "--listen-peer-urls=https://%s:%d", a, PORT_ETCD_PEERS);
     flag(f, "--initial-advertise-peer-urls=https://%s:%d", a, PORT_ETCD_PEERS);
-    flag(f, "--initial-cluster=etcd-0=https://%s:%d", a, PORT_ETCD_PEERS);
+    flag(f, "--initial-cluster=%s", all_members(f->arena, s, false));
     flag(f, "--initial-cluster-token=%s", s->uid); /* members of two clusters never take each other for their own */
     flag(f, "--cert-file=%s/pki/etcd.crt", d);
     flag(f, "--key-file=%s/pki/etcd.key", d);
@@ -102,20 +166,27 @@ static void etcd_flags(struct flags *f, const struct size *size, const struct si
     flag(f, "--feature-gates=InitialCorruptCheck=true");
     flag(f, "--watch-progress-notify-interval=5s");
     flag(f, "--quota-backend-bytes=%lld", size->store_bytes);
+    if (s->joined & (1u << m))
+        flag(f, "--initial-cluster-state=existing");
+    if (site_members(s) > 1) { /* they share a machine's disk with much else: a sync that takes long is no leader that is gone */
+        flag(f, "--heartbeat-interval=250");
+        flag(f, "--election-timeout=2500");
+    }
 }
 
-static void apiserver_flags(struct flags *f, const struct cluster *c, const struct size *size, const struct site *s)
+static void apiserver_flags(struct flags *f, int m, const struct cluster *c, const struct size *size, const struct site *s)
 {
-    const char *a = s->address, *d = s->dir;
+    const char *a = member_address(s, m), *d = s->dir;
+    bool several = site_members(s) > 1;
     flag(f, "--bind-address=%s", a);
     flag(f, "--advertise-address=%s", s->with_nodes ? s->gate : a);
-    flag(f, "--secure-port=%d", PORT_APISERVER);
-    flag(f, "--endpoint-reconciler-type=%s", s->with_nodes ? "lease" : "none"); /* it may not publish a loopback address, and no node could reach it */
+    flag(f, "--secure-port=%d", several ? PORT_APISERVER_MEMBER : PORT_APISERVER);
+    flag(f, "--endpoint-reconciler-type=%s", s->with_nodes && !several ? "lease" : "none"); /* it may not publish a loopback address, and no node could reach it; of several: access_publish() */
     if (s->with_nodes) {
         flag(f, "--egress-selector-config-file=%s/conf/egress.json", d);
         flag(f, "--enable-aggregator-routing=true"); /* addresses of Services mean nothing in the hub; those of pods do */
     }
-    flag(f, "--etcd-servers=https://%s:%d", a, PORT_ETCD);
+    flag(f, "--etcd-servers=%s", all_members(f->arena, s, true));
     flag(f, "--etcd-cafile=%s/pki/etcd-ca.crt", d);
     flag(f, "--etcd-certfile=%s/pki/apiserver-etcd-client.crt", d);
     flag(f, "--etcd-keyfile=%s/pki/apiserver-etcd-client.key", d);
@@ -147,26 +218,30 @@ static void apiserver_flags(struct flags *f, const struct cluster *c, const stru
     flag(f, "--max-mutating-requests-inflight=%d", size->writes);
     flag(f, "--profiling=false");
     flag(f, "--audit-policy-file=%s/conf/audit-%s.json", d, cluster_audit_policy(c)); /* it is read at the start only: another level is another file, and so another command line */
-    flag(f, "--audit-log-path=%s/audit/audit.log", d);
+    flag(f, "--audit-log-path=%s/audit.log", member_audit(s, m, f->arena));
     flag(f, "--audit-log-maxsize=%d", size->audit_mib);
     flag(f, "--audit-log-maxbackup=%d", AUDIT_FILES - 1);
     flag(f, "--audit-log-maxage=%d", AUDIT_DAYS);
     flag(f, "--encryption-provider-config=%s/conf/encryption.json", d);
     flag(f, "--encryption-provider-config-automatic-reload=true");
+    if (several) {
+        flag(f, "--shutdown-delay-duration=" SHUTDOWN_DELAY);
+        flag(f, "--shutdown-send-retry-after=true");
+    }
 }
 
 /* What the controller manager and the scheduler have in common. */
-static void follower_flags(struct flags *f, enum component c, const struct site *s)
+static void follower_flags(struct flags *f, enum component c, int m, const struct site *s)
 {
     const char *d = s->dir, *n = components[c].name;
     flag(f, "--kubeconfig=%s/conf/%s.json", d, n);
     flag(f, "--authentication-kubeconfig=%s/conf/%s.json", d, n);
     flag(f, "--authorization-kubeconfig=%s/conf/%s.json", d, n);
-    flag(f, "--bind-address=%s", s->address);
+    flag(f, "--bind-address=%s", member_address(s, m));
     flag(f, "--secure-port=%d", components[c].port);
     flag(f, "--tls-cert-file=%s/pki/%s.crt", d, n);
     flag(f, "--tls-private-key-file=%s/pki/%s.key", d, n);
-    flag(f, "--leader-elect=false"); /* there is one */
+    flag(f, "--leader-elect=%s", site_members(s) > 1 ? "true" : "false");
     flag(f, "--kube-api-qps=300");   /* with the defaults a fresh cluster waits for seconds on its own client */
     flag(f, "--kube-api-burst=600");
     flag(f, "--profiling=false");
@@ -203,7 +278,22 @@ static void plan_kms(const struct site *s, struct arena *a, struct plan *ret)
     *ret = (struct plan){.program = s->kms, .argv = done(&f), .env = ARENA_ARRAY(a, const char *, 1), .health = arena_printf(a, "unix:%s/kctl.sock", s->dir), .health_path = "", .alive_path = ""};
 }
 
-void plan_component(enum component c, const struct cluster *spec, const struct site *s, struct arena *a, struct plan *ret)
+/* Likewise. Whom it asks and whom it hands connections to is all that it knows. */
+static void plan_relay(const struct site *s, struct arena *a, struct plan *ret)
+{
+    struct flags f = {a, VEC_INIT};
+    *VEC_PUSH(&f.list) = s->self;
+    flag(&f, "api-relay");
+    flag(&f, "%s/pki/ca.crt", s->dir);
+    flag(&f, "%s:%d", s->address, PORT_APISERVER);
+    for (int m = 0; m < site_members(s); m++)
+        flag(&f, "%s:%d", member_address(s, m), PORT_APISERVER_MEMBER);
+    ret->program = s->self;
+    ret->argv = done(&f);
+    ret->env = ARENA_ARRAY(a, const char *, 1);
+}
+
+void plan_component(enum component c, int m, const struct cluster *spec, const struct site *s, struct arena *a, struct plan *ret)
 {
     const struct size *size = size_of(spec->spec.control_plane.size);
     struct flags f = {a, VEC_INIT};
@@ -211,14 +301,21 @@ void plan_component(enum component c, const struct cluster *spec, const struct s
         plan_kms(s, a, ret);
         return;
     }
-    ret->program = arena_printf(a, "%s/%s", s->behind & (1u << c) ? s->older : s->programs, components[c].program);
+    ret->health = arena_printf(a, "%s://%s:%d", c == ETCD ? "http" : "https", member_address(s, m), c == APISERVER && site_members(s) > 1 ? PORT_APISERVER_MEMBER : components[c].port);
+    ret->health_path = components[c].health;
+    ret->alive_path = components[c].alive;
+    if (c == RELAY) {
+        plan_relay(s, a, ret);
+        return;
+    }
+    ret->program = arena_printf(a, "%s/%s", is_behind(s, c, m) ? s->older : s->programs, components[c].program);
     *VEC_PUSH(&f.list) = ret->program;
     if (c == ETCD)
-        etcd_flags(&f, size, s);
+        etcd_flags(&f, m, size, s);
     else if (c == APISERVER)
-        apiserver_flags(&f, spec, size, s);
+        apiserver_flags(&f, m, spec, size, s);
     else
-        follower_flags(&f, c, s);
+        follower_flags(&f, c, m, s);
     if (c == CONTROLLERS)
         controllers_flags(&f, spec, s);
     ret->argv = done(&f);
@@ -226,7 +323,4 @@ void plan_component(enum component c, const struct cluster *spec, const struct s
     env[0] = arena_printf(a, "GOGC=%s", size->gogc);
     env[1] = arena_printf(a, "GOMEMLIMIT=%dMiB", size->limit_mib[c]);
     ret->env = env;
-    ret->health = arena_printf(a, "%s://%s:%d", c == ETCD ? "http" : "https", s->address, components[c].port);
-    ret->health_path = components[c].health;
-    ret->alive_path = components[c].alive;
 }

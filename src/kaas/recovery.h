@@ -47,14 +47,16 @@ const char *snapshot_dir(const char *data_dir, const char *uid, struct arena *a)
 int snapshot_take(const struct site *s, const char *dir, const struct sealed_key *k, struct arena *a, struct snapshot *ret, struct err *err) NODISCARD;
 /* Opens one, verifies all of it, and leaves in `into` (made anew): etcd.db, pki/…. ret: what its manifest says. ERR_CORRUPT, ERR_INVALID (another key or cluster), ERR_NOT_FOUND: by its name. */
 int snapshot_open(const struct site *s, const char *dir, const char *id, const struct sealed_key *k, const char *into, struct arena *a, struct snapshot *ret, struct err *err) NODISCARD;
-/* Makes into/etcd, the data directory of a store of one member at port `peers`, from into/etcd.db, which is removed. Its revision goes on at *ret_revision, which no life of this cluster can have
+/* Makes into/etcd, into/etcd-1 …, the data directories of a store of so many members at port `peers`, from into/etcd.db, which is removed. Its revision goes on at *ret_revision, which no life of this cluster can have
  * given out: microseconds since 1970, or behind `least`. All before counts as compacted, so who watches is told to list again. */
-int snapshot_restore(const struct site *s, const char *into, int64_t revision, int64_t least, uint16_t peers, struct arena *a, int64_t *ret_revision, struct err *err) NODISCARD;
+int snapshot_restore(const struct site *s, const char *into, int members, int64_t revision, int64_t least, uint16_t peers, struct arena *a, int64_t *ret_revision, struct err *err) NODISCARD;
 /* How many keys the store at that port has, at a revision (0: now). */
 int snapshot_count(const struct site *s, uint16_t port, int64_t revision, struct arena *a, int64_t *ret, struct err *err) NODISCARD;
 /* What etcdctl of site's programs says of the running store: "endpoint" "status", "alarm" "list". *ret: JSON as text, in a: its numbers of members do not fit
  * into what a parser of ours takes. */
 int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, const char **ret, struct err *err) NODISCARD;
+/* The same of anything, as JSON or, for its hexadecimal numbers of members, in the simple form. Words end in NULL. */
+int store_tell(const struct site *s, const char *const *words, bool json, struct arena *a, const char **ret, struct err *err) NODISCARD;
 bool snapshot_count_parse(struct str text, int64_t *ret); /* what etcdctl has said to that */
 /* Those that are there, newest first, `max` at most in ret; removes what a killed one has left when `clean`. Returns how many. */
 size_t snapshot_list(const char *dir, struct snapshot *ret, size_t max, bool clean);

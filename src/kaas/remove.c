@@ -8,24 +8,32 @@
 #include "base/mem.h"
 
 /* Returns whether it is gone. */
-static bool end_component(struct kaas *k, const struct site *s, enum component c, unsigned *ended)
+static bool end_part(struct kaas *k, const struct site *s, enum component c, int member, unsigned *ended)
 {
     char name[WORKLOAD_NAME_MAX];
     struct workload_status w;
-    component_workload(s, c, name);
+    component_workload(s, c, member, name);
     k->runtime->ops->get(k->runtime, name, &w);
     if (w.state == WORKLOAD_ABSENT)
         return true;
-    *ended |= 1u << c;
+    *ended |= 1u << (c + member * COMPONENTS);
     if (k->runtime->ops->stop(k->runtime, name, NULL) < 0)
         return false;
     k->runtime->ops->get(k->runtime, name, &w);
     return w.state == WORKLOAD_ABSENT;
 }
 
+static bool end_component(struct kaas *k, const struct site *s, enum component c, unsigned *ended)
+{
+    bool gone = true;
+    for (int m = 0; m < component_count(s, c); m++)
+        gone = end_part(k, s, c, m, ended) && gone;
+    return gone;
+}
+
 bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended)
 {
-    static const enum component order[] = {SCHEDULER, CONTROLLERS, APISERVER, KMS, ETCD};
+    static const enum component order[] = {SCHEDULER, CONTROLLERS, RELAY, APISERVER, KMS, ETCD};
     bool gone = true;
     for (size_t i = 0; i < ARRAY_LEN(order) && (gone || order[i] == CONTROLLERS); i++) {
         gone = end_component(k, s, order[i], ended) && gone;
@@ -39,12 +47,13 @@ static void remove_logs(struct kaas *k, const struct site *s, struct cluster_mem
 {
     static const char *const ends[] = {".log", ".log.1"};
     for (enum component c = 0; c < COMPONENTS; c++)
-        for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
-            char name[WORKLOAD_NAME_MAX];
-            component_workload(s, c, name);
-            CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, name, ends[i]);
-            m->files += unlink(path) == 0;
-        }
+        for (int member = 0; member < component_count(s, c); member++)
+            for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+                char name[WORKLOAD_NAME_MAX];
+                component_workload(s, c, member, name);
+                CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, name, ends[i]);
+                m->files += unlink(path) == 0;
+            }
 }
 
 int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
@@ -60,8 +69,9 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
         return rc;
     if (!cluster_end(k, s, ETCD, &m->ended))
         return 0;
-    if (*s->address && place_in_use(s->address, &port))
-        return err_set(err, ERR_BUSY, "something listens on %s:%d still", s->address, port);
+    for (int i = 0; i < site_members(s); i++)
+        if (*member_address(s, i) && place_in_use(member_address(s, i), &port))
+            return err_set(err, ERR_BUSY, "something listens on %s:%d still", member_address(s, i), port);
     rc = place_remove(s->dir, &files, err);
     if (rc < 0)
         return rc;

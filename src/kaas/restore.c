@@ -76,15 +76,17 @@ static int rebuild_place(struct going_back *g, struct err *err)
     int rc = 0;
     if (file_exists(in(g, s->dir, "cluster.json")))
         return 0;
-    if (place_in_use(s->address, &port))
-        return err_set(err, ERR_BUSY, "its directory is gone, and something listens on its address %s:%d", s->address, port);
+    for (int m = 0; m < site_members(s); m++)
+        if (place_in_use(member_address(s, m), &port))
+            return err_set(err, ERR_BUSY, "its directory is gone, and something listens on its address %s:%d", member_address(s, m), port);
     if (!file_exists(in(g, s->dir, "pki/ca.key"))) {
         rc = file_remove_tree(in(g, s->dir, "pki"), err);
         if (rc == 0)
             rc = move(in(g, g->work, "pki"), in(g, s->dir, "pki"), err);
     }
     g->memory->pki_ms = 0;
-    return rc < 0 ? rc : place_keep(s, s->address, err);
+    s->replacing = 0;
+    return rc < 0 ? rc : place_keep(s, err);
 }
 
 static int write_ready(struct going_back *g, const char *id, int64_t revision, struct err *err)
@@ -117,8 +119,11 @@ static int prepare(struct going_back *g, char id[BACKUP_ID_MAX], struct err *err
     const char *dir = snapshot_dir(g->k->o.data_dir, s->uid, a);
     int rc = choose(g, dir, id, err);
     /* One that was asked for before, and was between its two renames. */
-    if (rc == 0 && !file_exists(in(g, s->dir, "etcd")) && file_exists(in(g, s->dir, "etcd.before")))
-        rc = move(in(g, s->dir, "etcd.before"), in(g, s->dir, "etcd"), err);
+    for (int m = 0; rc == 0 && m < site_members(s); m++) {
+        const char *now = member_store(s, m, a), *before = arena_printf(a, "%s.before", now);
+        if (!file_exists(now) && file_exists(before))
+            rc = move(before, now, err);
+    }
     if (rc == 0)
         rc = backup_key(g->k, s, &key, err);
     if (rc < 0)
@@ -128,7 +133,7 @@ static int prepare(struct going_back *g, char id[BACKUP_ID_MAX], struct err *err
     if (rc == 0)
         rc = use_version(g, &x, err);
     if (rc == 0)
-        rc = snapshot_restore(s, g->work, x.revision, json_int(g->r->obj, "status.restore.revision", 0), PORT_ETCD_PEERS, a, &revision, err);
+        rc = snapshot_restore(s, g->work, site_members(s), x.revision, json_int(g->r->obj, "status.restore.revision", 0), PORT_ETCD_PEERS, a, &revision, err);
     if (rc == 0)
         rc = rebuild_place(g, err);
     if (rc == 0)
@@ -154,9 +159,11 @@ static void refuse(struct going_back *g, const char *id, const struct err *why)
 
 /* ---- forward ---- */
 
-static int replace(struct going_back *g, struct err *err)
+static int replace(struct going_back *g, int member, struct err *err)
 {
-    const char *d = g->site->dir, *fresh = in(g, g->work, "etcd"), *now = in(g, d, "etcd"), *before = in(g, d, "etcd.before");
+    struct site work = *g->site;
+    work.dir = g->work;
+    const char *d = g->site->dir, *fresh = member_store(&work, member, g->r->arena), *now = member_store(g->site, member, g->r->arena), *before = arena_printf(g->r->arena, "%s.before", now);
     int rc = 0;
     if (!file_exists(fresh))
         return 0; /* that is done */
@@ -189,7 +196,13 @@ static int go_forward(struct going_back *g, struct err *err)
         say_busy(g, arena_printf(g->r->arena, "its components end, to go back to backup %s", id));
         return 0;
     }
-    int rc = replace(g, err);
+    int rc = 0;
+    for (int m = 0; rc == 0 && m < site_members(g->site); m++)
+        rc = replace(g, m, err);
+    if (rc == 0 && g->site->replacing) { /* all members are voters again */
+        g->site->replacing = 0;
+        rc = place_keep(g->site, err);
+    }
     if (rc == 0 && *json_str_or(g->ready, "version", ""))
         rc = version_restored(obj, json_str(g->ready, "version"), json_str_or(obj, "spec.version", ""), g->site->dir, err);
     if (rc < 0)
@@ -234,7 +247,7 @@ int restore_step(struct kaas *k, struct reconcile *r, struct site *s, struct clu
     *ret_busy = false;
     if (!restore_wanted(r->obj))
         return file_exists(g.work) ? file_remove_tree(g.work, err) : 0;
-    if (place_load(s->dir, s->address, NULL) < 0 && !str_to_array(str_of(json_str_or(r->obj, "status.address", "")), s->address, sizeof(s->address)))
+    if (place_load(s, NULL) < 0 && !place_from_status(s, r->obj))
         return 0;
     const char *minor = s->minor, *programs = s->programs;
     g.ready = read_ready(&g);

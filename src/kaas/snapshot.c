@@ -57,7 +57,7 @@ const char *snapshot_dir(const char *data_dir, const char *uid, struct arena *a)
 /* ---- programs ---- */
 
 #define STORE_FLAGS(s, a, port)                                                                                                                                                      \
-    arena_printf(a, "--endpoints=https://%s:%d", (s)->address, port), arena_printf(a, "--cacert=%s/pki/etcd-ca.crt", (s)->dir), arena_printf(a, "--cert=%s/pki/apiserver-etcd-client.crt", (s)->dir), \
+    arena_printf(a, "--endpoints=https://%s:%d", (port) == PORT_ETCD ? store_address(s) : (s)->address, port), arena_printf(a, "--cacert=%s/pki/etcd-ca.crt", (s)->dir), arena_printf(a, "--cert=%s/pki/apiserver-etcd-client.crt", (s)->dir), \
         arena_printf(a, "--key=%s/pki/apiserver-etcd-client.key", (s)->dir), "--dial-timeout=5s", "--command-timeout=50s"
 
 static int answer(const struct site *s, const char *const *argv, json_t **ret, struct err *err)
@@ -70,15 +70,25 @@ static int answer(const struct site *s, const char *const *argv, json_t **ret, s
     return rc;
 }
 
-int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, const char **ret, struct err *err)
+int store_tell(const struct site *s, const char *const *words, bool json, struct arena *a, const char **ret, struct err *err)
 {
-    const char *argv[] = {arena_printf(a, "%s/etcdctl", s->programs), STORE_FLAGS(s, a, PORT_ETCD), noun, verb, "--write-out=json", NULL};
+    const char *argv[16] = {arena_printf(a, "%s/etcdctl", s->programs), json ? "--write-out=json" : "--write-out=simple", STORE_FLAGS(s, a, PORT_ETCD)};
+    size_t n = 0;
+    while (argv[n])
+        n++;
+    for (; *words && n + 1 < ARRAY_LEN(argv); words++)
+        argv[n++] = *words;
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, OUT_MAX);
     int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, &out, err);
     if (rc == 0)
         *ret = arena_strndup(a, sbuf_str(&out));
     return rc;
+}
+
+int store_ask(const struct site *s, const char *noun, const char *verb, struct arena *a, const char **ret, struct err *err)
+{
+    return store_tell(s, (const char *const[]){noun, verb, NULL}, true, a, ret, err);
 }
 
 /* One line of several says it. */
@@ -119,23 +129,35 @@ static int look_at(const struct site *s, const char *file, struct arena *a, int6
     return rc;
 }
 
-int snapshot_restore(const struct site *s, const char *into, int64_t revision, int64_t least, uint16_t peers, struct arena *a, int64_t *ret_revision, struct err *err)
+/* The data directory of one member of a store of so many. */
+static int restore_member(const struct site *s, const char *into, int member, int members, int64_t bump, uint16_t peers, struct arena *a, struct err *err)
 {
-    const char *peer = arena_printf(a, "https://%s:%d", s->address, peers);
-    int64_t next = MAX(MAX(clock_wall_ms() * 1000, revision + APART), least + APART);
+    const char *all = "";
+    for (int m = 0; m < members; m++)
+        all = arena_printf(a, "%s%setcd-%d=https://%s:%d", all, m ? "," : "", m, member_address(s, m), peers);
+    struct site place = *s;
+    place.dir = into;
     const char *argv[] = {arena_printf(a, "%s/etcdutl", s->programs),
                           "snapshot",
                           "restore",
                           arena_printf(a, "%s/" STORE, into),
-                          arena_printf(a, "--data-dir=%s/etcd", into),
-                          "--name=etcd-0",
-                          arena_printf(a, "--initial-cluster=etcd-0=%s", peer),
+                          arena_printf(a, "--data-dir=%s", member_store(&place, member, a)),
+                          arena_printf(a, "--name=etcd-%d", member),
+                          arena_printf(a, "--initial-cluster=%s", all),
                           arena_printf(a, "--initial-cluster-token=%s", s->uid),
-                          arena_printf(a, "--initial-advertise-peer-urls=%s", peer),
-                          arena_printf(a, "--bump-revision=%lld", (long long)(next - revision)),
+                          arena_printf(a, "--initial-advertise-peer-urls=https://%s:%d", member_address(s, member), peers),
+                          arena_printf(a, "--bump-revision=%lld", (long long)bump),
                           "--mark-compacted",
                           NULL};
-    int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, NULL, err);
+    return tool_run(argv, TOOL_TIMEOUT_MS, s->pass, NULL, err);
+}
+
+int snapshot_restore(const struct site *s, const char *into, int members, int64_t revision, int64_t least, uint16_t peers, struct arena *a, int64_t *ret_revision, struct err *err)
+{
+    int64_t next = MAX(MAX(clock_wall_ms() * 1000, revision + APART), least + APART);
+    int rc = 0;
+    for (int m = 0; rc == 0 && m < members; m++)
+        rc = restore_member(s, into, m, members, next - revision, peers, a, err);
     if (rc == 0 && unlink(arena_printf(a, "%s/" STORE, into)) < 0)
         rc = err_sys(err, errno, "%s/" STORE, into);
     *ret_revision = next;

@@ -24,14 +24,13 @@ int space_read(const json_t *status, const json_t *alarms, struct store_space *r
     size_t i;
     json_t *alarm;
     *ret = (struct store_space){0};
+    if (!str_to_array(str_of(json_str_or(status, "header.member_id", "")), ret->member, sizeof(ret->member)))
+        return err_set(err, ERR_PROTOCOL, "etcd names a member that cannot be");
     if (number(status, "dbSize", &ret->bytes) < 0 || number(status, "dbSizeInUse", &ret->used) < 0 || number(status, "dbSizeQuota", &ret->limit) < 0 || !ret->bytes)
         return err_set(err, ERR_PROTOCOL, "etcd does not say how large its file is");
     json_array_foreach ((json_t *)(uintptr_t)list, i, alarm)
-        if (!strcmp(json_str_or(alarm, "alarm", ""), "NOSPACE")) {
+        if (!strcmp(json_str_or(alarm, "alarm", ""), "NOSPACE") && !strcmp(json_str_or(alarm, "memberID", ""), ret->member)) /* each tells of all members' */
             ret->no_space = true;
-            if (!str_to_array(str_of(json_str_or(alarm, "memberID", "")), ret->member, sizeof(ret->member)))
-                return err_set(err, ERR_PROTOCOL, "etcd names a member that cannot be");
-        }
     return 0;
 }
 
@@ -56,9 +55,9 @@ const char *space_reason(const struct store_space *s)
 
 /* ---- asking etcd ---- */
 
-int store_client(const struct site *s, struct client **ret, struct err *err)
+int store_client(const struct site *s, const char *address, struct client **ret, struct err *err)
 {
-    CLEANUP(mem_freep) char *server = xasprintf("https://%s:%d", s->address, PORT_ETCD);
+    CLEANUP(mem_freep) char *server = xasprintf("https://%s:%d", address, PORT_ETCD);
     CLEANUP(mem_freep) char *ca = xasprintf("%s/pki/etcd-ca.crt", s->dir);
     CLEANUP(mem_freep) char *cert = xasprintf("%s/pki/apiserver-etcd-client.crt", s->dir);
     CLEANUP(mem_freep) char *key = xasprintf("%s/pki/apiserver-etcd-client.key", s->dir);
@@ -143,26 +142,39 @@ static void tell(struct kaas *k, json_t *obj, const struct store_space *s, bool 
         manager_event(k->manager, obj, "Warning", s->no_space ? "StoreFull" : "StoreNearlyFull", text);
 }
 
-void space_look(struct kaas *k, json_t *obj, const struct site *s, uint64_t *look_ms)
+static int look_at(const struct site *s, int member, struct store_space *is, bool *had_no_room, struct err *err)
 {
     struct client *etcd = NULL;
-    struct store_space is;
-    struct err err = ERR_INIT;
-    uint64_t now = clock_mono_ms();
-    if (*look_ms && now - *look_ms < SPACE_LOOK_PROBES * k->o.probe_ms)
-        return;
-    int rc = store_client(s, &etcd, &err);
+    int rc = store_client(s, member_address(s, member), &etcd, err);
     if (rc == 0)
-        rc = ask(etcd, &is, &err);
-    bool had_no_room = rc == 0 && is.no_space;
-    if (rc == 0 && space_care(&is) == SPACE_DEFRAGMENT)
-        rc = fill_holes(etcd, s, &is, &err);
-    else if (rc == 0 && space_care(&is) == SPACE_MAKE_ROOM)
-        rc = make_room(etcd, s, &is, &err);
+        rc = ask(etcd, is, err);
+    enum space_care care = rc == 0 ? space_care(is) : SPACE_FINE;
+    *had_no_room = *had_no_room || care == SPACE_MAKE_ROOM;
+    if (care == SPACE_DEFRAGMENT)
+        rc = fill_holes(etcd, s, is, err);
+    else if (care == SPACE_MAKE_ROOM)
+        rc = make_room(etcd, s, is, err);
     client_free(etcd);
+    return rc;
+}
+
+/* One after the other, so that of three two go on. */
+void space_look(struct kaas *k, json_t *obj, const struct site *s, uint64_t *look_ms)
+{
+    struct store_space worst = {0}, is;
+    struct err err = ERR_INIT;
+    bool had_no_room = false;
+    int rc = 0;
+    if (*look_ms && clock_mono_ms() - *look_ms < SPACE_LOOK_PROBES * k->o.probe_ms)
+        return;
+    for (int m = 0; rc == 0 && m < site_members(s); m++) {
+        rc = look_at(s, m, &is, &had_no_room, &err);
+        if (rc == 0 && (is.no_space > worst.no_space || (is.no_space == worst.no_space && is.used > worst.used)))
+            worst = is;
+    }
     *look_ms = clock_mono_ms();
     if (rc < 0)
         log_warn("the room in a cluster's store is not known", KV("namespace", s->ns), KV("cluster", s->name), KVE(&err));
     else
-        tell(k, obj, &is, had_no_room);
+        tell(k, obj, &worst, had_no_room);
 }

@@ -8,8 +8,8 @@
 
 #include "kaas/internal.h"
 
-/* Speaks JSON with the cluster's etcd. */
-int store_client(const struct site *s, struct client **ret, struct err *err) NODISCARD;
+/* Speaks JSON with the etcd at one of the cluster's addresses. */
+int store_client(const struct site *s, const char *address, struct client **ret, struct err *err) NODISCARD;
 /* Drops all older states: who watches from one of them lists again. */
 int store_compact_all(struct client *etcd, struct err *err) NODISCARD;
 /* Writes the file anew without holes; nothing is taken meanwhile. */
@@ -20,10 +20,10 @@ int store_defragment(struct client *etcd, struct err *err) NODISCARD;
 
 struct store_space {
     int64_t bytes, used, limit; /* of the file, of it what is no hole, and the quota; limit 0: etcd does not say it */
-    bool no_space;              /* the alarm */
-    char member[24];            /* who raised it */
+    bool no_space;              /* this member's alarm */
+    char member[24];            /* its number */
 };
-/* Pure: what two answers of etcd say. ERR_PROTOCOL. */
+/* Pure: what two answers of a member say. ERR_PROTOCOL. */
 int space_read(const json_t *status, const json_t *alarms, struct store_space *ret, struct err *err) NODISCARD;
 
 enum space_care {

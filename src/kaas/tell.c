@@ -10,6 +10,7 @@
 #include "kaas/internal.h"
 
 #define FILES_MAX 128
+#define PLACE_MAX 48 /* "INODE:OFFSET" */
 #define BLOCK 65536
 #define TAIL_BYTES_MAX (4 * 1024 * 1024) /* looked through for lines from the end */
 
@@ -38,9 +39,11 @@ static int by_name(const struct dirent **a, const struct dirent **b)
 }
 
 /* audit-TIME.log …, and audit.log behind them. */
-static void find_audit(const struct tell_ask *ask, struct files *f)
+static void find_audit(const struct tell_ask *ask, int member, struct files *f)
 {
-    CLEANUP(mem_freep) char *dir = xasprintf("%s/clusters/%s/audit", ask->data_dir, obj_uid(ask->cluster));
+    CLEANUP(arena_freep) struct arena *a = arena_new(16384);
+    const struct site s = {.dir = arena_printf(a, "%s/clusters/%s", ask->data_dir, obj_uid(ask->cluster))};
+    const char *dir = member_audit(&s, member, a);
     struct dirent **list = NULL;
     int n = scandir(dir, &list, NULL, by_name);
     for (int i = 0; i < n; i++) {
@@ -53,15 +56,18 @@ static void find_audit(const struct tell_ask *ask, struct files *f)
 
 static int find_log(const struct tell_ask *ask, struct files *f, struct err *err)
 {
-    const struct site s = {.ns = obj_namespace(ask->cluster), .name = obj_name(ask->cluster), .uid = obj_uid(ask->cluster)};
-    char workload[WORKLOAD_NAME_MAX];
+    const struct site s = {.ns = obj_namespace(ask->cluster), .name = obj_name(ask->cluster), .uid = obj_uid(ask->cluster), .members = (int)json_int(ask->cluster, "spec.controlPlane.replicas", 1)};
+    char workload[WORKLOAD_NAME_MAX], part[PART_NAME_MAX];
     for (enum component c = 0; c < COMPONENTS; c++)
-        if (!strcmp(component_name(c), ask->component)) {
-            component_workload(&s, c, workload);
+        for (int m = 0; m < component_count(&s, c); m++) {
+            part_name(c, m, part);
+            if (strcmp(part, ask->component) != 0)
+                continue;
+            component_workload(&s, c, m, workload);
             add(f, xasprintf("%s/%s.log", ask->log_dir, workload));
             return 0;
         }
-    return err_field(err, ERR_BAD_REQUEST, "component", "component: expected apiserver, controllers, scheduler, etcd or kms");
+    return err_field(err, ERR_BAD_REQUEST, "component", "component: expected apiserver, controllers, scheduler, etcd or kms%s", site_members(&s) > 1 ? "; or relay, or one of the further members: apiserver-1, etcd-2 and so on" : "");
 }
 
 /* Where the last `lines` lines of a file begin. */
@@ -84,13 +90,13 @@ static off_t tail_start(const char *path, off_t size, uint64_t lines)
 }
 
 /* "INODE:OFFSET" */
-static int place_of(const struct tell_ask *ask, const struct files *f, size_t *ret_file, off_t *ret_at, struct err *err)
+static int place_of(const struct tell_ask *ask, const char *after, const struct files *f, size_t *ret_file, off_t *ret_at, struct err *err)
 {
-    struct str rest = str_of(ask->after), first;
+    struct str rest = str_of(after), first;
     uint64_t inode, at;
     *ret_file = 0;
     *ret_at = 0;
-    if (!*ask->after) {
+    if (!*after) {
         if (ask->tail && f->count) {
             *ret_file = f->count - 1;
             *ret_at = tail_start(f->paths[f->count - 1], f->sizes[f->count - 1], ask->tail);
@@ -130,29 +136,55 @@ static bool take(const char *path, off_t *at, struct sbuf *ret)
     return true;
 }
 
-int kaas_tell(const struct tell_ask *ask, struct sbuf *ret, char next[TELL_NEXT_MAX], struct err *err)
+/* All of one row of files, from where an earlier answer ended. */
+static int tell_files(const struct tell_ask *ask, const char *after, struct files *f, struct sbuf *ret, char next[PLACE_MAX], struct err *err)
 {
-    struct files f = {0};
     size_t file = 0;
     off_t at = 0;
-    int rc = 0;
-    if (!strcmp(ask->part, "audit"))
-        find_audit(ask, &f);
-    else
-        rc = find_log(ask, &f, err);
-    if (rc == 0)
-        rc = place_of(ask, &f, &file, &at, err);
-    snprintf(next, TELL_NEXT_MAX, "%s", ask->after);
-    while (rc == 0 && file < f.count) {
-        bool ended = take(f.paths[file], &at, ret);
-        if (!ended || file + 1 == f.count)
+    int rc = place_of(ask, after, f, &file, &at, err);
+    snprintf(next, PLACE_MAX, "%s", after);
+    while (rc == 0 && file < f->count) {
+        bool ended = take(f->paths[file], &at, ret);
+        if (!ended || file + 1 == f->count)
             break;
         file++;
         at = 0;
     }
-    if (rc == 0 && file < f.count)
-        snprintf(next, TELL_NEXT_MAX, "%llu:%lld", (unsigned long long)f.inodes[file], (long long)at);
-    for (size_t i = 0; i < f.count; i++)
-        mem_free(f.paths[i]);
+    if (rc == 0 && file < f->count)
+        snprintf(next, PLACE_MAX, "%llu:%lld", (unsigned long long)f->inodes[file], (long long)at);
+    for (size_t i = 0; i < f->count; i++)
+        mem_free(f->paths[i]);
     return rc;
+}
+
+/* One row of files for each API server; a place in each, with commas between. */
+static int tell_audit(const struct tell_ask *ask, struct sbuf *ret, char next[TELL_NEXT_MAX], struct err *err)
+{
+    struct str rest = str_of(ask->after);
+    int members = (int)json_int(ask->cluster, "spec.controlPlane.replicas", 1), rc = 0;
+    *next = 0;
+    for (int m = 0; rc == 0 && m < MIN(MAX(members, 1), MEMBERS_MAX); m++) {
+        struct files f = {0};
+        struct str one;
+        char after[PLACE_MAX], went_on[PLACE_MAX];
+        if (!str_cut(&rest, ',', &one))
+            one = STR("");
+        if (!str_to_array(one, after, sizeof(after)))
+            return err_field(err, ERR_BAD_REQUEST, "after", "after: not a place that this server has given out");
+        find_audit(ask, m, &f);
+        rc = tell_files(ask, after, &f, ret, went_on, err);
+        snprintf(next + strlen(next), TELL_NEXT_MAX - strlen(next), "%s%s", m ? "," : "", went_on);
+    }
+    return rc;
+}
+
+int kaas_tell(const struct tell_ask *ask, struct sbuf *ret, char next[TELL_NEXT_MAX], struct err *err)
+{
+    struct files f = {0};
+    if (!strcmp(ask->part, "audit"))
+        return tell_audit(ask, ret, next, err);
+    int rc = find_log(ask, &f, err);
+    if (rc == 0 && strlen(ask->after) >= PLACE_MAX)
+        rc = err_field(err, ERR_BAD_REQUEST, "after", "after: not a place that this server has given out");
+    return rc < 0 ? rc : tell_files(ask, ask->after, &f, ret, next, err);
 }

@@ -4,13 +4,13 @@
 
 #include "json/json.h"
 
-#define TELL_NEXT_MAX 64
+#define TELL_NEXT_MAX 160
 
 struct tell_ask {
     const char *data_dir, *log_dir;
     const json_t *cluster;
-    const char *part;      /* "log" or "audit" */
-    const char *component; /* of log: "apiserver" … */
+    const char *part;      /* "log" or "audit", of all API servers one after the other */
+    const char *component; /* of log: "apiserver", "etcd-1" … */
     const char *after;     /* where an earlier answer ended; "": from the beginning, or from `tail` on */
     uint64_t tail;         /* the last so many lines of the newest file; 0: all */
 };

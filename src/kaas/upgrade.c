@@ -19,7 +19,7 @@ struct stepping {
     const struct cluster *cluster;
     const struct site *site;
     struct cluster_memory *memory;
-    const struct plan *plans;
+    struct plan (*plans)[COMPONENTS];
     struct version_record v;
     struct upgrade_told *told;
     bool ready;
@@ -86,6 +86,7 @@ static int enter(struct stepping *x, enum upgrade_stage stage, struct err *err)
     struct version_record next = x->v;
     next.stage = stage;
     next.at_ms[stage] = clock_wall_ms();
+    next.waiting = stage >= UPGRADE_STORE && stage < UPGRADE_NODES && site_members(x->site) > 1 ? (1u << site_members(x->site)) - 1 : 0;
     int rc = version_store(x->site->dir, &next, err);
     if (rc < 0)
         return rc;
@@ -114,6 +115,12 @@ static int finish(struct stepping *x, struct err *err)
     memcpy(now.minor, x->v.to, sizeof(now.minor));
     x->v = now;
     return version_store(x->site->dir, &now, err);
+}
+
+static const char *not_ready(struct stepping *x)
+{
+    const char *ready = obj_condition(x->r->obj, "Ready");
+    return arena_strdup(x->r->arena, obj_condition_message(x->r->obj, ready && !strcmp(ready, "True") && obj_condition(x->r->obj, "MembersReady") ? "MembersReady" : "Ready"));
 }
 
 /* ---- before it ---- */
@@ -161,7 +168,7 @@ static int begin(struct stepping *x, struct err *err)
     if (waits_for_window(x))
         return 0;
     if (!x->ready) {
-        say(x, "False", "ClusterNotReady", arena_printf(a, "not upgraded to %s: %s", wanted, obj_condition_message(x->r->obj, "Ready")));
+        say(x, "False", "ClusterNotReady", arena_printf(a, "not upgraded to %s: %s", wanted, not_ready(x)));
         return 0;
     }
     if (x->memory->preflight_ms && now - x->memory->preflight_ms < AGAIN_MS) {
@@ -222,13 +229,28 @@ static int wait_for_backup(struct stepping *x, struct err *err)
 /* What runs is what was asked for, and not what it replaces. */
 static bool runs(struct stepping *x, enum component c)
 {
-    char name[WORKLOAD_NAME_MAX];
-    struct workload_status w = {0};
     struct runtime *rt = x->k->runtime;
-    component_workload(x->site, c, name);
-    const struct workload want = {.name = name, .argv = x->plans[c].argv, .env = x->plans[c].env};
-    rt->ops->get(rt, name, &w);
-    return w.state == WORKLOAD_RUNNING && !rt->ops->differs(rt, &want);
+    for (int m = 0; m < component_count(x->site, c); m++) {
+        char name[WORKLOAD_NAME_MAX];
+        struct workload_status w = {0};
+        component_workload(x->site, c, m, name);
+        const struct workload want = {.name = name, .argv = x->plans[m][c].argv, .env = x->plans[m][c].env};
+        rt->ops->get(rt, name, &w);
+        if (w.state != WORKLOAD_RUNNING || rt->ops->differs(rt, &want))
+            return false;
+    }
+    return true;
+}
+
+/* Whose turn is next: the last is who leads the store. */
+static int next_member(struct stepping *x)
+{
+    int leader = x->v.stage == UPGRADE_STORE ? store_leader(x->site, x->r->arena) : -1;
+    for (int others = 1; others >= 0; others--)
+        for (int m = 0; m < site_members(x->site); m++)
+            if (x->v.waiting & (1u << m) && (m == leader) != others)
+                return m;
+    return -1;
 }
 
 static const char *store_behind(struct stepping *x)
@@ -236,11 +258,16 @@ static const char *store_behind(struct stepping *x)
     struct arena *a = x->r->arena;
     struct err why = ERR_INIT;
     const char *status = "";
-    if (store_ask(x->site, "endpoint", "status", a, &status, &why) < 0)
-        return arena_strdup(a, why.msg);
-    const char *program = preflight_member(status, "version", a), *stored = preflight_member(status, "storageVersion", a);
-    if (preflight_etcd(program) < 0 || preflight_etcd(program) != preflight_etcd(stored))
-        return arena_printf(a, "etcd %s has not gone over to its own format yet: it is %s", program, stored);
+    for (int m = 0; m < site_members(x->site); m++) {
+        struct site one = *x->site; /* each is asked by itself */
+        one.members = 1;
+        memcpy(one.address, member_address(x->site, m), sizeof(one.address));
+        if (store_ask(&one, "endpoint", "status", a, &status, &why) < 0)
+            return arena_strdup(a, why.msg);
+        const char *program = preflight_member(status, "version", a), *stored = preflight_member(status, "storageVersion", a);
+        if (preflight_etcd(program) < 0 || preflight_etcd(program) != preflight_etcd(stored))
+            return arena_printf(a, "etcd %s has not gone over to its own format yet: it is %s", program, stored);
+    }
     return NULL;
 }
 
@@ -272,15 +299,17 @@ static const char *nodes_behind(struct stepping *x)
     return rc < 0 ? arena_strdup(a, why.msg) : said;
 }
 
+static const enum component of[] = {[UPGRADE_STORE] = ETCD, [UPGRADE_APISERVER] = APISERVER, [UPGRADE_CONTROLLERS] = CONTROLLERS, [UPGRADE_SCHEDULER] = SCHEDULER};
+
 /* NULL: it is done. */
 static const char *behind(struct stepping *x)
 {
-    struct arena *a = x->r->arena;
-    static const enum component of[] = {[UPGRADE_STORE] = ETCD, [UPGRADE_APISERVER] = APISERVER, [UPGRADE_CONTROLLERS] = CONTROLLERS, [UPGRADE_SCHEDULER] = SCHEDULER};
     if (!x->ready)
-        return arena_strdup(a, obj_condition_message(x->r->obj, "Ready"));
+        return not_ready(x);
     if (x->v.stage < UPGRADE_NODES && !runs(x, of[x->v.stage]))
         return "it is being started anew";
+    if (x->v.waiting)
+        return "its members come one after the other";
     switch (x->v.stage) {
     case UPGRADE_STORE:
         return store_behind(x);
@@ -300,6 +329,16 @@ static int go_on(struct stepping *x, struct err *err)
     const char *why = behind(x), *name = upgrade_stage_name(stage);
     if (!why)
         return enter(x, stage + 1, err);
+    if (x->v.waiting && x->ready && runs(x, of[stage])) { /* all that have had theirs are ready, as the others are */
+        struct version_record next = x->v;
+        next.waiting &= ~(1u << next_member(x));
+        int rc = version_store(x->site->dir, &next, err);
+        if (rc < 0)
+            return rc;
+        x->v = next;
+        x->r->requeue_ms = LOOK_MS;
+        return 0;
+    }
     int64_t limit = stage == UPGRADE_NODES ? NODE_DEADLINE_MS * (int64_t)MAX(nodes_count(x->k, x->site), 1) : STAGE_DEADLINE_MS;
     bool late = clock_wall_ms() - x->v.at_ms[stage] > limit;
     const char *was = obj_condition(x->r->obj, CONDITION);
@@ -322,7 +361,7 @@ const char *upgrade_ended_as(const char *stage, const char *to, const char *mino
     return strcmp(to, minor) != 0 ? "RolledBack" : "Done"; /* a restore has ended it */
 }
 
-int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, const struct site *s, struct cluster_memory *m, const struct plan *plans, bool ready, struct upgrade_told *told,
+int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, const struct site *s, struct cluster_memory *m, struct plan (*plans)[COMPONENTS], bool ready, struct upgrade_told *told,
                  struct err *err)
 {
     struct stepping x = {.k = k, .r = r, .cluster = c, .site = s, .memory = m, .plans = plans, .ready = ready, .told = told};

@@ -17,6 +17,7 @@ struct version_record {
     char to[8];               /* "": no upgrade */
     enum upgrade_stage stage; /* which is at work; UPGRADE_NONE: no upgrade. UPGRADE_DONE: all of it runs `to`, and the status is to say so yet */
     int64_t at_ms[UPGRADE_DONE + 1]; /* when each stage began */
+    unsigned waiting;         /* members whose component of this stage has not had its turn, a bit each */
     char backup[32];          /* taken before it; "" */
     char held[8];             /* a restore has ended the upgrade to that: it is not begun again by itself; "" */
     char held_request[64];    /* the annotation seki.cloud/upgrade at that time */
@@ -59,11 +60,11 @@ bool preflight_webhook_blocks(const json_t *webhook);
 
 /* ---- upgrade.c: a part of the passes of cluster.c ---- */
 
-/* After the components were looked at. ready: all answered; plans: what was asked for. One step; sets status.minor, status.upgrade and condition Upgraded, and p's event. */
+/* After the components were looked at. ready: all of all members answered; plans: what was asked for. One step; sets status.minor, status.upgrade and condition Upgraded, and p's event. */
 struct upgrade_told {
     const char *type, *reason, *message; /* an event; NULL: none */
 };
-int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, const struct site *s, struct cluster_memory *m, const struct plan *plans, bool ready, struct upgrade_told *told,
+int upgrade_step(struct kaas *k, struct reconcile *r, const struct cluster *c, const struct site *s, struct cluster_memory *m, struct plan (*plans)[COMPONENTS], bool ready, struct upgrade_told *told,
                  struct err *err) NODISCARD;
 
 /* ---- node_upgrade.c ---- */

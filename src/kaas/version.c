@@ -34,6 +34,7 @@ int version_load(const char *dir, struct version_record *ret, struct err *err)
         !take(doc, "held", ret->held, sizeof(ret->held)) || !take(doc, "heldRequest", ret->held_request, sizeof(ret->held_request)))
         return err_set(err, ERR_CORRUPT, "%s is no record of a version", path);
     const char *stage = json_str_or(doc, "stage", "");
+    ret->waiting = (unsigned)json_int(doc, "waiting", 0);
     for (enum upgrade_stage s = UPGRADE_BACKUP; s <= UPGRADE_DONE; s++) {
         char key[32];
         snprintf(key, sizeof(key), "stages.%s", stage_names[s]);
@@ -55,6 +56,8 @@ int version_store(const char *dir, const struct version_record *v, struct err *e
         json_put_str(doc, "to", v->to);
         json_put_str(doc, "stage", stage_names[v->stage]);
         json_put_str(doc, "backup", v->backup);
+        if (v->waiting)
+            json_put_int(doc, "waiting", v->waiting);
         for (enum upgrade_stage s = UPGRADE_BACKUP; s <= v->stage; s++) {
             char key[32];
             snprintf(key, sizeof(key), "stages.%s", stage_names[s]);
@@ -98,16 +101,21 @@ void version_apply(const struct version_record *v, const char *programs_dir, str
 {
     static const enum upgrade_stage stage_of[COMPONENTS] = {[ETCD] = UPGRADE_STORE, [APISERVER] = UPGRADE_APISERVER, [CONTROLLERS] = UPGRADE_CONTROLLERS, [SCHEDULER] = UPGRADE_SCHEDULER};
     bool newer = v->stage >= UPGRADE_STORE;
-    s->behind = 0;
+    s->behind = s->waiting = 0;
     s->older = "";
     s->minor = arena_strdup(a, newer ? v->to : v->minor);
     s->programs = *programs_dir ? arena_printf(a, "%s/%s", programs_dir, s->minor) : "";
     if (!newer || !*programs_dir)
         return;
     s->older = arena_printf(a, "%s/%s", programs_dir, v->minor);
-    for (enum component c = 0; c < COMPONENTS; c++)
+    for (enum component c = 0; c < COMPONENTS; c++) {
         if (stage_of[c] > v->stage)
             s->behind |= 1u << c;
+        if (stage_of[c] == v->stage) {
+            s->turning = c;
+            s->waiting = v->waiting;
+        }
+    }
 }
 
 int version_restored(const json_t *cluster, const char *minor, const char *wanted, const char *dir, struct err *err)

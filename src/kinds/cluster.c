@@ -68,7 +68,7 @@ int cluster_node_network(const struct cluster *c, struct cluster_network *ret, s
 /* ---- rows ---- */
 
 static const struct field plane_fields[] = {
-    {.name = "replicas", .type = FIELD_INT, .flags = FIELD_IMMUTABLE, .offset = PLANE(replicas), .min = 1, .max = 3, .def = "1", .help = "how many of each component there are: 1"},
+    {.name = "replicas", .type = FIELD_INT, .flags = FIELD_IMMUTABLE, .offset = PLANE(replicas), .min = 1, .max = 3, .def = "1", .help = "how many of each component there are: 1, or 3, of which any may fail; it cannot change later"},
     {.name = "size", .type = FIELD_ENUM, .offset = PLANE(size), .values = "Small|Medium|Large", .def = "\"Small\"", .help = "how much memory its components keep to, how much its store may hold (2, 4, 8 GiB) and how many requests it takes at a time"},
     {0},
 };
@@ -154,12 +154,21 @@ static const struct field upgrade_fields[] = {
     {.name = "stages", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = upgrade_stage_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "its steps"},
     {0},
 };
+static const struct field member_fields[] = {
+    {.name = "name", .type = FIELD_STRING, .flags = FIELD_REQUIRED, .offset = FIELD_NO_MEMBER, .help = "0, 1 or 2"},
+    {.name = "address", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "where its components listen"},
+    {.name = "ready", .type = FIELD_BOOL, .offset = FIELD_NO_MEMBER, .help = "whether its etcd, API server, controllers and scheduler answer"},
+    {.name = "message", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "what does not"},
+    {0},
+};
 static const struct field status_fields[] = {
     {.name = "version", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "what its API server says it is"},
     {.name = "minor", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "minor version that it runs; while it is upgraded, the one that it comes from"},
     {.name = "upgrade", .type = FIELD_OBJECT, .sub = upgrade_fields, .offset = FIELD_NO_MEMBER, .help = "the newest upgrade"},
     {.name = "address", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "the address that its components listen at"},
     {.name = "endpoint", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "URL of its API server"},
+    {.name = "members", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = member_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "those of a control plane of three"},
+    {.name = "membersReady", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "how many of its members answer, of how many"},
     {.name = "certificateAuthority", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "who signed the certificate of its API server; PEM"},
     {.name = "people", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = people_fields, .list_type = LIST_MAP, .list_key = "url", .offset = FIELD_NO_MEMBER, .help = "whose tokens its API server takes"},
     {.name = "kubeconfigSecret", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .ref = "Secret", .help = "where its administrator's kubeconfig is"},
@@ -170,7 +179,7 @@ static const struct field status_fields[] = {
     {.name = "drill", .type = FIELD_OBJECT, .sub = drill_fields, .offset = FIELD_NO_MEMBER, .help = "the newest rehearsal of a restore"},
     {.name = "restore", .type = FIELD_OBJECT, .sub = restore_fields, .offset = FIELD_NO_MEMBER, .help = "the newest restore"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, SecretsEncrypted, DNSReady, StoreSpace; BackedUp, Rehearsed, Restored, Upgraded"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, MembersReady, SecretsEncrypted, DNSReady, StoreSpace; BackedUp, Rehearsed, Restored, Upgraded"},
     {0},
 };
 static const struct field fields[] = {
@@ -183,6 +192,7 @@ static const struct kind_column columns[] = {
     {"READY", "string", "", "condition:Ready", 0, "whether it can be used"},
     {"STATUS", "string", "", "reason:Ready", 0, "why it is ready or not"},
     {"ENDPOINT", "string", "", "status.endpoint", 0, "where its API server is"},
+    {"MEMBERS", "string", "", "status.membersReady", 0, "how many members of its control plane answer, of how many"},
     {"SIZE", "string", "", "spec.controlPlane.size", 1, "the size of its control plane"},
     {"PODS", "string", "", "spec.network.podCIDR", 1, "addresses of pods"},
     {"SERVICES", "string", "", "spec.network.serviceCIDR", 1, "addresses of Services"},
@@ -320,9 +330,9 @@ static void validate(const struct kind_context *c, const json_t *obj, const json
                          json_str(obj, "spec.network.podCIDR"));
     check_nodes(obj, both, &pods, &services, errors);
     maintenance_validate(obj, errors);
-    if (json_int(obj, "spec.controlPlane.replicas", 1) != 1)
-        field_errors_add(errors, "spec.controlPlane.replicas", "FieldValueNotSupported", "Unsupported value: %lld: supported values: \"1\"",
-                         (long long)json_int(obj, "spec.controlPlane.replicas", 1));
+    int64_t replicas = json_int(obj, "spec.controlPlane.replicas", 1);
+    if (replicas != 1 && replicas != 3)
+        field_errors_add(errors, "spec.controlPlane.replicas", "FieldValueNotSupported", "Unsupported value: %lld: supported values: \"1\", \"3\"", (long long)replicas);
     size_t i;
     json_t *name;
     json_array_foreach (json_at(obj, "spec.endpointNames"), i, name) {

@@ -165,7 +165,7 @@ static int serve(const struct gate *g, const char *dir, struct err *err)
         return err_set(err, ERR_INVALID, "no hub, or no address");
     if ((api = listen_in_hub(g, hub, outside, err)) < 0 || (egress = listen_at_socket(g->socket, err)) < 0)
         return ERR_INTERNAL;
-    struct relay_options o = {.api_listener = api, .egress_listener = egress, .hub = hub, .outside = outside, .api = ntohl(at.s_addr),
+    struct relay_options o = {.api_listener = api, .egress_listener = egress, .hub = hub, .outside = outside, .apis = {{ntohl(at.s_addr)}, 1, GATE_API_PORT, NULL},
                                     .reach = {g->nodes.first, mask_of(g->nodes.bits), g->pods.first, mask_of(g->pods.bits), ntohl(gate.s_addr)}};
     if (!(o.balance = balance_new(dir, &o.reach, err)))
         return ERR_INTERNAL;

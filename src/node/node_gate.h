@@ -9,6 +9,7 @@
 #ifndef SEKI_NODE_GATE_H
 #define SEKI_NODE_GATE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,14 +28,24 @@ struct gate_reach {
 };
 /* The head of a request, up to and with its empty line. 0: this may be dialled. ERR_INVALID: it is no CONNECT with an IPv4 address and a port; ERR_FORBIDDEN: it is no node of ours, no pod. Pure. */
 int gate_target(const struct gate_reach *r, struct str head, uint32_t *ret_address, uint16_t *ret_port, struct err *err) NODISCARD;
+/* API servers of one cluster, by their addresses (host order), all at one port. */
+#define RELAY_APIS_MAX 3
+struct relay_apis {
+    uint32_t address[RELAY_APIS_MAX];
+    size_t count;
+    uint16_t port;
+    const _Atomic unsigned *ready; /* those that say they may be asked, a bit each; NULL: nobody looks */
+};
+/* The next one that a connection is tried with, those that are ready before the others, in turns from `start` on; -1: all of `tried` (a bit each) were. Pure. */
+int relay_next_api(const struct relay_apis *a, unsigned start, unsigned tried);
 struct balance; /* gate_balance.h */
 /* node_relay.c: moves bytes both ways until both have ended. One thread. */
 struct relay;
 struct relay_options {
-    int api_listener;    /* accepted there → api */
-    int egress_listener; /* accepted there → CONNECT */
+    int api_listener;    /* accepted there → one of apis */
+    int egress_listener; /* accepted there → CONNECT; -1: none */
     int hub, outside;    /* network namespaces: of CONNECT's dials, and of all others; hub -1: the same */
-    uint32_t api;        /* host order */
+    struct relay_apis apis;
     struct gate_reach reach;
     struct balance *balance; /* Services of type LoadBalancer: accepted where it listens → pods, in the hub; NULL: none */
 };

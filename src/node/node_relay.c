@@ -18,7 +18,7 @@
 #define PAIRS_MAX 2048
 #define BALANCED_MAX (PAIRS_MAX * 3 / 4) /* the rest is kept for the API server's own ways */
 #define DIAL_MS 5000u
-#define BALANCED_DIAL_MS 2000u /* then another pod is tried */
+#define BALANCED_DIAL_MS 2000u /* then another pod is tried, or another API server */
 #define HEAD_MS 5000u
 #define TICK_MS 1000
 #define EVENTS 64
@@ -44,6 +44,18 @@ int gate_target(const struct gate_reach *r, struct str head, uint32_t *ret_addre
     return 0;
 }
 
+int relay_next_api(const struct relay_apis *a, unsigned start, unsigned tried)
+{
+    unsigned ready = a->ready ? *a->ready : ~0u;
+    for (int others = 0; others < 2; others++)
+        for (size_t i = 0; i < a->count; i++) {
+            unsigned n = (unsigned)((start + i) % a->count), bit = 1u << n;
+            if (!(tried & bit) && (others || ready & bit))
+                return (int)n;
+        }
+    return -1;
+}
+
 /* ---- one pair ---- */
 
 struct side {
@@ -60,6 +72,8 @@ struct pair {
     bool dead;
     uint64_t until_ms;   /* of head and dial; 0: none */
     struct balance_pick pick; /* it came for a Service */
+    bool to_api;              /* it came for the API */
+    unsigned start, tried;    /* of API servers */
     struct pair *next, *prev;
 };
 struct relay {
@@ -67,6 +81,7 @@ struct relay {
     int epoll;
     struct pair *pairs, *graves;
     size_t count;
+    unsigned turn; /* of API servers */
     bool paused;
 };
 
@@ -177,25 +192,36 @@ static int dial(struct relay *r, struct pair *p, bool in_hub, uint32_t address, 
         close(fd);
         return -1;
     }
-    p->until_ms = clock_mono_ms() + (p->pick.listener ? BALANCED_DIAL_MS : DIAL_MS);
+    p->until_ms = clock_mono_ms() + (p->pick.listener || (p->to_api && r->o->apis.count > 1) ? BALANCED_DIAL_MS : DIAL_MS);
     return adopt(r, &p->side[1], fd, false);
 }
 
-/* Dials the next pod of its Service; false: there is none, or it is none of a Service's. Nothing has been relayed yet. */
+static bool next_api(struct relay *r, struct pair *p, uint32_t *ret_address, uint16_t *ret_port)
+{
+    int n = relay_next_api(&r->o->apis, p->start, p->tried);
+    if (n < 0)
+        return false;
+    p->tried |= 1u << n;
+    *ret_address = r->o->apis.address[n];
+    *ret_port = r->o->apis.port;
+    return true;
+}
+
+/* Dials the next pod of its Service, or the next API server; false: there is none, or it came for something else. Nothing has been relayed yet. */
 static bool dial_next(struct relay *r, struct pair *p)
 {
     struct side *s = &p->side[1];
     uint32_t address;
     uint16_t port;
-    if (s->connected || !p->pick.listener)
+    if (s->connected || !(p->pick.listener || p->to_api))
         return false;
     do {
         if (s->fd >= 0)
             close(s->fd);
         s->fd = -1;
-        if (!balance_next(r->o->balance, &p->pick, &address, &port))
+        if (!(p->to_api ? next_api(r, p, &address, &port) : balance_next(r->o->balance, &p->pick, &address, &port)))
             return false;
-    } while (dial(r, p, true, address, port) < 0);
+    } while (dial(r, p, !p->to_api, address, port) < 0);
     return true;
 }
 
@@ -295,7 +321,9 @@ static void accept_from(struct relay *r, int listener)
             continue;
         p->head = listener == r->o->egress_listener;
         p->until_ms = clock_mono_ms() + HEAD_MS;
-        if (!p->head && dial(r, p, false, r->o->api, GATE_API_PORT) < 0)
+        p->to_api = !p->head;
+        p->start = r->turn++;
+        if (p->to_api && !dial_next(r, p))
             bury(r, p);
     }
     watch_listeners(r, r->count < PAIRS_MAX);

@@ -17,7 +17,6 @@ def create(cloud, ns, name, spec=None):
     ({"version": "1.12"}, "spec.version", 'supported values: "1.36", "1.37"'),
     ({"version": "1.38"}, "spec.version", 'supported values: "1.36", "1.37"'),
     ({"controlPlane": {"replicas": 2}}, "spec.controlPlane.replicas", "supported values"),
-    ({"controlPlane": {"replicas": 3}}, "spec.controlPlane.replicas", "supported values"),
     ({"controlPlane": {"size": "Huge"}}, "spec.controlPlane.size", "supported values"),
     ({"network": {"podCIDR": "10.0.0.0/8"}}, "spec.network.serviceCIDR", "overlaps spec.network.podCIDR 10.0.0.0/8"),
     ({"network": {"podCIDR": "10.96.0.0/16"}}, "spec.network.serviceCIDR", "overlaps"),

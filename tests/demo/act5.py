@@ -9,7 +9,7 @@ import threading
 import time
 
 import kube
-from cloud import CACHE, GROUP, ROOT, Cloud, wait_for
+from cloud import CACHE, GROUP, ROOT, wait_for
 
 ENGINE = """
 apiVersion: v1
@@ -88,10 +88,9 @@ def main():
     begun = time.monotonic()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="seki-act5-"))
     try:
-        with Cloud(options={"log-level": "info", "kubernetes-dir": programs(folder / "kubernetes"), "kubernetes-probe-interval": "500ms"}) as cloud:
+        with kube.cloud(programs(folder / "kubernetes"), (), log_level="info") as cloud:
             story(cloud, begun)
     finally:
-        kube.end_left()
         shutil.rmtree(folder, ignore_errors=True)
     say(f"Act 5 held, in {time.monotonic() - begun:.0f} s.")
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from cloud import wait_for
-from test_nodes import inside, leftovers
+from kube import inside, leftovers
 from test_storage import CANARY, attached, claim, events_of, image_of, lies_below, made, pool, run, served, volume_of  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]

@@ -5,7 +5,7 @@ import time
 import pytest
 
 import kube
-from cloud import Cloud, wait_for
+from cloud import wait_for
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 UTC = datetime.timezone.utc
@@ -14,13 +14,9 @@ UTC = datetime.timezone.utc
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = kube.programs(tmp_path_factory.mktemp("programs"))
-    if not all((folder / kube.MINOR / p).exists() for p in kube.TOOLS):
-        pytest.skip("an upgrade takes a backup first: make kubernetes")
     (folder / kube.OLDER).symlink_to(folder / kube.MINOR)
-    with Cloud(options={"kubernetes-dir": folder, "kubernetes-probe-interval": "500ms"}) as c:
-        c.project("demo")
+    with kube.cloud(folder) as c:
         yield c
-    kube.end_left()
 
 
 def window(begins, minutes=60):

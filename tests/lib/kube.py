@@ -42,11 +42,12 @@ def programs(directory):
 OLDER = "1.36"
 
 
-def two_minors(directory, nodes=False):
-    """A folder with the previous minor, too. What of it has not been built is replaced by the newest's (all but etcd and its tools): order and refusals are the same, versions are not.
+def two_minors(directory, nodes=False, standin_store=False):
+    """A folder with the previous minor, too. What of it has not been built is replaced by the newest's (etcd and its tools only with standin_store): order and refusals are the same, versions are not.
     Returns the folder, and whether the older one is real."""
     folder = node_programs(directory) if nodes else programs(directory)
-    need(not_built("etcd", "etcdctl", "etcdutl", minor=OLDER), "make kubernetes-full")
+    if not standin_store:
+        need(not_built("etcd", "etcdctl", "etcdutl", minor=OLDER), "make kubernetes-full")
     (folder / OLDER).mkdir()
     real = True
     for there in (folder / MINOR).iterdir():
@@ -114,10 +115,8 @@ def end_left(cloud):
     """What a test has left that failed while no sekid looked after its clusters."""
     for c in [c for c in Cluster.all if c.cloud is cloud]:
         Cluster.all.remove(c)
-        for pid in c.pids().values():
-            os.kill(pid, signal.SIGKILL)
-        for pids in marked(c.workload("node-")).values():
-            os.kill(min(pids), signal.SIGKILL)
+        for name, pids in marked(c.workload("")).items():
+            os.kill(min(pids) if name.startswith(c.workload("node-")) else pids[-1], signal.SIGKILL)
         for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
             if f"/clusters/{c.uid}/net/hub" in line:
                 subprocess.run(["umount", line.split()[4]], check=False)

@@ -28,7 +28,7 @@ static int set_up(void **state UNUSED)
     if (!mkdtemp(dir))
         return -1;
     arena = arena_new(16 << 20);
-    site = (struct site){.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir, .programs = "/k/1.37", .kms = "/k/seki-kms", .address = "127.96.3.4"};
+    site = (struct site){.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir, .programs = "/k/1.37", .kms = "/k/seki-kms", .self = "/k/sekid", .address = "127.96.3.4"};
     cluster = (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {"10.244.0.0/16", "10.96.0.0/16", "cluster.local", NULL}, .audit = {"Metadata"}, .endpoint_names = {(void *)(uintptr_t)names, 2}}};
     return 0;
 }
@@ -168,19 +168,19 @@ static void test_the_same_cluster_has_the_same_command_lines(void **state UNUSED
 {
     for (enum component c = 0; c < COMPONENTS; c++) {
         struct plan a, b;
-        plan_component(c, &cluster, &site, arena, &a);
-        plan_component(c, &cluster, &site, arena, &b);
+        plan_component(c, 0, &cluster, &site, arena, &a);
+        plan_component(c, 0, &cluster, &site, arena, &b);
         assert_string_equal(joined(a.argv), joined(b.argv));
         assert_string_equal(joined(a.env), joined(b.env));
         /* What may change in a running cluster and is read again from files restarts nothing. */
         struct cluster other = cluster;
         other.spec.endpoint_names = (struct field_list){0};
-        plan_component(c, &other, &site, arena, &b);
+        plan_component(c, 0, &other, &site, arena, &b);
         assert_string_equal(joined(a.argv), joined(b.argv));
         assert_string_equal(joined(a.env), joined(b.env));
         other.spec.control_plane.size = "Large";
-        plan_component(c, &other, &site, arena, &b);
-        if (c != KMS) /* which is no matter of size */
+        plan_component(c, 0, &other, &site, arena, &b);
+        if (c != KMS && c != RELAY) /* which are no matter of size */
             assert_string_not_equal(joined(a.env), joined(b.env));
     }
 }
@@ -214,7 +214,7 @@ static void test_what_is_said_to_components(void **state UNUSED)
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct plan p;
-        plan_component(cases[i].c, &cluster, &site, arena, &p);
+        plan_component(cases[i].c, 0, &cluster, &site, arena, &p);
         if ((strstr(joined(p.argv), cases[i].flag) != NULL) != cases[i].there)
             fail_msg("%s: %s", component_name(cases[i].c), cases[i].flag);
     }
@@ -238,13 +238,13 @@ static void test_what_is_said_to_components(void **state UNUSED)
     snprintf(with.gate, sizeof(with.gate), "10.201.0.1");
     for (size_t i = 0; i < ARRAY_LEN(of_nodes); i++) {
         struct plan before, now;
-        plan_component(of_nodes[i].c, &cluster, &site, arena, &before);
-        plan_component(of_nodes[i].c, &cluster, &with, arena, &now);
+        plan_component(of_nodes[i].c, 0, &cluster, &site, arena, &before);
+        plan_component(of_nodes[i].c, 0, &cluster, &with, arena, &now);
         if ((strstr(joined(before.argv), of_nodes[i].flag) != NULL) != of_nodes[i].before || (strstr(joined(now.argv), of_nodes[i].flag) != NULL) != of_nodes[i].now)
             fail_msg("%s", of_nodes[i].flag);
     }
     char name[WORKLOAD_NAME_MAX];
-    component_workload(&site, APISERVER, name);
+    component_workload(&site, APISERVER, 0, name);
     assert_string_equal(name, "kc-demo-one-0b5ed6b2-apiserver");
 }
 
@@ -364,8 +364,8 @@ static void test_a_cluster_of_before_has_an_audit_log_too(void **state UNUSED)
     struct plan now, before;
     struct cluster old = cluster;
     old.spec.audit.policy = NULL;
-    plan_component(APISERVER, &cluster, &site, arena, &now);
-    plan_component(APISERVER, &old, &site, arena, &before);
+    plan_component(APISERVER, 0, &cluster, &site, arena, &now);
+    plan_component(APISERVER, 0, &old, &site, arena, &before);
     bool named = false;
     for (size_t i = 0; now.argv[i]; i++) {
         assert_string_equal(now.argv[i], before.argv[i]);
@@ -500,19 +500,23 @@ static void test_places(void **state UNUSED)
     struct cluster_network n;
     struct site s = site;
     struct err err = ERR_INIT;
-    char address[16] = "", again[16] = "", path[256], root[128];
+    struct site again;
+    char path[256], root[128];
     uint16_t port = 0;
     int files = 0;
     snprintf(root, sizeof(root), "%s/clusters", dir);
     snprintf(path, sizeof(path), "%s/%s", root, site.uid);
     s.dir = arena_strdup(arena, path);
     assert_int_equal(cluster_network_parse("127.110.0.0/16", &n, NULL), 0);
-    assert_int_equal(place_load(s.dir, address, NULL), ERR_NOT_FOUND);
-    assert_int_equal(place_make(&s, &n, all_taken, NULL, address, &err), ERR_UNAVAILABLE);
-    assert_int_equal(place_make(&s, &n, none_taken, NULL, address, NULL), 0);
+    assert_int_equal(place_load(&s, NULL), ERR_NOT_FOUND);
+    assert_int_equal(place_make(&s, 1, &n, all_taken, NULL, &err), ERR_UNAVAILABLE);
+    assert_int_equal(place_make(&s, 1, &n, none_taken, NULL, NULL), 0);
+    const char *address = s.address;
     assert_int_equal(strncmp(address, "127.110.", 8), 0);
-    assert_int_equal(place_load(s.dir, again, NULL), 0);
-    assert_string_equal(address, again);
+    again = (struct site){.dir = s.dir};
+    assert_int_equal(place_load(&again, NULL), 0);
+    assert_string_equal(address, again.address);
+    assert_int_equal(again.members, 1);
     assert_false(place_in_use(address, &port));
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(PORT_APISERVER)};
     assert_int_equal(inet_pton(AF_INET, address, &at.sin_addr), 1);
@@ -531,7 +535,7 @@ static void test_places(void **state UNUSED)
     /* A record that says another address than a loopback one is not believed. */
     snprintf(path, sizeof(path), "%s/cluster.json", s.dir);
     assert_int_equal(file_write(path, STR("{\"address\": \"192.0.2.1\"}"), 0600, NULL), 0);
-    assert_int_equal(place_load(s.dir, again, NULL), ERR_CORRUPT);
+    assert_int_equal(place_load(&again, NULL), ERR_CORRUPT);
     assert_int_equal(place_remove(s.dir, &files, NULL), 0);
     assert_int_equal(files, 1);
     assert_false(file_exists(s.dir));

@@ -225,7 +225,7 @@ static void test_connections_go_to_a_pod_that_answers(void **state UNUSED)
     CLEANUP(mem_freep) char *open_to_all = xasprintf("%s}", service);
     CLEANUP(mem_freep) char *closed = xasprintf("%s,\"sources\":[\"192.0.2.0/24\"]}", service);
     put_table(dir, 1, open_to_all);
-    options = (struct relay_options){.api_listener = listen_at("127.0.0.1", &api), .egress_listener = listen_at("127.0.0.1", &egress), .hub = -1, .outside = -1, .api = INADDR_LOOPBACK, .reach = {0x0ac90000, 0xffffff00, 0x7f000000, 0xff000000, 0x0ac90001}};
+    options = (struct relay_options){.api_listener = listen_at("127.0.0.1", &api), .egress_listener = listen_at("127.0.0.1", &egress), .hub = -1, .outside = -1, .apis = {{INADDR_LOOPBACK}, 1, GATE_API_PORT, NULL}, .reach = {0x0ac90000, 0xffffff00, 0x7f000000, 0xff000000, 0x0ac90001}};
     fcntl(options.api_listener, F_SETFL, O_NONBLOCK);
     fcntl(options.egress_listener, F_SETFL, O_NONBLOCK);
     options.balance = balance_new(dir, &options.reach, &err);

@@ -254,7 +254,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
     char head[128], answer[64] = "";
     struct err err = ERR_INIT;
     /* The pods' network is the loopback one here, and the hub is where we are. */
-    options = (struct relay_options){.api_listener = listen_on_loopback(&api_port), .egress_listener = listen_on_loopback(&egress_port), .hub = -1, .outside = here, .api = INADDR_LOOPBACK,
+    options = (struct relay_options){.api_listener = listen_on_loopback(&api_port), .egress_listener = listen_on_loopback(&egress_port), .hub = -1, .outside = here, .apis = {{INADDR_LOOPBACK}, 1, GATE_API_PORT, NULL},
                                      .reach = {0x0ac90000, 0xffffff00, 0x7f000000, 0xff000000, 0x0ac90001}};
     fcntl(options.api_listener, F_SETFL, O_NONBLOCK);
     fcntl(options.egress_listener, F_SETFL, O_NONBLOCK);

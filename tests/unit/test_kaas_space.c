@@ -24,13 +24,16 @@ static void test_what_etcd_says(void **state UNUSED)
     /* One that does not tell its quota; an alarm of another kind, and ours. Members' numbers do not fit into 63 bits. */
     assert_int_equal(parsed("{\"dbSize\":\"20480\",\"dbSizeInUse\":\"16384\"}", "{\"alarms\":[{\"memberID\":\"1\",\"alarm\":\"CORRUPT\"}]}", &s), 0);
     assert_true(!s.limit && !s.no_space);
-    assert_int_equal(parsed("{\"dbSize\":\"20480\",\"dbSizeInUse\":\"16384\"}", "{\"alarms\":[{\"memberID\":\"12418672204160889912\",\"alarm\":\"NOSPACE\"}]}", &s), 0);
+    static const char mine[] = "{\"header\":{\"member_id\":\"12418672204160889912\"},\"dbSize\":\"20480\",\"dbSizeInUse\":\"16384\"}";
+    assert_int_equal(parsed(mine, "{\"alarms\":[{\"memberID\":\"7\",\"alarm\":\"NOSPACE\"}]}", &s), 0);
+    assert_false(s.no_space); /* another member's */
+    assert_int_equal(parsed(mine, "{\"alarms\":[{\"memberID\":\"7\",\"alarm\":\"NOSPACE\"},{\"memberID\":\"12418672204160889912\",\"alarm\":\"NOSPACE\"}]}", &s), 0);
     assert_true(s.no_space);
     assert_string_equal(s.member, "12418672204160889912");
     static const char *const bad[] = {"{}", "[]", "{\"dbSize\":20480}", "{\"dbSize\":\"-1\"}", "{\"dbSize\":\"20480\",\"dbSizeInUse\":\"x\"}", "{\"dbSize\":\"99999999999999999999\"}"};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         assert_int_equal(parsed(bad[i], "{}", &s), ERR_PROTOCOL);
-    assert_int_equal(parsed("{\"dbSize\":\"20480\"}", "{\"alarms\":[{\"memberID\":\"124186722041608899121241867220416088\",\"alarm\":\"NOSPACE\"}]}", &s), ERR_PROTOCOL);
+    assert_int_equal(parsed("{\"header\":{\"member_id\":\"124186722041608899121241867220416088\"},\"dbSize\":\"20480\"}", "{}", &s), ERR_PROTOCOL);
 }
 
 static void test_what_is_done(void **state UNUSED)

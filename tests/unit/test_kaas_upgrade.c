@@ -86,7 +86,7 @@ static void test_components_follow_the_stages(void **state UNUSED)
         assert_int_equal(s.behind, cases[i].behind);
         for (enum component k = ETCD; k <= SCHEDULER; k++) {
             struct plan plan;
-            plan_component(k, &c, &s, arena, &plan);
+            plan_component(k, 0, &c, &s, arena, &plan);
             bool old = s.behind & (1u << k) || cases[i].stage < UPGRADE_STORE;
             assert_true(str_starts(str_of(plan.program), old ? STR("/k/1.36/") : STR("/k/1.37/")));
         }
