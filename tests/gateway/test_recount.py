@@ -65,16 +65,17 @@ def cloud():
             u.stop()
 
 
+def metric(c, name, **labels):
+    return sum(v for k, v in parse(c.metrics("metrics-gateway")).items() if k[0] == name and labels.items() <= dict(k[1]).items())
+
+
 @pytest.fixture
 def engine(cloud):
+    wait_for(lambda: metric(cloud, "seki_gateway_requests_active") == 0, what="the records of the test before")
     e = Engine()
     for u in cloud.upstreams:
         u.script = e
     return e
-
-
-def metric(c, name, **labels):
-    return sum(v for k, v in parse(c.metrics("metrics-gateway")).items() if k[0] == name and labels.items() <= dict(k[1]).items())
 
 
 def records(c):

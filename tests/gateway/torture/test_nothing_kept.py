@@ -93,9 +93,9 @@ def sung():
             send(path, f'{{"model":"{model}","{CANARY}":'.encode())
             send(f"{path}?x={CANARY}", {"model": model, **body})
             send(f"{path}/{CANARY}", {"model": model, **body})
-        # A stream is cut, and the engine's tokenizer is asked for its text: it tells, and it sings.
+        # A stream ends without its usage, and the engine's tokenizer is asked for its text: it tells, it sings, it hangs.
         for tokenizer in ([answer(b'{"count":3}')], [whole()], [answer(CANARY.encode())], ["hold"]):
-            e.script = lambda head, _, t=tokenizer: t if b"/tokenize" in head else [SSE, STREAM_ROLE, TEXT, "close"]
+            e.script = lambda head, _, t=tokenizer: t if b"/tokenize" in head else [SSE, STREAM_ROLE, TEXT, STREAM_DONE, "close"]
             send("chat/completions", {"model": "v", **ROUTES["chat/completions"], "stream": True})
             e.wait(lambda: b"/tokenize" in e.requests[-1][0] and CANARY.encode() in e.requests[-1][1], "the question")
             wait_for(lambda: metric_is(c, "seki_gateway_requests_active", 0), what="the count")
