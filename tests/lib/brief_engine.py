@@ -22,7 +22,7 @@ def brief(path, body):
         said = json.loads(body)
     except ValueError:
         return body
-    if not limit or not isinstance(said, dict) or (limit == "max_tokens" and path.endswith("messages") and limit not in said):
+    if not limit or not isinstance(said, dict):
         return body
     return json.dumps(said | {limit: TOKENS, "temperature": 0, "seed": 1}).encode()
 

@@ -57,14 +57,15 @@ def test_llm_comply_finds_the_engine_behind_us_as_it_is(brief, tmp_path, form):
     """llama.cpp asked directly and through the gateway, in every dialect: what it can do it can here too, and what is wrong is the engine's own, found in the same words directly. Bad requests, which
     it takes, may be refused here."""
     def found(url, secret):
-        # The values that an error quotes (texts, counts) are the model's.
-        return {r["id"]: (r["status"], sorted({re.sub(r"\{.*\}", "{}", e) for e in r.get("errors", [])})) for r in comply(url, secret, "m", form, tmp_path, timeout=300)}
+        # The values that an error quotes (texts, counts) are the model's, the ports nobody's.
+        return {r["id"]: (r["status"], sorted({re.sub(r"\{.*\}|:\d+", "", e) for e in r.get("errors", [])})) for r in comply(url, secret, "m", form, tmp_path, timeout=300)}
     direct, through = found(brief.engine.url, "none"), found(brief.base_url, brief.secret)
     print(f"{form}: {sum(s == 'passed' for s, _ in direct.values())} of {len(direct)} passed directly, {sum(s == 'passed' for s, _ in through.values())} through the gateway")
     assert len(direct) >= 9 and any(status == "passed" for status, _ in direct.values()), direct
     assert direct.keys() == through.keys()
-    worse = {i: (direct[i], through[i]) for i in direct if through[i][0] != "passed" and direct[i] != through[i]}
-    assert not worse
+    refused = {i for i, (_, errors) in direct.items() if any(e.startswith("HTTP ") for e in errors)}  # how errors look is the gateway's to say
+    worse = {i: (direct[i], through[i]) for i in direct if through[i][0] != "passed" and direct[i] != through[i] and i not in refused}
+    assert not worse, str(worse)
 
 
 def test_the_sdk_in_strict_mode(fake):
