@@ -123,7 +123,7 @@ def seconds_to_end(cloud, workload):
 
 @pytest.mark.core
 def test_of_another_size_it_keeps_everything_and_watches_hold_nothing_up(served, made):
-    """Asked to end, etcd waits 7 s for watches, which do not end, and the API server for a minute: all that while nobody would be answered."""
+    """Asked to end, etcd waits for watches: 7 s, or until the API server, which is another here too, has been killed. All that while nobody would be answered."""
     before = made.pids()
     made.kubectl("-n", "shop", "create", "configmap", "last")
     served.api("PATCH", made.path, {"spec": {"controlPlane": {"size": "Medium"}}}, "application/merge-patch+json")
@@ -132,8 +132,7 @@ def test_of_another_size_it_keeps_everything_and_watches_hold_nothing_up(served,
     made.wait()
     assert made.pids()["kms"] == before["kms"]
     made.kubectl("-n", "shop", "get", "configmap", "kept", "last")
-    took = {c: seconds_to_end(served, made.workload(c)) for c in ("etcd", "apiserver")}
-    assert max(took.values()) < 4, took
+    assert seconds_to_end(served, made.workload("etcd")) < 2
 
 
 def test_another_name_needs_no_restart(served, made):
