@@ -23,6 +23,7 @@
 #define PROBE_TIMEOUT_MS 2000u
 #define HUNG_MS 30000u        /* alive, and does not answer for so long: killed */
 #define STOP_TIMEOUT_MS 10000u
+#define STORE_STOP_MS 20000u  /* etcd waits for watches for 5 s and two elections */
 #define API_STOP_MS 3000u     /* it stops listening at once, and then waits for watches that do not end */
 #define PKI_LOOK_MS 60000u
 #define STORE_MS 60000u       /* deadlines of stages */
@@ -132,6 +133,13 @@ static const char *last_log_line(struct pass *p, const char *workload)
     return *last ? arena_printf(p->r->arena, "; it last said: %s", last) : "";
 }
 
+/* Of several, each has the time to hand over what it has: others serve meanwhile. */
+static uint64_t stop_timeout(const struct pass *p, enum component c)
+{
+    bool several = site_members(&p->site) > 1;
+    return c == APISERVER && !several ? API_STOP_MS : c == ETCD && several ? STORE_STOP_MS : STOP_TIMEOUT_MS;
+}
+
 /* Wanted from now on, and running: 0. */
 static int ensure(struct pass *p, enum component c, int member, struct err *err)
 {
@@ -149,7 +157,7 @@ static int ensure(struct pass *p, enum component c, int member, struct err *err)
         return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
                        strrchr(plan->program, '/') + 1, p->site.minor);
     }
-    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = c != APISERVER || site_members(&p->site) > 1 ? STOP_TIMEOUT_MS : API_STOP_MS};
+    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = stop_timeout(p, c)};
     int rc = rt->ops->ensure(rt, &want, err);
     if (rc < 0)
         return rc;
