@@ -28,6 +28,7 @@
  * answer under way takes. Killed, they lose nothing: etcd has on disk what it has acknowledged (its log is synced first, and is read again at the start), and the API server keeps nothing. */
 #define STORE_STOP_MS 100u
 #define API_STOP_MS 1000u
+#define STORE_HAND_OVER_MS 20000u /* an etcd of several: it waits for watches for 5 s and two elections */
 #define PKI_LOOK_MS 60000u
 #define STORE_MS 60000u       /* deadlines of stages */
 #define APISERVER_MS 120000u
@@ -138,8 +139,8 @@ static const char *last_log_line(struct pass *p, const char *workload)
 
 static uint64_t stop_ms(const struct pass *p, enum component c)
 {
-    if (site_members(&p->site) > 1) /* the others answer meanwhile */
-        return STOP_TIMEOUT_MS;
+    if (site_members(&p->site) > 1) /* each has the time to hand over what it has: the others answer meanwhile */
+        return c == ETCD ? STORE_HAND_OVER_MS : STOP_TIMEOUT_MS;
     return c == ETCD ? STORE_STOP_MS : c == APISERVER ? API_STOP_MS : STOP_TIMEOUT_MS;
 }
 

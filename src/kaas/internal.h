@@ -201,6 +201,10 @@ bool store_member_find(struct str list, const char *peer, struct store_member *r
 /* The members whose line of `etcdctl endpoint status` in its simple form says that they lead; -1. Pure. */
 int store_leader_find(struct str status, const struct site *s);
 int store_leader(const struct site *s, struct arena *a);
+/* Another member leads from now on: one that leads when it ends takes writes with it that were on their way. */
+int store_move_leader(const struct site *s, int from, int to, struct arena *a, struct err *err) NODISCARD;
+/* A site whose tools ask this member alone. */
+struct site site_of_member(const struct site *s, int member);
 /* One step of replacing a member whose files are gone: removed, added as a learner with an empty directory, promoted when it has caught up. Never two at a time, never without a quorum, and never
  * in a cluster of one. Returns the members that may not be started now, a bit each. *ret_what: what is being done or stands in the way, in a; NULL: nothing. */
 unsigned members_step(struct kaas *k, struct site *s, bool made, struct arena *a, const char **ret_what);

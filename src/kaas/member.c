@@ -3,6 +3,7 @@
 #include "kaas/recovery.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -81,6 +82,25 @@ int store_leader(const struct site *s, struct arena *a)
     if (site_members(s) < 2 || store_tell(s, (const char *const[]){"endpoint", "status", "--cluster", NULL}, false, a, &status, &ignored) < 0)
         return -1;
     return store_leader_find(str_of(status), s);
+}
+
+struct site site_of_member(const struct site *s, int member)
+{
+    struct site one = *s;
+    one.members = 1;
+    memcpy(one.address, member_address(s, member), sizeof(one.address));
+    return one;
+}
+
+int store_move_leader(const struct site *s, int from, int to, struct arena *a, struct err *err)
+{
+    const struct site leader = site_of_member(s, from); /* it must be asked itself */
+    struct store_member next;
+    const char *answer = "";
+    int rc = store_tell(&leader, (const char *const[]){"member", "list", NULL}, false, a, &answer, err);
+    if (rc == 0 && !store_member_find(str_of(answer), arena_printf(a, "https://%s:%d", member_address(s, to), PORT_ETCD_PEERS), &next))
+        rc = err_set(err, ERR_NOT_FOUND, "the store does not know its member %d", to);
+    return rc < 0 ? rc : store_tell(&leader, (const char *const[]){"move-leader", next.id, NULL}, false, a, &answer, err);
 }
 
 /* ---- one whose files are gone ---- */

@@ -242,15 +242,26 @@ static bool runs(struct stepping *x, enum component c)
     return true;
 }
 
-/* Whose turn is next: the last is who leads the store. */
-static int next_member(struct stepping *x)
+/* Another member has its turn: all that had theirs are ready, as the others are. Who leads the store is the last, and leads no more when its turn comes. */
+static int give_turn(struct stepping *x, struct err *err)
 {
-    int leader = x->v.stage == UPGRADE_STORE ? store_leader(x->site, x->r->arena) : -1;
-    for (int others = 1; others >= 0; others--)
-        for (int m = 0; m < site_members(x->site); m++)
-            if (x->v.waiting & (1u << m) && (m == leader) != others)
-                return m;
-    return -1;
+    int leader = x->v.stage == UPGRADE_STORE ? store_leader(x->site, x->r->arena) : -1, next = -1;
+    for (int m = site_members(x->site) - 1; m >= 0; m--)
+        if (x->v.waiting & (1u << m) && (next < 0 || m != leader))
+            next = m;
+    x->r->requeue_ms = LOOK_MS;
+    struct err why = ERR_INIT;
+    if (next == leader && store_move_leader(x->site, leader, leader ? 0 : 1, x->r->arena, &why) < 0) {
+        say(x, "Unknown", upgrade_stage_name(x->v.stage), arena_printf(x->r->arena, "from %s to %s: another member shall lead the store first: %s", x->v.minor, x->v.to, why.msg));
+        x->r->requeue_ms = 250;
+        return 0;
+    }
+    struct version_record now = x->v;
+    now.waiting &= ~(1u << next);
+    int rc = version_store(x->site->dir, &now, err);
+    if (rc == 0)
+        x->v = now;
+    return rc;
 }
 
 static const char *store_behind(struct stepping *x)
@@ -259,9 +270,7 @@ static const char *store_behind(struct stepping *x)
     struct err why = ERR_INIT;
     const char *status = "";
     for (int m = 0; m < site_members(x->site); m++) {
-        struct site one = *x->site; /* each is asked by itself */
-        one.members = 1;
-        memcpy(one.address, member_address(x->site, m), sizeof(one.address));
+        const struct site one = site_of_member(x->site, m);
         if (store_ask(&one, "endpoint", "status", a, &status, &why) < 0)
             return arena_strdup(a, why.msg);
         const char *program = preflight_member(status, "version", a), *stored = preflight_member(status, "storageVersion", a);
@@ -329,16 +338,8 @@ static int go_on(struct stepping *x, struct err *err)
     const char *why = behind(x), *name = upgrade_stage_name(stage);
     if (!why)
         return enter(x, stage + 1, err);
-    if (x->v.waiting && x->ready && runs(x, of[stage])) { /* all that have had theirs are ready, as the others are */
-        struct version_record next = x->v;
-        next.waiting &= ~(1u << next_member(x));
-        int rc = version_store(x->site->dir, &next, err);
-        if (rc < 0)
-            return rc;
-        x->v = next;
-        x->r->requeue_ms = LOOK_MS;
-        return 0;
-    }
+    if (x->v.waiting && x->ready && runs(x, of[stage]))
+        return give_turn(x, err);
     int64_t limit = stage == UPGRADE_NODES ? NODE_DEADLINE_MS * (int64_t)MAX(nodes_count(x->k, x->site), 1) : STAGE_DEADLINE_MS;
     bool late = clock_wall_ms() - x->v.at_ms[stage] > limit;
     const char *was = obj_condition(x->r->obj, CONDITION);

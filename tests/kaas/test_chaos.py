@@ -20,7 +20,7 @@ import pytest
 
 import kube
 from cloud import GROUP, SLOW, ApiError, Cloud, wait_for
-from test_nodes import Pool, inside, leftovers
+from kube import Pool, inside, leftovers
 from test_storage import CLAIM, POD, attached, volume_of
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
