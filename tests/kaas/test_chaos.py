@@ -19,9 +19,9 @@ import urllib.parse
 import pytest
 
 import kube
-from cloud import GROUP, SLOW, ApiError, Cloud, wait_for
+from cloud import GROUP, SLOW, ApiError, wait_for
 from kube import Pool, inside, leftovers
-from test_storage import CLAIM, POD, attached, volume_of
+from test_storage import attached, claim, run, volume_of
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
 SECONDS = int(os.environ.get("SEKI_CHAOS_SECONDS", "600"))
@@ -244,10 +244,8 @@ class Killer:
 
 @pytest.fixture
 def served(tmp_path):
-    with Cloud(options={"kubernetes-dir": kube.node_programs(tmp_path), "kubernetes-probe-interval": "500ms", "kubernetes-node-storage": "256M", "log-level": "info"}) as c:
-        c.project(NS)
+    with kube.cloud(kube.node_programs(tmp_path), [NS], kubernetes_node_storage="256M", log_level="info") as c:
         yield c
-    kube.end_left()
 
 
 @pytest.mark.timeout(SECONDS + 3600)
@@ -260,7 +258,8 @@ def test_whatever_is_killed_all_ends_as_it_was_declared(served):
     busy.wait(timeout=300)
     pool = Pool(busy, "workers", count=1, machine={"memoryMiB": 1024})
     pool.wait()
-    busy.kubectl("apply", "-f", "-", input=CLAIM.format(name="data", size="32Mi", mode="ReadWriteOnce") + POD.format(name="holder", claim="data", command="sleep 100000", selector=""))
+    claim(busy, "data")
+    run(busy, "holder", "data", "sleep 100000", wait=None)
     busy.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "pod/holder")
     volume = volume_of(busy, "data")
     assert attached(volume)
