@@ -20,6 +20,7 @@
 #include "inference/inference.h"
 #include "kaas/kaas.h"
 #include "kaas/tell.h"
+#include "kinds/cluster_oidc.h"
 #include "kinds/tenancy.h"
 #include "tenancy/tenancy.h"
 
@@ -635,6 +636,7 @@ static int start_api(struct control *c, struct err *err)
                                    .services = {.ctx = c, .make_key = make_key, .load = take_load, .lease = lease, .token_key = c->token_key, .kubernetes_dir = o->kubernetes_dir}};
     struct net_addr monitor_listen, addr;
     int rc;
+    cluster_oidc_allow(o->kubernetes_issuers);
     if ((rc = tls_server_ctx(options_path(o, a, "pki/apiserver.crt"), options_path(o, a, "pki/apiserver.key"),
                              options_path(o, a, "pki/ca.crt"), &c->tls, err)) < 0 ||
         (rc = role_listen_addr(o, a, "api", o->api_listen, -1, &ao.listen, err)) < 0 ||

@@ -6,6 +6,7 @@
 
 #include "crypto/root_key.h"
 #include "gateway/trace_export.h"
+#include "kinds/cluster_oidc.h"
 #include "net/reach.h"
 #include "oidc/config.h"
 
@@ -129,6 +130,8 @@ static const struct conf_option schema[] = {
      "part of the loopback network; each Cluster's control plane takes an address of it"},
     {"kubernetes", "balancer-addresses", CONF_STR, OPT(kubernetes_balancer_addresses), "", 0, 0, NULL, NULL, false,
      "network whose addresses reach this machine: each Service of type LoadBalancer in a cluster with nodes takes one of it; empty: there are none"},
+    {"kubernetes", "issuers", CONF_STR, OPT(kubernetes_issuers), "", 0, 0, NULL, NULL, false,
+     "issuers of tokens that Clusters may name as their own (spec.oidc), URLs such as https://id.example/realms, comma-separated, each with what is below it: API servers fetch from them; empty: none"},
     {"kubernetes", "probe-interval", CONF_DURATION, OPT(kubernetes_probe_ms), "5s", 100, 600000, NULL, NULL, false,
      "how often the components of a Cluster that is ready are asked whether they are"},
     {"kubernetes", "certificate-life", CONF_DURATION, OPT(kubernetes_certificate_life_ms), "8760h", 160000, 63072000000, NULL, NULL, false,
@@ -183,6 +186,12 @@ static int check_reach(const char *option, const char *text, struct err *err)
         return err_field(err, ERR_INVALID, option, "%s: %s", option, inner.msg);
     reach_deinit(&r);
     return 0;
+}
+
+static int check_issuers(const char *option, const char *text, struct err *err)
+{
+    struct err inner = ERR_INIT;
+    return cluster_oidc_list_check(text, &inner) < 0 ? err_field(err, ERR_INVALID, option, "%s: %s", option, inner.msg) : 0;
 }
 
 static int check_authentication(const char *path, struct err *err)
@@ -244,6 +253,7 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
         check_listen("metrics-listen", o.metrics_listen, "", err) < 0 ||
         check_listen("metrics-gateway-listen", o.metrics_gateway_listen, "", err) < 0 ||
         check_reach("engine-remote-allow", o.engine_remote_allow, err) < 0 ||
+        check_issuers("kubernetes-issuers", o.kubernetes_issuers, err) < 0 ||
         check_otlp("tracing-otlp-endpoint", o.tracing_otlp_endpoint, err) < 0 ||
         check_root_key("secrets-root-key", o.secrets_root_key, err) < 0 ||
         check_root_key("secrets-old-root-key", o.secrets_old_root_key, err) < 0 ||

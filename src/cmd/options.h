@@ -39,7 +39,7 @@ struct options {
     int64_t engine_probe_ms, engine_stall_ms, engine_idle_ms, engine_drain_ms, engine_memory_reserve;
     /* [model] */
     char *model_dirs;
-    char *kubernetes_dir, *kubernetes_addresses, *kubernetes_balancer_addresses;
+    char *kubernetes_dir, *kubernetes_addresses, *kubernetes_balancer_addresses, *kubernetes_issuers;
     int64_t kubernetes_probe_ms, kubernetes_certificate_life_ms, kubernetes_key_overlap_ms, kubernetes_drill_ms, kubernetes_node_storage;
 };
 

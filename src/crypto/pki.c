@@ -358,6 +358,32 @@ int pki_key_pair_ensure(const char *dir, const char *name, struct err *err)
     return rc;
 }
 
+int pki_certificates_check(struct str pem)
+{
+    BIO *bio = BIO_new_mem_buf(pem.ptr, (int)pem.len);
+    char *name = NULL, *header = NULL;
+    unsigned char *der = NULL;
+    long len = 0;
+    int found = 0;
+    bool good = bio != NULL;
+    ERR_clear_error();
+    while (good && PEM_read_bio(bio, &name, &header, &der, &len) == 1) {
+        const unsigned char *at = der;
+        X509 *cert = !strcmp(name, "CERTIFICATE") && !*header ? d2i_X509(NULL, &at, len) : NULL;
+        good = cert && at == der + len;
+        found++;
+        X509_free(cert);
+        OPENSSL_free(name);
+        OPENSSL_free(header);
+        OPENSSL_free(der);
+    }
+    /* Whatever ended it but the end of the text is a mistake in it. */
+    good = good && found && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+    ERR_clear_error();
+    BIO_free(bio);
+    return good ? 0 : ERR_INVALID;
+}
+
 int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err)
 {
     X509 *cert = NULL;

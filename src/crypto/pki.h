@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#include "base/err.h"
+#include "base/str.h"
 
 #define PKI_BACKDATE_S 300 /* certificates are good from this long before they are made: clocks of peers may be a little behind */
 
@@ -36,6 +36,8 @@ int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, 
 /* Loads nothing: makes dir/NAME.key and dir/NAME.pub (PKCS#8 and SubjectPublicKeyInfo, in PEM) when there is no key, and NAME.pub when only that is missing. A key that cannot be read is
  * ERR_CORRUPT, and stays. */
 int pki_key_pair_ensure(const char *dir, const char *name, struct err *err) NODISCARD;
+/* Whether a text is certificates in PEM, one at least, and no other PEM among them. ERR_INVALID. */
+int pki_certificates_check(struct str pem) NODISCARD;
 /* When the first certificate of a PEM file ends. */
 int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err) NODISCARD;
 

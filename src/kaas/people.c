@@ -5,13 +5,15 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kinds/borrowed.h"
+#include "kinds/cluster_oidc.h"
 #include "kinds/tenancy.h"
 
 #define ARENA_MAX (8 * 1024 * 1024)
 #define CA_MAX 65536
+#define OWN_MAX (1024 * 1024)
+#define OIDC_CONDITION "OIDCConfigured"
 #define REVOKED_MAX 1000 /* users of one issuer */
 #define RULE_MAX 16384   /* bytes of a name as JSON has it: a claim or user has 1,024 */
-#define PREFIX_ADMINS "kubeadm:" /* begins the group that is bound to cluster-admin */
 
 struct people {
     pthread_mutex_t lock;
@@ -72,45 +74,10 @@ void people_touch(struct people *p)
 
 /* ---- an issuer, as Kubernetes has it ---- */
 
-bool people_url_good(const char *url)
-{
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-    struct str rest = str_of(url);
-    int64_t port = 0;
-    if (!str_starts(rest, STR("https://")))
-        return false;
-    const char *host = url + 8;
-    size_t len = *host == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":/"), good = 0;
-    if (*host == '[' && (host[len - 1] != ']' || strspn(host + 1, "0123456789abcdefABCDEF:.") != len - 2))
-        return false;
-    for (; *host != '[' && good < len && (strchr(letters, host[good]) || strchr("-.", host[good])); good++)
-        ;
-    if (len < 1 || (*host != '[' && good != len))
-        return false;
-    const char *path = host + len;
-    if (*path == ':') {
-        size_t digits = strspn(path + 1, "0123456789");
-        if (str_to_i64(str_n(path + 1, digits), 1, 65535, &port) < 0)
-            return false;
-        path += 1 + digits;
-    }
-    if (*path && *path != '/')
-        return false;
-    for (; *path; path++)
-        if (!strchr(letters, *path) && !strchr("/-._~", *path))
-            return false;
-    return true;
-}
-
-static bool is_admins(const char *prefix)
-{
-    return prefix && (str_starts(str_of(prefix), STR(PREFIX_ADMINS)) || str_starts(STR(PREFIX_ADMINS), str_of(prefix)));
-}
-
 static bool is_taken(const struct oidc_issuer *i)
 {
-    return people_url_good(i->issuer.url) && (!i->issuer.discovery_url || people_url_good(i->issuer.discovery_url)) && !is_admins(i->mappings.username.prefix) &&
-           !(i->mappings.groups.claim && is_admins(i->mappings.groups.prefix));
+    return oidc_url_plain(i->issuer.url) && (!i->issuer.discovery_url || oidc_url_plain(i->issuer.discovery_url)) && !oidc_prefix_is_admins(i->mappings.username.prefix) &&
+           !(i->mappings.groups.claim && oidc_prefix_is_admins(i->mappings.groups.prefix));
 }
 
 static json_t *texts(const struct field_list *list)
@@ -209,7 +176,7 @@ static json_t *shown(const struct oidc_issuer *i)
     return ret;
 }
 
-json_t *people_document(const struct oidc_config *config, const char *tenant, const json_t *revocations, json_t **ret_people, const char **ret_left_out)
+json_t *people_document(const struct oidc_config *config, const struct oidc_issuer *own, const char *tenant, const json_t *revocations, json_t **ret_people, const char **ret_left_out)
 {
     json_t *jwt = json_array(), *people = json_array();
     *ret_left_out = "";
@@ -224,10 +191,26 @@ json_t *people_document(const struct oidc_config *config, const char *tenant, co
         json_array_append_new(jwt, issuer_document(i, tenant, revocations));
         json_array_append_new(people, shown(i));
     }
+    if (own) {
+        json_array_append_new(jwt, issuer_document(own, tenant, revocations));
+        json_array_append_new(people, shown(own));
+    }
     *ret_people = people;
     /* Who has no credentials may ask for health, and for nothing else. */
     return json_pack("{s:s, s:s, s:o, s:{s:b, s:[{s:s}, {s:s}, {s:s}]}}", "apiVersion", "apiserver.config.k8s.io/v1", "kind", "AuthenticationConfiguration", "jwt", jwt, "anonymous", "enabled", 1,
                      "conditions", "path", "/livez", "path", "/readyz", "path", "/healthz");
+}
+
+const char *people_own_refused(const struct oidc_config *config, const struct oidc_issuer *own, const char *tenant, const char *list)
+{
+    if (!cluster_oidc_listed(list, own->issuer.url))
+        return "IssuerNotAllowed";
+    for (size_t n = 0; n < config->issuers.count; n++) {
+        const struct oidc_issuer *i = oidc_config_at(config, n);
+        if (i->tenant && !strcmp(i->tenant, tenant) && oidc_issuers_meet(own, i))
+            return "IssuerTaken";
+    }
+    return NULL;
 }
 
 /* ---- a cluster's ---- */
@@ -248,17 +231,42 @@ static int put_authority(json_t *obj, const struct site *s, struct err *err)
     return rc;
 }
 
+/* The cluster's own issuer, or NULL; its condition says which and why. Who calls holds the lock. */
+static const struct oidc_issuer *own_issuer(struct kaas *k, json_t *obj, const char *tenant, struct arena *a)
+{
+    struct oidc_issuer *own = arena_alloc(a, sizeof(*own));
+    struct err why = ERR_INIT;
+    if (cluster_oidc_read(obj, a, own, &why) < 0) {
+        status_condition(obj, OIDC_CONDITION, "False", "Invalid", "%s: %s", why.field, why.msg);
+        return NULL;
+    }
+    if (!own->issuer.url) {
+        if (obj_condition(obj, OIDC_CONDITION))
+            status_condition(obj, OIDC_CONDITION, "False", "NotWanted", "the cluster has no issuer of its own");
+        return NULL;
+    }
+    const char *refused = people_own_refused(&k->people->config, own, tenant, cluster_oidc_allowed());
+    if (refused)
+        status_condition(obj, OIDC_CONDITION, "False", refused, "tokens of issuer %s are not taken: %s", own->issuer.url,
+                         !strcmp(refused, "IssuerTaken") ? "it is one of the tenant's already, or its users or groups could have the same names as theirs" : "it is not one that this cloud's operator has listed");
+    else
+        status_condition(obj, OIDC_CONDITION, "True", "Configured", "tokens of issuer %s are taken once the API server has its keys", own->issuer.url);
+    return refused ? NULL : own;
+}
+
 int people_conf_ensure(struct kaas *k, json_t *obj, const struct site *s, struct err *err)
 {
     JSON_AUTO project = informer_get(k->namespaces, NULL, s->ns);
     JSON_AUTO revocations = informer_list(k->revocations, NULL);
     const char *tenant = people_tenant(project, s->ns), *left_out = "";
     json_t *people = NULL;
+    struct arena *a = arena_new(OWN_MAX);
     pthread_mutex_lock(&k->people->lock);
-    json_t *doc = people_document(&k->people->config, tenant, revocations, &people, &left_out);
+    json_t *doc = people_document(&k->people->config, own_issuer(k, obj, tenant, a), tenant, revocations, &people, &left_out);
     if (*left_out)
         log_warn("an issuer of a tenant is not known in its cluster: its URL or prefix is nothing that Kubernetes takes", KV("namespace", s->ns), KV("cluster", s->name), KV("issuer", left_out));
     pthread_mutex_unlock(&k->people->lock);
+    arena_free(a);
     json_put(obj, "status.people", people);
     int rc = cluster_conf_write(s, "authentication", doc, err);
     return rc < 0 ? rc : put_authority(obj, s, err);

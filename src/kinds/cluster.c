@@ -1,6 +1,8 @@
 /* Cluster: what a Kubernetes of a tenant's own shall be. Its controller is src/kaas. */
 #include "kinds/kaas.h"
 
+#include "kinds/cluster_oidc.h"
+
 #include <arpa/inet.h>
 #include <sys/stat.h>
 
@@ -94,6 +96,7 @@ static const struct field spec_fields[] = {
     {.name = "network", .type = FIELD_OBJECT, .offset = SPEC(network), .sub = network_fields, .sub_size = sizeof(((struct cluster *)0)->spec.network), .def = "{}", .help = "its networks; they cannot change later"},
     {.name = "endpointNames", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoint_names), .list_type = LIST_SET, .max = ENDPOINT_NAMES_MAX, .help = "further DNS names and addresses under which clients reach its API server"},
     {.name = "audit", .type = FIELD_OBJECT, .offset = SPEC(audit), .sub = audit_fields, .sub_size = sizeof(((struct cluster *)0)->spec.audit), .def = "{}", .help = "its audit log"},
+    {.name = "oidc", .type = FIELD_OBJECT, .offset = FIELD_NO_MEMBER, .sub = cluster_oidc_fields, .help = "an issuer of people's tokens of the cluster's own, beside those of its tenant; nothing restarts when it changes"},
     {.name = "maintenanceWindow", .type = FIELD_OBJECT, .flags = FIELD_POINTER, .offset = SPEC(maintenance_window), .sub = maintenance_fields, .sub_size = sizeof(struct maintenance_window), .help = "when an upgrade may begin that spec.version asks for; absent: at any time. `seki cluster upgrade --now` does not wait for it"},
     {.name = "backup", .type = FIELD_OBJECT, .offset = SPEC(backup), .sub = backup_fields, .sub_size = sizeof(((struct cluster *)0)->spec.backup), .def = "{}", .help = "how its store is backed up"},
     {0},
@@ -179,7 +182,7 @@ static const struct field status_fields[] = {
     {.name = "drill", .type = FIELD_OBJECT, .sub = drill_fields, .offset = FIELD_NO_MEMBER, .help = "the newest rehearsal of a restore"},
     {.name = "restore", .type = FIELD_OBJECT, .sub = restore_fields, .offset = FIELD_NO_MEMBER, .help = "the newest restore"},
     {.name = "observedGeneration", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "generation that the controller has acted on"},
-    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, MembersReady, SecretsEncrypted, DNSReady, StoreSpace; BackedUp, Rehearsed, Restored, Upgraded"},
+    {.name = "conditions", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = condition_fields, .list_type = LIST_MAP, .list_key = "type", .offset = FIELD_NO_MEMBER, .help = "CertificatesReady, StoreReady, APIServerReady, ControllersReady, AccessReady, Ready, MembersReady, SecretsEncrypted, DNSReady, StoreSpace, OIDCConfigured; BackedUp, Rehearsed, Restored, Upgraded"},
     {0},
 };
 static const struct field fields[] = {
@@ -319,6 +322,21 @@ static void check_version(const struct kind_context *c, const json_t *obj, const
         field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.16s\": %s", want, what);
 }
 
+/* What stands is not asked of the list again: the operator may take an issuer off it, and the cluster is changed in other ways all the same. */
+static void check_issuer(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
+{
+    static const char path[] = "spec.oidc.issuer.url";
+    const char *url = json_str(obj, path), *old = old_obj ? json_str(old_obj, path) : NULL;
+    struct oidc_issuer issuer;
+    struct err err = ERR_INIT;
+    if (errors->count)
+        return; /* it reads only what has passed its table */
+    if (cluster_oidc_read(obj, c->arena, &issuer, &err) < 0)
+        field_errors_add(errors, err.field, "FieldValueInvalid", "Invalid value: %s", err.msg);
+    else if (url && (!old || strcmp(old, url) != 0) && !cluster_oidc_listed(cluster_oidc_allowed(), url))
+        field_errors_add(errors, path, "FieldValueForbidden", "Forbidden: API servers would fetch from it, and this cloud's operator has not listed it: ask for that");
+}
+
 static void validate(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     struct cluster_network pods, services;
@@ -330,6 +348,7 @@ static void validate(const struct kind_context *c, const json_t *obj, const json
                          json_str(obj, "spec.network.podCIDR"));
     check_nodes(obj, both, &pods, &services, errors);
     maintenance_validate(obj, errors);
+    check_issuer(c, obj, old_obj, errors);
     int64_t replicas = json_int(obj, "spec.controlPlane.replicas", 1);
     if (replicas != 1 && replicas != 3)
         field_errors_add(errors, "spec.controlPlane.replicas", "FieldValueNotSupported", "Unsupported value: %lld: supported values: \"1\", \"3\"", (long long)replicas);

@@ -6,6 +6,7 @@
 
 #define VERSION "apiserver.config.k8s.io/v1"
 #define PREFIX_OPERATOR "oidc:"
+#define PREFIX_ADMINS "kubeadm:" /* begins the group that is bound to cluster-admin */
 #define AUDIENCES_MAX 64
 #define RULES_MAX 64
 #define TEXT_MAX 1024
@@ -215,6 +216,53 @@ static int read_config(json_t *j, struct arena *a, struct oidc_config *ret, stru
         return rc;
     *ret = c;
     return 0;
+}
+
+int oidc_config_one(const json_t *jwt, struct arena *a, struct oidc_config *ret, struct err *err)
+{
+    JSON_AUTO j = json_pack("{s:s, s:s, s:[o]}", "apiVersion", VERSION, "kind", "AuthenticationConfiguration", "jwt", json_deep_copy(jwt));
+    return read_config(j, a, ret, err);
+}
+
+bool oidc_url_plain(const char *url)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    struct str rest = str_of(url);
+    int64_t port = 0;
+    if (!str_starts(rest, STR("https://")))
+        return false;
+    const char *host = url + 8;
+    size_t len = *host == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":/"), good = 0;
+    if (*host == '[' && (host[len - 1] != ']' || strspn(host + 1, "0123456789abcdefABCDEF:.") != len - 2))
+        return false;
+    for (; *host != '[' && good < len && (strchr(letters, host[good]) || strchr("-.", host[good])); good++)
+        ;
+    if (len < 1 || (*host != '[' && good != len))
+        return false;
+    const char *path = host + len;
+    if (*path == ':') {
+        size_t digits = strspn(path + 1, "0123456789");
+        if (str_to_i64(str_n(path + 1, digits), 1, 65535, &port) < 0)
+            return false;
+        path += 1 + digits;
+    }
+    if (*path && *path != '/')
+        return false;
+    for (; *path; path++)
+        if (!strchr(letters, *path) && !strchr("/-._~", *path))
+            return false;
+    return !strstr(host, "/../") && !str_ends(str_of(host), STR("/.."));
+}
+
+bool oidc_prefix_is_admins(const char *prefix)
+{
+    return prefix && overlap(prefix, PREFIX_ADMINS);
+}
+
+bool oidc_issuers_meet(const struct oidc_issuer *a, const struct oidc_issuer *b)
+{
+    return !strcmp(a->issuer.url, b->issuer.url) || overlap(a->mappings.username.prefix, b->mappings.username.prefix) ||
+           (a->mappings.groups.claim && b->mappings.groups.claim && overlap(a->mappings.groups.prefix, b->mappings.groups.prefix));
 }
 
 int oidc_config_parse(struct str text, const char *name, struct arena *a, struct oidc_config *ret, struct err *err)

@@ -44,6 +44,16 @@ struct oidc_config {
 int oidc_config_parse(struct str text, const char *name, struct arena *a, struct oidc_config *ret, struct err *err) NODISCARD;
 int oidc_config_load(const char *path, struct arena *a, struct oidc_config *ret, struct err *err) NODISCARD;
 
+/* One member of jwt alone, by the same rules; it is copied. Paths in errors begin with "jwt[0].". */
+int oidc_config_one(const json_t *jwt, struct arena *a, struct oidc_config *ret, struct err *err) NODISCARD;
+
+/* Whether Go takes it for an issuer's URL, too, and its path has no steps back: an API server does not start with a file that has another. */
+bool oidc_url_plain(const char *url);
+/* Whether a name with this prefix could be that of the group that Kubernetes' administrators are in, kubeadm:cluster-admins. */
+bool oidc_prefix_is_admins(const char *prefix);
+/* Whether users, or groups, of these two could have the same names, or they are one. */
+bool oidc_issuers_meet(const struct oidc_issuer *a, const struct oidc_issuer *b);
+
 static inline const struct oidc_issuer *oidc_config_at(const struct oidc_config *c, size_t i)
 {
     return (const struct oidc_issuer *)c->issuers.items + i;

@@ -379,12 +379,12 @@ static void test_urls_that_an_api_server_takes(void **state UNUSED)
 {
     static const char *const good[] = {"https://id.example", "https://id.example:8443/realms/a-b_c.d~e/", "https://[::1]:1", "https://127.0.0.1:5556/dex"},
                       *const bad[] = {"", "http://id.example", "https://", "https:///x", "https://h:", "https://h:0", "https://h:65536", "https://h:1x", "https://h/%zz", "https://h/?a", "https://h/#a", "https://u@h",
-                                      "https://[::1", "https://[x]", "https://h h", "https://h\n"};
+                                      "https://[::1", "https://[x]", "https://h h", "https://h\n", "https://h/a/../b", "https://h/.."};
     for (size_t i = 0; i < ARRAY_LEN(good); i++)
-        if (!people_url_good(good[i]))
+        if (!oidc_url_plain(good[i]))
             fail_msg("%s is not taken", good[i]);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
-        if (people_url_good(bad[i]))
+        if (oidc_url_plain(bad[i]))
             fail_msg("%s is taken", bad[i]);
 }
 
@@ -404,12 +404,41 @@ static void test_a_tenants_clusters_know_its_issuers_and_no_others(void **state 
         JSON_AUTO none = json_array();
         JSON_AUTO people = NULL;
         const char *left_out;
-        JSON_AUTO doc = people_document(&config, cases[i].tenant, none, &people, &left_out);
+        JSON_AUTO doc = people_document(&config, NULL, cases[i].tenant, none, &people, &left_out);
         assert_int_equal(json_array_size(json_object_get(doc, "jwt")), cases[i].url ? 1 : 0);
         assert_int_equal(json_array_size(people), cases[i].url ? 1 : 0);
         assert_string_equal(left_out, cases[i].left_out);
         if (cases[i].url)
             assert_string_equal(json_str_or(json_array_get(json_object_get(doc, "jwt"), 0), "issuer.url", ""), cases[i].url);
+    }
+}
+
+static void test_a_clusters_own_issuer_stands_beside_its_tenants(void **state UNUSED)
+{
+    static const char text[] = "{\"apiVersion\":\"apiserver.config.k8s.io/v1\",\"kind\":\"AuthenticationConfiguration\",\"jwt\":[" ISSUER("https://red.example", ",\"tenant\":\"red\"") ","
+                               ISSUER("https://blue.example", ",\"tenant\":\"blue\"") "]}";
+    static const struct {
+        const char *url, *prefix, *refused;
+    } cases[] = {{"https://own.example/a", "own:", NULL}, {"https://other.example", "own:", "IssuerNotAllowed"}, {"https://red.example", "own:", "IssuerTaken"}, {"https://own.example", "red:", "IssuerTaken"}, {"https://own.example", "blue:", NULL}};
+    struct oidc_config config;
+    struct err err = ERR_INIT;
+    ASSERT_OK(oidc_config_parse(str_of(text), "it", arena, &config, &err));
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        const char *audiences[] = {"shop"}, *left_out;
+        const struct oidc_issuer own = {.issuer = {.url = cases[i].url, .audiences = {audiences, 1}}, .mappings = {.username = {"sub", cases[i].prefix}}};
+        const char *refused = people_own_refused(&config, &own, "red", "https://own.example,https://red.example");
+        assert_true(refused == cases[i].refused || (refused && cases[i].refused && !strcmp(refused, cases[i].refused)));
+        if (refused)
+            continue;
+        JSON_AUTO none = json_array();
+        JSON_AUTO people = NULL;
+        JSON_AUTO doc = people_document(&config, &own, "red", none, &people, &left_out);
+        const json_t *jwt = json_array_get(json_object_get(doc, "jwt"), 1);
+        assert_int_equal(json_array_size(json_object_get(doc, "jwt")), 2);
+        assert_string_equal(json_str_or(jwt, "issuer.url", ""), cases[i].url);
+        assert_string_equal(json_str_or(jwt, "claimMappings.username.prefix", ""), cases[i].prefix);
+        assert_null(json_at(jwt, "claimMappings.groups"));
+        assert_string_equal(json_str_or(json_array_get(people, 1), "url", ""), cases[i].url);
     }
 }
 
@@ -426,7 +455,7 @@ static void test_whose_access_was_ended_stands_in_a_rule(void **state UNUSED)
     JSON_AUTO people = NULL;
     ASSERT_OK(oidc_config_parse(str_of(text), "it", arena, &config, &err));
     ASSERT_OK(json_parse(str_of(list), sizeof(list), &revocations, &err));
-    JSON_AUTO doc = people_document(&config, "red", revocations, &people, &left_out);
+    JSON_AUTO doc = people_document(&config, NULL, "red", revocations, &people, &left_out);
     const json_t *rules = json_object_get(json_array_get(json_object_get(doc, "jwt"), 0), "claimValidationRules");
     assert_int_equal(json_array_size(rules), 1);
     assert_string_equal(json_str_or(json_array_get(rules, 0), "expression", ""),
@@ -554,7 +583,7 @@ int main(void)
         cmocka_unit_test(test_certificates),
         cmocka_unit_test(test_keys_stay_and_leaves_are_made_anew),
         cmocka_unit_test(test_private_files_are_private), cmocka_unit_test(test_a_cluster_of_before_has_an_audit_log_too), cmocka_unit_test(test_urls_that_an_api_server_takes),
-                                       cmocka_unit_test(test_a_tenants_clusters_know_its_issuers_and_no_others), cmocka_unit_test(test_whose_access_was_ended_stands_in_a_rule),
+                                       cmocka_unit_test(test_a_tenants_clusters_know_its_issuers_and_no_others), cmocka_unit_test(test_a_clusters_own_issuer_stands_beside_its_tenants), cmocka_unit_test(test_whose_access_was_ended_stands_in_a_rule),
                                        cmocka_unit_test(test_a_project_without_a_label_is_a_tenant_itself),
         cmocka_unit_test(test_a_kubeconfig_that_is_handed_on_has_no_path),
         cmocka_unit_test(test_places),
