@@ -7,7 +7,6 @@ import collections
 import http.client
 import json
 import os
-import pathlib
 import random
 import signal
 import ssl
