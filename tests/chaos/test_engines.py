@@ -320,6 +320,7 @@ def test_a_remote_key_is_written_once_and_goes_with_its_replica(own_cloud):
     cloud.project("demo")
     secret_object(cloud, "key", "first")
     with Listing() as remote:
+        remote.models.append("big")
         spec = {"engine": {"driver": "openai", "url": f"http://{remote.address}/v1", "remoteModel": "big", "secret": "key"}}
         cloud.create("modelendpoints", "demo", "fake", spec)
         cloud.wait_condition("modelendpoints", "demo", "fake")
