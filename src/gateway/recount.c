@@ -105,11 +105,11 @@ static const struct snap_replica *whom_to_ask(const struct request *q, const str
     const struct snap_replica *found = NULL;
     for (size_t i = 0; i < e->replica_count; i++) {
         const struct snap_replica *r = &e->replicas[i];
-        if (barred & (1ull << i) || !r->tokenizer || atomic_load(&r->target->closing) || target_is_aside(r->target, now_ms))
+        if (barred & (1ull << i) || !r->tokenizer || atomic_load(&r->target->closing))
             continue;
-        if (!failed && r == q->replica)
+        if (!failed && r == q->replica) /* it has just answered, whatever it did to others before */
             return r;
-        if (failed && r != q->replica && !(q->ticket.wish.tried & (1ull << i)))
+        if (failed && !target_is_aside(r->target, now_ms) && r != q->replica && !(q->ticket.wish.tried & (1ull << i)))
             found = r;
     }
     return found;

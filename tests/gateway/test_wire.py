@@ -141,7 +141,7 @@ def test_late_bytes_are_nobody_s_answer(wired):
         played = wired.upstream.played
         got = ask(wired, "POST /v1/chat/completions", CHAT)
         assert got.status == 200 and b"EVIL" not in got.body
-        wired.upstream.wait(lambda: wired.upstream.played == played + 2, "the second answer")
+        wired.upstream.wait(lambda: wired.upstream.played >= played + 2, "the second answer")
     wired.upstream.script = [answer()]
 
 

@@ -198,13 +198,13 @@ def ask_once(address, key, body):
 
 class Upstream:
     """An OpenAI-compatible server in the test's hands. Probes (GET) are answered; a POST is recorded and answered by `script`, a list of bytes to send and words: "hold" (wait
-    for the peer to close), "close", "reset", "wait" (until `go` is set), "gap" (so that what follows is likely read apart). A script may be a function of (head, body) that returns one. `first`: scripts that are played before that one, once each. `metrics`: what /metrics says; None: what every GET does, the list of models. `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
+    for the peer to close), "close", "reset", "wait" (until `go` is set), "gap" (so that what follows is likely read apart). A script may be a function of (head, body) that returns one. `first`: scripts that are played before that one, once each. `metrics`: what /metrics says; None: what every GET does, the list of models. `tokenizes`: questions for tokens are requests, too, and not answered with 404. `closed` counts connections that the gateway closed while they were held, `played` the pieces that were sent."""
 
     def __init__(self, host="127.0.0.1", port=0, model="m"):
         self.listener = socket.create_server((host, port), backlog=512)
         self.models = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
         self.url = f"http://{host}:{self.listener.getsockname()[1]}/v1"
-        self.script, self.first, self.requests, self.closed, self.played, self.metrics = [answer()], [], [], 0, 0, None
+        self.script, self.first, self.requests, self.closed, self.played, self.metrics, self.tokenizes = [answer()], [], [], 0, 0, None, False
         self.changed = threading.Condition()
         self.go = threading.Event()
         self.stopping = False
@@ -243,6 +243,9 @@ class Upstream:
                 if head.startswith(b"GET"):
                     told = self.metrics is not None and head.startswith(b"GET /metrics ")
                     sock.sendall(answer(self.metrics, content_type="text/plain") if told else answer(self.models))
+                    continue
+                if not self.tokenizes and re.match(rb"POST \S*/(?:tokenize|apply-template) ", head):
+                    sock.sendall(answer(b"{}", 404))
                     continue
                 with self.changed:
                     self.requests.append((head, body))
@@ -291,7 +294,7 @@ class Upstream:
 
     def wait(self, condition, what):
         with self.changed:
-            assert self.changed.wait_for(condition, WAIT), f"waited for {what}"
+            assert self.changed.wait_for(condition, WAIT), f"waited for {what}: {self.requests[-3:]}"
 
 
 def journal(directory, name="usage-gateway"):

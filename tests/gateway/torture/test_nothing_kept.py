@@ -51,6 +51,7 @@ def sung():
     """The cloud after all that; stopped, its files and what was read of it while it ran."""
     with Cloud(options={"log-level": "debug", "gateway-threads": 1, "gateway-first-byte-timeout": "2s", "gateway-idle-timeout": "2s", "gateway-decision-log-per-million": 1000000}) as c:
         c.upstream = e = Upstream()
+        e.tokenizes = True
         c.project("demo")
         for name, more in (("m", {}), ("e", {"embeddings": True})):
             c.create("modelendpoints", "demo", name, {"replicas": 2, "engine": {"driver": "openai", "url": e.url, **more}})
@@ -93,6 +94,7 @@ def sung():
             send(path, f'{{"model":"{model}","{CANARY}":'.encode())
             send(f"{path}?x={CANARY}", {"model": model, **body})
             send(f"{path}/{CANARY}", {"model": model, **body})
+        e.first[:] = []
         # A stream ends without its usage, and the engine's tokenizer is asked for its text: it tells, it sings, it hangs.
         for tokenizer in ([answer(b'{"count":3}')], [whole()], [answer(CANARY.encode())], ["hold"]):
             e.script = lambda head, _, t=tokenizer: t if b"/tokenize" in head else [SSE, STREAM_ROLE, TEXT, STREAM_DONE, "close"]
