@@ -33,7 +33,7 @@ def one(cloud, n):
 
 def main():
     with tempfile.TemporaryDirectory(prefix="seki-programs-") as d:
-        folder, real = kube.two_minors(pathlib.Path(d))
+        folder, real = kube.two_minors(pathlib.Path(d), standin_store=True)
         print(f"from {kube.OLDER} to {kube.MINOR}{'' if real else ', of which the older is not real'}")
         with kube.cloud(folder) as cloud:
             for n in range(int(sys.argv[1]) if len(sys.argv) > 1 else 3):
