@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from cloud import ApiError, GROUP, SLOW, wait_for
+from cloud import ApiError, GROUP, SLOW, until_answered, wait_for
 
 SEED = 20260301
 KILLS = 20
@@ -108,38 +108,23 @@ class Changes(threading.Thread):
         except BaseException as e:  # pylint: disable=broad-except
             self.failure = e
 
-    def until_known(self, call):
-        """call() until the server has answered; returns the status (0: success)."""
-        deadline = time.monotonic() + 60 * SLOW
-        while True:
-            try:
-                call()
-                return 0
-            except ApiError as e:
-                if e.status not in (429, 500, 503, 504):
-                    return e.status
-            except (OSError, ValueError):
-                pass
-            assert time.monotonic() < deadline, "the API does not come back"
-            time.sleep(0.02)  # the API is down: not a wait for a result
-
     def step(self):
         name = self.random.choice(NAMES)
         replicas = self.random.randint(0, MAX_REPLICAS)
         path = f"{GROUP}/namespaces/chaos/modelendpoints/{name}"
         if name not in self.wanted:
             spec = {"replicas": replicas, "engine": {"driver": "fake"}}
-            status = self.until_known(lambda: self.cloud.create("modelendpoints", "chaos", name, spec))
+            status = until_answered(lambda: self.cloud.create("modelendpoints", "chaos", name, spec))
             assert status in (0, 409), status  # 409: it is going still, or a first try was carried out
             present = {}
-            if self.until_known(lambda: present.update(self.cloud.get("modelendpoints", "chaos", name))) == 0 and "deletionTimestamp" not in present["metadata"]:
+            if until_answered(lambda: present.update(self.cloud.get("modelendpoints", "chaos", name))) == 0 and "deletionTimestamp" not in present["metadata"]:
                 self.wanted[name] = present["spec"]["replicas"]
         elif self.random.random() < 0.3:
-            assert self.until_known(lambda: self.cloud.api("DELETE", path)) in (0, 404)
+            assert until_answered(lambda: self.cloud.api("DELETE", path)) in (0, 404)
             del self.wanted[name]
         else:
             patch = {"spec": {"replicas": replicas}}
-            status = self.until_known(lambda: self.cloud.api("PATCH", path, patch, content_type="application/merge-patch+json"))
+            status = until_answered(lambda: self.cloud.api("PATCH", path, patch, content_type="application/merge-patch+json"))
             assert status == 0, status
             self.wanted[name] = replicas
 

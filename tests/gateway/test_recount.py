@@ -93,6 +93,15 @@ def cut(c, body, secret=None, end=b"five six"):
     return wait_for(lambda: records(c)[before:], what="the record")[0]
 
 
+def cut_and_asked_for(c, engine):
+    """A stream whose client leaves, and whose tokenizer holds the question."""
+    engine.tokenizer = ["hold"]
+    with RawClient(c.address("gateway")) as client:
+        client.send(post(c.secret, CHAT))
+        client.read_until(b"five six")
+    wait_for(lambda: engine.questions, what="the question")
+
+
 def adds_up(r):
     return sum(e["read"] + e["written"] for e in r["engines"]) == r["prompt_tokens"] + r["completion_tokens"] + r["hedge_loser_tokens"] + r["replayed_tokens"] + r["unseen_tokens"]
 
@@ -190,12 +199,8 @@ def test_another_replica_is_asked_when_one_has_died(cloud, engine):
 
 def test_a_gateway_that_is_killed_while_it_asks(cloud, engine):
     """The request is counted once, as one that ran: by what had come by."""
-    engine.tokenizer = ["hold"]
     before = len(records(cloud))
-    with RawClient(cloud.address("gateway")) as client:
-        client.send(post(cloud.secret, CHAT))
-        client.read_until(b"five six")
-    wait_for(lambda: engine.questions, what="the question")
+    cut_and_asked_for(cloud, engine)
     assert metric(cloud, "seki_gateway_requests_active") == 1
     cloud.kill_role("gateway", signal.SIGKILL)
     wait_for(lambda: cloud.is_ready("metrics-gateway"), what="the gateway to be back")
@@ -206,12 +211,8 @@ def test_a_gateway_that_is_killed_while_it_asks(cloud, engine):
 
 def test_one_that_stops_does_not_wait(cloud, engine):
     """Stopped while it asks: the record is there, as estimated."""
-    engine.tokenizer = ["hold"]
     before = len(records(cloud))
-    with RawClient(cloud.address("gateway")) as client:
-        client.send(post(cloud.secret, CHAT))
-        client.read_until(b"five six")
-    wait_for(lambda: engine.questions, what="the question")
+    cut_and_asked_for(cloud, engine)
     cloud.kill_role("gateway", signal.SIGTERM)
     found = wait_for(lambda: records(cloud)[before:], what="the record")
     assert [(r["outcome"], r["completion_tokens"], r.get("tokenized")) for r in found] == [("client_gone", len(WORDS), None)]

@@ -18,7 +18,7 @@ import urllib.parse
 import pytest
 
 import kube
-from cloud import GROUP, SLOW, ApiError, wait_for
+from cloud import GROUP, SLOW, ApiError, until_answered, wait_for
 from kube import Pool, inside, leftovers
 from test_storage import attached, claim, run, volume_of
 
@@ -28,22 +28,6 @@ SEED = int(os.environ.get("SEKI_CHAOS_SEED", time.time_ns() % 1000000))
 EVERY = 10  # seconds from kill to kill
 NODE_PROGRAMS = ["kubelet", "containerd", "kube-proxy", "seki-agent"]
 NS = "chaos"
-
-
-def until_answered(call, timeout=120):
-    """call() until the cloud has answered it: 0, or the status of its refusal. An answer that was lost leaves open what happened."""
-    deadline = time.monotonic() + timeout * SLOW
-    while True:
-        try:
-            call()
-            return 0
-        except ApiError as e:
-            if e.status not in (429, 500, 503, 504):
-                return e.status
-        except (OSError, ValueError, http.client.HTTPException):
-            pass
-        assert time.monotonic() < deadline, "the API does not come back"
-        time.sleep(0.1)  # it is down: not a wait for a result
 
 
 def make(cloud, name, spec):

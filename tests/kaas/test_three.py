@@ -5,8 +5,6 @@ import shutil
 import signal
 import socket
 import ssl
-import threading
-import time
 import urllib.error
 import urllib.request
 
@@ -14,55 +12,12 @@ import pytest
 
 import kube
 from cloud import ApiError, wait_for
+from writer import Writer
 
 pytestmark = pytest.mark.kube
 SPEC = {"controlPlane": {"replicas": 3}, "backup": {"intervalSeconds": 0}}
 PARTS = {"kms", "relay", *(f"{c}{m}" for c in ("etcd", "apiserver", "controllers", "scheduler") for m in ("", "-1", "-2"))}
 STAGES = ["Backup", "Store", "APIServer", "Controllers", "Scheduler", "Nodes"]
-
-
-class Writer(threading.Thread):
-    """Writes ConfigMaps, a connection for each write, as one does whose connection was cut. `refused`: answers of 500 and more, and other refusals; `cut`: tries that found no connection, or lost it."""
-
-    def __init__(self, cluster):
-        super().__init__(daemon=True)
-        pki = cluster.directory / "pki"
-        self.context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-        self.context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-        self.url = cluster.get()["status"]["endpoint"] + "/api/v1/namespaces/default/configmaps/written"
-        self.longest, self.taken, self.cut, self.refused, self.lost = 0, 0, 0, [], []
-        self.last, self.ends = time.monotonic(), threading.Event()
-        self.start()
-
-    def write(self, count):
-        body = json.dumps({"data": {"count": str(count)}}).encode()
-        r = urllib.request.Request(self.url, body, {"Content-Type": "application/merge-patch+json"}, method="PATCH")
-        with urllib.request.urlopen(r, context=self.context, timeout=30) as answer:
-            return json.load(answer)["data"]["count"]
-
-    def run(self):
-        while not self.ends.wait(0.02):
-            try:
-                assert self.write(self.taken + 1) == str(self.taken + 1)
-            except urllib.error.HTTPError as e:
-                self.refused.append((e.code, e.read()[:300]))
-                continue
-            except OSError as e:
-                self.cut += 1
-                self.lost.append(repr(e))
-                continue
-            now = time.monotonic()
-            self.taken += 1
-            self.longest, self.last = max(self.longest, now - self.last), now
-
-    def more(self, n=5, timeout=60):
-        count = self.taken
-        wait_for(lambda: self.taken > count + n, timeout, "writes")
-
-    def end(self):
-        self.ends.set()
-        self.join()
-        return f"{self.taken} writes, {self.cut} connections cut, {len(self.refused)} refused, longest {self.longest:.2f} s"
 
 
 def pids(cluster):
@@ -135,7 +90,7 @@ def test_any_may_be_killed_and_writes_go_on(made, part):
     wait_for(lambda: whole(made), 120, "all members")
     if part.endswith(" etcd"):
         part = stores(made)[part]
-    before, writer = pids(made), Writer(made)
+    before, writer = pids(made), Writer(made, limit=30)
     writer.more()
     os.kill(before[part], signal.SIGKILL)
     wait_for(lambda: pids(made).get(part, before[part]) != before[part], 60, f"another {part}")
@@ -171,7 +126,7 @@ def test_the_connections_of_clients_outlive_sekid(served, made):
 @pytest.mark.parametrize("lost", [1, 0])
 def test_a_member_whose_files_are_gone_is_replaced(made, lost):
     wait_for(lambda: whole(made), 120, "all members")
-    before, writer = pids(made), Writer(made)
+    before, writer = pids(made), Writer(made, limit=30)
     part = f"etcd-{lost}" if lost else "etcd"
     writer.more()
     os.kill(before[part], signal.SIGSTOP)  # or it would be back before its files are gone
@@ -232,7 +187,7 @@ def test_an_upgrade_goes_member_by_member_and_no_write_is_refused(tmp_path_facto
         c.wait(timeout=400)
         c.kubectl("create", "configmap", "written")
         wait_for(lambda: whole(c), 120, "all members")
-        before, writer = pids(c), Writer(c)
+        before, writer = pids(c), Writer(c, limit=30)
         writer.more()
         p = cloud.seki("-n", "demo", "cluster", "upgrade", "older", "--version", "1.37", "--timeout", "580s", check=False)
         assert p.returncode == 0 and [line.split()[0] for line in p.stderr.splitlines()] == STAGES, (p, c.get()["status"])

@@ -2,6 +2,7 @@
 
 Everything is awaited by condition with a deadline; nothing sleeps for a guess. Only processes that a Cloud started are ended by it.
 """
+import http.client
 import json
 import os
 import pathlib
@@ -36,6 +37,22 @@ def wait_for(condition, timeout=20.0, what="a condition"):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout * SLOW:.0f} s for {what}; last seen: {value!r}")
         time.sleep(0.02)
+
+
+def until_answered(call, timeout=120):
+    """call() until the cloud has answered it: 0, or the status of its refusal. An answer that was lost leaves open what happened."""
+    deadline = time.monotonic() + timeout * SLOW
+    while True:
+        try:
+            call()
+            return 0
+        except ApiError as e:
+            if e.status not in (429, 500, 503, 504):
+                return e.status
+        except (OSError, ValueError, http.client.HTTPException):
+            pass
+        assert time.monotonic() < deadline, "the API does not come back"
+        time.sleep(0.05)  # it is down: not a wait for a result
 
 
 class ApiError(Exception):
