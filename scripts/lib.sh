@@ -33,7 +33,7 @@ need_packages() {
 
 BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config libuv1-dev libssl-dev libsqlite3-dev libjansson-dev
     libcurl4-openssl-dev libyaml-dev libnghttp2-dev zlib1g-dev libp11-kit-dev libcmocka-dev node-llhttp python3 python3-venv ca-certificates)
-TEST_PACKAGES=(clang-19 libclang-rt-19-dev curl jq procps iproute2 debhelper dpkg-dev lintian mmdebstrap softhsm2 e2fsprogs)
+TEST_PACKAGES=(clang-19 libclang-rt-19-dev curl jq procps iproute2 debhelper dpkg-dev lintian mmdebstrap softhsm2 e2fsprogs tzdata)
 DEB_PACKAGES=(debhelper dpkg-dev)
 # What a cluster without nodes is made of: programs of tools/kubernetes.
 CONTROL_PLANE=(etcd etcdctl etcdutl kube-scheduler kube-controller-manager kube-apiserver)
