@@ -22,6 +22,8 @@ struct version_record; /* upgrade.h */
 /* Runs a program to its end: 0 when it says 0. ret_out (may be NULL): what it has written to its standard output, 1 MiB at most. An error has the last line of what it said. ERR_TIMEOUT, ERR_UNAVAILABLE: it is not there.
  * ERR_CANCELED: r (may be NULL) must end; the program was killed. */
 int tool_run(const char *const *argv, uint64_t timeout_ms, const struct reconcile *r, struct sbuf *ret_out, struct err *err) NODISCARD;
+/* The end of the last line that says something; "". Within `said`. Pure. */
+struct str tool_last_line(struct str said);
 
 /* ---- snapshot.c ---- */
 
@@ -58,6 +60,8 @@ int store_ask(const struct site *s, const char *noun, const char *verb, struct a
 /* The same of anything, as JSON or, for its hexadecimal numbers of members, in the simple form. Words end in NULL. */
 int store_tell(const struct site *s, const char *const *words, bool json, struct arena *a, const char **ret, struct err *err) NODISCARD;
 bool snapshot_count_parse(struct str text, int64_t *ret); /* what etcdctl has said to that */
+/* What `etcdutl snapshot status` says of a file, as JSON: its revision, which is positive. ERR_PROTOCOL, ERR_CORRUPT. Pure. */
+int snapshot_revision_parse(struct str text, int64_t *ret, struct err *err) NODISCARD;
 /* Those that are there, newest first, `max` at most in ret; removes what a killed one has left when `clean`. Returns how many. */
 size_t snapshot_list(const char *dir, struct snapshot *ret, size_t max, bool clean);
 int snapshot_remove(const char *dir, const char *id, struct err *err) NODISCARD;

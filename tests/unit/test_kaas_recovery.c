@@ -61,6 +61,27 @@ static void test_the_number_of_keys(void **state UNUSED)
     assert_false(snapshot_count_parse(STR("Error: deadline\n"), &n));
 }
 
+static void test_what_tools_say(void **state UNUSED)
+{
+    int64_t n = -1;
+    assert_int_equal(snapshot_revision_parse(STR("{\"hash\":2785120571,\"revision\":412,\"totalKey\":246}\n"), &n, NULL), 0);
+    assert_int_equal(n, 412);
+    assert_int_equal(snapshot_revision_parse(STR("{\"revision\":0}"), &n, NULL), ERR_CORRUPT);
+    assert_int_equal(snapshot_revision_parse(STR("{\"revision\":\"412\"}"), &n, NULL), ERR_CORRUPT);
+    assert_int_equal(snapshot_revision_parse(STR("[]"), &n, NULL), ERR_CORRUPT);
+    assert_int_equal(snapshot_revision_parse(STR("Error: no such file"), &n, NULL), ERR_PROTOCOL);
+    assert_int_equal(n, 412);
+    assert_true(str_eqc(tool_last_line(STR("one\n two \n\n \t\n")), "two"));
+    assert_int_equal(tool_last_line(STR("\n")).len, 0);
+    char *much = arena_alloc(arena, 1000);
+    memset(much, 'x', 999);
+    much[999] = 'y';
+    struct str end = tool_last_line(str_n(much, 1000));
+    assert_true(end.len < 300 && end.ptr + end.len == much + 1000);
+    assert_true(str_eqc(probe_failing(STR("[+]ping ok\n[-]etcd failed: reason withheld\n[-]log failed\n")), "[-]etcd failed: reason withheld"));
+    assert_int_equal(probe_failing(STR("unhealthy")).len, 0);
+}
+
 static void test_newest_first_and_what_was_begun_goes(void **state UNUSED)
 {
     static const char *const files[] = {"20260101-000000-000", "20260301-000000-000", "20260201-000000-000", "20260401-000000-000.tmp-backup", "notes"};
@@ -231,6 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names_are_times),
         cmocka_unit_test(test_the_number_of_keys),
+        cmocka_unit_test(test_what_tools_say),
         cmocka_unit_test(test_newest_first_and_what_was_begun_goes),
         cmocka_unit_test(test_what_is_no_backup_of_this_cluster_is_refused_by_name),
         cmocka_unit_test(test_programs),
