@@ -62,7 +62,7 @@ int store_tell(const struct site *s, const char *const *words, bool json, struct
 bool snapshot_count_parse(struct str text, int64_t *ret); /* what etcdctl has said to that */
 /* What `etcdutl snapshot status` says of a file, as JSON: its revision, which is positive. ERR_PROTOCOL, ERR_CORRUPT. Pure. */
 int snapshot_revision_parse(struct str text, int64_t *ret, struct err *err) NODISCARD;
-/* Those that are there, newest first, `max` at most in ret; removes what a killed one has left when `clean`. Returns how many. */
+/* Those that are there, newest first by their names, `max` at most in ret; removes what a killed one has left when `clean`. Returns how many. */
 size_t snapshot_list(const char *dir, struct snapshot *ret, size_t max, bool clean);
 int snapshot_remove(const char *dir, const char *id, struct err *err) NODISCARD;
 /* All of a cluster's; *ret_files grows by their number. */
@@ -72,11 +72,14 @@ int snapshot_remove_all(const char *dir, int *ret_files, struct err *err) NODISC
 
 void backup_metrics(struct kaas *k);
 int backup_reconcile(void *ctx, struct reconcile *r, struct err *err);
+/* Newest first by what they hold: revisions of a cluster's store only grow, over restores too, while a clock can be put back. told: status.backups, which knows revisions; one that it does not know
+ * stands where its time says, for which a time that has not come yet says nothing. Pure. */
+void backups_order(struct snapshot *there, size_t count, const json_t *told, int64_t now_ms);
 /* Whether a status tells of the backups that are there, by their names. Pure. */
 bool backups_are(const json_t *told, const struct snapshot *there, size_t count);
 /* Whether a backup is the way back from an upgrade: from one that is not done, or that was begun a few days ago. Pure. */
 bool backup_way_back(const char *id, const struct version_record *v, const json_t *obj, int64_t now_ms);
-/* The first of a list that was begun between two times; -1. Pure. */
+/* The first of such a list that was begun between two times; -1. Pure. */
 int backup_within(const struct snapshot *there, size_t count, int64_t from_ms, int64_t to_ms);
 /* When the next rehearsal is due, in wall time: sooner after one that failed. Pure. */
 int64_t drill_due_ms(const json_t *obj, int64_t every);

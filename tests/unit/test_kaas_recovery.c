@@ -216,6 +216,43 @@ static void test_backups_of_a_time_to_come_count_for_nothing(void **state UNUSED
     assert_int_equal(backup_within(there, 0, 0, 400), -1);
 }
 
+#define AHEAD "20260302-000000-000" /* taken before the clock was put back to February */
+static void test_the_newest_is_what_the_store_says_and_not_the_clock(void **state UNUSED)
+{
+    static const struct {
+        const char *there[4], *told, *order[4]; /* "": none */
+    } cases[] = {
+        /* The clock was put back between the first and the second. */
+        {{AHEAD, "20260201-000000-000", "20260201-001500-000"}, "[{'id':'" AHEAD "','revision':10},{'id':'20260201-000000-000','revision':20},{'id':'20260201-001500-000','revision':30}]", {"20260201-001500-000", "20260201-000000-000", AHEAD}},
+        /* Nobody knows anything but names. */
+        {{AHEAD, "20260201-000000-000", "20260201-001500-000"}, "{}", {"20260201-001500-000", "20260201-000000-000", AHEAD}},
+        /* Nothing was written between two: of two that are equal the one with a time that has come. */
+        {{AHEAD, "20260201-000000-000"}, "[{'id':'" AHEAD "','revision':10},{'id':'20260201-000000-000','revision':10}]", {"20260201-000000-000", AHEAD}},
+        /* One that the status does not know stands where its time says. */
+        {{AHEAD, "20260201-000000-000", "20260201-001500-000", "20260201-003000-000"}, "[{'id':'" AHEAD "','revision':10},{'id':'20260201-000000-000','revision':20},{'id':'20260201-003000-000','revision':30}]", {"20260201-003000-000", "20260201-001500-000", "20260201-000000-000", AHEAD}},
+        {{"20260201-000000-000", AHEAD}, "[{'id':'20260201-000000-000','revision':'20'},{'id':7},7]", {"20260201-000000-000", AHEAD}},
+        {{""}, "[]", {""}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct snapshot there[4] = {{.id = ""}};
+        char *text = arena_strdup(arena, cases[i].told);
+        json_t *told = NULL;
+        size_t count = 0;
+        for (char *c = text; *c; c++)
+            *c = *c == '\'' ? '"' : *c;
+        assert_int_equal(json_parse(str_of(text), 1 << 16, &told, NULL), 0);
+        for (size_t k = 0; k < 4 && cases[i].there[k] && *cases[i].there[k]; k++, count++) {
+            there[k] = (struct snapshot){.taken_ms = snapshot_id_ms(cases[i].there[k]), .revision = -1};
+            memcpy(there[k].id, cases[i].there[k], sizeof(AHEAD));
+        }
+        backups_order(there, count, told, snapshot_id_ms("20260201-010000-000"));
+        for (size_t k = 0; k < count; k++)
+            if (strcmp(there[k].id, cases[i].order[k]) != 0)
+                fail_msg("case %zu: %s stands where %s should", i, there[k].id, cases[i].order[k]);
+        json_decref(told);
+    }
+}
+
 static void test_a_rehearsal_that_failed_comes_again_soon(void **state UNUSED)
 {
     static const struct {
@@ -261,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_a_restore_is_asked_for_once),
         cmocka_unit_test(test_the_way_back_from_an_upgrade_is_kept),
         cmocka_unit_test(test_backups_of_a_time_to_come_count_for_nothing),
+        cmocka_unit_test(test_the_newest_is_what_the_store_says_and_not_the_clock),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
