@@ -22,6 +22,12 @@ static bool has_run(const struct request *q)
     return q->scan.exact ? q->scan.prompt_tokens > 0 && q->scan.completion_tokens > 0 : q->scan.content_events > 2;
 }
 
+static void tell_aside(const struct request *q, const struct snap_replica *r)
+{
+    metric_add(q->loop->gateway->metrics.put_aside, 1);
+    log_warn("a replica fails and is put aside", KV("endpoint", q->endpoint->name), KV("project", q->endpoint->project), KV("replica", r->name));
+}
+
 void attempt_release(struct request *q, enum target_outcome outcome, uint64_t busy_ms)
 {
     tally_end(q);
@@ -29,10 +35,8 @@ void attempt_release(struct request *q, enum target_outcome outcome, uint64_t bu
         return;
     trace_attempt_end(q->trace, q->status);
     q->ticket.ran = has_run(q);
-    if (!dispatch_done(&q->ticket, outcome, busy_ms))
-        return;
-    metric_add(q->loop->gateway->metrics.put_aside, 1);
-    log_warn("a replica fails and is put aside", KV("endpoint", q->endpoint->name), KV("project", q->endpoint->project), KV("replica", q->replica->name));
+    if (dispatch_done(&q->ticket, outcome, busy_ms))
+        tell_aside(q, q->replica);
 }
 
 /* ---- towards the client ---- */
@@ -180,6 +184,60 @@ static void try_another(struct request *q, int status, enum target_outcome outco
     request_refuse(q, status, timed_out ? "timeout" : "upstream_error", "server_error", timed_out ? "upstream_timeout" : "upstream_error", NULL, message);
 }
 
+/* ---- a 500: the engine's fault, or the request's own? ----
+ *
+ * An engine that is broken answers so, and one that is well, to an image that its model cannot see: if that counted against it, one tenant's request would put replicas aside for all. What another
+ * replica makes of the same request tells: when it answers so, too, nobody is to blame but the request; when it does well, the first one is. Where there is no other it counts as a failure: requests
+ * for that model have nowhere else to go. */
+
+void attempt_doubt(struct request *q, struct target *t)
+{
+    if (!q->doubted)
+        q->doubted = target_ref(t);
+}
+
+/* It was served, by another replica. One of another backend tells nothing: that is another model. */
+static void blame_doubted(struct request *q)
+{
+    const struct snap_endpoint *e = q->endpoint;
+    const struct snap_replica *doubted = NULL;
+    for (size_t i = 0; q->doubted && i < e->replica_count && !doubted; i++)
+        doubted = e->replicas[i].target == q->doubted ? &e->replicas[i] : NULL;
+    if (!doubted || q->doubted == q->replica->target || !target_blame(q->doubted, clock_mono_ms()))
+        return;
+    target_forget(q->doubted);
+    tell_aside(q, doubted);
+}
+
+/* Some replica of another server that was not tried. Several may be one server. */
+static bool has_witness(const struct request *q)
+{
+    const struct pick_wish *w = &q->ticket.wish;
+    for (size_t i = 0; i < q->endpoint->replica_count; i++) {
+        const struct target *t = q->endpoint->replicas[i].target;
+        if (!((w->tried | w->barred) & (1ull << i)) && !atomic_load(&t->closing) && t != q->replica->target)
+            return true;
+    }
+    return false;
+}
+
+/* The engine has answered 500 in full. True: another one has the request now; false: that answer is the request's. */
+static bool another_tells(struct request *q)
+{
+    struct target *t = q->replica->target;
+    bool agreed = q->doubted && q->doubted != t, runs = hedge_runs(q);
+    bool witness = agreed || runs || (q->attempts < ATTEMPTS_MAX + q->fell.extra && has_witness(q));
+    bool goes = !agreed && witness && (runs || target_may_retry(t));
+    attempt_release(q, witness ? TARGET_NEITHER : TARGET_FAILED, 0);
+    if (!goes)
+        return false;
+    attempt_doubt(q, t);
+    forget(q);
+    if (!hedge_take_over(q) && !attempt_start(q))
+        request_refuse(q, 500, "upstream_error", "server_error", "upstream_error", NULL, "The engine failed before it had answered.");
+    return true;
+}
+
 static uint64_t retry_after_ms(const struct request *q)
 {
     int64_t seconds;
@@ -210,7 +268,7 @@ static bool is_event_stream(struct str type)
 }
 
 /* Others may do better: this replica is overloaded, starting, does not know us, or is no engine at all. */
-static bool is_replica_s_own_trouble(int status)
+bool attempt_is_replica_s_trouble(int status)
 {
     return (status >= 300 && status < 400) || status == 401 || status == 403 || status == 502 || status == 503 || status == 504;
 }
@@ -219,7 +277,7 @@ static bool is_replica_s_own_trouble(int status)
 static const char *wrong_with(const struct http_head *head, char message[128])
 {
     struct str coding = http_header_get(head, "Content-Encoding");
-    if (is_replica_s_own_trouble(head->status))
+    if (attempt_is_replica_s_trouble(head->status))
         snprintf(message, 128, "The engine answered with status %d.", head->status);
     else if (coding.len && !str_ieq(coding, STR("identity")))
         snprintf(message, 128, "The engine answered in a content coding that nobody asked for.");
@@ -318,6 +376,7 @@ static void answer_engine_error(struct request *q)
 static void end_stream(struct request *q)
 {
     if (usage_scan_end(&q->scan)) {
+        blame_doubted(q);
         request_settle(q, 200, "ok");
         pass_held(q);
         http_respond_end(q->http);
@@ -341,6 +400,7 @@ static void end_whole(struct request *q)
         attempt_release(q, TARGET_FAILED, 0);
         request_refuse(q, 502, "upstream_error", "server_error", "upstream_error", NULL, "The engine's answer is no stream.");
     } else {
+        blame_doubted(q);
         request_settle(q, q->status, "ok");
         size_t n = route_headers(q, headers);
         http_respond(q->http, q->status, q->type, headers, n + answer_limit_headers(q->http->arena, q->key->limits, headers + n), sbuf_str(&q->answer));
@@ -355,10 +415,10 @@ static void on_end(void *arg)
     if (q->streaming) {
         end_stream(q);
     } else if (q->status >= 400) {
-        if (q->status >= 500) {
+        if (q->status >= 500)
             count_upstream_error(q, "status", NULL);
-            attempt_release(q, TARGET_FAILED, 0);
-        }
+        if (q->status >= 500 && !q->passed && another_tells(q))
+            return;
         if (q->passed)
             break_off(q, "upstream_error", "The engine failed in the middle of its answer, and another one did not go on.");
         else

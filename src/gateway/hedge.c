@@ -144,8 +144,11 @@ static void on_head(void *arg, const struct http_head *head)
     }
     struct str type = http_header_get(head, "Content-Type"), coding = http_header_get(head, "Content-Encoding");
     h->second->has_head = head->status == 200 && str_ieq(str_n(type.ptr, MIN(type.len, (size_t)17)), STR("text/event-stream")) && (!coding.len || str_ieq(coding, STR("identity")));
+    bool troubled = head->status >= 500 && attempt_is_replica_s_trouble(head->status);
+    if (head->status >= 500 && !troubled)
+        attempt_doubt(h->request, h->second->replica->target);
     if (!h->second->has_head)
-        lose(h, head->status >= 500 ? TARGET_FAILED : TARGET_NEITHER, "failed");
+        lose(h, troubled ? TARGET_FAILED : TARGET_NEITHER, "failed");
 }
 
 static void on_body(void *arg, struct str bytes)

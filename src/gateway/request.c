@@ -19,6 +19,8 @@ static void request_cleanup(void *arg)
         records_write(q->loop);
     usage_scan_deinit(&q->scan);
     sbuf_deinit(&q->answer);
+    if (q->doubted)
+        target_unref(q->doubted);
     snapshot_unref(q->snapshot);
     snapshot_unref(q->routing);
     snapshot_unref(q->fell.kept);

@@ -52,6 +52,7 @@ struct request {
     struct timer tick; /* while it waits */
     struct cold_hold cold; /* likewise, where nothing serves yet */
     int attempts;
+    struct target *doubted; /* it answered 500, and what another makes of the request is awaited; a reference, or NULL */
     struct {
         const struct dispatch *tried[FALL_OVERS_MAX + 1]; /* of backends that could not serve it: to be compared, and no more */
         size_t count;
@@ -104,6 +105,10 @@ struct attempt_room {
 };
 /* The same request to another replica, at which t holds a place, beside the attempt that runs. NULL: it could not even be begun. */
 struct http_call *attempt_beside(struct request *q, const struct ticket *t, const struct snap_replica *replica, struct attempt_room *room, const struct http_call_ops *ops, void *arg);
+/* Whether an answer with this status says of the replica, and not of the request, that something is wrong. */
+bool attempt_is_replica_s_trouble(int status);
+/* t answered 500 to it, which may be the fault of either: what another replica answers will tell. */
+void attempt_doubt(struct request *q, struct target *t);
 /* The attempt that runs is given up for another that was quicker. */
 void attempt_lose(struct request *q);
 /* Another one is the request's attempt from now on; its ticket is there already. replay: the head of its stream had come, and these bytes. */

@@ -33,6 +33,12 @@ struct target_set {
     struct map *by_name;
 };
 
+struct target *target_ref(struct target *t)
+{
+    atomic_fetch_add(&t->refs, 1);
+    return t;
+}
+
 void target_unref(struct target *t)
 {
     if (atomic_fetch_sub(&t->refs, 1) == 1) {
@@ -164,6 +170,22 @@ static uint64_t aside_for(int opened)
     return opened > 5 ? ASIDE_MAX_MS : MIN((uint64_t)ASIDE_MS << opened, (uint64_t)ASIDE_MAX_MS);
 }
 
+/* Those that were under way when it was put aside say nothing new. */
+static bool count_failure(struct target *t, bool tries, bool unreachable, uint64_t now_ms)
+{
+    int failures = atomic_fetch_add(&t->failures, 1) + 1;
+    bool was = atomic_load(&t->opened) && target_is_aside(t, now_ms);
+    bool open = tries || (!was && (unreachable || failures >= FAILURES_MAX));
+    if (open)
+        atomic_store(&t->aside_until_ms, now_ms + aside_for(atomic_fetch_add(&t->opened, 1)));
+    return open;
+}
+
+bool target_blame(struct target *t, uint64_t now_ms)
+{
+    return count_failure(t, false, false, now_ms);
+}
+
 bool target_end(struct target *t, bool tries, enum target_outcome outcome, uint64_t busy_ms, uint64_t now_ms)
 {
     bool open = false;
@@ -174,12 +196,7 @@ bool target_end(struct target *t, bool tries, enum target_outcome outcome, uint6
     } else if (outcome == TARGET_BUSY) {
         atomic_store(&t->aside_until_ms, now_ms + MIN(busy_ms ? busy_ms : BUSY_MS, (uint64_t)BUSY_MAX_MS));
     } else if (outcome != TARGET_NEITHER) {
-        int failures = atomic_fetch_add(&t->failures, 1) + 1;
-        /* Those that were under way when it was put aside say nothing new. */
-        bool was = atomic_load(&t->opened) && target_is_aside(t, now_ms);
-        open = tries || (!was && (outcome == TARGET_UNREACHABLE || failures >= FAILURES_MAX));
-        if (open)
-            atomic_store(&t->aside_until_ms, now_ms + aside_for(atomic_fetch_add(&t->opened, 1)));
+        open = count_failure(t, tries, outcome == TARGET_UNREACHABLE, now_ms);
     }
     if (tries)
         atomic_store(&t->trying, false);

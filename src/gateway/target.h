@@ -2,8 +2,8 @@
  *
  * A breaker with three outcomes. What a target answers is a success, a failure, or neither: one that is busy (429, or 503 with a time) is left alone for as long as it asks, which says
  * nothing about its health; nor does a client that leaves. After a failed connect, or FAILURES_MAX failures in a row, a target is put aside, each time for twice as long; then one
- * request tries it, and its outcome decides. Those that are put aside are not forbidden: they come last, and serve when nothing else does. Threads: any, without locks, but for
- * target_set, which belongs to the builder of snapshots.
+ * request tries it, and its outcome decides. Those that are put aside are not forbidden: they come last, and serve when nothing else does. Whether a 500 is a failure, or the fault of its request,
+ * may be known only when another target has had that request, too (target_blame()). Threads: any, without locks, but for target_set, which belongs to the builder of snapshots.
  */
 #ifndef SEKI_GATEWAY_TARGET_H
 #define SEKI_GATEWAY_TARGET_H
@@ -44,6 +44,7 @@ struct target_set;
 struct target_set *target_set_new(void);
 void target_set_free(struct target_set *s);
 struct target *target_take(struct target_set *s, const char *name); /* a new reference */
+struct target *target_ref(struct target *t);
 void target_unref(struct target *t);
 /* Marks those that a new snapshot, which is what loops find from now on, does not have, and unmarks the others. */
 void target_close(struct target_set *s, bool (*has)(void *arg, const char *name), void *arg);
@@ -61,6 +62,9 @@ enum target_outcome { TARGET_OK, TARGET_FAILED, TARGET_UNREACHABLE, TARGET_BUSY,
 bool target_begin(struct target *t, uint64_t now_ms);
 /* busy_ms: what it asked for, with TARGET_BUSY; 0: it did not say. True: it was put aside for failing. */
 bool target_end(struct target *t, bool tries, enum target_outcome outcome, uint64_t busy_ms, uint64_t now_ms);
+
+/* What ended there as TARGET_NEITHER was its failure after all. True: it was put aside for that. */
+bool target_blame(struct target *t, uint64_t now_ms);
 
 /* Whether a request that failed here may be sent elsewhere: one in ten, and RETRIES_MAX in a burst, so that a failure does not multiply the load of those who still serve. */
 bool target_may_retry(struct target *t);

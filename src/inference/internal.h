@@ -19,6 +19,14 @@
 #define CONTROLLER_REPLICA "modelreplica"
 #define CONTROLLER_ROUTE "modelroute"
 
+/* A server elsewhere that did not answer. */
+struct away {
+    uint64_t look_ms;   /* not before this time, monotonic; 0: at once */
+    unsigned looks;     /* in vain, one after the other */
+    int64_t generation; /* of the replica that they were for … */
+    char secret[24];    /* … and its key's version */
+};
+
 /* What a replica's controller remembers between passes; lost at a restart and found again by probing. */
 struct replica_memory {
     struct engine_liveness liveness;
@@ -28,7 +36,12 @@ struct replica_memory {
     uint64_t counters_ms;   /* when its counters were last shown, monotonic; 0: not yet */
     struct engine_tokens own; /* what it did for us, which nobody is billed for */
     uint64_t leaving_ms;    /* since when it waits for its requests to end */
+    struct away away;
 };
+
+/* How long until the next look after so many in vain: twice as long each time, ten seconds at most, and between half of that and all of it, so that those which lost one server do not all come back to
+ * it at once. */
+uint64_t away_pause_ms(unsigned looks);
 
 struct inference {
     struct manager *manager;

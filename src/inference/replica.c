@@ -4,11 +4,13 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/rnd.h"
 #include "crypto/hash.h"
 #include "inference/internal.h"
 #include "kinds/borrowed.h"
 
 #define LOADING_LOOK_MS 200u
+#define AWAY_LOOK_MAX_MS 10000u /* at a server elsewhere that does not answer */
 #define STOPPING_LOOK_MS 100u
 #define LEAVING_LOOK_MS 100u
 #define WAIT_LOOK_MS 2000u
@@ -335,7 +337,7 @@ static void restart(struct pass *p, const char *reason, const char *why)
     log_warn(p->plan.argv ? "engine is restarted" : "engine elsewhere does not serve", KV("replica", p->r->name), KV("namespace", p->r->ns), KV("reason", reason), KV("why", why));
     if (p->plan.argv && rt->ops->restart(rt, p->workload, why, &err) < 0)
         log_warn("it could not be restarted", KV("replica", p->r->name), KVE(&err));
-    p->memory = (struct replica_memory){0};
+    p->memory = (struct replica_memory){.away = p->memory.away};
 }
 
 /* The server elsewhere answers, and does not have the model: what to wait for is somebody's doing. */
@@ -352,11 +354,48 @@ static void model_is_missing(struct pass *p, const char *what)
     p->memory = (struct replica_memory){0};
 }
 
+uint64_t away_pause_ms(unsigned looks)
+{
+    uint64_t pause = MIN((uint64_t)LOADING_LOOK_MS << MIN(looks, 16u), (uint64_t)AWAY_LOOK_MAX_MS);
+    return pause / 2 + rnd_guessable_below(pause / 2 + 1);
+}
+
+/* Whether a server elsewhere that did not answer is left alone for now: a status that was written wakes us, too. When the replica's spec or its key is another one, it is asked at once. */
+static bool is_left_alone(struct pass *p)
+{
+    struct away *a = &p->memory.away;
+    uint64_t now = clock_mono_ms();
+    char secret[sizeof(a->secret)];
+    if (p->plan.argv)
+        return false;
+    snprintf(secret, sizeof(secret), "%s", json_str_or(p->r->obj, "status.secretVersion", ""));
+    if (a->generation != obj_generation(p->r->obj) || strcmp(a->secret, secret) != 0) {
+        *a = (struct away){.generation = obj_generation(p->r->obj)};
+        memcpy(a->secret, secret, sizeof(secret));
+    }
+    if (a->look_ms <= now)
+        return false;
+    p->r->requeue_ms = a->look_ms - now;
+    return true;
+}
+
+/* Until the next look. Who does not answer is waited for half of the time at most; a program that loads answers soon, a server elsewhere may be gone for days. */
+static uint64_t pause_ms(struct pass *p, uint64_t waited_ms, uint64_t limit_ms)
+{
+    if (p->plan.argv)
+        return MAX(p->probe_ms, (uint64_t)LOADING_LOOK_MS);
+    uint64_t pause = MAX(p->probe_ms, away_pause_ms(p->memory.away.looks++));
+    if (waited_ms < limit_ms)
+        pause = MIN(pause, limit_ms - waited_ms);
+    p->memory.away.look_ms = clock_mono_ms() + pause;
+    return pause;
+}
+
 static void wait_for_answer(struct pass *p, const char *what)
 {
-    uint64_t waited_s = (clock_mono_ms() - p->memory.begun_ms) / 1000, limit_s = (uint64_t)p->mr.spec.start_timeout_seconds;
+    uint64_t waited_ms = clock_mono_ms() - p->memory.begun_ms, waited_s = waited_ms / 1000, limit_s = (uint64_t)p->mr.spec.start_timeout_seconds;
     json_t *obj = p->r->obj;
-    p->r->requeue_ms = MAX(p->probe_ms, (uint64_t)LOADING_LOOK_MS); /* who does not answer is waited for half of the time at most */
+    p->r->requeue_ms = pause_ms(p, waited_ms, limit_s * 1000);
     set_condition(obj, "EngineStarted", "True", "Started", p->plan.argv ? "process %d" : "a server elsewhere", (int)p->w.pid);
     if (waited_s >= limit_s) {
         const char *why = arena_printf(p->r->arena, "not ready within %llu s: %s", (unsigned long long)limit_s, what);
@@ -398,13 +437,19 @@ static void look_at_engine(struct pass *p)
     struct engine_health h = ENGINE_HEALTH_UNKNOWN;
     struct err err = ERR_INIT;
     int64_t from_ms = clock_wall_ms();
+    if (is_left_alone(p))
+        return;
     if (p->memory.generation != p->w.generation || !p->memory.begun_ms) {
-        p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms};
+        p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms, .away = p->memory.away};
         p->memory.liveness.last_progress_ms = p->memory.liveness.last_poke_ms = clock_mono_ms();
     }
     uint64_t begun_ms = clock_mono_ms();
     int rc = p->engine->probe(&p->plan, PROBE_TIMEOUT_MS, &h, &err);
     p->probe_ms = clock_mono_ms() - begun_ms;
+    if (rc == 0 && h.serving) {
+        p->memory.away.looks = 0;
+        p->memory.away.look_ms = 0;
+    }
     if (rc == 0 && !h.serving)
         rc = err_set(&err, ERR_UNAVAILABLE, "loading the model");
     if (rc == 0 && engine_task_of(&p->mr.spec.engine) == TASK_TEXT)

@@ -250,9 +250,54 @@ static void prune(struct backing *b, const char *fresh)
         log_warn("no backup of a cluster is removed", KV("cluster", b->site.name), KV("namespace", b->site.ns), KVE(&why));
 }
 
-static void look_at_disk(struct backing *b, bool clean)
+static int64_t told_revision(const json_t *told, const char *id)
+{
+    size_t i;
+    json_t *o;
+    json_array_foreach ((json_t *)(uintptr_t)told, i, o)
+        if (!strcmp(json_str_or(o, "id", ""), id))
+            return json_int(o, "revision", -1);
+    return -1;
+}
+
+static bool is_newer(const struct snapshot *a, const struct snapshot *b, int64_t now_ms)
+{
+    int64_t then = a->taken_ms > now_ms ? 0 : a->taken_ms, other = b->taken_ms > now_ms ? 0 : b->taken_ms;
+    if (a->revision > 0 && b->revision > 0 && a->revision != b->revision)
+        return a->revision > b->revision;
+    return then != other ? then > other : strcmp(a->id, b->id) > 0;
+}
+
+void backups_order(struct snapshot *there, size_t count, const json_t *told, int64_t now_ms)
+{
+    struct snapshot *ordered = xcalloc(MAX(count, (size_t)1), sizeof(*ordered));
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++)
+        if (there[i].revision <= 0)
+            there[i].revision = told_revision(told, there[i].id);
+    for (int known = 1; known >= 0; known--) /* those of known revisions first: their order is what the others are put into */
+        for (size_t i = 0; i < count; i++) {
+            size_t at = 0;
+            if ((there[i].revision > 0) != known)
+                continue;
+            while (at < n && !is_newer(&there[i], &ordered[at], now_ms))
+                at++;
+            memmove(&ordered[at + 1], &ordered[at], (n++ - at) * sizeof(*ordered));
+            ordered[at] = there[i];
+        }
+    for (size_t i = 0; i < count; i++)
+        there[i] = ordered[i];
+    mem_free(ordered);
+}
+
+/* fresh: was taken just now, and no status tells of it yet; or NULL. */
+static void look_at_disk(struct backing *b, bool clean, const struct snapshot *fresh)
 {
     b->count = snapshot_list(b->dir, b->there, 2 * CLUSTER_BACKUPS_MAX, clean);
+    for (size_t i = 0; fresh && i < b->count; i++)
+        if (!strcmp(b->there[i].id, fresh->id))
+            b->there[i].revision = fresh->revision;
+    backups_order(b->there, b->count, json_at(b->r->obj, "status.backups"), clock_wall_ms());
 }
 
 static int take(struct backing *b, struct err *err)
@@ -269,7 +314,7 @@ static int take(struct backing *b, struct err *err)
     if (rc == ERR_CANCELED)
         return err_set(err, rc, "%s", why.msg); /* that is no failure of it */
     metric_add(rc == 0 ? b->k->backups_ok : b->k->backups_failed, 1);
-    look_at_disk(b, false);
+    look_at_disk(b, false, rc == 0 ? &fresh : NULL);
     if (rc == 0)
         prune(b, fresh.id);
     if (rc < 0 || fresh.taken_ms < b->since) /* a clock that was put back: upgrade.c mends its time */
@@ -405,7 +450,7 @@ static int step(struct backing *b, struct err *err)
     json_t *obj = b->r->obj;
     int64_t interval = b->cluster.spec.backup.interval_seconds * 1000, every = (int64_t)b->k->o.drill_ms, next = LOOK_MS;
     bool asked = is_asked(b);
-    look_at_disk(b, true);
+    look_at_disk(b, true, NULL);
     leave_nothing(b);
     int64_t now = clock_wall_ms();
     if (version_wants_backup(b->site.dir, &b->since))

@@ -127,6 +127,8 @@ int place_each(const char *root, void (*fn)(void *arg, const char *uid, const ch
 
 /* 0 when the component answers 200 to path, and, where it has a certificate, with one that our authority signed. Blocks for timeout_ms at most. */
 int probe(const struct plan *p, const char *path, const struct site *s, uint64_t timeout_ms, struct err *err) NODISCARD;
+/* The first check that a component's health page says has failed; "": it names none. Within `answer`. Pure. */
+struct str probe_failing(struct str answer);
 
 /* ---- access.c: inside the cluster ---- */
 

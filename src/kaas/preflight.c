@@ -57,6 +57,20 @@ int preflight_etcd(const char *version)
     return two_numbers(str_of(version));
 }
 
+int preflight_etcd_program(struct str said)
+{
+    struct str line;
+    char version[32];
+    if (!str_cut(&said, '\n', &line) || !str_starts(line, STR("etcd Version: ")) || !str_to_array(str_trim(str_skip(line, 14)), version, sizeof(version)))
+        return -1;
+    return preflight_etcd(version);
+}
+
+bool preflight_alarm(const char *alarms)
+{
+    return strstr(alarms, "\"alarms\"") != NULL;
+}
+
 const char *preflight_member(const char *status, const char *member, struct arena *a)
 {
     const char *at = strstr(status, arena_printf(a, "\"%s\":\"", member));
@@ -147,16 +161,11 @@ static int etcd_of(struct looking *l, const char *folder, int *ret, struct err *
 {
     const char *argv[] = {arena_printf(l->arena, "%s/etcd", folder), "--version", NULL};
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
-    char version[32];
-    struct str line;
     sbuf_init(&out, OUT_MAX);
     int rc = tool_run(argv, VERSION_TIMEOUT_MS, l->p->site->pass, &out, err);
     if (rc < 0)
         return rc;
-    struct str rest = sbuf_str(&out);
-    *ret = -1;
-    if (str_cut(&rest, '\n', &line) && str_starts(line, STR("etcd Version: ")) && str_to_array(str_trim(str_skip(line, 14)), version, sizeof(version)))
-        *ret = preflight_etcd(version);
+    *ret = preflight_etcd_program(sbuf_str(&out));
     return *ret < 0 ? err_set(err, ERR_PROTOCOL, "%s does not say its version", argv[0]) : 0;
 }
 
@@ -172,7 +181,7 @@ static int look_at_store(struct looking *l, struct err *err)
         l->reason = "StoreNotAnswering";
         return rc;
     }
-    if (strstr(alarms, "\"alarms\""))
+    if (preflight_alarm(alarms))
         return stop(l, "StoreAlarm", err, "the store has raised an alarm (no space, or a corrupt member): it would not take what an upgrade writes");
     const char *is = preflight_member(status, "version", l->arena);
     int now = preflight_etcd(is);

@@ -6,6 +6,18 @@
 #define ANSWER_MAX (64 * 1024)
 #define SAID_MAX 160
 
+/* What has failed is in the lines that begin with [-]. */
+struct str probe_failing(struct str answer)
+{
+    struct str line, said = STR("");
+    while (!said.len && str_cut(&answer, '\n', &line))
+        if (str_starts(line, STR("[-]")))
+            said = line;
+    if (said.len > SAID_MAX)
+        said.len = SAID_MAX;
+    return said;
+}
+
 int probe(const struct plan *p, const char *path, const struct site *s, uint64_t timeout_ms, struct err *err)
 {
     struct kms_said plugin;
@@ -21,12 +33,6 @@ int probe(const struct plan *p, const char *path, const struct site *s, uint64_t
         return rc;
     if (status == 200)
         return 0;
-    /* What has failed is in the lines that begin with [-]. */
-    struct str rest = str_n(body, len), line, said = STR("");
-    while (!said.len && str_cut(&rest, '\n', &line))
-        if (str_starts(line, STR("[-]")))
-            said = line;
-    if (said.len > SAID_MAX)
-        said.len = SAID_MAX;
+    struct str said = probe_failing(str_n(body, len));
     return err_set(err, ERR_UNAVAILABLE, "%s answers %d%s%.*s", path, status, said.len ? ": " : "", STR_ARG(said));
 }

@@ -22,6 +22,8 @@ struct version_record; /* upgrade.h */
 /* Runs a program to its end: 0 when it says 0. ret_out (may be NULL): what it has written to its standard output, 1 MiB at most. An error has the last line of what it said. ERR_TIMEOUT, ERR_UNAVAILABLE: it is not there.
  * ERR_CANCELED: r (may be NULL) must end; the program was killed. */
 int tool_run(const char *const *argv, uint64_t timeout_ms, const struct reconcile *r, struct sbuf *ret_out, struct err *err) NODISCARD;
+/* The end of the last line that says something; "". Within `said`. Pure. */
+struct str tool_last_line(struct str said);
 
 /* ---- snapshot.c ---- */
 
@@ -58,7 +60,9 @@ int store_ask(const struct site *s, const char *noun, const char *verb, struct a
 /* The same of anything, as JSON or, for its hexadecimal numbers of members, in the simple form. Words end in NULL. */
 int store_tell(const struct site *s, const char *const *words, bool json, struct arena *a, const char **ret, struct err *err) NODISCARD;
 bool snapshot_count_parse(struct str text, int64_t *ret); /* what etcdctl has said to that */
-/* Those that are there, newest first, `max` at most in ret; removes what a killed one has left when `clean`. Returns how many. */
+/* What `etcdutl snapshot status` says of a file, as JSON: its revision, which is positive. ERR_PROTOCOL, ERR_CORRUPT. Pure. */
+int snapshot_revision_parse(struct str text, int64_t *ret, struct err *err) NODISCARD;
+/* Those that are there, newest first by their names, `max` at most in ret; removes what a killed one has left when `clean`. Returns how many. */
 size_t snapshot_list(const char *dir, struct snapshot *ret, size_t max, bool clean);
 int snapshot_remove(const char *dir, const char *id, struct err *err) NODISCARD;
 /* All of a cluster's; *ret_files grows by their number. */
@@ -68,11 +72,14 @@ int snapshot_remove_all(const char *dir, int *ret_files, struct err *err) NODISC
 
 void backup_metrics(struct kaas *k);
 int backup_reconcile(void *ctx, struct reconcile *r, struct err *err);
+/* Newest first by what they hold: revisions of a cluster's store only grow, over restores too, while a clock can be put back. told: status.backups, which knows revisions; one that it does not know
+ * stands where its time says, for which a time that has not come yet says nothing. Pure. */
+void backups_order(struct snapshot *there, size_t count, const json_t *told, int64_t now_ms);
 /* Whether a status tells of the backups that are there, by their names. Pure. */
 bool backups_are(const json_t *told, const struct snapshot *there, size_t count);
 /* Whether a backup is the way back from an upgrade: from one that is not done, or that was begun a few days ago. Pure. */
 bool backup_way_back(const char *id, const struct version_record *v, const json_t *obj, int64_t now_ms);
-/* The first of a list that was begun between two times; -1. Pure. */
+/* The first of such a list that was begun between two times; -1. Pure. */
 int backup_within(const struct snapshot *there, size_t count, int64_t from_ms, int64_t to_ms);
 /* When the next rehearsal is due, in wall time: sooner after one that failed. Pure. */
 int64_t drill_due_ms(const json_t *obj, int64_t every);

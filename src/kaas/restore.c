@@ -57,14 +57,16 @@ static int move(const char *from, const char *to, struct err *err)
 static int choose(struct going_back *g, const char *dir, char id[BACKUP_ID_MAX], struct err *err)
 {
     struct str rest = str_of(g->request), first;
-    struct snapshot newest;
+    struct snapshot *there = ARENA_ARRAY(g->r->arena, struct snapshot, 2 * CLUSTER_BACKUPS_MAX);
     if (!str_cut(&rest, ' ', &first) || !str_to_array(first, id, BACKUP_ID_MAX))
         return err_set(err, ERR_INVALID, "%.40s is no name of a backup, nor latest", g->request);
     if (strcmp(id, "latest") != 0)
         return 0;
-    if (!snapshot_list(dir, &newest, 1, false))
+    size_t count = snapshot_list(dir, there, 2 * CLUSTER_BACKUPS_MAX, false);
+    if (!count)
         return err_set(err, ERR_NOT_FOUND, "there is no backup of this cluster");
-    memcpy(id, newest.id, BACKUP_ID_MAX);
+    backups_order(there, count, json_at(g->r->obj, "status.backups"), clock_wall_ms());
+    memcpy(id, there[0].id, BACKUP_ID_MAX);
     return 0;
 }
 

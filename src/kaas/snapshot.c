@@ -60,16 +60,6 @@ const char *snapshot_dir(const char *data_dir, const char *uid, struct arena *a)
     arena_printf(a, "--endpoints=https://%s:%d", (port) == PORT_ETCD ? store_address(s) : (s)->address, port), arena_printf(a, "--cacert=%s/pki/etcd-ca.crt", (s)->dir), arena_printf(a, "--cert=%s/pki/apiserver-etcd-client.crt", (s)->dir), \
         arena_printf(a, "--key=%s/pki/apiserver-etcd-client.key", (s)->dir), "--dial-timeout=5s", "--command-timeout=50s"
 
-static int answer(const struct site *s, const char *const *argv, json_t **ret, struct err *err)
-{
-    CLEANUP(sbuf_deinit) struct sbuf out = {0};
-    sbuf_init(&out, OUT_MAX);
-    int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, &out, err);
-    if (rc == 0 && json_parse(str_trim(sbuf_str(&out)), OUT_MAX, ret, NULL) < 0)
-        rc = err_set(err, ERR_PROTOCOL, "%s did not answer JSON", argv[0]);
-    return rc;
-}
-
 int store_tell(const struct site *s, const char *const *words, bool json, struct arena *a, const char **ret, struct err *err)
 {
     const char *argv[16] = {arena_printf(a, "%s/etcdctl", s->programs), json ? "--write-out=json" : "--write-out=simple", STORE_FLAGS(s, a, PORT_ETCD)};
@@ -101,6 +91,18 @@ bool snapshot_count_parse(struct str text, int64_t *ret)
     return false;
 }
 
+int snapshot_revision_parse(struct str text, int64_t *ret, struct err *err)
+{
+    JSON_AUTO doc = NULL;
+    if (json_parse(str_trim(text), OUT_MAX, &doc, NULL) < 0)
+        return err_set(err, ERR_PROTOCOL, "etcdutl did not answer JSON");
+    int64_t revision = json_int(doc, "revision", 0);
+    if (revision <= 0)
+        return err_set(err, ERR_CORRUPT, "the snapshot has no revision");
+    *ret = revision;
+    return 0;
+}
+
 int snapshot_count(const struct site *s, uint16_t port, int64_t revision, struct arena *a, int64_t *ret, struct err *err)
 {
     const char *argv[] = {arena_printf(a, "%s/etcdctl", s->programs), STORE_FLAGS(s, a, port), "get", "", "--from-key", "--count-only", "--write-out=fields",
@@ -122,11 +124,10 @@ static int save(const struct site *s, const char *file, struct arena *a, struct 
 static int look_at(const struct site *s, const char *file, struct arena *a, int64_t *ret_revision, struct err *err)
 {
     const char *argv[] = {arena_printf(a, "%s/etcdutl", s->programs), "snapshot", "status", file, "--write-out=json", NULL};
-    JSON_AUTO doc = NULL;
-    int rc = answer(s, argv, &doc, err);
-    if (rc == 0 && (*ret_revision = json_int(doc, "revision", 0)) <= 0)
-        rc = err_set(err, ERR_CORRUPT, "the snapshot has no revision");
-    return rc;
+    CLEANUP(sbuf_deinit) struct sbuf out = {0};
+    sbuf_init(&out, OUT_MAX);
+    int rc = tool_run(argv, TOOL_TIMEOUT_MS, s->pass, &out, err);
+    return rc < 0 ? rc : snapshot_revision_parse(sbuf_str(&out), ret_revision, err);
 }
 
 /* The data directory of one member of a store of so many. */

@@ -34,7 +34,7 @@ static void take(int *fd, struct sbuf *into)
         sbuf_add(into, str_n(piece, (size_t)n));
 }
 
-static struct str last_line(struct str said)
+struct str tool_last_line(struct str said)
 {
     struct str line, last = STR("");
     while (str_cut(&said, '\n', &line))
@@ -47,7 +47,7 @@ static struct str last_line(struct str said)
 
 static int judge(const char *name, int status, bool timely, const struct sbuf *said, struct err *err)
 {
-    struct str last = last_line(sbuf_str(said));
+    struct str last = tool_last_line(sbuf_str(said));
     if (!timely)
         return err_set(err, ERR_TIMEOUT, "%s was not done in time%s%.*s", name, last.len ? ": " : "", STR_ARG(last));
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)

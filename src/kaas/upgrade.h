@@ -50,6 +50,8 @@ struct preflight {
 int preflight(const struct preflight *p, struct arena *a, const char **ret_reason, struct err *err) NODISCARD;
 /* Pure parts of it. "3.7.3" → 3007; -1. "v1.37.2" → 37; -1. */
 int preflight_etcd(const char *version);
+int preflight_etcd_program(struct str said); /* the same of what `etcd --version` prints */
+bool preflight_alarm(const char *alarms);     /* whether etcdctl's list of alarms, as JSON, has any: without one it has no list */
 /* The text of a member ("version", "storageVersion") in what etcdctl says of the store's status; "": there is none. In a. */
 const char *preflight_member(const char *status, const char *member, struct arena *a);
 int preflight_kubelet(const char *version);

@@ -71,7 +71,7 @@ int cluster_node_network(const struct cluster *c, struct cluster_network *ret, s
 
 static const struct field plane_fields[] = {
     {.name = "replicas", .type = FIELD_INT, .flags = FIELD_IMMUTABLE, .offset = PLANE(replicas), .min = 1, .max = 3, .def = "1", .help = "how many of each component there are: 1, or 3, of which any may fail; it cannot change later"},
-    {.name = "size", .type = FIELD_ENUM, .offset = PLANE(size), .values = "Small|Medium|Large", .def = "\"Small\"", .help = "how much memory its components keep to, how much its store may hold (2, 4, 8 GiB) and how many requests it takes at a time"},
+    {.name = "size", .type = FIELD_ENUM, .offset = PLANE(size), .values = "Small|Medium|Large", .def = "\"Small\"", .help = "how much memory its components keep to, how much its store may hold (2, 4, 8 GiB) and how many requests it takes at a time. Another one restarts its components at once"},
     {0},
 };
 static const struct field network_fields[] = {
@@ -87,7 +87,7 @@ static const struct field backup_fields[] = {
     {0},
 };
 static const struct field audit_fields[] = {
-    {.name = "policy", .type = FIELD_ENUM, .offset = AUDIT(policy), .values = "None|Metadata|Request|RequestResponse", .def = "\"Metadata\"", .help = "how much its API server writes of each request; of Secrets, ConfigMaps and tokens never more than Metadata. Another one restarts the API server"},
+    {.name = "policy", .type = FIELD_ENUM, .offset = AUDIT(policy), .values = "None|Metadata|Request|RequestResponse", .def = "\"Metadata\"", .help = "how much its API server writes of each request; of Secrets, ConfigMaps and tokens never more than Metadata. Another one restarts the API server at once"},
     {0},
 };
 static const struct field spec_fields[] = {
@@ -97,7 +97,7 @@ static const struct field spec_fields[] = {
     {.name = "endpointNames", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoint_names), .list_type = LIST_SET, .max = ENDPOINT_NAMES_MAX, .help = "further DNS names and addresses under which clients reach its API server"},
     {.name = "audit", .type = FIELD_OBJECT, .offset = SPEC(audit), .sub = audit_fields, .sub_size = sizeof(((struct cluster *)0)->spec.audit), .def = "{}", .help = "its audit log"},
     {.name = "oidc", .type = FIELD_OBJECT, .offset = FIELD_NO_MEMBER, .sub = cluster_oidc_fields, .help = "an issuer of people's tokens of the cluster's own, beside those of its tenant; nothing restarts when it changes"},
-    {.name = "maintenanceWindow", .type = FIELD_OBJECT, .flags = FIELD_POINTER, .offset = SPEC(maintenance_window), .sub = maintenance_fields, .sub_size = sizeof(struct maintenance_window), .help = "when an upgrade may begin that spec.version asks for; absent: at any time. `seki cluster upgrade --now` does not wait for it"},
+    {.name = "maintenanceWindow", .type = FIELD_OBJECT, .flags = FIELD_POINTER, .offset = SPEC(maintenance_window), .sub = maintenance_fields, .sub_size = sizeof(struct maintenance_window), .help = "when an upgrade may begin that spec.version asks for; absent: at any time. `seki cluster upgrade --now` does not wait for it, nor does another size or audit policy"},
     {.name = "backup", .type = FIELD_OBJECT, .offset = SPEC(backup), .sub = backup_fields, .sub_size = sizeof(((struct cluster *)0)->spec.backup), .def = "{}", .help = "how its store is backed up"},
     {0},
 };

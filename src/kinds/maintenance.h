@@ -1,9 +1,12 @@
-/* When a Cluster may be disturbed (spec.maintenanceWindow): on some days of the week, from a time of day on, for so long, by the clocks of a time zone.
+/* When an upgrade of a Cluster may begin by itself (spec.maintenanceWindow): on some days of the week, from a time of day on, for so long, by the clocks of a time zone.
  *
  *   maintenanceWindow: {days: [Saturday, Sunday], start: "02:00", durationMinutes: 240, timeZone: Asia/Tokyo}
  *
  * What begins at 23:00 lasts into the next day, and belongs to the day on which it begins. It lasts as long as it says by a stopwatch, also where clocks are put on or back meanwhile. A start that
  * the clocks skip comes an hour later; one that they show twice is the first. Threads: any.
+ *
+ * Nothing else waits for it. Another size or audit policy restarts components, too, but when it is written: that takes no longer than their restart, the next write takes it back, and it is what
+ * mends a full store or looks into an incident. An upgrade takes longer, restarts nodes, and has no way back but a restore.
  */
 #ifndef SEKI_KINDS_MAINTENANCE_H
 #define SEKI_KINDS_MAINTENANCE_H

@@ -18,12 +18,12 @@
 #define LOOK_TIMEOUT_MS 2000u
 #define ANSWER_MAX (64 * 1024)
 
-static volatile int stop;
+static atomic_bool stop; /* set by a signal, read by all threads */
 static _Atomic unsigned ready;
 
 static void on_stop(int signo UNUSED)
 {
-    stop = 1;
+    atomic_store(&stop, true);
 }
 
 int api_relay_place(const char *text, uint32_t *ret_address, uint16_t *ret_port, struct err *err)
@@ -50,7 +50,7 @@ struct looked_at {
 static void *look(void *arg)
 {
     const struct looked_at *l = arg;
-    while (!stop) {
+    while (!atomic_load(&stop)) {
         const struct fetch_options o = {.address = l->url, .path = "/readyz", .ca_file = l->ca, .timeout_ms = LOOK_TIMEOUT_MS, .max_body_bytes = ANSWER_MAX};
         CLEANUP(mem_freep) char *body = NULL;
         size_t len;
@@ -114,12 +114,12 @@ static int serve(char **argv, struct err *err)
     for (; rc == 0 && started < o.apis.count; started++)
         if (pthread_create(&threads[started], NULL, look, &looked[started]) != 0) {
             rc = err_set(err, ERR_INTERNAL, "no thread could be made");
-            stop = 1;
+            atomic_store(&stop, true);
             break;
         }
     if (rc == 0)
         rc = relay_run(&o, &stop, err);
-    stop = 1;
+    atomic_store(&stop, true);
     for (size_t i = 0; i < started; i++)
         pthread_join(threads[i], NULL);
     return rc;

@@ -31,11 +31,11 @@ struct gate {
     int first, count; /* of nodes: the nth has address first + n, and the nth /24 of the pods' network */
 };
 
-static volatile int stop;
+static atomic_bool stop;
 
 static void on_stop(int signo UNUSED)
 {
-    stop = 1;
+    atomic_store(&stop, true);
 }
 
 static int load(const char *dir, json_t **doc, struct gate *g, struct err *err)

@@ -50,6 +50,6 @@ struct relay_options {
     struct balance *balance; /* Services of type LoadBalancer: accepted where it listens → pods, in the hub; NULL: none */
 };
 /* Until *stop; looks at it once a second and after signals. */
-int relay_run(const struct relay_options *o, const volatile int *stop, struct err *err) NODISCARD;
+int relay_run(const struct relay_options *o, const atomic_bool *stop, struct err *err) NODISCARD;
 
 #endif

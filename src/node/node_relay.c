@@ -383,7 +383,7 @@ static void expire(struct relay *r)
     watch_listeners(r, r->count < PAIRS_MAX);
 }
 
-int relay_run(const struct relay_options *o, const volatile int *stop, struct err *err)
+int relay_run(const struct relay_options *o, const atomic_bool *stop, struct err *err)
 {
     struct relay r = {.o = o, .epoll = epoll_create1(EPOLL_CLOEXEC)};
     struct epoll_event events[EVENTS];
@@ -395,7 +395,7 @@ int relay_run(const struct relay_options *o, const volatile int *stop, struct er
     epoll_ctl(r.epoll, EPOLL_CTL_ADD, o->egress_listener, &(struct epoll_event){.events = EPOLLIN, .data.ptr = (void *)(uintptr_t)&o->egress_listener});
     if (o->balance)
         epoll_ctl(r.epoll, EPOLL_CTL_ADD, balance_fd(o->balance), &(struct epoll_event){.events = EPOLLIN, .data.ptr = o->balance});
-    while (!*stop) {
+    while (!atomic_load(stop)) {
         int n = epoll_wait(r.epoll, events, EVENTS, TICK_MS);
         for (int i = 0; i < n; i++) {
             const void *who = events[i].data.ptr;

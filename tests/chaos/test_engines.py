@@ -452,6 +452,51 @@ class Silent:
         self.socket.close()
 
 
+class Refusing(threading.Thread):
+    """Accepts, counts, and hangs up."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen()
+        self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
+        self.asked = 0
+        self.start()
+
+    def run(self):
+        try:
+            while True:
+                self.socket.accept()[0].close()
+                self.asked += 1
+        except OSError:
+            pass  # closed
+
+    def stop(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.join()
+        self.socket.close()
+
+
+def test_a_server_that_is_away_is_asked_less_and_less(own_cloud, tmp_path):
+    cloud = own_cloud()
+    cloud.project("demo")
+    away = Refusing()
+    try:
+        with Remote(tmp_path) as remote:
+            cloud.create("modelendpoints", "demo", "fake", {"engine": {"driver": "openai", "url": f"http://{away.address}/v1", "remoteModel": "big"}})
+            cloud.wait_condition("modelendpoints", "demo", "fake", status="False", reason="ServerUnavailable")
+            wait_for(lambda: re.match("waiting (5|10) s", cloud.condition("modelreplicas", "demo", "fake-0").get("message", "")), 60, "five seconds to have passed")
+            assert 3 <= away.asked <= 12, "not five times a second"
+            # The next look there would come seconds later: another server is asked at once.
+            begun = time.monotonic()
+            patch(cloud, "modelendpoints", "fake", {"engine": {"url": f"http://{remote.address}/v1"}})
+            cloud.wait_condition("modelendpoints", "demo", "fake")
+            assert time.monotonic() - begun < 2.5 * SLOW
+    finally:
+        away.stop()
+
+
 def test_one_projects_silent_engines_hold_up_nobody_else(own_cloud):
     cloud = own_cloud()
     cloud.project("demo")

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from cloud import Cloud, wait_for
+from cloud import GROUP, Cloud, wait_for
 from exposition import parse
 from wire import OK_BODY, RawClient, Upstream, answer
 
@@ -154,6 +154,57 @@ def test_an_engine_that_fails_is_put_aside_and_found_again(two, engine):
     assert put_aside(two) > before
     engine.script = list(GOOD)
     assert ask(two).status == 200  # it comes last, but there is no other
+
+
+@pytest.fixture
+def apart(two):
+    """Two servers behind one name."""
+    servers = [Upstream(), Upstream()]
+    name = f"apart-{servers[0].url.split(':')[-1].split('/')[0]}"
+    two.create("modelendpoints", "demo", name, {"engine": {"driver": "openai", "remoteModel": "m"}, "replicas": 2, "servers": [{"url": s.url} for s in servers]})
+    wait_for(lambda: two.get("modelendpoints", "demo", name).get("status", {}).get("readyReplicas") == 2, what="both servers")
+    wait_for(lambda: two.gateway_status(f"/models/{name}", two.secret) == 200, what="the model")
+    yield name, servers
+    two.api("DELETE", f"{GROUP}/namespaces/demo/modelendpoints/{name}")
+    for s in servers:
+        s.stop()
+
+
+def blind(head, body):
+    """As llama.cpp with a model that has no eyes."""
+    if b"image_url" in body:
+        return [answer(b'{"error":{"code":500,"message":"image input is not supported","type":"server_error"}}', 500)]
+    return GOOD if b'"stream"' in body else [answer()]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_request_that_no_replica_can_serve_puts_none_aside(two, apart, stream):
+    """One tenant's images to a model of text: it is told what the engine says, and nobody else notices."""
+    name, servers = apart
+    for s in servers:
+        s.script = blind
+    before = put_aside(two)
+    image = {**CHAT, "model": name, "stream": stream, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]}
+    for _ in range(8):
+        got = ask(two, image)
+        assert got.status == 500 and got.json()["error"]["message"] == "image input is not supported"
+    assert put_aside(two) == before
+    assert all(len(s.requests) == 8 for s in servers), "each was asked what it makes of it"
+    assert ask(two, {**CHAT, "model": name}).status == 200
+
+
+def test_a_replica_that_alone_answers_500_is_put_aside(two, apart):
+    """No client sees it, and after three in a row it is not asked any more."""
+    name, (broken, well) = apart
+    broken.script = [answer(b'{"error":{"code":500,"message":"out of memory","type":"server_error"}}', 500)]
+    well.script = lambda head, body: GOOD if b'"stream"' in body else [answer()]
+    before = put_aside(two)
+
+    def aside():
+        assert ask(two, {**CHAT, "model": name}).status == 200 and ask(two, {**STREAM, "model": name}).status == 200
+        return put_aside(two) > before
+    wait_for(aside, what="the broken one to be put aside")
+    assert len(broken.requests) >= 3
 
 
 def test_busy_is_no_failure(two, engine):

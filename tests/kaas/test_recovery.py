@@ -11,6 +11,7 @@ import pytest
 
 import kube
 from cloud import GROUP, KUBECTL, wait_for
+from jumpy import Jumpy
 
 pytestmark = pytest.mark.kube
 CANARY = "canary-of-the-shop-7f3a"
@@ -236,6 +237,24 @@ def test_what_is_lost_comes_back_from_a_backup(served, made):
     made.wait()
     assert open(made.kubeconfig).read() == config
     made.kubectl("-n", "shop", "get", "secret", "canary")
+
+
+def test_the_newest_is_found_though_the_clock_was_put_back(kubernetes):
+    """What was backed up while the clock was an hour ahead is older than all that came after, whatever its name says."""
+    with kube.cloud(kubernetes, kind=Jumpy) as c:
+        made = kube.Cluster(c, "demo", "two", {"backup": {"intervalSeconds": 0, "keep": 2}})
+        made.wait()
+        c.jump.write_text("3600\n")
+        ahead = [backup(made)["id"] for _ in range(2)]
+        c.jump.write_text("0\n")
+        made.kubectl("create", "configmap", "later", "--from-literal=a=b")
+        newest = backup(made)["id"]
+        assert newest < ahead[0], "its name is of an earlier time"
+        assert [b["id"] for b in made.get()["status"]["backups"]] == [newest, ahead[1]] and sorted(p.name for p in backups(made).iterdir()) == [newest, ahead[1]]
+        made.kubectl("delete", "configmap", "later")
+        c.seki("-n", "demo", "cluster", "restore", "two")
+        assert made.get()["status"]["restore"]["backup"] == newest
+        made.kubectl("get", "configmap", "later")
 
 
 @pytest.mark.core

@@ -59,6 +59,26 @@ def test_an_upgrade_waits_for_its_window_unless_it_is_told_not_to(served):
     c.delete()
 
 
+def test_a_change_of_size_or_audit_policy_does_not_wait(served):
+    """Who asks for either wants it now: the window is for upgrades, and one that waits for it goes on waiting."""
+    begins = datetime.datetime.now(UTC) + datetime.timedelta(hours=30)
+    c = kube.Cluster(served, "demo", "three", {"version": "1.36", "backup": {"intervalSeconds": 0}, "maintenanceWindow": window(begins)})
+    c.wait(timeout=300)
+    patch(c, {"version": "1.37"})
+    c.wait("False", "WaitingForWindow", kind="Upgraded")
+    before = c.pids()
+    patch(c, {"audit": {"policy": "Request"}})
+    wait_for(lambda: c.pids().get("apiserver") not in (None, before["apiserver"]), 60, "the API server to restart")
+    c.wait(timeout=120)
+    assert c.pids()["etcd"] == before["etcd"]
+    patch(c, {"controlPlane": {"size": "Medium"}})
+    wait_for(lambda: c.pids().get("etcd") not in (None, before["etcd"]), 60, "its store to restart")
+    c.wait(timeout=120)
+    seen = c.get()["status"]
+    assert upgraded(c)["reason"] == "WaitingForWindow" and "upgrade" not in seen and seen["minor"] == "1.36"
+    c.delete()
+
+
 def test_in_its_window_an_upgrade_begins_by_itself(served):
     """The window's beginning is moved to the past while an upgrade waits for it; then, that it is the clock which opens it."""
     now = datetime.datetime.now(UTC)

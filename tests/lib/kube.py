@@ -81,11 +81,11 @@ def node_programs(directory):
 
 
 @contextlib.contextmanager
-def cloud(folder, projects=("demo",), **options):
+def cloud(folder, projects=("demo",), kind=Cloud, **options):
     """A Cloud with the programs of a folder that looks at its clusters twice a second; options of sekid with _ for -. At its end nothing of a cluster runs, whatever a test left.
     projects: names; with a tenant of another name: NAME, TENANT."""
     settings = {"kubernetes-dir": folder, "kubernetes-probe-interval": "500ms", **{k.replace("_", "-"): v for k, v in options.items()}}
-    c = Cloud(options=settings)
+    c = kind(options=settings)
     try:
         with c:
             for p in projects:

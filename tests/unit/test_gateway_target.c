@@ -42,6 +42,29 @@ static void three_failures_in_a_row(void **state)
     target_unref(t);
 }
 
+static void blame_that_comes_later_counts_as_well(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "blamed");
+    for (int i = 0; i < 3; i++)
+        assert_false(goes(t, TARGET_NEITHER, 0, 1000));
+    assert_false(target_blame(t, 1000));
+    assert_false(target_blame(t, 1000));
+    assert_false(goes(t, TARGET_OK, 0, 1000)); /* not in a row */
+    assert_false(target_blame(t, 1000));
+    assert_false(goes(t, TARGET_FAILED, 0, 1000));
+    assert_true(target_blame(t, 1000));
+    assert_true(target_is_aside(t, 1999));
+    assert_false(target_blame(t, 1000)); /* what was under way then says nothing new */
+    bool tries = target_begin(t, 2000);
+    assert_true(tries);
+    assert_false(target_end(t, tries, TARGET_NEITHER, 0, 2000)); /* a 500, again */
+    assert_true(target_blame(t, 2000));
+    assert_true(target_is_aside(t, 3999)); /* twice as long */
+    assert_int_equal(atomic_load(&t->in_flight), 0);
+    target_unref(t);
+}
+
 static void one_request_tries_it(void **state)
 {
     (void)state;
@@ -158,7 +181,7 @@ static void they_outlive_who_forgets_them(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(three_failures_in_a_row), cmocka_unit_test(one_request_tries_it), cmocka_unit_test(busy_is_no_failure),
+        cmocka_unit_test(three_failures_in_a_row), cmocka_unit_test(blame_that_comes_later_counts_as_well), cmocka_unit_test(one_request_tries_it), cmocka_unit_test(busy_is_no_failure),
         cmocka_unit_test(the_wait_has_an_end),     cmocka_unit_test(retries_have_a_budget), cmocka_unit_test(they_outlive_who_forgets_them),
         cmocka_unit_test(indexes_have_an_end),
     };

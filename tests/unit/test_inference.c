@@ -131,11 +131,28 @@ static void test_the_path_of_a_file(void **state)
     assert_string_equal(path, "/");
 }
 
+static void test_a_server_that_is_away_is_asked_less_and_less(void **state UNUSED)
+{
+    static const uint64_t most[] = {200, 400, 800, 1600, 3200, 6400, 10000, 10000};
+    for (size_t i = 0; i < ARRAY_LEN(most); i++) {
+        uint64_t least_seen = UINT64_MAX, most_seen = 0;
+        for (int n = 0; n < 1000; n++) {
+            uint64_t ms = away_pause_ms((unsigned)i);
+            least_seen = MIN(least_seen, ms);
+            most_seen = MAX(most_seen, ms);
+        }
+        assert_true(least_seen >= most[i] / 2 && most_seen <= most[i]);
+        assert_true(most_seen - least_seen > most[i] / 4); /* not all at once */
+    }
+    assert_true(away_pause_ms(UINT32_MAX) <= 10000 && away_pause_ms(UINT32_MAX) >= 5000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_where_models_may_lie, set_up, tear_down),
         cmocka_unit_test(test_the_path_of_a_file),
+        cmocka_unit_test(test_a_server_that_is_away_is_asked_less_and_less),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

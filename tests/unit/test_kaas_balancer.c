@@ -155,7 +155,7 @@ static void test_what_may_be_reached(void **state UNUSED)
 
 /* ---- the gate ---- */
 
-static volatile int stop;
+static atomic_bool stop;
 static struct relay_options options;
 
 static void *relay_thread(void *arg UNUSED)
@@ -236,7 +236,7 @@ static void test_connections_go_to_a_pod_that_answers(void **state UNUSED)
     assert_non_null(json_object_get(json_at(said, "failed"), key));
     json_decref(said);
     close(holder);
-    stop = 0;
+    atomic_store(&stop, false);
     pthread_create(&thread, NULL, relay_thread, NULL);
     int client = -1;
     for (uint64_t until = clock_mono_ms() + 60000; client < 0 && clock_mono_ms() < until; usleep(5000))
@@ -278,7 +278,7 @@ static void test_connections_go_to_a_pod_that_answers(void **state UNUSED)
     put_table(dir, 5, open_to_all);
     json_decref(wait_said(dir, 5));
     assert_int_equal(file_remove_tree(aside, NULL), 0);
-    stop = 1;
+    atomic_store(&stop, true);
     pthread_join(thread, NULL);
     balance_free(options.balance);
     close(options.api_listener);

@@ -247,7 +247,7 @@ static int listen_at(const char *address, uint16_t *port, bool nonblocking)
     return fd;
 }
 
-static volatile int stop;
+static atomic_bool stop;
 static struct relay_options options;
 
 static void *relay(void *arg UNUSED)
@@ -296,7 +296,7 @@ static void test_one_that_cannot_be_reached_is_passed_over(void **state UNUSED)
     /* Two of three listen at one port; that of the second is closed. */
     struct member a = {listen_at("127.0.0.1", &port, false), 'a'}, c = {listen_at("127.0.0.3", &port, false), 'c'};
     options = (struct relay_options){.api_listener = listen_at("127.0.0.1", &front, true), .egress_listener = -1, .hub = -1, .outside = -1, .apis = {{0x7f000001, 0x7f000002, 0x7f000003}, 3, port, &ready}};
-    stop = 0;
+    atomic_store(&stop, false);
     assert_int_equal(pthread_create(&thread, NULL, relay, NULL), 0);
     assert_int_equal(pthread_create(&first, NULL, member, &a), 0);
     assert_int_equal(pthread_create(&third, NULL, member, &c), 0);
@@ -316,7 +316,7 @@ static void test_one_that_cannot_be_reached_is_passed_over(void **state UNUSED)
     pthread_join(first, NULL);
     pthread_join(third, NULL);
     assert_int_equal(who_answers(front, NULL), '-'); /* closed at once, not left to wait */
-    stop = 1;
+    atomic_store(&stop, true);
     pthread_join(thread, &failed);
     assert_null(failed);
     close(options.api_listener);

@@ -189,7 +189,7 @@ static void test_what_a_gate_dials(void **state UNUSED)
 
 /* ---- the relay, all of it in this network namespace ---- */
 
-static volatile int stop;
+static atomic_bool stop;
 static struct relay_options options;
 
 static void *relay_thread(void *arg UNUSED)
@@ -258,7 +258,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
                                      .reach = {0x0ac90000, 0xffffff00, 0x7f000000, 0xff000000, 0x0ac90001}};
     fcntl(options.api_listener, F_SETFL, O_NONBLOCK);
     fcntl(options.egress_listener, F_SETFL, O_NONBLOCK);
-    stop = 0;
+    atomic_store(&stop, false);
     pthread_create(&thread, NULL, relay_thread, NULL);
     int client = connect_to(egress_port);
     int n = snprintf(head, sizeof(head), "CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: x\r\n\r\n", target_port);
@@ -290,7 +290,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
     read_exactly(client, answer, 12);
     assert_memory_equal(answer, "HTTP/1.1 403", 12);
     close(client);
-    stop = 1;
+    atomic_store(&stop, true);
     pthread_join(thread, NULL);
     close(options.api_listener);
     close(options.egress_listener);

@@ -61,6 +61,27 @@ static void test_the_number_of_keys(void **state UNUSED)
     assert_false(snapshot_count_parse(STR("Error: deadline\n"), &n));
 }
 
+static void test_what_tools_say(void **state UNUSED)
+{
+    int64_t n = -1;
+    assert_int_equal(snapshot_revision_parse(STR("{\"hash\":2785120571,\"revision\":412,\"totalKey\":246}\n"), &n, NULL), 0);
+    assert_int_equal(n, 412);
+    assert_int_equal(snapshot_revision_parse(STR("{\"revision\":0}"), &n, NULL), ERR_CORRUPT);
+    assert_int_equal(snapshot_revision_parse(STR("{\"revision\":\"412\"}"), &n, NULL), ERR_CORRUPT);
+    assert_int_equal(snapshot_revision_parse(STR("[]"), &n, NULL), ERR_CORRUPT);
+    assert_int_equal(snapshot_revision_parse(STR("Error: no such file"), &n, NULL), ERR_PROTOCOL);
+    assert_int_equal(n, 412);
+    assert_true(str_eqc(tool_last_line(STR("one\n two \n\n \t\n")), "two"));
+    assert_int_equal(tool_last_line(STR("\n")).len, 0);
+    char *much = arena_alloc(arena, 1000);
+    memset(much, 'x', 999);
+    much[999] = 'y';
+    struct str end = tool_last_line(str_n(much, 1000));
+    assert_true(end.len < 300 && end.ptr + end.len == much + 1000);
+    assert_true(str_eqc(probe_failing(STR("[+]ping ok\n[-]etcd failed: reason withheld\n[-]log failed\n")), "[-]etcd failed: reason withheld"));
+    assert_int_equal(probe_failing(STR("unhealthy")).len, 0);
+}
+
 static void test_newest_first_and_what_was_begun_goes(void **state UNUSED)
 {
     static const char *const files[] = {"20260101-000000-000", "20260301-000000-000", "20260201-000000-000", "20260401-000000-000.tmp-backup", "notes"};
@@ -195,6 +216,43 @@ static void test_backups_of_a_time_to_come_count_for_nothing(void **state UNUSED
     assert_int_equal(backup_within(there, 0, 0, 400), -1);
 }
 
+#define AHEAD "20260302-000000-000" /* taken before the clock was put back to February */
+static void test_the_newest_is_what_the_store_says_and_not_the_clock(void **state UNUSED)
+{
+    static const struct {
+        const char *there[4], *told, *order[4]; /* "": none */
+    } cases[] = {
+        /* The clock was put back between the first and the second. */
+        {{AHEAD, "20260201-000000-000", "20260201-001500-000"}, "[{'id':'" AHEAD "','revision':10},{'id':'20260201-000000-000','revision':20},{'id':'20260201-001500-000','revision':30}]", {"20260201-001500-000", "20260201-000000-000", AHEAD}},
+        /* Nobody knows anything but names. */
+        {{AHEAD, "20260201-000000-000", "20260201-001500-000"}, "{}", {"20260201-001500-000", "20260201-000000-000", AHEAD}},
+        /* Nothing was written between two: of two that are equal the one with a time that has come. */
+        {{AHEAD, "20260201-000000-000"}, "[{'id':'" AHEAD "','revision':10},{'id':'20260201-000000-000','revision':10}]", {"20260201-000000-000", AHEAD}},
+        /* One that the status does not know stands where its time says. */
+        {{AHEAD, "20260201-000000-000", "20260201-001500-000", "20260201-003000-000"}, "[{'id':'" AHEAD "','revision':10},{'id':'20260201-000000-000','revision':20},{'id':'20260201-003000-000','revision':30}]", {"20260201-003000-000", "20260201-001500-000", "20260201-000000-000", AHEAD}},
+        {{"20260201-000000-000", AHEAD}, "[{'id':'20260201-000000-000','revision':'20'},{'id':7},7]", {"20260201-000000-000", AHEAD}},
+        {{""}, "[]", {""}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct snapshot there[4] = {{.id = ""}};
+        char *text = arena_strdup(arena, cases[i].told);
+        json_t *told = NULL;
+        size_t count = 0;
+        for (char *c = text; *c; c++)
+            *c = *c == '\'' ? '"' : *c;
+        assert_int_equal(json_parse(str_of(text), 1 << 16, &told, NULL), 0);
+        for (size_t k = 0; k < 4 && cases[i].there[k] && *cases[i].there[k]; k++, count++) {
+            there[k] = (struct snapshot){.taken_ms = snapshot_id_ms(cases[i].there[k]), .revision = -1};
+            memcpy(there[k].id, cases[i].there[k], sizeof(AHEAD));
+        }
+        backups_order(there, count, told, snapshot_id_ms("20260201-010000-000"));
+        for (size_t k = 0; k < count; k++)
+            if (strcmp(there[k].id, cases[i].order[k]) != 0)
+                fail_msg("case %zu: %s stands where %s should", i, there[k].id, cases[i].order[k]);
+        json_decref(told);
+    }
+}
+
 static void test_a_rehearsal_that_failed_comes_again_soon(void **state UNUSED)
 {
     static const struct {
@@ -231,6 +289,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names_are_times),
         cmocka_unit_test(test_the_number_of_keys),
+        cmocka_unit_test(test_what_tools_say),
         cmocka_unit_test(test_newest_first_and_what_was_begun_goes),
         cmocka_unit_test(test_what_is_no_backup_of_this_cluster_is_refused_by_name),
         cmocka_unit_test(test_programs),
@@ -239,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_a_restore_is_asked_for_once),
         cmocka_unit_test(test_the_way_back_from_an_upgrade_is_kept),
         cmocka_unit_test(test_backups_of_a_time_to_come_count_for_nothing),
+        cmocka_unit_test(test_the_newest_is_what_the_store_says_and_not_the_clock),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -48,6 +48,12 @@ static void test_versions_of_programs(void **state UNUSED)
     assert_int_equal(preflight_etcd("3"), -1);
     assert_int_equal(preflight_etcd("3."), -1);
     assert_int_equal(preflight_etcd(""), -1);
+    assert_int_equal(preflight_etcd_program(STR("etcd Version: 3.6.16\nGit SHA: 1\n")), 3006);
+    assert_int_equal(preflight_etcd_program(STR("Git SHA: 1\netcd Version: 3.6.16\n")), -1);
+    assert_int_equal(preflight_etcd_program(STR("etcd Version: 3.6.16 and much that is no version at all")), -1);
+    assert_int_equal(preflight_etcd_program(STR("")), -1);
+    assert_true(preflight_alarm("{\"header\":{},\"alarms\":[{\"memberID\":12418672204160889912,\"alarm\":1}]}"));
+    assert_false(preflight_alarm("{\"header\":{\"revision\":7}}"));
     /* Numbers of members are greater than what JSON's integers are taken to be. */
     static const char said[] = "[{\"Endpoint\":\"https://127.1.2.3:2379\",\"Status\":{\"header\":{\"member_id\":12418672204160889912},\"version\":\"3.6.16\",\"dbSize\":20480,\"storageVersion\":\"3.6.0\"}}]";
     assert_string_equal(preflight_member(said, "version", arena), "3.6.16");

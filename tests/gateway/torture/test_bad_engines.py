@@ -1,14 +1,14 @@
 """Engines that are busy, flap, fall silent, are swapped under load; and a clock that jumps."""
 import concurrent.futures
 import os
-import subprocess
 import threading
 import time
 
 import pytest
 
-from cloud import BUILD, ROOT, Cloud, GROUP, wait_for
+from cloud import BUILD, Cloud, GROUP, wait_for
 from exposition import parse
+from jumpy import Jumpy
 from target import Target
 from wire import STREAM_DONE, STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, STREAM_USAGE, RawClient, Upstream, answer, journal
 
@@ -174,18 +174,6 @@ def test_a_model_is_swapped_under_load(own_cloud, replicas, surge):
 
 
 # ---- the clock ----
-
-class Jumpy(Cloud):
-    """Its wall clock is moved by a file; its monotonic one is not."""
-
-    def command(self, role=None):
-        library = self.dir / "clock_jump.so"
-        if not library.exists():
-            subprocess.run(["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-O1", "-o", library, ROOT / "tests/lib/clock_jump.c"], check=True)
-        self.jump = self.dir / "jump"
-        self.jump.write_text("0\n")
-        return ["env", f"LD_PRELOAD={library}", f"CLOCK_JUMP={self.jump}", "ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:exitcode=99", *super().command(role)]
-
 
 @pytest.mark.parametrize("seconds", [86400 * 3, -86400 * 3], ids=["ahead", "back"])
 def test_a_clock_that_jumps(seconds):
