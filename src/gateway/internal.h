@@ -131,7 +131,7 @@ void answer_error(struct http_request *r, int status, const char *type, const ch
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);
 /* 405; allow: "GET, HEAD". */
 void answer_wrong_method(struct gateway_loop *l, struct http_request *r, const char *allow, const char *message);
-void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
+void answer_server_error(void *ctx, const struct http_request *r, int status, const char *msg, struct sbuf *out, const char **ret_type);
 /* Headers that tell what is left of the tightest rate of each unit; values in the arena. Returns how many. */
 #define LIMIT_HEADERS_MAX 6
 size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct http_out_header ret[LIMIT_HEADERS_MAX]);
