@@ -101,7 +101,7 @@ struct dispatch_load {
 void dispatch_load(struct dispatch *d, struct dispatch_load *ret);
 size_t dispatch_waiting_at(struct dispatch *d);
 uint64_t dispatch_turn_ms(struct dispatch *d); /* how long who comes now is likely to wait for those before it */
-/* There is no replica, since then; begin: nothing changes when it is so already. 0: it is not so. */
+/* There is no replica, since then: when the first request was held (begin: nothing changes when it is so already) until a snapshot has one (end), whoever has left meanwhile. 0: it is not so. */
 void dispatch_cold_begin(struct dispatch *d, uint64_t now_ms);
 void dispatch_cold_end(struct dispatch *d);
 uint64_t dispatch_cold_since(struct dispatch *d);

@@ -123,6 +123,8 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     slo_read(json_object_get(obj, "spec"), &e->slo);
     prices_read(src->prices, e->project, e->served, a, &e->prices);
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
+    if (e->replica_count)
+        dispatch_cold_end(e->dispatch);
     add_in_order(s, e);
     e->adapter_count = mep.spec.adapters.count;
     for (size_t n = 0; n < e->adapter_count; n++)

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "gateway/dispatch.h"
 #include "gateway/pick.h"
 
 #define READY "\"status\":\"True\",\"type\":\"Ready\",\"reason\":\"Serving\""
@@ -133,6 +134,27 @@ static void least_in_flight(void **state)
     s = build("{\"version\":1,\"keys\":[],\"endpoints\":[],\"replicas\":[],\"namespaces\":[]}", targets);
     assert_false(snapshot_has_target(s, "p " SOCKET));
     snapshot_unref(s);
+    snapshot_memory_free(targets);
+}
+
+#define COLD(replicas) \
+    "{\"version\":1,\"keys\":[" KEY("p", "k", "h1", "") "],\"endpoints\":[" ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") "],\"replicas\":[" replicas "],\"namespaces\":[" NAMESPACE("p", "tp") "]}"
+
+/* Also when whoever was held has left before: how long the next one is to wait is not reckoned from them. */
+static void a_cold_start_ends_with_the_first_replica(void **state)
+{
+    (void)state;
+    struct snapshot_memory *targets = snapshot_memory_new();
+    struct snapshot *cold = build(COLD(""), targets);
+    struct dispatch *d = snapshot_find(cold, snapshot_key(cold, "h1"), "m")->dispatch;
+    dispatch_cold_begin(d, 1000);
+    struct snapshot *still = build(COLD(""), targets);
+    assert_int_equal(dispatch_cold_since(d), 1000);
+    struct snapshot *warm = build(COLD(REPLICA("p", "m-0", "m", "http://127.0.0.1:9", "")), targets);
+    assert_int_equal(dispatch_cold_since(d), 0);
+    snapshot_unref(cold);
+    snapshot_unref(still);
+    snapshot_unref(warm);
     snapshot_memory_free(targets);
 }
 
@@ -377,7 +399,7 @@ static void rules_of_projects_do_not_fill_the_snapshot(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(rules_of_projects_do_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(rules_of_projects_do_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(a_cold_start_ends_with_the_first_replica), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
                                        cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects),
                                        cmocka_unit_test(an_address_that_the_system_did_not_make), cmocka_unit_test(keys_of_engines_elsewhere)};
     return cmocka_run_group_tests(tests, setup, teardown);
