@@ -47,7 +47,7 @@ struct gateway_series {
 };
 #define SERIES_MEMOS 16
 
-/* One thread with a listening socket of its own. All members belong to it, but for connections. */
+/* One thread with a listening socket of its own. All members are the thread's; other threads only put what is for it into inbox and leases, which have locks, and post to loop. */
 struct gateway_loop {
     struct gateway *gateway;
     struct loop_thread *thread;
@@ -55,7 +55,7 @@ struct gateway_loop {
     struct http_server *server;
     struct snapshot *snapshot;
     unsigned long long version; /* of snapshot */
-    struct map *pools;          /* target address → struct http_pool * */
+    struct map *pools;          /* a target's name → struct http_pool * */
     struct dispatch_inbox inbox;
     struct slices_inbox leases;
     struct gateway_series series[SERIES_MEMOS];
@@ -148,7 +148,7 @@ void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const
 void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, const char *scope, const char *unit);
 /* The newest snapshot, and no pools of replicas that are gone. */
 void gateway_loop_refresh(struct gateway_loop *l);
-/* The connection pool of a replica on this loop. */
+/* The connection pool of a replica on this loop, at the address where it is now. */
 struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_replica *replica);
 
 #endif
