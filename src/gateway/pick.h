@@ -27,10 +27,9 @@ struct pick_candidate {
     int64_t running; /* requests */
     int64_t others, waiting, kv_used; /* that its engine told of: requests of others, of these in its queue, thousandths of its memory; 0: nothing was told */
 };
-#define PICK_REPORT_MAX 64
 struct pick_report {
-    size_t count; /* replicas of the endpoint, PICK_REPORT_MAX at most */
-    struct pick_candidate of[PICK_REPORT_MAX]; /* in their order */
+    size_t count; /* replicas of the endpoint */
+    struct pick_candidate of[SNAPSHOT_REPLICAS_MAX]; /* in their order */
 };
 
 struct pick_wish {
