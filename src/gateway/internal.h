@@ -1,4 +1,5 @@
-/* Inside the gateway: the process (gateway.c), its loops, routes (route.c), one request's life (request.c), answers of its own (answer.c). */
+/* Inside the gateway: the process (gateway.c), its loops, routes (route.c), one request's life (request.c), answers of its own (answer.c). Threads: functions are their loop's, but for
+ * those of a whole gateway (gateway.h). */
 #ifndef SEKI_GATEWAY_INTERNAL_H
 #define SEKI_GATEWAY_INTERNAL_H
 
@@ -137,7 +138,7 @@ void answer_server_error(void *ctx, const struct http_request *r, int status, co
 size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct http_out_header ret[LIMIT_HEADERS_MAX]);
 /* 429, in OpenAI's words. */
 void answer_limited(struct http_request *r, const struct snap_key *k, const struct limit_refusal *why);
-/* 429, in OpenAI's words: a budget is used up. 503: nobody knows whether it is. 403: it cannot be counted. In quota.c. */
+/* 429, in OpenAI's words: a budget is used up. In quota.c; request.c has the 503, nobody knows whether it is, and the 403, it cannot be counted. */
 void answer_over_budget(struct http_request *r, const struct snap_key *k, const struct budget *b, int64_t wanted, int exponent);
 void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
