@@ -269,7 +269,7 @@ static void on_drain(void *ctx UNUSED, struct http_request *r)
         api_watch_drained(q->watch);
 }
 
-static void write_error(void *ctx UNUSED, int status, const char *msg, const char *request_id UNUSED, struct sbuf *out, const char **ret_type)
+static void write_error(void *ctx UNUSED, const struct http_request *r UNUSED, int status, const char *msg, struct sbuf *out, const char **ret_type)
 {
     static const struct {
         int status;

@@ -121,16 +121,18 @@ static int try_call(struct client *c, struct client_call *k, struct client_answe
 {
     uint64_t deadline = clock_mono_ms() + k->timeout_ms;
     for (int tries = 1;; tries++) {
-        uint64_t left = deadline - MIN(deadline, clock_mono_ms());
-        k->timeout_ms = MAX(left, 1u);
+        uint64_t now = clock_mono_ms();
+        k->timeout_ms = deadline > now ? deadline - now : 1;
         int rc = c->allow ? c->allow(c->allow_arg, &k->timeout_ms, err) : 0;
+        deadline = MIN(deadline, now + k->timeout_ms); /* what is allowed is for all tries together */
         if (rc == 0)
             rc = c->ops->roundtrip(c->transport, k, ret, err);
         if (rc < 0 || ret->status != 429 || tries == TRIES_MAX)
             return rc;
         int64_t said_s = ret->retry_after_s > 0 ? ret->retry_after_s : json_int(ret->body, "details.retryAfterSeconds", 0);
         uint64_t wait_ms = said_s > 0 && said_s < CALL_TIMEOUT_MS ? (uint64_t)said_s * 1000 : said_s > 0 ? UINT64_MAX : RETRY_DEFAULT_MS;
-        if (wait_ms >= MIN(left, k->timeout_ms))
+        now = clock_mono_ms();
+        if (wait_ms >= deadline - MIN(deadline, now))
             return 0;
         json_decref(ret->body);
         *ret = (struct client_answer){0};

@@ -36,8 +36,8 @@ int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace
 int client_kubeconfig_text(struct str text, const char *what, struct client **ret, struct err *err) NODISCARD;
 /* Which file that is; mem_free it. */
 char *client_kubeconfig_path(const char *file);
-/* A client that goes through another's transport (which must outlive it), and asks allow() before each call: it refuses with an error, or shortens *timeout_ms, which
- * comes with the longest time that the call may take. Watches are not for fenced clients: allow() is asked once, at their start. */
+/* A client that goes through another's transport (which must outlive it), and asks allow() before each try of a call: it refuses with an error, or shortens *timeout_ms, which
+ * comes with the longest time that the call may take, further tries included. Watches are not for fenced clients: allow() is asked once, at their start. */
 struct client *client_fenced(struct client *through, int (*allow)(void *arg, uint64_t *timeout_ms, struct err *err), void *arg);
 void client_free(struct client *c);
 

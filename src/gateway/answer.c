@@ -83,11 +83,11 @@ void answer_wrong_method(struct gateway_loop *l, struct http_request *r, const c
     http_respond(r, 405, JSON_TYPE, &header, 1, sbuf_str(&body));
 }
 
-void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type)
+void answer_server_error(void *ctx, const struct http_request *r, int status, const char *msg, struct sbuf *out, const char **ret_type)
 {
     count_refusal(ctx, status);
     *ret_type = JSON_TYPE;
-    answer_error_body(out, DIALECT_COMPLETIONS, status, status >= 500 ? "server_error" : "invalid_request_error", status == 413 ? "request_too_large" : NULL, NULL, str_of(msg), request_id);
+    answer_error_body(out, route_dialect(r->head.path), status, status >= 500 ? "server_error" : "invalid_request_error", status == 413 ? "request_too_large" : NULL, NULL, str_of(msg), r->id);
 }
 
 /* ---- limits ---- */

@@ -103,7 +103,6 @@ bool cold_look(struct request *q)
     if (e->replica_count) {
         if (q->cold.held) {
             cold_leave(q);
-            dispatch_cold_end(e->dispatch);
             dispatch_since(&q->ticket, clock_mono_ms()); /* from now on it waits for its turn */
         }
         return true;

@@ -161,7 +161,8 @@ int decision_log_start(const struct decision_log_options *o, struct decision_log
     pthread_condattr_destroy(&attr);
     int rc = pthread_create(&l->thread, NULL, run, l);
     if (rc) {
-        l->stopping = true;
+        pthread_cond_destroy(&l->wake);
+        pthread_mutex_destroy(&l->lock);
         sbuf_deinit(&l->waiting);
         mem_free(l->file);
         mem_free(l->older);
@@ -218,7 +219,7 @@ struct decision *decision_begin(struct decision_log *to, int64_t per_million, st
     d->to = to;
     d->start_ns = start_ns;
     d->arena = a;
-    sbuf_init(&d->sent, DECISION_LINE_MAX);
+    sbuf_init(&d->sent, DECISION_SENT_MAX);
     arena_on_free(a, cleanup, d);
     return d;
 }
@@ -259,13 +260,13 @@ void decision_sent(struct decision *d, const struct snap_endpoint *e, size_t cho
         return;
     struct sbuf *out = &d->sent;
     size_t left_out = 0;
-    if (out->len > DECISION_LINE_MAX / 2)
+    if (out->len > DECISION_SENT_MAX / 2)
         return;
     sbuf_addf(out, "%s{\"at_ms\":%lld,\"why\":\"%s\",\"by\":\"%s\",", out->len ? "," : "", (long long)((clock_mono_ns() - d->start_ns) / 1000000), why, by);
     add_text(out, "chosen", chosen < e->replica_count ? e->replicas[chosen].name : NULL);
     sbuf_addc(out, ",\"candidates\":[");
     for (size_t i = 0, n = 0; i < e->replica_count && i < d->report.count; i++) {
-        if (out->len > DECISION_LINE_MAX * 3 / 4) {
+        if (out->len > DECISION_SENT_MAX * 3 / 4) {
             left_out++;
             continue;
         }
@@ -288,7 +289,7 @@ void decision_end(struct decision *d, const struct usage *u, const struct decisi
     char when[CLOCK_TEXT_MAX];
     if (!d)
         return;
-    sbuf_init(&line, DECISION_LINE_MAX * 2);
+    sbuf_init(&line, DECISION_LINE_MAX);
     clock_format(u->start_ms, when);
     sbuf_addf(&line, "{\"time\":\"%s\",\"request\":", when);
     sbuf_add_json(&line, u->id);

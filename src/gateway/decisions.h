@@ -19,7 +19,8 @@
 #include "ledger/usage.h"
 
 #define DECISION_QUEUE_BYTES ((size_t)4 << 20)
-#define DECISION_LINE_MAX ((size_t)48 << 10) /* candidates beyond are left out */
+#define DECISION_LINE_MAX ((size_t)96 << 10)
+#define DECISION_SENT_MAX (DECISION_LINE_MAX / 2) /* of it: who was weighed at each send. Candidates beyond are left out */
 
 struct decision_log;
 struct decision;

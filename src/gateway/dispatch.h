@@ -6,6 +6,8 @@
  *
  * One lock an endpoint; it is held for a choice among the replicas, and nothing blocks under it. (A message a decision to a loop that owns the endpoint would cost two wake-ups a
  * request; the lock costs less than one, as long as choices take microseconds.) Requests wait here and not in the engine: here they can be ordered, and who leaves costs nothing.
+ *
+ * Threads: a ticket's functions are its loop's, and take the lock; the set is the builder's; what has a struct dispatch alone is called from any.
  */
 #ifndef SEKI_GATEWAY_DISPATCH_H
 #define SEKI_GATEWAY_DISPATCH_H
@@ -37,7 +39,8 @@ struct dispatch_inbox {
 void dispatch_inbox_init(struct dispatch_inbox *i, struct loop *l);
 void dispatch_inbox_deinit(struct dispatch_inbox *i);
 
-/* A request's place. Set at first; then only by the functions below, but for `endpoint` (dispatch_move()). */
+/* A request's place. While it waits others look at it, under the lock: then only the functions below write it. Else it is its loop's, which also writes what is wished (`wish`, `endpoint`), what
+ * its turn costs (`entry`) and what its engine did (`ran`, `ended`). */
 struct ticket {
     struct queue_entry entry; /* must be first */
     TAILQ_ENTRY(ticket) link;
@@ -101,7 +104,7 @@ struct dispatch_load {
 void dispatch_load(struct dispatch *d, struct dispatch_load *ret);
 size_t dispatch_waiting_at(struct dispatch *d);
 uint64_t dispatch_turn_ms(struct dispatch *d); /* how long who comes now is likely to wait for those before it */
-/* There is no replica, since then; begin: nothing changes when it is so already. 0: it is not so. */
+/* There is no replica, since then: when the first request was held (begin: nothing changes when it is so already) until a snapshot has one (end), whoever has left meanwhile. 0: it is not so. */
 void dispatch_cold_begin(struct dispatch *d, uint64_t now_ms);
 void dispatch_cold_end(struct dispatch *d);
 uint64_t dispatch_cold_since(struct dispatch *d);

@@ -1,6 +1,8 @@
-/* Keeps the routing snapshot current: from the file at start, then from informers on the four kinds, rebuilt when one of them changes.
+/* Keeps the routing snapshot current: from the file at start, then from informers, rebuilt when one object changes of those that it is made of: APIKey, ModelEndpoint, ModelReplica,
+ * ModelRoute, Namespace, Tenant, Limit, Site, ResidencyPolicy, Price.
  *
- * A thread of its own builds; loops compare feed_version() with the version they hold, one atomic load a request, and take the new snapshot when it differs.
+ * A thread of its own builds; loops compare feed_version() with the version they hold, one atomic load a request, and take the new snapshot when it differs. Threads: start and stop from
+ * one, which blocks until the builder has ended; all else from any.
  */
 #ifndef SEKI_GATEWAY_FEED_H
 #define SEKI_GATEWAY_FEED_H

@@ -80,11 +80,11 @@ struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_re
 {
     struct gateway *g = l->gateway;
     struct http_pool *p = map_getc(l->pools, replica->target->name);
-    if (p)
+    if (p && net_addr_equal(http_pool_addr(p), &replica->addr))
         return p;
     struct http_pool_options o = {.addr = replica->addr, .tls = replica->tls ? g->upstream_tls : NULL, .host = replica->host, .connect_timeout_ms = g->o.connect_timeout_ms};
     p = http_pool_new(l->loop, &o);
-    map_set(l->pools, str_of(replica->target->name), p);
+    map_set(l->pools, str_of(replica->target->name), p); /* in place of one where the engine's name led before, whose calls go on */
     return p;
 }
 

@@ -1,8 +1,10 @@
 /* The inference gateway: OpenAI-compatible API in front of engines.
  *
- * One loop a core, sharing the port by SO_REUSEPORT. What may be called by whom comes from an immutable snapshot, built from informers (APIKey, ModelEndpoint, ModelReplica,
- * Namespace) and swapped by reference count; it is saved to disk (0600) and loaded at start, so that a gateway serves with the API down. snapshot.c builds it, route.c picks,
- * request.c carries one request through its life and settles it on every exit path, usage goes to the journal.
+ * One loop a core, sharing the port by SO_REUSEPORT. What may be called by whom comes from an immutable snapshot, built from informers (feed.h has the kinds) and swapped by reference
+ * count; it is saved to disk (0600) and loaded at start, so that a gateway serves with the API down. snapshot.c builds it, route.c finds what a path means and whose key it is, request.c
+ * carries one request through its life and settles it on every exit path, dispatch.c sends it to the replica that pick.c finds best, usage goes to the journal.
+ *
+ * Threads: who started it drains and frees it; what may be called from any thread says so.
  */
 #ifndef SEKI_GATEWAY_GATEWAY_H
 #define SEKI_GATEWAY_GATEWAY_H
@@ -63,6 +65,7 @@ int gateway_ready(struct gateway *g, struct err *err);
 void gateway_drain(struct gateway *g, uint64_t timeout_ms, bool handed_over);
 /* Ends the wait of gateway_drain(), now or to come: what runs will be cut. Any thread. */
 void gateway_drain_cancel(struct gateway *g);
+/* Ends what runs. Blocks until loops and threads have ended and control was told, half a second at most for that. */
 void gateway_free(struct gateway *g);
 
 #endif

@@ -1,4 +1,5 @@
-/* Inside the gateway: the process (gateway.c), its loops, routes (route.c), one request's life (request.c), answers of its own (answer.c). */
+/* Inside the gateway: the process (gateway.c), its loops, routes (route.c), one request's life (request.c), answers of its own (answer.c). Threads: functions are their loop's, but for
+ * those of a whole gateway (gateway.h). */
 #ifndef SEKI_GATEWAY_INTERNAL_H
 #define SEKI_GATEWAY_INTERNAL_H
 
@@ -47,7 +48,7 @@ struct gateway_series {
 };
 #define SERIES_MEMOS 16
 
-/* One thread with a listening socket of its own. All members belong to it, but for connections. */
+/* One thread with a listening socket of its own. All members are the thread's; other threads only put what is for it into inbox and leases, which have locks, and post to loop. */
 struct gateway_loop {
     struct gateway *gateway;
     struct loop_thread *thread;
@@ -55,7 +56,7 @@ struct gateway_loop {
     struct http_server *server;
     struct snapshot *snapshot;
     unsigned long long version; /* of snapshot */
-    struct map *pools;          /* target address → struct http_pool * */
+    struct map *pools;          /* a target's name → struct http_pool * */
     struct dispatch_inbox inbox;
     struct slices_inbox leases;
     struct gateway_series series[SERIES_MEMOS];
@@ -131,13 +132,13 @@ void answer_error(struct http_request *r, int status, const char *type, const ch
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);
 /* 405; allow: "GET, HEAD". */
 void answer_wrong_method(struct gateway_loop *l, struct http_request *r, const char *allow, const char *message);
-void answer_server_error(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
+void answer_server_error(void *ctx, const struct http_request *r, int status, const char *msg, struct sbuf *out, const char **ret_type);
 /* Headers that tell what is left of the tightest rate of each unit; values in the arena. Returns how many. */
 #define LIMIT_HEADERS_MAX 6
 size_t answer_limit_headers(struct arena *a, const struct limit *limits, struct http_out_header ret[LIMIT_HEADERS_MAX]);
 /* 429, in OpenAI's words. */
 void answer_limited(struct http_request *r, const struct snap_key *k, const struct limit_refusal *why);
-/* 429, in OpenAI's words: a budget is used up. 503: nobody knows whether it is. 403: it cannot be counted. In quota.c. */
+/* 429, in OpenAI's words: a budget is used up. In quota.c; request.c has the 503, nobody knows whether it is, and the 403, it cannot be counted. */
 void answer_over_budget(struct http_request *r, const struct snap_key *k, const struct budget *b, int64_t wanted, int exponent);
 void answer_models(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
 void answer_model(struct gateway_loop *l, struct http_request *r, const struct snap_key *k);
@@ -148,7 +149,7 @@ void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const
 void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, const char *scope, const char *unit);
 /* The newest snapshot, and no pools of replicas that are gone. */
 void gateway_loop_refresh(struct gateway_loop *l);
-/* The connection pool of a replica on this loop. */
+/* The connection pool of a replica on this loop, at the address where it is now. */
 struct http_pool *gateway_loop_pool(struct gateway_loop *l, const struct snap_replica *replica);
 
 #endif

@@ -16,6 +16,8 @@
 #define RECORD_VERSION 1
 #define SYNC_EVERY_MS 100
 #define BACKLOG_MAX 10000
+#define RETRY_PART LEDGER_BATCH_MAX /* records that are written while loops wait … */
+#define RETRY_PAUSE_NS 100000       /* … and how long they then have the lock */
 #define USUAL_BYTES 768 /* more than most records have */
 
 struct waiting {
@@ -29,6 +31,7 @@ struct journal {
     char name[64];
     VEC(struct waiting) backlog; /* refused by the disk, oldest first */
     struct metric *records, *failures, *waiting;
+    atomic_size_t waits; /* backlog.len, for who does not take the lock */
     pthread_mutex_t lock; /* guards ledger and backlog */
     pthread_cond_t wake;
     pthread_t thread;
@@ -36,24 +39,46 @@ struct journal {
     atomic_ullong written; /* the last sequence that journal_add() has written */
 };
 
-/* Under the lock. Records that the disk refused before, in their order. */
-static void retry_backlog(struct journal *j)
+/* Under the lock. */
+static void backlog_changed(struct journal *j)
 {
-    size_t done = 0;
-    while (done < j->backlog.len) {
-        struct waiting *w = &j->backlog.ptr[done];
-        if (ledger_append(j->ledger, w->time_ms, RECORD_VERSION, str_n(w->body, w->len), NULL, NULL) < 0)
-            break;
-        mem_free(w->body);
-        done++;
-    }
-    if (!done)
-        return;
+    atomic_store_explicit(&j->waits, j->backlog.len, memory_order_relaxed);
+    metric_set(j->waiting, (int64_t)j->backlog.len);
+}
+
+/* Under the lock. Writes the first of the backlog, up to PART of them; returns how many. Those of one moment are one write. */
+static size_t retry_part(struct journal *j)
+{
+    struct str bodies[RETRY_PART];
+    size_t done = 0, most = MIN(j->backlog.len, (size_t)RETRY_PART), count, written;
+    do {
+        const struct waiting *w = j->backlog.ptr + done;
+        for (count = 0; done + count < most && w[count].time_ms == w->time_ms; count++)
+            bodies[count] = str_n(w[count].body, w[count].len);
+        (void)!ledger_append_many(j->ledger, w->time_ms, RECORD_VERSION, bodies, count, &written, NULL);
+        done += written;
+    } while (written == count && done < most);
+    for (size_t i = 0; i < done; i++)
+        mem_free(j->backlog.ptr[i].body);
     memmove(j->backlog.ptr, j->backlog.ptr + done, (j->backlog.len - done) * sizeof(*j->backlog.ptr));
     j->backlog.len -= done;
-    metric_set(j->waiting, (int64_t)j->backlog.len);
+    backlog_changed(j);
     metric_add(j->records, done);
-    log_warn("usage records that waited for the disk are written", KVI("records", done), KVI("waiting", j->backlog.len));
+    return done;
+}
+
+/* Under the lock, which it lets go now and then: loops wait for that. Records that the disk refused before, in their order; those that come meanwhile queue up behind them. */
+static void retry_backlog(struct journal *j)
+{
+    size_t done = 0, part;
+    while (j->backlog.len && (part = retry_part(j))) {
+        done += part;
+        pthread_mutex_unlock(&j->lock);
+        nanosleep(&(struct timespec){.tv_nsec = RETRY_PAUSE_NS}, NULL); /* whoever unlocks and locks at once is always first */
+        pthread_mutex_lock(&j->lock);
+    }
+    if (done)
+        log_warn("usage records that waited for the disk are written", KVI("records", done), KVI("waiting", j->backlog.len));
 }
 
 static void sync_unlocked(struct journal *j, int fd)
@@ -130,7 +155,9 @@ void journal_close(struct journal *j)
         pthread_cond_signal(&j->wake);
         pthread_mutex_unlock(&j->lock);
         pthread_join(j->thread, NULL);
+        pthread_mutex_lock(&j->lock);
         retry_backlog(j);
+        pthread_mutex_unlock(&j->lock);
         if (j->backlog.len)
             log_error("usage records are lost: the disk did not take them", KVI("records", j->backlog.len));
     }
@@ -147,14 +174,15 @@ void journal_close(struct journal *j)
 static void keep(struct journal *j, int64_t now, struct str body, const struct err *why)
 {
     metric_add(j->failures, 1);
-    log_error("a usage record could not be written; it waits in memory", KVE(why), KVI("waiting", j->backlog.len + 1));
+    if (!j->backlog.len)
+        log_error("usage records cannot be written; they wait in memory", KVE(why));
     if (j->backlog.len >= BACKLOG_MAX * 2) { /* requests that ran when new ones were refused; there are fewer than that */
         log_error("a usage record is lost: too many wait for the disk");
         return;
     }
     struct waiting *w = VEC_PUSH(&j->backlog);
     *w = (struct waiting){.time_ms = now, .body = xstrndup(body.ptr, body.len), .len = body.len};
-    metric_set(j->waiting, (int64_t)j->backlog.len);
+    backlog_changed(j);
 }
 
 void journal_add_many(struct journal *j, const struct str *bodies, size_t count)
@@ -184,11 +212,9 @@ void journal_add(struct journal *j, const struct usage *u)
     journal_add_many(j, &text, 1);
 }
 
-int journal_ready(struct journal *j, struct err *err)
+int journal_ready(const struct journal *j, struct err *err)
 {
-    pthread_mutex_lock(&j->lock);
-    size_t waiting = j->backlog.len;
-    pthread_mutex_unlock(&j->lock);
+    size_t waiting = atomic_load_explicit(&j->waits, memory_order_relaxed);
     if (waiting >= BACKLOG_MAX)
         return err_set(err, ERR_NO_SPACE, "usage cannot be written: %zu records wait for the disk", waiting);
     return 0;

@@ -93,10 +93,11 @@ void limit_set_parts(struct limit_set *s, int64_t parts, bool settle, uint64_t n
     pthread_mutex_unlock(&s->lock);
 }
 
-void limit_cap(struct limit_set *s, struct str name, enum limit_unit u, int64_t max, int64_t share)
+struct limit_counter *limit_bound(struct limit_set *s, struct str name, enum limit_unit u, int64_t max)
 {
     CLEANUP(mem_freep) char *text = xstrndup(name.ptr, name.len);
     struct limit_counter *c = limit_find(s, name);
+    max = MAX(max, (int64_t)0);
     if (!c) { /* the key or the limit comes with the next snapshot */
         int64_t bounds[LIMIT_UNITS] = {0};
         bounds[u] = max;
@@ -105,7 +106,15 @@ void limit_cap(struct limit_set *s, struct str name, enum limit_unit u, int64_t 
     pthread_mutex_lock(&s->lock);
     if (!c->parts[u].max) /* another unit of it came before */
         limit_part_bound(s, &c->parts[u], max);
-    c->parts[u].cap = MAX(share, (int64_t)0) + 1;
+    pthread_mutex_unlock(&s->lock);
+    return c;
+}
+
+void limit_cap(struct limit_set *s, struct str name, enum limit_unit u, int64_t max, int64_t share)
+{
+    struct limit_counter *c = limit_bound(s, name, u, max);
+    pthread_mutex_lock(&s->lock);
+    c->parts[u].cap = MIN(MAX(share, (int64_t)0), INT64_MAX - 1) + 1;
     pthread_mutex_unlock(&s->lock);
     limit_counter_unref(c);
 }

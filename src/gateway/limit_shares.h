@@ -23,7 +23,7 @@ static inline int64_t limit_base(int64_t max, int64_t parts)
 /* Of how many gateways this is one. settle: all shrink first; then nothing is above its base. Else every share is its base. 0: that is not known yet, and nothing passes. */
 void limit_set_parts(struct limit_set *s, int64_t parts, bool settle, uint64_t now_ns);
 int64_t limit_parts(struct limit_set *s);
-/* Of the next shares that are dealt out, this one is no larger: more than the others' part of it runs elsewhere still. */
+/* Of the next shares that are dealt out, this one is no larger: more than the others' part of it runs elsewhere still. Not forgotten until then. */
 void limit_cap(struct limit_set *s, struct str name, enum limit_unit u, int64_t max, int64_t share);
 /* Counters of which more runs than is one's base, until fn says false. Under the set's lock. */
 void limit_each_beyond(struct limit_set *s, bool (*fn)(void *arg, struct limit_counter *c), void *arg);
@@ -55,6 +55,8 @@ void limit_verdict(struct limit_counter *c, enum limit_unit u, int64_t more, uin
 
 /* A new reference; NULL: there is none of that name. */
 struct limit_counter *limit_find(struct limit_set *s, struct str name);
+/* A new reference: what nobody has used here yet is made, with that bound. */
+struct limit_counter *limit_bound(struct limit_set *s, struct str name, enum limit_unit u, int64_t max);
 const char *limit_counter_name(const struct limit_counter *c);
 
 /* limits.c's: a limit has this bound, of which the share is a part. Under the set's lock. */

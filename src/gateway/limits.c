@@ -77,12 +77,12 @@ struct limit_counter *limit_take(struct limit_set *s, const char *name, const in
     return c;
 }
 
-/* Whoever deletes a key and makes it anew finds the bucket as it was, and the share. */
+/* Whoever deletes a key and makes it anew finds the bucket as it was, and the share; and what the next share is not to exceed is known before it is dealt out. */
 static bool holds_back(const struct limit_set *s, const struct limit_counter *c, uint64_t now_ns)
 {
     for (int u = 0; u < LIMIT_UNITS; u++) {
         const struct limit_part *p = &c->parts[u];
-        if (atomic_load(&p->full_at_ns) > (long long)now_ns || atomic_load(&p->running) > 0 || atomic_load(&p->share) != limit_base(p->max, s->parts))
+        if (p->cap || atomic_load(&p->full_at_ns) > (long long)now_ns || atomic_load(&p->running) > 0 || atomic_load(&p->share) != limit_base(p->max, s->parts))
             return true;
     }
     return false;

@@ -1,4 +1,4 @@
-/* What limits.c and limit_shares.c share. */
+/* What limits.c and limit_shares.c share. Threads: any; what is atomic without the set's lock, all else under it. */
 #ifndef SEKI_GATEWAY_LIMITS_INTERNAL_H
 #define SEKI_GATEWAY_LIMITS_INTERNAL_H
 

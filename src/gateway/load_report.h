@@ -2,7 +2,7 @@
  *
  * A GatewayLoad by the gateway's own certificate; nothing of it is stored, and it is repeated for as long as it is true. Of a replica that is to go control wants to hear that nothing
  * more is sent there and that nothing runs: that is said only after every loop has run once since its target was closed (target.h), so that no loop is still sending one.
- * A thread of its own, as the client blocks. At most ten reports a second.
+ * A thread of its own, as the client blocks. At most ten reports a second. Threads: made, started, stopped and freed by the gateway's owner; the rest any.
  */
 #ifndef SEKI_GATEWAY_LOAD_REPORT_H
 #define SEKI_GATEWAY_LOAD_REPORT_H

@@ -5,17 +5,10 @@
 #include "base/clock.h"
 #include "base/map.h"
 #include "base/rnd.h"
+#include "gateway/snapshot_internal.h"
 #include "kinds/inference.h"
 
 #define ALIKE_BYTES 256 /* of prompts that begin alike */
-
-static const char *const *copy_names(struct arena *a, const struct field_list *l)
-{
-    const char **copy = ARENA_ARRAY(a, const char *, l->count + 1);
-    for (size_t i = 0; i < l->count; i++)
-        copy[i] = arena_strdup(a, ((const char *const *)l->items)[i]);
-    return copy;
-}
 
 struct snap_endpoint *model_route_make(struct arena *a, const json_t *obj, struct snap_endpoint *(*find)(void *arg, const char *project, const char *name), void *arg)
 {
@@ -23,13 +16,12 @@ struct snap_endpoint *model_route_make(struct arena *a, const json_t *obj, struc
     if (obj_deleting(obj) || !obj_name(obj) || kind_decode(&kind_model_route, obj, a, &r, NULL) < 0)
         return NULL;
     struct snap_endpoint *e = ARENA_NEW(a, struct snap_endpoint);
-    const char *visibility = r.spec.visibility ? r.spec.visibility : "Project", *created = json_str(obj, "metadata.creationTimestamp");
+    const char *created = json_str(obj, "metadata.creationTimestamp");
     e->is_route = true;
     e->project = arena_strdup(a, obj_namespace(obj));
     e->name = arena_strdup(a, obj_name(obj));
     e->served = r.spec.served_name && *r.spec.served_name ? r.spec.served_name : e->name;
-    e->visibility = !strcmp(visibility, "Everyone") ? VISIBLE_EVERYONE : !strcmp(visibility, "Tenants") ? VISIBLE_TENANTS : VISIBLE_PROJECT;
-    e->tenants = copy_names(a, &r.spec.tenants);
+    snapshot_set_visibility(e, a, r.spec.visibility, &r.spec.tenants);
     e->not_ready = "BackendNotFound";
     e->sticky = r.spec.sticky;
     (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);

@@ -36,7 +36,7 @@ bool patience_waits(const struct patience *p, const struct snap_endpoint *e, con
         return false;
     if (!home->found_ms || now_ms - home->found_ms >= PATIENCE_LOOK_MS)
         find_home(e, w, home, now_ms);
-    if (home->index >= MIN(e->replica_count, (size_t)PATIENCE_REPLICAS) || home->cached <= cached)
+    if (home->index >= MIN(e->replica_count, (size_t)SNAPSHOT_REPLICAS_MAX) || home->cached <= cached)
         return false;
     const struct snap_replica *r = &e->replicas[home->index];
     if (pick_has_room(r) || atomic_load(&r->target->closing) || target_is_aside(r->target, now_ms))

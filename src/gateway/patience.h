@@ -11,7 +11,6 @@
 
 #define PATIENCE_MAX_MS 5000
 #define PATIENCE_LEARN_TOKENS 256 /* fewer say little of speed */
-#define PATIENCE_REPLICAS 64      /* of an endpoint: a bit each, as in a wish */
 #define PATIENCE_LOOK_MS 100      /* how long a home that was found is one */
 
 /* How fast prompts are read. */
@@ -32,7 +31,7 @@ struct patience_home {
 /* Who waits, counted as they are asked in turn, each once: nobody at first. */
 struct patience_line {
     uint64_t id; /* above 0; of each line another */
-    unsigned ahead[PATIENCE_REPLICAS];
+    unsigned ahead[SNAPSHOT_REPLICAS_MAX];
 };
 /* cached: blocks that a replica with room has. service_ms: how long requests take. */
 bool patience_waits(const struct patience *p, const struct snap_endpoint *e, const struct pick_wish *w, struct patience_home *home, struct patience_line *line, size_t cached, uint64_t service_ms, uint64_t now_ms);

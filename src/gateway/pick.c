@@ -56,7 +56,7 @@ static double score(const struct snap_replica *r, const struct pick_wish *w, uin
 /* Of the replicas that no score is computed for. */
 static void report_fates(const struct snap_endpoint *e, const struct pick_wish *w, uint64_t now_ms)
 {
-    w->report->count = MIN(e->replica_count, (size_t)PICK_REPORT_MAX);
+    w->report->count = MIN(e->replica_count, (size_t)SNAPSHOT_REPLICAS_MAX);
     for (size_t i = 0; i < w->report->count; i++) {
         const struct snap_replica *r = &e->replicas[i];
         const struct told told = told_of(r, now_ms);

@@ -7,7 +7,8 @@
  * Of an engine that says that others use it as well (target.h), their requests count as ours in flight, 512 more for each that waits in its own queue, since its prompt is read before ours; and where
  * memory for keys and values is scarce, up to 2048 more, since what is begun there may have to be begun anew. What is not known, or was said too long ago, counts for nothing.
  * So a popular beginning herds nobody: it draws as many requests as reading it is worth, and then is read elsewhere, too. Those that are put aside serve when there is no other.
- * Whether to wait for one that has no room is another question: patience.h. Threads: any; under the endpoint's lock in dispatch.c, so that nobody takes the room in between.
+ * Whether to wait for one that has no room is another question: patience.h. Threads: any; dispatch.c asks under the endpoint's lock, so that nobody takes the room in between. Who only
+ * asks whether any is left (attempt.c) needs none.
  */
 #ifndef SEKI_GATEWAY_PICK_H
 #define SEKI_GATEWAY_PICK_H
@@ -27,10 +28,9 @@ struct pick_candidate {
     int64_t running; /* requests */
     int64_t others, waiting, kv_used; /* that its engine told of: requests of others, of these in its queue, thousandths of its memory; 0: nothing was told */
 };
-#define PICK_REPORT_MAX 64
 struct pick_report {
-    size_t count; /* replicas of the endpoint, PICK_REPORT_MAX at most */
-    struct pick_candidate of[PICK_REPORT_MAX]; /* in their order */
+    size_t count; /* replicas of the endpoint */
+    struct pick_candidate of[SNAPSHOT_REPLICAS_MAX]; /* in their order */
 };
 
 struct pick_wish {

@@ -108,7 +108,6 @@ void rate_lease_ask(struct rate_lease *r, json_t *spec, uint64_t now_ns)
 /* ---- the answer ---- */
 
 struct beyond {
-    struct rate_lease *r;
     VEC(struct limit_counter *) found;
 };
 static bool on_beyond(void *arg, struct limit_counter *c)
@@ -121,7 +120,7 @@ static bool on_beyond(void *arg, struct limit_counter *c)
 /* What runs beyond one's base is told: it is the others' until it has ended. */
 static void list_beyond(struct rate_lease *r)
 {
-    struct beyond b = {.r = r};
+    struct beyond b = {0};
     limit_each_beyond(r->set, on_beyond, &b);
     VEC_FOREACH (&b.found, c) {
         list(r, *c, LIMIT_CONCURRENT);
@@ -171,11 +170,7 @@ static void take_recall(struct rate_lease *r, const json_t *a, uint64_t now_ns)
     enum limit_unit u;
     if (!limit_unit_parse(json_str_or(a, "unit", ""), &u))
         return;
-    struct limit_counter *c = limit_find(r->set, name);
-    if (!c) { /* nobody has used it here */
-        limit_cap(r->set, name, u, json_int(a, "max", 0), INT64_MAX - 1);
-        c = limit_find(r->set, name);
-    }
+    struct limit_counter *c = limit_bound(r->set, name, u, json_int(a, "max", 0)); /* perhaps nobody has used it here */
     limit_give(r->set, c, u, &recall, now_ns);
     r->moved = true;
     list(r, c, u);

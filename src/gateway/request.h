@@ -5,7 +5,7 @@
  *                          └───────────────────┘
  * Whatever happens, request_settle() runs once: it releases the replica and what was reserved of limits, makes the usage record (records.h; recount.h where a tokenizer is asked first), counts, logs. It runs before the client gets the last
  * byte, so that whoever has seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too
- * slow or sent too much) is none: nothing was used, nothing is written; the server's refusal is counted as one.
+ * slow or sent too much) is none: nothing was used, nothing is written; the server's refusal is counted as one. Threads: the loop's.
  */
 #ifndef SEKI_GATEWAY_REQUEST_H
 #define SEKI_GATEWAY_REQUEST_H

@@ -5,7 +5,7 @@
 #include "gateway/internal.h"
 
 #define ANSWER_MAX ((size_t)4 << 20)
-#define PLACES_MAX 128 /* of an endpoint: as many as its replicas that are looked at, serving and not */
+#define PLACES_MAX (2 * SNAPSHOT_REPLICAS_MAX) /* of an endpoint: as many as its replicas that are looked at, serving and not */
 
 struct view {
     struct sbuf out;

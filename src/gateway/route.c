@@ -45,14 +45,19 @@ enum usage_dialect route_dialect(struct str path)
     return DIALECT_COMPLETIONS;
 }
 
+/* "/v1/models/" is "/v1/models". For good: everybody who looks at the path looks at the same one. */
+static void trim_path(struct str *path)
+{
+    if (path->len > 1 && path->ptr[path->len - 1] == '/')
+        path->len--;
+}
+
 /* NULL: answered. */
 static const struct gateway_route *find_route(struct gateway_loop *l, struct http_request *r)
 {
     const struct gateway_route *found = NULL;
     struct str path = r->head.path;
     char text[256];
-    if (path.len > 1 && path.ptr[path.len - 1] == '/')
-        path.len--;
     for (size_t i = 0; i < ARRAY_LEN(routes); i++)
         if (path_is(&routes[i], path)) {
             found = &routes[i];
@@ -176,6 +181,7 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
 {
     struct gateway_loop *l = ctx;
     struct err err = ERR_INIT;
+    trim_path(&r->head.path);
     const struct gateway_route *route = find_route(l, r);
     if (!route)
         return ERR_NOT_FOUND;

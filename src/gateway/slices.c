@@ -60,6 +60,7 @@ static void deliver(void *arg)
         pthread_mutex_unlock(&i->slices->lock);
         if (!w)
             return;
+        timer_stop(&w->end);
         w->again(w);
     }
 }
@@ -85,6 +86,14 @@ void slices_inbox_init(struct slices_inbox *i, struct slices *l, struct loop *lo
     i->slices = l;
 }
 
+static void on_end(struct timer *t)
+{
+    struct slices_wait *w = t->arg;
+    slices_cancel(w);
+    w->is_over = true;
+    w->again(w);
+}
+
 bool slices_park(struct slices_wait *w, struct slices_inbox *i)
 {
     struct slices *l = i->slices;
@@ -93,8 +102,9 @@ bool slices_park(struct slices_wait *w, struct slices_inbox *i)
         return false; /* what there is of a rate is here */
     if (!w->since_ns) {
         w->since_ns = now;
+        timer_init(&w->end, i->loop, on_end, w);
         metric_add(l->waits, 1);
-    } else if (now > w->since_ns + WAIT_NS) {
+    } else if (w->is_over || now - w->since_ns >= WAIT_NS) {
         return false;
     }
     pthread_mutex_lock(&l->lock);
@@ -107,6 +117,8 @@ bool slices_park(struct slices_wait *w, struct slices_inbox *i)
         pthread_cond_signal(&l->wake);
     }
     pthread_mutex_unlock(&l->lock);
+    if (may)
+        timer_start(&w->end, (w->since_ns + WAIT_NS - now + 999999) / 1000000);
     return may;
 }
 
@@ -115,6 +127,7 @@ void slices_cancel(struct slices_wait *w)
     if (!w->inbox)
         return;
     struct slices *l = w->inbox->slices;
+    timer_stop(&w->end);
     pthread_mutex_lock(&l->lock);
     if (w->state == SLICES_WAITS)
         TAILQ_REMOVE(&l->waiting, w, link);

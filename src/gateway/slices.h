@@ -4,8 +4,9 @@
  * the lease's end, counted from before the question was sent. Who asked for none of a budget for IDLE gives its slice back. With control down, what was leased is spent until the
  * lease's end and nothing after it; of rates each gateway goes on with the shares that it has (rate_lease.h), and nobody waits.
  *
- * A request that a slice cannot pay waits here, WAIT at most, while control is asked; then it reserves again. What is refused at once is what control has said there is no
- * more of, a second ago at most. Threads: any; slices_wait's callback runs on its own loop.
+ * A request that a slice cannot pay waits here while control is asked; then it reserves again. A timer of its own ends that after WAIT in all, however long control takes. (With control
+ * down it waits for money all the same, as control may be back by then, and nothing else can pay.) What is refused at once is what control has said there is no more of, a second ago at
+ * most. Threads: any; slices_wait's callback runs on its own loop.
  */
 #ifndef SEKI_GATEWAY_SLICES_H
 #define SEKI_GATEWAY_SLICES_H
@@ -51,9 +52,11 @@ struct slices_wait {
     struct limit_counter *counter; /* or of a limit: so many of its unit. NULL: of the budgets */
     enum limit_unit unit;
     uint64_t since_ns; /* when it first waited; 0: it has not */
+    struct timer end;   /* the loop's: runs while it waits */
+    bool is_over;      /* it has waited long enough */
     void (*again)(struct slices_wait *w);
 };
-/* It waits until control has answered; false: it has waited long enough. On its loop's thread. */
+/* It waits until control has answered, and then is called again; false: it has waited long enough. On its loop's thread. */
 bool slices_park(struct slices_wait *w, struct slices_inbox *i);
 void slices_cancel(struct slices_wait *w);
 

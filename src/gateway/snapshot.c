@@ -90,13 +90,12 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     if (obj_deleting(obj) || !obj_name(obj) || kind_decode(&kind_model_endpoint, obj, a, &mep, NULL) < 0)
         return;
     struct snap_endpoint *e = ARENA_NEW(a, struct snap_endpoint);
-    const char *visibility = mep.spec.visibility ? mep.spec.visibility : "Project", *created = json_str(obj, "metadata.creationTimestamp");
+    const char *created = json_str(obj, "metadata.creationTimestamp");
     e->project = arena_strdup(a, obj_namespace(obj));
     e->name = arena_strdup(a, obj_name(obj));
     e->served = mep.spec.served_name && *mep.spec.served_name ? mep.spec.served_name : e->name;
     e->task = engine_task_of(&mep.spec.engine);
-    e->visibility = !strcmp(visibility, "Everyone") ? VISIBLE_EVERYONE : !strcmp(visibility, "Tenants") ? VISIBLE_TENANTS : VISIBLE_PROJECT;
-    e->tenants = snapshot_copy_list(a, &mep.spec.tenants);
+    snapshot_set_visibility(e, a, mep.spec.visibility, &mep.spec.tenants);
     (void)!clock_parse(str_of(created ? created : ""), &e->created_ms);
     const char *reason = obj_condition_reason(obj, "Ready");
     e->not_ready = arena_strdup(a, reason ? reason : "Starting");
@@ -123,6 +122,8 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     slo_read(json_object_get(obj, "spec"), &e->slo);
     prices_read(src->prices, e->project, e->served, a, &e->prices);
     *VEC_PUSH(&s->dispatches) = e->dispatch = dispatch_take(memory->dispatches, arena_printf(a, "%s/%s", e->project, e->name));
+    if (e->replica_count)
+        dispatch_cold_end(e->dispatch);
     add_in_order(s, e);
     e->adapter_count = mep.spec.adapters.count;
     for (size_t n = 0; n < e->adapter_count; n++)

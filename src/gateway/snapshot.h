@@ -20,6 +20,9 @@
 #include "kinds/slo.h"
 #include "net/addr.h"
 
+#define SNAPSHOT_REPLICAS_MAX 64 /* of one endpoint that are looked at: a bit each, in a wish (pick.h) and what bars them (border.h) */
+_Static_assert(SNAPSHOT_REPLICAS_MAX <= 64, "sets of replicas are bits of a uint64_t");
+
 struct snap_replica {
     const char *name, *full_name; /* that, and "PROJECT/NAME" */
     struct target *target;

@@ -7,8 +7,6 @@
 #include "base/vec.h"
 #include "gateway/snapshot.h"
 
-#define SNAPSHOT_REPLICAS_MAX 64 /* of one endpoint that are looked at: a bit each */
-
 struct snapshot {
     atomic_uint refs;
     struct arena *arena;
@@ -34,6 +32,8 @@ struct field_list;
 
 /* A copy of a list of texts, ended by NULL, in a. */
 const char *const *snapshot_copy_list(struct arena *a, const struct field_list *l);
+/* Who may see an endpoint or a route, from its spec; visibility NULL: its project. */
+void snapshot_set_visibility(struct snap_endpoint *e, struct arena *a, const char *visibility, const struct field_list *tenants);
 
 /* Limits and budgets of projects and tenants, by "project NAME" and "tenant NAME"; the caller's, map_free(). */
 struct map *snapshot_read_allowances(const struct snapshot_source *src);

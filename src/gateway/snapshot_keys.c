@@ -14,6 +14,13 @@ const char *const *snapshot_copy_list(struct arena *a, const struct field_list *
     return copy;
 }
 
+void snapshot_set_visibility(struct snap_endpoint *e, struct arena *a, const char *visibility, const struct field_list *tenants)
+{
+    bool everyone = visibility && !strcmp(visibility, "Everyone"), some = visibility && !strcmp(visibility, "Tenants");
+    e->visibility = everyone ? VISIBLE_EVERYONE : some ? VISIBLE_TENANTS : VISIBLE_PROJECT;
+    e->tenants = snapshot_copy_list(a, tenants);
+}
+
 static const char *tenant_of(const struct snapshot_source *src, struct arena *a, const char *project)
 {
     size_t i;

@@ -5,8 +5,8 @@
 #include "base/clock.h"
 #include "kinds/inference.h"
 
-/* Host names are looked up here, on the builder's thread. What is found is what is connected to, so it is judged here too. */
-static bool resolve(const struct engine_paths *engines, const char *host_port, bool tls, struct net_addr *ret)
+/* Host names are looked up here, on the builder's thread. What is found is what is connected to, so it is judged here too. Of several addresses it stays the one that it was. */
+static bool resolve(const struct engine_paths *engines, const char *host_port, bool tls, const struct net_addr *was, struct net_addr *ret)
 {
     char host[256], port[8];
     const char *colon = strrchr(host_port, ':');
@@ -20,11 +20,15 @@ static bool resolve(const struct engine_paths *engines, const char *host_port, b
     }
     if (getaddrinfo(host, port, &hints, &found) != 0)
         return false;
-    for (const struct addrinfo *f = found; f && !good; f = f->ai_next)
-        if ((good = reach_addr(engines->remote, f->ai_addr, tls))) {
-            memcpy(&ret->sa, f->ai_addr, f->ai_addrlen);
-            ret->len = f->ai_addrlen;
-        }
+    for (const struct addrinfo *f = found; f; f = f->ai_next) {
+        struct net_addr at = {.len = f->ai_addrlen};
+        memcpy(&at.sa, f->ai_addr, f->ai_addrlen);
+        if (!reach_addr(engines->remote, f->ai_addr, tls))
+            continue;
+        if (!good || (was && net_addr_equal(&at, was)))
+            *ret = at;
+        good = true;
+    }
     freeaddrinfo(found);
     return good;
 }
@@ -38,7 +42,7 @@ static bool is_plain(const char *text)
     return true;
 }
 
-static bool read_address(const struct engine_paths *engines, struct arena *a, const char *text, struct snap_replica *r)
+static bool read_address(const struct engine_paths *engines, struct arena *a, const char *text, const struct target *known, struct snap_replica *r)
 {
     if (!strncmp(text, "unix:", 5)) {
         r->host = "localhost";
@@ -47,7 +51,7 @@ static bool read_address(const struct engine_paths *engines, struct arena *a, co
     r->tls = !strncmp(text, "https://", 8);
     const char *host = strstr(text, "://");
     r->host = arena_strdup(a, host ? host + 3 : text);
-    return host && is_plain(host) && !strchr(host + 3, '/') && resolve(engines, host + 3, r->tls, &r->addr);
+    return host && is_plain(host) && !strchr(host + 3, '/') && resolve(engines, host + 3, r->tls, known ? &known->addr : NULL, &r->addr);
 }
 
 /* False: there should be a key, and there is none that can be sent. */
@@ -87,13 +91,15 @@ void snapshot_add_replica(struct snapshot *s, const struct engine_paths *engines
         engine_where(engines, &mr, obj_uid(obj), a, &where, NULL) < 0 || strcmp(where.address, mr.status.address) != 0)
         return;
     *r = (struct snap_replica){.name = arena_strdup(a, obj_name(obj)), .full_name = arena_printf(a, "%s/%s", e->project, obj_name(obj)), .base_path = where.base_path};
-    if (!read_address(engines, a, where.address, r) || !is_plain(r->base_path))
+    const char *target = arena_printf(a, "%s %s", e->project, where.address);
+    if (!read_address(engines, a, where.address, target_find(memory->targets, target), r) || !is_plain(r->base_path))
         return;
     r->engine_model = where.engine_model && *where.engine_model && strcmp(where.engine_model, e->served) != 0 ? where.engine_model : NULL;
     if (!read_token(engines, a, &mr, obj_uid(obj), where.address, r))
         return;
     r->slots = engine_is_remote(&mr.spec.engine) ? (int)mr.spec.engine.max_concurrent_requests : (int)mr.spec.engine.parallel;
-    *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, arena_printf(a, "%s %s", e->project, where.address));
+    *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, target);
+    r->target->addr = r->addr;
     isolate(engines, a, &mr, obj_uid(obj), r);
     r->site = border_site(s->border, where.address);
     e->replica_count++;

@@ -90,6 +90,11 @@ struct target *target_take(struct target_set *s, const char *name)
     return t;
 }
 
+const struct target *target_find(struct target_set *s, const char *name)
+{
+    return map_getc(s->by_name, name);
+}
+
 void target_prune(struct target_set *s)
 {
     struct map_iter it = MAP_ITER_INIT;

@@ -15,6 +15,7 @@
 #include "gateway/prefix.h"
 #include "gateway/slots.h"
 #include "json/json.h"
+#include "net/addr.h"
 
 #define TARGET_INDEX_BYTES ((size_t)512 << 10)
 #define TARGET_TOLD_MS 6000 /* what an engine said of itself holds for so long after it was asked; control asks every 2 s */
@@ -37,6 +38,7 @@ struct target {
     pthread_mutex_t lock;         /* guards prefixes */
     struct prefix_index *prefixes; /* NULL until something was sent, or when there are too many */
     bool tells;                   /* under the lock: it has said that it found something cached */
+    struct net_addr addr;         /* where its name led when it was last looked up: the builder's */
     struct slots *slots;          /* of engines that are told which slot to use; the builder's: others have it from their snapshot */
 };
 
@@ -45,6 +47,7 @@ struct target_set *target_set_new(void);
 void target_set_free(struct target_set *s);
 struct target *target_take(struct target_set *s, const char *name); /* a new reference */
 struct target *target_ref(struct target *t);
+const struct target *target_find(struct target_set *s, const char *name); /* the set's; NULL: it has none of that name */
 void target_unref(struct target *t);
 /* Marks those that a new snapshot, which is what loops find from now on, does not have, and unmarks the others. */
 void target_close(struct target_set *s, bool (*has)(void *arg, const char *name), void *arg);

@@ -52,6 +52,11 @@ int net_addr_parse(struct str text, struct net_addr *ret, struct err *err)
     return err_set(err, ERR_INVALID, "%.*s: expected a numeric address, such as 127.0.0.1:8000 or [::1]:8000", STR_ARG(text));
 }
 
+bool net_addr_equal(const struct net_addr *a, const struct net_addr *b)
+{
+    return a->len == b->len && !memcmp(&a->sa, &b->sa, a->len);
+}
+
 void net_addr_format(const struct net_addr *a, char text[NET_ADDR_TEXT_MAX])
 {
     char host[INET6_ADDRSTRLEN] = "";

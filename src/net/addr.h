@@ -27,6 +27,7 @@ int net_addr_parse(struct str text, struct net_addr *ret, struct err *err) NODIS
 void net_addr_format(const struct net_addr *a, char text[NET_ADDR_TEXT_MAX]);
 bool net_addr_is_loopback(const struct net_addr *a); /* unix sockets count as loopback */
 uint16_t net_addr_port(const struct net_addr *a);    /* 0 for unix */
+bool net_addr_equal(const struct net_addr *a, const struct net_addr *b);
 
 /* A listening socket. reuse_port: several sockets share the port, the kernel spreads connections. ret_bound (may be
  * NULL) is the address really bound, with the port when 0 was asked. A stale unix socket is replaced, mode 0600.

@@ -140,7 +140,7 @@ static void answer_error(struct http2_stream *st, int status, const char *msg)
     stream_lost(st);
     st->ended = false;
     if (s->ops->write_error)
-        s->ops->write_error(s->ctx, status, msg, st->req->id, &body, &type);
+        s->ops->write_error(s->ctx, st->req, status, msg, &body, &type);
     else
         sbuf_addf(&body, "%s\n", msg);
     http2_carrier.respond(st->req, status, type, NULL, 0, sbuf_str(&body));

@@ -125,6 +125,11 @@ void http_pool_free(struct http_pool *p)
     pool_release(p);
 }
 
+const struct net_addr *http_pool_addr(const struct http_pool *p)
+{
+    return &p->o.addr;
+}
+
 size_t http_pool_active(const struct http_pool *p)
 {
     return p->active;

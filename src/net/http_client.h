@@ -59,6 +59,7 @@ void http_call_pause(struct http_call *c, bool paused);
 void http_call_cancel(struct http_call *c); /* no callback afterwards; c is gone */
 bool http_call_sent_any(const struct http_call *c); /* a request byte has left: the peer may have seen it */
 
+const struct net_addr *http_pool_addr(const struct http_pool *p);
 size_t http_pool_active(const struct http_pool *p);
 size_t http_pool_idle(const struct http_pool *p);
 

@@ -44,8 +44,8 @@ struct http_server_ops {
     void (*on_drain)(void *ctx, struct http_request *r);
     void (*on_abort)(void *ctx, struct http_request *r);
     void (*on_done)(void *ctx, struct http_request *r); /* the answer's last byte is with the kernel; may be NULL */
-    /* Body and content type of an answer that the server itself makes. NULL: text/plain. */
-    void (*write_error)(void *ctx, int status, const char *msg, const char *request_id, struct sbuf *out, const char **ret_type);
+    /* Body and content type of an answer that the server itself makes. r->head is empty where it could not be read, or has not come whole; r->id may be "". NULL: text/plain. */
+    void (*write_error)(void *ctx, const struct http_request *r, int status, const char *msg, struct sbuf *out, const char **ret_type);
 };
 
 struct http_server_options {

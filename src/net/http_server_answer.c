@@ -263,7 +263,7 @@ void server_conn_error(struct http_server_conn *c, int status, const char *msg)
     bool handler_knows = c->state == CONN_BODY && c->server->ops->on_head;
     c->close_after = true;
     if (c->server->ops->write_error)
-        c->server->ops->write_error(c->server->ctx, status, msg, c->req->id, &body, &type);
+        c->server->ops->write_error(c->server->ctx, c->req, status, msg, &body, &type);
     else
         sbuf_addf(&body, "%s\n", msg);
     if (handler_knows) {

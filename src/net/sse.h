@@ -1,6 +1,6 @@
 /* Server-sent events, read in passing: finds event boundaries and data in a byte stream cut anywhere.
  *
- * The gateway forwards bytes untouched and feeds the same bytes here. Lines end in LF, CRLF or CR; several data lines are joined by LF;
+ * For who reads a stream (`seki chat`), or passes it on and feeds the same bytes here; the gateway, which does that to every stream, has a scanner of its own (usage_scan.h). Lines end in LF, CRLF or CR; several data lines are joined by LF;
  * comments are skipped; an event larger than max_event_bytes is reported as oversized with its data cut, and the scanner goes
  * on. No allocation an event once its buffer has grown. Threads: one owner.
  */

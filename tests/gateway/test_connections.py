@@ -69,6 +69,34 @@ def test_slow_loris_on_the_body(small):
         assert client.ended()
 
 
+@pytest.mark.parametrize("path", ["messages", "messages/"])
+@pytest.mark.parametrize("length, status, kind", [(1000, 408, "invalid_request_error"), (1 << 30, 413, "request_too_large")])
+def test_whoever_sends_a_message_is_refused_in_its_shape(small, path, length, status, kind):
+    """Also by what is refused before there is a request."""
+    with RawClient(small.address("gateway")) as client:
+        client.send(head(small, path, length) + b"{")
+        got = client.response()
+    doc = got.json()
+    assert got.status == status and doc["type"] == "error" and doc["error"]["type"] == kind and doc["request_id"] == got.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["models", "models/", "models/fake", "models/fake/", "residency/fake", "residency/fake/"])
+def test_a_slash_at_the_end_is_nothing(small, path):
+    with RawClient(small.address("gateway")) as client:
+        client.send(head(small, path))
+        got = client.response()
+    assert got.status == 200 and b"fake" in got.body
+
+
+def test_who_lives_says_so(small):
+    with RawClient(small.address("gateway")) as client:
+        for path in "livez", "livez/", "readyz", "readyz/":
+            client.send(f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert client.response().body == b"ok\n"
+        client.send(b"GET /livez/x HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.response().status == 404
+
+
 def test_slow_loris_does_not_hold_up_others(small):
     lame = [RawClient(small.address("gateway")) for _ in range(CAP // 2)]
     for client in lame:

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/arena.h"
 #include "base/file.h"
@@ -174,8 +175,50 @@ static void what_a_full_disk_took_of_a_batch_stays(void **state)
     journal_close(j);
 }
 
+#define MANY (3 * LEDGER_BATCH_MAX + 5)
+
+static void add_number(struct journal *j, int n)
+{
+    journal_add(j, &(struct usage){.id = STR("r"), .project = STR("p"), .outcome = STR("ok"), .status = 200, .prompt_tokens = 0, .completion_tokens = n, .exact = true});
+}
+
+/* What waited is written some at a time, and what comes meanwhile comes after it. */
+static void what_waited_is_written_in_its_order(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct journal *j;
+    struct ledger_reader *r;
+    struct seen seen = {0};
+    struct rlimit before;
+    int added = 0;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    ASSERT_OK(journal_open(dir, "waits", &j, &err));
+    limit_files(1);
+    while (added < MANY)
+        add_number(j, added++);
+    assert_int_equal(journal_sequence(j), -1);
+    limit_files(before.rlim_cur);
+    for (int i = 0; i < 5000 && journal_sequence(j) < 0; i++) {
+        if (added < 2 * MANY)
+            add_number(j, added++);
+        usleep(1000);
+    }
+    assert_int_equal(journal_sequence(j), added);
+    limit_files(1);
+    for (int i = 0; i < MANY; i++)
+        add_number(j, added++);
+    limit_files(before.rlim_cur);
+    journal_close(j); /* tries once more */
+    ASSERT_OK(ledger_reader_open(dir, "usage-waits", &r, &err));
+    ASSERT_OK(ledger_read(r, 0, on_record, &seen, &err));
+    ledger_reader_close(r);
+    assert_int_equal(seen.count, added);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(many_writers_and_a_restart), cmocka_unit_test(what_a_full_disk_took_of_a_batch_stays)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(many_writers_and_a_restart), cmocka_unit_test(what_a_full_disk_took_of_a_batch_stays), cmocka_unit_test(what_waited_is_written_in_its_order)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

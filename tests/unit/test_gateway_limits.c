@@ -3,7 +3,7 @@
 
 #include <pthread.h>
 
-#include "gateway/limits.h"
+#include "gateway/limit_shares.h"
 
 #define SECOND 1000000000ull
 #define T0 (1000 * SECOND)
@@ -189,6 +189,42 @@ static void counters_are_not_forgotten_while_they_hold_back(void **state)
 
 /* ---- learning ---- */
 
+/* Between who says it and the dealing out a snapshot may be built, which forgets what nobody refers to. */
+static void what_the_next_share_is_not_to_exceed_is_not_forgotten(void **state)
+{
+    (void)state;
+    struct limit_set *s = limit_set_new();
+    limit_cap(s, STR("capped"), LIMIT_REQUESTS, 100, 30);
+    limit_prune(s, T0);
+    limit_set_parts(s, 2, false, T0);
+    struct limit_counter *c = limit_take(s, "capped", (int64_t[]){100, 0, 0}, 0);
+    assert_int_equal(limit_report(s, c, LIMIT_REQUESTS, T0).share, 30);
+    limit_counter_unref(c);
+    limit_set_parts(s, 1, false, T0);
+    limit_prune(s, T0 + 120 * SECOND);
+    assert_null(limit_find(s, STR("capped"))); /* once it is dealt out, it may be */
+    limit_set_free(s);
+}
+
+static void what_others_lack_has_a_counter_though_nobody_used_it_here(void **state)
+{
+    (void)state;
+    struct limit_set *s = limit_set_new();
+    limit_set_parts(s, 2, false, T0);
+    struct limit_counter *c = limit_bound(s, STR("wanted"), LIMIT_REQUESTS, 100);
+    limit_prune(s, T0 + 120 * SECOND); /* it is in use */
+    assert_int_equal(limit_report(s, c, LIMIT_REQUESTS, T0).share, 50);
+    assert_ptr_equal(limit_find(s, STR("wanted")), c);
+    limit_counter_unref(c);
+    limit_counter_unref(c);
+    limit_prune(s, T0 + 120 * SECOND);
+    assert_null(limit_find(s, STR("wanted")));
+    c = limit_bound(s, STR("absurd"), LIMIT_REQUESTS, -7);
+    assert_int_equal(limit_report(s, c, LIMIT_REQUESTS, T0).share, 0);
+    limit_counter_unref(c);
+    limit_set_free(s);
+}
+
 static void answers_are_expected_as_long_as_they_were(void **state)
 {
     (void)state;
@@ -268,6 +304,8 @@ int main(void)
         cmocka_unit_test(an_absurd_count_has_an_end),
         cmocka_unit_test(the_tightest_wins_and_refusals_take_nothing),
         cmocka_unit_test(counters_are_not_forgotten_while_they_hold_back),
+        cmocka_unit_test(what_the_next_share_is_not_to_exceed_is_not_forgotten),
+        cmocka_unit_test(what_others_lack_has_a_counter_though_nobody_used_it_here),
         cmocka_unit_test(answers_are_expected_as_long_as_they_were),
         cmocka_unit_test(many_threads_get_what_there_is),
     };

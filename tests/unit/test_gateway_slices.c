@@ -20,22 +20,30 @@ static struct loop *loop;
 static struct slices_inbox inbox;
 static struct budget budget;
 
+#define HOLD_S 12
+
 /* What control says, and what it was told: under a lock. */
 static struct {
     pthread_mutex_t lock;
-    bool down;
+    pthread_cond_t released;
+    bool down, held; /* held: it does not answer, for HOLD_S at most */
     int64_t grant, free;
     bool final;
     int questions;
     json_t *last;
     json_t *parts; /* of rates: members of the status */
-} control = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} control = {.lock = PTHREAD_MUTEX_INITIALIZER, .released = PTHREAD_COND_INITIALIZER};
 
 static int roundtrip(struct fake_api *f UNUSED, const struct client_call *k, struct client_answer *ret, struct err *err)
 {
     size_t i;
     json_t *q, *answers = json_array();
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += HOLD_S;
     pthread_mutex_lock(&control.lock);
+    while (control.held && pthread_cond_timedwait(&control.released, &control.lock, &until) == 0)
+        ;
     control.questions++;
     json_decref(control.last);
     control.last = json_deep_copy(json_object_get(k->body, "spec"));
@@ -71,6 +79,14 @@ static void say_parts(int64_t epoch, int64_t parts)
     pthread_mutex_lock(&control.lock);
     json_decref(control.parts);
     control.parts = json_pack("{s:I, s:I, s:b}", "rateEpoch", (json_int_t)epoch, "rateParts", (json_int_t)parts, "rateSettled", 1);
+    pthread_mutex_unlock(&control.lock);
+}
+
+static void hold(bool on)
+{
+    pthread_mutex_lock(&control.lock);
+    control.held = on;
+    pthread_cond_signal(&control.released);
     pthread_mutex_unlock(&control.lock);
 }
 
@@ -190,6 +206,36 @@ static void who_waits_is_not_called_when_it_left(void **state)
     assert_false(w.done);
 }
 
+static void who_waits_is_called_in_time_though_control_is_slow(void **state)
+{
+    (void)state;
+    struct waiter w;
+    for (int i = 0; i < 500 && !questions(); i++)
+        loop_run_once(loop, 10);
+    hold(true);
+    uint64_t begun_ms = clock_mono_ms();
+    run_money(&w, 50);
+    uint64_t waited_ms = clock_mono_ms() - begun_ms;
+    hold(false);
+    assert_int_equal(w.got, BUDGET_ASK);
+    assert_in_range(waited_ms, 2990, 3000 + HOLD_S * 1000 / 2);
+}
+
+static void who_has_waited_is_not_called_at_the_end(void **state)
+{
+    (void)state;
+    struct waiter w;
+    say(false, 60, 40, true);
+    run_money(&w, 50);
+    assert_int_equal(w.got, BUDGET_HELD);
+    assert_false(timer_armed(&w.wait.end));
+    w = (struct waiter){.wait = {.budgets = &budget, .count = 1, .amount = 500, .again = money_again}, .amount = 500};
+    assert_true(slices_park(&w.wait, &inbox));
+    assert_true(timer_armed(&w.wait.end));
+    slices_cancel(&w.wait);
+    assert_false(timer_armed(&w.wait.end));
+}
+
 static void without_control_who_waits_for_a_rate_is_not_held_up(void **state)
 {
     (void)state;
@@ -232,6 +278,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(who_waits_gets_what_is_granted, setup, teardown),
         cmocka_unit_test_setup_teardown(who_cannot_get_it_is_told_so_once_control_has_said_it, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_is_not_called_when_it_left, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_waits_is_called_in_time_though_control_is_slow, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_has_waited_is_not_called_at_the_end, setup, teardown),
         cmocka_unit_test_setup_teardown(without_control_who_waits_for_a_rate_is_not_held_up, setup, teardown),
         cmocka_unit_test_setup_teardown(who_leaves_says_so_and_up_to_which_record, setup, teardown),
     };

@@ -1,6 +1,7 @@
 /* The routing snapshot: who may call what, which replica is picked, and the file that it starts from. */
 #include "unit.h"
 
+#include <netdb.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "gateway/dispatch.h"
 #include "gateway/pick.h"
 
 #define READY "\"status\":\"True\",\"type\":\"Ready\",\"reason\":\"Serving\""
@@ -133,6 +135,81 @@ static void least_in_flight(void **state)
     s = build("{\"version\":1,\"keys\":[],\"endpoints\":[],\"replicas\":[],\"namespaces\":[]}", targets);
     assert_false(snapshot_has_target(s, "p " SOCKET));
     snapshot_unref(s);
+    snapshot_memory_free(targets);
+}
+
+#define COLD(replicas) \
+    "{\"version\":1,\"keys\":[" KEY("p", "k", "h1", "") "],\"endpoints\":[" ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") "],\"replicas\":[" replicas "],\"namespaces\":[" NAMESPACE("p", "tp") "]}"
+
+/* Also when whoever was held has left before: how long the next one is to wait is not reckoned from them. */
+static void a_cold_start_ends_with_the_first_replica(void **state)
+{
+    (void)state;
+    struct snapshot_memory *targets = snapshot_memory_new();
+    struct snapshot *cold = build(COLD(""), targets);
+    struct dispatch *d = snapshot_find(cold, snapshot_key(cold, "h1"), "m")->dispatch;
+    dispatch_cold_begin(d, 1000);
+    struct snapshot *still = build(COLD(""), targets);
+    assert_int_equal(dispatch_cold_since(d), 1000);
+    struct snapshot *warm = build(COLD(REPLICA("p", "m-0", "m", "http://127.0.0.1:9", "")), targets);
+    assert_int_equal(dispatch_cold_since(d), 0);
+    snapshot_unref(cold);
+    snapshot_unref(still);
+    snapshot_unref(warm);
+    snapshot_memory_free(targets);
+}
+
+/* ---- names of hosts ---- */
+
+static const char *engine_test; /* addresses of engine.test, with a space between them */
+
+/* In place of the C library's. */
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **ret)
+{
+    struct str rest = str_of(strcmp(host, "engine.test") ? host : engine_test), one;
+    char text[64];
+    (void)hints;
+    *ret = NULL;
+    for (struct addrinfo **at = ret; str_cut(&rest, ' ', &one); at = &(*at)->ai_next) {
+        struct net_addr addr;
+        snprintf(text, sizeof(text), "%.*s:%s", (int)one.len, one.ptr, port);
+        assert_int_equal(net_addr_parse(str_of(text), &addr, NULL), 0);
+        *at = xcalloc(1, sizeof(**at) + sizeof(addr));
+        **at = (struct addrinfo){.ai_family = AF_INET, .ai_addrlen = addr.len, .ai_addr = (struct sockaddr *)(*at + 1)};
+        memcpy(*at + 1, &addr, sizeof(addr));
+    }
+    return 0;
+}
+
+void freeaddrinfo(struct addrinfo *i)
+{
+    while (i) {
+        struct addrinfo *next = i->ai_next;
+        mem_free(i);
+        i = next;
+    }
+}
+
+static void check_address(struct snapshot_memory *targets, const char *addresses, const char *expected)
+{
+    char text[NET_ADDR_TEXT_MAX];
+    engine_test = addresses;
+    struct snapshot *s = build(COLD(REPLICA("p", "m-0", "m", "http://engine.test:9", "")), targets);
+    const struct snap_endpoint *e = snapshot_find(s, snapshot_key(s, "h1"), "m");
+    assert_int_equal(e->replica_count, 1);
+    net_addr_format(&e->replicas[0].addr, text);
+    assert_string_equal(text, expected);
+    snapshot_unref(s);
+}
+
+static void an_engine_is_where_its_name_leads(void **state)
+{
+    (void)state;
+    struct snapshot_memory *targets = snapshot_memory_new();
+    check_address(targets, "127.0.0.1 127.0.0.2", "127.0.0.1:9");
+    check_address(targets, "127.0.0.2 127.0.0.1", "127.0.0.1:9"); /* in whatever order a name server has them today */
+    check_address(targets, "127.0.0.2 127.0.0.3", "127.0.0.2:9");
+    check_address(targets, "10.0.0.1 127.0.0.3", "127.0.0.3:9"); /* what may not be reached is not there */
     snapshot_memory_free(targets);
 }
 
@@ -377,7 +454,7 @@ static void rules_of_projects_do_not_fill_the_snapshot(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(rules_of_projects_do_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(rules_of_projects_do_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(a_cold_start_ends_with_the_first_replica), cmocka_unit_test(an_engine_is_where_its_name_leads), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
                                        cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects),
                                        cmocka_unit_test(an_address_that_the_system_did_not_make), cmocka_unit_test(keys_of_engines_elsewhere)};
     return cmocka_run_group_tests(tests, setup, teardown);
