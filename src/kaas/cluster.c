@@ -6,8 +6,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/metrics.h"
-#include "crypto/hash.h"
-#include "json/yaml.h"
 #include "kaas/addons.h"
 #include "kaas/node.h"
 #include "kaas/people.h"
@@ -23,18 +21,11 @@
 #define REMOVE_LOOK_MS 50u
 #define PROBE_TIMEOUT_MS 2000u
 #define HUNG_MS 30000u        /* alive, and does not answer for so long: killed */
-#define STOP_TIMEOUT_MS 10000u
-/* Those of a cluster of one. These two stop listening at once and then wait for watches, which do not end: etcd for 7 s, the API server for 60. All that while nobody is answered, so they have what an
- * answer under way takes. Killed, they lose nothing: etcd has on disk what it has acknowledged (its log is synced first, and is read again at the start), and the API server keeps nothing. */
-#define STORE_STOP_MS 100u
-#define API_STOP_MS 1000u
-#define STORE_HAND_OVER_MS 20000u /* an etcd of several: it waits for watches for 5 s and two elections */
 #define PKI_LOOK_MS 60000u
 #define STORE_MS 60000u       /* deadlines of stages */
 #define APISERVER_MS 120000u
 #define CONTROLLERS_MS 120000u
 #define QUIET_S 5             /* a stage that takes longer says what it waits for */
-#define CONF_MAX 65536
 
 struct pass {
     struct kaas *k;
@@ -137,13 +128,6 @@ static const char *last_log_line(struct pass *p, const char *workload)
     return *last ? arena_printf(p->r->arena, "; it last said: %s", last) : "";
 }
 
-static uint64_t stop_ms(const struct pass *p, enum component c)
-{
-    if (site_members(&p->site) > 1) /* each has the time to hand over what it has: the others answer meanwhile */
-        return c == ETCD ? STORE_HAND_OVER_MS : STOP_TIMEOUT_MS;
-    return c == ETCD ? STORE_STOP_MS : c == APISERVER ? API_STOP_MS : STOP_TIMEOUT_MS;
-}
-
 /* Wanted from now on, and running: 0. */
 static int ensure(struct pass *p, enum component c, int member, struct err *err)
 {
@@ -161,7 +145,7 @@ static int ensure(struct pass *p, enum component c, int member, struct err *err)
         return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
                        strrchr(plan->program, '/') + 1, p->site.minor);
     }
-    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = stop_ms(p, c)};
+    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = component_stop_ms(&p->site, c)};
     int rc = rt->ops->ensure(rt, &want, err);
     if (rc < 0)
         return rc;
@@ -448,34 +432,13 @@ static int look_controllers(struct pass *p, struct err *err)
 
 /* ---- the Secret with the kubeconfig ---- */
 
-static int kubeconfig_secret(struct pass *p, const char *name, json_t **ret, struct err *err)
-{
-    JSON_AUTO config = NULL;
-    CLEANUP(sbuf_deinit) struct sbuf text = {0}, coded = {0};
-    int rc = kubeconfig_embedded(&p->site, "admin", arena_printf(p->r->arena, "%s-admin", p->site.name), &config, err);
-    if (rc < 0)
-        return rc;
-    sbuf_init(&text, CONF_MAX);
-    sbuf_init(&coded, 2 * CONF_MAX);
-    yaml_write(config, &text);
-    base64_encode(sbuf_str(&text), &coded);
-    json_t *secret = obj_new(&kind_secret, p->site.ns, name);
-    json_object_set_new(secret, "type", json_string("Opaque"));
-    json_object_set_new(secret, "data", json_pack("{s:s%}", CLUSTER_SECRET_KEY, coded.ptr, coded.len));
-    obj_add_owner(secret, p->r->obj);
-    mem_wipe(text.ptr, text.len);
-    mem_wipe(coded.ptr, coded.len);
-    *ret = secret;
-    return 0;
-}
-
 static int write_secret(struct pass *p, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_secret);
     const char *name = arena_printf(p->r->arena, "%s" CLUSTER_SECRET_SUFFIX, p->site.name);
     JSON_AUTO want = NULL;
     JSON_AUTO there = informer_get(p->k->secrets, p->site.ns, name);
-    int rc = kubeconfig_secret(p, name, &want, err);
+    int rc = kubeconfig_secret(&p->site, p->r->obj, name, &want, err);
     if (rc < 0)
         return rc;
     if (there && !obj_owned_by(there, p->site.uid)) {
@@ -634,43 +597,6 @@ static void ready(struct pass *p, int64_t now)
     space_look(p->k, obj, &p->site, &p->memory.space_ms);
 }
 
-/* ---- members ---- */
-
-#define MEMBER_PARTS (1u << ETCD | 1u << APISERVER | 1u << CONTROLLERS | 1u << SCHEDULER)
-
-/* What this pass has seen of each. Returns whether all are as they shall be. */
-static bool tell_members(struct pass *p)
-{
-    json_t *obj = p->r->obj, *list = json_array();
-    struct arena *a = p->r->arena;
-    int good = 0, members = site_members(&p->site);
-    const char *wrong = "";
-    for (int m = 0; m < members; m++) {
-        const char *missing = "";
-        for (enum component c = 0; c < COMPONENTS; c++)
-            if (MEMBER_PARTS & (1u << c) & ~p->up[m])
-                missing = arena_printf(a, "%s%s%s", missing, *missing ? ", " : "", component_name(c));
-        json_t *member = json_pack("{s:s, s:s, s:b}", "name", arena_printf(a, "%d", m), "address", member_address(&p->site, m), "ready", !*missing);
-        if (*missing) {
-            json_put_str(member, "message", arena_printf(a, "not ready: %s", missing));
-            wrong = arena_printf(a, "%s%smember %d: %s", wrong, *wrong ? "; " : "", m, missing);
-        }
-        good += !*missing;
-        json_array_append_new(list, member);
-    }
-    json_put_str(obj, "status.membersReady", arena_printf(a, "%d/%d", good, members));
-    if (members < 2) {
-        json_decref(list);
-        return good == members;
-    }
-    json_put(obj, "status.members", list);
-    if (good == members && !p->mending)
-        status_condition(obj, "MembersReady", "True", "Running", "all members answer");
-    else
-        status_condition(obj, "MembersReady", "False", p->mending ? "Replacing" : "NotAnswering", "%s%s%s", wrong, *wrong && p->mending ? "; " : "", p->mending ? p->mending : "");
-    return good == members && !p->mending;
-}
-
 static void bring_up_stages(struct pass *p)
 {
     json_t *obj = p->r->obj;
@@ -697,7 +623,7 @@ static void bring_up_stages(struct pass *p)
 static void bring_up(struct pass *p)
 {
     bring_up_stages(p);
-    p->whole = *p->site.address && tell_members(p);
+    p->whole = *p->site.address && members_tell(p->r->obj, &p->site, p->up, p->mending, p->r->arena);
     if (!p->whole && json_at(p->r->obj, "status.createMilliseconds"))
         p->r->requeue_ms = MIN(p->r->requeue_ms, LATER_MS);
 }
@@ -714,7 +640,7 @@ static void pause_components(struct pass *p, const char *tenant)
     memset(p->memory.failing_ms, 0, sizeof(p->memory.failing_ms));
     bool gone = cluster_end(p->k, &p->site, APISERVER, &ended);
     if (*p->site.address)
-        (void)!tell_members(p);
+        (void)!members_tell(p->r->obj, &p->site, p->up, p->mending, p->r->arena);
     for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
         json_t *record = stage_record(obj, stages[i].condition);
         if (json_at(record, "milliseconds"))

@@ -70,6 +70,8 @@ void part_name(enum component c, int member, char name[PART_NAME_MAX]);
 void component_workload(const struct site *s, enum component c, int member, char name[WORKLOAD_NAME_MAX]);
 /* Whether a workload of that name is a member of a store: those end last. */
 bool workload_is_store(const char *name);
+/* From SIGTERM to SIGKILL. */
+uint64_t component_stop_ms(const struct site *s, enum component c);
 static inline int site_members(const struct site *s)
 {
     return s->members > 1 ? s->members : 1;
@@ -88,6 +90,8 @@ int cluster_pki_ensure(const struct cluster *spec, const struct site *s, uint64_
 /* A kubeconfig: with paths of the certificate and key, which its reader reads again when they change; or embedded, to be handed on. A new document. */
 json_t *kubeconfig_by_path(const struct site *s, const char *leaf);
 int kubeconfig_embedded(const struct site *s, const char *leaf, const char *context, json_t **ret, struct err *err) NODISCARD;
+/* The Secret of that name in owner's project, with the administrator's. */
+int kubeconfig_secret(const struct site *s, const json_t *owner, const char *name, json_t **ret, struct err *err) NODISCARD;
 /* Writes dir/conf/NAME.json, only when it differs: who reads a file again when it changes is not made to. Takes over doc. */
 int cluster_conf_write(const struct site *s, const char *name, json_t *doc, struct err *err) NODISCARD;
 /* Writes what is the same for all clusters of dir/conf. */
@@ -208,6 +212,8 @@ struct site site_of_member(const struct site *s, int member);
 /* One step of replacing a member whose files are gone: removed, added as a learner with an empty directory, promoted when it has caught up. Never two at a time, never without a quorum, and never
  * in a cluster of one. Returns the members that may not be started now, a bit each. *ret_what: what is being done or stands in the way, in a; NULL: nothing. */
 unsigned members_step(struct kaas *k, struct site *s, bool made, struct arena *a, const char **ret_what);
+/* Puts into status what a pass has seen: up[m] has a bit for each component of member m that answered; mending: what members_step() said. Returns whether all are as they shall be. */
+bool members_tell(json_t *obj, const struct site *s, const unsigned *up, const char *mending, struct arena *a);
 
 /* ---- status.c ---- */
 

@@ -7,8 +7,11 @@
 #include "base/mem.h"
 #include "crypto/hash.h"
 #include "crypto/pki.h"
+#include "json/yaml.h"
+#include "kinds/borrowed.h"
 
 #define CONF_MAX (1024 * 1024)
+#define KUBECONFIG_MAX 65536
 #define NAMES_MAX 32
 
 enum authority { CA, FRONT_PROXY_CA, ETCD_CA, AUTHORITIES };
@@ -186,6 +189,28 @@ int kubeconfig_embedded(const struct site *s, const char *leaf, const char *cont
     if (rc == 0)
         *ret = kubeconfig(s, context, json_pack("{s:O}", "certificate-authority-data", ca), json_pack("{s:O, s:O}", "client-certificate-data", cert, "client-key-data", key));
     return rc;
+}
+
+int kubeconfig_secret(const struct site *s, const json_t *owner, const char *name, json_t **ret, struct err *err)
+{
+    CLEANUP(mem_freep) char *context = xasprintf("%s-admin", s->name);
+    CLEANUP(sbuf_deinit) struct sbuf text = {0}, coded = {0};
+    JSON_AUTO config = NULL;
+    int rc = kubeconfig_embedded(s, "admin", context, &config, err);
+    if (rc < 0)
+        return rc;
+    sbuf_init(&text, KUBECONFIG_MAX);
+    sbuf_init(&coded, 2 * KUBECONFIG_MAX);
+    yaml_write(config, &text);
+    base64_encode(sbuf_str(&text), &coded);
+    json_t *secret = obj_new(&kind_secret, s->ns, name);
+    json_object_set_new(secret, "type", json_string("Opaque"));
+    json_object_set_new(secret, "data", json_pack("{s:s%}", CLUSTER_SECRET_KEY, coded.ptr, coded.len));
+    obj_add_owner(secret, owner);
+    mem_wipe(text.ptr, text.len);
+    mem_wipe(coded.ptr, coded.len);
+    *ret = secret;
+    return 0;
 }
 
 int cluster_conf_write(const struct site *s, const char *name, json_t *doc, struct err *err)

@@ -99,6 +99,20 @@ const char *member_audit(const struct site *s, int member, struct arena *a)
     return member ? arena_printf(a, "%s/audit-%d", s->dir, member) : arena_printf(a, "%s/audit", s->dir);
 }
 
+/* Those of a cluster of one. These two stop listening at once and then wait for watches, which do not end: etcd for 7 s, the API server for 60. All that while nobody is answered, so they have what an
+ * answer under way takes. Killed, they lose nothing: etcd has on disk what it has acknowledged (its log is synced first, and is read again at the start), and the API server keeps nothing. */
+#define STORE_STOP_MS 100u
+#define API_STOP_MS 1000u
+#define STOP_TIMEOUT_MS 10000u
+#define STORE_HAND_OVER_MS 20000u /* an etcd of several: it waits for watches for 5 s and two elections */
+
+uint64_t component_stop_ms(const struct site *s, enum component c)
+{
+    if (site_members(s) > 1) /* each has the time to hand over what it has: the others answer meanwhile */
+        return c == ETCD ? STORE_HAND_OVER_MS : STOP_TIMEOUT_MS;
+    return c == ETCD ? STORE_STOP_MS : c == APISERVER ? API_STOP_MS : STOP_TIMEOUT_MS;
+}
+
 static bool is_behind(const struct site *s, enum component c, int member)
 {
     return s->behind & (1u << c) || (s->turning == c && s->waiting & (1u << member));
