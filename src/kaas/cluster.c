@@ -12,6 +12,7 @@
 #include "kaas/recovery.h"
 #include "kaas/store_space.h"
 #include "kaas/upgrade.h"
+#include "kaas/warm.h"
 #include "kinds/borrowed.h"
 
 #define LOOK_MS 50u           /* while it is made … */
@@ -41,6 +42,7 @@ struct pass {
     bool restartable;   /* blamed may be started anew when the deadline is over */
     unsigned up[MEMBERS_MAX]; /* components of a member that have answered, a bit each */
     bool whole;               /* all members answer, and none is being replaced */
+    bool claimed;             /* its place was taken from the warm pool just now */
     const char *mending;      /* what is done about a member of the store; NULL: nothing */
     const char *event_type, *event_reason, *event; /* to be told once the status is stored */
 };
@@ -74,6 +76,7 @@ static void save_memory(struct pass *p)
 
 static void forget(struct pass *p)
 {
+    warm_forget(p->k->warm, p->site.uid);
     pthread_mutex_lock(&p->k->lock);
     map_del(p->k->memory, str_of(p->site.uid));
     for (enum component c = 0; c < COMPONENTS; c++)
@@ -258,46 +261,6 @@ static int members_answer(struct pass *p, enum component c, unsigned held, uint6
 
 /* ---- stages ---- */
 
-static bool is_taken(void *arg, const char *address)
-{
-    struct kaas *k = arg;
-    struct map_iter it = MAP_ITER_INIT;
-    bool taken = false;
-    while (map_next(k->memory, &it))
-        for (int m = 0; m < MEMBERS_MAX; m++)
-            taken |= !strcmp(((const struct cluster_memory *)it.value)->address[m], address);
-    JSON_AUTO all = informer_list(k->clusters, NULL);
-    size_t i;
-    json_t *c;
-    json_array_foreach (all, i, c) {
-        const json_t *members = json_at(c, "status.members");
-        taken |= !strcmp(json_str_or(c, "status.address", ""), address);
-        for (size_t m = 0; m < json_array_size(members); m++)
-            taken |= !strcmp(json_str_or(json_array_get(members, m), "address", ""), address);
-    }
-    return taken;
-}
-
-static void keep_addresses(const struct site *s, struct cluster_memory *memory)
-{
-    for (int m = 0; m < site_members(s); m++)
-        memcpy(memory->address[m], member_address(s, m), sizeof(memory->address[m]));
-}
-
-/* The addresses are another's from the moment that they were chosen. */
-static int take_place(struct pass *p, struct err *err)
-{
-    pthread_mutex_lock(&p->k->lock);
-    int rc = place_make(&p->site, (int)p->cluster.spec.control_plane.replicas, &p->k->addresses, is_taken, p->k, err);
-    if (rc == 0) {
-        struct cluster_memory *m = XNEW(struct cluster_memory);
-        keep_addresses(&p->site, m);
-        map_set(p->k->memory, str_of(p->site.uid), m);
-    }
-    pthread_mutex_unlock(&p->k->lock);
-    return rc;
-}
-
 /* A cluster that was made before there were nodes runs on as it was. */
 static int find_network(struct pass *p, struct err *err)
 {
@@ -314,6 +277,8 @@ static int find_place(struct pass *p, struct err *err)
 {
     struct err why = ERR_INIT;
     int rc = find_network(p, err);
+    if (rc == 0 && p->site.warm && !json_at(p->r->obj, "status.createMilliseconds"))
+        rc = warm_claim(p->k, p->r, &p->cluster, &p->site, &p->claimed, err);
     if (rc < 0)
         return rc;
     rc = place_load(&p->site, &why);
@@ -323,12 +288,12 @@ static int find_place(struct pass *p, struct err *err)
         return err_set(err, ERR_NOT_FOUND, "its files are gone; it is not made anew over that: restore clusters/%s, or delete it", p->site.uid);
     }
     if (rc == ERR_NOT_FOUND)
-        rc = take_place(p, err);
+        rc = place_take(p->k, &p->site, (int)p->cluster.spec.control_plane.replicas, err);
     else if (rc < 0)
         return err_set(err, rc, "%s", why.msg);
     if (rc < 0)
         return rc;
-    keep_addresses(&p->site, &p->memory);
+    place_remember(&p->site, &p->memory);
     p->site.with_nodes = place_has_nodes(p->site.dir);
     json_put_str(p->r->obj, "status.address", p->site.address);
     json_put_str(p->r->obj, "status.endpoint", arena_printf(p->r->arena, "https://%s:%d", p->site.address, PORT_APISERVER));
@@ -407,6 +372,8 @@ static int look_store(struct pass *p, struct err *err)
 static int look_apiserver(struct pass *p, struct err *err)
 {
     int rc = members_answer(p, APISERVER, 0, APISERVER_MS, err);
+    if (rc == 0 && p->site.warm && !json_at(p->r->obj, "status.createMilliseconds"))
+        rc = probe_certificate(&p->plan[0][APISERVER], &p->site, PROBE_TIMEOUT_MS, err);
     return rc < 0 || site_members(&p->site) < 2 ? rc : answers(p, RELAY, 0, err);
 }
 
@@ -519,7 +486,7 @@ static void passed(struct pass *p, const struct stage *s, json_t *record, int64_
         json_put_int(record, "milliseconds", MAX(took, (int64_t)0));
     }
     if (!status || strcmp(status, "True") != 0)
-        status_condition(obj, s->condition, "True", status && json_at(obj, "status.createMilliseconds") ? "Recovered" : "Done", "took %lld ms", (long long)MAX(took, (int64_t)0));
+        status_condition(obj, s->condition, "True", status && json_at(obj, "status.createMilliseconds") ? "Recovered" : p->claimed && s == stages ? "Claimed" : "Done", "took %lld ms", (long long)MAX(took, (int64_t)0));
 }
 
 /* It is not there yet. */
@@ -577,13 +544,19 @@ static void forget_strangers(struct pass *p)
         log_warn("nodes of before a restore may be left in a cluster", KV("cluster", p->site.name), KV("namespace", p->site.ns), KVE(&err));
 }
 
+static bool was_claimed(const json_t *obj)
+{
+    const char *reason = obj_condition_reason(obj, stages[0].condition);
+    return reason && !strcmp(reason, "Claimed");
+}
+
 static void ready(struct pass *p, int64_t now)
 {
     json_t *obj = p->r->obj;
     if (!json_at(obj, "status.createMilliseconds")) {
         int64_t ms = MAX(now - status_time(json_array_get(json_at(obj, "status.stages"), 0), "startedAt"), (int64_t)1);
         json_put_int(obj, "status.createMilliseconds", ms);
-        tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms", (long long)ms));
+        tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms%s", (long long)ms, was_claimed(obj) ? ": its control plane had been made before, and was claimed" : ""));
     }
     status_condition(obj, "Ready", "True", "Running", "all components answer");
     if (restore_ended(obj, now)) {
@@ -731,7 +704,8 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     struct arena *a = r->arena;
     if (!r->obj || !obj_uid(r->obj))
         return 0;
-    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r, .self = p.k->self, .members = (int)json_int(r->obj, "spec.controlPlane.replicas", 1)};
+    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r, .self = p.k->self, .warm = cluster_is_claimed(r->obj),
+                           .members = (int)json_int(r->obj, "spec.controlPlane.replicas", 1)};
     p.site.dir = arena_printf(a, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
     p.site.kms = p.k->o.kms_program;
     load_memory(&p);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "base/map.h"
+#include "crypto/pki.h"
 #include "kaas/kaas.h"
 #include "kaas/secrets.h"
 #include "kinds/kaas.h"
@@ -45,6 +46,8 @@ struct site {
     char more[MEMBERS_MAX - 1][16]; /* addresses of the others */
     unsigned joined;      /* members of the store that were added to it while it ran, a bit each */
     unsigned replacing;   /* the one that is being replaced, as a bit: it is no voter yet, and nobody asks it */
+    bool warm;       /* its place was made before it was asked for (warm.h): its workloads and command lines have neither project nor name of a cluster. While nobody has it, those are "" */
+    bool claiming;   /* it becomes a cluster's now: what its API server shows is issued anew */
     bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
     char gate[16];   /* then: where nodes find it */
     const char *node_network; /* then */
@@ -65,8 +68,16 @@ const char *component_name(enum component c); /* "etcd" */
 /* "etcd", "etcd-1", "etcd-2": the first is called what the only one of a smaller cluster is. */
 #define PART_NAME_MAX 24
 void part_name(enum component c, int member, char name[PART_NAME_MAX]);
-/* "kc-NS-NAME-UID8-etcd-1": a cluster that is made anew under the same name has other workloads. */
+/* "kc-NS-NAME-UID8-etcd-1": a cluster that is made anew under the same name has other workloads. In a place that was warm "kc-warm--UID8-etcd": no cluster's name is empty. */
 #define WORKLOAD_NAME_MAX 201
+#define WARM_PREFIX WORKLOAD_PREFIX "warm--"
+/* What they begin with, up to UID8 and a dash. */
+void component_prefix(const struct site *s, char prefix[WORKLOAD_NAME_MAX]);
+/* Whether a Cluster has, or was to have, a place that was warm. */
+static inline bool cluster_is_claimed(const json_t *cluster)
+{
+    return json_flag(cluster, CLUSTER_CLAIMED, false);
+}
 void component_workload(const struct site *s, enum component c, int member, char name[WORKLOAD_NAME_MAX]);
 /* Whether a workload of that name is a member of a store: those end last. */
 bool workload_is_store(const char *name);
@@ -85,8 +96,10 @@ const char *member_audit(const struct site *s, int member, struct arena *a); /* 
 
 /* ---- pki.c ---- */
 
-/* Makes what is missing or near its end below dir/pki; the list is in docs/internals/kaas.md. Quick: some milliseconds. ret_made (may be NULL): whether anything was. */
+/* Makes what is missing or near its end below dir/pki, in a place that nobody has but for the administrator's; the list is in docs/internals/kaas.md. Quick: some milliseconds. ret_made (may be NULL): whether anything was. */
 int cluster_pki_ensure(const struct cluster *spec, const struct site *s, uint64_t life_ms, bool *ret_made, struct err *err) NODISCARD;
+/* What proves, as fetch_options.pinned takes it, that the API server shows the certificate that lies in pki/ now. */
+int cluster_pki_pin(const struct site *s, char ret[PKI_PIN_MAX], struct err *err) NODISCARD;
 /* A kubeconfig: with paths of the certificate and key, which its reader reads again when they change; or embedded, to be handed on. A new document. */
 json_t *kubeconfig_by_path(const struct site *s, const char *leaf);
 int kubeconfig_embedded(const struct site *s, const char *leaf, const char *context, json_t **ret, struct err *err) NODISCARD;
@@ -107,6 +120,13 @@ static inline const char *cluster_audit_policy(const struct cluster *c)
 
 /* Writes dir/conf/audit-LEVEL.json, and makes dir/audit. */
 int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struct err *err) NODISCARD;
+/* How many bytes its first API server has written so far; *ret_files: into how many files. */
+int64_t cluster_audit_size(const struct site *s, int *ret_files);
+/* Empties its log, while the API server writes: it appends, so what comes next is at the beginning. Only of one file. */
+int cluster_audit_empty(const struct site *s, struct err *err) NODISCARD;
+
+struct kaas; /* below */
+struct cluster_memory;
 
 /* ---- place.c: directory and address ---- */
 
@@ -114,8 +134,13 @@ int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struc
 int place_load(struct site *s, struct err *err) NODISCARD;
 /* Makes the directory, takes an address for each of `members` that `taken` does not have and where nothing listens on our ports, and writes them down, and into s. */
 int place_make(struct site *s, int members, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, struct err *err) NODISCARD;
+/* The same, of what no other of ours has: the addresses are another's from the moment that they were chosen. */
+int place_take(struct kaas *k, struct site *s, int members, struct err *err) NODISCARD;
+void place_remember(const struct site *s, struct cluster_memory *memory);
 /* The same from a Cluster's status, for a directory that is gone: false when that knows none. */
 bool place_from_status(struct site *s, const json_t *cluster);
+/* Whether it is a warm place that no cluster has claimed. */
+bool place_is_warm(const char *dir);
 /* Whether the cluster was made for nodes: clusters of before run on as they were. */
 bool place_has_nodes(const char *dir);
 /* Whether something listens on one of our ports there; *ret_port: on which. */
@@ -124,13 +149,16 @@ bool place_in_use(const char *address, uint16_t *ret_port);
 int place_keep(const struct site *s, struct err *err) NODISCARD;
 /* Removes the directory; *ret_files: how many files were in it. */
 int place_remove(const char *dir, int *ret_files, struct err *err) NODISCARD;
-/* Directories of clusters below root: whose they say they are. Broken ones come with ns "" and name "". 0 also when there is no root; else not all were seen, and err (may be NULL) says why. */
+/* Directories of clusters below root: whose they say they are. Broken ones, and those of nobody, come with ns "" and name "". 0 also when there is no root; else not all were seen, and err (may be NULL) says why. */
 int place_each(const char *root, void (*fn)(void *arg, const char *uid, const char *ns, const char *name), void *arg, struct err *err);
 
 /* ---- probe.c ---- */
 
 /* 0 when the component answers 200 to path, and, where it has a certificate, with one that our authority signed. Blocks for timeout_ms at most. */
 int probe(const struct plan *p, const char *path, const struct site *s, uint64_t timeout_ms, struct err *err) NODISCARD;
+
+/* Whether its API server shows the certificate that lies in pki/ now: it takes another one by itself, in a moment or within a minute. */
+int probe_certificate(const struct plan *p, const struct site *s, uint64_t timeout_ms, struct err *err) NODISCARD;
 
 /* ---- access.c: inside the cluster ---- */
 
@@ -174,6 +202,7 @@ struct kaas {
     struct cluster_network addresses;
     struct informer *clusters, *secrets, *cluster_keys, *tenants, *namespaces, *revocations;
     struct people *people; /* people.h */
+    struct warm *warm;     /* warm.h */
     struct node_pools *pools;
     struct informer *node_pools;
     struct balancers *balancers;
@@ -227,6 +256,8 @@ void status_condition(json_t *obj, const char *type, const char *status, const c
 /* One step: ends the components down to `last` (SCHEDULER and CONTROLLERS, then RELAY and APISERVER, KMS, ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */
 bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended);
 
+/* The processes of a control plane, what they have logged, and its directory: one step. Files that were removed are added to *files. */
+int control_plane_remove(struct kaas *k, const struct site *s, unsigned *ended, int *files, bool *ret_done, struct err *err) NODISCARD;
 /* One step of a cluster's end: *ret_done when nothing is left. What stands in the way is an error. */
 int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
 

@@ -56,11 +56,21 @@ void part_name(enum component c, int member, char name[PART_NAME_MAX])
         snprintf(name, PART_NAME_MAX, "%s", components[c].name);
 }
 
+void component_prefix(const struct site *s, char prefix[WORKLOAD_NAME_MAX])
+{
+    if (s->warm)
+        snprintf(prefix, WORKLOAD_NAME_MAX, WARM_PREFIX "%.8s-", s->uid);
+    else
+        snprintf(prefix, WORKLOAD_NAME_MAX, WORKLOAD_PREFIX "%.63s-%.63s-%.8s-", s->ns, s->name, s->uid);
+}
+
 void component_workload(const struct site *s, enum component c, int member, char name[WORKLOAD_NAME_MAX])
 {
     char part[PART_NAME_MAX];
     part_name(c, member, part);
-    snprintf(name, WORKLOAD_NAME_MAX, WORKLOAD_PREFIX "%.63s-%.63s-%.8s-%s", s->ns, s->name, s->uid, part);
+    component_prefix(s, name);
+    size_t len = strlen(name);
+    snprintf(name + len, WORKLOAD_NAME_MAX - len, "%s", part);
 }
 
 /* The uid's digits before it: a pool may be called etcd, and its nodes are numbered. */
@@ -264,7 +274,7 @@ static void follower_flags(struct flags *f, enum component c, int m, const struc
 static void controllers_flags(struct flags *f, const struct cluster *c, const struct site *s)
 {
     const char *d = s->dir;
-    flag(f, "--cluster-name=%s", s->name);
+    flag(f, "--cluster-name=%s", s->warm ? "kubernetes" : s->name);
     flag(f, "--root-ca-file=%s/pki/ca.crt", d);
     flag(f, "--client-ca-file=%s/pki/ca.crt", d);
     flag(f, "--cluster-signing-cert-file=%s/pki/ca.crt", d);
