@@ -76,7 +76,6 @@ static void save_memory(struct pass *p)
 
 static void forget(struct pass *p)
 {
-    warm_forget(p->k->warm, p->site.uid);
     pthread_mutex_lock(&p->k->lock);
     map_del(p->k->memory, str_of(p->site.uid));
     for (enum component c = 0; c < COMPONENTS; c++)
@@ -663,6 +662,10 @@ static int finish(struct pass *p, struct err *err)
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     if (!obj_has_finalizer(r->obj, CLUSTER_FINALIZER))
         return 0;
+    if (p->site.warm && !warm_let_go(p->k->warm, p->site.uid)) {
+        r->requeue_ms = REMOVE_LOOK_MS;
+        return 0;
+    }
     if (place_load(&p->site, NULL) < 0)
         (void)!place_from_status(&p->site, r->obj);
     int rc = delete_secret(p, &why);
@@ -738,6 +741,6 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     if (rc == 0 && p.event)
         manager_event(p.k->manager, r->obj, p.event_type, p.event_reason, p.event);
     if (rc == 0 && !json_at(before, "createMilliseconds") && json_at(r->obj, "status.createMilliseconds"))
-        metric_observe(p.k->took, (double)json_int(r->obj, "status.createMilliseconds", 0) / 1000);
+        metric_observe(was_claimed(r->obj) ? p.k->claimed_in : p.k->took, (double)json_int(r->obj, "status.createMilliseconds", 0) / 1000);
     return rc;
 }

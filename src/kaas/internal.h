@@ -213,7 +213,7 @@ struct kaas {
     pthread_mutex_t lock;
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */
-    struct metric *there, *ready, *full, *took;
+    struct metric *there, *ready, *full, *took, *claimed_in;
     struct map *backing_up;   /* uid → anything: a pass of backup.c is at work on its files */
     struct map *backup_later; /* uid → uint64_t *: no backup or rehearsal before that time, after one that failed */
     struct metric *backups_ok, *backups_failed, *overdue, *oldest, *drill_took, *drills_failed; /* backup.c */

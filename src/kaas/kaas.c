@@ -140,11 +140,12 @@ static void count(struct kaas *k)
 
 static void make_metrics(struct kaas *k)
 {
-    static const double buckets[] = {0.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300};
+    static const double buckets[] = {0.25, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300};
     k->there = metric_gauge("seki_clusters", "Clusters.");
     k->ready = metric_gauge("seki_clusters_ready", "Clusters whose condition Ready is True.");
     k->full = metric_gauge("seki_clusters_store_nearly_full", "Clusters whose store has more than 80 % of its quota in use, or takes no writes.");
-    k->took = metric_series(metric_family("seki_cluster_create_seconds", "From the first look at a Cluster until it was ready.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
+    k->claimed_in = metric_series(metric_family("seki_cluster_claim_seconds", "The same of Clusters that were given a control plane that had been made before.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
+    k->took = metric_series(metric_family("seki_cluster_create_seconds", "From the first look at a Cluster until it was ready, where its control plane was made for it.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
 }
 
 static void end_all_with(struct kaas *k, const struct site *s)

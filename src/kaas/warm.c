@@ -31,7 +31,7 @@ struct warm {
     size_t wanted;
     uint64_t again_ms;
     VEC(struct warm_place *) places;
-    struct metric *ready, *want, *claimed;
+    struct metric *ready, *want, *memory;
 };
 
 /* ---- which Cluster ---- */
@@ -119,12 +119,15 @@ const char *warm_offer(struct warm *w, struct arena *a, const json_t *cluster)
 {
     struct cluster want;
     const char *uid = NULL;
-    if (!w || !w->wanted || kind_decode(&kind_cluster, cluster, a, &want, NULL) < 0)
+    if (!w || !w->wanted)
+        return NULL;
+    CLEANUP(arena_freep) struct arena *own = arena_new(ARENA_MAX);
+    if (kind_decode(&kind_cluster, cluster, own, &want, NULL) < 0)
         return NULL;
     pthread_mutex_lock(&w->lock);
     for (size_t i = 0; !uid && !w->stopping && i < w->places.len; i++) {
         struct warm_place *p = w->places.ptr[i];
-        if (p->state != WARM_READY || !warm_fits(&want, &w->spec, &p->site, w->k->o.programs_dir, a))
+        if (p->state != WARM_READY || !warm_fits(&want, &w->spec, &p->site, w->k->o.programs_dir, own))
             continue;
         uid = arena_strdup(a, p->site.uid);
         become(p, WARM_OFFERED);
@@ -136,27 +139,29 @@ const char *warm_offer(struct warm *w, struct arena *a, const json_t *cluster)
 
 /* ---- the claim; in a Cluster's pass ---- */
 
-/* *ret_key: a copy of the place's, or NULL when nobody knows it. False: the place is on its way out. */
+/* *ret_key: a copy of the place's, or NULL when nobody knows it. False: the pool's thread is at work on it, or removes it. */
 static bool its_key(struct warm *w, const char *uid, json_t **ret_key)
 {
     *ret_key = NULL;
     pthread_mutex_lock(&w->lock);
     const struct warm_place *p = find(w, uid);
-    bool ends = p && p->state == WARM_ENDING;
-    if (p && p->state == WARM_OFFERED && p->key)
+    bool mine = p && (p->busy || p->state == WARM_ENDING);
+    if (p && !mine && p->key)
         *ret_key = json_deep_copy(p->key);
     pthread_mutex_unlock(&w->lock);
-    return !ends;
+    return !mine;
 }
 
-void warm_forget(struct warm *w, const char *uid)
+bool warm_let_go(struct warm *w, const char *uid)
 {
     pthread_mutex_lock(&w->lock);
     struct warm_place *p = find(w, uid);
-    if (p && p->state != WARM_ENDING)
+    bool mine = p && (p->busy || p->state == WARM_ENDING);
+    if (p && !mine)
         become(p, WARM_CLAIMED);
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->lock);
+    return !mine;
 }
 
 /* What a place has sealed is the cluster's from the moment that its ClusterKey has the key. Without the key, which died with an earlier sekid, the API server must not go on with what it has sealed: it is ended first, with
@@ -176,9 +181,9 @@ int warm_claim(struct kaas *k, struct reconcile *r, const struct cluster *c, con
     struct site its = *s;
     *ret_now = false;
     if (!its_key(k->warm, s->uid, &key))
-        return err_set(err, ERR_BUSY, "the place that it was offered is being removed");
+        return err_set(err, ERR_BUSY, "the place that it was offered is being looked at, or removed");
     if (!place_is_warm(s->dir)) {
-        warm_forget(k->warm, s->uid);
+        (void)!warm_let_go(k->warm, s->uid);
         return 0;
     }
     int rc = place_load(&its, err);
@@ -193,8 +198,7 @@ int warm_claim(struct kaas *k, struct reconcile *r, const struct cluster *c, con
         rc = place_keep(&its, err); /* from here on it is this cluster's */
     if (rc < 0)
         return rc;
-    warm_forget(k->warm, s->uid);
-    metric_add(k->warm->claimed, 1);
+    (void)!warm_let_go(k->warm, s->uid);
     log_info("a warm control plane was claimed", KV("namespace", s->ns), KV("cluster", s->name), KV("uid", s->uid));
     *ret_now = true;
     return 0;
@@ -282,11 +286,12 @@ static void take_stock(struct warm *w)
 
 /* ---- the pool's thread ---- */
 
-static void give_up(struct warm *w, struct warm_place *p, const char *why)
+static bool give_up(struct warm *w, struct warm_place *p, const char *why)
 {
     if (!turn(w, p, WARM_MAKING, WARM_ENDING) && !turn(w, p, WARM_READY, WARM_ENDING))
-        return;
+        return false;
     log_info("a warm control plane is thrown away", KV("uid", p->site.uid), KV("why", why));
+    return true;
 }
 
 static void make(struct warm *w, struct warm_place *p, bool others_first)
@@ -321,20 +326,27 @@ static void look(struct warm *w, struct warm_place *p)
         log_info("a warm control plane is mended", KV("uid", p->site.uid), KV("why", err.msg));
 }
 
-static enum warm_state state_of(struct warm *w, const struct warm_place *p, uint64_t *ret_since)
+/* Its state, in which it stays while we are at work on it, but for an offer. */
+static enum warm_state take_up(struct warm *w, struct warm_place *p)
 {
     pthread_mutex_lock(&w->lock);
     enum warm_state s = p->state;
-    *ret_since = p->since_ms;
+    p->busy = s == WARM_MAKING || s == WARM_READY || s == WARM_ENDING;
     pthread_mutex_unlock(&w->lock);
     return s;
 }
 
-/* False: it is to be forgotten. */
-static bool serve(struct warm *w, struct warm_place *p, const json_t *clusters, bool others_first)
+static void put_down(struct warm *w, struct warm_place *p)
 {
-    uint64_t since;
-    switch (state_of(w, p, &since)) {
+    pthread_mutex_lock(&w->lock);
+    p->busy = false;
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* False: it is to be forgotten. */
+static bool work(struct warm *w, struct warm_place *p, enum warm_state state, const json_t *clusters, bool others_first)
+{
+    switch (state) {
     case WARM_MAKING:
         make(w, p, others_first);
         return true;
@@ -342,7 +354,7 @@ static bool serve(struct warm *w, struct warm_place *p, const json_t *clusters, 
         look(w, p);
         return true;
     case WARM_OFFERED:
-        if (clock_mono_ms() - since > OFFER_MS && !with_uid(clusters, p->site.uid))
+        if (clock_mono_ms() - p->since_ms > OFFER_MS && !with_uid(clusters, p->site.uid))
             turn(w, p, WARM_OFFERED, WARM_ENDING);
         return true;
     case WARM_CLAIMED:
@@ -353,6 +365,14 @@ static bool serve(struct warm *w, struct warm_place *p, const json_t *clusters, 
     return true;
 }
 
+static bool serve(struct warm *w, struct warm_place *p, const json_t *clusters, bool others_first)
+{
+    bool stays = work(w, p, take_up(w, p), clusters, others_first);
+    if (stays)
+        put_down(w, p);
+    return stays;
+}
+
 struct tally {
     size_t ready, making, offered, ending;
     bool soon; /* one of them changes within moments */
@@ -361,10 +381,12 @@ struct tally {
 static struct tally count(struct warm *w)
 {
     struct tally t = {0};
+    int64_t memory = 0;
     pthread_mutex_lock(&w->lock);
     VEC_FOREACH (&w->places, p) {
         enum warm_state s = (*p)->state;
         t.ready += s == WARM_READY;
+        memory += s == WARM_READY ? (*p)->memory_bytes : 0;
         t.making += s == WARM_MAKING;
         t.offered += s == WARM_CLAIMED || (s == WARM_OFFERED && clock_mono_ms() - (*p)->since_ms < OFFER_MS);
         t.ending += s == WARM_ENDING;
@@ -372,6 +394,7 @@ static struct tally count(struct warm *w)
     }
     pthread_mutex_unlock(&w->lock);
     metric_set(w->ready, (int64_t)t.ready);
+    metric_set(w->memory, memory);
     return t;
 }
 
@@ -381,12 +404,8 @@ static void reduce(struct warm *w, struct tally t)
     size_t over = t.ready + t.making > w->wanted ? t.ready + t.making - w->wanted : 0;
     for (size_t i = w->places.len; over && i-- > 0;) {
         struct warm_place *p = w->places.ptr[i];
-        uint64_t since;
-        enum warm_state s = state_of(w, p, &since);
-        if (s != WARM_MAKING && s != WARM_READY)
-            continue;
-        give_up(w, p, "fewer are wanted");
-        over--;
+        if (give_up(w, p, "fewer are wanted"))
+            over--;
     }
 }
 
@@ -486,7 +505,7 @@ int warm_new(struct kaas *k, struct warm **ret, struct err *err)
     pthread_condattr_destroy(&attr);
     w->want = metric_gauge("seki_clusters_warm_wanted", "Control planes that are to be kept made for Clusters to come.");
     w->ready = metric_gauge("seki_clusters_warm", "Control planes that are made and that no Cluster has claimed.");
-    w->claimed = metric_counter("seki_clusters_claimed_total", "Clusters that were given a control plane that had been made before.");
+    w->memory = metric_gauge("seki_clusters_warm_memory_bytes", "Memory of the processes of those that are ready, what they share with others by their part; looked at once a minute.");
     metric_set(w->want, (int64_t)w->wanted);
     int rc = default_spec(w, err);
     int eno = rc == 0 ? pthread_create(&w->thread, NULL, pool_main, w) : 0;

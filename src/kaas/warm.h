@@ -2,7 +2,8 @@
  *
  * A place of the pool is clusters/UID with a uid that no object has. The creation of a Cluster that it fits gives the object that uid: so the commit decides whose it is, and nothing is renamed. A place is used once.
  * Threads: one of the pool's own makes, looks after and removes places; it alone adds and frees them, and works on them without the lock. Under the lock others change a place's state: from READY to
- * OFFERED (whoever creates a Cluster, on the API's thread), and to CLAIMED (the passes of cluster.c, of that Cluster). What a pass does with a place's directory, the pool's thread does only after that.
+ * OFFERED (whoever creates a Cluster, on the API's thread), and to CLAIMED (the passes of cluster.c, of that Cluster). While the pool's thread is at work on a place it says so (busy), and those passes wait: one
+ * that is OFFERED or CLAIMED it does not begin to work on.
  */
 #ifndef SEKI_KAAS_WARM_H
 #define SEKI_KAAS_WARM_H
@@ -21,12 +22,14 @@ struct warm_place {
     struct arena *arena; /* of the site's texts */
     struct site site;    /* of nobody: ns and name are "" */
     enum warm_state state;
+    bool busy;           /* the pool's thread is at work on it */
     json_t *key;         /* for secrets, as in a ClusterKey; in memory only. NULL: not yet */
     bool used;           /* its API server has sealed with that key */
     bool found;          /* it lay there at our start, with a key that nobody knows any more */
     bool was_ready, files, bound;
     uint64_t since_ms;   /* when the state began */
-    uint64_t looked_ms, files_ms;
+    uint64_t looked_ms, files_ms, weighed_ms;
+    int64_t memory_bytes; /* of its processes when they were weighed last */
 };
 
 /* ---- warm.c ---- */
@@ -45,8 +48,8 @@ const char *warm_offer(struct warm *w, struct arena *a, const json_t *cluster);
  * there is no such place, 0: it is made like any other. */
 int warm_claim(struct kaas *k, struct reconcile *r, const struct cluster *c, const struct site *s, bool *ret_now, struct err *err) NODISCARD;
 
-/* The place of that uid, if it is known here, is a cluster's, or went with it. */
-void warm_forget(struct warm *w, const char *uid);
+/* The place of that uid, if it is known here, is a cluster's, or goes with it. False: the pool's thread is at work on it still. */
+bool warm_let_go(struct warm *w, const char *uid);
 
 /* Whether a Cluster may have the place, which was made for `have`: its components would have the same command lines, in the same network of nodes. Pure. */
 bool warm_fits(const struct cluster *want, const struct cluster *have, const struct site *place, const char *programs_dir, struct arena *a);

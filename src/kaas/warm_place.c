@@ -16,6 +16,8 @@
 #define ARENA_MAX (1024 * 1024)
 #define PROBE_TIMEOUT_MS 2000u
 #define FILES_LOOK_MS 60000u
+#define WEIGH_MS 60000u
+#define SMAPS_MAX 65536
 #define AUDIT_MAX (4 << 20) /* of the smallest 10 MiB, at which another file would be begun */
 
 static const enum component parts[] = {ETCD, KMS, APISERVER, CONTROLLERS, SCHEDULER};
@@ -238,6 +240,45 @@ int warm_place_step(struct kaas *k, const struct cluster *spec, struct warm_plac
     return rc;
 }
 
+/* Proportional: programs that many clusters run are in memory once. 0: it is gone, or cannot be asked. */
+static int64_t memory_of(int pid)
+{
+    char path[64];
+    CLEANUP(mem_freep) char *text = NULL;
+    size_t len = 0;
+    int64_t kib = 0;
+    snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
+    if (file_read(path, SMAPS_MAX, &text, &len, NULL) < 0)
+        return 0;
+    struct str rest = str_n(text, len), line;
+    while (str_cut(&rest, '\n', &line)) {
+        struct str number = str_skip(line, MIN(line.len, sizeof("Pss:") - 1)), unit;
+        if (!str_starts(line, STR("Pss:")))
+            continue;
+        number = str_trim(number);
+        unit = number;
+        if (str_cut(&unit, ' ', &number))
+            (void)!str_to_i64(number, 0, INT64_MAX >> 10, &kib);
+    }
+    return kib << 10;
+}
+
+static void weigh(struct kaas *k, struct warm_place *p)
+{
+    uint64_t now = clock_mono_ms();
+    if (p->weighed_ms && now - p->weighed_ms < WEIGH_MS)
+        return;
+    p->weighed_ms = now;
+    p->memory_bytes = 0;
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        struct workload_status w;
+        char name[WORKLOAD_NAME_MAX];
+        component_workload(&p->site, parts[i], 0, name);
+        k->runtime->ops->get(k->runtime, name, &w);
+        p->memory_bytes += w.state == WORKLOAD_RUNNING ? memory_of((int)w.pid) : 0;
+    }
+}
+
 static int look(struct kaas *k, const struct cluster *spec, struct warm_place *p, struct arena *a, struct err *err)
 {
     struct plan plan[COMPONENTS] = {0};
@@ -250,6 +291,7 @@ static int look(struct kaas *k, const struct cluster *spec, struct warm_place *p
         return err_set(err, ERR_STALE, "its files are gone");
     if (cluster_audit_size(&p->site, &files) > AUDIT_MAX || files > 1)
         return err_set(err, ERR_STALE, "it has stood for so long that its audit log could not be emptied any more");
+    weigh(k, p);
     return step(k, spec, p, a, err);
 }
 

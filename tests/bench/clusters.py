@@ -89,7 +89,7 @@ def main_warm(creations):
                 before = warm_place(cloud)
                 rows.append({**before, **by_cloud(cloud, n)})
                 print(f"{n + 1}/{creations}: {rows[-1]}", file=sys.stderr)
-            claimed = [line for line in cloud.metrics().splitlines() if line.startswith("seki_clusters_claimed_total")]
+            claimed = [line for line in cloud.metrics().splitlines() if line.startswith("seki_cluster_claim_seconds_count")]
             print(f"{claimed[0] if claimed else 'none was claimed'}; control after {creations} Clusters came and went: {rss(cloud.role_pid('control')):.0f} MiB")
     show("claim", rows)
 

@@ -146,7 +146,7 @@ def test_a_cluster_gets_what_was_made_before(served, claimed):
     events = [e for e in served.api("GET", "/api/v1/namespaces/demo/events")["items"] if e["reason"] == "ClusterReady"]
     assert any("had been made before, and was claimed" in e["message"] for e in events)
     assert claimed.seconds < 5, "making one takes longer"
-    assert metric(served, "seki_clusters_claimed_total") >= 1 and metric(served, "seki_clusters_warm_wanted") == 1
+    assert metric(served, "seki_cluster_claim_seconds_count") >= 1 and metric(served, "seki_clusters_warm_wanted") == 1
     claimed.kubectl("create", "configmap", "seen", "--from-literal=word=x")
     assert claimed.kubectl("get", "configmap", "seen", "-o", "jsonpath={.data.word}").stdout == "x"
 
@@ -217,6 +217,13 @@ def test_deletion_leaves_nothing_of_it_and_its_place_does_not_come_back(served, 
     assert uid not in directories(served) and pids_of(served, uid) == {}
     assert [p for p in (served.data / "log").iterdir() if uid[:8] in p.name] == []
     assert uid not in warm(served)
+
+
+def test_what_it_weighs_is_told(served):
+    uid, = warm(served)
+    told = wait_for(lambda: metric(served, "seki_clusters_warm_memory_bytes"), 120, "its memory") / 2**20
+    print(f"a warm control plane: {told:.0f} MiB by seki_clusters_warm_memory_bytes")
+    assert 50 < told < 2000
 
 
 # ---- who gets it ----
