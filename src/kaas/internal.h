@@ -46,7 +46,7 @@ struct site {
     char more[MEMBERS_MAX - 1][16]; /* addresses of the others */
     unsigned joined;      /* members of the store that were added to it while it ran, a bit each */
     unsigned replacing;   /* the one that is being replaced, as a bit: it is no voter yet, and nobody asks it */
-    bool warm;       /* its place was made before it was asked for (warm.h): its workloads and command lines have neither project nor name of a cluster. While nobody has it, those are "" */
+    bool warm;       /* its place was made before it was asked for (warm.h): its workloads and command lines are without project and name. ns and name are "" while nobody has it */
     bool claiming;   /* it becomes a cluster's now: what its API server shows is issued anew */
     bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
     char gate[16];   /* then: where nodes find it */
