@@ -197,6 +197,7 @@ static void test_an_audit_log_is_emptied_while_it_is_written(void **state UNUSED
     struct cluster have = cluster_of("{}");
     struct err err = ERR_INIT;
     int files;
+    ASSERT_OK(cluster_conf_ensure(&place, &err));
     ASSERT_OK(cluster_audit_ensure(&have, &place, &err));
     assert_int_equal(cluster_audit_size(&place, &files), 0);
     assert_int_equal(files, 1); /* so that the API server appends */
