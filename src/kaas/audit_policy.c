@@ -44,14 +44,6 @@ int cluster_audit_empty(const struct site *s, struct err *err)
     return truncate(path, 0) < 0 && errno != ENOENT ? err_sys(err, errno, "%s", path) : 0;
 }
 
-/* An API server that finds a log appends to it; one that makes it writes on at its own place, whatever became of the file. Only what appends can be emptied below it. */
-static int make_log(const struct site *s, struct err *err)
-{
-    CLEANUP(mem_freep) char *path = xasprintf("%s/audit/audit.log", s->dir);
-    CLEANUP(file_closep) int fd = open(path, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
-    return fd < 0 ? err_sys(err, errno, "%s", path) : 0;
-}
-
 int cluster_audit_ensure(const struct cluster *c, const struct site *s, struct err *err)
 {
     CLEANUP(mem_freep) char *name = xasprintf("audit-%s", cluster_audit_policy(c));
@@ -62,8 +54,6 @@ int cluster_audit_ensure(const struct cluster *c, const struct site *s, struct e
         CLEANUP(arena_freep) struct arena *a = arena_new(16384);
         rc = file_mkdirs(member_audit(s, m, a), 0700, err);
     }
-    if (rc == 0 && s->warm && !*s->name)
-        rc = make_log(s, err);
     if (rc == 0)
         rc = json_parse(str_of(text), strlen(text), &rules, err);
     if (rc < 0)

@@ -122,7 +122,7 @@ static inline const char *cluster_audit_policy(const struct cluster *c)
 int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struct err *err) NODISCARD;
 /* How many bytes its first API server has written so far; *ret_files: into how many files. */
 int64_t cluster_audit_size(const struct site *s, int *ret_files);
-/* Empties its log, while the API server writes: it appends, so what comes next is at the beginning. Only of one file. */
+/* Empties its log, while the API server writes: that makes the file before it opens it and appends (upstream's ensureLogFile), so what comes next is at the beginning. A second file it would not append to. */
 int cluster_audit_empty(const struct site *s, struct err *err) NODISCARD;
 
 struct kaas; /* below */
