@@ -102,7 +102,7 @@ static int check_current(struct kaas *k, const struct warm_place *p, const struc
 {
     for (size_t i = 0; i < ARRAY_LEN(parts); i++)
         if (!is_current(k, p, plan, parts[i]))
-            return err_set(err, ERR_STALE, "%s is not what would be started today", component_name(parts[i]));
+            return err_set(err, ERR_STALE, "%s does not run, or is not what would be started today", component_name(parts[i]));
     return 0;
 }
 
