@@ -199,6 +199,15 @@ static struct store_value *start_of(struct api_request *q)
     return api_start(q, sbuf_str(&key));
 }
 
+static void settle(struct api_write *w)
+{
+    struct api_request *q = w->q;
+    if (!q->kind->ops || !q->kind->ops->settle || start_of(q)) /* of one that is there already the store will say so */
+        return;
+    struct kind_context c = api_kind_context(q);
+    q->kind->ops->settle(&c, w->obj);
+}
+
 void api_write_create(struct api_write *w)
 {
     struct api_request *q = w->q;
@@ -222,6 +231,7 @@ void api_write_create(struct api_write *w)
         api_forbid_because(q, str_of(why));
         api_write_drop(w);
     } else if (!q->dry_run) {
+        settle(w);
         api_write_commit(w, false, 0);
     } else if (start_of(q)) { /* of a real one the store would say so */
         api_fail_code(q, ERR_EXISTS, "%s \"%s\" already exists", api_resource_text(q), q->name);

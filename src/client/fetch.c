@@ -35,6 +35,7 @@ int curl_error(int code, const char *text, const char *url, size_t over_bytes, s
                  {CURLE_WEIRD_SERVER_REPLY, ERR_PROTOCOL, ""},
                  {CURLE_UNSUPPORTED_PROTOCOL, ERR_PROTOCOL, ""},
                  {CURLE_PEER_FAILED_VERIFICATION, ERR_UNAUTHENTICATED, "the server's certificate is not accepted: "},
+                 {CURLE_SSL_PINNEDPUBKEYNOTMATCH, ERR_UNAUTHENTICATED, "the server's certificate is not the one that is expected: "},
                  {CURLE_SSL_CACERT_BADFILE, ERR_INVALID, "the certificate authority cannot be read: "},
                  {CURLE_SSL_CERTPROBLEM, ERR_INVALID, "the client certificate or its key cannot be used: "},
                  {CURLE_SSL_CONNECT_ERROR, ERR_PROTOCOL, "no TLS with the server: "}};
@@ -130,6 +131,8 @@ static struct curl_slist *set_request(CURL *h, const struct fetch_options *o)
         curl_easy_setopt(h, CURLOPT_SSLCERT, o->cert_file);
         curl_easy_setopt(h, CURLOPT_SSLKEY, o->key_file);
     }
+    if (o->pinned)
+        curl_easy_setopt(h, CURLOPT_PINNEDPUBLICKEY, o->pinned);
     if (o->cancel) {
         curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
         curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_progress);

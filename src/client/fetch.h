@@ -18,6 +18,7 @@ struct fetch_options {
     const char *ca_file;     /* or NULL */
     const char *ca_pem;      /* likewise as text; or NULL */
     const char *cert_file, *key_file; /* of a client; or NULL */
+    const char *pinned;      /* pki_certificate_pin() of whom is answered alone, else ERR_UNAUTHENTICATED; or NULL */
     uint64_t timeout_ms;     /* of the whole request; required */
     size_t max_body_bytes;   /* default 1 MiB; ERR_TOO_LARGE, and *ret_status is set */
     bool guarded;            /* the address is a stranger's wish: only what net/reach.h allows is connected to, else ERR_FORBIDDEN */

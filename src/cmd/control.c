@@ -149,6 +149,16 @@ static void workload_changed(void *arg, const char *name)
     pthread_mutex_unlock(&c->inference_lock);
 }
 
+/* kind_services.claim */
+static const char *claim(void *ctx, struct arena *a, const json_t *cluster)
+{
+    struct control *c = ctx;
+    pthread_mutex_lock(&c->inference_lock);
+    const char *uid = c->kaas ? kaas_claim(c->kaas, a, cluster) : NULL;
+    pthread_mutex_unlock(&c->inference_lock);
+    return uid;
+}
+
 /* Once this has returned, the runtime's thread is not inside the old ones. */
 static void set_inference(struct control *c, struct inference *i, struct kaas *k)
 {
@@ -239,6 +249,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .key_overlap_ms = (uint64_t)o->kubernetes_key_overlap_ms,
                                     .node_storage = o->kubernetes_node_storage,
                                     .authentication_config = o->authentication_config,
+                                    .warm_clusters = (size_t)o->kubernetes_warm_clusters,
                                     .drill_ms = (uint64_t)o->kubernetes_drill_ms};
     if ((rc = kaas_new(s->manager, s->runtime, &ko, &s->kaas, err)) < 0)
         return rc;
@@ -633,7 +644,7 @@ static int start_api(struct control *c, struct err *err)
                                    .old_root_key = o->secrets_old_root_key,
                                    .objects_per_project = o->limits_objects,
                                    .site = o->site,
-                                   .services = {.ctx = c, .make_key = make_key, .load = take_load, .lease = lease, .token_key = c->token_key, .kubernetes_dir = o->kubernetes_dir}};
+                                   .services = {.ctx = c, .make_key = make_key, .load = take_load, .lease = lease, .token_key = c->token_key, .claim = claim, .kubernetes_dir = o->kubernetes_dir}};
     struct net_addr monitor_listen, addr;
     int rc;
     cluster_oidc_allow(o->kubernetes_issuers);

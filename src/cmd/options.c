@@ -132,6 +132,8 @@ static const struct conf_option schema[] = {
      "network whose addresses reach this machine: each Service of type LoadBalancer in a cluster with nodes takes one of it; empty: there are none"},
     {"kubernetes", "issuers", CONF_STR, OPT(kubernetes_issuers), "", 0, 0, NULL, NULL, false,
      "issuers of tokens that Clusters may name as their own (spec.oidc), URLs such as https://id.example/realms, comma-separated, each with what is below it: API servers fetch from them; empty: none"},
+    {"kubernetes", "warm-clusters", CONF_INT, OPT(kubernetes_warm_clusters), "0", 0, 8, NULL, NULL, false,
+     "control planes that are kept made for Clusters to come, of the default version, size and networks: whoever creates such a Cluster has it within a second; each takes the memory of a Cluster"},
     {"kubernetes", "probe-interval", CONF_DURATION, OPT(kubernetes_probe_ms), "5s", 100, 600000, NULL, NULL, false,
      "how often the components of a Cluster that is ready are asked whether they are"},
     {"kubernetes", "certificate-life", CONF_DURATION, OPT(kubernetes_certificate_life_ms), "8760h", 160000, 63072000000, NULL, NULL, false,

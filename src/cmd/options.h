@@ -40,6 +40,7 @@ struct options {
     /* [model] */
     char *model_dirs;
     char *kubernetes_dir, *kubernetes_addresses, *kubernetes_balancer_addresses, *kubernetes_issuers;
+    int64_t kubernetes_warm_clusters;
     int64_t kubernetes_probe_ms, kubernetes_certificate_life_ms, kubernetes_key_overlap_ms, kubernetes_drill_ms, kubernetes_node_storage;
 };
 

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "crypto/hash.h"
 
 #define CA_DAYS 3650
 #define SERIAL_BYTES 16
@@ -315,7 +316,7 @@ const char *pki_ca_pem(const struct pki_ca *ca)
 
 int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, const struct pki_leaf *leaf, bool *ret_made, struct err *err)
 {
-    bool good = is_good(ca, dir, name, leaf);
+    bool good = !leaf->anew && is_good(ca, dir, name, leaf);
     if (ret_made)
         *ret_made = !good;
     if (good)
@@ -397,6 +398,29 @@ int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err)
     X509_free(cert);
     ASN1_TIME_free(epoch);
     return rc;
+}
+
+int pki_certificate_pin(const char *path, char ret[PKI_PIN_MAX], struct err *err)
+{
+    X509 *cert = NULL;
+    unsigned char *der = NULL;
+    uint8_t digest[SHA256_BYTES];
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    int rc = load_cert(path, &cert, err);
+    if (rc < 0)
+        return rc;
+    int len = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(cert), &der);
+    sbuf_init(&text, PKI_PIN_MAX - 1);
+    if (len > 0) {
+        hash_sha256(str_n((const char *)der, (size_t)len), digest);
+        sbuf_add(&text, STR("sha256//"));
+        base64_encode(str_n((const char *)digest, sizeof(digest)), &text);
+    }
+    OPENSSL_free(der);
+    X509_free(cert);
+    if (len <= 0 || !sbuf_ok(&text) || !str_to_array(sbuf_str(&text), ret, PKI_PIN_MAX))
+        return ssl_error(err, path);
+    return 0;
 }
 
 static char *text_of(BIO *b)

@@ -28,6 +28,7 @@ struct pki_leaf {
     int usage;                    /* pki_usage flags */
     int days;
     int seconds; /* instead, when not 0 */
+    bool anew;   /* pki_leaf_ensure(): a good one that is there is replaced, too */
 };
 /* Loads dir/NAME.crt and .key when they are there, chain to ca, cover what `leaf` asks for, and have a third of their life left; else makes new
  * ones (the key first, then the certificate, each atomically). ret_made may be NULL. */
@@ -38,6 +39,9 @@ int pki_leaf_ensure(const struct pki_ca *ca, const char *dir, const char *name, 
 int pki_key_pair_ensure(const char *dir, const char *name, struct err *err) NODISCARD;
 /* Whether a text is certificates in PEM, one at least, and no other PEM among them. ERR_INVALID. */
 int pki_certificates_check(struct str pem) NODISCARD;
+/* The hash of its public key, "sha256//…" as curl takes it. */
+#define PKI_PIN_MAX 64
+int pki_certificate_pin(const char *path, char ret[PKI_PIN_MAX], struct err *err) NODISCARD;
 /* When the first certificate of a PEM file ends. */
 int pki_certificate_end(const char *path, int64_t *ret_ms, struct err *err) NODISCARD;
 

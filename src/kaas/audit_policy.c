@@ -1,6 +1,12 @@
 /* What the API server of a cluster writes into its audit log, which is its tenant's. Bodies of Secrets, ConfigMaps and tokens never are, whatever level is asked for. */
 #include "kaas/internal.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "base/file.h"
 #include "base/mem.h"
 
@@ -12,6 +18,31 @@
     "{\"level\":\"None\",\"users\":[\"system:apiserver\",\"system:kube-scheduler\",\"system:kube-controller-manager\"],\"verbs\":[\"get\",\"list\",\"watch\"]}," \
     "{\"level\":\"None\",\"userGroups\":[\"system:nodes\",\"system:serviceaccounts:kube-system\"],\"verbs\":[\"get\",\"list\",\"watch\"]}," \
     "{\"level\":\"%s\"}]"
+
+/* audit.log, and audit-TIME.log of before. */
+int64_t cluster_audit_size(const struct site *s, int *ret_files)
+{
+    CLEANUP(mem_freep) char *dir = xasprintf("%s/audit", s->dir);
+    DIR *d = opendir(dir);
+    int64_t bytes = 0;
+    *ret_files = 0;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        struct stat st;
+        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+            continue;
+        bytes += st.st_size;
+        (*ret_files)++;
+    }
+    if (d)
+        closedir(d);
+    return bytes;
+}
+
+int cluster_audit_empty(const struct site *s, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/audit/audit.log", s->dir);
+    return truncate(path, 0) < 0 && errno != ENOENT ? err_sys(err, errno, "%s", path) : 0;
+}
 
 int cluster_audit_ensure(const struct cluster *c, const struct site *s, struct err *err)
 {

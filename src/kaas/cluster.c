@@ -6,14 +6,13 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/metrics.h"
-#include "crypto/hash.h"
-#include "json/yaml.h"
 #include "kaas/addons.h"
 #include "kaas/node.h"
 #include "kaas/people.h"
 #include "kaas/recovery.h"
 #include "kaas/store_space.h"
 #include "kaas/upgrade.h"
+#include "kaas/warm.h"
 #include "kinds/borrowed.h"
 
 #define LOOK_MS 50u           /* while it is made … */
@@ -23,18 +22,11 @@
 #define REMOVE_LOOK_MS 50u
 #define PROBE_TIMEOUT_MS 2000u
 #define HUNG_MS 30000u        /* alive, and does not answer for so long: killed */
-#define STOP_TIMEOUT_MS 10000u
-/* Those of a cluster of one. These two stop listening at once and then wait for watches, which do not end: etcd for 7 s, the API server for 60. All that while nobody is answered, so they have what an
- * answer under way takes. Killed, they lose nothing: etcd has on disk what it has acknowledged (its log is synced first, and is read again at the start), and the API server keeps nothing. */
-#define STORE_STOP_MS 100u
-#define API_STOP_MS 1000u
-#define STORE_HAND_OVER_MS 20000u /* an etcd of several: it waits for watches for 5 s and two elections */
 #define PKI_LOOK_MS 60000u
 #define STORE_MS 60000u       /* deadlines of stages */
 #define APISERVER_MS 120000u
 #define CONTROLLERS_MS 120000u
 #define QUIET_S 5             /* a stage that takes longer says what it waits for */
-#define CONF_MAX 65536
 
 struct pass {
     struct kaas *k;
@@ -50,6 +42,7 @@ struct pass {
     bool restartable;   /* blamed may be started anew when the deadline is over */
     unsigned up[MEMBERS_MAX]; /* components of a member that have answered, a bit each */
     bool whole;               /* all members answer, and none is being replaced */
+    bool claimed;             /* its place was taken from the warm pool just now */
     const char *mending;      /* what is done about a member of the store; NULL: nothing */
     const char *event_type, *event_reason, *event; /* to be told once the status is stored */
 };
@@ -137,13 +130,6 @@ static const char *last_log_line(struct pass *p, const char *workload)
     return *last ? arena_printf(p->r->arena, "; it last said: %s", last) : "";
 }
 
-static uint64_t stop_ms(const struct pass *p, enum component c)
-{
-    if (site_members(&p->site) > 1) /* each has the time to hand over what it has: the others answer meanwhile */
-        return c == ETCD ? STORE_HAND_OVER_MS : STOP_TIMEOUT_MS;
-    return c == ETCD ? STORE_STOP_MS : c == APISERVER ? API_STOP_MS : STOP_TIMEOUT_MS;
-}
-
 /* Wanted from now on, and running: 0. */
 static int ensure(struct pass *p, enum component c, int member, struct err *err)
 {
@@ -161,7 +147,7 @@ static int ensure(struct pass *p, enum component c, int member, struct err *err)
         return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
                        strrchr(plan->program, '/') + 1, p->site.minor);
     }
-    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = stop_ms(p, c)};
+    const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = component_stop_ms(&p->site, c)};
     int rc = rt->ops->ensure(rt, &want, err);
     if (rc < 0)
         return rc;
@@ -274,46 +260,6 @@ static int members_answer(struct pass *p, enum component c, unsigned held, uint6
 
 /* ---- stages ---- */
 
-static bool is_taken(void *arg, const char *address)
-{
-    struct kaas *k = arg;
-    struct map_iter it = MAP_ITER_INIT;
-    bool taken = false;
-    while (map_next(k->memory, &it))
-        for (int m = 0; m < MEMBERS_MAX; m++)
-            taken |= !strcmp(((const struct cluster_memory *)it.value)->address[m], address);
-    JSON_AUTO all = informer_list(k->clusters, NULL);
-    size_t i;
-    json_t *c;
-    json_array_foreach (all, i, c) {
-        const json_t *members = json_at(c, "status.members");
-        taken |= !strcmp(json_str_or(c, "status.address", ""), address);
-        for (size_t m = 0; m < json_array_size(members); m++)
-            taken |= !strcmp(json_str_or(json_array_get(members, m), "address", ""), address);
-    }
-    return taken;
-}
-
-static void keep_addresses(const struct site *s, struct cluster_memory *memory)
-{
-    for (int m = 0; m < site_members(s); m++)
-        memcpy(memory->address[m], member_address(s, m), sizeof(memory->address[m]));
-}
-
-/* The addresses are another's from the moment that they were chosen. */
-static int take_place(struct pass *p, struct err *err)
-{
-    pthread_mutex_lock(&p->k->lock);
-    int rc = place_make(&p->site, (int)p->cluster.spec.control_plane.replicas, &p->k->addresses, is_taken, p->k, err);
-    if (rc == 0) {
-        struct cluster_memory *m = XNEW(struct cluster_memory);
-        keep_addresses(&p->site, m);
-        map_set(p->k->memory, str_of(p->site.uid), m);
-    }
-    pthread_mutex_unlock(&p->k->lock);
-    return rc;
-}
-
 /* A cluster that was made before there were nodes runs on as it was. */
 static int find_network(struct pass *p, struct err *err)
 {
@@ -330,6 +276,8 @@ static int find_place(struct pass *p, struct err *err)
 {
     struct err why = ERR_INIT;
     int rc = find_network(p, err);
+    if (rc == 0 && p->site.warm && !json_at(p->r->obj, "status.createMilliseconds"))
+        rc = warm_claim(p->k, p->r, &p->cluster, &p->site, &p->claimed, err);
     if (rc < 0)
         return rc;
     rc = place_load(&p->site, &why);
@@ -339,12 +287,12 @@ static int find_place(struct pass *p, struct err *err)
         return err_set(err, ERR_NOT_FOUND, "its files are gone; it is not made anew over that: restore clusters/%s, or delete it", p->site.uid);
     }
     if (rc == ERR_NOT_FOUND)
-        rc = take_place(p, err);
+        rc = place_take(p->k, &p->site, (int)p->cluster.spec.control_plane.replicas, err);
     else if (rc < 0)
         return err_set(err, rc, "%s", why.msg);
     if (rc < 0)
         return rc;
-    keep_addresses(&p->site, &p->memory);
+    place_remember(&p->site, &p->memory);
     p->site.with_nodes = place_has_nodes(p->site.dir);
     json_put_str(p->r->obj, "status.address", p->site.address);
     json_put_str(p->r->obj, "status.endpoint", arena_printf(p->r->arena, "https://%s:%d", p->site.address, PORT_APISERVER));
@@ -423,6 +371,8 @@ static int look_store(struct pass *p, struct err *err)
 static int look_apiserver(struct pass *p, struct err *err)
 {
     int rc = members_answer(p, APISERVER, 0, APISERVER_MS, err);
+    if (rc == 0 && p->site.warm && !json_at(p->r->obj, "status.createMilliseconds"))
+        rc = probe_certificate(&p->plan[0][APISERVER], &p->site, PROBE_TIMEOUT_MS, err);
     return rc < 0 || site_members(&p->site) < 2 ? rc : answers(p, RELAY, 0, err);
 }
 
@@ -448,34 +398,13 @@ static int look_controllers(struct pass *p, struct err *err)
 
 /* ---- the Secret with the kubeconfig ---- */
 
-static int kubeconfig_secret(struct pass *p, const char *name, json_t **ret, struct err *err)
-{
-    JSON_AUTO config = NULL;
-    CLEANUP(sbuf_deinit) struct sbuf text = {0}, coded = {0};
-    int rc = kubeconfig_embedded(&p->site, "admin", arena_printf(p->r->arena, "%s-admin", p->site.name), &config, err);
-    if (rc < 0)
-        return rc;
-    sbuf_init(&text, CONF_MAX);
-    sbuf_init(&coded, 2 * CONF_MAX);
-    yaml_write(config, &text);
-    base64_encode(sbuf_str(&text), &coded);
-    json_t *secret = obj_new(&kind_secret, p->site.ns, name);
-    json_object_set_new(secret, "type", json_string("Opaque"));
-    json_object_set_new(secret, "data", json_pack("{s:s%}", CLUSTER_SECRET_KEY, coded.ptr, coded.len));
-    obj_add_owner(secret, p->r->obj);
-    mem_wipe(text.ptr, text.len);
-    mem_wipe(coded.ptr, coded.len);
-    *ret = secret;
-    return 0;
-}
-
 static int write_secret(struct pass *p, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_secret);
     const char *name = arena_printf(p->r->arena, "%s" CLUSTER_SECRET_SUFFIX, p->site.name);
     JSON_AUTO want = NULL;
     JSON_AUTO there = informer_get(p->k->secrets, p->site.ns, name);
-    int rc = kubeconfig_secret(p, name, &want, err);
+    int rc = kubeconfig_secret(&p->site, p->r->obj, name, &want, err);
     if (rc < 0)
         return rc;
     if (there && !obj_owned_by(there, p->site.uid)) {
@@ -556,7 +485,7 @@ static void passed(struct pass *p, const struct stage *s, json_t *record, int64_
         json_put_int(record, "milliseconds", MAX(took, (int64_t)0));
     }
     if (!status || strcmp(status, "True") != 0)
-        status_condition(obj, s->condition, "True", status && json_at(obj, "status.createMilliseconds") ? "Recovered" : "Done", "took %lld ms", (long long)MAX(took, (int64_t)0));
+        status_condition(obj, s->condition, "True", status && json_at(obj, "status.createMilliseconds") ? "Recovered" : p->claimed && s == stages ? "Claimed" : "Done", "took %lld ms", (long long)MAX(took, (int64_t)0));
 }
 
 /* It is not there yet. */
@@ -614,13 +543,19 @@ static void forget_strangers(struct pass *p)
         log_warn("nodes of before a restore may be left in a cluster", KV("cluster", p->site.name), KV("namespace", p->site.ns), KVE(&err));
 }
 
+static bool was_claimed(const json_t *obj)
+{
+    const char *reason = obj_condition_reason(obj, stages[0].condition);
+    return reason && !strcmp(reason, "Claimed");
+}
+
 static void ready(struct pass *p, int64_t now)
 {
     json_t *obj = p->r->obj;
     if (!json_at(obj, "status.createMilliseconds")) {
         int64_t ms = MAX(now - status_time(json_array_get(json_at(obj, "status.stages"), 0), "startedAt"), (int64_t)1);
         json_put_int(obj, "status.createMilliseconds", ms);
-        tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms", (long long)ms));
+        tell(p, "Normal", "ClusterReady", arena_printf(p->r->arena, "ready after %lld ms%s", (long long)ms, was_claimed(obj) ? ": its control plane had been made before, and was claimed" : ""));
     }
     status_condition(obj, "Ready", "True", "Running", "all components answer");
     if (restore_ended(obj, now)) {
@@ -632,43 +567,6 @@ static void ready(struct pass *p, int64_t now)
     secrets_look(p->k, p->r->client, obj, &p->site, &p->memory.secrets);
     addons_look(p->k, obj, &p->cluster, &p->site, &p->memory.addons);
     space_look(p->k, obj, &p->site, &p->memory.space_ms);
-}
-
-/* ---- members ---- */
-
-#define MEMBER_PARTS (1u << ETCD | 1u << APISERVER | 1u << CONTROLLERS | 1u << SCHEDULER)
-
-/* What this pass has seen of each. Returns whether all are as they shall be. */
-static bool tell_members(struct pass *p)
-{
-    json_t *obj = p->r->obj, *list = json_array();
-    struct arena *a = p->r->arena;
-    int good = 0, members = site_members(&p->site);
-    const char *wrong = "";
-    for (int m = 0; m < members; m++) {
-        const char *missing = "";
-        for (enum component c = 0; c < COMPONENTS; c++)
-            if (MEMBER_PARTS & (1u << c) & ~p->up[m])
-                missing = arena_printf(a, "%s%s%s", missing, *missing ? ", " : "", component_name(c));
-        json_t *member = json_pack("{s:s, s:s, s:b}", "name", arena_printf(a, "%d", m), "address", member_address(&p->site, m), "ready", !*missing);
-        if (*missing) {
-            json_put_str(member, "message", arena_printf(a, "not ready: %s", missing));
-            wrong = arena_printf(a, "%s%smember %d: %s", wrong, *wrong ? "; " : "", m, missing);
-        }
-        good += !*missing;
-        json_array_append_new(list, member);
-    }
-    json_put_str(obj, "status.membersReady", arena_printf(a, "%d/%d", good, members));
-    if (members < 2) {
-        json_decref(list);
-        return good == members;
-    }
-    json_put(obj, "status.members", list);
-    if (good == members && !p->mending)
-        status_condition(obj, "MembersReady", "True", "Running", "all members answer");
-    else
-        status_condition(obj, "MembersReady", "False", p->mending ? "Replacing" : "NotAnswering", "%s%s%s", wrong, *wrong && p->mending ? "; " : "", p->mending ? p->mending : "");
-    return good == members && !p->mending;
 }
 
 static void bring_up_stages(struct pass *p)
@@ -697,7 +595,7 @@ static void bring_up_stages(struct pass *p)
 static void bring_up(struct pass *p)
 {
     bring_up_stages(p);
-    p->whole = *p->site.address && tell_members(p);
+    p->whole = *p->site.address && members_tell(p->r->obj, &p->site, p->up, p->mending, p->r->arena);
     if (!p->whole && json_at(p->r->obj, "status.createMilliseconds"))
         p->r->requeue_ms = MIN(p->r->requeue_ms, LATER_MS);
 }
@@ -714,7 +612,7 @@ static void pause_components(struct pass *p, const char *tenant)
     memset(p->memory.failing_ms, 0, sizeof(p->memory.failing_ms));
     bool gone = cluster_end(p->k, &p->site, APISERVER, &ended);
     if (*p->site.address)
-        (void)!tell_members(p);
+        (void)!members_tell(p->r->obj, &p->site, p->up, p->mending, p->r->arena);
     for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
         json_t *record = stage_record(obj, stages[i].condition);
         if (json_at(record, "milliseconds"))
@@ -764,6 +662,10 @@ static int finish(struct pass *p, struct err *err)
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     if (!obj_has_finalizer(r->obj, CLUSTER_FINALIZER))
         return 0;
+    if (p->site.warm && !warm_let_go(p->k->warm, p->site.uid)) {
+        r->requeue_ms = REMOVE_LOOK_MS;
+        return 0;
+    }
     if (place_load(&p->site, NULL) < 0)
         (void)!place_from_status(&p->site, r->obj);
     int rc = delete_secret(p, &why);
@@ -805,7 +707,8 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     struct arena *a = r->arena;
     if (!r->obj || !obj_uid(r->obj))
         return 0;
-    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r, .self = p.k->self, .members = (int)json_int(r->obj, "spec.controlPlane.replicas", 1)};
+    p.site = (struct site){.ns = r->ns, .name = r->name, .uid = obj_uid(r->obj), .pass = r, .self = p.k->self, .warm = cluster_is_claimed(r->obj),
+                           .members = (int)json_int(r->obj, "spec.controlPlane.replicas", 1)};
     p.site.dir = arena_printf(a, "%s/clusters/%s", p.k->o.data_dir, p.site.uid);
     p.site.kms = p.k->o.kms_program;
     load_memory(&p);
@@ -838,6 +741,6 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
     if (rc == 0 && p.event)
         manager_event(p.k->manager, r->obj, p.event_type, p.event_reason, p.event);
     if (rc == 0 && !json_at(before, "createMilliseconds") && json_at(r->obj, "status.createMilliseconds"))
-        metric_observe(p.k->took, (double)json_int(r->obj, "status.createMilliseconds", 0) / 1000);
+        metric_observe(was_claimed(r->obj) ? p.k->claimed_in : p.k->took, (double)json_int(r->obj, "status.createMilliseconds", 0) / 1000);
     return rc;
 }

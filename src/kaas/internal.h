@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "base/map.h"
+#include "crypto/pki.h"
 #include "kaas/kaas.h"
 #include "kaas/secrets.h"
 #include "kinds/kaas.h"
@@ -45,6 +46,8 @@ struct site {
     char more[MEMBERS_MAX - 1][16]; /* addresses of the others */
     unsigned joined;      /* members of the store that were added to it while it ran, a bit each */
     unsigned replacing;   /* the one that is being replaced, as a bit: it is no voter yet, and nobody asks it */
+    bool warm;       /* its place was made before it was asked for (warm.h): its workloads and command lines are without project and name. ns and name are "" while nobody has it */
+    bool claiming;   /* it becomes a cluster's now: what its API server shows is issued anew */
     bool with_nodes; /* its API server can be reached by nodes, and reaches them through the gate */
     char gate[16];   /* then: where nodes find it */
     const char *node_network; /* then */
@@ -65,11 +68,21 @@ const char *component_name(enum component c); /* "etcd" */
 /* "etcd", "etcd-1", "etcd-2": the first is called what the only one of a smaller cluster is. */
 #define PART_NAME_MAX 24
 void part_name(enum component c, int member, char name[PART_NAME_MAX]);
-/* "kc-NS-NAME-UID8-etcd-1": a cluster that is made anew under the same name has other workloads. */
+/* "kc-NS-NAME-UID8-etcd-1": a cluster that is made anew under the same name has other workloads. In a place that was warm "kc-warm--UID8-etcd": no cluster's name is empty. */
 #define WORKLOAD_NAME_MAX 201
+#define WARM_PREFIX WORKLOAD_PREFIX "warm--"
+/* What they begin with, up to UID8 and a dash. */
+void component_prefix(const struct site *s, char prefix[WORKLOAD_NAME_MAX]);
+/* Whether a Cluster has, or was to have, a place that was warm. */
+static inline bool cluster_is_claimed(const json_t *cluster)
+{
+    return json_flag(cluster, CLUSTER_CLAIMED, false);
+}
 void component_workload(const struct site *s, enum component c, int member, char name[WORKLOAD_NAME_MAX]);
 /* Whether a workload of that name is a member of a store: those end last. */
 bool workload_is_store(const char *name);
+/* From SIGTERM to SIGKILL. */
+uint64_t component_stop_ms(const struct site *s, enum component c);
 static inline int site_members(const struct site *s)
 {
     return s->members > 1 ? s->members : 1;
@@ -83,11 +96,15 @@ const char *member_audit(const struct site *s, int member, struct arena *a); /* 
 
 /* ---- pki.c ---- */
 
-/* Makes what is missing or near its end below dir/pki; the list is in docs/internals/kaas.md. Quick: some milliseconds. ret_made (may be NULL): whether anything was. */
+/* Makes what is missing or near its end below dir/pki, in a place that nobody has but for the administrator's; the list is in docs/internals/kaas.md. Quick: some milliseconds. ret_made (may be NULL): whether anything was. */
 int cluster_pki_ensure(const struct cluster *spec, const struct site *s, uint64_t life_ms, bool *ret_made, struct err *err) NODISCARD;
+/* What proves, as fetch_options.pinned takes it, that the API server shows the certificate that lies in pki/ now. */
+int cluster_pki_pin(const struct site *s, char ret[PKI_PIN_MAX], struct err *err) NODISCARD;
 /* A kubeconfig: with paths of the certificate and key, which its reader reads again when they change; or embedded, to be handed on. A new document. */
 json_t *kubeconfig_by_path(const struct site *s, const char *leaf);
 int kubeconfig_embedded(const struct site *s, const char *leaf, const char *context, json_t **ret, struct err *err) NODISCARD;
+/* The Secret of that name in owner's project, with the administrator's. */
+int kubeconfig_secret(const struct site *s, const json_t *owner, const char *name, json_t **ret, struct err *err) NODISCARD;
 /* Writes dir/conf/NAME.json, only when it differs: who reads a file again when it changes is not made to. Takes over doc. */
 int cluster_conf_write(const struct site *s, const char *name, json_t *doc, struct err *err) NODISCARD;
 /* Writes what is the same for all clusters of dir/conf. */
@@ -103,6 +120,13 @@ static inline const char *cluster_audit_policy(const struct cluster *c)
 
 /* Writes dir/conf/audit-LEVEL.json, and makes dir/audit. */
 int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struct err *err) NODISCARD;
+/* How many bytes its first API server has written so far; *ret_files: into how many files. */
+int64_t cluster_audit_size(const struct site *s, int *ret_files);
+/* Empties its log, while the API server writes: that makes the file before it opens it and appends (upstream's ensureLogFile), so what comes next is at the beginning. A second file it would not append to. */
+int cluster_audit_empty(const struct site *s, struct err *err) NODISCARD;
+
+struct kaas; /* below */
+struct cluster_memory;
 
 /* ---- place.c: directory and address ---- */
 
@@ -110,8 +134,13 @@ int cluster_audit_ensure(const struct cluster *spec, const struct site *s, struc
 int place_load(struct site *s, struct err *err) NODISCARD;
 /* Makes the directory, takes an address for each of `members` that `taken` does not have and where nothing listens on our ports, and writes them down, and into s. */
 int place_make(struct site *s, int members, const struct cluster_network *addresses, bool (*taken)(void *arg, const char *address), void *arg, struct err *err) NODISCARD;
+/* The same, of what no other of ours has: the addresses are another's from the moment that they were chosen. */
+int place_take(struct kaas *k, struct site *s, int members, struct err *err) NODISCARD;
+void place_remember(const struct site *s, struct cluster_memory *memory);
 /* The same from a Cluster's status, for a directory that is gone: false when that knows none. */
 bool place_from_status(struct site *s, const json_t *cluster);
+/* Whether it is a warm place that no cluster has claimed. */
+bool place_is_warm(const char *dir);
 /* Whether the cluster was made for nodes: clusters of before run on as they were. */
 bool place_has_nodes(const char *dir);
 /* Whether something listens on one of our ports there; *ret_port: on which. */
@@ -120,7 +149,7 @@ bool place_in_use(const char *address, uint16_t *ret_port);
 int place_keep(const struct site *s, struct err *err) NODISCARD;
 /* Removes the directory; *ret_files: how many files were in it. */
 int place_remove(const char *dir, int *ret_files, struct err *err) NODISCARD;
-/* Directories of clusters below root: whose they say they are. Broken ones come with ns "" and name "". 0 also when there is no root; else not all were seen, and err (may be NULL) says why. */
+/* Directories of clusters below root: whose they say they are. Broken ones, and those of nobody, come with ns "" and name "". 0 also when there is no root; else not all were seen, and err (may be NULL) says why. */
 int place_each(const char *root, void (*fn)(void *arg, const char *uid, const char *ns, const char *name), void *arg, struct err *err);
 
 /* ---- probe.c ---- */
@@ -129,6 +158,9 @@ int place_each(const char *root, void (*fn)(void *arg, const char *uid, const ch
 int probe(const struct plan *p, const char *path, const struct site *s, uint64_t timeout_ms, struct err *err) NODISCARD;
 /* The first check that a component's health page says has failed; "": it names none. Within `answer`. Pure. */
 struct str probe_failing(struct str answer);
+
+/* Whether its API server shows the certificate that lies in pki/ now: it takes another one by itself, in a moment or within a minute. */
+int probe_certificate(const struct plan *p, const struct site *s, uint64_t timeout_ms, struct err *err) NODISCARD;
 
 /* ---- access.c: inside the cluster ---- */
 
@@ -172,6 +204,7 @@ struct kaas {
     struct cluster_network addresses;
     struct informer *clusters, *secrets, *cluster_keys, *tenants, *namespaces, *revocations;
     struct people *people; /* people.h */
+    struct warm *warm;     /* warm.h */
     struct node_pools *pools;
     struct informer *node_pools;
     struct balancers *balancers;
@@ -182,7 +215,7 @@ struct kaas {
     pthread_mutex_t lock;
     struct map *memory;    /* uid → struct cluster_memory * */
     struct map *workloads; /* name → char *: "NS/NAME" */
-    struct metric *there, *ready, *full, *took;
+    struct metric *there, *ready, *full, *took, *claimed_in;
     struct map *backing_up;   /* uid → anything: a pass of backup.c is at work on its files */
     struct map *backup_later; /* uid → uint64_t *: no backup or rehearsal before that time, after one that failed */
     struct metric *backups_ok, *backups_failed, *overdue, *oldest, *drill_took, *drills_failed; /* backup.c */
@@ -210,6 +243,8 @@ struct site site_of_member(const struct site *s, int member);
 /* One step of replacing a member whose files are gone: removed, added as a learner with an empty directory, promoted when it has caught up. Never two at a time, never without a quorum, and never
  * in a cluster of one. Returns the members that may not be started now, a bit each. *ret_what: what is being done or stands in the way, in a; NULL: nothing. */
 unsigned members_step(struct kaas *k, struct site *s, bool made, struct arena *a, const char **ret_what);
+/* Puts into status what a pass has seen: up[m] has a bit for each component of member m that answered; mending: what members_step() said. Returns whether all are as they shall be. */
+bool members_tell(json_t *obj, const struct site *s, const unsigned *up, const char *mending, struct arena *a);
 
 /* ---- status.c ---- */
 
@@ -223,6 +258,8 @@ void status_condition(json_t *obj, const char *type, const char *status, const c
 /* One step: ends the components down to `last` (SCHEDULER and CONTROLLERS, then RELAY and APISERVER, KMS, ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */
 bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsigned *ended);
 
+/* The processes of a control plane, what they have logged, and its directory: one step. Files that were removed are added to *files. */
+int control_plane_remove(struct kaas *k, const struct site *s, unsigned *ended, int *files, bool *ret_done, struct err *err) NODISCARD;
 /* One step of a cluster's end: *ret_done when nothing is left. What stands in the way is an error. */
 int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
 

@@ -3,6 +3,7 @@
 #include "kaas/people.h"
 #include "kaas/recovery.h"
 #include "kaas/store_space.h"
+#include "kaas/warm.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -47,7 +48,7 @@ static void free_names(struct strays *x)
 
 static struct site site_of(const json_t *cluster)
 {
-    return (struct site){.ns = obj_namespace(cluster), .name = obj_name(cluster), .uid = obj_uid(cluster) ? obj_uid(cluster) : "", .members = (int)json_int(cluster, "spec.controlPlane.replicas", 1)};
+    return (struct site){.ns = obj_namespace(cluster), .name = obj_name(cluster), .uid = obj_uid(cluster) ? obj_uid(cluster) : "", .warm = cluster_is_claimed(cluster), .members = (int)json_int(cluster, "spec.controlPlane.replicas", 1)};
 }
 
 static void stop_workload(struct kaas *k, const char *name)
@@ -58,8 +59,8 @@ static void stop_workload(struct kaas *k, const char *name)
 }
 
 struct known {
-    struct kaas *k;
     const json_t *clusters;
+    const char *root;
 };
 
 static void tell_of_directory(void *arg, const char *uid, const char *ns, const char *name)
@@ -70,6 +71,9 @@ static void tell_of_directory(void *arg, const char *uid, const char *ns, const 
     json_array_foreach ((json_t *)(uintptr_t)known->clusters, i, c)
         if (obj_uid(c) && !strcmp(obj_uid(c), uid))
             return;
+    CLEANUP(mem_freep) char *dir = xasprintf("%s/%s", known->root, uid);
+    if (place_is_warm(dir))
+        return; /* the pool looks after those */
     log_warn("files of a cluster that there is not are kept; remove them when nobody misses it", KV("directory", uid), KV("namespace", ns), KV("cluster", name));
 }
 
@@ -106,12 +110,15 @@ static void on_listed(void *arg)
     VEC_FOREACH (&x.names, name) {
         if (is_of_nodes(all, *name) || (k->listed && str_ends(str_of(*name), STR("-drill")))) /* a rehearsal of ours ends itself */
             continue;
+        if (!strncmp(*name, WARM_PREFIX, sizeof(WARM_PREFIX) - 1))
+            continue; /* likewise */
         log_info("a process without a Cluster is stopped", KV("workload", *name));
         stop_workload(k, *name);
     }
     k->listed = true;
     CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
-    place_each(root, tell_of_directory, &(struct known){k, all}, NULL);
+    place_each(root, tell_of_directory, &(struct known){all, root}, NULL);
+    warm_listed(k->warm);
     map_free(x.wanted);
     free_names(&x);
 }
@@ -133,25 +140,35 @@ static void count(struct kaas *k)
 
 static void make_metrics(struct kaas *k)
 {
-    static const double buckets[] = {0.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300};
+    static const double buckets[] = {0.25, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300};
     k->there = metric_gauge("seki_clusters", "Clusters.");
     k->ready = metric_gauge("seki_clusters_ready", "Clusters whose condition Ready is True.");
     k->full = metric_gauge("seki_clusters_store_nearly_full", "Clusters whose store has more than 80 % of its quota in use, or takes no writes.");
-    k->took = metric_series(metric_family("seki_cluster_create_seconds", "From the first look at a Cluster until it was ready.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
+    k->claimed_in = metric_series(metric_family("seki_cluster_claim_seconds", "The same of Clusters that were given a control plane that had been made before.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
+    k->took = metric_series(metric_family("seki_cluster_create_seconds", "From the first look at a Cluster until it was ready, where its control plane was made for it.", METRIC_HISTOGRAM, NULL, 0, buckets, ARRAY_LEN(buckets)), NULL);
 }
 
-/* Its finalizer was taken off by somebody else; else they are gone. */
-static void end_all_of(struct kaas *k, const json_t *cluster)
+static void end_all_with(struct kaas *k, const struct site *s)
 {
-    struct site s = site_of(cluster);
     struct strays x = {NULL, VEC_INIT};
     char prefix[WORKLOAD_NAME_MAX];
-    snprintf(prefix, sizeof(prefix), WORKLOAD_PREFIX "%.63s-%.63s-%.8s-", s.ns, s.name, s.uid);
+    component_prefix(s, prefix);
     k->runtime->ops->each(k->runtime, collect_stray, &x);
     VEC_FOREACH (&x.names, name)
         if (!strncmp(*name, prefix, strlen(prefix)))
             stop_workload(k, *name);
     free_names(&x);
+}
+
+/* Its finalizer was taken off by somebody else; else they are gone. Nodes have its name even where the control plane was made without. */
+static void end_all_of(struct kaas *k, const json_t *cluster)
+{
+    struct site s = site_of(cluster);
+    end_all_with(k, &s);
+    if (s.warm) {
+        s.warm = false;
+        end_all_with(k, &s);
+    }
 }
 
 static void on_cluster(void *arg, json_t *prev, json_t *now)
@@ -237,6 +254,8 @@ int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o
     make_metrics(k);
     backup_metrics(k);
     rc = balancers_new(k, o->balancer_addresses, o->listens, &k->balancers, err);
+    if (rc == 0)
+        rc = warm_new(k, &k->warm, err);
     if (rc < 0) {
         kaas_free(k);
         return rc;
@@ -298,8 +317,14 @@ void kaas_workload_changed(struct kaas *k, const char *workload)
     manager_enqueue(k->manager, CONTROLLER_CLUSTER, key, slash + 1);
 }
 
+const char *kaas_claim(struct kaas *k, struct arena *a, const json_t *cluster)
+{
+    return warm_offer(k->warm, a, cluster);
+}
+
 void kaas_stop_following(struct kaas *k)
 {
+    warm_stop(k->warm);
     balancers_stop(k->balancers);
 }
 
@@ -327,6 +352,7 @@ void kaas_free(struct kaas *k)
 {
     if (!k)
         return;
+    warm_free(k->warm);
     balancers_free(k->balancers);
     node_pools_free(k->pools);
     wiper_free(k->wiper);

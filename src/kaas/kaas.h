@@ -25,6 +25,7 @@ struct kaas_options {
     const char *authentication_config; /* the file with issuers of people's tokens; "": there is none */
     const char *balancer_addresses; /* "": none; a network of this machine's, for Services of type LoadBalancer */
     const char *listens[5];   /* where this cloud's processes listen; ends with NULL */
+    size_t warm_clusters;     /* so many control planes are kept made for Clusters to come */
     uint64_t drill_ms;        /* how often each cluster's newest backup is restored for trial; 0: never */
 };
 
@@ -32,6 +33,8 @@ struct kaas_options {
 int kaas_new(struct manager *m, struct runtime *rt, const struct kaas_options *o, struct kaas **ret, struct err *err) NODISCARD;
 /* Between runtime_local_new() and manager_start(): a Cluster that says Ready and has a component that was not adopted does not say so any more when controllers run. Blocks. */
 int kaas_settle(struct kaas *k, struct client *c, struct err *err) NODISCARD;
+/* For kind_services.claim: the uid of a control plane that is ready for such a Cluster, in a; it is offered to nobody else. NULL: none is. Any thread; quick. */
+const char *kaas_claim(struct kaas *k, struct arena *a, const json_t *cluster);
 /* The file with issuers was read anew and is good. Any thread; reads a file. */
 void kaas_issuers_changed(struct kaas *k, const char *file);
 /* For runtime_local_options.changed: a workload of ours makes its Cluster be looked at. Any thread. */

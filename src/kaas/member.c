@@ -221,3 +221,38 @@ unsigned members_step(struct kaas *k, struct site *s, bool made, struct arena *a
     *ret_what = step(&x, &held);
     return held ? 1u << x.member : 0;
 }
+
+/* ---- what is said of them ---- */
+
+#define MEMBER_PARTS (1u << ETCD | 1u << APISERVER | 1u << CONTROLLERS | 1u << SCHEDULER)
+
+bool members_tell(json_t *obj, const struct site *s, const unsigned *up, const char *mending, struct arena *a)
+{
+    json_t *list = json_array();
+    int good = 0, members = site_members(s);
+    const char *wrong = "";
+    for (int m = 0; m < members; m++) {
+        const char *missing = "";
+        for (enum component c = 0; c < COMPONENTS; c++)
+            if (MEMBER_PARTS & (1u << c) & ~up[m])
+                missing = arena_printf(a, "%s%s%s", missing, *missing ? ", " : "", component_name(c));
+        json_t *member = json_pack("{s:s, s:s, s:b}", "name", arena_printf(a, "%d", m), "address", member_address(s, m), "ready", !*missing);
+        if (*missing) {
+            json_put_str(member, "message", arena_printf(a, "not ready: %s", missing));
+            wrong = arena_printf(a, "%s%smember %d: %s", wrong, *wrong ? "; " : "", m, missing);
+        }
+        good += !*missing;
+        json_array_append_new(list, member);
+    }
+    json_put_str(obj, "status.membersReady", arena_printf(a, "%d/%d", good, members));
+    if (members < 2) {
+        json_decref(list);
+        return good == members;
+    }
+    json_put(obj, "status.members", list);
+    if (good == members && !mending)
+        status_condition(obj, "MembersReady", "True", "Running", "all members answer");
+    else
+        status_condition(obj, "MembersReady", "False", mending ? "Replacing" : "NotAnswering", "%s%s%s", wrong, *wrong && mending ? "; " : "", mending ? mending : "");
+    return good == members && !mending;
+}

@@ -6,10 +6,13 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "crypto/hash.h"
-#include "crypto/pki.h"
+#include "json/yaml.h"
+#include "kinds/borrowed.h"
 
 #define CONF_MAX (1024 * 1024)
+#define KUBECONFIG_MAX 65536
 #define NAMES_MAX 32
+#define HANDED_OUT "admin" /* the leaf that leaves this machine */
 
 enum authority { CA, FRONT_PROXY_CA, ETCD_CA, AUTHORITIES };
 static const struct {
@@ -98,10 +101,12 @@ static void collect_names(enum names which, const struct cluster *c, const struc
 static int make_leaves(struct pki_ca *const cas[AUTHORITIES], const struct cluster *c, const struct site *s, const char *dir, uint64_t life_ms, bool *made, struct err *err)
 {
     for (size_t i = 0; i < ARRAY_LEN(leaves); i++) {
+        if (!strcmp(leaves[i].file, HANDED_OUT) && s->warm && !*s->name)
+            continue; /* whoever gets the place gets credentials that nobody can have had before */
         struct names_of n = {0};
         collect_names(leaves[i].names, c, s, &n);
         const char *const orgs[] = {leaves[i].org, NULL};
-        const struct pki_leaf leaf = {.common_name = leaves[i].common_name, .orgs = leaves[i].org ? orgs : NULL, .dns_names = n.dns, .ips = n.ips, .usage = leaves[i].usage,
+        const struct pki_leaf leaf = {.common_name = leaves[i].common_name, .orgs = leaves[i].org ? orgs : NULL, .dns_names = n.dns, .ips = n.ips, .usage = leaves[i].usage, .anew = s->claiming && leaves[i].names == API,
                                       .days = (int)(life_ms / 86400000u), .seconds = life_ms < 86400000u ? (int)(life_ms / 1000) : 0};
         bool now = false;
         int rc = pki_leaf_ensure(cas[leaves[i].by], dir, leaves[i].file, &leaf, &now, err);
@@ -131,15 +136,21 @@ int cluster_pki_ensure(const struct cluster *c, const struct site *s, uint64_t l
     return rc;
 }
 
+int cluster_pki_pin(const struct site *s, char ret[PKI_PIN_MAX], struct err *err)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/pki/apiserver.crt", s->dir);
+    return pki_certificate_pin(path, ret, err);
+}
+
 /* ---- kubeconfigs and the rest of conf/ ---- */
 
-static json_t *kubeconfig(const struct site *s, const char *context, json_t *cluster, json_t *user)
+static json_t *kubeconfig(const struct site *s, const char *name, const char *context, json_t *cluster, json_t *user)
 {
     char server[64];
     snprintf(server, sizeof(server), "https://%s:%d", s->address, PORT_APISERVER);
     json_object_set_new(cluster, "server", json_string(server));
-    return json_pack("{s:s, s:s, s:[{s:s, s:o}], s:[{s:s, s:o}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", "name", s->name, "cluster", cluster, "users", "name",
-                     context, "user", user, "contexts", "name", context, "context", "cluster", s->name, "user", context, "current-context", context);
+    return json_pack("{s:s, s:s, s:[{s:s, s:o}], s:[{s:s, s:o}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", "name", name, "cluster", cluster, "users", "name",
+                     context, "user", user, "contexts", "name", context, "context", "cluster", name, "user", context, "current-context", context);
 }
 
 json_t *kubeconfig_by_path(const struct site *s, const char *leaf)
@@ -148,7 +159,7 @@ json_t *kubeconfig_by_path(const struct site *s, const char *leaf)
     snprintf(ca, sizeof(ca), "%s/pki/ca.crt", s->dir);
     snprintf(cert, sizeof(cert), "%s/pki/%s.crt", s->dir, leaf);
     snprintf(key, sizeof(key), "%s/pki/%s.key", s->dir, leaf);
-    return kubeconfig(s, leaf, json_pack("{s:s}", "certificate-authority", ca), json_pack("{s:s, s:s}", "client-certificate", cert, "client-key", key));
+    return kubeconfig(s, s->warm ? "kubernetes" : s->name, leaf, json_pack("{s:s}", "certificate-authority", ca), json_pack("{s:s, s:s}", "client-certificate", cert, "client-key", key));
 }
 
 /* A file's bytes in base64. */
@@ -184,8 +195,30 @@ int kubeconfig_embedded(const struct site *s, const char *leaf, const char *cont
     if (rc == 0)
         rc = encoded(s, key_file, &key, err);
     if (rc == 0)
-        *ret = kubeconfig(s, context, json_pack("{s:O}", "certificate-authority-data", ca), json_pack("{s:O, s:O}", "client-certificate-data", cert, "client-key-data", key));
+        *ret = kubeconfig(s, s->name, context, json_pack("{s:O}", "certificate-authority-data", ca), json_pack("{s:O, s:O}", "client-certificate-data", cert, "client-key-data", key));
     return rc;
+}
+
+int kubeconfig_secret(const struct site *s, const json_t *owner, const char *name, json_t **ret, struct err *err)
+{
+    CLEANUP(mem_freep) char *context = xasprintf("%s-admin", s->name);
+    CLEANUP(sbuf_deinit) struct sbuf text = {0}, coded = {0};
+    JSON_AUTO config = NULL;
+    int rc = kubeconfig_embedded(s, "admin", context, &config, err);
+    if (rc < 0)
+        return rc;
+    sbuf_init(&text, KUBECONFIG_MAX);
+    sbuf_init(&coded, 2 * KUBECONFIG_MAX);
+    yaml_write(config, &text);
+    base64_encode(sbuf_str(&text), &coded);
+    json_t *secret = obj_new(&kind_secret, s->ns, name);
+    json_object_set_new(secret, "type", json_string("Opaque"));
+    json_object_set_new(secret, "data", json_pack("{s:s%}", CLUSTER_SECRET_KEY, coded.ptr, coded.len));
+    obj_add_owner(secret, owner);
+    mem_wipe(text.ptr, text.len);
+    mem_wipe(coded.ptr, coded.len);
+    *ret = secret;
+    return 0;
 }
 
 int cluster_conf_write(const struct site *s, const char *name, json_t *doc, struct err *err)

@@ -68,6 +68,12 @@ bool place_from_status(struct site *s, const json_t *cluster)
     return true;
 }
 
+bool place_is_warm(const char *dir)
+{
+    JSON_AUTO doc = NULL;
+    return record_read(dir, &doc, NULL) == 0 && json_flag(doc, "warm", false);
+}
+
 bool place_has_nodes(const char *dir)
 {
     JSON_AUTO doc = NULL;
@@ -121,6 +127,8 @@ int place_keep(const struct site *s, struct err *err)
         json_object_set_new(doc, "replacing", json_integer(s->replacing));
     if (s->node_network)
         json_object_set_new(doc, "nodeNetwork", json_string(s->node_network));
+    if (s->warm && !*s->name)
+        json_object_set_new(doc, "warm", json_true());
     sbuf_init(&text, RECORD_MAX);
     json_write_pretty(doc, &text);
     int rc = file_mkdirs(s->dir, 0700, err);
@@ -157,6 +165,47 @@ int place_make(struct site *s, int members, const struct cluster_network *addres
     int rc = place_keep(&found, err);
     if (rc == 0)
         *s = found;
+    return rc;
+}
+
+/* ---- among all of ours ---- */
+
+static bool is_taken(void *arg, const char *address)
+{
+    struct kaas *k = arg;
+    struct map_iter it = MAP_ITER_INIT;
+    bool taken = false;
+    while (map_next(k->memory, &it))
+        for (int m = 0; m < MEMBERS_MAX; m++)
+            taken |= !strcmp(((const struct cluster_memory *)it.value)->address[m], address);
+    JSON_AUTO all = informer_list(k->clusters, NULL);
+    size_t i;
+    json_t *c;
+    json_array_foreach (all, i, c) {
+        const json_t *members = json_at(c, "status.members");
+        taken |= !strcmp(json_str_or(c, "status.address", ""), address);
+        for (size_t m = 0; m < json_array_size(members); m++)
+            taken |= !strcmp(json_str_or(json_array_get(members, m), "address", ""), address);
+    }
+    return taken;
+}
+
+void place_remember(const struct site *s, struct cluster_memory *memory)
+{
+    for (int m = 0; m < site_members(s); m++)
+        memcpy(memory->address[m], member_address(s, m), sizeof(memory->address[m]));
+}
+
+int place_take(struct kaas *k, struct site *s, int members, struct err *err)
+{
+    pthread_mutex_lock(&k->lock);
+    int rc = place_make(s, members, &k->addresses, is_taken, k, err);
+    if (rc == 0) {
+        struct cluster_memory *m = XNEW(struct cluster_memory);
+        place_remember(s, m);
+        map_set(k->memory, str_of(s->uid), m);
+    }
+    pthread_mutex_unlock(&k->lock);
     return rc;
 }
 

@@ -56,11 +56,21 @@ void part_name(enum component c, int member, char name[PART_NAME_MAX])
         snprintf(name, PART_NAME_MAX, "%s", components[c].name);
 }
 
+void component_prefix(const struct site *s, char prefix[WORKLOAD_NAME_MAX])
+{
+    if (s->warm)
+        snprintf(prefix, WORKLOAD_NAME_MAX, WARM_PREFIX "%.8s-", s->uid);
+    else
+        snprintf(prefix, WORKLOAD_NAME_MAX, WORKLOAD_PREFIX "%.63s-%.63s-%.8s-", s->ns, s->name, s->uid);
+}
+
 void component_workload(const struct site *s, enum component c, int member, char name[WORKLOAD_NAME_MAX])
 {
     char part[PART_NAME_MAX];
     part_name(c, member, part);
-    snprintf(name, WORKLOAD_NAME_MAX, WORKLOAD_PREFIX "%.63s-%.63s-%.8s-%s", s->ns, s->name, s->uid, part);
+    component_prefix(s, name);
+    size_t len = strlen(name);
+    snprintf(name + len, WORKLOAD_NAME_MAX - len, "%s", part);
 }
 
 /* The uid's digits before it: a pool may be called etcd, and its nodes are numbered. */
@@ -97,6 +107,20 @@ const char *member_store(const struct site *s, int member, struct arena *a)
 const char *member_audit(const struct site *s, int member, struct arena *a)
 {
     return member ? arena_printf(a, "%s/audit-%d", s->dir, member) : arena_printf(a, "%s/audit", s->dir);
+}
+
+/* Those of a cluster of one. These two stop listening at once and then wait for watches, which do not end: etcd for 7 s, the API server for 60. All that while nobody is answered, so they have what an
+ * answer under way takes. Killed, they lose nothing: etcd has on disk what it has acknowledged (its log is synced first, and is read again at the start), and the API server keeps nothing. */
+#define STORE_STOP_MS 100u
+#define API_STOP_MS 1000u
+#define STOP_TIMEOUT_MS 10000u
+#define STORE_HAND_OVER_MS 20000u /* an etcd of several: it waits for watches for 5 s and two elections */
+
+uint64_t component_stop_ms(const struct site *s, enum component c)
+{
+    if (site_members(s) > 1) /* each has the time to hand over what it has: the others answer meanwhile */
+        return c == ETCD ? STORE_HAND_OVER_MS : STOP_TIMEOUT_MS;
+    return c == ETCD ? STORE_STOP_MS : c == APISERVER ? API_STOP_MS : STOP_TIMEOUT_MS;
 }
 
 static bool is_behind(const struct site *s, enum component c, int member)
@@ -250,7 +274,7 @@ static void follower_flags(struct flags *f, enum component c, int m, const struc
 static void controllers_flags(struct flags *f, const struct cluster *c, const struct site *s)
 {
     const char *d = s->dir;
-    flag(f, "--cluster-name=%s", s->name);
+    flag(f, "--cluster-name=%s", s->warm ? "kubernetes" : s->name);
     flag(f, "--root-ca-file=%s/pki/ca.crt", d);
     flag(f, "--client-ca-file=%s/pki/ca.crt", d);
     flag(f, "--cluster-signing-cert-file=%s/pki/ca.crt", d);

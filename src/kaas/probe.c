@@ -36,3 +36,14 @@ int probe(const struct plan *p, const char *path, const struct site *s, uint64_t
     struct str said = probe_failing(str_n(body, len));
     return err_set(err, ERR_UNAVAILABLE, "%s answers %d%s%.*s", path, status, said.len ? ": " : "", STR_ARG(said));
 }
+
+int probe_certificate(const struct plan *p, const struct site *s, uint64_t timeout_ms, struct err *err)
+{
+    CLEANUP(mem_freep) char *ca = xasprintf("%s/pki/ca.crt", s->dir);
+    char pin[PKI_PIN_MAX];
+    int rc = cluster_pki_pin(s, pin, err);
+    if (rc < 0)
+        return rc;
+    const struct fetch_options o = {.address = p->health, .path = p->alive_path, .ca_file = ca, .pinned = pin, .timeout_ms = timeout_ms, .max_body_bytes = ANSWER_MAX};
+    return fetch(&o, NULL, NULL, NULL, err);
+}

@@ -43,7 +43,7 @@ bool cluster_end(struct kaas *k, const struct site *s, enum component last, unsi
     return gone;
 }
 
-static void remove_logs(struct kaas *k, const struct site *s, struct cluster_memory *m)
+static void remove_logs(struct kaas *k, const struct site *s, int *files)
 {
     static const char *const ends[] = {".log", ".log.1"};
     for (enum component c = 0; c < COMPONENTS; c++)
@@ -52,14 +52,33 @@ static void remove_logs(struct kaas *k, const struct site *s, struct cluster_mem
                 char name[WORKLOAD_NAME_MAX];
                 component_workload(s, c, member, name);
                 CLEANUP(mem_freep) char *path = xasprintf("%s/%s%s", k->o.log_dir, name, ends[i]);
-                m->files += unlink(path) == 0;
+                *files += unlink(path) == 0;
             }
+}
+
+int control_plane_remove(struct kaas *k, const struct site *s, unsigned *ended, int *files, bool *ret_done, struct err *err)
+{
+    int removed = 0;
+    uint16_t port;
+    *ret_done = false;
+    if (!cluster_end(k, s, ETCD, ended))
+        return 0;
+    for (int i = 0; i < site_members(s); i++)
+        if (*member_address(s, i) && place_in_use(member_address(s, i), &port))
+            return err_set(err, ERR_BUSY, "something listens on %s:%d still", member_address(s, i), port);
+    remove_logs(k, s, files); /* first: without the directory nobody would come again for them */
+    int rc = place_remove(s->dir, &removed, err);
+    if (rc < 0)
+        return rc;
+    *files += removed;
+    if (file_exists(s->dir))
+        return err_set(err, ERR_INTERNAL, "%s is there still", s->dir);
+    *ret_done = true;
+    return 0;
 }
 
 int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err)
 {
-    int files = 0;
-    uint16_t port;
     *ret_done = false;
     bool without_nodes = false;
     int rc = recovery_remove(k, s, &m->files, err); /* first: a backup without its store would wait for it */
@@ -67,18 +86,5 @@ int cluster_remove(struct kaas *k, const struct site *s, struct cluster_memory *
         rc = node_pools_remove(k, s, m, &without_nodes, err);
     if (rc < 0 || !without_nodes)
         return rc;
-    if (!cluster_end(k, s, ETCD, &m->ended))
-        return 0;
-    for (int i = 0; i < site_members(s); i++)
-        if (*member_address(s, i) && place_in_use(member_address(s, i), &port))
-            return err_set(err, ERR_BUSY, "something listens on %s:%d still", member_address(s, i), port);
-    rc = place_remove(s->dir, &files, err);
-    if (rc < 0)
-        return rc;
-    m->files += files;
-    remove_logs(k, s, m);
-    if (file_exists(s->dir))
-        return err_set(err, ERR_INTERNAL, "%s is there still", s->dir);
-    *ret_done = true;
-    return 0;
+    return control_plane_remove(k, s, &m->ended, &m->files, ret_done, err);
 }

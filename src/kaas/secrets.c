@@ -127,15 +127,44 @@ static int update(struct kaas *k UNUSED, struct client *c, json_t *obj, struct e
     return rc == 0 || rc == ERR_CONFLICT ? rc : err_set(err, rc, "ClusterKey %s: %s", obj_name(obj), why.msg);
 }
 
-static int make(struct client *c, const json_t *cluster, const struct site *s, json_t **ret, struct err *err)
+static int make(struct client *c, const json_t *cluster, const struct site *s, json_t *key, json_t **ret, struct err *err)
 {
     struct client_resource r = kind_resource(&kind_cluster_key);
     struct err why = ERR_INIT;
     JSON_AUTO obj = obj_new(&kind_cluster_key, s->ns, s->uid);
-    json_object_set_new(obj, "spec", json_pack("{s:[o]}", "keys", key_new("")));
+    json_object_set_new(obj, "spec", json_pack("{s:[o]}", "keys", key));
     obj_add_owner(obj, cluster);
     int rc = client_create(c, &r, s->ns, obj, ret, &why);
     return rc < 0 ? err_set(err, rc, "its key could not be stored: %s", why.msg) : 0;
+}
+
+/* ---- of a place that no cluster has yet ---- */
+
+json_t *secrets_key_new(void)
+{
+    return key_new("");
+}
+
+int secrets_key_give(const struct site *s, const json_t *key, bool *ret_used, struct err *err)
+{
+    CLEANUP(mem_freep) char *control = xasprintf("%s/kctl.sock", s->dir);
+    JSON_AUTO obj = json_pack("{s:{s:[O]}}", "spec", "keys", key);
+    struct kms_keys keys;
+    struct kms_said said;
+    int rc = decode(obj, &keys, err);
+    if (rc == 0)
+        rc = kms_tell(control, NULL, TELL_MS, &said, err);
+    if (rc == 0 && !same(&keys, &said))
+        rc = kms_tell(control, &keys, TELL_MS, &said, err);
+    mem_wipe(&keys, sizeof(keys));
+    if (rc == 0)
+        *ret_used = said.sealed > 0;
+    return rc;
+}
+
+int secrets_key_adopt(struct client *c, const json_t *cluster, const struct site *s, const json_t *key, struct err *err)
+{
+    return make(c, cluster, s, json_deep_copy(key), NULL, err);
 }
 
 static int find(struct kaas *k, struct client *c, const json_t *cluster, const struct site *s, json_t **ret, const char **ret_reason, struct err *err)
@@ -154,7 +183,7 @@ static int find(struct kaas *k, struct client *c, const json_t *cluster, const s
         *ret_reason = "KeyMissing";
         return err_set(err, ERR_NOT_FOUND, "the keys that its secrets were sealed with are gone (ClusterKey %s); others are not made over that: restore them, or delete the cluster", s->uid);
     }
-    return make(c, cluster, s, ret, err);
+    return make(c, cluster, s, key_new(""), ret, err);
 }
 
 /* Another key when the tenant has another. *obj may become another document. */

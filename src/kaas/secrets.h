@@ -33,6 +33,12 @@ struct secrets_memory {
 int secrets_conf_ensure(const struct site *s, struct err *err) NODISCARD;
 /* The cluster has keys and its plugin, which runs, has them. *ret_reason: a reason that only an operator can mend, or NULL. */
 int secrets_keys_ensure(struct kaas *k, struct client *c, const json_t *cluster, const struct site *s, struct secrets_memory *m, const char **ret_reason, struct err *err) NODISCARD;
+/* A key for a place that no cluster has yet: an element of a ClusterKey's spec.keys. */
+json_t *secrets_key_new(void);
+/* The plugin, which runs, has that key and no other; *ret_used: an API server has sealed with it, and so holds nothing that another one has sealed. */
+int secrets_key_give(const struct site *s, const json_t *key, bool *ret_used, struct err *err) NODISCARD;
+/* The cluster has that key, and with it what its place has sealed: from now on it lies under its tenant's key. ERR_EXISTS: it has another one. */
+int secrets_key_adopt(struct client *c, const json_t *cluster, const struct site *s, const json_t *key, struct err *err) NODISCARD;
 /* When the cluster is ready: a look at what lies in etcd when one is due; rewrites, retires keys, and says so in the condition. */
 void secrets_look(struct kaas *k, struct client *c, json_t *cluster, const struct site *s, struct secrets_memory *m);
 

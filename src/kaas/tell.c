@@ -56,7 +56,7 @@ static void find_audit(const struct tell_ask *ask, int member, struct files *f)
 
 static int find_log(const struct tell_ask *ask, struct files *f, struct err *err)
 {
-    const struct site s = {.ns = obj_namespace(ask->cluster), .name = obj_name(ask->cluster), .uid = obj_uid(ask->cluster), .members = (int)json_int(ask->cluster, "spec.controlPlane.replicas", 1)};
+    const struct site s = {.ns = obj_namespace(ask->cluster), .name = obj_name(ask->cluster), .uid = obj_uid(ask->cluster), .warm = cluster_is_claimed(ask->cluster), .members = (int)json_int(ask->cluster, "spec.controlPlane.replicas", 1)};
     char workload[WORKLOAD_NAME_MAX], part[PART_NAME_MAX];
     for (enum component c = 0; c < COMPONENTS; c++)
         for (int m = 0; m < component_count(&s, c); m++) {

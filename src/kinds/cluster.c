@@ -175,6 +175,7 @@ static const struct field status_fields[] = {
     {.name = "certificateAuthority", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .help = "who signed the certificate of its API server; PEM"},
     {.name = "people", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = people_fields, .list_type = LIST_MAP, .list_key = "url", .offset = FIELD_NO_MEMBER, .help = "whose tokens its API server takes"},
     {.name = "kubeconfigSecret", .type = FIELD_STRING, .offset = FIELD_NO_MEMBER, .ref = "Secret", .help = "where its administrator's kubeconfig is"},
+    {.name = "claimed", .type = FIELD_BOOL, .offset = FIELD_NO_MEMBER, .help = "its control plane had been made before it was asked for, and was given to it"},
     {.name = "createMilliseconds", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .help = "from its creation until it was ready for the first time"},
     {.name = "stages", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = stage_fields, .list_type = LIST_MAP, .list_key = "name", .offset = FIELD_NO_MEMBER, .help = "the steps of its creation"},
     {.name = "backups", .type = FIELD_LIST, .elem = FIELD_OBJECT, .sub = made_fields, .list_type = LIST_MAP, .list_key = "id", .offset = FIELD_NO_MEMBER, .help = "its backups, newest first"},
@@ -387,8 +388,17 @@ static int authorize(const struct kind_context *c, const json_t *obj UNUSED, con
     sbuf_addf(why, "metadata.namespace: this cloud stands at no site that %s allows to project \"%s\": ask whoever made that rule", rule, c->namespace);
     return err_set(err, ERR_FORBIDDEN, "no allowed site");
 }
+/* Its uid is that of the place that it gets: whether it has it is one with whether it is there. */
+static void settle(const struct kind_context *c, json_t *obj)
+{
+    const char *uid = c->services && c->services->claim ? c->services->claim(c->services->ctx, c->arena, obj) : NULL;
+    if (!uid)
+        return;
+    json_put_str(obj, "metadata.uid", uid);
+    json_put(obj, CLUSTER_CLAIMED, json_true());
+}
 static const struct kind_subresource parts[] = {{.name = "audit", .view = VIEW_TEXT, .readers = ROLE_ADMIN}, {.name = "log", .view = VIEW_TEXT, .readers = ROLE_VIEW}, {0}};
-static const struct kind_ops ops = {.validate = validate, .admit = admit, .authorize = authorize, .subresources = parts};
+static const struct kind_ops ops = {.validate = validate, .admit = admit, .authorize = authorize, .settle = settle, .subresources = parts};
 
 const struct kind kind_cluster = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "Cluster", .plural = "clusters", .singular = "cluster",

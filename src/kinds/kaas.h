@@ -25,6 +25,8 @@ extern const struct kind kind_cluster, kind_cluster_key, kind_node_pool;
 #define CLUSTER_VERSIONS "1.36|1.37"
 
 /* Cluster: a Kubernetes of a tenant's own. Status: address, endpoint, version, stages[], conditions[]. */
+#define CLUSTER_CLAIMED "status.claimed" /* its control plane had been made before it was asked for */
+
 struct cluster {
     struct {
         const char *version; /* "1.37": one of CLUSTER_VERSIONS */

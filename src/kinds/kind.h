@@ -85,6 +85,8 @@ struct kind_services {
     int (*lease)(void *ctx, const json_t *ask, json_t **ret, struct err *err);
     const struct jwt_key *token_key; /* signs tokens of service accounts; NULL: there are none */
     const char *token_issuer;        /* who they say made them, and for whom they are when nobody is named */
+    /* A control plane that was made before, for a Cluster that is about to be committed: its uid, in the arena, offered to nobody else; NULL: none. Quick. May be NULL. */
+    const char *(*claim)(void *ctx, struct arena *a, const json_t *cluster);
     const char *kubernetes_dir;      /* where the programs of Kubernetes are, MINOR below it; NULL or "": there are none */
 };
 
@@ -138,6 +140,8 @@ struct kind_ops {
     /* Whether the writer may write just that, where the verb on the object does not decide it alone. Last before a creation or update by a client is written, on what has
      * passed validation. Refuses with ERR_FORBIDDEN and the reason in *why, or with another error. May be NULL. */
     int (*authorize)(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err);
+    /* Last of all before a creation is committed, when it is no dry run and nothing refuses it but the store: may give obj the uid of what waits for it, and a status. May be NULL. */
+    void (*settle)(const struct kind_context *c, json_t *obj);
     /* An object of a kind with this op limits how many others there may be: fn is called with each number of a resource ("secrets", "models.seki.cloud"; "": all that count). It holds where the
      * object lies; of a cluster-scoped kind in each project whose label seki.cloud/tenant is its name, and there "namespaces" is the number of these projects. Several: the tightest. What
      * the server says of it (used, effective, a condition) is in its status. May be NULL. */

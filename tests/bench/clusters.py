@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """How long a Cluster takes, beside a script that starts the same programs: one after the other, in turns, on this machine.
 
-usage: clusters.py [CREATIONS]      SEKI_BUILD=build/release   SEKI_KUBERNETES=DIR
+usage: clusters.py [--warm] [CREATIONS]      SEKI_BUILD=build/release   SEKI_KUBERNETES=DIR
+--warm: instead of a script, with a warm pool of one (kubernetes-warm-clusters), which is full again before each creation: how long a claim takes, how long the pool is not full, and what a control plane weighs
+that stands there and waits.
 Prints medians and maxima in seconds since the beginning (the script's first line, the POST of the Cluster), and memory of the processes (PSS, MiB) when they have rested.
 """
 import json
@@ -40,6 +42,18 @@ def by_script(programs, n):
             p.wait(60)
 
 
+def warm_place(cloud):
+    """Waits until there is one: how long that took, and its memory when it has rested."""
+    began = time.time()
+    while "\nseki_clusters_warm 1" not in cloud.metrics():
+        assert time.time() < began + 600, cloud.tail()
+        time.sleep(0.05)
+    took = time.time() - began
+    time.sleep(5)
+    claimed = {c["metadata"]["uid"][:8] for c in cloud.api("GET", "/apis/seki.cloud/v1alpha1/namespaces/demo/clusters")["items"]}
+    return {"refill": took, "warm MiB": pss(p for name, pids in kube.warm_left(cloud).items() if name.removeprefix(kube.WARM)[:8] not in claimed for p in pids)}
+
+
 def by_cloud(cloud, n):
     began = time.time()
     c = kube.Cluster(cloud, "demo", f"bench-{n}")
@@ -65,6 +79,27 @@ def rss(pid):
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 2**20
 
 
+def main_warm(creations):
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="seki-kube-") as d:
+        programs = kube.programs(pathlib.Path(d))
+        with Cloud(options={"kubernetes-dir": programs, "log-level": "info", "kubernetes-warm-clusters": 1}) as cloud:
+            cloud.project("demo")
+            for n in range(creations):
+                before = warm_place(cloud)
+                rows.append({**before, **by_cloud(cloud, n)})
+                print(f"{n + 1}/{creations}: {rows[-1]}", file=sys.stderr)
+            claimed = [line for line in cloud.metrics().splitlines() if line.startswith("seki_cluster_claim_seconds_count")]
+            print(f"{claimed[0] if claimed else 'none was claimed'}; control after {creations} Clusters came and went: {rss(cloud.role_pid('control')):.0f} MiB")
+    show("claim", rows)
+
+
+def show(who, rows):
+    for key in rows[0]:
+        values = [r[key] for r in rows]
+        print(f"{who:8} {key:13} median {statistics.median(values):7.2f}  max {max(values):7.2f}  min {min(values):7.2f}")
+
+
 def main(creations):
     with tempfile.TemporaryDirectory(prefix="seki-kube-") as d:
         programs = kube.programs(pathlib.Path(d))
@@ -77,10 +112,9 @@ def main(creations):
                 print(f"{n + 1}/{creations}: script {rows['script'][-1]}, Cluster {rows['Cluster'][-1]}", file=sys.stderr)
             print(f"control after {creations} Clusters came and went: {rss(cloud.role_pid('control')):.0f} MiB")
     for who, list_ in rows.items():
-        for key in list_[0]:
-            values = [r[key] for r in list_]
-            print(f"{who:8} {key:13} median {statistics.median(values):7.2f}  max {max(values):7.2f}  min {min(values):7.2f}")
+        show(who, list_)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    words = [w for w in sys.argv[1:] if w != "--warm"]
+    (main_warm if "--warm" in sys.argv else main)(int(words[0]) if words else 20)

@@ -16,6 +16,7 @@ MINOR = "1.37"
 PROGRAMS = ["etcd", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]  # CONTROL_PLANE in scripts/lib.sh, too
 BUILT = pathlib.Path(os.environ.get("SEKI_KUBERNETES", CACHE / "kubernetes"))
 COMPONENTS = ["etcd", "apiserver", "controllers", "scheduler", "kms"]
+WARM = "kc-warm--"  # what workloads begin with whose control plane was made before it was asked for
 PORTS = [2379, 2380, 2381, 6443, 10257, 10259]
 
 
@@ -120,6 +121,26 @@ def end_left(cloud):
         for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
             if f"/clusters/{c.uid}/net/hub" in line:
                 subprocess.run(["umount", line.split()[4]], check=False)
+    for pids in warm_left(cloud).values():
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+def warm_left(cloud):
+    """Processes of control planes of this cloud that were made before they were asked for, claimed or not, by their workloads."""
+    found = {}
+    for name, pids in marked(WARM).items():
+        ours = [p for p in pids if str(cloud.data) in command(p)]
+        if ours:
+            found[name] = ours
+    return found
+
+
+def command(pid):
+    try:
+        return (pathlib.Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
 class Cluster:
@@ -131,6 +152,7 @@ class Cluster:
         self.path = f"{GROUP}/namespaces/{ns}/clusters/{name}"
         made = cloud.api("POST", self.path.rsplit("/", 1)[0], {"apiVersion": "seki.cloud/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec or {}})
         self.uid = made["metadata"]["uid"]
+        self.claimed = made.get("status", {}).get("claimed", False)
         Cluster.all.append(self)
 
     @classmethod
@@ -182,11 +204,13 @@ class Cluster:
         return self.kubectl("exec", pod, "--", "web", "get", address, str(port), check=check)
 
     def workload(self, component):
+        if self.claimed and component in COMPONENTS:
+            return f"{WARM}{self.uid[:8]}-{component}"
         return f"kc-{self.ns}-{self.name}-{self.uid[:8]}-{component}"
 
     def pids(self):
         """Processes by component, found by what the runtime marked them with."""
-        found = marked(self.workload(""))
+        found = marked(self.workload("etcd").removesuffix("etcd"))
         return {c: found[self.workload(c)][-1] for c in COMPONENTS if self.workload(c) in found}
 
     def delete(self, wait=True):
