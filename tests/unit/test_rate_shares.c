@@ -565,7 +565,8 @@ static void shares_that_move_while_they_are_used(void **state)
         for (int k = 0; k < THREADS; k++)
             assert_int_equal(pthread_create(&threads[i * THREADS + k], NULL, take_and_give, race.limits[i]), 0);
     }
-    for (int round = 0; round < 20000; round++) {
+    uint64_t begun_ms = clock_mono_ms();
+    for (int round = 0; round < 20000 || (atomic_load(&race.passed) < MANY / 100 && clock_mono_ms() < begun_ms + 60000); round++) { /* all of it while they run */
         enum limit_unit u = round % 3 ? LIMIT_TOKENS : LIMIT_CONCURRENT;
         int from = round / 7 % 2;
         struct limit_counter *a = race.limits[from][LIMIT_KEY].counter, *b = race.limits[!from][LIMIT_KEY].counter;
