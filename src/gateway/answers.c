@@ -23,7 +23,7 @@ bool answers_can_be_counted(struct request *q)
     if (!why)
         return true;
     snprintf(message, sizeof(message), "The engine of the model `%s` %s.", q->body.model, why);
-    request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_value", param, message);
+    request_refuse(q, 400, OUTCOME_REFUSED_BY_US, "invalid_request_error", "unsupported_value", param, message);
     return false;
 }
 

@@ -27,7 +27,7 @@ static uint64_t expected_ms(const struct request *q, uint64_t now_ms)
     return rest_ms + dispatch_turn_ms(e->dispatch);
 }
 
-static void refuse(struct request *q, const char *outcome, const char *code, const char *message)
+static void refuse(struct request *q, enum outcome outcome, const char *code, const char *message)
 {
     uint64_t ms = expected_ms(q, clock_mono_ms());
     uint64_t s = ms ? (ms + 999) / 1000 : (uint64_t)MIN((int64_t)RETRY_GUESS_S, MAX(q->endpoint->start_timeout_s, (int64_t)1));
@@ -68,7 +68,7 @@ static void refuse_failed(struct request *q)
 {
     char message[MODEL_NAME_MAX + 256];
     snprintf(message, sizeof(message), "The model `%s` cannot be started (%s): its owner has to mend that.", q->body.model, q->endpoint->not_ready);
-    refuse(q, "refused", "model_not_ready", message);
+    refuse(q, OUTCOME_REFUSED_BY_US, "model_not_ready", message);
 }
 
 bool cold_admit(struct request *q)
@@ -78,7 +78,7 @@ bool cold_admit(struct request *q)
     char message[MODEL_NAME_MAX + 256];
     if (!e->scaled) {
         snprintf(message, sizeof(message), "The model `%s` is not ready (%s); try again.", q->body.model, e->not_ready);
-        request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
+        request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "model_not_ready", NULL, message);
         return false;
     }
     if (!e->waits_for_replicas) {
@@ -93,7 +93,7 @@ bool cold_admit(struct request *q)
     load_report_wake(g->report); /* it is wanted all the same */
     snprintf(message, sizeof(message), far ? "The model `%s` has no engine, and who starts one cannot be reached at the moment. Try again when the Retry-After of this answer has passed."
                                            : "The model `%s` is being started, and as many requests wait for it as may. Try again when the Retry-After of this answer has passed.", q->body.model);
-    refuse(q, "refused", "model_not_ready", message);
+    refuse(q, OUTCOME_REFUSED_BY_US, "model_not_ready", message);
     return false;
 }
 
@@ -130,7 +130,7 @@ void cold_refuse_late(struct request *q)
     char message[MODEL_NAME_MAX + 256];
     snprintf(message, sizeof(message), "The model `%s` has not started in %llu s (%s). Try again later.", q->body.model, (unsigned long long)(clock_mono_ms() - q->cold.since_ms) / 1000,
              q->endpoint->not_ready);
-    refuse(q, "timeout", "model_not_ready", message);
+    refuse(q, OUTCOME_TIMEOUT, "model_not_ready", message);
 }
 
 bool cold_look_anew(struct request *q)

@@ -61,7 +61,7 @@ struct ticket {
     bool tries;   /* target_begin()'s */
     struct slots_claim claim; /* of replicas whose slots are chosen here */
     bool claimed;
-    bool ran, ended;          /* the engine has written something to it; has answered whole */
+    bool reached, ran, ended; /* something of it has left for the engine; which has written something to it; which has answered whole */
     uint64_t since_ms; /* set under the lock: others look at it while the ticket waits */
     uint64_t sent_ms;
     uint64_t patience_ms; /* so long at most it waits for a replica that has its prompt; 0: not at all */

@@ -8,7 +8,7 @@ bool recheck_key(struct request *q)
     if (!gateway_key_fault(snapshot_key(q->loop->snapshot, q->key->hash), &fault))
         return true;
     gateway_audit_refusal(q->loop, q->http, q->key, fault.status, fault.code, fault.rule);
-    request_refuse(q, fault.status, "refused", fault.status == 403 ? "permission_error" : "invalid_request_error", fault.code, NULL, fault.message);
+    request_refuse(q, fault.status, OUTCOME_REFUSED_BY_US, fault.status == 403 ? "permission_error" : "invalid_request_error", fault.code, NULL, fault.message);
     return false;
 }
 
