@@ -3,6 +3,7 @@
 #include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/fall_over.h"
+#include "gateway/home.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
 #include "gateway/recheck.h"
@@ -496,16 +497,6 @@ static const char *target_of(const struct request *q, const struct snap_replica 
     return text;
 }
 
-/* The model's name as the engine knows it; NULL: as the client wrote it. */
-static const char *name_there(const struct request *q)
-{
-    if (q->adapter && !q->replica->pins)
-        return q->served; /* vLLM knows adapters by name; llama.cpp is told their number */
-    if (q->replica->engine_model || q->served == q->endpoint->served)
-        return q->replica->engine_model;
-    return q->endpoint->served; /* it was asked for by a route's name */
-}
-
 /* To q->replica, for which q->ticket holds. */
 static struct http_call *start_call(struct request *q, struct iovec *pieces, struct http_header *headers, const struct http_call_ops *ops, void *arg)
 {
@@ -517,7 +508,7 @@ static struct http_call *start_call(struct request *q, struct iovec *pieces, str
                                      .headers = headers,
                                      .header_count = fill_headers(q, headers),
                                      .body = pieces,
-                                     .body_count = request_body_pieces(continuation_body(q), name_there(q), isolation_members(q), q->http->arena, pieces),
+                                     .body_count = request_body_pieces(continuation_body(q), home_model_at(q, replica), isolation_members(q), q->http->arena, pieces),
                                      .first_byte_timeout_ms = o->first_byte_timeout_ms,
                                      .idle_timeout_ms = o->idle_timeout_ms};
     return pool ? http_call_start(pool, &call, ops, arg) : NULL;
@@ -642,15 +633,6 @@ static void on_sent(struct ticket *t)
         refuse_none(q);
 }
 
-/* The replica that the last attempt was at, as the snapshot knows it that the request now keeps; NULL: it is gone. */
-static const struct snap_replica *the_same(const struct snap_endpoint *e, const struct snap_replica *old)
-{
-    for (size_t i = 0; old && i < e->replica_count; i++)
-        if (!strcmp(e->replicas[i].name, old->name))
-            return &e->replicas[i];
-    return NULL;
-}
-
 /* Replicas may have come and gone meanwhile, and rules of the border too, and the key. False: answered. */
 static bool look_again(struct request *q)
 {
@@ -658,28 +640,22 @@ static bool look_again(struct request *q)
     struct snapshot *now = q->loop->snapshot;
     if (now == q->routing)
         return true;
-    if (!recheck_key(q))
-        return false;
-    const struct snap_endpoint *e = snapshot_find(now, q->key, q->body.model);
+    const struct snap_key *k;
+    const struct snap_endpoint *asked = recheck_access(q, &k), *e = asked ? model_route_again(asked, q->endpoint->dispatch) : NULL;
     const struct border *border = snapshot_border(now);
     const char *rule;
-    e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
-    bool here = e && (e->replica_count || e->scaled);
-    if (border_shuts(border, q->key, here ? e : q->endpoint, q->body.model, &rule)) {
+    if (!asked)
+        return false;
+    /* Where it is served as before; else it stays where it is, as long as that is there. */
+    bool here = e && (e->replica_count || e->scaled) && asked->is_adapter == q->adapter && home_fits(q, asked, e) == HOME_FITS;
+    if (border_shuts(border, k, here ? e : q->endpoint, q->body.model, &rule)) {
         request_refuse_border(q, rule);
         return false;
     }
-    if (!here) {
-        dispatch_move(&q->ticket, q->endpoint, border_barred_now(border, q->key, q->endpoint, q->body.model, NULL));
-        return true;
-    }
-    if (!dispatch_move(&q->ticket, e, border_barred(border, q->key, e, q->body.model, NULL)))
-        return true;
-    q->replica = the_same(e, q->replica);
-    snapshot_unref(q->routing);
-    q->routing = snapshot_ref(now);
-    q->endpoint = e;
-    q->rule = NULL; /* it was the old snapshot's */
+    if (here)
+        (void)home_move(q, now, asked, e);
+    else
+        dispatch_move(&q->ticket, q->endpoint, border_barred_now(border, k, q->endpoint, q->body.model, NULL) | home_lacking(q, q->endpoint));
     return true;
 }
 

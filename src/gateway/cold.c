@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "gateway/fall_over.h"
+#include "gateway/home.h"
 #include "gateway/load_report.h"
 #include "gateway/model_route.h"
 #include "gateway/request.h"
@@ -136,18 +137,13 @@ void cold_refuse_late(struct request *q)
 bool cold_look_anew(struct request *q)
 {
     gateway_loop_refresh(q->loop);
-    const struct snap_endpoint *e = q->loop->snapshot == q->routing ? NULL : snapshot_find(q->loop->snapshot, q->key, q->body.model);
-    e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
+    struct snapshot *now = q->loop->snapshot;
+    const struct snap_key *k;
+    const struct snap_endpoint *asked = now == q->routing ? NULL : home_find(q, now, &k), *e = asked ? model_route_again(asked, q->endpoint->dispatch) : NULL;
     const char *rule;
-    if (!e || e->dispatch != q->endpoint->dispatch || (!e->replica_count && !e->waits_for_replicas) || border_shuts(snapshot_border(q->loop->snapshot), q->key, e, q->body.model, &rule))
+    if (!e || asked->is_adapter != q->adapter || (!e->replica_count && !e->waits_for_replicas) || home_fits(q, asked, e) != HOME_FITS || border_shuts(snapshot_border(now), k, e, q->body.model, &rule))
         return false;
-    q->replica = NULL; /* it may be of the snapshot that goes */
-    snapshot_unref(q->routing);
-    q->routing = snapshot_ref(q->loop->snapshot);
-    q->endpoint = q->ticket.endpoint = e;
-    q->ticket.wish.tried = 0;
-    q->ticket.wish.barred = border_barred(snapshot_border(q->routing), q->key, e, q->body.model, &q->rule);
-    return true;
+    return home_move(q, now, asked, e);
 }
 
 struct str cold_comment(const struct request *q, char text[128])

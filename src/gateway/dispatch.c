@@ -428,10 +428,10 @@ bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t bar
 {
     struct dispatch *d = t->endpoint->dispatch;
     pthread_mutex_lock(&d->lock);
-    bool moves = t->state == TICKET_WAITS && e->dispatch == d;
+    bool moves = (t->state == TICKET_WAITS || t->state == TICKET_IDLE) && e->dispatch == d;
     if (moves) {
+        t->wish.tried = e == t->endpoint ? t->wish.tried : 0; /* the numbers are other replicas' now */
         t->endpoint = e;
-        t->wish.tried = 0; /* the numbers are other replicas' now */
         t->wish.barred = barred;
         t->home = (struct patience_home){0};
     }

@@ -84,7 +84,8 @@ void dispatch_read(struct ticket *t);
 void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens, int64_t prompt_tokens);
 /* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */
 void dispatch_end(struct ticket *t, int64_t used_tokens);
-/* To a new snapshot's endpoint, of which it must not reach the replicas in barred. False: it does not wait any more, and stays with the old one. */
+/* Of a ticket that waits, or is nowhere: to a new snapshot's endpoint with the same queue, of which it must not reach the replicas in barred. False: it is another queue's, or was sent meanwhile, and stays with
+ * the old one. */
 bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t barred);
 /* From now on it waits since then (its since_ms); 0: it does not wait. On its own loop, which alone may read that without the lock. */
 void dispatch_since(struct ticket *t, uint64_t ms);

@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "gateway/continuation.h"
-#include "gateway/request.h"
+#include "gateway/home.h"
 
 #define ANSWER_MAX ((size_t)8 << 20) /* llama.cpp tells each token of a prompt */
 #define NAMES_MAX ((size_t)64 << 10) /* of a record */
@@ -135,7 +135,8 @@ struct recount *recount_new(struct request *q, const struct usage *u)
         r->prompt = (struct text){xcalloc(q->body.prompt.len, 1), q->body.prompt.len};
         memcpy(r->prompt.ptr, q->body.prompt.ptr, q->body.prompt.len);
     }
-    snprintf(r->model, sizeof(r->model), "%s", whom->engine_model ? whom->engine_model : q->body.model);
+    const char *name = home_model_at(q, whom);
+    snprintf(r->model, sizeof(r->model), "%s", name ? name : q->body.model);
     return r;
 }
 

@@ -2,7 +2,7 @@
 #include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/fall_over.h"
-#include "gateway/isolation.h"
+#include "gateway/home.h"
 #include "gateway/model_route.h"
 
 #include "base/clock.h"
@@ -23,7 +23,6 @@ static void request_cleanup(void *arg)
         target_unref(q->doubted);
     snapshot_unref(q->snapshot);
     snapshot_unref(q->routing);
-    snapshot_unref(q->fell.kept);
 }
 
 void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struct str bytes))
@@ -249,48 +248,61 @@ void request_refuse_border(struct request *q, const char *rule)
     request_refuse(q, 403, OUTCOME_REFUSED_BY_US, "permission_error", "residency_denied", "model", message);
 }
 
+void request_refuse_unknown(struct request *q)
+{
+    char message[MODEL_NAME_MAX + 256];
+    snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
+    gateway_audit_refusal(q->loop, q->http, q->key, 404, "model_not_found", "ModelNotVisible");
+    request_refuse(q, 404, OUTCOME_REFUSED_BY_US, "invalid_request_error", "model_not_found", "model", message);
+}
+
+/* Its endpoint cannot serve it. */
+static void refuse_unfit(struct request *q, enum home_fit why)
+{
+    static const char *const does[] = {[TASK_TEXT] = "writes text", [TASK_EMBEDDINGS] = "serves embeddings only", [TASK_RERANK] = "scores documents only"};
+    static const char *const by[] = {[TASK_TEXT] = "/v1/chat/completions or /v1/completions", [TASK_EMBEDDINGS] = "/v1/embeddings", [TASK_RERANK] = "/v1/rerank"};
+    char message[MODEL_NAME_MAX + 256];
+    if (why == HOME_NOT_COUNTED) {
+        answers_refuse(q);
+        return;
+    }
+    if (why == HOME_OTHER_TASK)
+        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, does[q->endpoint->task], by[q->endpoint->task]);
+    else
+        snprintf(message, sizeof(message), "The model `%s` %s: use /v1/chat/completions.", q->body.model,
+                 q->adapter ? "is an adapter, which its engine does not serve on this path" : "is shared by tenants, and its engine cannot keep apart what they send to this path");
+    request_refuse(q, 400, OUTCOME_REFUSED_BY_US, "invalid_request_error", "unsupported_model", "model", message);
+}
+
 /* The model that is meant, and whether it does what this route asks. False: answered. */
 static bool resolve(struct request *q)
 {
     char message[MODEL_NAME_MAX + 256];
-    const struct snap_endpoint *e = snapshot_find(q->routing, q->key, q->body.model);
-    if (!e) {
-        snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
-        gateway_audit_refusal(q->loop, q->http, q->key, 404, "model_not_found", "ModelNotVisible");
-        request_refuse(q, 404, OUTCOME_REFUSED_BY_US, "invalid_request_error", "model_not_found", "model", message);
+    const struct snap_endpoint *asked = snapshot_find(q->routing, q->key, q->body.model), *e = asked;
+    if (!asked) {
+        request_refuse_unknown(q);
         return false;
     }
-    bool shared = e->visibility != VISIBLE_PROJECT;
-    q->served = e->served;
-    q->adapter = e->adapter;
-    if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt, snapshot_border(q->routing)))) {
+    q->served = asked->served;
+    q->adapter = asked->is_adapter;
+    if (asked->is_route && !(e = model_route_choose(asked, q->key, q->body.prompt, snapshot_border(q->routing)))) {
         snprintf(message, sizeof(message), "None of the endpoints behind the model `%s` is there; try again.", q->body.model);
         request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "model_not_ready", NULL, message);
         return false;
     }
     q->endpoint = e;
-    if (e->task != q->route->task) {
-        static const char *const does[] = {[TASK_TEXT] = "writes text", [TASK_EMBEDDINGS] = "serves embeddings only", [TASK_RERANK] = "scores documents only"};
-        static const char *const by[] = {[TASK_TEXT] = "/v1/chat/completions or /v1/completions", [TASK_EMBEDDINGS] = "/v1/embeddings", [TASK_RERANK] = "/v1/rerank"};
-        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, does[e->task], by[e->task]);
-        request_refuse(q, 400, OUTCOME_REFUSED_BY_US, "invalid_request_error", "unsupported_model", "model", message);
+    enum home_fit fit = home_fits(q, asked, e);
+    if (fit != HOME_FITS) {
+        refuse_unfit(q, fit);
         return false;
     }
-    if (!isolation_possible(q, shared || e->visibility != VISIBLE_PROJECT)) {
-        snprintf(message, sizeof(message), "The model `%s` %s: use /v1/chat/completions.", q->body.model,
-                 q->adapter ? "is an adapter, which its engine does not serve on this path" : "is shared by tenants, and its engine cannot keep apart what they send to this path");
-        request_refuse(q, 400, OUTCOME_REFUSED_BY_US, "invalid_request_error", "unsupported_model", "model", message);
-        return false;
-    }
-    if (!answers_can_be_counted(q))
-        return false;
     const struct border *border = snapshot_border(q->routing);
     const char *rule;
     if (border_shuts(border, q->key, e, q->body.model, &rule)) {
         request_refuse_border(q, rule);
         return false;
     }
-    q->ticket.wish.barred = border_barred(border, q->key, e, q->body.model, &q->rule);
+    q->ticket.wish.barred = border_barred(border, q->key, e, q->body.model, &q->rule) | home_lacking(q, e);
     return e->replica_count || cold_admit(q);
 }
 

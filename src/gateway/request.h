@@ -34,7 +34,7 @@ struct request {
     const struct snap_key *key;
     const struct snap_endpoint *endpoint; /* NULL: not resolved */
     const char *served;                   /* the name asked for: the endpoint's, or a route's to it */
-    int adapter;                           /* of the endpoint, from 1 on; 0: none */
+    bool adapter;                         /* that is a LoRA adapter's: see home.h */
     const struct snap_replica *replica;   /* of the last attempt */
     const char *rule; /* of the border, which bars some of its replicas; or NULL */
     struct request_body body;
@@ -58,7 +58,6 @@ struct request {
         const struct dispatch *tried[FALL_OVERS_MAX + 1]; /* of backends that could not serve it: to be compared, and no more */
         size_t count;
         int extra; /* attempts beyond ATTEMPTS_MAX */
-        struct snapshot *kept; /* of the backend before */
     } fell; /* fall_over.h */
     int status;             /* of the engine's answer */
     char type[REQUEST_TYPE_MAX]; /* its content type */
@@ -95,6 +94,8 @@ void request_settle(struct request *q, int status, enum outcome outcome);
 /* Settles, and answers in place of an engine: as a response, or as an event of the stream that has begun. */
 void request_refuse(struct request *q, int status, enum outcome outcome, const char *type, const char *code, const char *param, const char *message);
 
+/* Its key may call nothing by that name: 404, and an audit record. */
+void request_refuse_unknown(struct request *q);
 /* No replica may have it: 403 with the rule's name, and an audit record. */
 void request_refuse_border(struct request *q, const char *rule);
 
