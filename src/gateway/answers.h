@@ -9,8 +9,11 @@
 #include <stdbool.h>
 
 struct request;
-/* Whether what is asked of q->endpoint can be counted. False: answered. */
-bool answers_can_be_counted(struct request *q);
+struct snap_endpoint;
+/* Why what is asked could not be counted where e served it, for people; NULL: it can be. */
+const char *answers_uncountable(const struct request *q, const struct snap_endpoint *e);
+/* 400 with that reason. */
+void answers_refuse(struct request *q);
 /* A stream of q's begins; its scan has just been begun. */
 void answers_scan(struct request *q);
 

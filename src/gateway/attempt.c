@@ -3,6 +3,7 @@
 #include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/fall_over.h"
+#include "gateway/home.h"
 #include "gateway/isolation.h"
 #include "gateway/model_route.h"
 #include "gateway/recheck.h"
@@ -126,43 +127,44 @@ static void count_upstream_error(struct request *q, const char *reason, const st
     log_warn("an engine failed a request", KV("request", q->http->id), KV("replica", q->replica->name), KV("reason", reason), KV("error", err ? err->msg : ""));
 }
 
-/* What came of a failed attempt is forgotten. */
+/* What came of a failed attempt is forgotten, but for the time that a busy engine asked for: if all fail, the client is told the last one. */
 static void forget(struct request *q)
 {
     request_scan(q, false, NULL);
     sbuf_reset(&q->answer);
     q->streaming = false;
-    q->retry_after[0] = 0;
     q->status = 0;
     if (!q->passed)
         q->first_ns = 0;
 }
 
-/* The stream's text goes on from another replica, or is whole but for its end. False: neither. */
-static bool go_on(struct request *q)
+/* Whether what has failed may be tried elsewhere: the one place where that is paid. Who was not even reached has cost nothing, nor does an attempt beside it that runs already. */
+static bool may_try_again(struct request *q, enum target_outcome outcome)
 {
-    struct target *failed = q->replica->target;
+    return outcome == TARGET_UNREACHABLE || hedge_runs(q) || target_may_retry(q->replica->target);
+}
+
+/* The stream's text goes on from another replica, or is whole but for its end. False: neither. */
+static bool go_on(struct request *q, enum target_outcome outcome)
+{
     enum continuation_step step = continuation_next(q);
     if (step == CONTINUATION_WHOLE) {
-        request_settle(q, 200, "ok");
+        request_settle(q, 200, OUTCOME_OK);
         http_respond_end(q->http);
         return true;
     }
-    if (step == CONTINUATION_NONE || !target_may_retry(failed))
+    if (step == CONTINUATION_NONE || !may_try_again(q, outcome))
         return false;
     forget(q);
     return attempt_start(q);
 }
 
-/* The engine's part of the stream has begun and cannot go on: the client is told inside it, when that can still be understood. */
-static void break_off(struct request *q, const char *outcome, const char *message)
+/* The engine's part of the stream has begun and nothing more comes: the client is told inside it, when that can still be understood. */
+static void end_early(struct request *q, enum outcome outcome, const char *code, const char *message)
 {
-    attempt_release(q, TARGET_FAILED, 0);
-    if (go_on(q))
-        return;
     int status = q->status ? q->status : 200;
     if (usage_scan_between_events(&q->scan)) {
-        request_refuse(q, status, outcome, "server_error", "upstream_error", NULL, message);
+        request_refuse(q, status, outcome, "server_error", code, NULL, message);
     } else {
         request_settle(q, status, outcome);
         records_write(q->loop); /* the client sees that end at once */
@@ -170,18 +172,12 @@ static void break_off(struct request *q, const char *outcome, const char *messag
     }
 }
 
-/* The attempt has failed before anything of it was passed on: another replica, or the end. status: what the client is told then. */
-static void try_another(struct request *q, int status, enum target_outcome outcome, const char *message)
+/* It has begun and cannot go on there. */
+static void break_off(struct request *q, enum target_outcome target, enum outcome outcome, const char *message)
 {
-    bool timed_out = status == 504; /* who has waited that long does not wait again */
-    bool may = !timed_out && (outcome == TARGET_UNREACHABLE || target_may_retry(q->replica->target));
-    attempt_release(q, outcome, 0);
-    forget(q);
-    if (hedge_take_over(q))
-        return;
-    if (may && (attempt_start(q) || fall_over(q)))
-        return;
-    request_refuse(q, status, timed_out ? "timeout" : "upstream_error", "server_error", timed_out ? "upstream_timeout" : "upstream_error", NULL, message);
+    attempt_release(q, target, 0);
+    if (!go_on(q, target))
+        end_early(q, outcome, "upstream_error", message);
 }
 
 /* ---- a 500: the engine's fault, or the request's own? ----
@@ -225,37 +221,51 @@ static bool has_witness(const struct request *q)
 static bool another_tells(struct request *q)
 {
     struct target *t = q->replica->target;
-    bool agreed = q->doubted && q->doubted != t, runs = hedge_runs(q);
-    bool witness = agreed || runs || (q->attempts < ATTEMPTS_MAX + q->fell.extra && has_witness(q));
-    bool goes = !agreed && witness && (runs || target_may_retry(t));
+    bool agreed = q->doubted && q->doubted != t;
+    bool witness = agreed || hedge_runs(q) || (q->attempts < ATTEMPTS_MAX + q->fell.extra && has_witness(q));
+    bool goes = !agreed && witness && may_try_again(q, TARGET_NEITHER);
     attempt_release(q, witness ? TARGET_NEITHER : TARGET_FAILED, 0);
     if (!goes)
         return false;
     attempt_doubt(q, t);
     forget(q);
     if (!hedge_take_over(q) && !attempt_start(q))
-        request_refuse(q, 500, "upstream_error", "server_error", "upstream_error", NULL, "The engine failed before it had answered.");
+        request_refuse(q, 500, OUTCOME_UPSTREAM_ERROR, "server_error", "upstream_error", NULL, "The engine failed before it had answered.");
     return true;
 }
 
-static uint64_t retry_after_ms(const struct request *q)
+/* The replica is let go, and nothing of it was passed on: another one, if it may be, or the end. status: what the client is told then. */
+static void go_elsewhere(struct request *q, bool may, int status, const char *message)
 {
-    int64_t seconds;
-    return str_to_i64(str_of(q->retry_after), 0, 86400, &seconds) == 0 ? (uint64_t)seconds * 1000 : 0;
+    bool timed_out = status == 504;
+    forget(q);
+    if (hedge_take_over(q) || (may && (attempt_start(q) || fall_over(q))))
+        return;
+    request_refuse(q, status, timed_out ? OUTCOME_TIMEOUT : OUTCOME_UPSTREAM_ERROR, "server_error", timed_out ? "upstream_timeout" : "upstream_error", NULL, message);
 }
 
+/* The attempt has failed before anything of it was passed on. */
+static void try_another(struct request *q, int status, struct verdict v, const char *message)
+{
+    bool may = status != 504 && may_try_again(q, v.target); /* who has waited that long does not wait again */
+    attempt_release(q, v.target, v.busy_ms);
+    go_elsewhere(q, may, status, message);
+}
+
+static const struct verdict failed = {.target = TARGET_FAILED};
+
 /* The replica has too much to do: others are asked, and if there are none, the client is told what it says. */
-static bool try_one_less_busy(struct request *q)
+static bool try_one_less_busy(struct request *q, uint64_t busy_ms)
 {
     size_t index;
     count_upstream_error(q, "busy", NULL);
-    attempt_release(q, TARGET_BUSY, retry_after_ms(q));
+    attempt_release(q, TARGET_BUSY, busy_ms);
     bool none = q->attempts >= ATTEMPTS_MAX + q->fell.extra || pick_replica(q->endpoint, &q->ticket.wish, clock_mono_ms(), &index, NULL) == PICK_NONE;
-    if ((none && !fall_over_possible(q) && !hedge_runs(q)) || !target_may_retry(q->replica->target))
+    if ((none && !fall_over_possible(q) && !hedge_runs(q)) || !may_try_again(q, TARGET_BUSY))
         return false;
     http_call_cancel(q->call);
     q->call = NULL;
-    try_another(q, 503, TARGET_NEITHER, "The engines have too much to do; try again.");
+    go_elsewhere(q, true, 503, "The engines have too much to do; try again.");
     return true;
 }
 
@@ -267,29 +277,22 @@ static bool is_event_stream(struct str type)
     return type.len >= want.len && str_ieq(str_n(type.ptr, want.len), want);
 }
 
-/* Others may do better: this replica is overloaded, starting, does not know us, or is no engine at all. */
-bool attempt_is_replica_s_trouble(int status)
+/* An answer with this head is of no use. */
+static void drop_answer(struct request *q, int status, struct verdict v)
 {
-    return (status >= 300 && status < 400) || status == 401 || status == 403 || status == 502 || status == 503 || status == 504;
-}
-
-/* Why an answer with this head is of no use; NULL: it is. */
-static const char *wrong_with(const struct http_head *head, char message[128])
-{
-    struct str coding = http_header_get(head, "Content-Encoding");
-    if (attempt_is_replica_s_trouble(head->status))
-        snprintf(message, 128, "The engine answered with status %d.", head->status);
-    else if (coding.len && !str_ieq(coding, STR("identity")))
-        snprintf(message, 128, "The engine answered in a content coding that nobody asked for.");
-    else
-        return NULL;
-    return message;
+    char message[128] = "The engine answered in a content coding that nobody asked for.";
+    if (status < 200 || status >= 300)
+        snprintf(message, sizeof(message), "The engine answered with status %d.", status);
+    count_upstream_error(q, "status", NULL);
+    http_call_cancel(q->call);
+    q->call = NULL;
+    try_another(q, status == 503 ? 503 : 502, v, message);
 }
 
 static void on_head(void *arg, const struct http_head *head)
 {
     struct request *q = arg;
-    char message[128];
+    struct verdict v = verdict_of_head(head);
     q->status = head->status;
     struct str type = http_header_get(head, "Content-Type");
     if (!type.len || !str_to_array(type, q->type, sizeof(q->type)))
@@ -297,17 +300,11 @@ static void on_head(void *arg, const struct http_head *head)
     struct str retry_after = http_header_get(head, "Retry-After");
     if (!str_to_array(retry_after, q->retry_after, sizeof(q->retry_after)))
         q->retry_after[0] = 0;
-    if (wrong_with(head, message)) {
-        bool busy = head->status == 503 && retry_after_ms(q);
-        count_upstream_error(q, "status", NULL);
-        http_call_cancel(q->call);
-        q->call = NULL;
-        if (busy)
-            attempt_release(q, TARGET_BUSY, retry_after_ms(q));
-        try_another(q, head->status == 503 ? 503 : 502, TARGET_FAILED, message);
+    if (v.use == ANSWER_USELESS) {
+        drop_answer(q, head->status, v);
         return;
     }
-    if (head->status == 429 && try_one_less_busy(q))
+    if (v.use == ANSWER_LAST && try_one_less_busy(q, v.busy_ms))
         return;
     if (head->status == 200 && is_event_stream(type)) {
         q->streaming = true;
@@ -337,7 +334,7 @@ static void on_body(void *arg, struct str bytes)
             count_upstream_error(q, "event", NULL);
             http_call_cancel(q->call);
             q->call = NULL;
-            break_off(q, "upstream_error", "The engine failed in the middle of its answer.");
+            break_off(q, TARGET_FAILED, OUTCOME_UPSTREAM_ERROR, "The engine failed in the middle of its answer.");
         }
         return;
     }
@@ -345,7 +342,7 @@ static void on_body(void *arg, struct str bytes)
     if (!sbuf_ok(&q->answer)) {
         count_upstream_error(q, "too_large", NULL);
         attempt_release(q, TARGET_FAILED, 0);
-        request_refuse(q, 502, "upstream_error", "server_error", "upstream_error", NULL, "The engine's answer is larger than the gateway holds.");
+        request_refuse(q, 502, OUTCOME_UPSTREAM_ERROR, "server_error", "upstream_error", NULL, "The engine's answer is larger than the gateway holds.");
     }
 }
 
@@ -355,7 +352,7 @@ static void answer_engine_error(struct request *q)
     static const char *const paths[] = {"error", "message", "detail"};
     struct span at[ARRAY_LEN(paths)];
     char message[ENGINE_MESSAGE_MAX];
-    const char *outcome = q->status < 500 ? "refused" : "upstream_error";
+    enum outcome outcome = q->status < 500 ? OUTCOME_REFUSED_BY_ENGINE : OUTCOME_UPSTREAM_ERROR;
     struct http_out_header headers[] = {{"Retry-After", str_of(q->retry_after)}};
     struct str body = sbuf_str(&q->answer);
     bool json = span_scan(body, paths, ARRAY_LEN(paths), at, NULL) == 0;
@@ -377,16 +374,16 @@ static void end_stream(struct request *q)
 {
     if (usage_scan_end(&q->scan)) {
         blame_doubted(q);
-        request_settle(q, 200, "ok");
+        request_settle(q, 200, OUTCOME_OK);
         pass_held(q);
         http_respond_end(q->http);
         return;
     }
     count_upstream_error(q, "cut", NULL);
     if (q->passed)
-        break_off(q, "upstream_error", "The engine ended its answer early.");
+        break_off(q, TARGET_FAILED, OUTCOME_UPSTREAM_ERROR, "The engine ended its answer early.");
     else
-        try_another(q, 502, TARGET_FAILED, "The engine ended its answer before it had begun.");
+        try_another(q, 502, failed, "The engine ended its answer before it had begun.");
 }
 
 static void end_whole(struct request *q)
@@ -394,14 +391,14 @@ static void end_whole(struct request *q)
     struct http_out_header headers[ROUTE_HEADERS_MAX + LIMIT_HEADERS_MAX];
     if (!usage_scan_body(&q->scan, sbuf_str(&q->answer))) {
         count_upstream_error(q, "protocol", NULL);
-        try_another(q, 502, TARGET_FAILED, "The engine's answer is no JSON object.");
+        try_another(q, 502, failed, "The engine's answer is no JSON object.");
     } else if (q->committed) {
         count_upstream_error(q, "protocol", NULL);
         attempt_release(q, TARGET_FAILED, 0);
-        request_refuse(q, 502, "upstream_error", "server_error", "upstream_error", NULL, "The engine's answer is no stream.");
+        request_refuse(q, 502, OUTCOME_UPSTREAM_ERROR, "server_error", "upstream_error", NULL, "The engine's answer is no stream.");
     } else {
         blame_doubted(q);
-        request_settle(q, q->status, "ok");
+        request_settle(q, q->status, OUTCOME_OK);
         size_t n = route_headers(q, headers);
         http_respond(q->http, q->status, q->type, headers, n + answer_limit_headers(q->http->arena, q->key->limits, headers + n), sbuf_str(&q->answer));
     }
@@ -420,7 +417,7 @@ static void on_end(void *arg)
         if (q->status >= 500 && !q->passed && another_tells(q))
             return;
         if (q->passed)
-            break_off(q, "upstream_error", "The engine failed in the middle of its answer, and another one did not go on.");
+            break_off(q, TARGET_FAILED, OUTCOME_UPSTREAM_ERROR, "The engine failed in the middle of its answer, and another one did not go on.");
         else
             answer_engine_error(q);
     } else {
@@ -434,28 +431,30 @@ static void refuse_short(struct request *q, const struct err *err)
     q->call = NULL;
     count_upstream_error(q, "resources", err);
     attempt_release(q, TARGET_NEITHER, 0);
-    request_refuse(q, 503, "upstream_error", "server_error", "gateway_overloaded", NULL, "The gateway has no room for another request; try again.");
+    if (q->passed)
+        end_early(q, OUTCOME_UPSTREAM_ERROR, "gateway_overloaded", "The gateway has no room to go on with the answer elsewhere.");
+    else
+        request_refuse(q, 503, OUTCOME_UPSTREAM_ERROR, "server_error", "gateway_overloaded", NULL, "The gateway has no room for another request; try again.");
 }
 
 static void on_error(void *arg, const struct err *err)
 {
     struct request *q = arg;
-    if (!http_call_sent_any(q->call))
-        tally_drop(q);
-    if (err->code == ERR_NO_MEMORY && !q->passed) {
+    bool sent = http_call_sent_any(q->call), spoke = q->status != 0;
+    struct verdict v = {.target = verdict_of_error(err, sent, spoke)};
+    attempt_note_reach(q);
+    if (v.target == TARGET_NEITHER) {
         refuse_short(q, err);
         return;
     }
     /* Who could not even be reached in time has cost little: others are tried. */
-    bool timed_out = err->code == ERR_TIMEOUT && http_call_sent_any(q->call);
-    bool never_spoke = !q->status;
+    bool timed_out = err->code == ERR_TIMEOUT && sent;
     q->call = NULL;
-    count_upstream_error(q, timed_out ? "timeout" : err->code == ERR_PROTOCOL ? "protocol" : never_spoke ? "connect" : "cut", err);
+    count_upstream_error(q, timed_out ? "timeout" : err->code == ERR_PROTOCOL ? "protocol" : !spoke ? "connect" : "cut", err);
     if (q->passed)
-        break_off(q, timed_out ? "timeout" : "upstream_error", timed_out ? "The engine stopped in the middle of its answer." : "The engine failed in the middle of its answer.");
+        break_off(q, v.target, timed_out ? OUTCOME_TIMEOUT : OUTCOME_UPSTREAM_ERROR, timed_out ? "The engine stopped in the middle of its answer." : "The engine failed in the middle of its answer.");
     else
-        try_another(q, timed_out ? 504 : 502, never_spoke && !timed_out ? TARGET_UNREACHABLE : TARGET_FAILED,
-                    timed_out ? "The engine took too long to answer." : "The engine failed before it had answered.");
+        try_another(q, timed_out ? 504 : 502, v, timed_out ? "The engine took too long to answer." : "The engine failed before it had answered.");
 }
 
 const struct http_call_ops attempt_ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
@@ -465,7 +464,7 @@ const struct http_call_ops attempt_ops = {.on_head = on_head, .on_body = on_body
 static void refuse_none(struct request *q)
 {
     if (!fall_over(q))
-        request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+        request_refuse(q, 503, OUTCOME_UPSTREAM_ERROR, "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
 }
 
 static size_t fill_headers(struct request *q, struct http_header headers[REQUEST_HEADERS_MAX])
@@ -498,16 +497,6 @@ static const char *target_of(const struct request *q, const struct snap_replica 
     return text;
 }
 
-/* The model's name as the engine knows it; NULL: as the client wrote it. */
-static const char *name_there(const struct request *q)
-{
-    if (q->adapter && !q->replica->pins)
-        return q->served; /* vLLM knows adapters by name; llama.cpp is told their number */
-    if (q->replica->engine_model || q->served == q->endpoint->served)
-        return q->replica->engine_model;
-    return q->endpoint->served; /* it was asked for by a route's name */
-}
-
 /* To q->replica, for which q->ticket holds. */
 static struct http_call *start_call(struct request *q, struct iovec *pieces, struct http_header *headers, const struct http_call_ops *ops, void *arg)
 {
@@ -519,7 +508,7 @@ static struct http_call *start_call(struct request *q, struct iovec *pieces, str
                                      .headers = headers,
                                      .header_count = fill_headers(q, headers),
                                      .body = pieces,
-                                     .body_count = request_body_pieces(continuation_body(q), name_there(q), isolation_members(q), q->http->arena, pieces),
+                                     .body_count = request_body_pieces(continuation_body(q), home_model_at(q, replica), isolation_members(q), q->http->arena, pieces),
                                      .first_byte_timeout_ms = o->first_byte_timeout_ms,
                                      .idle_timeout_ms = o->idle_timeout_ms};
     return pool ? http_call_start(pool, &call, ops, arg) : NULL;
@@ -529,6 +518,7 @@ static bool send_now(struct request *q)
 {
     tally_begin(q);
     q->call = start_call(q, q->pieces, q->headers, &attempt_ops, q);
+    q->ticket.reached = q->call != NULL;
     if (!q->call) {
         tally_drop(q);
         attempt_release(q, TARGET_NEITHER, 0);
@@ -551,8 +541,17 @@ struct http_call *attempt_beside(struct request *q, const struct ticket *t, cons
     return call;
 }
 
+void attempt_note_reach(struct request *q)
+{
+    if (http_call_sent_any(q->call))
+        return;
+    tally_drop(q);
+    q->ticket.reached = false;
+}
+
 void attempt_lose(struct request *q)
 {
+    attempt_note_reach(q);
     http_call_cancel(q->call);
     q->call = NULL;
     tally_lose(q);
@@ -582,7 +581,7 @@ static void on_slot_tick(struct timer *t)
 {
     struct request *q = t->arg;
     if (clock_mono_ms() - q->ticket.sent_ms > q->loop->gateway->o.queue_timeout_ms)
-        request_refuse(q, 503, "timeout", "server_error", "engine_overloaded", NULL, "The engine has too much to do with other requests; try again later.");
+        request_refuse(q, 503, OUTCOME_TIMEOUT, "server_error", "engine_overloaded", NULL, "The engine has too much to do with other requests; try again later.");
     else if (recheck(q) == RECHECK_ANSWERED)
         return;
     else if (q->ticket.holds && !slots_unpinned_may_go(q->replica->pins, q->key->tenant, clock_mono_ms()))
@@ -634,15 +633,6 @@ static void on_sent(struct ticket *t)
         refuse_none(q);
 }
 
-/* The replica that the last attempt was at, as the snapshot knows it that the request now keeps; NULL: it is gone. */
-static const struct snap_replica *the_same(const struct snap_endpoint *e, const struct snap_replica *old)
-{
-    for (size_t i = 0; old && i < e->replica_count; i++)
-        if (!strcmp(e->replicas[i].name, old->name))
-            return &e->replicas[i];
-    return NULL;
-}
-
 /* Replicas may have come and gone meanwhile, and rules of the border too, and the key. False: answered. */
 static bool look_again(struct request *q)
 {
@@ -650,28 +640,22 @@ static bool look_again(struct request *q)
     struct snapshot *now = q->loop->snapshot;
     if (now == q->routing)
         return true;
-    if (!recheck_key(q))
-        return false;
-    const struct snap_endpoint *e = snapshot_find(now, q->key, q->body.model);
+    const struct snap_key *k;
+    const struct snap_endpoint *asked = recheck_access(q, &k), *e = asked ? model_route_again(asked, q->endpoint->dispatch) : NULL;
     const struct border *border = snapshot_border(now);
     const char *rule;
-    e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
-    bool here = e && (e->replica_count || e->scaled);
-    if (border_shuts(border, q->key, here ? e : q->endpoint, q->body.model, &rule)) {
+    if (!asked)
+        return false;
+    /* Where it is served as before; else it stays where it is, as long as that is there. */
+    bool here = e && (e->replica_count || e->scaled) && asked->is_adapter == q->adapter && home_fits(q, asked, e) == HOME_FITS;
+    if (border_shuts(border, k, here ? e : q->endpoint, q->body.model, &rule)) {
         request_refuse_border(q, rule);
         return false;
     }
-    if (!here) {
-        dispatch_move(&q->ticket, q->endpoint, border_barred_now(border, q->key, q->endpoint, q->body.model, NULL));
-        return true;
-    }
-    if (!dispatch_move(&q->ticket, e, border_barred(border, q->key, e, q->body.model, NULL)))
-        return true;
-    q->replica = the_same(e, q->replica);
-    snapshot_unref(q->routing);
-    q->routing = snapshot_ref(now);
-    q->endpoint = e;
-    q->rule = NULL; /* it was the old snapshot's */
+    if (here)
+        (void)home_move(q, now, asked, e);
+    else
+        dispatch_move(&q->ticket, q->endpoint, border_barred_now(border, k, q->endpoint, q->body.model, NULL) | home_lacking(q, q->endpoint));
     return true;
 }
 
@@ -699,7 +683,7 @@ static void on_tick(struct timer *t)
     }
     count_wait(q);
     snprintf(message, sizeof(message), "The model has too much to do: the request waited %llu s for its turn. Try again later.", (unsigned long long)waited_ms / 1000);
-    request_refuse(q, 503, "timeout", "server_error", "engine_overloaded", NULL, message);
+    request_refuse(q, 503, OUTCOME_TIMEOUT, "server_error", "engine_overloaded", NULL, message);
 }
 
 static void wait_for_turn(struct request *q)
@@ -716,7 +700,7 @@ static void refuse_full(struct request *q, uint64_t retry_ms)
     metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){STR("tenant"), STR("waiting")}), 1);
     gateway_audit_limited(q->loop, q->http, q->key, "tenant", "waiting");
     snprintf(q->retry_after, sizeof(q->retry_after), "%llu", (unsigned long long)(retry_ms + 999) / 1000);
-    request_refuse(q, 429, "refused", "requests", "rate_limit_exceeded", NULL,
+    request_refuse(q, 429, OUTCOME_REFUSED_BY_US, "requests", "rate_limit_exceeded", NULL,
                    "The model has too much to do, and as many requests of your tenant wait for it as may. Try again when the Retry-After of this answer has passed.");
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "gateway/fall_over.h"
+#include "gateway/home.h"
 #include "gateway/load_report.h"
 #include "gateway/model_route.h"
 #include "gateway/request.h"
@@ -27,7 +28,7 @@ static uint64_t expected_ms(const struct request *q, uint64_t now_ms)
     return rest_ms + dispatch_turn_ms(e->dispatch);
 }
 
-static void refuse(struct request *q, const char *outcome, const char *code, const char *message)
+static void refuse(struct request *q, enum outcome outcome, const char *code, const char *message)
 {
     uint64_t ms = expected_ms(q, clock_mono_ms());
     uint64_t s = ms ? (ms + 999) / 1000 : (uint64_t)MIN((int64_t)RETRY_GUESS_S, MAX(q->endpoint->start_timeout_s, (int64_t)1));
@@ -68,7 +69,7 @@ static void refuse_failed(struct request *q)
 {
     char message[MODEL_NAME_MAX + 256];
     snprintf(message, sizeof(message), "The model `%s` cannot be started (%s): its owner has to mend that.", q->body.model, q->endpoint->not_ready);
-    refuse(q, "refused", "model_not_ready", message);
+    refuse(q, OUTCOME_REFUSED_BY_US, "model_not_ready", message);
 }
 
 bool cold_admit(struct request *q)
@@ -78,7 +79,7 @@ bool cold_admit(struct request *q)
     char message[MODEL_NAME_MAX + 256];
     if (!e->scaled) {
         snprintf(message, sizeof(message), "The model `%s` is not ready (%s); try again.", q->body.model, e->not_ready);
-        request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
+        request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "model_not_ready", NULL, message);
         return false;
     }
     if (!e->waits_for_replicas) {
@@ -93,7 +94,7 @@ bool cold_admit(struct request *q)
     load_report_wake(g->report); /* it is wanted all the same */
     snprintf(message, sizeof(message), far ? "The model `%s` has no engine, and who starts one cannot be reached at the moment. Try again when the Retry-After of this answer has passed."
                                            : "The model `%s` is being started, and as many requests wait for it as may. Try again when the Retry-After of this answer has passed.", q->body.model);
-    refuse(q, "refused", "model_not_ready", message);
+    refuse(q, OUTCOME_REFUSED_BY_US, "model_not_ready", message);
     return false;
 }
 
@@ -130,24 +131,19 @@ void cold_refuse_late(struct request *q)
     char message[MODEL_NAME_MAX + 256];
     snprintf(message, sizeof(message), "The model `%s` has not started in %llu s (%s). Try again later.", q->body.model, (unsigned long long)(clock_mono_ms() - q->cold.since_ms) / 1000,
              q->endpoint->not_ready);
-    refuse(q, "timeout", "model_not_ready", message);
+    refuse(q, OUTCOME_TIMEOUT, "model_not_ready", message);
 }
 
 bool cold_look_anew(struct request *q)
 {
     gateway_loop_refresh(q->loop);
-    const struct snap_endpoint *e = q->loop->snapshot == q->routing ? NULL : snapshot_find(q->loop->snapshot, q->key, q->body.model);
-    e = e ? model_route_again(e, q->endpoint->dispatch) : NULL;
+    struct snapshot *now = q->loop->snapshot;
+    const struct snap_key *k;
+    const struct snap_endpoint *asked = now == q->routing ? NULL : home_find(q, now, &k), *e = asked ? model_route_again(asked, q->endpoint->dispatch) : NULL;
     const char *rule;
-    if (!e || e->dispatch != q->endpoint->dispatch || (!e->replica_count && !e->waits_for_replicas) || border_shuts(snapshot_border(q->loop->snapshot), q->key, e, q->body.model, &rule))
+    if (!e || asked->is_adapter != q->adapter || (!e->replica_count && !e->waits_for_replicas) || home_fits(q, asked, e) != HOME_FITS || border_shuts(snapshot_border(now), k, e, q->body.model, &rule))
         return false;
-    q->replica = NULL; /* it may be of the snapshot that goes */
-    snapshot_unref(q->routing);
-    q->routing = snapshot_ref(q->loop->snapshot);
-    q->endpoint = q->ticket.endpoint = e;
-    q->ticket.wish.tried = 0;
-    q->ticket.wish.barred = border_barred(snapshot_border(q->routing), q->key, e, q->body.model, &q->rule);
-    return true;
+    return home_move(q, now, asked, e);
 }
 
 struct str cold_comment(const struct request *q, char text[128])

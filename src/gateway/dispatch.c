@@ -146,15 +146,15 @@ static void claim_slot(struct ticket *t, uint64_t now_ms)
 {
     const struct snap_replica *r = &t->endpoint->replicas[t->index];
     t->claimed = r->pins && t->slot != SLOT_NONE;
-    t->ran = t->ended = false;
+    t->reached = t->ran = t->ended = false;
     if (t->claimed)
         slots_claim(r->pins, r->slots, t->tenant, t->slot == SLOT_PINNED, t->wish.hashes, t->wish.hash_count, now_ms, &t->claim);
 }
 
-static void release_slot(struct ticket *t, bool was_sent, uint64_t now_ms)
+static void release_slot(struct ticket *t, uint64_t now_ms)
 {
     if (t->claimed)
-        slots_release(t->endpoint->replicas[t->index].pins, t->tenant, &t->claim, !was_sent ? SLOTS_NOT_SENT : t->ran ? SLOTS_DONE : t->ended ? SLOTS_REFUSED : SLOTS_UNSURE, now_ms);
+        slots_release(t->endpoint->replicas[t->index].pins, t->tenant, &t->claim, !t->reached ? SLOTS_NOT_SENT : t->ran ? SLOTS_DONE : t->ended ? SLOTS_REFUSED : SLOTS_UNSURE, now_ms);
     t->claimed = false;
 }
 
@@ -361,7 +361,7 @@ bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_
     t->holds = false;
     pthread_mutex_lock(&d->lock);
     t->state = TICKET_IDLE;
-    release_slot(t, true, now_ms);
+    release_slot(t, now_ms);
     cease_to_read(t);
     cease_to_weigh(t, now_ms);
     bool aside = target_end(target_of(t), t->tries, outcome, busy_ms, now_ms);
@@ -410,9 +410,8 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
     uint64_t now_ms = clock_mono_ms();
     pthread_mutex_lock(&d->lock);
     bool counted = t->sent_ms != 0;
-    bool was_told = t->state == TICKET_TOLD;
     if (take_out(t)) {
-        release_slot(t, !was_told, now_ms);
+        release_slot(t, now_ms);
         cease_to_read(t);
         target_end(target_of(t), t->tries, TARGET_NEITHER, 0, now_ms);
     }
@@ -429,10 +428,10 @@ bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t bar
 {
     struct dispatch *d = t->endpoint->dispatch;
     pthread_mutex_lock(&d->lock);
-    bool moves = t->state == TICKET_WAITS && e->dispatch == d;
+    bool moves = (t->state == TICKET_WAITS || t->state == TICKET_IDLE) && e->dispatch == d;
     if (moves) {
+        t->wish.tried = e == t->endpoint ? t->wish.tried : 0; /* the numbers are other replicas' now */
         t->endpoint = e;
-        t->wish.tried = 0; /* the numbers are other replicas' now */
         t->wish.barred = barred;
         t->home = (struct patience_home){0};
     }

@@ -61,7 +61,7 @@ struct ticket {
     bool tries;   /* target_begin()'s */
     struct slots_claim claim; /* of replicas whose slots are chosen here */
     bool claimed;
-    bool ran, ended;          /* the engine has written something to it; has answered whole */
+    bool reached, ran, ended; /* something of it has left for the engine; which has written something to it; which has answered whole */
     uint64_t since_ms; /* set under the lock: others look at it while the ticket waits */
     uint64_t sent_ms;
     uint64_t patience_ms; /* so long at most it waits for a replica that has its prompt; 0: not at all */
@@ -84,7 +84,8 @@ void dispatch_read(struct ticket *t);
 void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens, int64_t prompt_tokens);
 /* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */
 void dispatch_end(struct ticket *t, int64_t used_tokens);
-/* To a new snapshot's endpoint, of which it must not reach the replicas in barred. False: it does not wait any more, and stays with the old one. */
+/* Of a ticket that waits, or is nowhere: to a new snapshot's endpoint with the same queue, of which it must not reach the replicas in barred. False: it is another queue's, or was sent meanwhile, and stays with
+ * the old one. */
 bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t barred);
 /* From now on it waits since then (its since_ms); 0: it does not wait. On its own loop, which alone may read that without the lock. */
 void dispatch_since(struct ticket *t, uint64_t ms);

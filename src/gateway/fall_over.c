@@ -2,20 +2,19 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "gateway/isolation.h"
+#include "gateway/home.h"
 #include "gateway/model_route.h"
 #include "gateway/request.h"
 
-static const struct snap_endpoint *route_of(const struct request *q, const struct snapshot *s)
+/* The route that is asked for, where another backend than those that were tried may take the request; *ret: that. */
+static const struct snap_endpoint *next_backend(const struct request *q, const struct snapshot *s, const struct dispatch *const *tried, size_t count, const struct snap_endpoint **ret)
 {
-    const struct snap_endpoint *e = snapshot_find(s, q->key, q->body.model);
-    return e && e->is_route && e->backend_count > 1 ? e : NULL;
-}
-
-static const struct snap_endpoint *next_backend(const struct request *q, const struct snapshot *s, const struct dispatch *const *tried, size_t count)
-{
-    const struct snap_endpoint *route = q->passed || !q->endpoint || count > FALL_OVERS_MAX ? NULL : route_of(q, s);
-    return route ? model_route_choose_other(route, q->key, q->body.prompt, snapshot_border(s), tried, count) : NULL;
+    const struct snap_key *k;
+    const struct snap_endpoint *route = q->passed || !q->endpoint || count > FALL_OVERS_MAX ? NULL : home_find(q, s, &k);
+    if (!route || !route->is_route || route->backend_count < 2)
+        return NULL;
+    *ret = model_route_choose_other(route, k, q->body.prompt, snapshot_border(s), tried, count);
+    return *ret ? route : NULL;
 }
 
 bool fall_over_possible(const struct request *q)
@@ -23,7 +22,8 @@ bool fall_over_possible(const struct request *q)
     const struct dispatch *tried[FALL_OVERS_MAX + 2];
     memcpy(tried, q->fell.tried, q->fell.count * sizeof(*tried));
     tried[q->fell.count] = q->endpoint ? q->endpoint->dispatch : NULL;
-    return next_backend(q, q->loop->snapshot, tried, q->fell.count + 1) != NULL;
+    const struct snap_endpoint *e;
+    return next_backend(q, q->loop->snapshot, tried, q->fell.count + 1, &e) != NULL;
 }
 
 /* What it costs there, and whether the budgets of the key have that. What was reserved is given back in any case. */
@@ -60,39 +60,28 @@ static void let_go(struct request *q)
     q->continuation = NULL; /* of an attempt of which nothing was passed on */
 }
 
-static bool takes(struct request *q, const struct snap_endpoint *e)
-{
-    const struct snap_endpoint *old = q->endpoint;
-    if (e->task != q->route->task)
-        return false;
-    q->endpoint = e;
-    bool ok = isolation_possible(q, e->visibility != VISIBLE_PROJECT || route_of(q, q->routing)->visibility != VISIBLE_PROJECT) && pay_there(q, e);
-    q->endpoint = ok ? e : old;
-    return ok;
-}
-
 bool fall_over(struct request *q)
 {
-    const struct snap_endpoint *e;
+    const struct snap_endpoint *route, *e;
+    bool has = false;
     gateway_loop_refresh(q->loop);
     if (!fall_over_possible(q))
         return false;
     log_info("a request goes to another backend of its route", KV("request", q->http->id), KV("model", q->served), KV("endpoint", q->endpoint->name));
     q->fell.tried[q->fell.count++] = q->endpoint->dispatch;
     let_go(q);
-    snapshot_unref(q->fell.kept);
-    q->fell.kept = q->routing; /* q->endpoint is its, until another is found */
-    q->routing = snapshot_ref(q->loop->snapshot);
-    while ((e = next_backend(q, q->routing, q->fell.tried, q->fell.count))) {
-        if (takes(q, e)) {
-            q->ticket.wish.barred = border_barred(snapshot_border(q->routing), q->key, e, q->body.model, &q->rule);
+    struct snapshot *s = snapshot_ref(q->loop->snapshot);
+    while (!has && (route = next_backend(q, s, q->fell.tried, q->fell.count, &e))) {
+        if (home_fits(q, route, e) == HOME_FITS && pay_there(q, e) && home_move(q, s, route, e)) {
             q->fell.extra = MAX(q->fell.extra, q->attempts + 1 - ATTEMPTS_MAX);
             metric_add(q->loop->gateway->metrics.fell_over, 1);
-            if (attempt_begin(q))
-                return true;
-            let_go(q);
+            has = attempt_begin(q);
+            if (!has)
+                let_go(q);
         }
-        q->fell.tried[q->fell.count++] = e->dispatch;
+        if (!has)
+            q->fell.tried[q->fell.count++] = e->dispatch;
     }
-    return false;
+    snapshot_unref(s);
+    return has;
 }

@@ -100,17 +100,18 @@ static void clean(struct hedge *h)
 }
 
 /* The second attempt is no more; what its engine did is written down. */
-static void lose(struct hedge *h, enum target_outcome outcome, const char *result)
+static void lose(struct hedge *h, enum target_outcome outcome, uint64_t busy_ms, const char *result)
 {
     struct request *q = h->request;
     bool sent = !h->second->call || http_call_sent_any(h->second->call);
     if (h->second->call)
         http_call_cancel(h->second->call);
     h->second->call = NULL;
-    if (sent && h->second->start_ms)
+    h->second->ticket.reached = sent && h->second->start_ms;
+    if (h->second->ticket.reached)
         tally_loser(q, h->second->replica, h->second->start_ms, &h->second->scan);
     h->second->ticket.ran = h->second->scan.content_events > 2;
-    if (dispatch_done(&h->second->ticket, outcome, 0))
+    if (dispatch_done(&h->second->ticket, outcome, busy_ms))
         metric_add(q->loop->gateway->metrics.put_aside, 1);
     count(q, result);
     clean(h);
@@ -142,13 +143,13 @@ static void on_head(void *arg, const struct http_head *head)
         attempt_ops.on_head(h->request, head);
         return;
     }
-    struct str type = http_header_get(head, "Content-Type"), coding = http_header_get(head, "Content-Encoding");
-    h->second->has_head = head->status == 200 && str_ieq(str_n(type.ptr, MIN(type.len, (size_t)17)), STR("text/event-stream")) && (!coding.len || str_ieq(coding, STR("identity")));
-    bool troubled = head->status >= 500 && attempt_is_replica_s_trouble(head->status);
-    if (head->status >= 500 && !troubled)
+    struct str type = http_header_get(head, "Content-Type");
+    struct verdict v = verdict_of_head(head);
+    h->second->has_head = head->status == 200 && v.use == ANSWER_GOOD && str_ieq(str_n(type.ptr, MIN(type.len, (size_t)17)), STR("text/event-stream"));
+    if (v.use == ANSWER_DOUBTED)
         attempt_doubt(h->request, h->second->replica->target);
-    if (!h->second->has_head)
-        lose(h, troubled ? TARGET_FAILED : TARGET_NEITHER, "failed");
+    if (!h->second->has_head) /* one that refuses has lost, too, and nobody reads on how it does */
+        lose(h, v.target == TARGET_OK ? TARGET_NEITHER : v.target, v.busy_ms, "failed");
 }
 
 static void on_body(void *arg, struct str bytes)
@@ -162,7 +163,7 @@ static void on_body(void *arg, struct str bytes)
     usage_scan_feed(&h->second->scan, bytes);
     sbuf_add(&h->second->held, bytes);
     if (!sbuf_ok(&h->second->held)) {
-        lose(h, TARGET_NEITHER, "failed");
+        lose(h, TARGET_NEITHER, 0, "failed");
         return;
     }
     if (!h->second->scan.content_events) /* a comment or an error wins nothing */
@@ -179,7 +180,7 @@ static void on_end(void *arg)
         return;
     }
     h->second->call = NULL;
-    lose(h, TARGET_FAILED, "failed"); /* it ended before it had begun */
+    lose(h, TARGET_FAILED, 0, "failed"); /* it ended before it had begun */
 }
 
 static void on_error(void *arg, const struct err *err)
@@ -189,10 +190,11 @@ static void on_error(void *arg, const struct err *err)
         attempt_ops.on_error(h->request, err);
         return;
     }
-    if (!http_call_sent_any(h->second->call))
+    bool sent = http_call_sent_any(h->second->call);
+    if (!sent)
         h->second->start_ms = 0;
     h->second->call = NULL;
-    lose(h, h->second->start_ms ? TARGET_FAILED : TARGET_UNREACHABLE, "failed");
+    lose(h, verdict_of_error(err, sent, h->second->has_head), 0, "failed");
 }
 
 static const struct http_call_ops ops = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_error = on_error};
@@ -239,6 +241,7 @@ static void on_late(struct timer *timer)
     h->second->scan.dialect = q->route->dialect;
     sbuf_init(&h->second->held, HELD_MAX);
     h->second->call = attempt_beside(q, &h->second->ticket, h->second->replica, &h->second->room, &ops, h);
+    h->second->ticket.reached = h->second->call != NULL;
     if (h->second->call)
         return;
     dispatch_done(&h->second->ticket, TARGET_NEITHER, 0);
@@ -269,7 +272,7 @@ void hedge_over(struct request *q)
     if (q->first_ns && q->scan.has_content)
         hedge_learn(dispatch_hedges(q->endpoint->dispatch), clock_mono_ms() - h->sent_ms);
     if (has_second(h))
-        lose(h, TARGET_NEITHER, "lost");
+        lose(h, TARGET_NEITHER, 0, "lost");
 }
 
 bool hedge_runs(const struct request *q)

@@ -23,18 +23,21 @@ struct str isolation_members(const struct request *q)
     add_slot(&out, &q->ticket);
     if (q->replica->salt_member)
         add_salt(&out, q);
-    if (q->replica->pins && q->endpoint->adapter_count)
-        sbuf_addf(&out, "%s\"lora\":[{\"id\":%d,\"scale\":%s}]", out.len ? "," : "", MAX(q->adapter - 1, 0), q->adapter ? "1.0" : "0.0");
+    if (q->replica->pins && *q->replica->adapters) { /* whatever is asked for, as it would go on with what another request left */
+        int number = q->adapter ? snapshot_adapter(q->replica, q->served) : 0;
+        sbuf_addf(&out, "%s\"lora\":[{\"id\":%d,\"scale\":%s}]", out.len ? "," : "", MAX(number - 1, 0), number ? "1.0" : "0.0");
+    }
     return arena_str(q->http->arena, sbuf_str(&out));
 }
 
-bool isolation_possible(const struct request *q, bool shared)
+bool isolation_possible(const struct request *q, const struct snap_endpoint *e, bool shared, bool adapter)
 {
-    const struct snap_endpoint *e = q->endpoint;
-    if (q->route->no_isolation && !q->route->counts_only && ((shared && e->salted) || (q->adapter && e->pinned)))
-        return false; /* whoever waits for the first engine is not asked again */
-    for (size_t i = 0; q->route->no_isolation && !q->route->counts_only && i < e->replica_count; i++)
-        if ((shared && e->replicas[i].salt_member) || (q->adapter && e->replicas[i].pins))
+    if (!q->route->no_isolation || q->route->counts_only)
+        return true;
+    if ((shared && e->salted) || (adapter && e->pinned)) /* whoever waits for the first engine is not asked again */
+        return false;
+    for (size_t i = 0; i < e->replica_count; i++)
+        if ((shared && e->replicas[i].salt_member) || (adapter && e->replicas[i].pins))
             return false;
     return true;
 }

@@ -12,8 +12,8 @@
 /* For the replica of the attempt, as "\"name\":value,\"name\":value"; may be empty. In the request's arena. */
 struct str isolation_members(const struct request *q);
 
-/* Whether an engine of the request's endpoint can be told what it must be, by this path: whose cache to use, where tenants share it and the engine knows a salt; which adapter, where it
+/* Whether an engine of e can be told what it must be, by the request's path: whose cache to use, where tenants share it and the engine knows a salt; which adapter, where it
  * takes that from the body. */
-bool isolation_possible(const struct request *q, bool shared);
+bool isolation_possible(const struct request *q, const struct snap_endpoint *e, bool shared, bool adapter);
 
 #endif

@@ -35,11 +35,11 @@ struct snap_endpoint *model_route_make(struct arena *a, const json_t *obj, struc
     return e;
 }
 
-struct snap_endpoint *model_route_of_adapter(struct arena *a, const struct snap_endpoint *e, int adapter, const char *served)
+struct snap_endpoint *model_route_of_adapter(struct arena *a, const struct snap_endpoint *e, const char *served)
 {
     struct snap_endpoint *r = ARENA_NEW(a, struct snap_endpoint);
     *r = (struct snap_endpoint){.is_route = true, .project = e->project, .name = e->name, .served = served, .visibility = e->visibility, .tenants = e->tenants, .created_ms = e->created_ms,
-                                .not_ready = e->not_ready, .adapter = adapter, .backend_count = 1};
+                                .not_ready = e->not_ready, .is_adapter = true, .backend_count = 1};
     r->backends = ARENA_ARRAY(a, struct snap_backend, 1);
     r->backends[0] = (struct snap_backend){e, 1};
     return r;

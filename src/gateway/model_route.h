@@ -11,8 +11,8 @@
 /* From a ModelRoute. find: an endpoint of the project by its object's name; NULL: there is none. NULL: it cannot be read, or goes. */
 struct snap_endpoint *model_route_make(struct arena *a, const json_t *obj, struct snap_endpoint *(*find)(void *arg, const char *project, const char *name), void *arg);
 
-/* A LoRA adapter of an endpoint, number `adapter` from 1 on: a route to it, with its object's name and visibility. */
-struct snap_endpoint *model_route_of_adapter(struct arena *a, const struct snap_endpoint *e, int adapter, const char *served);
+/* A LoRA adapter of an endpoint: a route to it, with its object's name and visibility. */
+struct snap_endpoint *model_route_of_adapter(struct arena *a, const struct snap_endpoint *e, const char *served);
 
 /* The backend that serves a request, among those that are ready, and allowed (border.h; b may be NULL), in proportion to their weights; one of which all replicas are put aside (target.h) only when there is no other; the same for prompts of a key that begin alike when the route is sticky. When none is
  * ready, the first one, which says why. NULL: there is none. */

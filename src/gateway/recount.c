@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "gateway/continuation.h"
-#include "gateway/request.h"
+#include "gateway/home.h"
 
 #define ANSWER_MAX ((size_t)8 << 20) /* llama.cpp tells each token of a prompt */
 #define NAMES_MAX ((size_t)64 << 10) /* of a record */
@@ -39,6 +39,7 @@ struct recount {
     /* the request's */
     struct arena *arena; /* for u's names */
     struct usage u;
+    enum outcome outcome;
     struct usage_work work[USAGE_WORK_MAX];
     struct open_request *place;
     struct budget_hold money;
@@ -97,10 +98,10 @@ static bool is_of_one_attempt(const struct usage *u)
 }
 
 /* Who wrote the text, unless it is he who failed. */
-static const struct snap_replica *whom_to_ask(const struct request *q, const struct usage *u)
+static const struct snap_replica *whom_to_ask(const struct request *q)
 {
     const struct snap_endpoint *e = q->endpoint;
-    bool failed = !str_eqc(u->outcome, "ok") && !str_eqc(u->outcome, "client_gone");
+    bool failed = q->outcome != OUTCOME_OK && q->outcome != OUTCOME_CLIENT_GONE;
     uint64_t now_ms = clock_mono_ms(), barred = border_barred_now(snapshot_border(q->loop->snapshot), q->key, e, q->body.model, NULL);
     const struct snap_replica *found = NULL;
     for (size_t i = 0; i < e->replica_count; i++) {
@@ -120,7 +121,7 @@ struct recount *recount_new(struct request *q, const struct usage *u)
     struct text inside;
     if (u->exact || !q->streaming || q->scan.unread || !u->completion_tokens || q->loop->stopping || !q->replica || !is_of_one_attempt(u))
         return NULL;
-    const struct snap_replica *whom = whom_to_ask(q, u);
+    const struct snap_replica *whom = whom_to_ask(q);
     if (!whom || atomic_load(&running) >= RECOUNTS_MAX || !continuation_take_text(q, &inside.ptr, &inside.len))
         return NULL;
     atomic_fetch_add(&running, 1);
@@ -134,7 +135,8 @@ struct recount *recount_new(struct request *q, const struct usage *u)
         r->prompt = (struct text){xcalloc(q->body.prompt.len, 1), q->body.prompt.len};
         memcpy(r->prompt.ptr, q->body.prompt.ptr, q->body.prompt.len);
     }
-    snprintf(r->model, sizeof(r->model), "%s", whom->engine_model ? whom->engine_model : q->body.model);
+    const char *name = home_model_at(q, whom);
+    snprintf(r->model, sizeof(r->model), "%s", name ? name : q->body.model);
     return r;
 }
 
@@ -156,7 +158,7 @@ static void mend(struct recount *r)
     if (r->charged < 0)
         return;
     int64_t used = u->prompt_tokens + u->completion_tokens;
-    limit_mend(r->limits, (str_eqc(u->outcome, "ok") && !u->tokenized ? MAX(used, r->reserved) : used) - r->charged);
+    limit_mend(r->limits, (r->outcome == OUTCOME_OK && !u->tokenized ? MAX(used, r->reserved) : used) - r->charged);
 }
 
 static void finish(struct recount *r)
@@ -300,6 +302,7 @@ static void copy_usage(struct recount *r, const struct usage *u)
 void recount_start(struct recount *r, struct request *q, const struct usage *u, int64_t charged)
 {
     copy_usage(r, u);
+    r->outcome = q->outcome;
     r->snapshot = snapshot_ref(q->snapshot);
     r->routing = snapshot_ref(q->routing);
     r->limits = q->hold.limits;

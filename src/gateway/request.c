@@ -2,7 +2,7 @@
 #include "gateway/answers.h"
 #include "gateway/continuation.h"
 #include "gateway/fall_over.h"
-#include "gateway/isolation.h"
+#include "gateway/home.h"
 #include "gateway/model_route.h"
 
 #include "base/clock.h"
@@ -23,7 +23,6 @@ static void request_cleanup(void *arg)
         target_unref(q->doubted);
     snapshot_unref(q->snapshot);
     snapshot_unref(q->routing);
-    snapshot_unref(q->fell.kept);
 }
 
 void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struct str bytes))
@@ -93,7 +92,7 @@ static void fill_counts(const struct request *q, struct usage *u)
 /* What failed is free; what the engine refused was a request, without tokens. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, which the engine had to read. Returns what was charged; -1: it is free. */
 static int64_t settle_limits(struct request *q, const struct usage *u)
 {
-    bool ok = str_eqc(u->outcome, "ok"), gone = str_eqc(u->outcome, "client_gone");
+    bool ok = q->outcome == OUTCOME_OK, gone = q->outcome == OUTCOME_CLIENT_GONE;
     int64_t used = u->prompt_tokens + u->completion_tokens;
     if (ok && u->exact && !q->route->embeddings && !q->route->counts_only)
         limit_learn(q->key->limits, q->endpoint->project, q->endpoint->name, u->completion_tokens);
@@ -101,8 +100,7 @@ static int64_t settle_limits(struct request *q, const struct usage *u)
         used = MAX(used, q->hold.tokens);
     if (gone && !used && q->status < 400)
         used = MIN(prompt_estimate(q), q->hold.tokens);
-    bool judged = str_eqc(u->outcome, "refused") && q->attempts; /* by the engine: it is the request that is wrong */
-    bool is_free = !ok && !gone && !judged;
+    bool is_free = !ok && !gone && q->outcome != OUTCOME_REFUSED_BY_ENGINE;
     limit_settle(&q->hold, used, is_free);
     return is_free ? -1 : used;
 }
@@ -110,12 +108,12 @@ static int64_t settle_limits(struct request *q, const struct usage *u)
 /* What the tenant's turn really cost. */
 static void settle_turn(struct request *q, const struct usage *u)
 {
-    bool gone = str_eqc(u->outcome, "client_gone"), got = str_eqc(u->outcome, "ok") || gone;
+    bool ok = q->outcome == OUTCOME_OK, gone = q->outcome == OUTCOME_CLIENT_GONE, got = ok || gone;
     int64_t used = got ? u->prompt_tokens - u->cached_tokens + u->completion_tokens : 0;
     if (gone && q->attempts && !used) /* the engine was at work, and nobody knows how much */
         used = q->ticket.entry.cost;
     /* Of one attempt alone (one beside it that took over is a second): else it is not known which engine says so. */
-    if (str_eqc(u->outcome, "ok") && q->scan.exact && q->attempts == 1)
+    if (ok && q->scan.exact && q->attempts == 1)
         dispatch_learn(&q->ticket, q->body.prompt.len, u->cached_tokens, u->prompt_tokens);
     dispatch_end(&q->ticket, used);
 }
@@ -144,7 +142,7 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns, boo
     metric_add(metric_series_again(&memo->requests, m->requests, (struct str[]){u->route, sbuf_str(&status), u->outcome}), 1);
     if (!q->endpoint)
         return;
-    bool ok = str_eqc(u->outcome, "ok"), answered = q->first_ns && is_success(q->status);
+    bool ok = q->outcome == OUTCOME_OK, answered = q->first_ns && is_success(q->status);
     struct str labels[] = {str_of(q->route->operation), u->model, ok ? STR("") : u->outcome};
     metric_observe(metric_series_again(&memo->duration, m->duration, labels), (double)(now_ns - q->start_ns) / 1e9);
     bool paced = answered && ok && q->streaming && u->completion_tokens > 1;
@@ -175,15 +173,15 @@ void request_usage(const struct request *q, struct usage *u)
     u->start_ms = q->start_ms;
 }
 
-void request_settle(struct request *q, int status, const char *outcome)
+void request_settle(struct request *q, int status, enum outcome outcome)
 {
     if (q->settled)
         return;
     q->settled = true;
+    q->outcome = outcome;
     hedge_over(q);
     if (q->call) {
-        if (!http_call_sent_any(q->call))
-            tally_drop(q);
+        attempt_note_reach(q);
         http_call_cancel(q->call);
     }
     q->call = NULL;
@@ -191,9 +189,9 @@ void request_settle(struct request *q, int status, const char *outcome)
     timer_stop(&q->tick);
     cold_leave(q);
     slices_cancel(&q->wait);
-    attempt_release(q, str_eqc(str_of(outcome), "ok") || str_eqc(str_of(outcome), "refused") ? TARGET_OK : TARGET_NEITHER, 0);
+    attempt_release(q, outcome_of_replica(outcome), 0);
     uint64_t now_ns = clock_mono_ns();
-    struct usage u = {.outcome = str_of(outcome), .status = status, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
+    struct usage u = {.outcome = str_of(outcome_text(outcome)), .status = status, .ttft_ms = q->first_ns ? (int64_t)((q->first_ns - q->start_ns) / 1000000) : -1,
                       .duration_ms = (int64_t)((now_ns - q->start_ns) / 1000000)};
     request_usage(q, &u);
     fill_counts(q, &u);
@@ -222,12 +220,13 @@ void request_settle(struct request *q, int status, const char *outcome)
         records_add(q, &u); /* last: u's texts and costs are what they stay */
 }
 
-void request_refuse(struct request *q, int status, const char *outcome, const char *type, const char *code, const char *param, const char *message)
+void request_refuse(struct request *q, int status, enum outcome outcome, const char *type, const char *code, const char *param, const char *message)
 {
     CLEANUP(sbuf_deinit) struct sbuf event = {0};
+    bool is_told_when = q->retry_after[0] && (status == 503 || status == 429 || status == q->status); /* else it is of an attempt before */
     request_settle(q, status, outcome);
     if (!q->committed) {
-        answer_error(q->http, status, type, code, param, q->retry_after[0] ? q->retry_after : NULL, message);
+        answer_error(q->http, status, type, code, param, is_told_when ? q->retry_after : NULL, message);
         return;
     }
     sbuf_init(&event, 16384);
@@ -246,51 +245,64 @@ void request_refuse_border(struct request *q, const char *rule)
     decision_refused(q->decision, rule);
     snprintf(message, sizeof(message), "No site that serves the model `%s` is allowed for this request (rule %.600s): use another model, or ask whoever wrote the rule.", q->body.model, rule);
     gateway_audit_refusal(q->loop, q->http, q->key, 403, "residency_denied", rule);
-    request_refuse(q, 403, "refused", "permission_error", "residency_denied", "model", message);
+    request_refuse(q, 403, OUTCOME_REFUSED_BY_US, "permission_error", "residency_denied", "model", message);
+}
+
+void request_refuse_unknown(struct request *q)
+{
+    char message[MODEL_NAME_MAX + 256];
+    snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
+    gateway_audit_refusal(q->loop, q->http, q->key, 404, "model_not_found", "ModelNotVisible");
+    request_refuse(q, 404, OUTCOME_REFUSED_BY_US, "invalid_request_error", "model_not_found", "model", message);
+}
+
+/* Its endpoint cannot serve it. */
+static void refuse_unfit(struct request *q, enum home_fit why)
+{
+    static const char *const does[] = {[TASK_TEXT] = "writes text", [TASK_EMBEDDINGS] = "serves embeddings only", [TASK_RERANK] = "scores documents only"};
+    static const char *const by[] = {[TASK_TEXT] = "/v1/chat/completions or /v1/completions", [TASK_EMBEDDINGS] = "/v1/embeddings", [TASK_RERANK] = "/v1/rerank"};
+    char message[MODEL_NAME_MAX + 256];
+    if (why == HOME_NOT_COUNTED) {
+        answers_refuse(q);
+        return;
+    }
+    if (why == HOME_OTHER_TASK)
+        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, does[q->endpoint->task], by[q->endpoint->task]);
+    else
+        snprintf(message, sizeof(message), "The model `%s` %s: use /v1/chat/completions.", q->body.model,
+                 q->adapter ? "is an adapter, which its engine does not serve on this path" : "is shared by tenants, and its engine cannot keep apart what they send to this path");
+    request_refuse(q, 400, OUTCOME_REFUSED_BY_US, "invalid_request_error", "unsupported_model", "model", message);
 }
 
 /* The model that is meant, and whether it does what this route asks. False: answered. */
 static bool resolve(struct request *q)
 {
     char message[MODEL_NAME_MAX + 256];
-    const struct snap_endpoint *e = snapshot_find(q->routing, q->key, q->body.model);
-    if (!e) {
-        snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
-        gateway_audit_refusal(q->loop, q->http, q->key, 404, "model_not_found", "ModelNotVisible");
-        request_refuse(q, 404, "refused", "invalid_request_error", "model_not_found", "model", message);
+    const struct snap_endpoint *asked = snapshot_find(q->routing, q->key, q->body.model), *e = asked;
+    if (!asked) {
+        request_refuse_unknown(q);
         return false;
     }
-    bool shared = e->visibility != VISIBLE_PROJECT;
-    q->served = e->served;
-    q->adapter = e->adapter;
-    if (e->is_route && !(e = model_route_choose(e, q->key, q->body.prompt, snapshot_border(q->routing)))) {
+    q->served = asked->served;
+    q->adapter = asked->is_adapter;
+    if (asked->is_route && !(e = model_route_choose(asked, q->key, q->body.prompt, snapshot_border(q->routing)))) {
         snprintf(message, sizeof(message), "None of the endpoints behind the model `%s` is there; try again.", q->body.model);
-        request_refuse(q, 503, "refused", "server_error", "model_not_ready", NULL, message);
+        request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "model_not_ready", NULL, message);
         return false;
     }
     q->endpoint = e;
-    if (e->task != q->route->task) {
-        static const char *const does[] = {[TASK_TEXT] = "writes text", [TASK_EMBEDDINGS] = "serves embeddings only", [TASK_RERANK] = "scores documents only"};
-        static const char *const by[] = {[TASK_TEXT] = "/v1/chat/completions or /v1/completions", [TASK_EMBEDDINGS] = "/v1/embeddings", [TASK_RERANK] = "/v1/rerank"};
-        snprintf(message, sizeof(message), "The model `%s` %s: use it with %s.", q->body.model, does[e->task], by[e->task]);
-        request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
+    enum home_fit fit = home_fits(q, asked, e);
+    if (fit != HOME_FITS) {
+        refuse_unfit(q, fit);
         return false;
     }
-    if (!isolation_possible(q, shared || e->visibility != VISIBLE_PROJECT)) {
-        snprintf(message, sizeof(message), "The model `%s` %s: use /v1/chat/completions.", q->body.model,
-                 q->adapter ? "is an adapter, which its engine does not serve on this path" : "is shared by tenants, and its engine cannot keep apart what they send to this path");
-        request_refuse(q, 400, "refused", "invalid_request_error", "unsupported_model", "model", message);
-        return false;
-    }
-    if (!answers_can_be_counted(q))
-        return false;
     const struct border *border = snapshot_border(q->routing);
     const char *rule;
     if (border_shuts(border, q->key, e, q->body.model, &rule)) {
         request_refuse_border(q, rule);
         return false;
     }
-    q->ticket.wish.barred = border_barred(border, q->key, e, q->body.model, &q->rule);
+    q->ticket.wish.barred = border_barred(border, q->key, e, q->body.model, &q->rule) | home_lacking(q, e);
     return e->replica_count || cold_admit(q);
 }
 
@@ -317,7 +329,7 @@ static bool find_price(struct request *q)
         snprintf(message, sizeof(message), "The model `%s` has no price in %s, and a budget of this API key's %s is kept in it: ask the operator of this cloud for a price.", q->body.model, b->currency,
                  limit_scope_text(b->scope));
         gateway_audit_refusal(q->loop, q->http, k, 403, "model_not_priced", "NoPrice");
-        request_refuse(q, 403, "refused", "permission_error", "model_not_priced", "model", message);
+        request_refuse(q, 403, OUTCOME_REFUSED_BY_US, "permission_error", "model_not_priced", "model", message);
         return false;
     }
     return true;
@@ -327,11 +339,11 @@ static void refuse_over(struct request *q, const struct budget *b, int64_t amoun
 {
     count_limited(q, b->scope, "money");
     if (!known) {
-        request_refuse(q, 503, "refused", "server_error", "budget_unconfirmed", NULL, "What is left of a budget of this API key cannot be told at the moment, so nothing is spent of it; try again.");
+        request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "budget_unconfirmed", NULL, "What is left of a budget of this API key cannot be told at the moment, so nothing is spent of it; try again.");
         return;
     }
     gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(b->scope), NULL);
-    request_settle(q, 429, "refused");
+    request_settle(q, 429, OUTCOME_REFUSED_BY_US);
     answer_over_budget(q->http, q->key, b, amount, q->price ? q->price->exponent : 2);
 }
 
@@ -385,7 +397,7 @@ static bool reserve(struct request *q)
         return false;
     count_limited(q, why.scope, limit_unit_text(why.unit));
     gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(why.scope), limit_unit_text(why.unit));
-    request_settle(q, 429, "refused");
+    request_settle(q, 429, OUTCOME_REFUSED_BY_US);
     answer_limited(q->http, q->key, &why);
     return false;
 }
@@ -394,7 +406,7 @@ static void go_on(struct request *q)
 {
     if (!reserve(q) || attempt_begin(q) || fall_over(q))
         return;
-    request_refuse(q, 503, "upstream_error", "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
+    request_refuse(q, 503, OUTCOME_UPSTREAM_ERROR, "server_error", "model_not_ready", NULL, "No replica of the model can be reached; try again.");
 }
 
 static void reserve_again(struct slices_wait *w)
@@ -408,7 +420,7 @@ void request_begin(struct request *q)
     q->begun = true;
     metric_move(q->loop->gateway->metrics.active, 1);
     if (request_body_read(q->http->body, q->route->prompt, q->route->dialect == DIALECT_COMPLETIONS, &q->body, &err) < 0) {
-        request_refuse(q, 400, "refused", "invalid_request_error", err.field[0] ? "invalid_value" : "invalid_json", err.field, err.msg);
+        request_refuse(q, 400, OUTCOME_REFUSED_BY_US, "invalid_request_error", err.field[0] ? "invalid_value" : "invalid_json", err.field, err.msg);
         return;
     }
     if (resolve(q) && find_price(q))
@@ -430,5 +442,5 @@ static bool has_everything(const struct request *q)
 void request_abort(struct request *q)
 {
     bool stopping = q->loop->stopping;
-    request_settle(q, q->status ? q->status : 499, has_everything(q) ? "ok" : stopping ? "shutdown" : "client_gone");
+    request_settle(q, q->status ? q->status : 499, has_everything(q) ? OUTCOME_OK : stopping ? OUTCOME_SHUTDOWN : OUTCOME_CLIENT_GONE);
 }

@@ -16,6 +16,7 @@
 #include "gateway/internal.h"
 #include "gateway/tally.h"
 #include "gateway/trace.h"
+#include "gateway/verdict.h"
 
 #define REQUEST_TYPE_MAX 128
 #define REQUEST_RETRY_AFTER_MAX 40 /* seconds or a date */
@@ -33,7 +34,7 @@ struct request {
     const struct snap_key *key;
     const struct snap_endpoint *endpoint; /* NULL: not resolved */
     const char *served;                   /* the name asked for: the endpoint's, or a route's to it */
-    int adapter;                           /* of the endpoint, from 1 on; 0: none */
+    bool adapter;                         /* that is a LoRA adapter's: see home.h */
     const struct snap_replica *replica;   /* of the last attempt */
     const char *rule; /* of the border, which bars some of its replicas; or NULL */
     struct request_body body;
@@ -57,7 +58,6 @@ struct request {
         const struct dispatch *tried[FALL_OVERS_MAX + 1]; /* of backends that could not serve it: to be compared, and no more */
         size_t count;
         int extra; /* attempts beyond ATTEMPTS_MAX */
-        struct snapshot *kept; /* of the backend before */
     } fell; /* fall_over.h */
     int status;             /* of the engine's answer */
     char type[REQUEST_TYPE_MAX]; /* its content type */
@@ -80,6 +80,7 @@ struct request {
     uint64_t start_ns, first_ns; /* first_ns 0: no content yet */
     int64_t waited_ms; /* for a replica with room; -1: it had not to */
     bool begun, settled;
+    enum outcome outcome; /* once it is settled */
 };
 
 /* The answer is read from its beginning. */
@@ -89,10 +90,12 @@ void request_usage(const struct request *q, struct usage *u);
 /* u's tokens, into the metrics. memo: of the loop's, or NULL. */
 void request_count_tokens(struct gateway_loop *l, struct gateway_series *memo, const struct usage *u);
 /* The last line: see above. */
-void request_settle(struct request *q, int status, const char *outcome);
+void request_settle(struct request *q, int status, enum outcome outcome);
 /* Settles, and answers in place of an engine: as a response, or as an event of the stream that has begun. */
-void request_refuse(struct request *q, int status, const char *outcome, const char *type, const char *code, const char *param, const char *message);
+void request_refuse(struct request *q, int status, enum outcome outcome, const char *type, const char *code, const char *param, const char *message);
 
+/* Its key may call nothing by that name: 404, and an audit record. */
+void request_refuse_unknown(struct request *q);
 /* No replica may have it: 403 with the rule's name, and an audit record. */
 void request_refuse_border(struct request *q, const char *rule);
 
@@ -105,10 +108,10 @@ struct attempt_room {
 };
 /* The same request to another replica, at which t holds a place, beside the attempt that runs. NULL: it could not even be begun. */
 struct http_call *attempt_beside(struct request *q, const struct ticket *t, const struct snap_replica *replica, struct attempt_room *room, const struct http_call_ops *ops, void *arg);
-/* Whether an answer with this status says of the replica, and not of the request, that something is wrong. */
-bool attempt_is_replica_s_trouble(int status);
 /* t answered 500 to it, which may be the fault of either: what another replica answers will tell. */
 void attempt_doubt(struct request *q, struct target *t);
+/* Of a call that is over, before it goes: where nothing of it had left, its engine did nothing. */
+void attempt_note_reach(struct request *q);
 /* The attempt that runs is given up for another that was quicker. */
 void attempt_lose(struct request *q);
 /* Another one is the request's attempt from now on; its ticket is there already. replay: the head of its stream had come, and these bytes. */

@@ -125,9 +125,8 @@ static void add_endpoint(struct snapshot *s, const struct snapshot_source *src, 
     if (e->replica_count)
         dispatch_cold_end(e->dispatch);
     add_in_order(s, e);
-    e->adapter_count = mep.spec.adapters.count;
-    for (size_t n = 0; n < e->adapter_count; n++)
-        add_in_order(s, model_route_of_adapter(a, e, (int)n + 1, ((const struct model_adapter *)mep.spec.adapters.items)[n].name));
+    for (size_t n = 0; n < mep.spec.adapters.count; n++)
+        add_in_order(s, model_route_of_adapter(a, e, ((const struct model_adapter *)mep.spec.adapters.items)[n].name));
 }
 
 /* How much of the snapshot's memory a project has. */
@@ -309,6 +308,14 @@ const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct
             return e->is_route ? e : route_before(s, k, e);
     }
     return NULL;
+}
+
+int snapshot_adapter(const struct snap_replica *r, const char *name)
+{
+    for (int i = 0; r->adapters[i]; i++)
+        if (!strcmp(r->adapters[i], name))
+            return i + 1;
+    return 0;
 }
 
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg)

@@ -39,6 +39,7 @@ struct snap_replica {
     const char *continue_members; /* engine_ops' */
     const struct engine_tokenizer *tokenizer; /* likewise; NULL: it has none */
     const char *salt_member;  /* of a body: takes the tenant's salt; NULL: it knows none */
+    const char *const *adapters; /* that it was started with, in the order by which its engine numbers them; ends in NULL */
 };
 
 struct snap_backend {
@@ -64,8 +65,7 @@ struct snap_endpoint {
     int64_t start_timeout_s;
     const char *not_ready; /* why nothing serves, for people */
     bool is_route, sticky; /* is_route: another name for others: model_route.h */
-    int adapter;           /* of a route that is a LoRA adapter of its backend: its number, from 1 on */
-    size_t adapter_count;  /* of an endpoint */
+    bool is_adapter;       /* a route that is a LoRA adapter of its backend, by its name */
     struct snap_backend *backends;
     size_t backend_count;
     struct dispatch *dispatch;
@@ -113,6 +113,8 @@ const struct border *snapshot_border(const struct snapshot *s);
 const struct snap_key *snapshot_key(const struct snapshot *s, const char *hash_hex);
 /* The endpoint that a key means by a served name; its own project's first, a route before an endpoint, then the oldest one shared with it. NULL: none that it may call. */
 const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct snap_key *k, const char *served);
+/* The number of an adapter among those of a replica, from 1 on; 0: it has none of that name. */
+int snapshot_adapter(const struct snap_replica *r, const char *name);
 /* All that a key may call, each name once. */
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
 /* Endpoints whose number of replicas follows what is asked of them. */

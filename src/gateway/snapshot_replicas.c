@@ -81,6 +81,15 @@ static void isolate(const struct engine_paths *engines, struct arena *a, const s
     r->pins = r->target->slots;
 }
 
+/* Of its own spec, which is older than its endpoint's while that one's replicas are replaced. */
+static const char *const *read_adapters(struct arena *a, const struct field_list *l)
+{
+    const char **names = ARENA_ARRAY(a, const char *, l->count + 1);
+    for (size_t i = 0; i < l->count; i++)
+        names[i] = arena_strdup(a, ((const struct model_adapter *)l->items)[i].name);
+    return names;
+}
+
 void snapshot_add_replica(struct snapshot *s, const struct engine_paths *engines, struct snapshot_memory *memory, struct snap_endpoint *e, const json_t *obj)
 {
     struct model_replica mr;
@@ -101,6 +110,7 @@ void snapshot_add_replica(struct snapshot *s, const struct engine_paths *engines
     *VEC_PUSH(&s->targets) = r->target = target_take(memory->targets, target);
     r->target->addr = r->addr;
     isolate(engines, a, &mr, obj_uid(obj), r);
+    r->adapters = read_adapters(a, &mr.spec.adapters);
     r->site = border_site(s->border, where.address);
     e->replica_count++;
 }

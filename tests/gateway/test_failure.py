@@ -142,6 +142,13 @@ def test_all_busy_is_told_as_the_engine_told_it(two, engine):
     assert got.status == 429 and got.headers["retry-after"] == "2" and b"too much to do" in got.body and len(engine.requests) == 2
 
 
+def test_a_time_that_an_engine_asks_for_is_told(two, engine):
+    """Also where each replica said that it is overloaded, and none is left."""
+    engine.script = [answer(b"later", 503, headers="Retry-After: 3\r\n")]
+    got = ask(two)
+    assert got.status == 503 and got.headers["retry-after"] == "3" and len(engine.requests) == 2
+
+
 def put_aside(c):
     return parse(c.metrics("metrics-gateway"))["seki_gateway_replicas_put_aside_total", ()]
 
@@ -221,3 +228,9 @@ def test_failure_does_not_multiply_load(two, engine):
     for _ in range(220):
         ask(two)
     assert len(engine.requests) < 390
+
+
+def test_who_is_busy_is_told_so_whatever_is_left_to_try(two, engine):
+    """One more attempt is paid once: a 429 is the client's where nobody else takes the request, and where that may not be tried. Last too."""
+    engine.script = BUSY
+    assert {(got.status, got.headers["retry-after"]) for got in (ask(two) for _ in range(40))} == {(429, "2")}

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from cloud import CACHE, SLOW, Cloud, wait_for
+from cloud import CACHE, GROUP, SLOW, Cloud, wait_for
 from lora import write_adapter
 from wire import journal
 
@@ -89,3 +89,18 @@ def test_where_there_can_be_none(tuned, engine, says):
 def test_a_name_that_is_taken(tuned):
     with pytest.raises(Exception, match="adapters"):
         tuned.create("modelendpoints", "demo", "same", {"model": "gemma", "adapters": [{"name": "same", "model": "north"}]})
+
+
+def test_a_shorter_list_changes_nothing_of_those_that_stay(tuned):
+    """Engines number adapters by the list that they were started with, and serve on while others take their place: the second one stays what it was, though it is the first of the new list."""
+    def replicas():
+        return {r["metadata"]["uid"] for r in tuned.api("GET", f"{GROUP}/namespaces/demo/modelreplicas")["items"] if r["spec"]["endpoint"] == "base"}
+
+    def replaced():
+        assert complete(tuned, "org/south")[0] == pytest.approx(south, abs=0.01)
+        return not replicas() & old
+    old, south = replicas(), complete(tuned, "org/south")[0]
+    tuned.api("PATCH", f"{GROUP}/namespaces/demo/modelendpoints/base", {"spec": {"adapters": [{"name": "org/south", "model": "south"}]}}, content_type="application/merge-patch+json")
+    wait_for(lambda: tuned.gateway_status("/models/north", tuned.secret) == 404, what="the shorter list")
+    wait_for(replaced, timeout=120, what="engines with the shorter list")
+    assert complete(tuned, "org/south")[0] == pytest.approx(south, abs=0.01)

@@ -1,6 +1,7 @@
 """A request outlives the routes that it came with: while it waits or runs, keys, rules and replicas change, and what it does next obeys what is true then."""
 import json
 import queue
+import select
 import socket
 import threading
 
@@ -140,6 +141,10 @@ def test_a_replica_of_old_routes_is_let_go(cloud, engines):
     assert cloud.alive()
 
 
+def answered(client):
+    return bool(select.select([client.sock], [], [], 0)[0])
+
+
 @pytest.fixture
 def only_japan(cloud, engines):
     """only_japan(): the rule holds from then on."""
@@ -149,11 +154,10 @@ def only_japan(cloud, engines):
 
     def rule_holds():
         with ask(cloud, model="foreign") as client:
-            try:
-                call = engines[1].calls.get(timeout=0.1)
-            except queue.Empty:
+            wait_for(lambda: engines[1].calls.qsize() or answered(client), what="the engine to be asked, or a refusal")
+            if not engines[1].calls.qsize():
                 return client.response().status == 403
-            call.say(answer())
+            engines[1].next().say(answer())
             return client.response().status == 403
     yield make
     cloud.api("DELETE", f"{POLICIES}/only-japan")
@@ -237,3 +241,68 @@ def test_a_second_try_with_a_key_that_is_gone_is_refused(cloud, engines):
     call.say(BROKEN)
     r = client.response()
     assert r.status == 401 and r.json()["error"]["code"] == "invalid_api_key" and engines[1].asked == before
+
+
+def test_who_waits_for_what_his_key_may_call_no_more_is_refused(cloud, engines):
+    holders = [ask(cloud), ask(cloud)]
+    calls = [e.next() for e in engines]
+    secret = cloud.key("clinic", "narrowed")
+    client = ask(cloud, key=secret)
+    wait_for(lambda: waiting(cloud) == 1, what="it to wait")
+    cloud.api("PATCH", "/apis/seki.cloud/v1alpha1/namespaces/clinic/apikeys/narrowed", {"spec": {"endpoints": ["foreign"]}}, content_type="application/merge-patch+json")
+    r = client.response()
+    assert r.status == 404 and r.json()["error"]["code"] == "model_not_found"
+    for call in calls:
+        call.say(answer())
+    assert [h.response().status for h in holders] == [200, 200]
+
+
+def test_a_second_try_of_what_a_key_may_call_no_more_is_refused(cloud, engines):
+    secret = cloud.key("clinic", "narrowed-later")
+    client, call = at_first_in_tokyo(cloud, engines, key=secret)
+    cloud.api("PATCH", "/apis/seki.cloud/v1alpha1/namespaces/clinic/apikeys/narrowed-later", {"spec": {"endpoints": ["foreign"]}}, content_type="application/merge-patch+json")
+    wait_for(lambda: cloud.gateway_status("/models/m", secret) == 404, what="it to be so")
+    before = engines[1].asked
+    call.say(BROKEN)
+    r = client.response()
+    assert r.status == 404 and r.json()["error"]["code"] == "model_not_found" and engines[1].asked == before
+
+
+def test_a_refusal_of_ours_costs_nothing_though_an_engine_was_asked(cloud, engines):
+    """Rates count what an engine judged, not what a rule refused after an engine had failed."""
+    def left():
+        with ask(cloud, key=secret, model="foreign") as client:
+            engines[1].next().say(answer())
+            return int(client.response().headers["x-ratelimit-remaining-requests"])
+    secret = cloud.key("clinic", "counted", limits={"requestsPerMinute": 3})
+    assert left() == 2
+    with ask(cloud) as holder:
+        wait_for(lambda: sum(e.calls.qsize() for e in engines), what="an engine to be asked")
+        busy, free = sorted(engines, key=lambda e: -e.calls.qsize())
+        held = busy.next()
+        with ask(cloud, key=secret) as client:
+            call = free.next()
+            held.say(answer())
+            assert holder.response().status == 200
+            cloud.api("PATCH", "/apis/seki.cloud/v1alpha1/namespaces/clinic/apikeys/counted", {"spec": {"endpoints": ["foreign"]}}, content_type="application/merge-patch+json")
+            wait_for(lambda: cloud.gateway_status("/models/m", secret) == 404, what="it to be so")
+            call.say(BROKEN)
+            assert client.response().status == 404
+    assert left() >= 1
+
+
+def test_the_rule_is_told_of_who_has_moved_to_newer_routes(cloud, engines, only_japan):
+    tokyo, _ = engines
+    only_japan()
+    holder = ask(cloud)
+    held = tokyo.next()
+    with ask(cloud) as moved:
+        wait_for(lambda: waiting(cloud) == 1, what="it to wait")
+        changed(cloud)
+        with ask(cloud, stream=True) as other:  # who comes later has looked, too
+            looked(other)
+        held.say(answer())
+        tokyo.next().say(answer())
+        r = moved.response()
+        assert r.status == 200 and "rule=\"ResidencyPolicy clinic/only-japan\"" in r.headers["x-seki-route"]
+    assert holder.response().status == 200

@@ -122,6 +122,14 @@ def test_who_leaves_is_counted_by_the_tokenizer(cloud, engine, body, extra):
     assert [metric(cloud, "seki_gateway_tokens_total", type=t) - b for t, b in zip(("input", "output"), before)] == list(want)
 
 
+def test_a_question_names_the_model_as_the_engine_knows_it(cloud, engine):
+    """Also where a route's name was asked for, which the engine does not know."""
+    cloud.api("POST", f"{GROUP}/namespaces/demo/modelroutes", {"apiVersion": "seki.cloud/v1alpha1", "kind": "ModelRoute", "metadata": {"name": "alias"}, "spec": {"backends": [{"endpoint": "m", "weight": 1}]}})
+    wait_for(lambda: cloud.gateway_status("/models/alias", cloud.secret) == 200, what="the route")
+    assert cut(cloud, {**CHAT, "model": "alias"})["tokenized"]
+    assert [doc["model"] for _, doc, _ in engine.questions] == ["m", "m"]
+
+
 def test_the_bill_and_limits_are_by_that_count(cloud, engine):
     secret = cloud.key("demo", "few", limits={"tokensPerMinute": 1000})
     wait_for(lambda: cloud.gateway_status("/models/m", secret) == 200, what="the key")

@@ -1,7 +1,9 @@
 /* Picking and dispatching: room, cache, herds; waiting, telling, leaving. */
 #include "unit.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -634,6 +636,42 @@ static void what_is_to_be_read_is_counted_once_on_every_way(void **state)
     assert_int_equal(atomic_load(unread), 0);
 }
 
+/* Of an engine whose slots are chosen here. Whether a's next request finds its prompt warm after b's was let go. */
+static bool warm_after(struct slots *pins, bool reached)
+{
+    uint64_t retry;
+    bool warm = false;
+    replicas[0].pins = pins;
+    for (int i = 0; i < 3; i++) {
+        struct ticket *t = ticket(i == 1 ? "b" : "a");
+        t->slot = SLOT_PINNED;
+        t->wish.barred = 0xe;
+        assert_int_equal(dispatch_ask(t, 0, &retry), DISPATCH_SENT);
+        warm = t->claim.warm;
+        t->reached = i != 1 || reached;
+        t->ran = i != 1;
+        (void)dispatch_done(t, i == 1 ? TARGET_NEITHER : TARGET_OK, 0);
+        end(t);
+    }
+    replicas[0].pins = NULL;
+    return warm;
+}
+
+static void what_never_left_has_spoilt_no_slot(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/seki-dispatch-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    replicas[0].slots = 1;
+    struct slots *pins = slots_new(path, clock_mono_ms());
+    assert_true(warm_after(pins, false));
+    assert_false(warm_after(pins, true));
+    slots_free(pins);
+    unlink(path);
+}
+
 /* ---- beside another attempt ---- */
 
 static void a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids(void **state)
@@ -657,6 +695,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_never_left_has_spoilt_no_slot, setup, teardown),
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
         cmocka_unit_test_setup_teardown(what_engines_tell_counts_while_it_is_new, setup, teardown),
         cmocka_unit_test_setup_teardown(a_choice_can_be_told, setup, teardown),
