@@ -148,7 +148,7 @@ static int ensure(struct pass *p, enum component c, int member, struct err *err)
                        strrchr(plan->program, '/') + 1, p->site.minor);
     }
     const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = component_stop_ms(&p->site, c)};
-    int rc = rt->ops->ensure(rt, &want, err);
+    int rc = kaas_ensure(p->k, &p->site, &want, err);
     if (rc < 0)
         return rc;
     rt->ops->get(rt, name, &w);

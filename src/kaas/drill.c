@@ -42,7 +42,7 @@ static int start(struct kaas *k, const struct site *s, const char *work, struct 
                           NULL};
     const char *env[] = {"GOMEMLIMIT=96MiB", NULL};
     drill_workload(s, name);
-    return k->runtime->ops->ensure(k->runtime, &(struct workload){.name = name, .argv = argv, .env = env, .stop_timeout_ms = STOP_MS}, err);
+    return kaas_ensure(k, s, &(struct workload){.name = name, .argv = argv, .env = env, .stop_timeout_ms = STOP_MS}, err);
 }
 
 /* It is gone, or has been told to go for so long that the runtime kills it. */

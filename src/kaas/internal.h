@@ -253,6 +253,12 @@ void status_put_time(json_t *o, const char *path, int64_t wall_ms);
 int64_t status_time(const json_t *o, const char *path);
 void status_condition(json_t *obj, const char *type, const char *status, const char *reason, const char *fmt, ...) PRINTF(5, 6);
 
+/* ---- kaas.c ---- */
+
+/* Wants the workload of a Cluster's, if there is that Cluster still. A pass that began before somebody took the finalizer off would else start again what has just been ended for good: either the end finds what
+ * was started, or this finds the Cluster gone, since informers change their cache before they tell of it. Any thread. */
+int kaas_ensure(struct kaas *k, const struct site *s, const struct workload *w, struct err *err) NODISCARD;
+
 /* ---- remove.c ---- */
 
 /* One step: ends the components down to `last` (SCHEDULER and CONTROLLERS, then RELAY and APISERVER, KMS, ETCD, each when those before are gone). True when none is left. *ended: a bit for each that was there. */

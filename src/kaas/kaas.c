@@ -171,6 +171,23 @@ static void end_all_of(struct kaas *k, const json_t *cluster)
     }
 }
 
+static bool is_there(struct kaas *k, const struct site *s)
+{
+    JSON_AUTO now = informer_get(k->clusters, s->ns, s->name);
+    return now && obj_uid(now) && !strcmp(obj_uid(now), s->uid);
+}
+
+int kaas_ensure(struct kaas *k, const struct site *s, const struct workload *w, struct err *err)
+{
+    bool there = is_there(k, s);
+    int rc = there ? k->runtime->ops->ensure(k->runtime, w, err) : 0;
+    if (there && is_there(k, s))
+        return rc;
+    if (there)
+        stop_workload(k, w->name);
+    return err_set(err, ERR_NOT_FOUND, "cluster %s is no more", s->name);
+}
+
 static void on_cluster(void *arg, json_t *prev, json_t *now)
 {
     struct kaas *k = arg;

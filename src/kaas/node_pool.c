@@ -128,7 +128,7 @@ static int ensure(struct pool_pass *p, const char *name, const char *const *argv
     struct workload_status w;
     const struct workload want = {.name = name, .argv = argv, .env = env, .stop_timeout_ms = STOP_TIMEOUT_MS};
     know(p, name);
-    int rc = rt->ops->ensure(rt, &want, err);
+    int rc = kaas_ensure(p->k, &p->site, &want, err);
     if (rc < 0)
         return rc;
     rt->ops->get(rt, name, &w);
