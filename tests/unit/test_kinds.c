@@ -670,6 +670,28 @@ static void endpoints_need_what_their_driver_needs(void **state UNUSED)
     assert_string_equal(judged_text(&kind_model_replica, "{\"spec\":{\"endpoint\":\"e\",\"model\":\"m\"}}"), "");
 }
 
+/* NAME is the project's own, PROJECT/NAME what another shares. */
+static void keys_name_endpoints(void **state UNUSED)
+{
+    static const char *const good[] = {"writer", "shop/writer", "shop/a.b-c"}, *const bad[] = {"/writer", "shop/", "shop/a/b", "/"};
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        JSON_AUTO obj = parsed(arena_printf(arena, "{\"spec\":{\"endpoints\":[\"%s\"]}}", good[i]));
+        struct field_errors e = {.arena = arena};
+        kind_api_key.ops->validate(&(struct kind_context){.arena = arena}, obj, NULL, &e);
+        assert_int_equal(e.count, 0);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        JSON_AUTO obj = parsed(arena_printf(arena, "{\"spec\":{\"endpoints\":[\"a\",\"%s\"]}}", bad[i]));
+        struct field_errors e = {.arena = arena};
+        kind_api_key.ops->validate(&(struct kind_context){.arena = arena}, obj, NULL, &e);
+        assert_int_equal(e.count, 1);
+        assert_string_equal(e.items[0].path, "spec.endpoints[1]");
+        e.count = 0;
+        kind_api_key.ops->validate(&(struct kind_context){.arena = arena}, obj, obj, &e); /* it meant nothing before, either */
+        assert_int_equal(e.count, 0);
+    }
+}
+
 static void keys_are_made_once(void **state UNUSED)
 {
     int made = 0;
@@ -883,6 +905,7 @@ int main(void)
         TEST(models_name_files_inside_their_source),
         TEST(manifests_of_models_do_not_change),
         TEST(endpoints_need_what_their_driver_needs),
+        TEST(keys_name_endpoints),
         TEST(keys_are_made_once),
         TEST(secrets_take_text),
         TEST(immutable_values_stay),
