@@ -17,7 +17,8 @@ void adapters_validate(const json_t *spec, const char *path, struct field_errors
 void served_names_validate(const json_t *spec, const json_t *old_spec, struct field_errors *errors);
 /* spec.visibility and spec.tenants. */
 void visibility_validate(const json_t *spec, struct field_errors *errors);
-/* kind_ops.authorize: nobody lets tenants call it that he may not `use`, but its own. What they could call already may stay so, or be narrowed. */
+/* kind_ops.authorize: nobody lets tenants call it that he may not `use`, but its own. What they could call already may stay so under its names, or be
+ * narrowed. */
 int visibility_authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err);
 
 #endif

@@ -85,30 +85,57 @@ static bool may_reach(const struct kind_context *c, const char *tenant)
     return c->access->may(c, "use", SEKI_GROUP, "tenants", "", tenant);
 }
 
-static int refuse(const struct kind_context *c, const char *own, const char *visibility, const char *whom, struct sbuf *why, struct err *err)
+static const char *served_as(const json_t *obj)
 {
-    sbuf_addf(why, "spec.visibility: \"%s\"", visibility);
+    const char *served = json_str_or(obj, "spec.servedName", "");
+    return *served ? served : obj_name(obj);
+}
+
+/* The field with a name under which it was not called before; NULL: there is none. */
+static const char *new_name(const json_t *obj, const json_t *old_obj)
+{
+    const json_t *adapter, *old_spec = json_object_get(old_obj, "spec");
+    size_t i;
+    if (strcmp(served_as(obj), served_as(old_obj)) != 0)
+        return "spec.servedName";
+    json_array_foreach (json_at(obj, "spec.adapters"), i, adapter)
+        if (!has_adapter(old_spec, json_str_or(adapter, "name", "")))
+            return "spec.adapters";
+    return NULL;
+}
+
+/* renamed: the field that has a new name, where the others are reached already; NULL: they are reached anew. */
+static int refuse(const struct kind_context *c, const char *own, const char *visibility, const char *whom, const char *renamed, struct sbuf *why, struct err *err)
+{
+    if (renamed)
+        sbuf_addf(why, "%s: a new name would reach beyond tenant \"%s\" by spec.visibility", renamed, own);
+    else
+        sbuf_addf(why, "spec.visibility: it would reach beyond tenant \"%s\" with", own);
+    sbuf_addf(why, " \"%s\"", visibility);
     if (strcmp(visibility, whom) != 0)
-        sbuf_addf(why, " with spec.tenants \"%.64s\"", whom);
-    sbuf_addf(why, " reaches beyond tenant \"%s\", and user \"%s\" may not share with others: ask the operator of this cloud", own, c->user->name);
+        sbuf_addf(why, " and spec.tenants \"%.64s\"", whom);
+    sbuf_addf(why, ", and user \"%s\" may not share with others: ask the operator of this cloud", c->user->name);
     return err_set(err, ERR_FORBIDDEN, "not this tenant's to share");
 }
 
 int visibility_authorize(const struct kind_context *c, const json_t *obj, const json_t *old_obj, struct sbuf *why, struct err *err)
 {
     const json_t *spec = json_object_get(obj, "spec"), *old_spec = json_object_get(old_obj, "spec");
+    const char *renamed = old_obj ? new_name(obj, old_obj) : NULL;
+    bool everyone = is_for(spec, "Everyone"), before = is_for(old_spec, "Everyone");
     size_t i;
     json_t *t;
-    if (is_for(spec, "Project") || (is_for(spec, "Everyone") && is_for(old_spec, "Everyone")) || may_reach(c, ""))
+    if (is_for(spec, "Project") || (everyone && before && !renamed) || may_reach(c, ""))
         return 0;
     JSON_AUTO project = c->server->get(c->server->ctx, &kind_namespace, "", c->namespace);
     const char *own = namespace_tenant(project, c->namespace);
-    if (is_for(spec, "Everyone"))
-        return refuse(c, own, "Everyone", "Everyone", why, err);
+    if (everyone)
+        return refuse(c, own, "Everyone", "Everyone", before ? renamed : NULL, why, err);
     json_array_foreach (json_object_get(spec, "tenants"), i, t) {
         const char *tenant = json_string_value(t);
-        if (strcmp(tenant, own) != 0 && !reaches(old_spec, tenant) && !may_reach(c, tenant))
-            return refuse(c, own, "Tenants", tenant, why, err);
+        before = reaches(old_spec, tenant);
+        if (strcmp(tenant, own) != 0 && (!before || renamed) && !may_reach(c, tenant))
+            return refuse(c, own, "Tenants", tenant, before ? renamed : NULL, why, err);
     }
     return 0;
 }

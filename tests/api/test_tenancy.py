@@ -699,10 +699,21 @@ def test_what_an_operator_shared_stays_the_tenants_to_run_and_to_take_back(cloud
     admin.api("PATCH", f"{path}/offer", {"metadata": {"labels": {"a": "b"}}, "spec": change}, **MERGE)
     if plural == "modelendpoints":
         admin.api("PATCH", f"{path}/offer/scale", {"spec": {"replicas": 2}}, **MERGE)
+
+    def renamed(refused_in, **spec):
+        """A name is what was shared: another one is as good as new."""
+        said = admin.refused("PATCH", f"{path}/offer", {"spec": spec}, **MERGE)
+        assert refused_in in said and "spec.visibility" in said and "operator" in said, said
+    renamed("spec.servedName", servedName="gpt-4o")
+    renamed("spec.servedName", servedName=None)
+    if plural == "modelendpoints":
+        renamed("spec.adapters", model="m", engine={"driver": "llamacpp"}, adapters=[{"name": "gpt-4o", "model": "m"}])
     admin.api("PATCH", f"{path}/offer", {"spec": {"visibility": "Tenants", "tenants": [other, tenant]}}, **MERGE)  # narrower
+    renamed("spec.servedName", servedName="gpt-4o")
     assert "spec.visibility" in admin.refused("PATCH", f"{path}/offer", {"spec": {"visibility": "Everyone", "tenants": None}}, **MERGE)
     assert "spec.visibility" in admin.refused("PATCH", f"{path}/offer", {"spec": {"tenants": [other, "third"]}}, **MERGE)
     admin.api("PATCH", f"{path}/offer", {"spec": {"visibility": "Project", "tenants": None}}, **MERGE)
+    admin.api("PATCH", f"{path}/offer", {"spec": {"servedName": "gpt-4o"}}, **MERGE)
     assert "spec.visibility" in admin.refused("PATCH", f"{path}/offer", {"spec": {"visibility": "Tenants", "tenants": [other]}}, **MERGE)
 
 
