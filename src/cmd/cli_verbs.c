@@ -37,7 +37,7 @@ static const struct cli_flag adopt_flags[] = {
 };
 static const struct cli_flag create_flags[] = {
     {.name = "--expires", .value = "DURATION", .help = "refuse it after this long, for example 24h or 30d"},
-    {.name = "--endpoint", .value = "NAME", .help = "a ModelEndpoint that it may call; repeat for more (default: all)", .many = true},
+    {.name = "--endpoint", .value = "NAME", .help = "a ModelEndpoint or ModelRoute that it may call, PROJECT/NAME where another project shares it; repeat for more (default: all)", .many = true},
     {.name = "--requests-per-minute", .value = "N", .help = "requests that it may send a minute"},
     {.name = "--tokens-per-minute", .value = "N", .help = "tokens of prompts and answers that it may use a minute"},
     {.name = "--concurrent-requests", .value = "N", .help = "requests that it may have running at the same time"},

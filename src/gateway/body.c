@@ -2,7 +2,11 @@
 
 #include <string.h>
 
+#include "kinds/inference.h"
+
 #define ANSWERS_MAX 1000
+
+_Static_assert(MODEL_NAME_MAX == SERVED_NAME_MAX + 1, "whatever is served can be asked for");
 
 enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N, AT_N_CMPL, AT_TIER, AT_COUNT };
 

@@ -152,7 +152,7 @@ bool gateway_key_fault(const struct snap_key *k, struct key_fault *ret)
         *ret = (struct key_fault){401, "invalid_api_key", "KeyDisabled", "This API key is disabled."};
     else if (k->suspended)
         *ret = (struct key_fault){403, "tenant_suspended", "TenantSuspended", "The tenant of this API key is suspended (rule TenantSuspended): ask the operator of this cloud."};
-    else if (k->expires_ms && k->expires_ms <= clock_wall_ms())
+    else if (k->expires_ms <= clock_wall_ms())
         *ret = (struct key_fault){401, "invalid_api_key", "KeyExpired", "This API key has expired."};
     else
         return false;

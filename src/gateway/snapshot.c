@@ -277,10 +277,21 @@ static bool in_list(const char *const *list, const char *name)
     return false;
 }
 
+/* A bare name is never another project's: what that calls its endpoints is not for the key's project to know. */
+static bool is_named(const struct snap_key *k, const struct snap_endpoint *e)
+{
+    bool own = !strcmp(e->project, k->project);
+    size_t len = strlen(e->project);
+    for (const char *const *name = k->endpoints; *name; name++)
+        if ((own && !strcmp(*name, e->name)) || (!strncmp(*name, e->project, len) && (*name)[len] == '/' && !strcmp(*name + len + 1, e->name)))
+            return true;
+    return false;
+}
+
 static bool may_call(const struct snap_key *k, const struct snap_endpoint *e)
 {
     bool visible = !strcmp(e->project, k->project) || e->visibility == VISIBLE_EVERYONE || (e->visibility == VISIBLE_TENANTS && in_list(e->tenants, k->tenant));
-    return visible && (!k->endpoints || in_list(k->endpoints, e->name));
+    return visible && (!k->endpoints || is_named(k, e));
 }
 
 /* Its project's route of the same name, which goes before it for whoever may call that too. */
@@ -300,11 +311,11 @@ const struct snap_endpoint *snapshot_find(const struct snapshot *s, const struct
     sbuf_add_char(&own, '/');
     sbuf_addc(&own, served);
     const struct snap_endpoint *e = map_get(s->own, sbuf_str(&own));
-    if (e)
-        return may_call(k, e) ? e : NULL;
+    if (e && may_call(k, e))
+        return e;
     for (size_t i = 0; i < s->endpoints.len; i++) {
         e = s->endpoints.ptr[i];
-        if (e->visibility != VISIBLE_PROJECT && !strcmp(e->served, served) && may_call(k, e))
+        if (e->visibility != VISIBLE_PROJECT && strcmp(e->project, k->project) != 0 && !strcmp(e->served, served) && may_call(k, e))
             return e->is_route ? e : route_before(s, k, e);
     }
     return NULL;

@@ -76,8 +76,8 @@ struct snap_endpoint {
 struct snap_key {
     const char *name, *project, *tenant;
     const char *hash; /* of the secret, by which it is found */
-    const char *const *endpoints; /* NULL: all that the project sees */
-    int64_t expires_ms;           /* 0: never */
+    const char *const *endpoints; /* "NAME" of the key's project, "PROJECT/NAME"; ends in NULL. NULL: all that the project sees */
+    int64_t expires_ms;           /* INT64_MAX: never */
     bool disabled, suspended; /* suspended: its tenant is, or is being closed */
     struct limit limits[LIMIT_SCOPES];
     struct budget *budgets; /* all that hold for it */

@@ -169,6 +169,7 @@ void snapshot_add_key(struct snapshot *s, struct snapshot_memory *memory, struct
     key->disabled = k.spec.disabled;
     key->suspended = is_suspended(src, key->tenant);
     key->endpoints = k.spec.endpoints.count ? snapshot_copy_list(a, &k.spec.endpoints) : NULL;
+    key->expires_ms = INT64_MAX;
     if (k.spec.expires_at && clock_parse(str_of(k.spec.expires_at), &key->expires_ms) < 0)
         key->expires_ms = 1; /* unreadable: expired, to be on the safe side */
     add_budgets(s, memory, allowances, key, json_at(obj, "spec.limits"));

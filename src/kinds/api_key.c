@@ -12,7 +12,7 @@
 static const struct field spec_fields[] = {
     {.name = "displayName", .type = FIELD_STRING, .offset = SPEC(display_name), .max = 256, .help = "what people call it"},
     {.name = "expiresAt", .type = FIELD_TIME, .offset = SPEC(expires_at), .help = "from then on it is refused; absent: never"},
-    {.name = "endpoints", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoints), .list_type = LIST_SET, .max = 1000, .help = "ModelEndpoints it may call; empty: all that the project sees"},
+    {.name = "endpoints", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(endpoints), .list_type = LIST_SET, .max = 1000, .help = "ModelEndpoints and ModelRoutes it may call: NAME of its own project, PROJECT/NAME of one that shares it; empty: all that the project sees"},
     {.name = "disabled", .type = FIELD_BOOL, .offset = SPEC(disabled), .def = "false", .help = "refuse it for now"},
     {.name = "limits", .type = FIELD_OBJECT, .offset = SPEC(limits), .sub = rate_limit_fields, .help = "what it may use; more than its project or tenant may, it never may"},
     {0},
@@ -50,8 +50,17 @@ static int admit(const struct kind_context *c, json_t *obj, const json_t *old_ob
     mem_wipe(text, sizeof(text));
     return 0;
 }
+static bool has_text(const json_t *list, const char *text)
+{
+    size_t i;
+    json_t *v;
+    json_array_foreach (list, i, v)
+        if (!strcmp(json_string_value(v), text))
+            return true;
+    return false;
+}
 /* The gateway holds them all in memory. */
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     char path[64];
     size_t i;
@@ -59,8 +68,11 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
     budget_check(json_at(obj, "spec.limits"), "spec.limits", errors);
     json_array_foreach (json_at(obj, "spec.endpoints"), i, v) {
         snprintf(path, sizeof(path), "spec.endpoints[%zu]", i);
-        if (json_string_length(v) > ENDPOINT_NAME_MAX)
+        const char *whole = json_string_value(v), *slash = strchr(whole, '/'), *name = slash ? slash + 1 : whole;
+        if (strlen(name) > ENDPOINT_NAME_MAX)
             field_errors_add(errors, path, "FieldValueTooLong", "Too long: may not be more than %d bytes", ENDPOINT_NAME_MAX);
+        else if (slash && !has_text(json_at(old_obj, "spec.endpoints"), whole) && (!field_dns_label(str_n(whole, (size_t)(slash - whole))) || !field_dns_name(str_of(name))))
+            field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.400s\": expected NAME of this project, or PROJECT/NAME", whole);
     }
 }
 static const struct kind_ops ops = {.admit = admit, .validate = validate};

@@ -10,6 +10,8 @@
 extern const struct kind kind_model, kind_model_endpoint, kind_model_replica, kind_model_route, kind_api_key, kind_usage_report, kind_gateway_load, kind_price, kind_gateway_lease;
 extern const struct kind kind_slo_report;
 
+#define SERVED_NAME_MAX 255 /* bytes of a name under which a model is asked for */
+
 /* Model: a manifest of files with digests. Plural "models", no short name. Status: conditions[Verified], observedGeneration, totalBytes. */
 struct model_file {
     const char *name;   /* path below the source directory, no "..": "gemma.gguf" */

@@ -98,7 +98,7 @@ static const struct field scaling_fields[] = {
 };
 static const struct field spec_fields[] = {
     {.name = "model", .type = FIELD_STRING, .flags = FIELD_DNS_NAME, .offset = SPEC(model), .max = 253, .ref = "Model", .help = "the Model of this namespace that is served"},
-    {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .min = 1, .max = 256, .help = "the name in OpenAI requests; default: the object's name"},
+    {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .min = 1, .max = SERVED_NAME_MAX, .help = "the name in OpenAI requests; default: the object's name"},
     {.name = "replicas", .type = FIELD_INT, .offset = SPEC(replicas), .min = 0, .max = 1000, .def = "1", .help = "engines that should run; with scaling, the scaler sets it"},
     {.name = "scaling", .type = FIELD_OBJECT, .flags = FIELD_POINTER, .offset = SPEC(scaling), .sub = scaling_fields, .sub_size = sizeof(struct endpoint_scaling), .help = "sets replicas by what is asked of the endpoint; absent: whoever writes replicas decides"},
     {.name = "engine", .type = FIELD_OBJECT, .flags = FIELD_REQUIRED, .offset = SPEC(engine), .sub = engine_fields, .sub_size = sizeof(struct engine_spec), .def = "{}", .help = "how each engine runs"},
@@ -108,7 +108,7 @@ static const struct field spec_fields[] = {
      .help = "LoRA adapters of the model that are served beside it, each under its own name"},
     {.name = "maxSurge", .type = FIELD_INT, .offset = FIELD_NO_MEMBER, .min = 0, .max = 1000,
      .help = "when model or settings change: how many engines may run beside those that they replace; 0: each ends its requests, then starts anew in its place; default: 1"},
-    {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project"},
+    {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project; beyond its tenant: only by who may `use` those tenants, as operators may"},
     {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
     {.name = "startTimeoutSeconds", .type = FIELD_INT, .offset = SPEC(start_timeout_seconds), .min = 1, .max = 86400, .def = "300", .help = "longest time until a replica must be ready"},
     {.name = "slo", .type = FIELD_OBJECT, .sub = slo_fields, .offset = FIELD_NO_MEMBER, .help = "service levels that are promised to callers: measured, and reported each month in SLOReports"},
@@ -179,24 +179,6 @@ static void check_servers(const json_t *spec, struct field_errors *errors)
     }
 }
 
-void visibility_validate(const json_t *spec, struct field_errors *errors)
-{
-    bool named = json_array_size(json_object_get(spec, "tenants")) > 0;
-    bool wanted = !strcmp(json_str_or(spec, "visibility", "Project"), "Tenants");
-    if (wanted && !named)
-        field_errors_add(errors, "spec.tenants", "FieldValueRequired", "Required value: visibility Tenants needs at least one tenant");
-    if (!wanted && named)
-        field_errors_add(errors, "spec.tenants", "FieldValueForbidden", "Forbidden: only with visibility Tenants");
-    char path[64];
-    size_t i;
-    json_t *v;
-    json_array_foreach (json_object_get(spec, "tenants"), i, v) {
-        snprintf(path, sizeof(path), "spec.tenants[%zu]", i);
-        if (!field_label_value(str_of(json_string_value(v)))) /* as the namespaces' label has them */
-            field_errors_add(errors, path, "FieldValueInvalid", "Invalid value: \"%.100s\": a tenant is named as a label value, with at most 63 bytes", json_string_value(v));
-    }
-}
-
 static void check_adapter_names(const json_t *obj, struct field_errors *errors)
 {
     const char *served = json_str(obj, "spec.servedName"), *name = served && *served ? served : obj_name(obj);
@@ -210,9 +192,10 @@ static void check_adapter_names(const json_t *obj, struct field_errors *errors)
     }
 }
 
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     const json_t *spec = json_object_get(obj, "spec");
+    served_names_validate(spec, json_object_get(old_obj, "spec"), errors);
     engine_validate(spec, "spec", errors);
     check_servers(spec, errors);
     adapters_validate(spec, "spec", errors);
@@ -237,7 +220,7 @@ static void warn(const struct kind_context *c, const json_t *obj, struct field_e
     else if (rule)
         field_errors_add(warnings, "spec", "Residency", "no request of project %s can reach this endpoint: it stands at no site that %s allows", c->namespace, rule);
 }
-static const struct kind_ops ops = {.validate = validate, .warn = warn};
+static const struct kind_ops ops = {.validate = validate, .authorize = visibility_authorize, .warn = warn};
 
 const struct kind kind_model_endpoint = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "ModelEndpoint", .plural = "modelendpoints", .singular = "modelendpoint",

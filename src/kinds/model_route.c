@@ -8,10 +8,10 @@ static const struct field backend_fields[] = {
     {0},
 };
 static const struct field spec_fields[] = {
-    {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .min = 1, .max = 256, .help = "the name in OpenAI requests; default: the object's name. It goes before an endpoint's of this namespace"},
+    {.name = "servedName", .type = FIELD_STRING, .offset = SPEC(served_name), .min = 1, .max = SERVED_NAME_MAX, .help = "the name in OpenAI requests; default: the object's name. It goes before an endpoint's of this namespace"},
     {.name = "backends", .type = FIELD_LIST, .elem = FIELD_OBJECT, .flags = FIELD_REQUIRED, .sub = backend_fields, .sub_size = sizeof(struct model_backend), .list_type = LIST_MAP, .list_key = "endpoint", .offset = SPEC(backends), .max = 16, .help = "the endpoints behind the name; those that do not serve get nothing"},
     {.name = "sticky", .type = FIELD_BOOL, .offset = SPEC(sticky), .help = "requests of a key whose prompts begin alike go to the same endpoint: a conversation stays where it began"},
-    {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project; the endpoints need not be visible to them"},
+    {.name = "visibility", .type = FIELD_ENUM, .offset = SPEC(visibility), .values = "Project|Tenants|Everyone", .def = "\"Project\"", .help = "who may call it besides its own project; beyond its tenant: only by who may `use` those tenants, as operators may; the endpoints need not be visible to them"},
     {.name = "tenants", .type = FIELD_LIST, .elem = FIELD_STRING, .offset = SPEC(tenants), .list_type = LIST_SET, .max = 1000, .help = "the tenants, for visibility Tenants"},
     {0},
 };
@@ -33,19 +33,20 @@ static const struct kind_column columns[] = {
     {0},
 };
 
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     const json_t *spec = json_object_get(obj, "spec"), *backends = json_object_get(spec, "backends");
     int64_t total = 0;
     size_t i;
     json_t *b;
+    served_names_validate(spec, json_object_get(old_obj, "spec"), errors);
     visibility_validate(spec, errors);
     json_array_foreach (backends, i, b)
         total += json_int(b, "weight", 1);
     if (!total)
         field_errors_add(errors, "spec.backends", "FieldValueInvalid", "Invalid value: at least one backend with a weight above 0 is needed: nothing would be served");
 }
-static const struct kind_ops ops = {.validate = validate};
+static const struct kind_ops ops = {.validate = validate, .authorize = visibility_authorize};
 
 const struct kind kind_model_route = {
     .group = SEKI_GROUP, .version = SEKI_VERSION, .name = "ModelRoute", .plural = "modelroutes", .singular = "modelroute",

@@ -650,6 +650,73 @@ def test_an_operator_sees_how_things_are_and_nothing_of_what_is_in_them(cloud, t
     operator.api("POST", f"{GROUP}/tenants", {"apiVersion": "seki.cloud/v1alpha1", "kind": "Tenant", "metadata": {"name": f"made-{tenant}"}})
 
 
+# ---- what reaches beyond a tenant ----
+
+MERGE = {"content_type": "application/merge-patch+json"}
+SHAREABLE = {"modelendpoints": ("ModelEndpoint", {"engine": {"driver": "fake"}}), "modelroutes": ("ModelRoute", {"backends": [{"endpoint": "own"}]})}
+
+
+def shared(plural, name, **spec):
+    kind, rest = SHAREABLE[plural]
+    return {"apiVersion": "seki.cloud/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": {**rest, **spec}}
+
+
+@pytest.mark.parametrize("plural", list(SHAREABLE))
+def test_only_an_operator_shares_a_model_beyond_its_tenant(cloud, tenant, plural):
+    """Else a tenant takes a name such as gpt-4o for all others, reads what they ask and says what it costs."""
+    other, path = f"other-{tenant}", f"{GROUP}/namespaces/{tenant}/{plural}"
+    cloud.tenant(other)
+    admin = Admin(cloud, tenant)
+    admin.api("POST", path, shared(plural, "own"))
+    for spec, names in (({"visibility": "Everyone"}, "Everyone"), ({"visibility": "Tenants", "tenants": [tenant, other]}, other), ({"visibility": "Tenants", "tenants": ["not-there"]}, "not-there")):
+        ways = [("POST", path, shared(plural, "gpt", servedName="gpt-4o", **spec), {}), ("POST", path + "?dryRun=All", shared(plural, "gpt", **spec), {}),
+                ("PATCH", f"{path}/own", {"spec": spec}, MERGE), ("PUT", f"{path}/own", shared(plural, "own", **spec), {}),
+                ("PATCH", f"{path}/applied?fieldManager=x", shared(plural, "applied", **spec), {"content_type": "application/apply-patch+yaml"})]
+        for method, where, body, more in ways:
+            said = admin.refused(method, where, body, **more)
+            assert "spec.visibility" in said and f'"{names}"' in said and "operator" in said, said
+    assert {o["metadata"]["name"] for o in admin.api("GET", path)["items"]} == {"own"}
+    # Within the tenant it is the tenant's to say.
+    admin.api("PATCH", f"{path}/own", {"spec": {"visibility": "Tenants", "tenants": [tenant]}}, **MERGE)
+    admin.api("PATCH", f"{path}/own", {"spec": {"servedName": "ours"}}, **MERGE)
+    # Who runs the cloud shares it where he may write it at all.
+    cloud.project(f"ops-{tenant}")
+    cloud.api("POST", f"/api/v1/namespaces/ops-{tenant}/serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "op"}})
+    for where, kind, role in ((f"{RBAC}/clusterrolebindings", "ClusterRoleBinding", "operator"), (f"{RBAC}/namespaces/{tenant}/rolebindings", "RoleBinding", "edit")):
+        cloud.api("POST", where, {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": f"op-{plural}-{tenant}"},
+                  "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}, "subjects": [{"kind": "ServiceAccount", "name": "op", "namespace": f"ops-{tenant}"}]})
+    operator = Admin(cloud, f"ops-{tenant}", "op")
+    for spec in ({"visibility": "Tenants", "tenants": [other]}, {"visibility": "Everyone", "tenants": None}):
+        operator.api("PATCH", f"{path}/own", {"spec": spec}, **MERGE)
+
+
+@pytest.mark.parametrize("plural", list(SHAREABLE))
+def test_what_an_operator_shared_stays_the_tenants_to_run_and_to_take_back(cloud, tenant, plural):
+    other, path = f"other-{tenant}", f"{GROUP}/namespaces/{tenant}/{plural}"
+    cloud.tenant(other)
+    admin, change = Admin(cloud, tenant), {"modelendpoints": {"startTimeoutSeconds": 60}, "modelroutes": {"sticky": True}}[plural]
+    cloud.api("POST", path, shared(plural, "offer", visibility="Everyone", servedName="offer-1"))
+    admin.api("PATCH", f"{path}/offer", {"metadata": {"labels": {"a": "b"}}, "spec": change}, **MERGE)
+    if plural == "modelendpoints":
+        admin.api("PATCH", f"{path}/offer/scale", {"spec": {"replicas": 2}}, **MERGE)
+
+    def renamed(refused_in, **spec):
+        """A name is what was shared: another one is as good as new."""
+        said = admin.refused("PATCH", f"{path}/offer", {"spec": spec}, **MERGE)
+        assert refused_in in said and "spec.visibility" in said and "operator" in said, said
+    renamed("spec.servedName", servedName="gpt-4o")
+    renamed("spec.servedName", servedName=None)
+    if plural == "modelendpoints":
+        renamed("spec.adapters", model="m", engine={"driver": "llamacpp"}, adapters=[{"name": "gpt-4o", "model": "m"}])
+    admin.api("PATCH", f"{path}/offer", {"spec": {"visibility": "Tenants", "tenants": [other, tenant]}}, **MERGE)  # narrower
+    renamed("spec.servedName", servedName="gpt-4o")
+    assert "spec.visibility" in admin.refused("PATCH", f"{path}/offer", {"spec": {"visibility": "Everyone", "tenants": None}}, **MERGE)
+    assert "spec.visibility" in admin.refused("PATCH", f"{path}/offer", {"spec": {"tenants": [other, "third"]}}, **MERGE)
+    admin.api("PATCH", f"{path}/offer", {"spec": {"visibility": "Project", "tenants": None}}, **MERGE)
+    admin.api("PATCH", f"{path}/offer", {"spec": {"servedName": "gpt-4o"}}, **MERGE)
+    assert "spec.visibility" in admin.refused("PATCH", f"{path}/offer", {"spec": {"visibility": "Tenants", "tenants": [other]}}, **MERGE)
+
+
 class User(Admin):
     """Somebody of the operator's, by a static token."""
 

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from cloud import ROOT, SEKI, SLOW, Cloud, wait_for
+from cloud import ROOT, SEKI, SLOW, ApiError, Cloud, wait_for
 
 VERBS = ["status", "wait", "chat", "adopt", "key create", "key list", "key revoke", "usage verify", "usage", "logs", "slo", "residency check", "cluster create", "cluster kubeconfig", "cluster delete", "cluster upgrade", "cluster logs", "cluster audit", "cluster backup", "cluster backups", "cluster restore", "tenant create", "tenant list", "tenant suspend", "tenant resume", "tenant close", "audit verify", "audit list", "audit export", "secrets rotate", "secrets status", "support-bundle", "login", "logout", "credential", "break-glass", "backup keygen", "backup verify", "backup", "restore", "upgrade status", "upgrade finish", "rollback", "completion", "version"]
 MAN = (ROOT / "packaging" / "man" / "seki.1").read_text()
@@ -379,10 +379,34 @@ def test_nothing_that_others_wrote_gives_the_terminal_orders(served):
     served.wait_condition("models", "demo", "loud", "Verified", "False")
     p = run("-n", "demo", "wait", "model/loud", "--for", "Verified", "--timeout", "1s", env=served.env)
     assert p.returncode == 1 and "owned" in p.stderr and not obeys(p.stderr), p.stderr
-    served.create("modelendpoints", "demo", "loud", {"servedName": f"loud{ORDERS}", "engine": {"driver": "fake"}})
-    served.wait_condition("modelendpoints", "demo", "loud")
-    p = wait_for(lambda: "owned" in (answer := run("chat", "hi", "--model", "none", env=served.env)).stderr and answer, what="the names of models")
-    assert p.returncode == 1 and not obeys(p.stderr), p.stderr
+    with pytest.raises(ApiError, match="spec.servedName"):
+        served.create("modelendpoints", "demo", "loud", {"servedName": f"loud{ORDERS}", "engine": {"driver": "fake"}})
+
+
+def test_the_names_of_a_servers_models_give_the_terminal_no_orders(served):
+    class Server(http.server.BaseHTTPRequestHandler):
+        def answer(self, status, doc):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            text = json.dumps(doc).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def do_GET(self):
+            self.answer(200, {"object": "list", "data": [{"id": f"loud{ORDERS}", "object": "model"}]})
+
+        def do_POST(self):
+            self.answer(404, {"error": {"message": "there is no such model", "type": "invalid_request_error", "code": "model_not_found", "param": "model"}})
+
+        def log_message(self, *_):
+            pass
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        p = run("chat", "hi", "--model", "none", env={**served.env, "OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1"})
+        assert p.returncode == 1 and "loud" in p.stderr and "owned" in p.stderr and not obeys(p.stderr), p.stderr
+        server.shutdown()
 
 
 def test_an_answer_gives_the_terminal_no_orders(served):

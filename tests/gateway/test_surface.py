@@ -123,6 +123,20 @@ def test_a_key_for_some_names(canary):
     assert chat(canary, "writer-v2", key)[0] == 404
 
 
+def test_a_keys_names_are_its_own_projects(canary):
+    """What another project calls its endpoints is nothing that the makers of the key know; who means those says whose they are."""
+    bare, whole = canary.key("other", "bare", endpoints=["shared"]), canary.key("other", "whole", endpoints=["demo/shared", "demo/writer"])
+    assert listed(canary, bare) == set() and chat(canary, "shared", bare)[0] == 404
+    assert listed(canary, whole) == {"shared"} and chat(canary, "shared", whole) == 3 and chat(canary, "writer", whole)[0] == 404  # that one is not shared
+
+
+def test_a_key_that_ended_with_the_epoch_has_ended(canary):
+    key = canary.create("apikeys", "demo", "epoch", {"expiresAt": "1970-01-01T00:00:00Z"})["status"]["key"]
+    canary.key("demo", "later")  # known after the other one
+    status, doc, _ = ask(canary, "models", None, key)
+    assert status == 401 and "expired" in doc["error"]["message"]
+
+
 def test_conditions_say_what_is_missing(canary):
     def ready(name):
         obj = canary.api("GET", f"/apis/seki.cloud/v1alpha1/namespaces/demo/modelroutes/{name}")

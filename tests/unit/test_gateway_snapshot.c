@@ -31,7 +31,8 @@
 
 static const char whole[] =
     "{\"version\":1,\"keys\":[" KEY("p", "k", "h1", "") "," KEY("q", "k", "h2", "") "," KEY("p", "narrow", "h3", "\"endpoints\":[\"other\"]") ","
-    KEY("p", "off", "h4", "\"disabled\":true") "," KEY("p", "old", "h5", "\"expiresAt\":\"2020-01-01T00:00:00Z\"") "],"
+    KEY("p", "off", "h4", "\"disabled\":true") "," KEY("p", "old", "h5", "\"expiresAt\":\"2020-01-01T00:00:00Z\"") ","
+    KEY("p", "epoch", "h6", "\"expiresAt\":\"1970-01-01T00:00:00Z\"") "," KEY("p", "before", "h7", "\"expiresAt\":\"1969-12-31T23:59:59Z\"") "],"
     "\"endpoints\":[" ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") ","
     ENDPOINT("p", "other", "2026-01-02T00:00:00Z", "\"model\":\"x\"") ","
     ENDPOINT("shop", "m", "2026-01-01T00:00:00Z", "\"model\":\"x\",\"visibility\":\"Everyone\"") ","
@@ -84,7 +85,7 @@ static void who_may_call_what(void **state)
     (void)state;
     struct snapshot_memory *targets = snapshot_memory_new();
     struct snapshot *s = build(whole, targets);
-    assert_int_equal(snapshot_key_count(s), 5);
+    assert_int_equal(snapshot_key_count(s), 7);
     assert_null(snapshot_key(s, "h9"));
     assert_string_equal(snapshot_key(s, "h2")->tenant, "tq");
     assert_string_equal(found(s, "h1", "m"), "p"); /* the project's own comes before an older shared one */
@@ -96,7 +97,30 @@ static void who_may_call_what(void **state)
     assert_string_equal(found(s, "h1", "M"), "");
     assert_string_equal(found(s, "h1", ""), "");
     assert_true(snapshot_key(s, "h4")->disabled);
+    assert_int_equal(snapshot_key(s, "h1")->expires_ms, INT64_MAX);
     assert_true(snapshot_key(s, "h5")->expires_ms > 0 && snapshot_key(s, "h5")->expires_ms < clock_wall_ms());
+    assert_true(snapshot_key(s, "h6")->expires_ms < clock_wall_ms() && snapshot_key(s, "h7")->expires_ms < clock_wall_ms());
+    snapshot_unref(s);
+    snapshot_memory_free(targets);
+}
+
+/* A key that names endpoints: a bare name is its own project's, PROJECT/NAME what that one shares. */
+static void keys_mean_endpoints_of_their_own_project(void **state)
+{
+    (void)state;
+    struct snapshot_memory *targets = snapshot_memory_new();
+    struct snapshot *s = build("{\"version\":1,\"keys\":[" KEY("p", "own", "h1", "\"endpoints\":[\"writer\",\"m\"]") "," KEY("p", "theirs", "h2", "\"endpoints\":[\"shop/m\",\"shop/hidden\"]") ","
+                               KEY("p", "whole", "h3", "\"endpoints\":[\"p/m\"]") "," KEY("p", "parts", "h4", "\"endpoints\":[\"sho/m\",\"shop/\",\"/m\",\"p/writer\"]") "],"
+                               "\"endpoints\":[" ENDPOINT("p", "m", "2026-01-02T00:00:00Z", "\"model\":\"x\"") "," ENDPOINT("shop", "m", "2026-01-01T00:00:00Z", "\"model\":\"x\",\"visibility\":\"Everyone\"") ","
+                               ENDPOINT("shop", "hidden", "2026-01-01T00:00:00Z", "\"model\":\"x\"") ","
+                               ENDPOINT("evil", "writer", "2026-01-01T00:00:00Z", "\"model\":\"x\",\"servedName\":\"evil-writer\",\"visibility\":\"Everyone\"") "],"
+                               "\"replicas\":[],\"namespaces\":[]}", targets);
+    assert_string_equal(found(s, "h1", "evil-writer"), "");
+    assert_string_equal(found(s, "h1", "m"), "p");
+    assert_string_equal(found(s, "h2", "m"), "shop"); /* though its own project has one of that name */
+    assert_string_equal(found(s, "h2", "hidden"), ""); /* named, but not shared */
+    assert_string_equal(found(s, "h3", "m"), "p");
+    assert_string_equal(found(s, "h4", "m"), "");
     snapshot_unref(s);
     snapshot_memory_free(targets);
 }
@@ -454,7 +478,7 @@ static void rules_of_projects_do_not_fill_the_snapshot(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(rules_of_projects_do_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(a_cold_start_ends_with_the_first_replica), cmocka_unit_test(an_engine_is_where_its_name_leads), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(who_may_call_what), cmocka_unit_test(keys_mean_endpoints_of_their_own_project), cmocka_unit_test(one_project_does_not_fill_the_snapshot), cmocka_unit_test(rules_of_projects_do_not_fill_the_snapshot), cmocka_unit_test(least_in_flight), cmocka_unit_test(a_cold_start_ends_with_the_first_replica), cmocka_unit_test(an_engine_is_where_its_name_leads), cmocka_unit_test(projects_share_no_target), cmocka_unit_test(the_file_round_trip),
                                        cmocka_unit_test(files_that_are_refused), cmocka_unit_test(hostile_objects),
                                        cmocka_unit_test(an_address_that_the_system_did_not_make), cmocka_unit_test(keys_of_engines_elsewhere)};
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -638,6 +638,8 @@ static void manifests_of_models_do_not_change(void **state UNUSED)
     assert_non_null(strstr(text, "spec.files Invalid value: "));
 }
 
+#define UNPRINTABLE "Invalid value: a name in requests has printable characters only"
+
 static void endpoints_need_what_their_driver_needs(void **state UNUSED)
 {
     static const char *const cases[][2] = {
@@ -658,6 +660,11 @@ static void endpoints_need_what_their_driver_needs(void **state UNUSED)
         {"{\"model\":\"m\",\"replicas\":-1}", "spec.replicas Invalid value: -1: must be greater than or equal to 0"},
         {"{\"model\":\"m\",\"replicas\":1001}", "spec.replicas Invalid value: 1001: must be less than or equal to 1000"},
         {"{\"model\":\"m\",\"servedName\":\"\"}", "spec.servedName Required value"},
+        {"{\"model\":\"m\",\"servedName\":\"org/Model 7B: \u6f22\"}", ""},
+        {"{\"model\":\"m\",\"servedName\":\"a\\nb\"}", "spec.servedName " UNPRINTABLE},
+        {"{\"model\":\"m\",\"servedName\":\"a\\u007f\"}", "spec.servedName " UNPRINTABLE},
+        {"{\"model\":\"m\",\"servedName\":\"a\\u0085b\"}", "spec.servedName " UNPRINTABLE},
+        {"{\"model\":\"m\",\"adapters\":[{\"name\":\"ok\",\"model\":\"m\"},{\"name\":\"a\\tb\",\"model\":\"m\"}]}", "spec.adapters[1].name " UNPRINTABLE},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
         assert_string_equal(judged_text(&kind_model_endpoint, arena_printf(arena, "{\"spec\":%s}", cases[i][0])), cases[i][1]);
@@ -668,6 +675,50 @@ static void endpoints_need_what_their_driver_needs(void **state UNUSED)
     equal(json_at(obj, "spec"), "{\"model\":\"m\",\"replicas\":1,\"engine\":{\"driver\":\"llamacpp\",\"contextLength\":2048,\"parallel\":4,\"embeddings\":false,\"threads\":0},\"visibility\":\"Project\",\"startTimeoutSeconds\":300}");
     assert_string_equal(judged_text(&kind_model_replica, "{\"spec\":{\"endpoint\":\"e\"}}"), "spec.model Required value: driver llamacpp runs a Model");
     assert_string_equal(judged_text(&kind_model_replica, "{\"spec\":{\"endpoint\":\"e\",\"model\":\"m\"}}"), "");
+}
+
+/* What no request can ask for, none is served under. */
+static void served_names_are_as_requests_can_have_them(void **state UNUSED)
+{
+    static const struct {
+        const struct kind *kind;
+        const char *rest;
+    } kinds[] = {{&kind_model_endpoint, "\"model\":\"m\""}, {&kind_model_route, "\"backends\":[{\"endpoint\":\"e\"}]"}};
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        for (int len = 255; len <= 256; len++) {
+            const char *says = judged_text(kinds[i].kind, arena_printf(arena, "{\"spec\":{%s,\"servedName\":\"%0*d\"}}", kinds[i].rest, len, 1));
+            assert_true(len == 255 ? !*says : str_starts(str_of(says), STR("spec.servedName Too long: ")));
+        }
+        JSON_AUTO stored = parsed(arena_printf(arena, "{\"spec\":{%s,\"servedName\":\"a\\nb\"}}", kinds[i].rest));
+        field_defaults(kinds[i].kind->fields, stored);
+        JSON_AUTO obj = json_deep_copy(stored);
+        assert_string_equal(judged(kinds[i].kind, obj, NULL), "spec.servedName " UNPRINTABLE);
+        assert_string_equal(judged(kinds[i].kind, obj, stored), ""); /* of an earlier release: its status is still written */
+        json_put_str(obj, "spec.servedName", "a\nc");
+        assert_string_equal(judged(kinds[i].kind, obj, stored), "spec.servedName " UNPRINTABLE);
+    }
+}
+
+/* NAME is the project's own, PROJECT/NAME what another shares. */
+static void keys_name_endpoints(void **state UNUSED)
+{
+    static const char *const good[] = {"writer", "shop/writer", "shop/a.b-c"}, *const bad[] = {"/writer", "shop/", "shop/a/b", "/"};
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        JSON_AUTO obj = parsed(arena_printf(arena, "{\"spec\":{\"endpoints\":[\"%s\"]}}", good[i]));
+        struct field_errors e = {.arena = arena};
+        kind_api_key.ops->validate(&(struct kind_context){.arena = arena}, obj, NULL, &e);
+        assert_int_equal(e.count, 0);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        JSON_AUTO obj = parsed(arena_printf(arena, "{\"spec\":{\"endpoints\":[\"a\",\"%s\"]}}", bad[i]));
+        struct field_errors e = {.arena = arena};
+        kind_api_key.ops->validate(&(struct kind_context){.arena = arena}, obj, NULL, &e);
+        assert_int_equal(e.count, 1);
+        assert_string_equal(e.items[0].path, "spec.endpoints[1]");
+        e.count = 0;
+        kind_api_key.ops->validate(&(struct kind_context){.arena = arena}, obj, obj, &e); /* it meant nothing before, either */
+        assert_int_equal(e.count, 0);
+    }
 }
 
 static void keys_are_made_once(void **state UNUSED)
@@ -883,6 +934,8 @@ int main(void)
         TEST(models_name_files_inside_their_source),
         TEST(manifests_of_models_do_not_change),
         TEST(endpoints_need_what_their_driver_needs),
+        TEST(served_names_are_as_requests_can_have_them),
+        TEST(keys_name_endpoints),
         TEST(keys_are_made_once),
         TEST(secrets_take_text),
         TEST(immutable_values_stay),
