@@ -1,14 +1,18 @@
 #include "gateway/body.h"
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kinds/inference.h"
 
 #define ANSWERS_MAX 1000
+#define TOKENS_MAX 1000000000   /* of one answer */
+#define ALL_ANSWERS_MAX 1000000 /* to all prompts */
 
 _Static_assert(MODEL_NAME_MAX == SERVED_NAME_MAX + 1, "whatever is served can be asked for");
 
-enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N, AT_N_CMPL, AT_TIER, AT_COUNT };
+enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N_PREDICT, AT_N, AT_N_CMPL, AT_TIER, AT_COUNT };
 
 /* What engines take for orders of their operator: by it a client would reach what is another's. Of llama.cpp, vLLM and SGLang. */
 static const char *const TAKEN_OUT[] = {
@@ -75,13 +79,48 @@ static int64_t count_prompts(const struct span *prompt)
     return MAX(n, (int64_t)1);
 }
 
-/* What the client lets the engine make. Odd values are for the engine to judge. */
-static int64_t max_tokens(const struct span *at, int64_t count)
+bool body_number(const struct span *s, int64_t *ret)
 {
-    int64_t most = 0;
-    if (!span_int(&at[AT_MAX_COMPLETION], &most) && !span_int(&at[AT_MAX_TOKENS], &most) && !span_int(&at[AT_MAX_OUTPUT], &most))
-        return 0;
-    return most < 1 ? 0 : MIN(most, (int64_t)1000000000) * MIN(count, (int64_t)1000000);
+    char digits[64], *end;
+    struct str text = s->type == SPAN_STRING ? str_trim(str_n(s->text.ptr + 1, s->text.len - 2)) : s->text;
+    if (s->type != SPAN_STRING && s->type != SPAN_NUMBER)
+        return false;
+    if (str_to_i64(text, INT64_MIN, INT64_MAX, ret) == 0)
+        return true;
+    if (!text.len || !str_to_array(text, digits, sizeof(digits)))
+        return false;
+    double d = strtod(digits, &end);
+    if (*end || isnan(d))
+        return false;
+    d = MAX(MIN(d, 1e15), -1e15);
+    *ret = (int64_t)d;
+    *ret += (double)*ret < d;
+    return true;
+}
+
+/* How many answers to each prompt an engine may read there: of two the larger, and of what cannot be read as many as there may be. */
+static int64_t most_answers(const struct span *at)
+{
+    int64_t most = 1, n;
+    for (int i = AT_N; i <= AT_N_CMPL; i++)
+        if (!absent(&at[i]))
+            most = MAX(most, body_number(&at[i], &n) ? n : ANSWERS_MAX);
+    return MIN(most, (int64_t)ALL_ANSWERS_MAX);
+}
+
+/* What the client lets the engine make in one answer. Which of several members holds is for the engine to say: by the largest all are safe. One that is no number, or below 1, may mean any number
+ * (llama.cpp's "n_predict": -1), and is for the engine to judge. */
+static int64_t max_tokens(const struct span *at)
+{
+    int64_t most = 0, n;
+    for (int i = AT_MAX_TOKENS; i <= AT_N_PREDICT; i++) {
+        if (absent(&at[i]))
+            continue;
+        if (!body_number(&at[i], &n) || n < 1)
+            return 0;
+        most = MAX(most, n);
+    }
+    return MIN(most, (int64_t)TOKENS_MAX);
 }
 
 /* Said so that every reader of it agrees. */
@@ -162,7 +201,7 @@ int64_t body_estimate_tokens(struct str json)
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err)
 {
     _Static_assert(ARRAY_LEN(TAKEN_OUT) <= BODY_TAKEN_OUT_MAX, "each has its place");
-    const char *paths[AT_COUNT + ARRAY_LEN(TAKEN_OUT)] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_cmpl", "service_tier"};
+    const char *paths[AT_COUNT + ARRAY_LEN(TAKEN_OUT)] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "n", "n_cmpl", "service_tier"};
     struct span at[ARRAY_LEN(paths)];
     memcpy(paths + AT_COUNT, TAKEN_OUT, sizeof(TAKEN_OUT));
     if (!str_trim(text).len)
@@ -192,7 +231,8 @@ int request_body_read(struct str text, const char *prompt, bool ask_usage, struc
     ret->batch = at[AT_TIER].type == SPAN_STRING && (str_eqc(at[AT_TIER].text, "\"flex\"") || str_eqc(at[AT_TIER].text, "\"batch\""));
     ret->answers = answers(at);
     ret->prompts = !strcmp(prompt, "prompt") ? count_prompts(&at[AT_PROMPT]) : 1;
-    ret->max_tokens = max_tokens(at, MAX(ret->answers, (int64_t)1) * ret->prompts);
+    ret->most_answers = MIN(most_answers(at) * MIN(ret->prompts, (int64_t)ALL_ANSWERS_MAX), (int64_t)ALL_ANSWERS_MAX);
+    ret->max_tokens = max_tokens(at) * ret->most_answers;
     ret->several = !is_one(&at[AT_N]) || !is_one(&at[AT_N_CMPL]);
     memcpy(ret->taken_out, at + AT_COUNT, ARRAY_LEN(TAKEN_OUT) * sizeof(at[0]));
     ret->text = text;

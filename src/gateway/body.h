@@ -25,7 +25,8 @@ struct request_body {
     int64_t prompt_tokens; /* of the prompt's JSON, estimated: where the engine gives no count, and for what is reserved */
     struct str prompt;   /* its JSON */
     bool batch;          /* it may wait behind all others: "service_tier" is "flex" or "batch" */
-    int64_t max_tokens;  /* that all answers together may have; 0: the client does not say */
+    int64_t max_tokens;  /* that all answers together may have, however an engine reads the members that say so; 0: the client does not say */
+    int64_t most_answers; /* to all prompts, likewise; 1 or more */
     bool several;        /* it may ask for more answers than one */
     int64_t answers;     /* to each prompt; 0: that is said oddly */
     int64_t prompts;     /* of completions; 1 everywhere else */
@@ -36,6 +37,8 @@ struct request_body {
 
 /* prompt: the member that this route must have ("messages"). ask_usage: its streams tell what they used only when they are asked. ERR_BAD_REQUEST; the field names the member. The body must outlive *ret. */
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err) NODISCARD;
+/* A number as engines take it: also with a fraction, which is rounded up, and as a string. False: it is none. */
+bool body_number(const struct span *s, int64_t *ret);
 /* About how many tokens a JSON text has: a character of CJK or an emoji is one, of everything else four bytes. */
 int64_t body_estimate_tokens(struct str json);
 /* The pieces to send. engine_model NULL: the name stays. put_in: members of the gateway's own, "\"id_slot\":1,\"cache_prompt\":true", or empty. */

@@ -315,7 +315,7 @@ static bool make_body(struct request *q, bool *ret_full)
         int64_t most = 0;
         next = prompt_done ? SIZE_MAX : prompt_at;
         for (size_t i = 0; i < ARRAY_LEN(MOST); i++) {
-            size_t place = at[i].type == SPAN_NUMBER ? (size_t)(at[i].text.ptr - all.ptr) : SIZE_MAX;
+            size_t place = body_number(&at[i], &most) ? (size_t)(at[i].text.ptr - all.ptr) : SIZE_MAX;
             if (place != SIZE_MAX && place >= from && place < next) {
                 next = place;
                 number = &at[i];
@@ -326,10 +326,9 @@ static bool make_body(struct request *q, bool *ret_full)
         ok = text_add(&c->sent, str_n(all.ptr + from, next - from), max);
         if (number) {
             char digits[32] = "";
-            if (span_int(number, &most) && most > 0 && most <= c->made)
-                *ret_full = true;
             struct str put = number->text;
-            if (span_int(number, &most) && most > 0) {
+            if (body_number(number, &most) && most > 0) {
+                *ret_full |= most <= c->made;
                 snprintf(digits, sizeof(digits), "%lld", (long long)(most - c->made));
                 put = str_of(digits);
             }

@@ -36,7 +36,7 @@ class Script:
         assert TEXT.startswith(text)
         done = next(i for i in range(len(WORDS) + 1) if "".join(WORDS[:i]) == text)
         words = WORDS[done:]
-        most = b.get("max_tokens", 100)
+        most = int(b.get("n_predict", b.get("max_tokens", 100)))
         finish = "length" if most < len(words) else "stop"
         words = words[:most]
         base = {"id": f"id-{self.n}", "created": self.n, "model": "m"}
@@ -155,6 +155,14 @@ def test_max_tokens_shrinks_by_what_was_made(cloud, engine):
     engine.script.dies = [5]
     check_whole(ask(cloud, {**CHAT, "max_tokens": 5}), text="".join(WORDS[:5]), finish="length")
     assert len(engine.requests) == 1  # all that may be made was
+
+
+@pytest.mark.parametrize("most", [{"max_tokens": 5.0}, {"max_tokens": "5"}, {"max_tokens": 5, "n_predict": 5}], ids=["float", "string", "n_predict"])
+def test_a_most_that_engines_take_shrinks_likewise(cloud, engine, most):
+    engine.script.dies = [2]
+    check_whole(ask(cloud, {**CHAT, **most}), text="".join(WORDS[:5]), finish="length")
+    again = json.loads(engine.requests[1][1])
+    assert {k: again[k] for k in most} == {k: 3 for k in most}
 
 
 @pytest.mark.parametrize("more", [{"tools": [{"type": "function", "function": {"name": "f"}}]}, {"response_format": {"type": "json_object"}}, {"logprobs": True},

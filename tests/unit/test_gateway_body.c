@@ -93,11 +93,13 @@ static void answers_and_prompts(void **state)
                  {"\"prompt\":\"a\",\"n\":3", 3, 1, 15},
                  {"\"prompt\":\"a\",\"n_cmpl\":2", 2, 1, 10},
                  {"\"prompt\":\"a\",\"n\":2,\"n_cmpl\":2", 2, 1, 10},
-                 {"\"prompt\":\"a\",\"n\":1,\"n_cmpl\":2", 0, 1, 5},
+                 {"\"prompt\":\"a\",\"n\":1,\"n_cmpl\":2", 0, 1, 10},
                  {"\"prompt\":\"a\",\"n\":null,\"n_cmpl\":null", 1, 1, 5},
                  {"\"prompt\":\"a\",\"n\":0", 0, 1, 5},
-                 {"\"prompt\":\"a\",\"n\":2.0", 0, 1, 5},
-                 {"\"prompt\":\"a\",\"n\":1001", 0, 1, 5},
+                 {"\"prompt\":\"a\",\"n\":2.0", 0, 1, 10},
+                 {"\"prompt\":\"a\",\"n\":\"7\"", 0, 1, 35},
+                 {"\"prompt\":\"a\",\"n\":true", 0, 1, 5000},
+                 {"\"prompt\":\"a\",\"n\":1001", 0, 1, 5005},
                  {"\"prompt\":[]", 1, 1, 5},
                  {"\"prompt\":[ \"a\" ]", 1, 1, 5},
                  {"\"prompt\":[\"a,\\\",[\", \"b\\\\\" ,\"c\"],\"n\":2", 2, 3, 30},
@@ -112,6 +114,42 @@ static void answers_and_prompts(void **state)
         ASSERT_OK(request_body_read(str_of(text), "prompt", true, &b, &err));
         if (b.answers != cases[i].answers || b.prompts != cases[i].prompts || b.max_tokens != cases[i].max_tokens)
             fail_msg("%s: %lld answers to %lld prompts, %lld tokens", text, (long long)b.answers, (long long)b.prompts, (long long)b.max_tokens);
+    }
+}
+
+/* Of several members the one of which an engine would make most; what an engine may take for "any number" is none. */
+static void how_long_an_answer_may_be(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *members;
+        int64_t max_tokens;
+    } cases[] = {{"\"max_tokens\":5", 5},
+                 {"\"max_completion_tokens\":5,\"max_tokens\":9", 9},
+                 {"\"max_tokens\":1,\"n_predict\":50000", 50000},
+                 {"\"n_predict\":3,\"max_output_tokens\":null", 3},
+                 {"\"max_tokens\":40.0", 40},
+                 {"\"max_tokens\":4e1", 40},
+                 {"\"max_tokens\":40.5", 41},
+                 {"\"max_tokens\":\"40\"", 40},
+                 {"\"max_tokens\":1e17", 1000000000},
+                 {"\"max_tokens\":9999999999999", 1000000000},
+                 {"\"max_tokens\":1,\"n_predict\":-1", 0},
+                 {"\"max_tokens\":1,\"n_predict\":-0.5", 0},
+                 {"\"max_tokens\":1,\"n_predict\":\"many\"", 0},
+                 {"\"max_tokens\":1,\"n_predict\":\"\"", 0},
+                 {"\"max_tokens\":\"nan\"", 0},
+                 {"\"max_tokens\":0", 0},
+                 {"\"max_tokens\":null", 0},
+                 {"\"x\":1", 0}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct request_body b = {0};
+        char text[256];
+        snprintf(text, sizeof(text), "{\"model\":\"m\",\"messages\":1,%s}", cases[i].members);
+        ASSERT_OK(request_body_read(str_of(text), "messages", true, &b, &err));
+        if (b.max_tokens != cases[i].max_tokens)
+            fail_msg("%s: %lld tokens", text, (long long)b.max_tokens);
     }
 }
 
@@ -224,6 +262,7 @@ int main(void)
                                        cmocka_unit_test(tokens_are_estimated_by_script),
                                        cmocka_unit_test(several_answers),
                                        cmocka_unit_test(answers_and_prompts),
+        cmocka_unit_test(how_long_an_answer_may_be),
                                        cmocka_unit_test(what_is_refused),
                                        cmocka_unit_test(long_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
