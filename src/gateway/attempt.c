@@ -297,9 +297,10 @@ static void on_head(void *arg, const struct http_head *head)
     struct str type = http_header_get(head, "Content-Type");
     if (!type.len || !str_to_array(type, q->type, sizeof(q->type)))
         (void)!str_to_array(STR(JSON_TYPE), q->type, sizeof(q->type));
-    struct str retry_after = http_header_get(head, "Retry-After");
-    if (!str_to_array(retry_after, q->retry_after, sizeof(q->retry_after)))
-        q->retry_after[0] = 0;
+    int64_t retry_s = verdict_retry_after(head);
+    q->retry_after[0] = 0;
+    if (retry_s >= 0)
+        snprintf(q->retry_after, sizeof(q->retry_after), "%lld", (long long)retry_s);
     if (v.use == ANSWER_USELESS) {
         drop_answer(q, head->status, v);
         return;

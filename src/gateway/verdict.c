@@ -1,15 +1,16 @@
 #include "gateway/verdict.h"
 
+#define RETRY_AFTER_MAX_S 86400
+
 static bool is_replicas_own_trouble(int status)
 {
     return (status >= 300 && status < 400) || status == 401 || status == 403 || status == 502 || status == 503 || status == 504;
 }
 
-/* 0: it says none, or as a date. */
-static uint64_t retry_after_ms(const struct http_head *head)
+int64_t verdict_retry_after(const struct http_head *head)
 {
     int64_t seconds;
-    return str_to_i64(http_header_get(head, "Retry-After"), 0, 86400, &seconds) == 0 ? (uint64_t)seconds * 1000 : 0;
+    return str_to_i64(http_header_get(head, "Retry-After"), 0, RETRY_AFTER_MAX_S, &seconds) == 0 ? seconds : -1;
 }
 
 static bool is_coded(const struct http_head *head)
@@ -21,7 +22,7 @@ static bool is_coded(const struct http_head *head)
 struct verdict verdict_of_head(const struct http_head *head)
 {
     bool useless = is_replicas_own_trouble(head->status) || is_coded(head);
-    uint64_t busy_ms = head->status == 429 || head->status == 503 ? retry_after_ms(head) : 0;
+    uint64_t busy_ms = head->status == 429 || head->status == 503 ? (uint64_t)MAX(verdict_retry_after(head), (int64_t)0) * 1000 : 0;
     if (head->status == 429)
         return (struct verdict){TARGET_BUSY, busy_ms, useless ? ANSWER_USELESS : ANSWER_LAST};
     if (busy_ms)

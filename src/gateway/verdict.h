@@ -18,6 +18,8 @@ struct verdict {
         ANSWER_USELESS  /* nobody's: this replica is overloaded, starting, does not know us, or is no engine at all */
     } use;
 };
+/* The seconds that its Retry-After asks for; -1: none, a date, or more than a day, which no engine means. */
+int64_t verdict_retry_after(const struct http_head *head);
 struct verdict verdict_of_head(const struct http_head *head);
 
 /* Of a call that ended without an answer's end. sent: something of the request had left. spoke: its head had come. What was never reached is put aside at once; that descriptors or memory are

@@ -149,6 +149,16 @@ def test_a_time_that_an_engine_asks_for_is_told(two, engine):
     assert got.status == 503 and got.headers["retry-after"] == "3" and len(engine.requests) == 2
 
 
+@pytest.mark.parametrize("odd", ["-5", "99999999999", "86401", "soon", "Fri, 31 Dec 1999 23:59:59 GMT"])
+def test_a_time_that_no_engine_means_is_not_told(two, engine, odd):
+    engine.script = [answer(b'{"error":{"message":"too much to do"}}', 429, headers=f"Retry-After: {odd}\r\n")]
+    got = ask(two)
+    assert got.status == 429 and "retry-after" not in got.headers and b"too much to do" in got.body
+    engine.script = [answer(b"later", 503, headers=f"Retry-After: {odd}\r\n")]
+    got = ask(two)
+    assert got.status == 503 and got.headers["retry-after"] == "1"
+
+
 def put_aside(c):
     return parse(c.metrics("metrics-gateway"))["seki_gateway_replicas_put_aside_total", ()]
 

@@ -46,6 +46,21 @@ static void an_answer_is_judged_by_its_head(void **state)
     }
 }
 
+/* What is told to clients: nothing that no engine means. */
+static void a_time_to_come_again_is_seconds_of_a_day_at_most(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value;
+        int64_t want;
+    } cases[] = {{"0", 0}, {"7", 7}, {"86400", 86400}, {"86401", -1}, {"-5", -1}, {"99999999999", -1}, {"99999999999999999999", -1}, {"", -1}, {"1.5", -1}, {"Fri, 31 Dec 1999 23:59:59 GMT", -1}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct http_header header = {STR("Retry-After"), str_of(cases[i].value)};
+        assert_int_equal(verdict_retry_after(&(struct http_head){.status = 429, .headers = &header, .header_count = 1}), cases[i].want);
+    }
+    assert_int_equal(verdict_retry_after(&(struct http_head){.status = 429}), -1);
+}
+
 /* Shortness here is nobody's fault, at no point of the call. */
 static void a_call_that_ends_early_is_judged_by_how_far_it_came(void **state)
 {
@@ -77,6 +92,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_is_judged_by_its_head),
+        cmocka_unit_test(a_time_to_come_again_is_seconds_of_a_day_at_most),
         cmocka_unit_test(a_call_that_ends_early_is_judged_by_how_far_it_came),
         cmocka_unit_test(a_refusal_is_ours_or_the_engines),
     };
