@@ -43,8 +43,7 @@ static bool pay_there(struct request *q, const struct snap_endpoint *e)
     for (size_t i = 0; i < k->budget_count; i++)
         if (!q->price || strcmp(q->price->currency, k->budgets[i].currency) != 0)
             return false;
-    int64_t answer = q->route->embeddings ? 0 : limit_expect(k->limits, e->project, e->name, q->ticket.prompt_tokens, q->body.max_tokens);
-    int64_t amount = MIN(price_cost(q->price, q->ticket.prompt_tokens, 0, answer), AMOUNT_MICROS_MAX);
+    int64_t amount = request_most(q, e, q->ticket.prompt_tokens);
     return budget_reserve(&q->money, k->budgets, k->budget_count, amount, clock_wall_ms(), clock_mono_ns(), &why) == BUDGET_HELD;
 }
 

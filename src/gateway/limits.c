@@ -395,12 +395,17 @@ static int64_t ninth_decile(const struct learned *l)
     return 0;
 }
 
-int64_t limit_expect(const struct limit *limits, const char *project, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens)
+int64_t limit_learned(const struct limit *limits, const char *project, const char *endpoint)
 {
     const struct limit_counter *c = learner(limits);
-    if (!c)
+    return c ? ninth_decile(find_learned(c, hash_of(project, endpoint))) : 0;
+}
+
+int64_t limit_expect(const struct limit *limits, const char *project, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens)
+{
+    if (!learner(limits))
         return 0;
-    int64_t expected = ninth_decile(find_learned(c, hash_of(project, endpoint)));
+    int64_t expected = limit_learned(limits, project, endpoint);
     if (!expected)
         expected = max_tokens ? max_tokens : EXPECTED_FIRST;
     if (max_tokens && max_tokens < expected)

@@ -57,6 +57,8 @@ struct limit_refusal {
 /* Tokens that an answer of the endpoint to this key is expected to have: the 90th percentile of those before, at most what the client allows (0: it does not say), and so that
  * prompt and answer fit in a full bucket. */
 int64_t limit_expect(const struct limit *limits, const char *project, const char *endpoint, int64_t prompt_tokens, int64_t max_tokens);
+/* That percentile alone; 0: not enough is known. */
+int64_t limit_learned(const struct limit *limits, const char *project, const char *endpoint);
 void limit_learn(const struct limit *limits, const char *project, const char *endpoint, int64_t completion_tokens);
 
 enum limit_result { LIMIT_OVER, LIMIT_HELD, LIMIT_ASK };

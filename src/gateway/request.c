@@ -11,6 +11,7 @@
 #define ANSWER_MAX (64u * 1024 * 1024) /* of an answer that is no stream */
 #define ANSWER_TOKENS 256              /* of an answer, for its turn in a queue, where nothing is known … */
 #define ANSWER_TOKENS_MAX 1024         /* … or too much is said */
+#define ANSWER_PAID_TOKENS 4096        /* of an answer of which nothing is said: for so many there must be money at least */
 
 static void request_cleanup(void *arg)
 {
@@ -335,6 +336,17 @@ static bool find_price(struct request *q)
     return true;
 }
 
+int64_t request_most(const struct request *q, const struct snap_endpoint *e, int64_t prompt)
+{
+    int64_t answer = q->body.max_tokens;
+    if (q->route->embeddings)
+        answer = 0;
+    else if (!answer)
+        answer = MAX(limit_learned(q->key->limits, e->project, e->name), ANSWER_PAID_TOKENS * q->body.most_answers);
+    return q->price ? MIN(price_cost(q->price, prompt, 0, answer), AMOUNT_MICROS_MAX) : 0;
+}
+
+/* known: control has said so. */
 static void refuse_over(struct request *q, const struct budget *b, int64_t amount, bool known)
 {
     count_limited(q, b->scope, "money");
@@ -350,10 +362,10 @@ static void refuse_over(struct request *q, const struct budget *b, int64_t amoun
 static void reserve_again(struct slices_wait *w);
 
 /* False: answered, or it waits for control's word. */
-static bool reserve_money(struct request *q, int64_t prompt, int64_t answer)
+static bool reserve_money(struct request *q, int64_t prompt)
 {
     const struct budget *why;
-    int64_t amount = q->price ? MIN(price_cost(q->price, prompt, 0, answer), AMOUNT_MICROS_MAX) : 0;
+    int64_t amount = request_most(q, q->endpoint, prompt);
     if (!q->key->budget_count || q->route->counts_only)
         return true;
     enum budget_result r = budget_reserve(&q->money, q->key->budgets, q->key->budget_count, amount, clock_wall_ms(), clock_mono_ns(), &why);
@@ -367,7 +379,7 @@ static bool reserve_money(struct request *q, int64_t prompt, int64_t answer)
     q->wait.again = reserve_again;
     if (r == BUDGET_ASK && slices_park(&q->wait, &q->loop->leases))
         return false;
-    refuse_over(q, why, amount, clock_mono_ns() < atomic_load(&why->counter->expires_ns));
+    refuse_over(q, why, amount, r == BUDGET_OVER);
     return false;
 }
 
@@ -391,7 +403,7 @@ static bool reserve(struct request *q)
     if (r == LIMIT_HELD) {
         q->ticket.prompt_tokens = prompt;
         q->ticket.answer_tokens = answer || no_answer ? answer : MIN(q->body.max_tokens ? q->body.max_tokens : ANSWER_TOKENS, ANSWER_TOKENS_MAX);
-        return reserve_money(q, prompt, answer);
+        return reserve_money(q, prompt);
     }
     if (r == LIMIT_ASK && park_for_share(q, &why))
         return false;

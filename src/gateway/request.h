@@ -19,7 +19,7 @@
 #include "gateway/verdict.h"
 
 #define REQUEST_TYPE_MAX 128
-#define REQUEST_RETRY_AFTER_MAX 40 /* seconds or a date */
+#define REQUEST_RETRY_AFTER_MAX 24
 #define REQUEST_HEADERS_MAX 8
 #define ATTEMPTS_MAX 3 /* replicas that one request may try: what kills engines must not kill all of them */
 #define FALL_OVERS_MAX 2 /* further backends of a route */
@@ -61,7 +61,7 @@ struct request {
     } fell; /* fall_over.h */
     int status;             /* of the engine's answer */
     char type[REQUEST_TYPE_MAX]; /* its content type */
-    char retry_after[REQUEST_RETRY_AFTER_MAX];
+    char retry_after[REQUEST_RETRY_AFTER_MAX]; /* seconds; "": none */
     bool streaming;         /* its answer is a stream */
     struct usage_scan scan;
     struct continuation *continuation; /* continuation.h; NULL: it is no stream that can be continued */
@@ -87,6 +87,9 @@ struct request {
 void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struct str bytes));
 /* u's names and its beginning. */
 void request_usage(const struct request *q, struct usage *u);
+/* The most that it may cost there, at q's price: what is reserved of budgets. Its prompt as estimated, and the whole of the answers that it lets the engine make; where it does not say, what is
+ * expected of them, and not less than a floor. */
+int64_t request_most(const struct request *q, const struct snap_endpoint *e, int64_t prompt);
 /* u's tokens, into the metrics. memo: of the loop's, or NULL. */
 void request_count_tokens(struct gateway_loop *l, struct gateway_series *memo, const struct usage *u);
 /* The last line: see above. */

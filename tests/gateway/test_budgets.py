@@ -16,6 +16,7 @@ from wire import Upstream, ask_once, journal, usage_answer
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 PROMPT = len(json.dumps(CHAT["messages"])) // 4 + 1
 EACH = PROMPT + 1  # micro-units: a token costs one
+FLOOR = 4096       # tokens of an answer, where the request does not say how many there may be
 
 
 def budget(amount, period="Total", currency="EUR"):
@@ -85,6 +86,34 @@ def test_a_thousand_at_once_spend_only_what_there_is(paid, key):
     assert set(statuses) == {200, 429} and statuses.count(200) == 100 // EACH
     assert len(paid.upstream.requests) == statuses.count(200)  # the engine has seen no other
     assert spent(paid, key.name) == 100 // EACH * EACH
+
+
+@pytest.mark.parametrize("most", [{"max_tokens": 50000}, {"max_tokens": 1, "n_predict": 50000}, {"max_tokens": 50000.0}], ids=["max_tokens", "n_predict", "float"])
+def test_short_answers_of_before_do_not_let_long_ones_pass_a_budget(paid, key, most):
+    """What an answer usually needs is what a rate reserves: money is reserved for all that the request lets the engine make."""
+    secret = key(**budget(1000))
+    assert {ask(paid, secret).status for _ in range(20)} == {200}
+    paid.upstream.script = [usage_answer(PROMPT, 50000)]
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:
+        got = list(pool.map(lambda _: ask(paid, secret, {**CHAT, **most}), range(30)))
+    assert {(r.status, r.json()["error"]["code"]) for r in got} == {(429, "insufficient_quota")}
+    assert f"may cost {euros(PROMPT + 50000)}" in got[0].json()["error"]["message"] and spent(paid, key.name) == 20 * EACH
+
+
+def test_an_answer_of_unknown_length_costs_no_less_than_a_floor(paid, key):
+    """So many can run at once as there are floors in the budget, whatever was learned before."""
+    secret = key(**budget(2 * (PROMPT + FLOOR) + 20 * EACH + FLOOR // 2))
+    assert {ask(paid, secret).status for _ in range(20)} == {200}
+    body = {k: v for k, v in CHAT.items() if k != "max_tokens"}
+    paid.upstream.go.clear()
+    paid.upstream.script = ["wait", usage_answer(PROMPT, FLOOR)]
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask, paid, secret, body) for _ in range(12)]
+        wait_for(lambda: sum(a.done() for a in asked) == 10, what="who has no money")
+        paid.upstream.go.set()
+        statuses = [a.result().status for a in asked]
+    assert statuses.count(200) == 2 and statuses.count(429) == 10
+    assert spent(paid, key.name) == 2 * (PROMPT + FLOOR) + 20 * EACH
 
 
 def test_who_has_no_money_is_told_whose_budget_it_is_and_when_it_opens(paid, key):
@@ -209,17 +238,22 @@ def test_what_was_spent_survives_kills():
 
 
 def test_without_control_money_ends_with_the_lease_and_rates_go_on():
-    with cloud(**{"limits-lease": f"{2 * SLOW}s"}) as c:
+    with cloud(**{"limits-lease": f"{6 + 2 * SLOW}s"}) as c:
         fill(c)
         rich, rated = c.key("demo", "rich", limits=budget(10**9)), c.key("demo", "rated", limits={"requestsPerMinute": 1000})
         assert ask(c, rich).status == 200
         os.kill(c.process.pid, signal.SIGSTOP)  # or it would start control anew
-        os.kill(c.role_pid("control"), signal.SIGKILL)
-        assert ask(c, rich).status == 200  # of what is leased
-        got = wait_for(lambda: (r := ask(c, rich)).status != 200 and r, what="the lease's end")
-        assert got.status == 503 and got.json()["error"]["code"] == "budget_unconfirmed"
-        assert ask(c, rated).status == 200
-        os.kill(c.process.pid, signal.SIGCONT)
+        try:
+            os.kill(c.role_pid("control"), signal.SIGKILL)
+            assert ask(c, rich).status == 200  # of what is leased
+            got = ask(c, rich, {**CHAT, "max_tokens": 10**9 - 100})  # more than that, and nobody says that there is no more
+            assert got.status == 503 and got.json()["error"]["code"] == "budget_unconfirmed"
+            assert ask(c, rich).status == 200  # the lease held all the while
+            got = wait_for(lambda: (r := ask(c, rich)).status != 200 and r, what="the lease's end")
+            assert got.status == 503 and got.json()["error"]["code"] == "budget_unconfirmed"
+            assert ask(c, rated).status == 200
+        finally:
+            os.kill(c.process.pid, signal.SIGCONT)
         wait_for(lambda: ask(c, rich).status == 200, what="control to lease again")
         c.upstream.stop()
 

@@ -233,9 +233,11 @@ static void answers_are_expected_as_long_as_they_were(void **state)
     assert_int_equal(limit_expect(l, "p", "m", 10, 33), 33);
     assert_int_equal(limit_expect(l, "p", "m", 10, 900000), 9990);  /* not more than a full bucket has */
     assert_int_equal(limit_expect(l, "p", "m", 20000, 900000), 0);
+    assert_int_equal(limit_learned(l, "p", "m"), 0);
     for (int i = 0; i < 100; i++)
         limit_learn(l, "p", "m", i < 95 ? 24 : 5000);
     assert_int_equal(limit_expect(l, "p", "m", 10, 0), 24);
+    assert_int_equal(limit_learned(l, "p", "m"), 24);
     assert_int_equal(limit_expect(l, "p", "m", 10, 8), 8);
     assert_int_equal(limit_expect(l, "p", "m", 10, 4000), 24);
     assert_int_equal(limit_expect(l, "p", "other", 10, 0), 256);
@@ -251,6 +253,7 @@ static void answers_are_expected_as_long_as_they_were(void **state)
     assert_int_equal(limit_expect(l, "p", "m19", 10, 0), 3);
     drop(l);
     assert_int_equal(limit_expect((struct limit[LIMIT_SCOPES]){{0}}, "p", "m", 10, 500), 0);
+    assert_int_equal(limit_learned((struct limit[LIMIT_SCOPES]){{0}}, "p", "m"), 0);
 }
 
 /* ---- threads ---- */
