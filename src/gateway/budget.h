@@ -5,7 +5,7 @@
  *   granted ─► held = left + reserved by running requests          reserve: left -= n       settle: left += n - cost, held -= cost
  *
  * A reservation is one atomic operation a budget. What a slice cannot pay is asked for (BUDGET_ASK: slices.h parks the request), and refused only when control has said that there is no
- * more (BUDGET_OVER), or in no time enough. Past the lease's end nothing more is spent of it. A request that costs more than was reserved makes `left` negative: the next ones pay.
+ * more (BUDGET_OVER), or has answered and in no time granted enough. Past the lease's end nothing more is spent of it. A request that costs more than was reserved makes `left` negative: the next ones pay.
  * Slices are of a period: what was reserved in one that is over is settled there. Threads: any, without locks, but for the set, which has one.
  */
 #ifndef SEKI_GATEWAY_BUDGET_H
@@ -31,6 +31,7 @@ struct budget_counter {
     atomic_ullong expires_ns;         /* of the lease */
     atomic_ullong verdict_until_ns;   /* so long control's last word holds: there are no more than … */
     atomic_llong more;                /* … these beside what is here */
+    atomic_ullong told_ns;            /* when control last answered a question about requests that wait */
     atomic_ullong asked_for_ns;       /* when a request last reserved of it, or wished to */
     int64_t need, need_least;         /* of the requests that wait: slices.c's */
     bool listed;                      /* likewise */

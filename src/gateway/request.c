@@ -379,7 +379,9 @@ static bool reserve_money(struct request *q, int64_t prompt)
     q->wait.again = reserve_again;
     if (r == BUDGET_ASK && slices_park(&q->wait, &q->loop->leases))
         return false;
-    refuse_over(q, why, amount, r == BUDGET_OVER);
+    /* What others hold and do not give back is not to be had: a gateway that is gone has it for minutes. */
+    bool was_told = q->wait.since_ns && atomic_load(&why->counter->told_ns) >= q->wait.since_ns;
+    refuse_over(q, why, amount, r == BUDGET_OVER || was_told);
     return false;
 }
 

@@ -244,6 +244,8 @@ static bool take_budget(struct budget_counter *c, const json_t *answer, int64_t 
     int64_t number = budget_period_number(budget_period_of(period), wall_ms), grant = MAX(json_int(answer, "grant", 0), (int64_t)0);
     bool final = json_flag(answer, "final", false);
     budget_grant(c, number, grant);
+    if (c->need >= 0)
+        atomic_store(&c->told_ns, now_ns);
     atomic_store(&c->expires_ns, expires_ns);
     atomic_store(&c->more, json_int(answer, "free", 0));
     atomic_store(&c->verdict_until_ns, final ? now_ns + VERDICT_NS : 0);
