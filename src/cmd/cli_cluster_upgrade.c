@@ -36,7 +36,10 @@ static int judge(struct cli *c, const char *name, const json_t *obj, const char 
         return 0;
     if (seen && !now && is_waiting(obj))
         return 0;
-    if (!seen || !said || strcmp(said, "False") != 0 || clock_mono_ms() - asked_ms < REFUSED_MS)
+    /* That no other version is wanted was said of the spec before, until a pass has judged this one. */
+    const char *reason = obj_condition_reason(obj, "Upgraded");
+    bool of_before = reason && !strcmp(reason, "NotWanted") && !strcmp(json_str_or(obj, "spec.version", ""), version);
+    if (!seen || !said || strcmp(said, "False") != 0 || of_before || clock_mono_ms() - asked_ms < REFUSED_MS)
         return -1;
     fprintf(stderr, "seki: cluster %s: %s\n", name, cli_plain(c->arena, obj_condition_message(obj, "Upgraded")));
     return 1;
