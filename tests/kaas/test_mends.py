@@ -141,6 +141,6 @@ def test_a_cluster_that_is_forced_away_takes_its_nodes_along(served, made):
     assert holder(kube.marked(made.workload("node-more-0"))[made.workload("node-more-0")]) and kube.marked(made.workload("gate"))
     served.api("PATCH", made.path, {"metadata": {"finalizers": []}}, "application/merge-patch+json")
     served.api("DELETE", made.path)
-    # One look at all processes is no proof: who begins another program at that moment is not seen.
+    # Both together: one look at all processes has found none while there was one still.
     wait_for(lambda: not kube.marked(made.workload("")) and not [m for m in leftovers(made.uid) if "/sys/fs/cgroup" in m], 60, "all of its processes and their groups to end")
     assert os.path.exists(made.directory), "its files are kept"
