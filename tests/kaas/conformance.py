@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "lib"))
 
+import conformance_images  # noqa: E402
 import kube  # noqa: E402
 from cloud import KUBECTL, ROOT  # noqa: E402
 from kwok import Kwok  # noqa: E402
@@ -32,9 +32,7 @@ SLICE = 40
 SLICE_S = 900  # one test waits for the store's compaction, five minutes and more
 # Never run, and why. The first that fits.
 NOT_RUNNABLE = [
-    (r"\[sig-network\] DNS should provide DNS", "image with dig that is not made here"),
-    (r"sample API Server|Aggregator", "image of a sample API server that is not made here"),
-    (r"\[LinuxOnly\] \[Slow\].*guestbook|Guestbook|Update Demo|Cluster level logging|nautilus", "images (nautilus, guestbook) that are not made here"),
+    (r"ImageVolume should succeed with pod and pull policy of Always", "pulls from a registry"),
 ]
 # Tests that need no running pod, or one that only says it runs.
 SIMULATED = re.compile(r"\[sig-(api-machinery|auth|apps|architecture|instrumentation|scheduling|cli)\]|EndpointSlice|Endpoint should|Service API|IngressClass|Ingress API|should find a service|test the lifecycle of an Endpoint"
@@ -110,51 +108,6 @@ def run_slice(mode, kubeconfig, some, procs, seconds):
     return n
 
 
-def images(folder):
-    """What tests name, made here under upstream's names: agnhost from its Go sources with Debian's busybox, pause, busybox, and busybox' web server as httpd and nginx."""
-    listed = subprocess.run([BUILT / "e2e.test", "--list-images"], capture_output=True, text=True, check=True).stdout.split()
-    here = folder / kube.MINOR / "images"
-    there = here.resolve()
-    here.unlink()
-    here.mkdir()
-    for p in there.glob("*.tar"):
-        shutil.copy(p, here)  # a node sees this folder alone
-    busybox = shutil.which("busybox")
-    with tempfile.TemporaryDirectory() as work:
-        root = pathlib.Path(work)
-        (root / "bin").mkdir()
-        (root / "tmp").mkdir()
-        shutil.copy(busybox, root / "bin" / "busybox")
-        for tool in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
-            if not (root / "bin" / tool).exists():
-                (root / "bin" / tool).symlink_to("busybox")
-        for i in listed:
-            if "/busybox:" in i:
-                make(root, i, here, "/bin/sh")
-        # Busybox' web server at their place: of them tests take no more than a page.
-        for program, page in (("httpd", "usr/local/apache2/htdocs"), ("nginx", "usr/share/nginx/html")):
-            (root / page).mkdir(parents=True)
-            (root / page / "index.html").write_text("<html><body><h1>It works!</h1></body></html>\n")
-            for i in listed:
-                if f"/{program}:" in i:
-                    make(root, i, here, "/bin/httpd", "-f", "-p", "80", "-h", f"/{page}")
-            shutil.rmtree(root / "usr")
-        shutil.copy((BUILT / "agnhost").resolve(), root / "agnhost")
-        for i in listed:
-            if "/agnhost:2.6" in i:
-                make(root, i, here, "/agnhost")
-    with tempfile.TemporaryDirectory() as work:
-        subprocess.run(["gcc", "-O2", "-static", "-s", "-o", f"{work}/pause", ROOT / "tools" / "kubernetes" / "pause.c"], check=True)
-        for i in listed:
-            if "k8s.io/pause:" in i:
-                make(pathlib.Path(work), i, here, "/pause")
-
-
-def make(root, name, folder, *entry):
-    out = folder / (re.sub(r"[^a-z0-9.]+", "-", name) + ".tar")
-    subprocess.run([sys.executable, ROOT / "tools" / "kubernetes" / "image.py", root, name, out, *entry], check=True)
-
-
 def run(mode, minutes, match, procs, slice_size):
     OUT.mkdir(parents=True, exist_ok=True)
     until = time.time() + minutes * 60
@@ -162,7 +115,7 @@ def run(mode, minutes, match, procs, slice_size):
         work = pathlib.Path(work)
         folder = kube.node_programs(work) if mode == "nodes" else kube.programs(work)
         if mode == "nodes":
-            images(folder)
+            conformance_images.make_all(folder)
         with kube.cloud(folder, kubernetes_drill_interval="0") as cloud:
             c = kube.Cluster(cloud, "demo", "conformance", {"controlPlane": {"size": "Medium"}, "backup": {"intervalSeconds": 0}})
             kwok = None

@@ -15,7 +15,7 @@ def plain(info):
     info.uid = info.gid = info.mtime = 0
     info.uname = info.gname = ""
     if not info.issym():
-        info.mode = 0o1777 if info.name == "tmp" else 0o755
+        info.mode = 0o1777 if info.name == "tmp" else info.mode & 0o4000 | 0o755
     return info
 
 
