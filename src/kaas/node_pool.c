@@ -543,16 +543,7 @@ static int finish(struct pool_pass *p, struct err *err)
         status_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : p->reason ? p->reason : "Removing", "%s", rc < 0 ? why.msg : p->reason ? p->message : "its nodes are ended");
         return save_status(p, before, err);
     }
-    struct client_resource resource = kind_resource(&kind_node_pool);
-    json_t *list = json_at(r->obj, "metadata.finalizers"), *f;
-    size_t i;
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), NODE_POOL_FINALIZER)) {
-            json_array_remove(list, i);
-            break;
-        }
-    rc = client_update(r->client, &resource, r->obj, NULL, err);
-    return rc == ERR_NOT_FOUND ? 0 : rc;
+    return reconcile_release(r, &kind_node_pool, NODE_POOL_FINALIZER, err);
 }
 
 static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)
