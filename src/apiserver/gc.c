@@ -155,17 +155,6 @@ static void on_change(void *arg, const struct store_event *e)
     mark_owned(gc, obj_uid(obj));
 }
 
-static void remove_text(json_t *list, const char *text)
-{
-    size_t i;
-    json_t *f;
-    json_array_foreach (list, i, f)
-        if (json_is_string(f) && !strcmp(json_string_value(f), text)) {
-            json_array_remove(list, i);
-            return;
-        }
-}
-
 /* Anybody may write down any uid: an owner is what the reference names where the object lies, and has that uid. */
 static bool is_of(const struct gc *gc, const json_t *obj, const json_t *ref, const struct store_value *owner)
 {
@@ -234,7 +223,7 @@ static int finish_owner(struct gc *gc, struct store_value *v, json_t *obj, struc
     }
     if (rc < 0)
         return rc;
-    remove_text(json_at(obj, "metadata.finalizers"), orphan ? "orphan" : "foregroundDeletion");
+    obj_drop_finalizer(obj, orphan ? "orphan" : "foregroundDeletion");
     return api_write_quietly(gc->server, v, obj, err);
 }
 

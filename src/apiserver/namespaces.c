@@ -136,17 +136,6 @@ static size_t empty(struct apiserver *s, const char *ns, bool closing)
     return left;
 }
 
-static void drop_finalizer(json_t *obj)
-{
-    json_t *list = json_at(obj, "metadata.finalizers"), *f;
-    size_t i;
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), NAMESPACE_FINALIZER)) {
-            json_array_remove(list, i);
-            break;
-        }
-}
-
 /* One step; true when the namespace needs no more of them. */
 static bool step(struct apiserver *s, const char *ns)
 {
@@ -173,7 +162,7 @@ static bool step(struct apiserver *s, const char *ns)
     if (!left && closing)
         (void)drop_clients_finalizers(obj);
     if (!left)
-        drop_finalizer(obj);
+        obj_drop_finalizer(obj, NAMESPACE_FINALIZER);
     if (api_write_quietly(s, v, obj, &err) < 0)
         log_warn("a namespace that is being deleted cannot be written yet", KV("namespace", ns), KVE(&err));
     return false;

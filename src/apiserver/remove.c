@@ -87,18 +87,6 @@ static bool precondition_fails(struct api_request *q, const struct delete_option
     return true;
 }
 
-static void add_finalizer(json_t *obj, const char *finalizer)
-{
-    json_t *meta = json_object_get(obj, "metadata"), *list = json_object_get(meta, "finalizers");
-    if (!finalizer || obj_has_finalizer(obj, finalizer))
-        return;
-    if (!json_is_array(list)) {
-        list = json_array();
-        json_object_set_new(meta, "finalizers", list);
-    }
-    json_array_append_new(list, json_string(finalizer));
-}
-
 void api_delete(struct api_request *q)
 {
     struct err err = ERR_INIT;
@@ -123,7 +111,8 @@ void api_delete(struct api_request *q)
     bool was_deleting = obj_deleting(w.obj);
     if (!was_deleting) {
         api_mark_deleted(w.obj);
-        add_finalizer(w.obj, o.finalizer);
+        if (o.finalizer)
+            obj_add_finalizer(w.obj, o.finalizer);
     }
     bool goes = !meta_has_finalizers(w.obj);
     w.answer = goes ? ANSWER_STATUS : ANSWER_OBJECT;
@@ -208,7 +197,8 @@ static int delete_one(struct collection *c, struct store_value *v, const char *f
     if (!obj || obj_deleting(obj))
         return 0;
     api_mark_deleted(obj);
-    add_finalizer(obj, finalizer);
+    if (finalizer)
+        obj_add_finalizer(obj, finalizer);
     bool goes = !meta_has_finalizers(obj);
     sbuf_init(&text, q->server->o.max_object_bytes * 2);
     int rc = goes ? 0 : object_encode(q->server, v->key, obj, &text, NULL);

@@ -25,6 +25,10 @@ struct reconcile {
 };
 /* A pass that takes long asks this at times: true when it should end (the program stops, the lease is lost, its time is over). */
 bool reconcile_must_end(const struct reconcile *r);
+/* The end of what a finalizer stands for: takes it off the primary (of kind k), which may be gone
+ * with it. */
+int reconcile_release(struct reconcile *r, const struct kind *k, const char *finalizer,
+                      struct err *err) NODISCARD;
 
 struct controller_ops {
     const char *name;

@@ -147,6 +147,16 @@ bool reconcile_must_end(const struct reconcile *r)
     return atomic_load(&r->manager->stop) || !lease_held(r->manager->lease) || clock_mono_ms() >= r->pass->deadline_ms;
 }
 
+int reconcile_release(struct reconcile *r, const struct kind *k, const char *finalizer,
+                      struct err *err)
+{
+    struct client_resource resource = kind_resource(k);
+    if (!obj_drop_finalizer(r->obj, finalizer))
+        return 0;
+    int rc = client_update(r->client, &resource, r->obj, NULL, err);
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
 /* Says on the object that its controller fails, or no longer does. Only a change of status or reason is written: a message that is never the same twice must not turn the
  * back-off into a busy loop. */
 static void show(struct controller *c, const struct reconcile *r, const char *status, const char *reason, const char *message)

@@ -79,7 +79,7 @@ static int ensure_replica(const struct pass *p, int64_t ordinal, struct err *err
     }
     JSON_AUTO obj = obj_new(&kind_model_replica, r->ns, arena_printf(r->arena, "%s-%lld", r->name, (long long)ordinal));
     json_object_set_new(json_object_get(obj, "metadata"), "labels", json_pack("{s:s}", LABEL_ENDPOINT, r->name));
-    json_object_set_new(json_object_get(obj, "metadata"), "finalizers", json_pack("[s]", WORKLOAD_FINALIZER));
+    obj_add_finalizer(obj, WORKLOAD_FINALIZER);
     obj_add_owner(obj, r->obj);
     json_object_set(obj, "spec", spec);
     int rc = client_create(r->client, &resource, r->ns, obj, NULL, err);

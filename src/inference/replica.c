@@ -117,9 +117,6 @@ static int finish(struct pass *p, struct err *err)
 {
     struct reconcile *r = p->r;
     struct runtime *rt = p->i->runtime;
-    struct client_resource resource = kind_resource(&kind_model_replica);
-    json_t *list = json_at(r->obj, "metadata.finalizers"), *f;
-    size_t i;
     if (!obj_has_finalizer(r->obj, WORKLOAD_FINALIZER))
         return 0;
     rt->ops->get(rt, p->workload, &p->w);
@@ -138,13 +135,7 @@ static int finish(struct pass *p, struct err *err)
     if (target)
         demand_left(p->i->demand, target);
     replica_remove_files(p->i, r->obj);
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), WORKLOAD_FINALIZER)) {
-            json_array_remove(list, i);
-            break;
-        }
-    rc = client_update(r->client, &resource, r->obj, NULL, err);
-    return rc == ERR_NOT_FOUND ? 0 : rc;
+    return reconcile_release(r, &kind_model_replica, WORKLOAD_FINALIZER, err);
 }
 
 /* ---- what it needs ---- */
@@ -518,12 +509,8 @@ static int bring_up(struct pass *p, struct err *err)
 static int add_finalizer(struct pass *p, struct err *err)
 {
     struct client_resource resource = kind_resource(&kind_model_replica);
-    json_t *meta = json_object_get(p->r->obj, "metadata"), *list = json_object_get(meta, "finalizers"), *fresh = NULL;
-    if (!json_is_array(list)) {
-        list = json_array();
-        json_object_set_new(meta, "finalizers", list);
-    }
-    json_array_append_new(list, json_string(WORKLOAD_FINALIZER));
+    json_t *fresh = NULL;
+    obj_add_finalizer(p->r->obj, WORKLOAD_FINALIZER);
     int rc = client_update(p->r->client, &resource, p->r->obj, &fresh, err);
     if (rc < 0)
         return rc;

@@ -221,16 +221,15 @@ static void tell(struct pass *p, const json_t *service, const char *type, const 
 static int set_finalizer(struct pass *p, const json_t *service, bool there, struct err *err)
 {
     struct client_resource r = kind_resource(&kind_service);
-    JSON_AUTO list = json_array();
-    json_t *old = json_at(service, "metadata.finalizers"), *f;
+    JSON_AUTO changed = json_deep_copy(service);
     struct err why = ERR_INIT;
-    size_t i;
-    json_array_foreach (old, i, f)
-        if (strcmp(json_string_value(f) ? json_string_value(f) : "", BALANCER_FINALIZER) != 0)
-            json_array_append(list, f);
     if (there)
-        json_array_append_new(list, json_string(BALANCER_FINALIZER));
-    JSON_AUTO patch = json_pack("{s:{s:s, s:O}}", "metadata", "resourceVersion", json_str_or(service, "metadata.resourceVersion", ""), "finalizers", list);
+        obj_add_finalizer(changed, BALANCER_FINALIZER);
+    else
+        obj_drop_finalizer(changed, BALANCER_FINALIZER);
+    JSON_AUTO patch = json_pack("{s:{s:s, s:O}}", "metadata", "resourceVersion",
+                                json_str_or(service, "metadata.resourceVersion", ""), "finalizers",
+                                json_at(changed, "metadata.finalizers"));
     int rc = client_patch(p->f->client, &r, obj_namespace(service), obj_name(service), NULL, patch, NULL, &why);
     return rc == 0 || rc == ERR_CONFLICT || rc == ERR_NOT_FOUND ? 0 : err_set(err, rc, "Service %s/%s: %s", obj_namespace(service), obj_name(service), why.msg); /* its event comes */
 }

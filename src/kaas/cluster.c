@@ -640,20 +640,6 @@ static int delete_secret(struct pass *p, struct err *err)
     return rc == 0 || rc == ERR_NOT_FOUND ? 0 : err_set(err, rc, "%s", why.msg);
 }
 
-static int drop_finalizer(struct pass *p, struct err *err)
-{
-    struct client_resource resource = kind_resource(&kind_cluster);
-    json_t *list = json_at(p->r->obj, "metadata.finalizers"), *f;
-    size_t i;
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), CLUSTER_FINALIZER)) {
-            json_array_remove(list, i);
-            break;
-        }
-    int rc = client_update(p->r->client, &resource, p->r->obj, NULL, err);
-    return rc == ERR_NOT_FOUND ? 0 : rc;
-}
-
 static int finish(struct pass *p, struct err *err)
 {
     struct reconcile *r = p->r;
@@ -678,7 +664,7 @@ static int finish(struct pass *p, struct err *err)
         return save_status(p, before, err);
     }
     const char *what = arena_printf(r->arena, "%d processes ended, %d files removed; no process, file or listener is left", __builtin_popcount(p->memory.ended), p->memory.files);
-    rc = drop_finalizer(p, err);
+    rc = reconcile_release(r, &kind_cluster, CLUSTER_FINALIZER, err);
     if (rc < 0)
         return rc;
     log_info("cluster removed", KV("namespace", p->site.ns), KV("cluster", p->site.name), KV("uid", p->site.uid), KV("what", what));

@@ -92,6 +92,12 @@ size_t nodes_list(const struct site *s, const char *pool, int from, struct arena
 /* One step of a node's end; *ret_done: nothing of it is left. client NULL: its cluster needs not be told. *files grows by what was removed. ret_why (may be NULL): what it waits for, when that takes long; in the pass's arena. */
 int node_remove(struct kaas *k, struct client *client, const struct node *n, bool *ret_done, const char **ret_why, int *files, struct err *err) NODISCARD;
 
+/* One step: what runs of a pool's nodes in clusters of that name that were forced away, all but
+ * this one (uid: "" when there is none). Their control groups go, too; their files stay, as the
+ * cluster's do. *ret_left: so many have not ended. Whose a directory is, its record says, and not
+ * an object that others may write. */
+int nodes_end_orphans(struct kaas *k, const struct site *s, const char *pool, struct arena *a,
+                      size_t *ret_left, struct err *err) NODISCARD;
 /* Ends all nodes of a cluster and its gate, and removes their files and namespaces; one step. *ret_done: nothing is left. */
 int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
 /* After all workloads were ended: hubs are let go, so that nothing of the data directory is mounted. The next gates make others. */

@@ -89,6 +89,55 @@ size_t nodes_list(const struct site *s, const char *pool, int from, struct arena
     return n;
 }
 
+/* ---- a cluster that was forced away ---- */
+
+struct orphans {
+    struct kaas *k;
+    const struct site *alive;
+    const char *root, *pool;
+    struct arena *arena;
+    size_t left;
+    const char *stuck; /* a node whose control groups cannot be removed */
+};
+
+static void end_orphans_of(void *arg, const char *uid, const char *ns, const char *name)
+{
+    struct orphans *o = arg;
+    if (!strcmp(uid, o->alive->uid) || strcmp(ns, o->alive->ns) != 0 ||
+        strcmp(name, o->alive->name) != 0)
+        return;
+    const struct site s = {.uid = arena_strdup(o->arena, uid),
+                           .ns = o->alive->ns,
+                           .name = o->alive->name,
+                           .dir = arena_printf(o->arena, "%s/%s", o->root, uid)};
+    struct node nodes[NODES_MAX];
+    size_t n = nodes_list(&s, o->pool, 0, o->arena, nodes, ARRAY_LEN(nodes));
+    for (size_t i = 0; i < n; i++) {
+        char workload[WORKLOAD_NAME_MAX];
+        node_workload(&nodes[i], workload);
+        if (!node_workload_end(o->k, workload))
+            o->left++;
+        else if (geteuid() == 0 && node_cgroups_remove(nodes[i].cgroup) < 0)
+            o->stuck = arena_strdup(o->arena, nodes[i].name);
+    }
+}
+
+int nodes_end_orphans(struct kaas *k, const struct site *s, const char *pool, struct arena *a,
+                      size_t *ret_left, struct err *err)
+{
+    struct orphans o = {.k = k,
+                        .alive = s,
+                        .root = arena_printf(a, "%s/clusters", k->o.data_dir),
+                        .pool = pool,
+                        .arena = a};
+    int rc = place_each(o.root, end_orphans_of, &o, err);
+    if (rc == 0 && o.stuck)
+        rc = err_set(err, ERR_BUSY, "control groups of node %s cannot be removed", o.stuck);
+    if (rc == 0)
+        *ret_left = o.left;
+    return rc;
+}
+
 /* ---- a cluster's end ---- */
 
 /* The hub goes with its name, and the last one in it. */

@@ -277,7 +277,8 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
         json_put_str(record, "address", n->address);
         json_put_str(record, "podCIDR", n->pod_cidr);
     }
-    if (rc == 0)
+    bool made = rc == 0;
+    if (made)
         rc = join_ready(p->client, n, p->r->arena, &ready, &why, &err);
     if (rc == 0 && ready && !node_has_serving(n)) {
         ready = false;
@@ -286,7 +287,8 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
     json_put(record, "ready", json_boolean(ready));
     if (ready)
         node_passed(p, n, record);
-    else if (rc == ERR_NOT_FOUND && json_at(record, "milliseconds"))
+    else if (made && rc == ERR_NOT_FOUND &&
+             json_at(record, "milliseconds")) /* not the Cluster, whose end is under way */
         register_anew(p, n, record);
     else
         node_waits(p, n, record, rc == 0 || rc == ERR_NOT_FOUND ? *why ? why : "it is not ready" : arena_strdup(p->r->arena, err.msg));
@@ -524,14 +526,16 @@ static int finish(struct pool_pass *p, struct err *err)
     JSON_AUTO before = json_deep_copy(json_object_get(r->obj, "status"));
     if (!obj_has_finalizer(r->obj, NODE_POOL_FINALIZER))
         return 0;
-    int rc = 0;
-    if (p->cluster_obj) {
+    int rc = nodes_end_orphans(p->k, &p->site, r->name, r->arena, &left, &why);
+    if (rc == 0 && p->cluster_obj) {
+        size_t orphans = left;
         /* A cluster that goes, too, or does not answer, needs not be told. */
         bool told = !obj_deleting(p->cluster_obj) && !*suspended_tenant(p->k, p->site.ns, r->arena) && json_at(p->cluster_obj, "status.createMilliseconds");
         if (told && place_load(&p->site, NULL) == 0)
             rc = access_client(&p->site, &p->client, &why);
         if (rc == 0)
             rc = remove_surplus(p, 0, &left, &why);
+        left += orphans;
     }
     if (rc < 0 || left) {
         if (rc < 0)
@@ -539,16 +543,7 @@ static int finish(struct pool_pass *p, struct err *err)
         status_condition(r->obj, "Ready", "False", rc < 0 ? "RemovalBlocked" : p->reason ? p->reason : "Removing", "%s", rc < 0 ? why.msg : p->reason ? p->message : "its nodes are ended");
         return save_status(p, before, err);
     }
-    struct client_resource resource = kind_resource(&kind_node_pool);
-    json_t *list = json_at(r->obj, "metadata.finalizers"), *f;
-    size_t i;
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), NODE_POOL_FINALIZER)) {
-            json_array_remove(list, i);
-            break;
-        }
-    rc = client_update(r->client, &resource, r->obj, NULL, err);
-    return rc == ERR_NOT_FOUND ? 0 : rc;
+    return reconcile_release(r, &kind_node_pool, NODE_POOL_FINALIZER, err);
 }
 
 static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)

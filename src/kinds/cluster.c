@@ -367,14 +367,8 @@ static void validate(const struct kind_context *c, const json_t *obj, const json
 /* From its first moment on it cannot go before what was made for it. */
 static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED, struct err *err UNUSED)
 {
-    json_t *meta = json_object_get(obj, "metadata"), *list = json_object_get(meta, "finalizers");
-    if (old_obj || obj_has_finalizer(obj, CLUSTER_FINALIZER))
-        return 0;
-    if (!json_is_array(list)) {
-        list = json_array();
-        json_object_set_new(meta, "finalizers", list);
-    }
-    json_array_append_new(list, json_string(CLUSTER_FINALIZER));
+    if (!old_obj)
+        obj_add_finalizer(obj, CLUSTER_FINALIZER);
     return 0;
 }
 /* A cluster stands on this cloud's machines, with all that its tenant puts into it. */

@@ -48,14 +48,8 @@ static int namespace_admit(const struct kind_context *c UNUSED, json_t *obj, con
     else if (json_is_object(labels))
         json_object_set_new(labels, LABEL_NAME, json_string(obj_name(obj)));
     /* What is inside goes first; a client that leaves the finalizer out does not mean to take it off. */
-    if (!obj_has_finalizer(obj, NAMESPACE_FINALIZER) && !(old_obj && obj_deleting(old_obj))) {
-        json_t *list = json_object_get(meta, "finalizers");
-        if (!json_is_array(list)) {
-            list = json_array();
-            json_object_set_new(meta, "finalizers", list);
-        }
-        json_array_append_new(list, json_string(NAMESPACE_FINALIZER));
-    }
+    if (!(old_obj && obj_deleting(old_obj)))
+        obj_add_finalizer(obj, NAMESPACE_FINALIZER);
     return 0;
 }
 /* Nothing is added to a tenant that is being closed; nor, by those whom the suspension shuts out, to one that is suspended. */

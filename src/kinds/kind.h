@@ -233,6 +233,9 @@ const char *obj_annotation(const json_t *obj, const char *key);
 int64_t obj_generation(const json_t *obj);
 bool obj_deleting(const json_t *obj); /* has a deletionTimestamp */
 bool obj_has_finalizer(const json_t *obj, const char *name);
+/* Whether it was not there before, or was. */
+bool obj_add_finalizer(json_t *obj, const char *name);
+bool obj_drop_finalizer(json_t *obj, const char *name);
 /* A new document with apiVersion, kind, metadata.name, namespace. */
 json_t *obj_new(const struct kind *k, const char *ns, const char *name);
 /* Appends an owner reference (controller: true, blockOwnerDeletion: true). */

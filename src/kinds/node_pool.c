@@ -133,14 +133,8 @@ static void validate(const struct kind_context *c UNUSED, const json_t *obj, con
 
 static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED, struct err *err UNUSED)
 {
-    json_t *meta = json_object_get(obj, "metadata"), *list = json_object_get(meta, "finalizers");
-    if (old_obj || obj_has_finalizer(obj, NODE_POOL_FINALIZER))
-        return 0;
-    if (!json_is_array(list)) {
-        list = json_array();
-        json_object_set_new(meta, "finalizers", list);
-    }
-    json_array_append_new(list, json_string(NODE_POOL_FINALIZER));
+    if (!old_obj)
+        obj_add_finalizer(obj, NODE_POOL_FINALIZER);
     return 0;
 }
 static const struct kind_ops ops = {.validate = validate, .admit = admit};

@@ -55,6 +55,29 @@ bool obj_has_finalizer(const json_t *obj, const char *name)
     return false;
 }
 
+bool obj_add_finalizer(json_t *obj, const char *name)
+{
+    json_t *meta = META(obj), *list = json_object_get(meta, "finalizers");
+    if (obj_has_finalizer(obj, name))
+        return false;
+    if (!json_is_array(list)) {
+        list = json_array();
+        if (json_object_set_new(meta, "finalizers", list) < 0) /* no metadata */
+            return false;
+    }
+    return json_array_append_new(list, json_string(name)) == 0;
+}
+
+bool obj_drop_finalizer(json_t *obj, const char *name)
+{
+    json_t *list = json_object_get(META(obj), "finalizers"), *f;
+    size_t i;
+    json_array_foreach (list, i, f)
+        if (json_is_string(f) && !strcmp(json_string_value(f), name))
+            return json_array_remove(list, i) == 0;
+    return false;
+}
+
 json_t *obj_new(const struct kind *k, const char *ns, const char *name)
 {
     char version[128];

@@ -233,18 +233,13 @@ static int companions(const struct kind_context *c, const json_t *obj, json_t *r
 
 static int admit(const struct kind_context *c UNUSED, json_t *obj, const json_t *old_obj, json_t **ret_once UNUSED, struct err *err)
 {
-    json_t *meta = json_object_get(obj, "metadata"), *labels = json_object_get(meta, "labels"), *list = json_object_get(meta, "finalizers");
+    json_t *meta = json_object_get(obj, "metadata"), *labels = json_object_get(meta, "labels");
     if (!labels)
         json_object_set_new(meta, "labels", json_pack("{s:s}", LABEL_TENANT, obj_name(obj)));
     else if (json_is_object(labels))
         json_object_set_new(labels, LABEL_TENANT, json_string(obj_name(obj)));
-    if (!old_obj && !obj_has_finalizer(obj, TENANT_FINALIZER)) {
-        if (!json_is_array(list)) {
-            list = json_array();
-            json_object_set_new(meta, "finalizers", list);
-        }
-        json_array_append_new(list, json_string(TENANT_FINALIZER));
-    }
+    if (!old_obj)
+        obj_add_finalizer(obj, TENANT_FINALIZER);
     if (old_obj && !strcmp(tenant_state(old_obj), "Closing") && strcmp(tenant_state(obj), "Closing") != 0)
         return err_field(err, ERR_INVALID, "spec.state", "Invalid value: \"%s\": a tenant that is being closed cannot be opened again; what it had is being deleted", tenant_state(obj));
     return 0;

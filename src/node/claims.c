@@ -210,13 +210,7 @@ static int fulfil(struct claims *c, const json_t *claim, const json_t *content, 
 int claims_release(struct claims *c, const struct client_resource *r, const json_t *obj, const char *finalizer, struct err *err)
 {
     JSON_AUTO doc = json_deep_copy(obj);
-    json_t *list = json_at(doc, "metadata.finalizers"), *f;
-    size_t i;
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), finalizer)) {
-            json_array_remove(list, i);
-            break;
-        }
+    obj_drop_finalizer(doc, finalizer);
     /* Gone first, since one without our finalizer that is not being deleted could be bound again. */
     int rc = obj_deleting(obj) ? client_update(c->client, r, doc, NULL, err) : client_delete(c->client, r, NULL, obj_name(obj), obj_uid(obj), err);
     return rc == ERR_NOT_FOUND || rc == ERR_CONFLICT ? 0 : rc; /* changed meanwhile: it is seen again */

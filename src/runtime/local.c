@@ -132,6 +132,12 @@ static struct entry *entry_new(struct local *l, const char *name)
 
 /* ---- on the loop, under the lock ---- */
 
+/* Somebody has said that it is to end: it has its time for that, and nothing is started anew. */
+static bool is_stopped(const struct entry *e)
+{
+    return !e->wanted && e->argv;
+}
+
 static void ensure_timer(struct entry *e)
 {
     if (!e->timer.loop)
@@ -391,7 +397,7 @@ static void on_wake(void *arg)
     struct local *l = w->runtime;
     pthread_mutex_lock(&l->lock);
     struct entry *e = map_getc(l->entries, w->name);
-    if (e && w->kill && e->record.pid > 0) {
+    if (e && w->kill && e->record.pid > 0 && !is_stopped(e)) {
         e->at_once = e->wanted;
         terminate(e, SIGKILL);
     } else if (e) {
@@ -466,7 +472,7 @@ static int local_stop(struct runtime *r, const char *name, struct err *err UNUSE
     struct local *l = local_of(r);
     pthread_mutex_lock(&l->lock);
     struct entry *e = map_getc(l->entries, name);
-    bool act = e && (e->wanted || !e->argv) && e->state != WORKLOAD_STOPPING;
+    bool act = e && !is_stopped(e) && e->state != WORKLOAD_STOPPING;
     if (e) {
         e->wanted = e->at_once = false;
         if (!e->argv)
@@ -483,7 +489,7 @@ static int local_restart(struct runtime *r, const char *name, const char *why, s
     struct local *l = local_of(r);
     pthread_mutex_lock(&l->lock);
     struct entry *e = map_getc(l->entries, name);
-    if (e)
+    if (e && !is_stopped(e))
         snprintf(e->why, sizeof(e->why), "%s", why);
     pthread_mutex_unlock(&l->lock);
     if (!e)

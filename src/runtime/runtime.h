@@ -48,7 +48,8 @@ struct runtime_ops {
     bool (*differs)(struct runtime *r, const struct workload *w);
     /* Ends and forgets it; idempotent. Absent once runtime_get says WORKLOAD_ABSENT. */
     int (*stop)(struct runtime *r, const char *name, struct err *err);
-    /* Kills the process (SIGKILL), which is then restarted without delay: for hung engines. */
+    /* Kills the process (SIGKILL), which is then restarted without delay: for hung engines. One
+     * that was stopped goes on ending in its own time. */
     int (*restart)(struct runtime *r, const char *name, const char *why, struct err *err);
     void (*get)(struct runtime *r, const char *name, struct workload_status *ret);
     /* Names of all workloads known, adopted ones included; fn on the calling thread. */

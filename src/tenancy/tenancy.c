@@ -152,21 +152,6 @@ static int delete_projects(const struct pass *p, struct err *err)
     return 0;
 }
 
-static int let_go(const struct pass *p, struct err *err)
-{
-    struct client_resource resource = kind_resource(&kind_tenant);
-    JSON_AUTO obj = json_deep_copy(p->r->obj);
-    json_t *list = json_at(obj, "metadata.finalizers"), *f;
-    size_t i;
-    json_array_foreach (list, i, f)
-        if (!strcmp(json_string_value(f), TENANT_FINALIZER)) {
-            json_array_remove(list, i);
-            int rc = client_update(p->r->client, &resource, obj, NULL, err);
-            return rc == ERR_NOT_FOUND ? 0 : rc;
-        }
-    return 0;
-}
-
 /* ---- status ---- */
 
 void tenancy_condition(json_t *obj, const char *type, bool holds, const char *reason, const char *fmt, ...)
@@ -222,7 +207,7 @@ static int reconcile(void *ctx, struct reconcile *r, struct err *err)
     set_status(&p);
     int status_rc = tenancy_save_status(r, &kind_tenant, before, rc < 0 ? NULL : err);
     if (rc == 0 && status_rc == 0 && obj_deleting(r->obj) && !json_array_size(projects))
-        return let_go(&p, err);
+        return reconcile_release(p.r, &kind_tenant, TENANT_FINALIZER, err);
     if (closing && json_array_size(projects))
         r->requeue_ms = LOOK_AGAIN_MS;
     return rc < 0 ? rc : status_rc;

@@ -846,6 +846,16 @@ static void metadata_is_read(void **state UNUSED)
     assert_false(obj_deleting(obj));
     assert_true(obj_has_finalizer(obj, "f"));
     assert_false(obj_has_finalizer(obj, "g"));
+    assert_false(obj_add_finalizer(obj, "f"));
+    assert_true(obj_add_finalizer(obj, "g") && obj_has_finalizer(obj, "g"));
+    assert_true(obj_drop_finalizer(obj, "f") && !obj_has_finalizer(obj, "f"));
+    assert_false(obj_drop_finalizer(obj, "f"));
+    assert_int_equal(json_array_size(json_at(obj, "metadata.finalizers")), 2);
+    JSON_AUTO bare = parsed("{\"metadata\":{\"name\":\"n\"}}");
+    JSON_AUTO none = json_object();
+    assert_false(obj_drop_finalizer(bare, "f") || obj_drop_finalizer(none, "f") ||
+                 obj_add_finalizer(none, "f"));
+    assert_true(obj_add_finalizer(bare, "f") && obj_has_finalizer(bare, "f"));
     static const char *const odd[] = {"{}", "[]", "{\"metadata\":7}", "{\"metadata\":{\"name\":1,\"namespace\":[],\"labels\":7,\"annotations\":[],\"finalizers\":{},\"generation\":\"3\"}}"};
     for (size_t i = 0; i < ARRAY_LEN(odd); i++) {
         JSON_AUTO o = parsed(odd[i]);

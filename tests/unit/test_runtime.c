@@ -369,6 +369,31 @@ static void test_stop_is_gentle_first(void **state)
     assert_false(file_exists(record));
 }
 
+/* A restart kills; what was stopped ends in peace and starts no more. */
+static void test_a_restart_does_not_cut_a_stop_short(void **state)
+{
+    static const char *const argv[] = {"/bin/sleep", "1000", NULL};
+    (void)state;
+    struct err err = ERR_INIT;
+    struct workload_status other = {0};
+    ensure("trap 'echo told >told; until [ -e go ]; do sleep 0.01; done; echo bye >said; exit 0' "
+           "TERM; echo $$ >pid; sleep 1000 & wait");
+    WAIT_FOR(pid_in("pid") > 0);
+    stop();
+    WAIT_FOR(file_has("told", "told"));
+    ASSERT_OK(rt->ops->restart(rt, W, "it was not ready in time", &err));
+    ASSERT_OK(rt->ops->ensure(
+        rt, &(struct workload){.name = "other", .argv = argv},
+        &err)); /* the runtime does one after the other: once this runs, it has seen the restart */
+    WAIT_FOR((rt->ops->get(rt, "other", &other), other.state == WORKLOAD_RUNNING));
+    assert_true(lives(pid_in("pid")));
+    make_file("go");
+    wait_state(WORKLOAD_ABSENT);
+    assert_true(file_has("said", "bye"));
+    ASSERT_OK(rt->ops->stop(rt, "other", &err));
+    WAIT_FOR((rt->ops->get(rt, "other", &other), other.state == WORKLOAD_ABSENT));
+}
+
 static void test_whoever_ignores_sigterm_is_killed(void **state)
 {
     (void)state;
@@ -791,6 +816,7 @@ int main(void)
         TEST(test_restart_says_why),
         TEST(test_same_again_is_nothing_and_changed_restarts),
         TEST(test_stop_is_gentle_first),
+        TEST(test_a_restart_does_not_cut_a_stop_short),
         TEST(test_whoever_ignores_sigterm_is_killed),
         TEST(test_stopped_the_whole_family_ends),
         TEST(test_when_the_leader_dies_the_whole_family_ends),
