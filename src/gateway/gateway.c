@@ -11,6 +11,7 @@
 #include "gateway/cold.h"
 #include "gateway/internal.h"
 #include "gateway/load_report.h"
+#include "gateway/series.h"
 
 #define SERIES_MAX 2000
 #define MODEL_SERIES_MAX 500
@@ -140,6 +141,7 @@ static void loop_deinit(struct loop *loop UNUSED, void *arg)
     recounts_stop(l);
     records_deinit(l);
     map_free(l->pools);
+    series_memos_drop(l->series, SERIES_MEMOS);
     snapshot_unref(l->snapshot);
 }
 
