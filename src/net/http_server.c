@@ -13,7 +13,7 @@
 #define ACCEPT_PAUSE_MS 100
 #define CODED_HEADERS_MAX 30
 #define FLUSHES_A_TURN 8 /* of a TLS record each, about a quarter of a millisecond */
-#define REQUEST_ID_BYTES 25 /* "req-", 20 digits, NUL */
+#define REQUEST_ID_RANDOM_BYTES 12 /* so many that no two are ever the same, and nobody can tell one, or how many there were, from others */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 #define REQUEST_ARENA_FIRST (4608 - 64) /* what a request of the gateway needs, and its head */
 #ifndef __has_feature
@@ -97,7 +97,6 @@ int http_server_start(struct loop *l, const struct http_server_options *o, const
     TAILQ_INIT(&s->held);
     timer_init(&s->accept_again, l, on_accept_again, s);
     timer_init(&s->drained_timer, l, on_drained, s);
-    rnd_bytes(&s->id_prefix, sizeof(s->id_prefix));
     s->tls = tls_ctx_ref(o->tls);
     int rc = o->listen_fd > 0 ? net_adopt(o->listen_fd, &s->fd, &s->bound, err) : net_listen(&o->listen, o->reuse_port, &s->fd, &s->bound, err);
     if (rc == 0)
@@ -219,28 +218,28 @@ bool server_may_flush(struct http_server *s)
     return s->flushes_left-- > 0;
 }
 
-/* The last digits of v. */
-static void put_hex(char *to, uint64_t v, int digits)
+static const char *new_id(struct arena *a)
 {
-    while (digits-- > 0) {
-        to[digits] = "0123456789abcdef"[v & 15];
-        v >>= 4;
+    uint8_t random[REQUEST_ID_RANDOM_BYTES];
+    char *id = ARENA_ARRAY(a, char, 4 + 2 * sizeof(random) + 1), *to = id + 4;
+    rnd_bytes_ahead(random, sizeof(random));
+    memcpy(id, "req-", 4);
+    for (size_t i = 0; i < sizeof(random); i++) {
+        *to++ = "0123456789abcdef"[random[i] >> 4];
+        *to++ = "0123456789abcdef"[random[i] & 15];
     }
+    return id;
 }
 
 struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn)
 {
     struct arena *a = s->spare_count ? s->spare[--s->spare_count] : arena_new_sized(REQUEST_ARENA_MAX, REQUEST_ARENA_FIRST);
     struct http_request *r = ARENA_NEW(a, struct http_request);
-    char *id = ARENA_ARRAY(a, char, REQUEST_ID_BYTES);
-    memcpy(id, "req-", 4);
-    put_hex(id + 4, s->id_prefix, 8);
-    put_hex(id + 12, ++s->id_counter, 12);
     r->arena = a;
     r->server = s;
     r->carrier = carrier;
     r->conn = conn;
-    r->id = id;
+    r->id = new_id(a);
     r->started_ns = clock_mono_ns();
     r->body = STR("");
     return r;

@@ -32,7 +32,7 @@ struct http_request {
     void *conn;                         /* the carrier's */
     void *coding;                       /* the server's: the answer is being compressed */
     uint64_t started_ns;   /* first byte of the request */
-    const char *id;        /* "req-…", unique; X-Request-Id of the answer */
+    const char *id;        /* "req-" and 24 random digits; X-Request-Id of the answer */
 };
 
 struct http_server_ops {

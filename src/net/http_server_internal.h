@@ -59,8 +59,6 @@ struct http_server {
     void (*drained)(void *arg);
     void *drained_arg;
     struct timer drained_timer;
-    uint32_t id_prefix;
-    uint64_t id_counter;
     uint64_t flush_turn; /* turn of the loop that flushes_left is for */
     int flushes_left;
     struct arena *spare[SPARE_ARENAS]; /* of requests that have ended, for those to come */

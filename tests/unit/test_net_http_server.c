@@ -147,6 +147,29 @@ static void keep_alive(void **state)
     assert_int_equal(site.aborts, 0);
 }
 
+/* Who asks twice cannot tell from that how much others asked in between, nor what anybody's is called. */
+static void ids_tell_nothing(void **state)
+{
+    (void)state;
+    char ids[20][25];
+    start((struct http_server_options){0});
+    struct peer *p = peer_connect(&site.addr);
+    for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+        peer_sendc(p, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+        WAIT_UNTIL(peer_has(p, "\r\n\r\n/a"));
+        const char *id = strstr(p->got.ptr, "X-Request-Id: req-");
+        assert_non_null(id);
+        id += strlen("X-Request-Id: req-");
+        assert_int_equal(strspn(id, "0123456789abcdef"), 24);
+        memcpy(ids[i], id, 24);
+        ids[i][24] = 0;
+        for (size_t k = 0; k < i; k++)
+            assert_true(strncmp(ids[i], ids[k], 10) != 0 && strcmp(ids[i] + 14, ids[k] + 14) != 0);
+        peer_forget(p);
+    }
+    peer_close(p);
+}
+
 static void bytes_one_at_a_time(void **state)
 {
     (void)state;
@@ -814,6 +837,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         NET_TEST(keep_alive),
+        NET_TEST(ids_tell_nothing),
         NET_TEST(bytes_one_at_a_time),
         NET_TEST(pipelining),
         NET_TEST(pipelining_far_ahead),
