@@ -11,6 +11,8 @@
 
 #define ACCEPTS_AT_ONCE 64
 #define ACCEPT_PAUSE_MS 100
+#define SHED_AT_ONCE 64
+#define SHED_PAUSE_MS 100
 #define CODED_HEADERS_MAX 30
 #define FLUSHES_A_TURN 8 /* of a TLS record each, about a quarter of a millisecond */
 #define REQUEST_ID_RANDOM_BYTES 12 /* so many that no two are ever the same, and nobody can tell one, or how many there were, from others */
@@ -50,11 +52,88 @@ static void refuse(struct http_server *s, int fd)
     close(fd);
 }
 
+/* ---- who loses idle connections when there is little room ---- */
+
+static size_t connections_of_all(const struct http_server *s)
+{
+    return s->o.connections ? atomic_load_explicit(s->o.connections, memory_order_relaxed) : s->conn_count;
+}
+
+static bool is_crowded(const struct http_server *s)
+{
+    return s->o.shares && connections_of_all(s) > s->o.max_connections / 4 * 3;
+}
+
+struct shedding {
+    struct conn_share *most; /* of those that may lose some, it has most idle ones here */
+    size_t least;            /* who has no more than so many loses none */
+    size_t newer;            /* as many of its idle ones as stay */
+};
+
+static bool forget_idle(void *arg UNUSED, struct conn_share *share)
+{
+    if (share)
+        share->idle = 0;
+    return false;
+}
+
+static bool count_idle(void *arg, struct conn_share *share)
+{
+    struct shedding *sh = arg;
+    if (share && ++share->idle > (sh->most ? sh->most->idle : 0) && share->count > sh->least)
+        sh->most = share;
+    return false;
+}
+
+static bool choose(void *arg, struct conn_share *share)
+{
+    struct shedding *sh = arg;
+    if (share != sh->most)
+        return false;
+    if (!sh->newer)
+        return true;
+    sh->newer--;
+    return false;
+}
+
+/* fn says whether a connection is to be ended; newest first. */
+static void each_idle(struct http_server *s, bool (*fn)(void *arg, struct conn_share *share), void *arg)
+{
+    struct http_server_conn *c = LIST_FIRST(&s->conns), *next;
+    for (; c; c = next) {
+        next = LIST_NEXT(c, link);
+        if (server_conn_is_idle(c) && fn(arg, c->share))
+            server_conn_abort(c);
+    }
+    http2_each_idle(s, fn, arg);
+}
+
+/* Of the connections of this loop: the kernel spreads them, so it has of each address what others have. A batch at a time, so that looking at all is not done for each that comes. */
+static void shed(struct http_server *s)
+{
+    struct shedding sh = {.least = MAX(s->o.max_connections / 100, (size_t)2)};
+    uint64_t now_ms = clock_mono_ms();
+    if (now_ms < s->shed_again_ms)
+        return;
+    pthread_mutex_lock(&s->o.shares->lock);
+    each_idle(s, forget_idle, &sh);
+    each_idle(s, count_idle, &sh);
+    if (sh.most)
+        sh.newer = sh.most->idle - MIN(sh.most->idle, MIN(sh.most->count - sh.least, (size_t)SHED_AT_ONCE));
+    pthread_mutex_unlock(&s->o.shares->lock);
+    if (sh.most)
+        each_idle(s, choose, &sh);
+    else
+        s->shed_again_ms = now_ms + SHED_PAUSE_MS;
+}
+
 static void on_accept(void *arg, int events UNUSED)
 {
     struct http_server *s = arg;
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-        int fd = accept4(s->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct net_addr peer = {.len = sizeof(peer.un)};
+        struct conn_share *share = NULL;
+        int fd = accept4(s->fd, &peer.sa, &peer.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
             continue;
         if (fd < 0) {
@@ -66,10 +145,13 @@ static void on_accept(void *arg, int events UNUSED)
         }
         if (s->o.listen.sa.sa_family != AF_UNIX)
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-        if ((s->o.connections ? atomic_load_explicit(s->o.connections, memory_order_relaxed) : s->conn_count) >= s->o.max_connections)
+        bool crowded = is_crowded(s);
+        if (crowded)
+            shed(s);
+        if (connections_of_all(s) >= s->o.max_connections || (s->o.shares && !conn_shares_take(s->o.shares, &peer, crowded, &share)))
             refuse(s, fd);
         else
-            server_conn_accept(s, fd);
+            server_conn_accept(s, fd, share);
     }
 }
 

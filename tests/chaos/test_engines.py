@@ -532,6 +532,7 @@ def test_a_fresh_engine_is_not_measured_by_the_age_of_the_hung_one(own_cloud):
     cloud.create("modelendpoints", "demo", "fake", {"replicas": 8, "engine": {"driver": "fake"}, "startTimeoutSeconds": late})
     cloud.wait_condition("modelendpoints", "demo", "fake")
     names = [f"fake-{i}" for i in range(8)]
+    wait_for(lambda: all(cloud.condition("modelreplicas", "demo", n).get("status") == "True" for n in names), 60, "all of them to serve")
     pids = {n: pid_of(cloud, n) for n in names}
     wait_for(lambda: all(time.time() - os.stat(f"/proc/{p}").st_ctime > late + 1 for p in pids.values()), 60, "the engines to be older than their start may take")
     for pid in pids.values():
