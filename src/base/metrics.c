@@ -17,9 +17,19 @@
 #define LABEL_VALUE_MAX_BYTES 256
 #define PROC_FILE_MAX_BYTES 4096
 
+/* Of series of one family. */
+struct owner {
+    char *name;
+    size_t count;
+};
+
 struct metric {
     struct metric_family *family;
     char **label_values;
+    struct owner *owner; /* NULL: nobody's */
+    uint64_t gone_ms;    /* since when what it speaks of is not there; 0: it is */
+    size_t memos;        /* that point here */
+    bool dead;           /* it is in its family no more; atomic, all above is under the lock or never changes */
     uint64_t value;    /* counter, gauge (as int64_t), histogram: count */
     uint64_t *buckets; /* not cumulative; one more than the bounds, for +Inf */
     uint64_t sum_bits; /* a double */
@@ -38,8 +48,11 @@ struct metric_family {
     double (*fn)(void *arg);
     void *fn_arg;
     struct map *by_labels;
-    VEC(struct metric *) series;
+    VEC(struct metric *) series; /* oldest first */
     struct metric *other;
+    struct map *owners; /* name → struct owner * */
+    size_t most;        /* series of the owner that has most */
+    size_t gone;        /* series whose subject is not there */
 };
 
 const double metric_latency_buckets[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
@@ -83,6 +96,7 @@ static struct metric_family *make_family(const char *name, const char *help, enu
     if (bucket_count)
         memcpy(f->bounds, buckets, bucket_count * sizeof(*f->bounds));
     f->by_labels = map_new(NULL);
+    f->owners = map_new(NULL);
     *last = f;
     last = &f->next;
     return f;
@@ -115,41 +129,200 @@ static struct metric *make_series(struct metric_family *f, const struct str *lab
     return m;
 }
 
-struct metric *metric_series(struct metric_family *f, const struct str *label_values)
+#define KEY_MAX_BYTES (LABELS_MAX * (LABEL_VALUE_MAX_BYTES + 8))
+
+/* Each value is cut and carries its length, so that no two sets of values make one key. */
+static void make_key(const struct metric_family *f, const struct str *label_values, struct str values[LABELS_MAX], struct sbuf *key)
 {
-    /* Each value is cut and carries its length, so that no two sets of values make one key. */
+    sbuf_init(key, KEY_MAX_BYTES);
+    for (size_t i = 0; i < f->label_count; i++) {
+        values[i] = str_n(label_values[i].ptr, MIN(label_values[i].len, (size_t)LABEL_VALUE_MAX_BYTES));
+        sbuf_add_u64(key, values[i].len);
+        sbuf_add_char(key, ':');
+        sbuf_add(key, values[i]);
+    }
+}
+
+/* ---- whose series are, and how they go; under the lock ---- */
+
+static struct owner *owner_of(const struct metric_family *f, struct str name)
+{
+    return name.len ? map_get(f->owners, name) : NULL;
+}
+
+static void own(struct metric_family *f, struct metric *m, struct str name)
+{
+    if (!name.len)
+        return;
+    struct owner *o = owner_of(f, name);
+    if (!o) {
+        o = XNEW(struct owner);
+        o->name = xstrndup(name.ptr, name.len);
+        map_set(f->owners, name, o);
+    }
+    m->owner = o;
+    o->count++;
+    f->most = MAX(f->most, o->count);
+}
+
+static void disown(struct metric_family *f, struct metric *m)
+{
+    struct owner *o = m->owner;
+    if (!o)
+        return;
+    m->owner = NULL;
+    bool had_most = o->count-- == f->most;
+    if (!o->count) {
+        map_del(f->owners, str_of(o->name));
+        mem_free(o->name);
+        mem_free(o);
+    }
+    if (!had_most)
+        return;
+    f->most = 0;
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(f->owners, &it))
+        f->most = MAX(f->most, ((struct owner *)it.value)->count);
+}
+
+static void free_series(struct metric *m)
+{
+    for (size_t i = 0; i < m->family->label_count; i++)
+        mem_free(m->label_values[i]);
+    mem_free(m->label_values);
+    mem_free(m->buckets);
+    mem_free(m);
+}
+
+/* Its family has it no more; memos that point to it look anew, and the last one frees it. */
+static void retire(struct metric_family *f, size_t index)
+{
+    struct metric *m = f->series.ptr[index];
+    struct str labels[LABELS_MAX], values[LABELS_MAX];
+    CLEANUP(sbuf_deinit) struct sbuf key = {0};
+    for (size_t i = 0; i < f->label_count; i++)
+        labels[i] = str_of(m->label_values[i]);
+    make_key(f, labels, values, &key);
+    map_del(f->by_labels, sbuf_str(&key));
+    memmove(&f->series.ptr[index], &f->series.ptr[index + 1], (--f->series.len - index) * sizeof(*f->series.ptr));
+    f->gone -= m->gone_ms != 0;
+    disown(f, m);
+    __atomic_store_n(&m->dead, true, __ATOMIC_RELAXED);
+    if (!m->memos)
+        free_series(m);
+}
+
+static void forget_memo(struct metric *m)
+{
+    if (m && --m->memos == 0 && m->dead)
+        free_series(m);
+}
+
+/* Which series makes room for a new one of this owner; SIZE_MAX: none does. */
+static size_t find_victim(const struct metric_family *f, struct str owner)
+{
+    size_t found = SIZE_MAX;
+    for (size_t i = 0; f->gone && i < f->series.len; i++) {
+        const struct metric *m = f->series.ptr[i];
+        if (m->gone_ms && (found == SIZE_MAX || m->gone_ms < f->series.ptr[found]->gone_ms))
+            found = i;
+    }
+    const struct owner *o = owner_of(f, owner);
+    if (found != SIZE_MAX || !owner.len || (o ? o->count : 0) + 1 >= f->most)
+        return found;
+    for (size_t i = f->series.len; i-- > 0;) {
+        const struct metric *m = f->series.ptr[i];
+        if (m->owner && m->owner->count == f->most)
+            return i;
+    }
+    return SIZE_MAX;
+}
+
+static bool make_room(struct metric_family *f, struct str owner)
+{
+    if (f->label_count == 0 || map_len(f->by_labels) < f->max_series)
+        return true;
+    size_t victim = find_victim(f, owner);
+    if (victim == SIZE_MAX)
+        return false;
+    retire(f, victim);
+    return true;
+}
+
+static struct metric *find_or_make(struct metric_family *f, const struct str *label_values, struct str owner)
+{
     struct str values[LABELS_MAX];
     CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    sbuf_init(&key, LABELS_MAX * (LABEL_VALUE_MAX_BYTES + 8));
-    for (size_t i = 0; i < f->label_count; i++) {
-        values[i] =
-            str_n(label_values[i].ptr, MIN(label_values[i].len, (size_t)LABEL_VALUE_MAX_BYTES));
-        sbuf_add_u64(&key, values[i].len);
-        sbuf_add_char(&key, ':');
-        sbuf_add(&key, values[i]);
-    }
-    pthread_mutex_lock(&lock);
+    make_key(f, label_values, values, &key);
     struct metric *m = sbuf_ok(&key) ? map_get(f->by_labels, sbuf_str(&key)) : NULL;
-    if (!m && sbuf_ok(&key) && (f->label_count == 0 || map_len(f->by_labels) < f->max_series)) {
+    if (!m && sbuf_ok(&key) && make_room(f, owner)) {
         m = make_series(f, values);
         map_set(f->by_labels, sbuf_str(&key), m);
+        own(f, m, owner);
     } else if (!m) {
         if (!f->other)
             f->other = make_series(f, NULL);
         m = f->other;
     }
+    return m;
+}
+
+struct metric *metric_series(struct metric_family *f, const struct str *label_values)
+{
+    pthread_mutex_lock(&lock);
+    struct metric *m = find_or_make(f, label_values, STR_NULL);
     pthread_mutex_unlock(&lock);
     return m;
 }
 
-struct metric *metric_series_again(struct metric **memo, struct metric_family *f, const struct str *label_values)
+struct metric *metric_series_owned(struct metric **memo, struct metric_family *f, const struct str *label_values, struct str owner)
 {
-    bool same = *memo && (*memo)->family == f;
+    bool same = *memo && (*memo)->family == f && !__atomic_load_n(&(*memo)->dead, __ATOMIC_RELAXED);
     for (size_t i = 0; same && i < f->label_count; i++)
         same = str_eqc(label_values[i], (*memo)->label_values[i]);
-    if (!same)
-        *memo = metric_series(f, label_values);
+    if (same)
+        return *memo;
+    pthread_mutex_lock(&lock);
+    struct metric *before = *memo;
+    *memo = find_or_make(f, label_values, owner);
+    (*memo)->memos++;
+    forget_memo(before);
+    pthread_mutex_unlock(&lock);
     return *memo;
+}
+
+struct metric *metric_series_again(struct metric **memo, struct metric_family *f, const struct str *label_values)
+{
+    return metric_series_owned(memo, f, label_values, STR_NULL);
+}
+
+void metric_memo_drop(struct metric **memo)
+{
+    if (!*memo)
+        return;
+    pthread_mutex_lock(&lock);
+    forget_memo(*memo);
+    pthread_mutex_unlock(&lock);
+    *memo = NULL;
+}
+
+void metric_family_sweep(struct metric_family *f, bool (*there)(void *arg, const char *const *label_values), void *arg, uint64_t now_ms, uint64_t grace_ms)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = f->series.len; i-- > 0;) {
+        struct metric *m = f->series.ptr[i];
+        if (m == f->other)
+            continue;
+        f->gone -= m->gone_ms != 0;
+        if (there(arg, (const char *const *)m->label_values))
+            m->gone_ms = 0;
+        else if (!m->gone_ms)
+            m->gone_ms = MAX(now_ms, (uint64_t)1);
+        f->gone += m->gone_ms != 0;
+        if (m->gone_ms && now_ms - m->gone_ms >= grace_ms)
+            retire(f, i);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 struct metric *metric_counter(const char *name, const char *help)

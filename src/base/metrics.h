@@ -3,7 +3,12 @@
  * A family (name, help, type, label names) is made once at start-up; a series is looked up by its label values and
  * then kept by the caller, so that counting is one atomic add. A family holds at most max_series series (a cap on
  * cardinality); beyond it all new ones share the series whose labels are all "other".
- * Threads: any. Nothing is ever freed before exit.
+ *
+ * Who can make things that series speak of (endpoints, say) could use that cap up for everybody else. So a family's maker may say what is gone, metric_family_sweep(), and a series may have an
+ * owner, metric_series_owned(). A series whose subject is gone is kept for a while, so that its last value is scraped. In a family that is full a new series gets the place of the one that is
+ * gone for longest; else, when the owner of the most has more than one more than the owner of the new one, the place of the newest of his, whose counts go with it: later ones are `other`.
+ *
+ * Threads: any. A series is only freed by a sweep, or in a family that was ever swept or has owners; who counts there does so by a memo, which keeps what it points to. All else is never freed.
  */
 #ifndef SEKI_BASE_METRICS_H
 #define SEKI_BASE_METRICS_H
@@ -24,6 +29,12 @@ struct metric_family *metric_family(const char *name, const char *help, enum met
 struct metric *metric_series(struct metric_family *f, const struct str *label_values);
 /* The same, for who counts with the same labels again and again: *memo (NULL at first) is what was found the last time, and is looked up anew when its labels are others. */
 struct metric *metric_series_again(struct metric **memo, struct metric_family *f, const struct str *label_values);
+/* The same, and where a series is made, it is the owner's: with others he shares the room of the family. */
+struct metric *metric_series_owned(struct metric **memo, struct metric_family *f, const struct str *label_values, struct str owner);
+/* A memo that is used no more; *memo is NULL then. */
+void metric_memo_drop(struct metric **memo);
+/* Asks of each series of f whether what its labels name is there. What was not for grace_ms is freed; what is there again stays. now_ms: monotonic. `there` must be quick: it runs under the lock. */
+void metric_family_sweep(struct metric_family *f, bool (*there)(void *arg, const char *const *label_values), void *arg, uint64_t now_ms, uint64_t grace_ms);
 /* A family without labels and its one series. */
 struct metric *metric_counter(const char *name, const char *help);
 struct metric *metric_gauge(const char *name, const char *help);

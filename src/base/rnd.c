@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/random.h>
 
 void rnd_bytes(void *out, size_t len)
@@ -16,6 +17,18 @@ void rnd_bytes(void *out, size_t len)
         p += n;
         len -= (size_t)n;
     }
+}
+
+void rnd_bytes_ahead(void *out, size_t len)
+{
+    static __thread unsigned char pool[4096];
+    static __thread size_t left;
+    if (left < len) {
+        rnd_bytes(pool, sizeof(pool));
+        left = sizeof(pool);
+    }
+    left -= len;
+    memcpy(out, pool + left, len);
 }
 
 uint64_t rnd_u64(void)

@@ -26,7 +26,7 @@ struct gateway_role {
     struct monitor *monitor;
     struct tls_ctx *tls;
     bool stopping, draining, handed_over;
-    struct reach reach;
+    struct reach reach, trusted; /* of engines; of proxies */
     const char *writer; /* what its journals are called */
     struct takeover_offer *offer;
     struct timer look; /* for what a killed gateway left under the other name: */
@@ -250,6 +250,8 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
                                  .max_connections = connections_that_fit(o->gateway_max_connections),
+                                 .address_share = (int)o->gateway_address_share,
+                                 .trusted = &g->trusted,
                                  .head_timeout_ms = (uint64_t)o->gateway_head_ms,
                                  .body_timeout_ms = (uint64_t)o->gateway_body_ms,
                                  .connect_timeout_ms = 2000,
@@ -327,6 +329,8 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
         rc = loop_signal(g.loop, signals[i], on_signal, &g, &err);
     if (rc == 0)
         rc = reach_parse(o->engine_remote_allow, &g.reach, &err);
+    if (rc == 0)
+        rc = reach_parse(o->gateway_trusted_proxies, &g.trusted, &err);
     struct takeover t = {.conn = -1};
     if (rc == 0)
         rc = take_over(&g, gateway_name(o, a), &t, &err);
@@ -349,5 +353,6 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
         loop_free(g.loop);
     arena_free(g.held);
     reach_deinit(&g.reach);
+    reach_deinit(&g.trusted);
     return rc == 0 ? 0 : 1;
 }

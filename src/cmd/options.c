@@ -48,6 +48,10 @@ static const struct conf_option schema[] = {
      "event loops; 0: one a core"},
     {"gateway", "max-connections", CONF_INT, OPT(gateway_max_connections), "9000", 1, 1000000, NULL,
      NULL, false, "client connections; more are answered 503"},
+    {"gateway", "address-share", CONF_INT, OPT(gateway_address_share), "50", 1, 100, NULL, NULL, false,
+     "percent of max-connections that one client's address (of IPv6, its /64) may have once three quarters are in use; 100: no bound"},
+    {"gateway", "trusted-proxies", CONF_STR, OPT(gateway_trusted_proxies), "127.0.0.0/8,::1", 0, 0, NULL, NULL, false,
+     "networks and addresses, comma-separated, behind which there are many clients: address-share does not hold for them"},
     {"gateway", "max-body", CONF_SIZE, OPT(gateway_max_body), "16M", 1024, 1 << 30, NULL, "bytes",
      false, "largest request body; larger ones are answered 413"},
     {"gateway", "head-timeout", CONF_DURATION, OPT(gateway_head_ms), "10s", 100, 3600000, NULL, NULL,
@@ -255,6 +259,7 @@ int options_load(const struct command_line *cl, struct arena *a, struct options 
         check_listen("metrics-listen", o.metrics_listen, "", err) < 0 ||
         check_listen("metrics-gateway-listen", o.metrics_gateway_listen, "", err) < 0 ||
         check_reach("engine-remote-allow", o.engine_remote_allow, err) < 0 ||
+        check_reach("gateway-trusted-proxies", o.gateway_trusted_proxies, err) < 0 ||
         check_issuers("kubernetes-issuers", o.kubernetes_issuers, err) < 0 ||
         check_otlp("tracing-otlp-endpoint", o.tracing_otlp_endpoint, err) < 0 ||
         check_root_key("secrets-root-key", o.secrets_root_key, err) < 0 ||

@@ -11,6 +11,7 @@
 #include "gateway/cold.h"
 #include "gateway/internal.h"
 #include "gateway/load_report.h"
+#include "gateway/series.h"
 
 #define SERIES_MAX 2000
 #define MODEL_SERIES_MAX 500
@@ -106,6 +107,7 @@ static int loop_init(struct loop *loop, void *arg, struct err *err)
                                     .tls = o->tls,
                                     .max_connections = o->max_connections,
                                     .connections = &l->gateway->connections,
+                                    .shares = o->address_share < 100 ? &l->gateway->shares : NULL,
                                     .max_body_bytes = o->max_body_bytes,
                                     .head_timeout_ms = o->head_timeout_ms,
                                     .body_timeout_ms = o->body_timeout_ms,
@@ -140,6 +142,7 @@ static void loop_deinit(struct loop *loop UNUSED, void *arg)
     recounts_stop(l);
     records_deinit(l);
     map_free(l->pools);
+    series_memos_drop(l->series, SERIES_MEMOS);
     snapshot_unref(l->snapshot);
 }
 
@@ -193,6 +196,8 @@ static void fill_defaults(struct gateway_options *o)
         o->max_body_bytes = 16u << 20;
     if (!o->max_connections)
         o->max_connections = 9000;
+    if (!o->address_share)
+        o->address_share = 50;
     if (!o->connect_timeout_ms)
         o->connect_timeout_ms = 2000;
     if (!o->first_byte_timeout_ms)
@@ -223,6 +228,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     g->o = *o;
     g->o.tls = tls_ctx_ref(o->tls);
     fill_defaults(&g->o);
+    conn_shares_init(&g->shares, g->o.max_connections * (size_t)g->o.address_share / 100, g->o.trusted);
     snprintf(g->audit_name, sizeof(g->audit_name), "audit-%s", g->o.name);
     g->loop_count = MAX(thread_count(o), (int)o->listen_count);
     pthread_mutex_init(&g->lock, NULL);
@@ -352,5 +358,6 @@ void gateway_free(struct gateway *g)
     pthread_cond_destroy(&g->drained);
     pthread_mutex_destroy(&g->lock);
     mem_free(g->loops);
+    conn_shares_deinit(&g->shares);
     mem_free(g);
 }

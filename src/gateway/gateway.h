@@ -35,6 +35,8 @@ struct gateway_options {
     size_t listen_count;
     size_t max_body_bytes;        /* default 16 MiB */
     size_t max_connections;       /* default 9,000 */
+    int address_share;            /* percent of them that one address may have when they run short; default 50, 100: no bound */
+    const struct reach *trusted;  /* proxies: addresses that have no such share; stays the caller's */
     uint64_t head_timeout_ms, body_timeout_ms; /* of a request; 0: as net/http_server.h says */
     uint64_t connect_timeout_ms;  /* to an engine; default 2 s */
     uint64_t first_byte_timeout_ms; /* default 600 s: long prefills are legal */

@@ -84,6 +84,7 @@ struct gateway {
     struct gateway_loop *loops;
     int loop_count;
     atomic_size_t connections; /* of all loops: the kernel spreads them unevenly */
+    struct conn_shares shares; /* of them */
     pthread_mutex_t lock; /* guards draining */
     pthread_cond_t drained;
     int draining;

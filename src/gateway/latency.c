@@ -22,7 +22,7 @@ void latency_init(struct latency_metrics *m)
 static void count(struct metric_family *f, struct metric **memo, const struct latency *l, double value)
 {
     if (value >= 0)
-        metric_observe(metric_series_again(memo, f, (struct str[]){l->tenant, l->project, l->endpoint}), value);
+        metric_observe(metric_series_owned(memo, f, (struct str[]){l->tenant, l->project, l->endpoint}, l->tenant), value);
 }
 
 void latency_count(const struct latency_metrics *m, struct latency_memo *memo, const struct latency *l)

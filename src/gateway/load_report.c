@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/rnd.h"
 #include "gateway/internal.h"
+#include "gateway/series.h"
 #include "kinds/inference.h"
 
 #define EVERY_MS 1000
@@ -193,10 +194,24 @@ static void report(struct load_report *r)
     }
 }
 
+/* Here, as this thread may take its time. */
+static void look_at_series(struct gateway *g, uint64_t *at_ms)
+{
+    unsigned long long version;
+    uint64_t now_ms = clock_mono_ms();
+    if (now_ms < *at_ms)
+        return;
+    struct snapshot *s = feed_take(g->feed, &version);
+    if (s)
+        series_sweep(&g->metrics, s, now_ms);
+    snapshot_unref(s);
+    *at_ms = now_ms + SERIES_LOOK_MS;
+}
+
 static void *run(void *arg)
 {
     struct load_report *r = arg;
-    uint64_t next_ms = clock_mono_ms();
+    uint64_t next_ms = clock_mono_ms(), series_ms = 0;
     for (;;) {
         pthread_mutex_lock(&r->lock);
         for (;;) {
@@ -211,6 +226,7 @@ static void *run(void *arg)
         if (stop)
             return NULL;
         report(r);
+        look_at_series(r->gateway, &series_ms);
         next_ms = clock_mono_ms() + EVERY_MS;
     }
 }

@@ -122,14 +122,13 @@ static void settle_turn(struct request *q, const struct usage *u)
 void request_count_tokens(struct gateway_loop *l, struct gateway_series *memo, const struct usage *u)
 {
     struct metric_family *tokens = l->gateway->metrics.tokens;
-    struct gateway_series none = {0};
-    memo = memo ? memo : &none;
+    memo = memo ? memo : &l->series[0];
     if (u->prompt_tokens)
-        metric_add(metric_series_again(&memo->input, tokens, (struct str[]){u->project, u->endpoint, STR("input")}), (uint64_t)u->prompt_tokens);
+        metric_add(metric_series_owned(&memo->input, tokens, (struct str[]){u->project, u->endpoint, STR("input")}, u->tenant), (uint64_t)u->prompt_tokens);
     if (u->cached_tokens)
-        metric_add(metric_series_again(&memo->cached, tokens, (struct str[]){u->project, u->endpoint, STR("cached")}), (uint64_t)u->cached_tokens);
+        metric_add(metric_series_owned(&memo->cached, tokens, (struct str[]){u->project, u->endpoint, STR("cached")}, u->tenant), (uint64_t)u->cached_tokens);
     if (u->completion_tokens)
-        metric_add(metric_series_again(&memo->output, tokens, (struct str[]){u->project, u->endpoint, STR("output")}), (uint64_t)u->completion_tokens);
+        metric_add(metric_series_owned(&memo->output, tokens, (struct str[]){u->project, u->endpoint, STR("output")}, u->tenant), (uint64_t)u->completion_tokens);
 }
 
 /* has_tokens: they are known now. */
@@ -145,7 +144,7 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns, boo
         return;
     bool ok = q->outcome == OUTCOME_OK, answered = q->first_ns && is_success(q->status);
     struct str labels[] = {str_of(q->route->operation), u->model, ok ? STR("") : u->outcome};
-    metric_observe(metric_series_again(&memo->duration, m->duration, labels), (double)(now_ns - q->start_ns) / 1e9);
+    metric_observe(metric_series_owned(&memo->duration, m->duration, labels, u->tenant), (double)(now_ns - q->start_ns) / 1e9);
     bool paced = answered && ok && q->streaming && u->completion_tokens > 1;
     struct latency l = {.tenant = u->tenant, .project = str_of(q->endpoint->project), .endpoint = u->endpoint, .queue = q->waited_ms < 0 ? -1 : (double)q->waited_ms / 1000,
                         .first = answered ? (double)(q->first_ns - q->start_ns) / 1e9 : -1, .duration = (double)(now_ns - q->start_ns) / 1e9,
@@ -153,9 +152,9 @@ static void count(struct request *q, const struct usage *u, uint64_t now_ns, boo
     latency_count(&m->latency, &memo->latency, &l);
     slo_count(&m->slo, &memo->slo, u);
     if (answered)
-        metric_observe(metric_series_again(&memo->first, m->first, labels), l.first);
+        metric_observe(metric_series_owned(&memo->first, m->first, labels, u->tenant), l.first);
     if (paced)
-        metric_observe(metric_series_again(&memo->per_token, m->per_token, labels), l.per_token);
+        metric_observe(metric_series_owned(&memo->per_token, m->per_token, labels, u->tenant), l.per_token);
     if (has_tokens)
         request_count_tokens(q->loop, memo, u);
 }

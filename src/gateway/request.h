@@ -90,7 +90,7 @@ void request_usage(const struct request *q, struct usage *u);
 /* The most that it may cost there, at q's price: what is reserved of budgets. Its prompt as estimated, and the whole of the answers that it lets the engine make; where it does not say, what is
  * expected of them, and not less than a floor. */
 int64_t request_most(const struct request *q, const struct snap_endpoint *e, int64_t prompt);
-/* u's tokens, into the metrics. memo: of the loop's, or NULL. */
+/* u's tokens, into the metrics. memo: of the loop's; NULL: any. */
 void request_count_tokens(struct gateway_loop *l, struct gateway_series *memo, const struct usage *u);
 /* The last line: see above. */
 void request_settle(struct request *q, int status, enum outcome outcome);

@@ -44,8 +44,8 @@ void slo_count(const struct slo_metrics *m, struct slo_memo *memo, const struct 
             continue;
         for (int good = 0; good < 2; good++) { /* both are there from the first one on: a rate needs a zero to grow from */
             struct str labels[] = {u->tenant, u->levels.project, u->endpoint, objective, good ? STR("good") : STR("bad")};
-            metric_add(metric_series_again(&memo->results[k][good], m->requests, labels), l->good == good);
+            metric_add(metric_series_owned(&memo->results[k][good], m->requests, labels, u->tenant), l->good == good);
         }
-        metric_set(metric_series_again(&memo->budgets[k], m->budget, (struct str[]){u->levels.project, u->endpoint, objective}), SLO_WHOLE - l->target);
+        metric_set(metric_series_owned(&memo->budgets[k], m->budget, (struct str[]){u->levels.project, u->endpoint, objective}, u->tenant), SLO_WHOLE - l->target);
     }
 }

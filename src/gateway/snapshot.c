@@ -345,6 +345,19 @@ void snapshot_each_scaled(const struct snapshot *s, void (*fn)(void *arg, const 
             fn(arg, s->endpoints.ptr[i]);
 }
 
+void snapshot_each_endpoint(const struct snapshot *s, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg)
+{
+    for (size_t i = 0; i < s->endpoints.len; i++)
+        fn(arg, s->endpoints.ptr[i]);
+}
+
+void snapshot_each_key(const struct snapshot *s, void (*fn)(void *arg, const struct snap_key *k), void *arg)
+{
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(s->keys, &it))
+        fn(arg, it.value);
+}
+
 static bool has_name(void *arg, const char *name)
 {
     return map_getc(arg, name) != NULL;

@@ -119,6 +119,9 @@ int snapshot_adapter(const struct snap_replica *r, const char *name);
 void snapshot_each(const struct snapshot *s, const struct snap_key *k, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
 /* Endpoints whose number of replicas follows what is asked of them. */
 void snapshot_each_scaled(const struct snapshot *s, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
+/* All of them, routes too; and all keys. */
+void snapshot_each_endpoint(const struct snapshot *s, void (*fn)(void *arg, const struct snap_endpoint *e), void *arg);
+void snapshot_each_key(const struct snapshot *s, void (*fn)(void *arg, const struct snap_key *k), void *arg);
 /* Once s is what everybody finds: targets that it does not have get nothing any more. The builder's thread. */
 void snapshot_close_targets(const struct snapshot *s, struct snapshot_memory *m);
 /* See target_tell(). Any thread. */

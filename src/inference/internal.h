@@ -32,6 +32,7 @@ struct replica_memory {
     struct engine_liveness liveness;
     uint64_t generation;    /* of the workload that it is about */
     uint64_t begun_ms;      /* when the wait for the first answer began */
+    uint64_t ended, ended_ms; /* generation of the process that was killed, and when: it may be there for a moment more */
     bool was_ready, load_counted;
     uint64_t counters_ms;   /* when its counters were last shown, monotonic; 0: not yet */
     struct engine_tokens own; /* what it did for us, which nobody is billed for */

@@ -10,6 +10,7 @@
 #include "kinds/borrowed.h"
 
 #define LOADING_LOOK_MS 200u
+#define KILL_AGAIN_MS 10000 /* a process that was killed and is still there is waited for so long */
 #define AWAY_LOOK_MAX_MS 10000u /* at a server elsewhere that does not answer */
 #define STOPPING_LOOK_MS 100u
 #define LEAVING_LOOK_MS 100u
@@ -319,16 +320,34 @@ static void publish(struct pass *p)
     p->memory.was_ready = true;
 }
 
+/* What was asked has ended meanwhile: whoever came after it has done nothing wrong yet. */
+static bool runs_another(struct pass *p)
+{
+    struct workload_status now;
+    p->i->runtime->ops->get(p->i->runtime, p->workload, &now);
+    return now.generation != p->w.generation;
+}
+
 static void restart(struct pass *p, const char *reason, const char *why)
 {
     struct err err = ERR_INIT;
     struct runtime *rt = p->i->runtime;
+    struct replica_memory fresh = {.away = p->memory.away};
+    if (p->plan.argv && runs_another(p)) {
+        p->memory = fresh;
+        p->r->requeue_ms = LOADING_LOOK_MS;
+        return;
+    }
     set_condition(p->r->obj, "Ready", "False", reason, "%s", why);
     manager_event(p->i->manager, p->r->obj, "Warning", reason, why);
     log_warn(p->plan.argv ? "engine is restarted" : "engine elsewhere does not serve", KV("replica", p->r->name), KV("namespace", p->r->ns), KV("reason", reason), KV("why", why));
-    if (p->plan.argv && rt->ops->restart(rt, p->workload, why, &err) < 0)
+    if (p->plan.argv && rt->ops->restart(rt, p->workload, why, &err) < 0) {
         log_warn("it could not be restarted", KV("replica", p->r->name), KVE(&err));
-    p->memory = (struct replica_memory){.away = p->memory.away};
+    } else if (p->plan.argv) {
+        fresh.ended = p->w.generation;
+        fresh.ended_ms = clock_mono_ms();
+    }
+    p->memory = fresh;
 }
 
 /* The server elsewhere answers, and does not have the model: what to wait for is somebody's doing. */
@@ -423,12 +442,21 @@ static void judge(struct pass *p, int probe_rc, const struct engine_health *h, c
         publish(p);
 }
 
+/* A process that was killed, and is there for a moment more: it is no new one that loads, and what its age says is nothing against the one that comes. */
+static bool is_ending(struct pass *p)
+{
+    if (!p->plan.argv || !p->memory.ended || p->memory.ended != p->w.generation || clock_mono_ms() - p->memory.ended_ms >= KILL_AGAIN_MS)
+        return false;
+    p->r->requeue_ms = LOADING_LOOK_MS;
+    return true;
+}
+
 static void look_at_engine(struct pass *p)
 {
     struct engine_health h = ENGINE_HEALTH_UNKNOWN;
     struct err err = ERR_INIT;
     int64_t from_ms = clock_wall_ms();
-    if (is_left_alone(p))
+    if (is_left_alone(p) || is_ending(p))
         return;
     if (p->memory.generation != p->w.generation || !p->memory.begun_ms) {
         p->memory = (struct replica_memory){.generation = p->w.generation, .begun_ms = clock_mono_ms() - p->w.running_ms, .away = p->memory.away};

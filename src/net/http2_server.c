@@ -44,6 +44,7 @@ struct http2_conn {
     LIST_ENTRY(http2_conn) link;
     struct http_server *server;
     struct conn *conn;
+    struct conn_share *share; /* NULL: its address has none */
     nghttp2_session *session;
     LIST_HEAD(, http2_stream) streams;
     size_t stream_count, bodies_bytes;
@@ -104,6 +105,7 @@ static void conn2_free(struct http2_conn *c)
     server_conn_count(s, -1);
     nghttp2_session_del(c->session);
     conn_free(c->conn);
+    conn_shares_give(s->o.shares, c->share);
     sbuf_deinit(&c->out);
     mem_free(c);
     server_conn_gone(s);
@@ -714,11 +716,24 @@ static int make_session(struct http2_conn *c)
     return rc;
 }
 
-void http2_accept(struct http_server *s, struct conn *conn)
+void http2_each_idle(struct http_server *s, bool (*fn)(void *arg, struct conn_share *share), void *arg)
+{
+    struct http2_conn *c = LIST_FIRST(&s->conns2), *next;
+    for (; c; c = next) {
+        next = LIST_NEXT(c, link);
+        if (!c->stream_count && !c->failed && fn(arg, c->share)) {
+            nghttp2_session_terminate_session(c->session, NGHTTP2_NO_ERROR);
+            flush(c);
+            fail(c);
+        }
+    }
+}
+
+void http2_accept(struct http_server *s, struct conn *conn, struct conn_share *share)
 {
     struct http2_conn *c = XNEW(struct http2_conn);
     uint64_t now = clock_mono_ms();
-    *c = (struct http2_conn){.server = s, .conn = conn, .idle_since_ms = now, .out_progress_ms = now};
+    *c = (struct http2_conn){.server = s, .conn = conn, .share = share, .idle_since_ms = now, .out_progress_ms = now};
     LIST_INIT(&c->streams);
     sbuf_init(&c->out, OUT_MAX + 64 * 1024);
     timer_init(&c->timer, s->loop, on_timer, c);

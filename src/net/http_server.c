@@ -11,9 +11,11 @@
 
 #define ACCEPTS_AT_ONCE 64
 #define ACCEPT_PAUSE_MS 100
+#define SHED_AT_ONCE 64
+#define SHED_PAUSE_MS 100
 #define CODED_HEADERS_MAX 30
 #define FLUSHES_A_TURN 8 /* of a TLS record each, about a quarter of a millisecond */
-#define REQUEST_ID_BYTES 25 /* "req-", 20 digits, NUL */
+#define REQUEST_ID_RANDOM_BYTES 12 /* so many that no two are ever the same, and nobody can tell one, or how many there were, from others */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 #define REQUEST_ARENA_FIRST (4608 - 64) /* what a request of the gateway needs, and its head */
 #ifndef __has_feature
@@ -50,11 +52,88 @@ static void refuse(struct http_server *s, int fd)
     close(fd);
 }
 
+/* ---- who loses idle connections when there is little room ---- */
+
+static size_t connections_of_all(const struct http_server *s)
+{
+    return s->o.connections ? atomic_load_explicit(s->o.connections, memory_order_relaxed) : s->conn_count;
+}
+
+static bool is_crowded(const struct http_server *s)
+{
+    return s->o.shares && connections_of_all(s) > s->o.max_connections / 4 * 3;
+}
+
+struct shedding {
+    struct conn_share *most; /* of those that may lose some, it has most idle ones here */
+    size_t least;            /* who has no more than so many loses none */
+    size_t newer;            /* as many of its idle ones as stay */
+};
+
+static bool forget_idle(void *arg UNUSED, struct conn_share *share)
+{
+    if (share)
+        share->idle = 0;
+    return false;
+}
+
+static bool count_idle(void *arg, struct conn_share *share)
+{
+    struct shedding *sh = arg;
+    if (share && ++share->idle > (sh->most ? sh->most->idle : 0) && share->count > sh->least)
+        sh->most = share;
+    return false;
+}
+
+static bool choose(void *arg, struct conn_share *share)
+{
+    struct shedding *sh = arg;
+    if (share != sh->most)
+        return false;
+    if (!sh->newer)
+        return true;
+    sh->newer--;
+    return false;
+}
+
+/* fn says whether a connection is to be ended; newest first. */
+static void each_idle(struct http_server *s, bool (*fn)(void *arg, struct conn_share *share), void *arg)
+{
+    struct http_server_conn *c = LIST_FIRST(&s->conns), *next;
+    for (; c; c = next) {
+        next = LIST_NEXT(c, link);
+        if (server_conn_is_idle(c) && fn(arg, c->share))
+            server_conn_abort(c);
+    }
+    http2_each_idle(s, fn, arg);
+}
+
+/* Of the connections of this loop: the kernel spreads them, so it has of each address what others have. A batch at a time, so that looking at all is not done for each that comes. */
+static void shed(struct http_server *s)
+{
+    struct shedding sh = {.least = MAX(s->o.max_connections / 100, (size_t)2)};
+    uint64_t now_ms = clock_mono_ms();
+    if (now_ms < s->shed_again_ms)
+        return;
+    pthread_mutex_lock(&s->o.shares->lock);
+    each_idle(s, forget_idle, &sh);
+    each_idle(s, count_idle, &sh);
+    if (sh.most)
+        sh.newer = sh.most->idle - MIN(sh.most->idle, MIN(sh.most->count - sh.least, (size_t)SHED_AT_ONCE));
+    pthread_mutex_unlock(&s->o.shares->lock);
+    if (sh.most)
+        each_idle(s, choose, &sh);
+    else
+        s->shed_again_ms = now_ms + SHED_PAUSE_MS;
+}
+
 static void on_accept(void *arg, int events UNUSED)
 {
     struct http_server *s = arg;
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-        int fd = accept4(s->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct net_addr peer = {.len = sizeof(peer.un)};
+        struct conn_share *share = NULL;
+        int fd = accept4(s->fd, &peer.sa, &peer.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
             continue;
         if (fd < 0) {
@@ -66,10 +145,13 @@ static void on_accept(void *arg, int events UNUSED)
         }
         if (s->o.listen.sa.sa_family != AF_UNIX)
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-        if ((s->o.connections ? atomic_load_explicit(s->o.connections, memory_order_relaxed) : s->conn_count) >= s->o.max_connections)
+        bool crowded = is_crowded(s);
+        if (crowded)
+            shed(s);
+        if (connections_of_all(s) >= s->o.max_connections || (s->o.shares && !conn_shares_take(s->o.shares, &peer, crowded, &share)))
             refuse(s, fd);
         else
-            server_conn_accept(s, fd);
+            server_conn_accept(s, fd, share);
     }
 }
 
@@ -97,7 +179,6 @@ int http_server_start(struct loop *l, const struct http_server_options *o, const
     TAILQ_INIT(&s->held);
     timer_init(&s->accept_again, l, on_accept_again, s);
     timer_init(&s->drained_timer, l, on_drained, s);
-    rnd_bytes(&s->id_prefix, sizeof(s->id_prefix));
     s->tls = tls_ctx_ref(o->tls);
     int rc = o->listen_fd > 0 ? net_adopt(o->listen_fd, &s->fd, &s->bound, err) : net_listen(&o->listen, o->reuse_port, &s->fd, &s->bound, err);
     if (rc == 0)
@@ -219,28 +300,28 @@ bool server_may_flush(struct http_server *s)
     return s->flushes_left-- > 0;
 }
 
-/* The last digits of v. */
-static void put_hex(char *to, uint64_t v, int digits)
+static const char *new_id(struct arena *a)
 {
-    while (digits-- > 0) {
-        to[digits] = "0123456789abcdef"[v & 15];
-        v >>= 4;
+    uint8_t random[REQUEST_ID_RANDOM_BYTES];
+    char *id = ARENA_ARRAY(a, char, 4 + 2 * sizeof(random) + 1), *to = id + 4;
+    rnd_bytes_ahead(random, sizeof(random));
+    memcpy(id, "req-", 4);
+    for (size_t i = 0; i < sizeof(random); i++) {
+        *to++ = "0123456789abcdef"[random[i] >> 4];
+        *to++ = "0123456789abcdef"[random[i] & 15];
     }
+    return id;
 }
 
 struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn)
 {
     struct arena *a = s->spare_count ? s->spare[--s->spare_count] : arena_new_sized(REQUEST_ARENA_MAX, REQUEST_ARENA_FIRST);
     struct http_request *r = ARENA_NEW(a, struct http_request);
-    char *id = ARENA_ARRAY(a, char, REQUEST_ID_BYTES);
-    memcpy(id, "req-", 4);
-    put_hex(id + 4, s->id_prefix, 8);
-    put_hex(id + 12, ++s->id_counter, 12);
     r->arena = a;
     r->server = s;
     r->carrier = carrier;
     r->conn = conn;
-    r->id = id;
+    r->id = new_id(a);
     r->started_ns = clock_mono_ns();
     r->body = STR("");
     return r;

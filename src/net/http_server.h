@@ -17,6 +17,7 @@
 
 #include "loop/loop.h"
 #include "net/conn.h"
+#include "net/conn_shares.h"
 #include "net/http.h"
 
 struct http_server;
@@ -32,7 +33,7 @@ struct http_request {
     void *conn;                         /* the carrier's */
     void *coding;                       /* the server's: the answer is being compressed */
     uint64_t started_ns;   /* first byte of the request */
-    const char *id;        /* "req-…", unique; X-Request-Id of the answer */
+    const char *id;        /* "req-" and 24 random digits; X-Request-Id of the answer */
 };
 
 struct http_server_ops {
@@ -55,9 +56,11 @@ struct http_server_options {
     struct tls_ctx *tls;        /* NULL: plain; a reference is taken */
     size_t max_connections;     /* default 10,000 */
     atomic_size_t *connections; /* of several servers together, for which max_connections then holds; NULL: of this one */
+    struct conn_shares *shares; /* of the same servers; the caller's, outlives them. Once more than 3/4 of max_connections are there, an address that has its share gets no new ones, and the address that
+                                 * has most idle ones (and more than 1 % of all) loses those. NULL: none has a share */
     size_t max_head_bytes;      /* default 32 KiB → 431 */
     size_t max_body_bytes;      /* default 3 MiB → 413 */
-    uint64_t head_timeout_ms;   /* default 10 s from the first byte */
+    uint64_t head_timeout_ms;   /* default 10 s from the first byte, which a new connection has as long to send */
     uint64_t body_timeout_ms;   /* default 30 s without a byte; at least 1 KiB/s on average after 30 s */
     uint64_t idle_timeout_ms;   /* keep-alive; default 75 s */
     uint64_t write_timeout_ms;  /* default 60 s without the client taking a byte, while bytes wait */

@@ -19,6 +19,7 @@ static void process(struct http_server_conn *c);
 static void conn_really_free(struct http_server_conn *c)
 {
     struct http_server *s = c->server;
+    conn_shares_give(s->o.shares, c->share);
     timer_stop(&c->timer);
     conn_free(c->conn);
     http_body_free(c->body);
@@ -411,6 +412,7 @@ static void hand_over(struct http_server_conn *c)
 {
     struct http_server *s = c->server;
     struct conn *conn = c->conn;
+    struct conn_share *share = c->share;
     timer_stop(&c->timer);
     LIST_REMOVE(c, link);
     server_conn_count(s, -1);
@@ -419,7 +421,7 @@ static void hand_over(struct http_server_conn *c)
     sbuf_deinit(&c->head);
     sbuf_deinit(&c->out);
     mem_free(c);
-    http2_accept(s, conn);
+    http2_accept(s, conn, share);
 }
 
 static void on_ready(void *arg, int events)
@@ -451,21 +453,28 @@ void server_conn_release(struct http_server_conn *c)
     leave(c);
 }
 
-void server_conn_accept(struct http_server *s, int fd)
+bool server_conn_is_idle(const struct http_server_conn *c)
+{
+    return c->state == CONN_HEAD && !c->in.len && !c->reading;
+}
+
+void server_conn_accept(struct http_server *s, int fd, struct conn_share *share)
 {
     struct http_server_conn *c = XNEW(struct http_server_conn);
     c->server = s;
+    c->share = share;
     sbuf_init(&c->in, s->o.max_head_bytes + PIPELINED_MAX + SCRATCH_BYTES);
     sbuf_init(&c->body_bytes, s->o.max_body_bytes);
     sbuf_init(&c->head, RESPONSE_HEAD_MAX);
     sbuf_init(&c->out, SIZE_MAX / 4);
     timer_init(&c->timer, s->loop, on_timer, c);
     if (conn_new(s->loop, fd, s->tls, true, NULL, on_ready, c, &c->conn, NULL) < 0) {
+        conn_shares_give(s->o.shares, share);
         mem_free(c);
         return;
     }
     LIST_INSERT_HEAD(&s->conns, c, link);
     server_conn_count(s, 1);
-    set_timer(c, s->tls ? s->o.head_timeout_ms : s->o.idle_timeout_ms);
+    set_timer(c, MIN(s->o.head_timeout_ms, s->o.idle_timeout_ms)); /* the first byte, with TLS of the first head: who says nothing is no client that may come back */
     conn_want(c->conn, FD_READ);
 }

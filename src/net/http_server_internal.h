@@ -55,12 +55,11 @@ struct http_server {
     TAILQ_HEAD(, server_hold) held; /* oldest first */
     uint64_t release_number;
     size_t conn_count; /* of both */
+    uint64_t shed_again_ms; /* when nobody had idle connections to lose: not before that */
     bool draining, handed_over;
     void (*drained)(void *arg);
     void *drained_arg;
     struct timer drained_timer;
-    uint32_t id_prefix;
-    uint64_t id_counter;
     uint64_t flush_turn; /* turn of the loop that flushes_left is for */
     int flushes_left;
     struct arena *spare[SPARE_ARENAS]; /* of requests that have ended, for those to come */
@@ -71,6 +70,7 @@ struct http_server_conn {
     LIST_ENTRY(http_server_conn) link;
     struct http_server *server;
     struct conn *conn;
+    struct conn_share *share; /* NULL: its address has none */
     enum conn_state state;
     struct http_request *req;
     struct http_body *body;
@@ -100,7 +100,8 @@ struct http_server_conn {
 
 #define PIPELINED_MAX (64 * 1024) /* bytes of later requests that are kept while one is handled */
 
-void server_conn_accept(struct http_server *s, int fd);
+void server_conn_accept(struct http_server *s, int fd, struct conn_share *share);
+bool server_conn_is_idle(const struct http_server_conn *c); /* no request, nor a byte of one */
 void server_conn_abort(struct http_server_conn *c);   /* on_abort if a request runs, then free */
 void server_conn_finish(struct http_server_conn *c);  /* the answer is with the kernel */
 void server_conn_flush(struct http_server_conn *c);   /* writes what is queued */
@@ -124,7 +125,9 @@ int http_target_split(struct http_head *h, struct err *err) NODISCARD;
 bool server_may_flush(struct http_server *s);
 
 /* HTTP/2: takes over a connection whose handshake chose it. */
-void http2_accept(struct http_server *s, struct conn *conn);
+void http2_accept(struct http_server *s, struct conn *conn, struct conn_share *share);
+/* Of each connection without streams, its share; where fn says so the connection is ended. Newest first. */
+void http2_each_idle(struct http_server *s, bool (*fn)(void *arg, struct conn_share *share), void *arg);
 void http2_drain_all(struct http_server *s);
 void http2_abort_all(struct http_server *s);
 

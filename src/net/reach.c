@@ -59,15 +59,24 @@ static bool is_public(const uint8_t addr[16])
     return within(addr, global6.prefix, global6.bits) && !in_any(addr, not_public6, ARRAY_LEN(not_public6));
 }
 
-bool reach_addr(const struct reach *r, const struct sockaddr *sa, bool tls)
+static bool is_listed(const struct reach *r, const uint8_t addr[16])
 {
-    uint8_t addr[16];
-    if (!as_bytes(sa, addr))
-        return false;
     for (size_t i = 0; r && i < r->count; i++)
         if (!r->items[i].unix_path && within(addr, r->items[i].net, r->items[i].bits))
             return true;
-    return tls && is_public(addr);
+    return false;
+}
+
+bool reach_lists(const struct reach *r, const struct sockaddr *sa)
+{
+    uint8_t addr[16];
+    return as_bytes(sa, addr) && is_listed(r, addr);
+}
+
+bool reach_addr(const struct reach *r, const struct sockaddr *sa, bool tls)
+{
+    uint8_t addr[16];
+    return as_bytes(sa, addr) && (is_listed(r, addr) || (tls && is_public(addr)));
 }
 
 /* Absolute, and each part a name. */

@@ -25,6 +25,8 @@ struct reach {
 int reach_parse(const char *text, struct reach *ret, struct err *err) NODISCARD;
 void reach_deinit(struct reach *r);
 
+/* Whether the list itself names its network; r may be NULL: it is empty. */
+bool reach_lists(const struct reach *r, const struct sockaddr *sa);
 /* r may be NULL: the default. */
 bool reach_addr(const struct reach *r, const struct sockaddr *sa, bool tls);
 bool reach_unix(const struct reach *r, const char *path); /* no links are followed here; a path with "..", "." or "//" in it is never allowed */

@@ -524,6 +524,26 @@ def test_an_idle_engine_that_answers_nothing_is_found(own_cloud):
     assert any(e["reason"] == "EngineHung" for e in events)
 
 
+def test_a_fresh_engine_is_not_measured_by_the_age_of_the_hung_one(own_cloud):
+    """A killed process is there for a moment more: it is not a loading one that is late."""
+    cloud = own_cloud()
+    cloud.project("demo")
+    late = 4 * SLOW
+    cloud.create("modelendpoints", "demo", "fake", {"replicas": 8, "engine": {"driver": "fake"}, "startTimeoutSeconds": late})
+    cloud.wait_condition("modelendpoints", "demo", "fake")
+    names = [f"fake-{i}" for i in range(8)]
+    wait_for(lambda: all(cloud.condition("modelreplicas", "demo", n).get("status") == "True" for n in names), 60, "all of them to serve")
+    pids = {n: pid_of(cloud, n) for n in names}
+    wait_for(lambda: all(time.time() - os.stat(f"/proc/{p}").st_ctime > late + 1 for p in pids.values()), 60, "the engines to be older than their start may take")
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: all(pid_of(cloud, n) not in (None, pids[n]) for n in names), 60, "them to be replaced")
+    cloud.wait_condition("modelendpoints", "demo", "fake")
+    events = [e["reason"] for e in cloud.api("GET", "/api/v1/namespaces/demo/events")["items"]]
+    assert "EngineHung" in events and "DeadlineExceeded" not in events
+    assert all(cloud.get("modelreplicas", "demo", n)["status"]["restarts"] == 1 for n in names)
+
+
 def test_a_stopped_engine_is_found(own_cloud):
     """Its kernel accepts connections; it does nothing."""
     cloud = own_cloud()

@@ -184,6 +184,152 @@ static void exposition(void **state)
     assert_true(fabs(at - (double)clock_wall_ms() / 1000) < 120);
 }
 
+/* ---- series that come and go ---- */
+
+static const char *gone_name; /* what is not there */
+
+static bool is_there(void *arg, const char *const *labels)
+{
+    ++*(int *)arg;
+    return !gone_name || strcmp(labels[0], gone_name) != 0;
+}
+
+static void count_one(struct metric_family *f, struct metric **memo, const char *name, const char *owner)
+{
+    metric_add(metric_series_owned(memo, f, (struct str[]){str_of(name)}, str_of(owner)), 1);
+}
+
+/* The value of the series of that name; -1: there is none. */
+static int shown(const char *family, const char *name)
+{
+    CLEANUP(sbuf_deinit) struct sbuf b;
+    char line[128];
+    sbuf_init(&b, 1 << 20);
+    metrics_write(&b);
+    assert_true(sbuf_ok(&b));
+    snprintf(line, sizeof(line), "\n%s{name=\"%s\"} ", family, name);
+    const char *at = strstr(b.ptr, line);
+    return at ? (int)strtol(at + strlen(line), NULL, 10) : -1;
+}
+
+static const char *const name_label[] = {"name", NULL};
+
+static void what_is_gone_is_scraped_for_a_while_and_freed(void **state)
+{
+    (void)state;
+    struct metric_family *f = metric_family("t_gone_total", "x", METRIC_COUNTER, name_label, 10, NULL, 0);
+    struct metric *a = NULL, *b = NULL;
+    int asked = 0;
+    count_one(f, &a, "a", "o");
+    count_one(f, &b, "b", "o");
+    gone_name = "a";
+    metric_family_sweep(f, is_there, &asked, 1000, 500);
+    assert_int_equal(asked, 2);
+    assert_int_equal(shown("t_gone_total", "a"), 1);
+    gone_name = NULL; /* it was made anew */
+    metric_family_sweep(f, is_there, &asked, 1400, 500);
+    gone_name = "a";
+    metric_family_sweep(f, is_there, &asked, 1600, 500);
+    metric_family_sweep(f, is_there, &asked, 2099, 500);
+    assert_int_equal(shown("t_gone_total", "a"), 1);
+    metric_family_sweep(f, is_there, &asked, 2100, 500);
+    assert_int_equal(shown("t_gone_total", "a"), -1);
+    assert_int_equal(shown("t_gone_total", "b"), 1);
+    metric_add(a, 1); /* whoever is in the middle of counting still may */
+    count_one(f, &a, "a", "o");
+    assert_int_equal(shown("t_gone_total", "a"), 1); /* a new one */
+    metric_memo_drop(&a);
+    assert_null(a);
+    metric_memo_drop(&a);
+    metric_memo_drop(&b);
+    assert_int_equal(shown("t_gone_total", "b"), 1);
+}
+
+static void what_is_gone_makes_room_at_once(void **state)
+{
+    (void)state;
+    struct metric_family *f = metric_family("t_room_total", "x", METRIC_COUNTER, name_label, 3, NULL, 0);
+    struct metric *memo = NULL;
+    int asked = 0;
+    count_one(f, &memo, "a", "");
+    count_one(f, &memo, "b", "");
+    count_one(f, &memo, "c", "");
+    count_one(f, &memo, "d", "");
+    assert_int_equal(shown("t_room_total", "d"), -1);
+    assert_int_equal(shown("t_room_total", "other"), 1);
+    gone_name = "b";
+    metric_family_sweep(f, is_there, &asked, 1000, 60000);
+    count_one(f, &memo, "d", "");
+    assert_int_equal(shown("t_room_total", "b"), -1);
+    assert_int_equal(shown("t_room_total", "d"), 1);
+    count_one(f, &memo, "e", ""); /* no other one is gone */
+    assert_int_equal(shown("t_room_total", "other"), 2);
+    assert_int_equal(shown("t_room_total", "a"), 1);
+    metric_memo_drop(&memo);
+    gone_name = NULL;
+}
+
+static void owners_share_the_room(void **state)
+{
+    (void)state;
+    struct metric_family *f = metric_family("t_shared_total", "x", METRIC_COUNTER, name_label, 6, NULL, 0);
+    struct metric *memo = NULL, *greedy = NULL;
+    char name[8];
+    for (int i = 0; i < 9; i++) {
+        snprintf(name, sizeof(name), "g%d", i);
+        count_one(f, i == 5 ? &greedy : &memo, name, "greedy");
+    }
+    assert_int_equal(shown("t_shared_total", "other"), 3); /* all the room is his while nobody else wants it, and no more */
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        count_one(f, &memo, name, "small");
+    }
+    assert_int_equal(shown("t_shared_total", "other"), 4);
+    for (int i = 0; i < 6; i++) {
+        snprintf(name, sizeof(name), "g%d", i);
+        assert_int_equal(shown("t_shared_total", name), i < 3 ? 1 : -1); /* his newest went */
+        snprintf(name, sizeof(name), "s%d", i);
+        assert_int_equal(shown("t_shared_total", name), i < 3 ? 1 : -1);
+    }
+    count_one(f, &greedy, "g5", "greedy"); /* nobody is pushed out by who has as much */
+    assert_int_equal(shown("t_shared_total", "other"), 5);
+    count_one(f, &memo, "third", "third");
+    assert_int_equal(shown("t_shared_total", "third"), 1);
+    metric_memo_drop(&memo);
+    metric_memo_drop(&greedy);
+}
+
+static void *count_what_comes_and_goes(void *arg)
+{
+    struct metric *memo = NULL;
+    char name[8];
+    for (int i = 0; i < 20000; i++) {
+        snprintf(name, sizeof(name), "%d", i / 100 % 5);
+        count_one(arg, &memo, name, name);
+    }
+    metric_memo_drop(&memo);
+    return NULL;
+}
+
+static void series_go_while_others_count(void **state)
+{
+    (void)state;
+    struct metric_family *f = metric_family("t_racing_total", "x", METRIC_COUNTER, name_label, 3, NULL, 0);
+    pthread_t t[3];
+    int asked = 0;
+    for (size_t i = 0; i < ARRAY_LEN(t); i++)
+        assert_int_equal(pthread_create(&t[i], NULL, count_what_comes_and_goes, f), 0);
+    for (uint64_t i = 0; i < 2000; i++) {
+        char name[8];
+        snprintf(name, sizeof(name), "%d", (int)(i % 5));
+        gone_name = name;
+        metric_family_sweep(f, is_there, &asked, 1 + i, 1);
+    }
+    gone_name = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(t); i++)
+        pthread_join(t[i], NULL);
+}
+
 static void *count_and_observe(void *arg)
 {
     struct metric **m = arg;
@@ -222,7 +368,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(log_limits_a_site, start_capture, stop_capture),
         cmocka_unit_test_setup_teardown(log_cuts_what_is_too_long, start_capture, stop_capture),
         cmocka_unit_test(log_levels),
-        cmocka_unit_test(exposition),
+        cmocka_unit_test(exposition), cmocka_unit_test(what_is_gone_is_scraped_for_a_while_and_freed), cmocka_unit_test(what_is_gone_makes_room_at_once),
+        cmocka_unit_test(owners_share_the_room), cmocka_unit_test(series_go_while_others_count),
         cmocka_unit_test(threads_lose_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

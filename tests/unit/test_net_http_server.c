@@ -1,6 +1,8 @@
 /* The HTTP server over loopback: answers, streams, limits in size and time, clients that leave. */
 #include "net_peer.h"
 
+#include <fcntl.h>
+
 #include "net/http_server.h"
 
 enum { LATER_MAX = 16 };
@@ -145,6 +147,29 @@ static void keep_alive(void **state)
     peer_close(p);
     WAIT_UNTIL(http_server_connections(site.server) == 0);
     assert_int_equal(site.aborts, 0);
+}
+
+/* Who asks twice cannot tell from that how much others asked in between, nor what anybody's is called. */
+static void ids_tell_nothing(void **state)
+{
+    (void)state;
+    char ids[20][25];
+    start((struct http_server_options){0});
+    struct peer *p = peer_connect(&site.addr);
+    for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+        peer_sendc(p, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+        WAIT_UNTIL(peer_has(p, "\r\n\r\n/a"));
+        const char *id = strstr(p->got.ptr, "X-Request-Id: req-");
+        assert_non_null(id);
+        id += strlen("X-Request-Id: req-");
+        assert_int_equal(strspn(id, "0123456789abcdef"), 24);
+        memcpy(ids[i], id, 24);
+        ids[i][24] = 0;
+        for (size_t k = 0; k < i; k++)
+            assert_true(strncmp(ids[i], ids[k], 10) != 0 && strcmp(ids[i] + 14, ids[k] + 14) != 0);
+        peer_forget(p);
+    }
+    peer_close(p);
 }
 
 static void bytes_one_at_a_time(void **state)
@@ -477,6 +502,179 @@ static void slow_second_head(void **state)
     WAIT_UNTIL(peer_closed(p));
     assert_int_equal(peer_status(p), 408);
     peer_close(p);
+}
+
+static void silent_connection(void **state)
+{
+    (void)state;
+    clock_test_set(1000000, 1700000000000);
+    start((struct http_server_options){.head_timeout_ms = 10000, .idle_timeout_ms = 75000});
+    struct peer *silent = peer_connect(&site.addr), *spoke = peer_connect(&site.addr);
+    WAIT_UNTIL(http_server_connections(site.server) == 2);
+    tick(9000);
+    peer_sendc(spoke, "GET /1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    WAIT_UNTIL(peer_has(spoke, "\r\n\r\n/1"));
+    assert_false(peer_closed(silent));
+    tick(1001);
+    WAIT_UNTIL(peer_closed(silent));
+    assert_int_equal(silent->got.len, 0); /* closed without a word */
+    tick(60000);
+    assert_false(peer_closed(spoke));
+    peer_close(silent);
+    peer_close(spoke);
+}
+
+/* ---- shares of addresses ---- */
+
+static struct conn_shares shares;
+
+static struct peer *connect_from(const char *source)
+{
+    struct err err = ERR_INIT;
+    struct net_addr from;
+    ASSERT_OK(net_addr_parse(str_of(source), &from, &err));
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, &from.sa, from.len), 0);
+    assert_int_equal(connect(fd, &site.addr.sa, site.addr.len), 0);
+    assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+    return peer_of_fd(fd);
+}
+
+static void connect_many(struct peer **to, size_t count, const char *source, const char *say)
+{
+    for (size_t i = 0; i < count; i++) {
+        to[i] = connect_from(source);
+        peer_sendc(to[i], say);
+        settle();
+    }
+}
+
+static size_t closed_of(struct peer **of, size_t count)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++)
+        n += peer_closed(of[i]);
+    return n;
+}
+
+static void close_many(struct peer **of, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        peer_close(of[i]);
+}
+
+static bool is_served(struct peer *p)
+{
+    peer_forget(p);
+    peer_sendc(p, "GET /s HTTP/1.1\r\nHost: x\r\n\r\n");
+    WAIT_UNTIL(peer_has(p, "\r\n\r\n/s") || peer_closed(p));
+    return peer_has(p, "\r\n\r\n/s");
+}
+
+static void start_shared(const struct reach *trusted)
+{
+    conn_shares_init(&shares, 8, trusted);
+    start((struct http_server_options){.max_connections = 16, .shares = &shares});
+}
+
+static int shared_teardown(void **state)
+{
+    int rc = teardown(state);
+    assert_int_equal(map_len(shares.by_address), 0); /* all were given back */
+    conn_shares_deinit(&shares);
+    return rc;
+}
+
+static void who_has_most_idle_connections_loses_them(void **state)
+{
+    (void)state;
+    struct peer *many[11], *few[2];
+    start_shared(NULL);
+    connect_many(few, 2, "127.0.0.3:0", "");
+    connect_many(many, 11, "127.0.0.2:0", "");
+    assert_true(is_served(many[10]));
+    assert_int_equal(http_server_connections(site.server), 13);
+    assert_int_equal(closed_of(many, 11), 0); /* there was room */
+    struct peer *other = connect_from("127.0.0.4:0");
+    assert_true(is_served(other));
+    WAIT_UNTIL(closed_of(many, 11) == 9); /* a few are everybody's */
+    assert_false(peer_closed(many[10]));  /* the newest ones */
+    assert_true(is_served(few[0]) && is_served(few[1]));
+    assert_int_equal(http_server_connections(site.server), 5);
+    close_many(many, 11);
+    close_many(few, 2);
+    peer_close(other);
+}
+
+static void beyond_its_share_an_address_gets_no_new_ones(void **state)
+{
+    (void)state;
+    struct peer *many[13];
+    start_shared(NULL);
+    connect_many(many, 13, "127.0.0.2:0", "GET / HT"); /* none is idle */
+    assert_int_equal(closed_of(many, 13), 0);
+    struct peer *more = connect_from("127.0.0.2:0"), *other = connect_from("127.0.0.4:0");
+    WAIT_UNTIL(peer_closed(more));
+    assert_int_equal(peer_status(more), 503);
+    assert_true(is_served(other));
+    assert_int_equal(closed_of(many, 13), 0);
+    close_many(many, 13);
+    peer_close(more);
+    WAIT_UNTIL(http_server_connections(site.server) == 1);
+    more = connect_from("127.0.0.2:0"); /* there is room again */
+    assert_true(is_served(more));
+    peer_close(more);
+    peer_close(other);
+}
+
+static void proxies_that_are_trusted_have_no_share(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct reach proxies;
+    struct peer *many[16];
+    ASSERT_OK(reach_parse("127.0.0.2", &proxies, &err));
+    start_shared(&proxies);
+    connect_many(many, 16, "127.0.0.2:0", "");
+    WAIT_UNTIL(http_server_connections(site.server) == 16);
+    assert_int_equal(closed_of(many, 16), 0);
+    assert_true(is_served(many[0]) && is_served(many[15]));
+    close_many(many, 16);
+    WAIT_UNTIL(http_server_connections(site.server) == 0);
+    reach_deinit(&proxies);
+}
+
+static bool takes(const char *text, bool crowded)
+{
+    struct err err = ERR_INIT;
+    struct net_addr a;
+    struct conn_share *share;
+    ASSERT_OK(net_addr_parse(str_of(text), &a, &err));
+    return conn_shares_take(&shares, &a, crowded, &share);
+}
+
+static void an_address_is_a_network_of_ipv6(void **state)
+{
+    (void)state;
+    conn_shares_init(&shares, 2, NULL);
+    assert_true(takes("[2001:db8:1:2::1]:1", true) && takes("[2001:db8:1:2:3::9]:1", true));
+    assert_false(takes("[2001:db8:1:2::4]:1", true));
+    assert_true(takes("[2001:db8:1:3::4]:1", true));
+    assert_true(takes("[2001:db8:1:2::4]:1", false));
+    assert_true(takes("10.0.0.1:1", true) && takes("[::ffff:10.0.0.1]:1", true));
+    assert_false(takes("10.0.0.1:1", true));
+    assert_true(takes("10.0.0.2:1", true));
+    assert_true(takes("unix:/tmp/x", true) && takes("unix:/tmp/x", true) && takes("unix:/tmp/x", true));
+    struct map_iter it = MAP_ITER_INIT;
+    while (map_next(shares.by_address, &it)) {
+        struct conn_share *share = it.value;
+        while (share->count > 1)
+            conn_shares_give(&shares, share);
+        conn_shares_give(&shares, share);
+    }
+    assert_int_equal(map_len(shares.by_address), 0);
+    conn_shares_deinit(&shares);
 }
 
 static void idle_connection(void **state)
@@ -814,6 +1012,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         NET_TEST(keep_alive),
+        NET_TEST(ids_tell_nothing),
         NET_TEST(bytes_one_at_a_time),
         NET_TEST(pipelining),
         NET_TEST(pipelining_far_ahead),
@@ -829,7 +1028,12 @@ int main(void)
         NET_TEST(slow_head),
         NET_TEST(slow_blank_lines),
         NET_TEST(slow_second_head),
+        NET_TEST(silent_connection),
         NET_TEST(idle_connection),
+        cmocka_unit_test_setup_teardown(who_has_most_idle_connections_loses_them, peer_loop_setup, shared_teardown),
+        cmocka_unit_test_setup_teardown(beyond_its_share_an_address_gets_no_new_ones, peer_loop_setup, shared_teardown),
+        cmocka_unit_test_setup_teardown(proxies_that_are_trusted_have_no_share, peer_loop_setup, shared_teardown),
+        cmocka_unit_test(an_address_is_a_network_of_ipv6),
         NET_TEST(slow_body),
         NET_TEST(client_that_takes_nothing),
         NET_TEST(back_pressure),
