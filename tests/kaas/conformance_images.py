@@ -91,12 +91,12 @@ def make_all(folder):
         (root / "agnhost-2").symlink_to("agnhost")
         for i in under("/agnhost:2."):
             if "authenticated" not in i:
-                make(root, i, images, "/agnhost")
+                make(root, i, images, "/agnhost", "--", "pause")
         for animal in ("nautilus", "kitten"):
             (root / "data.json").write_text(f'{{"image": "{animal}.jpg"}}\n')
             (root / f"{animal}.jpg").write_bytes(b"no picture")
             for i in under(f"/{animal}:"):
-                make(root, i, images, "/agnhost", "test-webserver")
+                make(root, i, images, "/agnhost", "--", "test-webserver")
     with tempfile.TemporaryDirectory() as work:
         subprocess.run(["gcc", "-O2", "-static", "-s", "-o", f"{work}/pause", ROOT / "tools" / "kubernetes" / "pause.c"], check=True)
         for i in under("k8s.io/pause:"):

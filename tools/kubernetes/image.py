@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An image of one layer, as an archive that containerd imports: image.py ROOT NAME OUT ENTRYPOINT...
+"""An image of one layer, as an archive that containerd imports: image.py ROOT NAME OUT ENTRYPOINT... [-- COMMAND...]
 The same files give the same bytes: no times, no owners."""
 import hashlib
 import io
@@ -9,6 +9,10 @@ import sys
 import tarfile
 
 root, name, out, *entrypoint = sys.argv[1:]
+command = []
+if "--" in entrypoint:
+    at = entrypoint.index("--")
+    entrypoint, command = entrypoint[:at], entrypoint[at + 1:]
 
 
 def plain(info):
@@ -33,7 +37,7 @@ def layer():
 content = layer()
 config = json.dumps({
     "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine), "os": "linux",
-    "config": {"Entrypoint": entrypoint, "Env": ["PATH=/bin:/usr/bin"], "WorkingDir": "/"},
+    "config": {"Entrypoint": entrypoint, **({"Cmd": command} if command else {}), "Env": ["PATH=/bin:/usr/bin"], "WorkingDir": "/"},
     "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(content).hexdigest()]},
     "history": [{"created_by": "image.py"}]}, sort_keys=True).encode()
 digest = hashlib.sha256(config).hexdigest()
