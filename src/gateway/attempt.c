@@ -11,6 +11,7 @@
 
 #define HELD_MAX 65536 /* of a stream without content: then it is passed on as it is */
 #define ENGINE_MESSAGE_MAX 1024
+#define DRAIN_MS 1000 /* an engine has so long after its stream's last event to end its message */
 #define SLOT_TICK_MS 20
 #define TICK_MS 500 /* while a request waits: its deadline, new replicas */
 #define COLD_TICK_MS 100 /* … while it waits for the first one */
@@ -271,6 +272,8 @@ static bool try_one_less_busy(struct request *q, uint64_t busy_ms)
 
 /* ---- what the engine answers ---- */
 
+static void end_stream(struct request *q);
+
 static bool is_event_stream(struct str type)
 {
     struct str want = STR("text/event-stream");
@@ -336,6 +339,11 @@ static void on_body(void *arg, struct str bytes)
             http_call_cancel(q->call);
             q->call = NULL;
             break_off(q, TARGET_FAILED, OUTCOME_UPSTREAM_ERROR, "The engine failed in the middle of its answer.");
+        } else if (q->scan.done) { /* an engine that keeps its connection then keeps nobody */
+            http_call_let_go(q->call, DRAIN_MS);
+            q->call = NULL;
+            q->ticket.ended = true;
+            end_stream(q);
         }
         return;
     }

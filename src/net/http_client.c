@@ -9,6 +9,7 @@
 
 #define SCRATCH_BYTES (64 * 1024)
 #define READS_AT_ONCE 4
+#define LET_GO_MAX 64 /* of a pool; more are closed at once */
 #define IOV_AT_ONCE 16
 #define USUAL_HEAD_BYTES 511 /* more than most requests' heads have */
 #define SKIPPED_HEADS_MAX 8 /* 1xx responses before the real one */
@@ -29,6 +30,8 @@ struct http_pool {
     struct http_pool_options o;
     char *host, *tls_name;
     struct tls_ctx *tls;
+    LIST_HEAD(, http_call) let_go;
+    int let_go_count;
     TAILQ_HEAD(idle_list, idle_conn) idle; /* the one that was used last first */
     struct timer idle_timer;      /* at the time of the last one, or earlier */
     size_t idle_count, active;
@@ -38,6 +41,7 @@ struct http_pool {
 enum call_state { CALL_CONNECTING, CALL_SENDING, CALL_HEAD, CALL_BODY };
 
 struct http_call {
+    LIST_ENTRY(http_call) link; /* in let_go */
     struct http_pool *pool;
     const struct http_call_ops *ops;
     void *arg;
@@ -53,6 +57,7 @@ struct http_call {
     struct timer later; /* fails or resumes from the loop, never inside http_call_start */
     uint64_t progress_ms;
     bool reused, got_any, keep_alive, is_head, paused, dead;
+    bool let_go;      /* http_call_let_go(): its time runs from then on, whatever comes */
     bool untimed;     /* the body has begun: its timer is to be set, unless all of it is there already */
     bool send_failed; /* the peer takes no more; what it has said may still be read */
     bool complete; /* the body's last byte was handed over, perhaps while paused */
@@ -61,6 +66,7 @@ struct http_call {
 };
 
 static void call_begin(struct http_call *c);
+static void call_release(struct http_call *c);
 static void on_idle_timer(struct timer *t);
 
 /* ---- pools ---- */
@@ -90,6 +96,7 @@ struct http_pool *http_pool_new(struct loop *l, const struct http_pool_options *
     p->tls_name = tls_name_of(p->host);
     p->tls = tls_ctx_ref(o->tls);
     TAILQ_INIT(&p->idle);
+    LIST_INIT(&p->let_go);
     timer_init(&p->idle_timer, l, on_idle_timer, p);
     return p;
 }
@@ -122,6 +129,10 @@ void http_pool_free(struct http_pool *p)
         conn_free(idle_take(TAILQ_FIRST(&p->idle)));
     timer_stop(&p->idle_timer);
     p->closing = true;
+    p->active++; /* it stays until all are let go */
+    while (!LIST_EMPTY(&p->let_go))
+        call_release(LIST_FIRST(&p->let_go));
+    p->active--;
     pool_release(p);
 }
 
@@ -195,6 +206,10 @@ static void call_release(struct http_call *c)
     if (c->dead)
         return;
     c->dead = true;
+    if (c->let_go) {
+        LIST_REMOVE(c, link);
+        c->pool->let_go_count--;
+    }
     timer_stop(&c->timer);
     timer_stop(&c->later);
     conn_free(c->conn);
@@ -418,7 +433,7 @@ static void arrive(struct http_call *c, struct str bytes)
     struct err err = ERR_INIT;
     size_t used = 0;
     bool done;
-    if (c->state == CALL_BODY)
+    if (c->state == CALL_BODY && !c->let_go)
         c->progress_ms = clock_mono_ms(); /* a piece of a head is no head */
     if (c->in.len) {
         sbuf_add(&c->in, bytes);
@@ -623,6 +638,41 @@ void http_call_pause(struct http_call *c, bool paused)
         c->progress_ms = clock_mono_ms();
         timer_start(&c->later, 0);
     }
+}
+
+static void nobody_reads(void *arg UNUSED, struct str bytes UNUSED)
+{
+}
+
+static void nobody_hears_the_end(void *arg UNUSED)
+{
+}
+
+static void nobody_hears_errors(void *arg UNUSED, const struct err *err UNUSED)
+{
+}
+
+void http_call_let_go(struct http_call *c, uint64_t drain_ms)
+{
+    static const struct http_call_ops nobody = {.on_body = nobody_reads, .on_end = nobody_hears_the_end, .on_error = nobody_hears_errors};
+    struct http_pool *p = c->pool;
+    if (c->dead)
+        return;
+    if (c->state != CALL_BODY || !c->conn || c->sent < c->total || p->closing || p->let_go_count == LET_GO_MAX) {
+        call_release(c);
+        return;
+    }
+    c->ops = &nobody;
+    c->arg = NULL;
+    c->o = (struct http_call_options){.idle_timeout_ms = MAX(drain_ms, (uint64_t)1)};
+    c->let_go = true;
+    LIST_INSERT_HEAD(&p->let_go, c, link);
+    p->let_go_count++;
+    http_call_pause(c, false);
+    if (c->busy)
+        c->untimed = true; /* most end in the bytes that are looked at now */
+    else
+        restart_timer(c);
 }
 
 bool http_call_sent_any(const struct http_call *c)

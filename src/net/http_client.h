@@ -27,7 +27,7 @@ struct http_pool_options {
 };
 
 struct http_pool *http_pool_new(struct loop *l, const struct http_pool_options *o);
-/* Cancels nothing that runs: the pool goes when its last call has ended. */
+/* Cancels nothing that runs, but for what was let go: the pool goes when its last call has ended. */
 void http_pool_free(struct http_pool *p);
 
 struct http_call_ops {
@@ -57,6 +57,9 @@ struct http_call *http_call_start(struct http_pool *p, const struct http_call_op
                                   const struct http_call_ops *ops, void *arg);
 void http_call_pause(struct http_call *c, bool paused);
 void http_call_cancel(struct http_call *c); /* no callback afterwards; c is gone */
+/* Its reader has all that he wants: nobody is called any more, and c is the pool's. What is left of the message is read for so long; if it ends by then the connection is kept, else it is closed. Borrowed
+ * bytes are not used any more. */
+void http_call_let_go(struct http_call *c, uint64_t drain_ms);
 bool http_call_sent_any(const struct http_call *c); /* a request byte has left: the peer may have seen it */
 
 const struct net_addr *http_pool_addr(const struct http_pool *p);

@@ -5,7 +5,7 @@ import pytest
 
 from cloud import GROUP, Cloud, wait_for
 from exposition import parse
-from wire import OK_BODY, RawClient, Upstream, answer
+from wire import OK_BODY, RawClient, Upstream, answer, journal
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True}
@@ -32,7 +32,7 @@ def two():
 def engine(two):
     e = two.upstream
     e.go.clear()
-    e.script, e.first[:], e.requests[:] = list(GOOD), [], []
+    e.script, e.first[:], e.requests[:], e.peers[:] = list(GOOD), [], [], []
     yield e
     e.first[:] = []
     e.script = [answer()]
@@ -77,6 +77,31 @@ def test_a_failure_after_content_is_told_in_the_stream(two, engine):
     engine.script = [HEAD, ROLE, TEXT, "close"]
     got = ask(two)
     assert got.status == 200 and b"good" in got.body and b'"code":"upstream_error"' in got.body and len(engine.requests) == 1
+
+
+CHUNKED = HEAD.replace(b"Connection: close", b"Transfer-Encoding: chunked")
+
+
+def chunk(data):
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def test_an_engine_that_keeps_its_connection_after_the_last_event_keeps_nobody(two, engine):
+    """Neither the client, whose answer is whole, nor the gateway for long."""
+    closed = engine.closed
+    engine.script = [CHUNKED, *map(chunk, (ROLE, TEXT, USAGE, DONE)), "hold"]
+    got = ask(two)
+    assert got.status == 200 and got.body == ROLE + TEXT + DONE
+    assert engine.closed == closed, "the answer ended before the connection did"
+    engine.wait(lambda: engine.closed == closed + 1, "the connection to be closed")
+    assert len(engine.requests) == 1
+    records = journal(two.data / "ledger")
+    assert records[-1]["outcome"] == "ok" and records[-1]["completion_tokens"] == 1
+
+
+def test_a_message_that_ends_soon_after_the_last_event_leaves_its_connection(two, engine):
+    engine.script = [CHUNKED, *map(chunk, (ROLE, TEXT, USAGE, DONE)), "gap", b"0\r\n\r\n"]
+    wait_for(lambda: ask(two).body == ROLE + TEXT + DONE and len(set(engine.peers)) < len(engine.peers), what="a connection to be used again")
 
 
 def test_a_long_prefill_is_kept_alive(two, engine):

@@ -205,6 +205,7 @@ class Upstream:
         self.models = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
         self.url = f"http://{host}:{self.listener.getsockname()[1]}/v1"
         self.script, self.first, self.requests, self.closed, self.played, self.metrics, self.tokenizes = [answer()], [], [], 0, 0, None, False
+        self.peers = []  # of requests
         self.changed = threading.Condition()
         self.go = threading.Event()
         self.stopping = False
@@ -249,6 +250,7 @@ class Upstream:
                     continue
                 with self.changed:
                     self.requests.append((head, body))
+                    self.peers.append(sock.getpeername())
                     script = self.first.pop(0) if self.first else self.script
                     script = list(script(head, body) if callable(script) else script)
                     self.changed.notify_all()

@@ -8,7 +8,7 @@ struct call {
     int heads, ends, errors, status, code;
     char msg[ERR_MSG_MAX];
     struct sbuf body;
-    bool pause_in_head, pause_in_body, cancel_in_head, cancel_in_body, cancel_in_end;
+    bool pause_in_head, pause_in_body, cancel_in_head, cancel_in_body, cancel_in_end, let_go_in_body;
 };
 
 static int listener;
@@ -33,6 +33,8 @@ static void on_body(void *arg, struct str bytes)
     sbuf_add(&c->body, bytes);
     if (c->pause_in_body)
         http_call_pause(c->call, true);
+    if (c->let_go_in_body)
+        http_call_let_go(c->call, 1000);
     if (c->cancel_in_body)
         http_call_cancel(c->call);
 }
@@ -553,6 +555,75 @@ static void tick(uint64_t ms)
     settle();
 }
 
+/* Its reader has all that he wants: the message may end in the same bytes, soon, or not at all. */
+static void let_go(void **state)
+{
+    (void)state;
+    clock_test_set(1000000, 1700000000000);
+    open_pool((struct http_pool_options){0});
+    struct peer *p = NULL;
+    static const char *const rests[] = {"0\r\n\r\n", "", "3\r\nany\r\n0\r\n\r\n"};
+    for (size_t i = 0; i < 2 * ARRAY_LEN(rests); i++) { /* told inside the callback, and later; while it is paused, too */
+        struct call c = {.let_go_in_body = i % 2 == 0, .pause_in_body = i != 0};
+        const char *rest = rests[i / 2];
+        char answer[256];
+        begin(&c);
+        p = p ? p : peer_accept(listener);
+        WAIT_UNTIL(peer_has(p, "\r\n\r\n"));
+        peer_forget(p);
+        snprintf(answer, sizeof(answer), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nlast\r\n%s", rest);
+        peer_sendc(p, answer);
+        WAIT_UNTIL(c.body.len == 4);
+        if (!c.let_go_in_body)
+            http_call_let_go(c.call, 1000);
+        if (!*rest) {
+            settle();
+            assert_int_equal(http_pool_idle(pool), 0);
+            tick(900);
+            peer_sendc(p, "0\r\n\r\n");
+        }
+        WAIT_UNTIL(http_pool_active(pool) == 0);
+        assert_int_equal(http_pool_idle(pool), 1); /* one connection is enough for all of them */
+        assert_int_equal(c.ends + c.errors, 0);
+        body_is(&c, "last");
+        forget(&c);
+    }
+    assert_false(peer_waits(listener));
+    struct call c = {.let_go_in_body = true};
+    begin(&c);
+    peer_sendc(p, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nlast\r\n");
+    WAIT_UNTIL(c.body.len == 4);
+    for (int i = 0; i < 3; i++) {
+        assert_false(peer_closed(p));
+        tick(300);
+        peer_sendc(p, "1\r\nx\r\n"); /* buys no time */
+    }
+    tick(101);
+    WAIT_UNTIL(peer_closed(p));
+    assert_int_equal(http_pool_active(pool) + http_pool_idle(pool), 0);
+    assert_int_equal(c.ends + c.errors, 0);
+    forget(&c);
+    peer_close(p);
+}
+
+static void let_go_and_the_pool_goes(void **state)
+{
+    (void)state;
+    struct call c = {.let_go_in_body = true};
+    open_pool((struct http_pool_options){0});
+    begin(&c);
+    struct peer *p = peer_accept(listener);
+    peer_sendc(p, "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nlast");
+    WAIT_UNTIL(c.body.len == 4);
+    assert_int_equal(http_pool_active(pool), 1);
+    http_pool_free(pool);
+    pool = NULL;
+    WAIT_UNTIL(peer_closed(p));
+    assert_int_equal(c.ends + c.errors, 0);
+    forget(&c);
+    peer_close(p);
+}
+
 static void timeouts(void **state)
 {
     (void)state;
@@ -727,6 +798,8 @@ int main(void)
         NET_TEST(pause_before_the_head),
         NET_TEST(early_answer),
         NET_TEST(timeouts),
+        NET_TEST(let_go),
+        NET_TEST(let_go_and_the_pool_goes),
         NET_TEST(slow_sending_is_progress),
         NET_TEST(broken_answers),
         NET_TEST(endless_heads),
