@@ -93,6 +93,7 @@ static void on_look(struct timer *t)
 {
     struct gateway_loop *l = t->arg;
     kept_away_flush(l->gateway->kept_away, clock_mono_ms());
+    refused_flush(l->gateway->refused, clock_mono_ms());
     timer_start(t, KEPT_AWAY_LOOK_MS);
 }
 
@@ -246,8 +247,10 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
         g->open = open_requests_new(o->open_file, o->journal_dir, g->journal, g->o.max_connections);
     if (rc == 0)
         rc = audit_log_open(&(struct audit_log_options){o->journal_dir, g->audit_name, NULL}, &g->audit, err);
-    if (rc == 0)
+    if (rc == 0) {
         g->kept_away = kept_away_new(g->audit);
+        g->refused = refused_new(g->journal);
+    }
     if (rc == 0)
         rc = feed_start(o->client, o->snapshot_file, &g->o.engines, &g->feed, err);
     if (rc == 0 && o->listen_count)
@@ -349,6 +352,7 @@ void gateway_free(struct gateway *g)
     slices_free(g->slices);
     feed_stop(g->feed);
     open_requests_free(g->open);
+    refused_free(g->refused);
     journal_close(g->journal);
     kept_away_free(g->kept_away);
     audit_log_close(g->audit);

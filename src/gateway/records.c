@@ -1,5 +1,7 @@
 #include "gateway/records.h"
 
+#include "base/clock.h"
+#include "gateway/refused.h"
 #include "gateway/request.h"
 
 #define HELD_BYTES_MAX (32 * 1024) /* of an answer: more is not copied */
@@ -74,6 +76,10 @@ void records_add(struct request *q, const struct usage *u)
     struct records *r = &l->records;
     q->record.cost = u->cost;
     if (q->kept_away) {
+        end(q);
+        return;
+    }
+    if (refused_is(u) && refused_take(l->gateway->refused, u, clock_mono_ms())) {
         end(q);
         return;
     }
