@@ -221,7 +221,7 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
         return ERR_CANCELED;
     }
     if (journal_ready(l->gateway->journal, &err) < 0) {
-        answer_refusal(l, r, 503, "server_error", "not_ready", err.msg);
+        answer_refusal(l, r, 503, "server_error", "usage_not_recordable", "The gateway cannot record what is used at the moment, so it serves nothing: the disk of this cloud's operator is full or failing. Try again later.");
         return ERR_UNAVAILABLE;
     }
     request_new(l, r, route, k);
