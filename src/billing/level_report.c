@@ -112,9 +112,10 @@ void level_reports_count(struct level_reports *r, const struct usage *u)
         struct item *i = m ? item_of(m, u, (enum level_kind)k) : NULL;
         if (!i)
             continue;
-        i->requests++;
-        i->bad += !l->good;
-        i->budget += SLO_WHOLE - l->target;
+        int64_t n = usage_requests(u);
+        i->requests += n;
+        i->bad += l->good ? 0 : n;
+        i->budget += (SLO_WHOLE - l->target) * n;
         i->target = l->target;
         m->changed = true;
     }

@@ -146,7 +146,7 @@ void reports_count(struct reports *r, const struct usage *u)
     struct day *d = day_of(r, u);
     char currency[CURRENCY_MAX];
     bool failed = u->status >= 400 || !(str_eqc(u->outcome, "ok") || str_eqc(u->outcome, "client_gone"));
-    add_item(item_of(d, u), &(struct item){.requests = 1, .failed = failed, .prompt = u->prompt_tokens, .cached = u->cached_tokens, .completion = u->completion_tokens,
+    add_item(item_of(d, u), &(struct item){.requests = usage_requests(u), .failed = failed ? usage_requests(u) : 0, .prompt = u->prompt_tokens, .cached = u->cached_tokens, .completion = u->completion_tokens,
                                             .losers = u->hedge_loser_tokens, .replayed = u->replayed_tokens, .unseen = u->unseen_tokens, .inexact = (int64_t)usage_inexact(u)});
     if (u->cost && str_to_array(u->currency, currency, sizeof(currency)) && currency_valid(currency))
         add_cost(item_of(d, u), currency, u->cost);

@@ -234,6 +234,20 @@ static size_t connections_that_fit(int64_t wanted)
     return (size_t)MIN(fit, wanted);
 }
 
+/* A full disk keeps nobody from serving where he is; whoever looks into the file finds the address before. */
+static int tell_addr(struct gateway_role *g, const char *name, const struct net_addr *addr, struct err *err)
+{
+    struct err why = ERR_INIT;
+    int rc = role_write_addr(g->options, g->arena, name, addr, &why);
+    if (rc == ERR_NO_SPACE) {
+        log_warn("where the gateway listens is not written down", KV("name", name), KVE(&why));
+        return 0;
+    }
+    if (rc < 0)
+        *err = why;
+    return rc;
+}
+
 static int start(struct gateway_role *g, struct takeover *t, struct err *err)
 {
     const struct options *o = g->options;
@@ -302,10 +316,10 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
     if (t->conn >= 0 && (rc = takeover_done(t, err)) < 0)
         return rc;
     monitor_addr(g->monitor, &addr);
-    if ((rc = role_write_addr(o, a, metrics, &addr, err)) < 0)
+    if ((rc = tell_addr(g, metrics, &addr, err)) < 0)
         return rc;
     gateway_addr(g->gateway, &addr);
-    if ((rc = role_write_addr(o, a, name, &addr, err)) < 0)
+    if ((rc = tell_addr(g, name, &addr, err)) < 0)
         return rc;
     char text[NET_ADDR_TEXT_MAX];
     net_addr_format(&addr, text);

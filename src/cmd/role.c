@@ -13,6 +13,10 @@ int role_write_addr(const struct options *o, struct arena *a, const char *name, 
     size_t len = strlen(text);
     text[len] = '\n';
     const char *path = options_path(o, a, arena_printf(a, "run/%s.addr", name));
+    CLEANUP(mem_freep) char *before = NULL;
+    size_t before_len;
+    if (file_read(path, sizeof(text), &before, &before_len, NULL) == 0 && str_eq(str_n(before, before_len), str_n(text, len + 1)))
+        return 0; /* also on a full disk */
     return file_write(path, str_n(text, len + 1), 0600, err);
 }
 

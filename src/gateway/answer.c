@@ -45,11 +45,11 @@ void answer_error_body(struct sbuf *out, enum usage_dialect d, int status, const
     sbuf_addc(out, "}}");
 }
 
-void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message)
+void answer_error_limited(struct http_request *r, const struct limit *limits, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message)
 {
     CLEANUP(sbuf_deinit) struct sbuf body = {0};
-    struct http_out_header headers[2];
-    size_t n = 0;
+    struct http_out_header headers[LIMIT_HEADERS_MAX + 2];
+    size_t n = limits ? answer_limit_headers(r->arena, limits, headers) : 0;
     sbuf_init(&body, ERROR_MAX);
     answer_error_body(&body, route_dialect(r->head.path), status, type, code, param, str_of(message), r->id);
     if (status == 401)
@@ -57,6 +57,11 @@ void answer_error(struct http_request *r, int status, const char *type, const ch
     if (retry_after || status == 503)
         headers[n++] = (struct http_out_header){"Retry-After", str_of(retry_after ? retry_after : "1")};
     http_respond(r, status, JSON_TYPE, headers, n, sbuf_str(&body));
+}
+
+void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message)
+{
+    answer_error_limited(r, NULL, status, type, code, param, retry_after, message);
 }
 
 /* Counts what ends before it is a request: no route, no key, a broken head. */

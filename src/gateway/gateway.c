@@ -15,6 +15,7 @@
 
 #define SERIES_MAX 2000
 #define MODEL_SERIES_MAX 500
+#define AUDIT_ROOM (1024 * 1024) /* of the disk, ahead: refusals are counted together, so that this is thousands of records */
 #define THREADS_MAX 256
 #define SNAPSHOT_WAIT_MS 30000 /* of a gateway that takes over … */
 #define API_WAIT_MS 5000       /* … which has a saved one */
@@ -93,6 +94,7 @@ static void on_look(struct timer *t)
 {
     struct gateway_loop *l = t->arg;
     kept_away_flush(l->gateway->kept_away, clock_mono_ms());
+    refused_flush(l->gateway->refused, clock_mono_ms());
     timer_start(t, KEPT_AWAY_LOOK_MS);
 }
 
@@ -212,6 +214,12 @@ static void fill_defaults(struct gateway_options *o)
         o->queue_timeout_ms = 60000;
 }
 
+static void let_place_go(void *arg, void *held)
+{
+    struct open_request *place = held;
+    open_request_end(arg, &place);
+}
+
 static int thread_count(const struct gateway_options *o)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -244,10 +252,15 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
         rc = journal_open(o->journal_dir, g->o.name, &g->journal, err);
     if (rc == 0 && o->open_file)
         g->open = open_requests_new(o->open_file, o->journal_dir, g->journal, g->o.max_connections);
+    if (g->open)
+        journal_on_written(g->journal, let_place_go, g->open);
     if (rc == 0)
         rc = audit_log_open(&(struct audit_log_options){o->journal_dir, g->audit_name, NULL}, &g->audit, err);
-    if (rc == 0)
+    if (rc == 0) {
+        audit_log_keep_room(g->audit, AUDIT_ROOM);
         g->kept_away = kept_away_new(g->audit);
+        g->refused = refused_new(g->journal);
+    }
     if (rc == 0)
         rc = feed_start(o->client, o->snapshot_file, &g->o.engines, &g->feed, err);
     if (rc == 0 && o->listen_count)
@@ -293,7 +306,8 @@ int gateway_ready(struct gateway *g, struct err *err)
 {
     if (!feed_version(g->feed))
         return err_set(err, ERR_UNAVAILABLE, "no routing snapshot yet: the API has not answered");
-    return journal_ready(g->journal, err);
+    int rc = journal_ready(g->journal, err);
+    return rc < 0 ? rc : audit_log_health(g->audit, err);
 }
 
 static void on_drained(void *arg)
@@ -348,8 +362,9 @@ void gateway_free(struct gateway *g)
     load_report_free(g->report);
     slices_free(g->slices);
     feed_stop(g->feed);
-    open_requests_free(g->open);
+    refused_free(g->refused);
     journal_close(g->journal);
+    open_requests_free(g->open);
     kept_away_free(g->kept_away);
     audit_log_close(g->audit);
     tls_ctx_unref(g->upstream_tls);

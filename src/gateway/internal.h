@@ -15,6 +15,7 @@
 #include "gateway/open_requests.h"
 #include "gateway/records.h"
 #include "gateway/recount.h"
+#include "gateway/refused.h"
 #include "gateway/slices.h"
 #include "gateway/slo.h"
 #include "gateway/trace_export.h"
@@ -76,7 +77,8 @@ struct gateway {
     struct slices *slices;
     struct load_report *report;
     struct audit_log *audit; /* refusals */
-    struct kept_away *kept_away; /* those by limits, which are counted */
+    struct kept_away *kept_away; /* those that come too often, which are counted */
+    struct refused *refused;     /* their usage records */
     struct trace_export *traces; /* NULL: none are made */
     struct decision_log *decisions; /* NULL: there is none */
     char audit_name[64];
@@ -129,6 +131,8 @@ void answer_error_body(struct sbuf *out, enum usage_dialect d, int status, const
 /* The dialect that whoever asks for this path speaks. */
 enum usage_dialect route_dialect(struct str path);
 void answer_error(struct http_request *r, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message);
+/* With the headers that tell what is left of limits; NULL: none. */
+void answer_error_limited(struct http_request *r, const struct limit *limits, int status, const char *type, const char *code, const char *param, const char *retry_after, const char *message);
 /* The same before there is a struct request; counted here. */
 void answer_refusal(struct gateway_loop *l, struct http_request *r, int status, const char *type, const char *code, const char *message);
 /* 405; allow: "GET, HEAD". */

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/map.h"
 #include "base/mem.h"
 
@@ -11,7 +12,9 @@
 struct entry {
     uint64_t due_ms; /* the next record may be made then */
     int64_t more;    /* after the last one */
-    bool named;      /* of one key: counts among its tenant's */
+    int64_t first_ms, last_ms; /* of those, by the wall clock */
+    int own; /* records of their own, since it came */
+    bool named;      /* of one key, or address: counts among its tenant's */
     char user[TEXT_MAX], namespace[TEXT_MAX], tenant[TEXT_MAX], rule[TEXT_MAX], reason[TEXT_MAX], source[TEXT_MAX];
     int status;
 };
@@ -19,8 +22,8 @@ struct entry {
 struct kept_away {
     struct audit_log *audit;
     pthread_mutex_t lock;
-    struct map *entries; /* "TENANT\nRULE\nNAMESPACE\nKEY" → struct entry * */
-    struct map *named;   /* tenant → size_t *: how many of its keys are in there */
+    struct map *entries; /* "TENANT\nRULE\nNAMESPACE\nKEY\nPLACE" → struct entry * */
+    struct map *named;   /* tenant → size_t *: how many of its keys are in there; "": of addresses */
 };
 
 struct kept_away *kept_away_new(struct audit_log *audit)
@@ -40,6 +43,13 @@ static void write_counted(struct kept_away *k, struct entry *e)
 {
     struct audit_event event = {.type = AUDIT_REFUSED, .user = str_of(e->user), .namespace = str_of(e->namespace), .tenant = str_of(e->tenant), .source = str_of(e->source), .resource = STR("gateway"),
                                 .status = e->status, .reason = str_of(e->reason), .rule = str_of(e->rule), .count = e->more};
+    char first[CLOCK_TEXT_MAX], last[CLOCK_TEXT_MAX];
+    if (e->more > 1) {
+        clock_format(e->first_ms, first);
+        clock_format(e->last_ms, last);
+        event.first = str_of(first);
+        event.last = str_of(last);
+    }
     audit_log_add_then(k->audit, &event, NULL);
     e->more = 0;
 }
@@ -56,11 +66,11 @@ static size_t *count_of(struct kept_away *k, const char *tenant)
 }
 
 /* *ret_fresh: nobody was counted there since a minute. */
-static struct entry *entry_of(struct kept_away *k, const struct audit_event *e, bool *ret_fresh)
+static struct entry *entry_of(struct kept_away *k, const struct audit_event *e, const char *place, bool *ret_fresh)
 {
     CLEANUP(sbuf_deinit) struct sbuf key = {0};
-    sbuf_init(&key, 4 * TEXT_MAX + 16);
-    sbuf_addf(&key, "%.*s\n%.*s\n%.*s\n%.*s", STR_ARG(e->tenant), STR_ARG(e->rule), STR_ARG(e->namespace), STR_ARG(e->user));
+    sbuf_init(&key, 8 * TEXT_MAX);
+    sbuf_addf(&key, "%.*s\n%.*s\n%.*s\n%.*s\n%s", STR_ARG(e->tenant), STR_ARG(e->rule), STR_ARG(e->namespace), STR_ARG(e->user), place ? place : "");
     struct entry *there = map_get(k->entries, sbuf_str(&key));
     *ret_fresh = !there;
     if (there)
@@ -70,14 +80,15 @@ static struct entry *entry_of(struct kept_away *k, const struct audit_event *e, 
     keep(made->rule, e->rule);
     keep(made->reason, e->reason);
     made->status = e->status;
-    made->named = *count_of(k, made->tenant) < KEPT_AWAY_KEYS;
+    made->named = *count_of(k, made->tenant) < (place ? KEPT_AWAY_ADDRESSES : KEPT_AWAY_KEYS);
     if (made->named) {
         keep(made->user, e->user);
         keep(made->namespace, e->namespace);
+        keep(made->source, place ? str_of(place) : STR(""));
         ++*count_of(k, made->tenant);
     } else {
         sbuf_reset(&key);
-        sbuf_addf(&key, "%s\n%s\n\n", made->tenant, made->rule);
+        sbuf_addf(&key, "%s\n%s\n\n\n", made->tenant, made->rule);
         if ((there = map_get(k->entries, sbuf_str(&key)))) {
             mem_free(made);
             *ret_fresh = false;
@@ -88,18 +99,42 @@ static struct entry *entry_of(struct kept_away *k, const struct audit_event *e, 
     return made;
 }
 
-void kept_away_add(struct kept_away *k, const struct audit_event *e, uint64_t now_ms)
+/* True: e is to have a record of its own. most: so many may. */
+static bool add(struct kept_away *k, const struct audit_event *e, const char *place, int most, uint64_t now_ms)
 {
-    bool fresh;
+    bool fresh, own;
     pthread_mutex_lock(&k->lock);
-    struct entry *entry = entry_of(k, e, &fresh);
-    keep(entry->source, e->source);
-    entry->more++;
-    if (fresh) {
+    struct entry *entry = entry_of(k, e, place, &fresh);
+    if (fresh)
         entry->due_ms = now_ms + KEPT_AWAY_EVERY_MS;
-        write_counted(k, entry);
+    own = entry->named && entry->own < most;
+    entry->own += own;
+    if (!own) {
+        entry->last_ms = clock_wall_ms();
+        if (!entry->more++)
+            entry->first_ms = entry->last_ms;
+        if (!place)
+            keep(entry->source, e->source);
+        if (fresh)
+            write_counted(k, entry);
     }
     pthread_mutex_unlock(&k->lock);
+    return own;
+}
+
+void kept_away_limited(struct kept_away *k, const struct audit_event *e, uint64_t now_ms)
+{
+    struct audit_event own = *e;
+    own.type = AUDIT_REFUSED;
+    own.resource = STR("gateway");
+    if (add(k, e, NULL, 1, now_ms))
+        audit_log_add_then(k->audit, &own, NULL);
+}
+
+void kept_away_refused(struct kept_away *k, const struct audit_event *e, const char *place, uint64_t now_ms)
+{
+    if (add(k, e, place, place ? 1 : KEPT_AWAY_OWN, now_ms))
+        audit_log_add(k->audit, e);
 }
 
 /* Its minute has passed: one more record, or it is forgotten. */

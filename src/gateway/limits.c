@@ -247,6 +247,21 @@ enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits
     return LIMIT_HELD;
 }
 
+enum limit_result limit_take_refused(const struct limit *limits, uint64_t now_ns, struct limit_refusal *ret)
+{
+    for (int s = 0; s < LIMIT_SCOPES; s++) {
+        enum limit_result r = limits[s].counter ? take_rate(&limits[s], LIMIT_REQUESTS, 1, now_ns, ret) : LIMIT_HELD;
+        if (r == LIMIT_HELD)
+            continue;
+        ret->scope = (enum limit_scope)s;
+        while (s-- > 0)
+            if (limits[s].counter)
+                give_rate(&limits[s], LIMIT_REQUESTS, 1);
+        return r;
+    }
+    return LIMIT_HELD;
+}
+
 void limit_settle(struct limit_hold *h, int64_t tokens, bool free)
 {
     if (!h->held)

@@ -64,6 +64,8 @@ void limit_learn(const struct limit *limits, const char *project, const char *en
 enum limit_result { LIMIT_OVER, LIMIT_HELD, LIMIT_ASK };
 /* One request of so many tokens. Not HELD: nothing is, and *ret says why. */
 enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret);
+/* One that is refused for what it is counts all the same, in rates of requests alone. Not HELD: as above. */
+enum limit_result limit_take_refused(const struct limit *limits, uint64_t now_ns, struct limit_refusal *ret);
 /* It has ended and used so many tokens; free: it failed, and does not count. Once; nothing happens when nothing is held. */
 void limit_settle(struct limit_hold *h, int64_t tokens, bool free);
 /* What was settled has turned out to be so many tokens more, or less. */

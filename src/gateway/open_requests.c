@@ -342,7 +342,20 @@ static int recover(const struct open_requests *o, const char *dir, char *file, s
 
 /* ---- the file ---- */
 
-static int settle_old(const struct open_requests *o, const char *path, const char *dir, int fd, struct err *err)
+/* A file of the size that is wanted is emptied where it lies: a full disk might not give its bytes again. */
+static int empty(const char *path, int fd, size_t size, size_t wanted, struct err *err)
+{
+    if (size != wanted || posix_fallocate(fd, 0, (off_t)size) != 0)
+        return ftruncate(fd, 0) < 0 ? err_sys(err, errno, "%s", path) : 0;
+    char *file = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (file == MAP_FAILED)
+        return err_sys(err, errno, "map %s", path);
+    memset(file, 0, size);
+    munmap(file, size);
+    return 0;
+}
+
+static int settle_old(const struct open_requests *o, const char *path, const char *dir, int fd, size_t wanted, struct err *err)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
@@ -356,7 +369,9 @@ static int settle_old(const struct open_requests *o, const char *path, const cha
     munmap(file, (size_t)st.st_size);
     if (rc < 0)
         return rc;
-    return ftruncate(fd, 0) < 0 ? err_sys(err, errno, "%s", path) : 0;
+    if (journal_sequence(o->journal) < 0)
+        return err_set(err, ERR_NO_SPACE, "%s stays as it is, as what it has waits for the disk", path);
+    return empty(path, fd, (size_t)st.st_size, wanted, err);
 }
 
 /* Requests that cannot be counted do not keep this gateway from noting its own. */
@@ -372,10 +387,10 @@ static bool put_aside(const char *path)
 static int map_file(struct open_requests *o, const char *path, const char *dir, size_t places, struct err *err)
 {
     CLEANUP(file_closep) int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    int rc = fd < 0 ? err_sys(err, errno, "%s", path) : settle_old(o, path, dir, fd, err);
+    o->size = lay_out(NULL, places, o->areas);
+    int rc = fd < 0 ? err_sys(err, errno, "%s", path) : settle_old(o, path, dir, fd, o->size, err);
     if (rc < 0)
         return rc;
-    o->size = lay_out(NULL, places, o->areas);
     int eno = posix_fallocate(fd, 0, (off_t)o->size); /* a store for which there is no room would kill us */
     if (eno)
         return err_sys(err, eno, "%s", path);

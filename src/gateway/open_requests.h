@@ -30,7 +30,7 @@ size_t open_requests_walk(char *file, size_t size, open_requests_fn *fn, void *a
 void open_request_begin(struct open_requests *o, struct open_request **place, const struct usage *u, const struct price *price, int64_t prompt_estimate);
 /* What has come by of the attempt's answer. exact: the engine has told the other three. */
 void open_request_note(struct open_request *place, int64_t events, bool exact, int64_t prompt, int64_t cached, int64_t completion);
-/* Its record is in the journal. */
+/* Its record is in the journal. Any thread. */
 void open_request_end(struct open_requests *o, struct open_request **place);
 
 #endif

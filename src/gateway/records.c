@@ -1,5 +1,7 @@
 #include "gateway/records.h"
 
+#include "base/clock.h"
+#include "gateway/refused.h"
 #include "gateway/request.h"
 
 #define HELD_BYTES_MAX (32 * 1024) /* of an answer: more is not copied */
@@ -40,17 +42,24 @@ void records_write(struct gateway_loop *l)
 {
     struct records *r = &l->records;
     struct str bodies[RECORDS_MAX];
+    void *places[RECORDS_MAX];
     const char *at = r->bodies.ptr;
     struct request *q;
     size_t n = 0;
     if (!r->count)
         return;
     STAILQ_FOREACH (q, &r->waiting, record.link) {
+        places[n] = q->tally.place;
         bodies[n++] = str_n(at, q->record.bytes);
         at += q->record.bytes;
     }
-    journal_add_many(l->gateway->journal, bodies, n);
+    journal_add_held(l->gateway->journal, bodies, n, places);
+    n = 0;
     while ((q = STAILQ_FIRST(&r->waiting))) {
+        if (!places[n++] && q->tally.place) { /* its record waits for the disk: until then the place has it */
+            tally_note(q);
+            q->tally.place = NULL;
+        }
         STAILQ_REMOVE_HEAD(&r->waiting, record.link);
         q->record.waits = false;
         end(q);
@@ -74,6 +83,10 @@ void records_add(struct request *q, const struct usage *u)
     struct records *r = &l->records;
     q->record.cost = u->cost;
     if (q->kept_away) {
+        end(q);
+        return;
+    }
+    if (refused_is(u) && refused_take(l->gateway->refused, u, clock_mono_ms())) {
         end(q);
         return;
     }

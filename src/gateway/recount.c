@@ -172,7 +172,9 @@ static void finish(struct recount *r)
     request_count_tokens(r->loop, NULL, u);
     log_debug("tokens of a stream that ended without its usage", KVS("request", u->id), KVI("prompt_tokens", u->prompt_tokens), KVI("completion_tokens", u->completion_tokens),
               KVI("tokenized", u->tokenized));
-    journal_add(g->journal, u);
+    void *place = r->place;
+    journal_add_one_held(g->journal, u, &place);
+    r->place = place;
     records_end(g, &r->place, &r->money, u->cost, u->start_ms);
     wipe(&r->text);
     wipe(&r->prompt);

@@ -220,13 +220,49 @@ void request_settle(struct request *q, int status, enum outcome outcome)
         records_add(q, &u); /* last: u's texts and costs are what they stay */
 }
 
+static void count_limited(struct request *q, enum limit_scope scope, const char *unit)
+{
+    q->kept_away = true;
+    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(scope)), str_of(unit)}), 1);
+}
+
+static void refuse_limited(struct request *q, const struct limit_refusal *why)
+{
+    count_limited(q, why->scope, limit_unit_text(why->unit));
+    gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(why->scope), limit_unit_text(why->unit));
+    request_settle(q, 429, OUTCOME_REFUSED_BY_US);
+    answer_limited(q->http, q->key, why);
+}
+
+/* What is refused for the caller's own fault, before limits were asked, costs a request: else it could be asked without end. Whoever has none left gets 429 in its place, also where another gateway may
+ * have one. False: answered so. */
+static bool pay_refusal(struct request *q)
+{
+    struct limit_refusal why;
+    if (q->hold.held || q->paid || q->committed)
+        return true;
+    if (limit_take_refused(q->key->limits, clock_mono_ns(), &why) != LIMIT_HELD) {
+        refuse_limited(q, &why);
+        return false;
+    }
+    q->paid = true;
+    return true;
+}
+
+static bool is_callers_fault(int status, enum outcome outcome)
+{
+    return outcome == OUTCOME_REFUSED_BY_US && status >= 400 && status < 500 && status != 429;
+}
+
 void request_refuse(struct request *q, int status, enum outcome outcome, const char *type, const char *code, const char *param, const char *message)
 {
     CLEANUP(sbuf_deinit) struct sbuf event = {0};
+    if (is_callers_fault(status, outcome) && !pay_refusal(q))
+        return;
     bool is_told_when = q->retry_after[0] && (status == 503 || status == 429 || status == q->status); /* else it is of an attempt before */
     request_settle(q, status, outcome);
     if (!q->committed) {
-        answer_error(q->http, status, type, code, param, is_told_when ? q->retry_after : NULL, message);
+        answer_error_limited(q->http, q->paid ? q->key->limits : NULL, status, type, code, param, is_told_when ? q->retry_after : NULL, message);
         return;
     }
     sbuf_init(&event, 16384);
@@ -242,6 +278,8 @@ void request_refuse(struct request *q, int status, enum outcome outcome, const c
 void request_refuse_border(struct request *q, const char *rule)
 {
     char message[MODEL_NAME_MAX + 700];
+    if (!pay_refusal(q))
+        return;
     decision_refused(q->decision, rule);
     snprintf(message, sizeof(message), "No site that serves the model `%s` is allowed for this request (rule %.600s): use another model, or ask whoever wrote the rule.", q->body.model, rule);
     gateway_audit_refusal(q->loop, q->http, q->key, 403, "residency_denied", rule);
@@ -251,6 +289,8 @@ void request_refuse_border(struct request *q, const char *rule)
 void request_refuse_unknown(struct request *q)
 {
     char message[MODEL_NAME_MAX + 256];
+    if (!pay_refusal(q))
+        return;
     snprintf(message, sizeof(message), "The model `%s` does not exist or you do not have access to it.", q->body.model);
     gateway_audit_refusal(q->loop, q->http, q->key, 404, "model_not_found", "ModelNotVisible");
     request_refuse(q, 404, OUTCOME_REFUSED_BY_US, "invalid_request_error", "model_not_found", "model", message);
@@ -306,12 +346,6 @@ static bool resolve(struct request *q)
     return e->replica_count || cold_admit(q);
 }
 
-static void count_limited(struct request *q, enum limit_scope scope, const char *unit)
-{
-    q->kept_away = true;
-    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(scope)), str_of(unit)}), 1);
-}
-
 /* Under a budget only what has a price is served. False: answered. */
 static bool find_price(struct request *q)
 {
@@ -328,6 +362,8 @@ static bool find_price(struct request *q)
             continue;
         snprintf(message, sizeof(message), "The model `%s` has no price in %s, and a budget of this API key's %s is kept in it: ask the operator of this cloud for a price.", q->body.model, b->currency,
                  limit_scope_text(b->scope));
+        if (!pay_refusal(q))
+            return false;
         gateway_audit_refusal(q->loop, q->http, k, 403, "model_not_priced", "NoPrice");
         request_refuse(q, 403, OUTCOME_REFUSED_BY_US, "permission_error", "model_not_priced", "model", message);
         return false;
@@ -408,10 +444,7 @@ static bool reserve(struct request *q)
     }
     if (r == LIMIT_ASK && park_for_share(q, &why))
         return false;
-    count_limited(q, why.scope, limit_unit_text(why.unit));
-    gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(why.scope), limit_unit_text(why.unit));
-    request_settle(q, 429, OUTCOME_REFUSED_BY_US);
-    answer_limited(q->http, q->key, &why);
+    refuse_limited(q, &why);
     return false;
 }
 

@@ -45,6 +45,7 @@ struct request {
     struct price own_price;    /* snapshots may go while it waits */
     const struct price *price; /* that; NULL: the model has none */
     struct slices_wait wait;    /* for control's word on a budget */
+    bool paid;                 /* its refusal was counted as a request of its key */
     bool kept_away;            /* a limit or a budget refused it: no record is written, as it must not fill the disk */
 
     /* the attempt that runs, or the last one */

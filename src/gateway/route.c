@@ -1,4 +1,6 @@
 /* From a request's head to what handles it: the route, the key, the current snapshot. */
+#include <arpa/inet.h>
+
 #include "base/clock.h"
 #include "gateway/internal.h"
 #include "gateway/residency_view.h"
@@ -119,13 +121,28 @@ static void source_of(struct http_request *r, char source[NET_ADDR_TEXT_MAX])
         *colon = 0;
 }
 
+/* By which strangers are told apart: whoever has an address of IPv6 has all that begin alike, too. */
+static void place_of(struct http_request *r, const char *source, char place[NET_ADDR_TEXT_MAX])
+{
+    struct net_addr addr;
+    char text[INET6_ADDRSTRLEN];
+    snprintf(place, NET_ADDR_TEXT_MAX, "%s", source);
+    http_request_addr(r, &addr);
+    if (addr.sa.sa_family != AF_INET6 || IN6_IS_ADDR_V4MAPPED(&addr.in6.sin6_addr))
+        return;
+    memset(addr.in6.sin6_addr.s6_addr + 8, 0, 8);
+    if (inet_ntop(AF_INET6, &addr.in6.sin6_addr, text, sizeof(text)))
+        snprintf(place, NET_ADDR_TEXT_MAX, "%s/64", text);
+}
+
 void gateway_audit_refusal(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, int status, const char *code, const char *rule)
 {
-    char source[NET_ADDR_TEXT_MAX];
+    char source[NET_ADDR_TEXT_MAX], place[NET_ADDR_TEXT_MAX];
     source_of(r, source);
-    audit_log_add(l->gateway->audit, &(struct audit_event){.type = AUDIT_REFUSED, .id = str_of(r->id), .user = str_of(k ? k->name : ""), .namespace = str_of(k ? k->project : ""),
-                                                           .tenant = str_of(k ? k->tenant : ""), .source = str_of(source), .agent = http_header_get(&r->head, "User-Agent"),
-                                                           .verb = r->head.method, .resource = STR("gateway"), .name = r->head.path, .status = status, .reason = str_of(code), .rule = str_of(rule)});
+    place_of(r, source, place);
+    kept_away_refused(l->gateway->kept_away, &(struct audit_event){.type = AUDIT_REFUSED, .id = str_of(r->id), .user = str_of(k ? k->name : ""), .namespace = str_of(k ? k->project : ""),
+                                                                   .tenant = str_of(k ? k->tenant : ""), .source = str_of(source), .agent = http_header_get(&r->head, "User-Agent"),
+                                                                   .verb = r->head.method, .resource = STR("gateway"), .name = r->head.path, .status = status, .reason = str_of(code), .rule = str_of(rule)}, k ? NULL : place, clock_mono_ms());
 }
 
 void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const struct snap_key *k, const char *scope, const char *unit)
@@ -134,7 +151,7 @@ void gateway_audit_limited(struct gateway_loop *l, struct http_request *r, const
     bool money = !unit;
     source_of(r, source);
     snprintf(rule, sizeof(rule), money ? "Budget/%s" : "RateLimit/%s/%s", scope, unit);
-    kept_away_add(l->gateway->kept_away, &(struct audit_event){.user = str_of(k->name), .namespace = str_of(k->project), .tenant = str_of(k->tenant), .source = str_of(source), .status = 429,
+    kept_away_limited(l->gateway->kept_away, &(struct audit_event){.user = str_of(k->name), .namespace = str_of(k->project), .tenant = str_of(k->tenant), .source = str_of(source), .status = 429,
                                                                .reason = money ? STR("insufficient_quota") : STR("rate_limit_exceeded"), .rule = str_of(rule)}, clock_mono_ms());
 }
 
@@ -204,7 +221,7 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
         return ERR_CANCELED;
     }
     if (journal_ready(l->gateway->journal, &err) < 0) {
-        answer_refusal(l, r, 503, "server_error", "not_ready", err.msg);
+        answer_refusal(l, r, 503, "server_error", "usage_not_recordable", "The gateway cannot record what is used at the moment, so it serves nothing: the disk of this cloud's operator is full or failing. Try again later.");
         return ERR_UNAVAILABLE;
     }
     request_new(l, r, route, k);

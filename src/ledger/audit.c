@@ -40,6 +40,8 @@ static const struct {
     {"reason", offsetof(struct audit_event, reason)},
     {"origin", offsetof(struct audit_event, origin)},
     {"until", offsetof(struct audit_event, until)},
+    {"first", offsetof(struct audit_event, first)},
+    {"last", offsetof(struct audit_event, last)},
 };
 static const struct {
     const char *name;
@@ -199,6 +201,13 @@ static void put(json_t *o, const char *name, struct str s)
         json_object_set_new(o, name, json_stringn(s.ptr, s.len));
 }
 
+static void put_time(json_t *o, const char *name, struct str s)
+{
+    int64_t ms;
+    if (s.len && clock_parse(s, &ms) == 0)
+        json_object_set_new(o, name, json_integer(ms));
+}
+
 /* Create 1, read 2, update 3, delete 4, other 99. */
 static int activity(const struct audit_event *e)
 {
@@ -292,6 +301,8 @@ json_t *audit_ocsf(const struct audit_event *e, uint64_t sequence, int64_t time_
     if (*chain)
         json_object_set_new(unmapped, "previous_sha256", json_string(chain));
     put(o, "status_detail", e->reason);
+    put_time(o, "start_time", e->first);
+    put_time(o, "end_time", e->last);
     json_object_set_new(o, "metadata", meta);
     json_object_set_new(o, "actor", actor_of(e));
     json_object_set_new(o, "api", api);

@@ -2,7 +2,7 @@
  *
  * JSON members, each left out when empty: type (below), id (request), user, uid, groups, sender (who impersonated user), source (address), agent; verb, group, resource,
  * subresource, namespace, name, object (uid), tenant (whose that is), actor_tenant (whose user it was), origin ("JOURNAL/ID/SEQUENCE" of a record that another process wrote first); rule ("ClusterRoleBinding/ops → ClusterRole/edit"), status (HTTP), reason ("Forbidden"), rev (the store's
- * revision), count (how often the same happened within a second; absent: once), until (when a break-glass access ends by itself).
+ * revision), count (how often the same happened within a second; absent: once), until (when a break-glass access ends by itself), first and last (when the first and the last of those came that `count` is of, where that was not within a second).
  *
  * Types: write (durable before it is acknowledged; what could not be committed after all has an "undone" behind it), read (of secret fields), token (issued, or
  * seen for the first time), impersonation, denied (401, 403; 404 when what is another's was refused as not found), refused (by the gateway), undone (the writes with revisions rev to last_rev before this record),
@@ -28,7 +28,7 @@ struct audit_event {
     enum audit_type type;
     struct str id, user, uid, sender, source, agent;
     const char *const *groups; /* ends in NULL; or NULL */
-    struct str verb, group, resource, subresource, namespace, name, object, tenant, actor_tenant, rule, reason, origin, until;
+    struct str verb, group, resource, subresource, namespace, name, object, tenant, actor_tenant, rule, reason, origin, until, first, last;
     int status;
     int64_t rev, last_rev; /* 0: none */
     int64_t count;         /* 0 and 1: once */

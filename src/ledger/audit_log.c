@@ -62,6 +62,7 @@ struct audit_log {
 
     pthread_mutex_t ledger_lock; /* taken before lock */
     struct ledger *ledger;
+    size_t room; /* that it keeps ahead; 0: none */
     int64_t undone_first, undone_last; /* writes to be called undone before anything else is written; 0: none */
     int64_t last_rev;                  /* of the writes that were here at the start */
     struct err broken;                 /* a sync failed: what is on the disk is not known any more, until it is read anew */
@@ -289,6 +290,8 @@ static int write_list(struct audit_log *l, struct entries *list, struct entries 
         }
     }
     int synced = l->broken.code ? l->broken.code : sync_all(l, rc == 0 ? err : NULL);
+    if (l->room)
+        (void)!ledger_room(l->ledger, l->room, NULL); /* a full disk has none: then there is what there is */
     pthread_mutex_unlock(&l->ledger_lock);
     return rc < 0 ? rc : synced;
 }
@@ -679,6 +682,14 @@ int audit_log_open(const struct audit_log_options *options, struct audit_log **r
     }
     *ret = l;
     return 0;
+}
+
+void audit_log_keep_room(struct audit_log *l, size_t bytes)
+{
+    pthread_mutex_lock(&l->ledger_lock);
+    l->room = bytes;
+    (void)!ledger_room(l->ledger, bytes, NULL);
+    pthread_mutex_unlock(&l->ledger_lock);
 }
 
 void audit_log_files(const struct audit_log *l, const char **ret_dir, const char **ret_name)

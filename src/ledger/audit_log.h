@@ -24,6 +24,8 @@ struct audit_log_options {
 /* Verifies what is there, cuts a torn tail. ERR_CORRUPT names the first bad record. */
 int audit_log_open(const struct audit_log_options *o, struct audit_log **ret, struct err *err) NODISCARD;
 void audit_log_close(struct audit_log *l); /* writes what waits */
+/* So many bytes of the disk are its own ahead of its records from now on, where there are: see ledger_room_wish(). Once, before the first record. */
+void audit_log_keep_room(struct audit_log *l, size_t bytes);
 /* For store_options; lives as long as l. */
 const struct store_journal *audit_log_journal(struct audit_log *l);
 /* Once, when the store is open: records of revisions that it does not have are said to be undone. */

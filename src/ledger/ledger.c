@@ -25,6 +25,9 @@ struct ledger {
     unsigned verified_from; /* the first that opening has read */
     struct ledger_position before; /* where the file before the last ended */
     off_t size;
+    off_t room_end;    /* so far the disk has given what the last file needs; 0: not known */
+    size_t room_bytes; /* so much is wished for */
+    off_t roll_at;     /* a new file is tried again at this size; 0: at max_file_bytes */
     struct ledger_position pos;
     struct sbuf buf;
     bool dirty, broken;
@@ -39,10 +42,98 @@ static void mark(const struct ledger *l)
         ledger_checkpoint_save(l->dir, l->name, l->first, &c);
 }
 
+/* ---- room ahead ---- */
+
+#define ROOM_STEP (1024 * 1024) /* tmpfs takes back what it gave before when it cannot give all that is asked for at once */
+#define ROLL_AGAIN_BYTES (1024 * 1024)
+
+size_t ledger_room_left(const struct ledger *l)
+{
+    return l->room_end > l->size ? (size_t)(l->room_end - l->size) : 0;
+}
+
+/* Returns errno; *to: so far the disk gave it. */
+static int allocate(int fd, off_t from, off_t *to)
+{
+    off_t end = *to;
+    for (*to = from; *to < end;) {
+        off_t step = MIN(end - *to, (off_t)ROOM_STEP);
+        if (fallocate(fd, FALLOC_FL_KEEP_SIZE, *to, step) == 0)
+            *to += step;
+        else if (errno != EINTR)
+            return errno;
+    }
+    return 0;
+}
+
+struct ledger_room ledger_room_wish(struct ledger *l, size_t bytes)
+{
+    struct ledger_room r = {.fd = -1, .number = l->number};
+    l->room_bytes = bytes;
+    if (ledger_room_left(l) < bytes - bytes / 4)
+        r.fd = fcntl(l->fd, F_DUPFD_CLOEXEC, 0);
+    if (r.fd >= 0) {
+        r.from = MAX(l->size, l->room_end);
+        r.to = l->size + (off_t)bytes;
+    }
+    return r;
+}
+
+int ledger_room_ask(struct ledger_room *r, struct err *err)
+{
+    if (r->fd < 0)
+        return 0;
+    long long wanted = r->to - r->from;
+    off_t to = r->to;
+    int eno = allocate(r->fd, r->from, &to);
+    r->to = to;
+    file_closep(&r->fd);
+    if (!eno)
+        return 0;
+    err_sys(err, eno, "%lld bytes of the disk ahead", wanted);
+    return eno == ENOSPC || eno == EDQUOT ? ERR_NO_SPACE : ERR_IO;
+}
+
+void ledger_room_have(struct ledger *l, const struct ledger_room *r)
+{
+    if (r->number == l->number && r->to > r->from && r->to > l->room_end)
+        l->room_end = r->to;
+}
+
+int ledger_room(struct ledger *l, size_t bytes, struct err *err)
+{
+    struct ledger_room r = ledger_room_wish(l, bytes);
+    int rc = ledger_room_ask(&r, err);
+    ledger_room_have(l, &r);
+    return rc;
+}
+
+/* Of a new file, before it is the last: where it got less than the one before it has left, that one goes on. */
+static int room_of_new(const struct ledger *l, int fd, off_t *ret_end, struct err *err)
+{
+    off_t to = LEDGER_FILE_HEAD_BYTES + (off_t)l->room_bytes;
+    int eno = l->room_end ? allocate(fd, LEDGER_FILE_HEAD_BYTES, &to) : 0;
+    if (eno && (size_t)(to - LEDGER_FILE_HEAD_BYTES) < MIN(l->room_bytes, ledger_room_left(l)))
+        return err_sys(err, eno, "%zu bytes of the disk ahead", l->room_bytes);
+    *ret_end = l->room_end ? to : 0;
+    return 0;
+}
+
+/* What lies behind its end goes back to the disk. */
+static void end_file(struct ledger *l)
+{
+    if (l->fd < 0)
+        return;
+    if (l->room_end)
+        (void)!ftruncate(l->fd, l->size);
+    close(l->fd);
+}
+
 static int open_new_file(struct ledger *l, struct err *err)
 {
     char path[LEDGER_PATH_MAX];
     uint8_t head[LEDGER_FILE_HEAD_BYTES];
+    off_t room_end = 0;
     ledger_write_head(&l->head, head);
     ledger_path(l->dir, l->name, l->number + 1, path);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
@@ -53,14 +144,17 @@ static int open_new_file(struct ledger *l, struct err *err)
         rc = err_sys(err, errno, "%s", path);
     if (rc == 0)
         rc = file_sync_dir(l->dir, err);
+    if (rc == 0)
+        rc = room_of_new(l, fd, &room_end, err);
     if (rc < 0) {
         close(fd);
         unlink(path);
         return rc;
     }
-    if (l->fd >= 0)
-        close(l->fd);
+    end_file(l);
     l->fd = fd;
+    l->room_end = room_end;
+    l->roll_at = 0;
     mark(l); /* not of the file that has just ended: its time of change tells too little yet */
     l->before = l->pos;
     l->first = MAX(l->first, 1u);
@@ -225,10 +319,20 @@ static int make_room(struct ledger *l, size_t bytes, struct err *err)
 {
     if (l->broken)
         return err_set(err, ERR_IO, "the ledger %s could not be repaired after a failed write; open it anew", l->name);
-    if ((size_t)l->size + bytes <= l->max_file_bytes || l->size <= LEDGER_FILE_HEAD_BYTES)
+    struct err why = ERR_INIT;
+    size_t most = MAX(l->max_file_bytes, (size_t)l->roll_at);
+    if ((size_t)l->size + bytes <= most || l->size <= LEDGER_FILE_HEAD_BYTES)
         return 0;
-    int rc = ledger_sync(l, err);
-    return rc < 0 ? rc : open_new_file(l, err);
+    int rc = ledger_sync(l, &why);
+    if (rc == 0)
+        rc = open_new_file(l, &why);
+    if (rc == ERR_NO_SPACE && ledger_room_left(l) >= bytes) {
+        l->roll_at = l->size + ROLL_AGAIN_BYTES;
+        return 0;
+    }
+    if (rc < 0 && err)
+        *err = why;
+    return rc;
 }
 
 /* The first n of what was encoded are in the file. */
@@ -284,8 +388,10 @@ int ledger_append_many(struct ledger *l, int64_t time_ms, uint16_t version, cons
     rc = file_write_all(l->fd, sbuf_str(&l->buf), err);
     *ret_done = rc < 0 ? count_whole(l, bodies, count) : count;
     advance(l, bodies, *ret_done, hashes);
-    if (rc < 0)
+    if (rc < 0) {
         l->broken = ftruncate(l->fd, l->size) < 0; /* behind them is a part of one */
+        l->room_end = MIN(l->room_end, l->size);
+    }
     return rc;
 }
 

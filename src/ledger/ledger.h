@@ -35,6 +35,25 @@ int ledger_sync(struct ledger *l, struct err *err) NODISCARD;
  * caller calls fdatasync and closes it, without the lock. */
 int ledger_take_unsynced(struct ledger *l);
 uint64_t ledger_last_sequence(const struct ledger *l);
+
+/* Room ahead: bytes of the disk that are the ledger's before it needs them, so that a disk which others have filled still takes its records. They lie behind the end of the last file, whose size does not
+ * tell of them; a ledger that is closed, or whose process is killed, has them yet when it is opened anew. A new file gets as many; while the disk has less for one than is left, the last file goes on beyond
+ * max_file_bytes. Not every file system can: then appending asks the disk as ever.
+ *
+ * In three steps, for a writer that many threads share under a lock: what is wished, with it; the disk is asked, without; what it gave, with it. */
+struct ledger_room {
+    int fd; /* a duplicate, which ledger_room_ask() closes; -1: there is nothing to be asked */
+    unsigned number;
+    long long from, to;
+};
+/* So many bytes, once a quarter of them is used. */
+struct ledger_room ledger_room_wish(struct ledger *l, size_t bytes);
+/* ERR_NO_SPACE: the disk is full and has given less, or nothing. ERR_IO: this file system does not. */
+int ledger_room_ask(struct ledger_room *r, struct err *err) NODISCARD;
+void ledger_room_have(struct ledger *l, const struct ledger_room *r);
+/* All three. */
+int ledger_room(struct ledger *l, size_t bytes, struct err *err) NODISCARD;
+size_t ledger_room_left(const struct ledger *l);
 /* The number of the first file that opening has read; 0: there was none. */
 unsigned ledger_verified_from(const struct ledger *l);
 /* As ledger_reader_id(). */

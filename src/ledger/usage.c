@@ -24,6 +24,11 @@ int64_t usage_made(const struct usage *u)
     return sum;
 }
 
+int64_t usage_requests(const struct usage *u)
+{
+    return u->count > 1 ? u->count : 1;
+}
+
 size_t usage_inexact(const struct usage *u)
 {
     size_t n = 0;
@@ -92,6 +97,10 @@ void usage_encode(const struct usage *u, struct sbuf *out)
         }
         sbuf_add_char(out, ']');
     }
+    if (u->count > 1) {
+        sbuf_add(out, STR(",\"count\":"));
+        sbuf_add_i64(out, u->count);
+    }
     sbuf_add(out, u->stream ? STR(",\"stream\":true") : STR(",\"stream\":false"));
     if (u->tokenized)
         sbuf_add(out, STR(",\"tokenized\":true"));
@@ -128,6 +137,16 @@ static int decode_work(const json_t *list, struct arena *a, struct usage *u, str
     return 0;
 }
 
+/* Several requests in one record have used nothing: else nobody could tell which of them did. */
+static int check_count(const struct usage *u, struct err *err)
+{
+    if (u->count < 1 || u->count > USAGE_COUNT_MAX)
+        return err_set(err, ERR_INVALID, "a usage record of %lld requests; expected 1 to %lld", (long long)u->count, USAGE_COUNT_MAX);
+    if (u->count > 1 && (u->cost || u->work_count || u->prompt_tokens || u->cached_tokens || u->completion_tokens || u->hedge_loser_tokens || u->replayed_tokens || u->unseen_tokens))
+        return err_set(err, ERR_INVALID, "a usage record of %lld requests with tokens, engines or a cost", (long long)u->count);
+    return 0;
+}
+
 int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err *err)
 {
     JSON_AUTO doc = NULL;
@@ -139,7 +158,7 @@ int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err
         .id = text_of(doc, a, "id"), .project = text_of(doc, a, "project"), .tenant = text_of(doc, a, "tenant"), .key = text_of(doc, a, "key"),
         .endpoint = text_of(doc, a, "endpoint"), .model = text_of(doc, a, "model"), .replica = text_of(doc, a, "replica"), .route = text_of(doc, a, "route"),
         .outcome = text_of(doc, a, "outcome"), .stream = json_flag(doc, "stream", false), .exact = json_flag(doc, "exact", false),
-        .tokenized = json_flag(doc, "tokenized", false), .status = (int)json_int(doc, "status", 0), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
+        .tokenized = json_flag(doc, "tokenized", false), .status = (int)json_int(doc, "status", 0), .count = json_int(doc, "count", 1), .prompt_tokens = json_int(doc, "prompt_tokens", 0), .cached_tokens = json_int(doc, "cached_tokens", 0),
         .completion_tokens = json_int(doc, "completion_tokens", 0), .hedge_loser_tokens = json_int(doc, "hedge_loser_tokens", 0),
         .replayed_tokens = json_int(doc, "replayed_tokens", 0), .unseen_tokens = json_int(doc, "unseen_tokens", 0), .start_ms = json_int(doc, "start_ms", 0), .ttft_ms = json_int(doc, "ttft_ms", -1),
         .duration_ms = json_int(doc, "duration_ms", 0), .currency = text_of(doc, a, "currency"), .cost = json_int(doc, "cost", 0)};
@@ -150,5 +169,6 @@ int usage_decode(struct str body, struct arena *a, struct usage *ret, struct err
         return err_set(err, ERR_INVALID, "a usage record with a count that is negative or above %lld", USAGE_TOKENS_MAX);
     if (ret->cost < 0)
         return err_set(err, ERR_INVALID, "a usage record with a cost that is negative");
-    return decode_work(json_object_get(doc, "engines"), a, ret, err);
+    int work = decode_work(json_object_get(doc, "engines"), a, ret, err);
+    return work < 0 ? work : check_count(ret, err);
 }

@@ -4,6 +4,8 @@
  * ("chat.completions" …), stream, status (HTTP status sent), outcome ("ok" | "client_gone" | "upstream_error" | "timeout" | "refused" | "shutdown" | "killed": the gateway was),
  * prompt_tokens, cached_tokens, completion_tokens, exact (false: counted by the gateway because the engine gave no usage),
  * tokenized (true: not exact, but an engine's tokenizer has counted the prompt and the text that was passed on; else not there),
+ * count (how many requests this record is of, which were refused alike before an engine was asked: gateway/refused.h; id is the last one's, start_ms the first one's, and duration_ms from there to the
+ * last one's end; not there: one),
  * hedge_loser_tokens, replayed_tokens, unseen_tokens (below; beside what is billed; 0 in older records), engines (below; not in older records), start_ms, ttft_ms (-1: none), duration_ms; where the model has a price also cost (micro-units, see price.h) and currency.
  *
  * What engines did for it, and where that went:
@@ -23,6 +25,9 @@
 /* No request uses more tokens: a count above this is an engine's lie, and its sums would run over. */
 #define USAGE_TOKENS_MAX 1000000000000LL
 
+/* Requests of one record. */
+#define USAGE_COUNT_MAX 1000000000LL
+
 /* What one engine did for a request, in one attempt. */
 struct usage_work {
     struct str replica; /* "PROJECT/REPLICA", of the endpoint's project */
@@ -38,6 +43,7 @@ struct usage {
     struct str id, project, tenant, key, endpoint, model, replica, route, outcome;
     bool stream, exact, tokenized;
     int status;
+    int64_t count; /* 0 and 1: one request; of more, nothing was used */
     int64_t prompt_tokens, cached_tokens, completion_tokens;
     int64_t hedge_loser_tokens, replayed_tokens, unseen_tokens; /* not billed */
     const struct usage_work *work; /* `engines`; NULL: an older record, or no engine was asked */
@@ -50,6 +56,8 @@ struct usage {
 
 /* What engines did: the left side of the equation. */
 int64_t usage_made(const struct usage *u);
+/* How many requests it is of. */
+int64_t usage_requests(const struct usage *u);
 /* Attempts that are not exact. */
 size_t usage_inexact(const struct usage *u);
 /* Whether the equation holds; true of older records, which do not tell. */

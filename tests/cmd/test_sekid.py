@@ -482,7 +482,7 @@ class SmallDisk(Cloud):
 
     def command(self, role=None):
         os.makedirs(self.options["data"], exist_ok=True)
-        return ["unshare", "-m", "--propagation", "private", "sh", "-c", 'mount -t tmpfs -o size=24m none "$0" && exec "$@"', str(self.options["data"]), *super().command(role)]
+        return ["unshare", "-m", "--propagation", "private", "sh", "-c", 'mount -t tmpfs -o size=72m none "$0" && exec "$@"', str(self.options["data"]), *super().command(role)]
 
     def start(self, wait=True):
         super().start(wait=False)
@@ -494,6 +494,76 @@ class SmallDisk(Cloud):
 
 def may_mount():
     return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+
+
+def fill(path):
+    with open(path, "ab", buffering=0) as f:
+        with pytest.raises(OSError):
+            while True:
+                f.write(b"x" * 65536)
+        with pytest.raises(OSError):
+            while True:
+                f.write(b"x" * 4096)
+
+
+@pytest.mark.skipif(not may_mount(), reason="a mount namespace needs privileges")
+def test_what_was_answered_on_a_full_disk_is_billed_though_the_gateway_is_killed():
+    """The journal has room ahead. When somebody takes that too, what was answered is counted yet; the gateway starts on the full disk, refuses, and says why."""
+    with SmallDisk() as cloud:
+        cloud.project("demo")
+        cloud.fake_endpoint("demo", "fake", tokens=3)
+        client = openai.OpenAI(base_url=cloud.base_url, api_key=cloud.key("demo", "buyer"), max_retries=0, timeout=30 * SLOW)
+        wait_for(lambda: len(client.models.list().data) == 1, what="the model")
+        wait_for(lambda: b"buyer" in (cloud.data / "run/gateway.snapshot").read_bytes(), what="the key to be in what the gateway starts with")
+        asked = 0
+
+        def knows_the_key():
+            try:
+                return len(client.models.list().data) == 1
+            except openai.APIError:
+                return False
+
+        def ask():
+            return client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hi"}]).choices[0].message.content
+        filler, journal = cloud.data / "filler", cloud.data / "ledger/usage-gateway.000001"
+        fill(filler)
+        for _ in range(5):
+            assert ask().startswith("tok0")
+            asked += 1
+        cloud.kill_role("gateway")  # it finds its room again
+        wait_for(lambda: cloud.is_ready("gateway"), what="the gateway on the full disk")
+        wait_for(knows_the_key, what="the key to be known")
+        assert ask().startswith("tok0")
+        asked += 1
+        os.truncate(journal, journal.stat().st_size)  # what lies ahead goes back to the disk, and somebody takes it
+        fill(filler)
+        for _ in range(100):
+            try:
+                assert ask().startswith("tok0")
+                asked += 1
+            except openai.InternalServerError as e:
+                assert e.status_code == 503 and e.body["code"] == "usage_not_recordable" and "full" in e.body["message"]
+                break
+        else:
+            pytest.fail("nothing was refused")
+        status, text = get(f"http://{cloud.address('metrics-gateway')}/readyz?verbose")
+        assert status == 503 and "usage cannot be recorded" in text and "No space left on device" in text and "bytes are free" in text, text
+        cloud.kill_role("gateway")
+        wait_for(knows_the_key, what="the gateway to start on the full disk")
+        with pytest.raises(openai.InternalServerError) as e:
+            ask()
+        assert e.value.body["code"] == "usage_not_recordable"
+        filler.unlink()
+        wait_for(lambda: cloud.is_ready("gateway"), what="the gateway to be ready")
+        assert ask().startswith("tok0")
+        asked += 1
+
+        def billed():
+            reports = cloud.api("GET", "/apis/seki.cloud/v1alpha1/namespaces/demo/usagereports")["items"]
+            items = [item for r in reports for item in r.get("status", {}).get("items", [])]
+            return sum(i["requests"] for i in items), sum(i["completionTokens"] for i in items)
+        wait_for(lambda: billed() == (asked, 3 * asked), 30, "what was answered to be counted, once")
+    cloud.process.wait(60)
 
 
 @pytest.mark.skipif(not may_mount(), reason="a mount namespace needs privileges")

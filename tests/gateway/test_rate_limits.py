@@ -71,6 +71,20 @@ def test_who_is_kept_away_is_in_the_audit_ledger_once_a_minute(limited, key):
     wait_for(lambda: limited.is_ready("gateway") and limited.gateway_status("/models", secret) == 200, what="the gateway to be back")
 
 
+@pytest.mark.parametrize("body, status", [({**CHAT, "model": "nope"}, 404), ({"model": "m"}, 400), (b"{", 400)], ids=["unknown model", "bad body", "no JSON"])
+def test_what_is_refused_for_itself_counts_as_a_request(limited, key, body, status):
+    """As at OpenAI: else a key with limits could ask for what is not there without end. The answer tells what is left; then it is 429, for good requests too."""
+    secret = key(requestsPerMinute=3, tokensPerMinute=1000)
+    got = [ask(limited, secret, body) for _ in range(5)]
+    assert [r.status for r in got] == [status] * 3 + [429] * 2
+    assert [r.headers["x-ratelimit-remaining-requests"] for r in got] == ["2", "1", "0", "0", "0"]
+    assert {r.headers["x-ratelimit-remaining-tokens"] for r in got} == {"1000"}
+    assert got[3].json()["error"]["code"] == "rate_limit_exceeded" and int(got[3].headers["retry-after"]) <= 20
+    assert ask(limited, secret).status == 429 and not limited.upstream.requests
+    assert ask(limited, key(requestsPerMinute=3)).status == 200  # nobody else's
+    assert "x-ratelimit-remaining-requests" not in ask(limited, key(), body).headers
+
+
 def test_what_is_left_is_told(limited, key):
     secret = key(requestsPerMinute=2, tokensPerMinute=1000)
     first = ask(limited, secret)

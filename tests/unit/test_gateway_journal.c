@@ -217,8 +217,47 @@ static void what_waited_is_written_in_its_order(void **state)
     assert_int_equal(seen.count, added);
 }
 
+static void count_let_go(void *arg, void *held)
+{
+    (*(int *)arg)++;
+    (*(int *)held)++;
+}
+
+/* What is to live until a record is written is let go then, and not before; what is written at once stays its owner's. */
+static void what_is_held_is_let_go_when_its_record_is_written(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct journal *j;
+    struct rlimit before;
+    struct usage u = {.id = STR("r"), .project = STR("p"), .outcome = STR("ok"), .status = 200, .exact = true};
+    int gone = 0, things[2] = {0};
+    void *held[2] = {&things[0], &things[1]};
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    ASSERT_OK(journal_open(dir, "held", &j, &err));
+    journal_on_written(j, count_let_go, &gone);
+    journal_add_one_held(j, &u, &held[0]);
+    assert_ptr_equal(held[0], &things[0]);
+    limit_files(1);
+    journal_add_one_held(j, &u, &held[1]);
+    assert_null(held[1]);
+    assert_int_equal(journal_ready(j, &err), ERR_NO_SPACE);
+    assert_non_null(strstr(err.msg, "usage cannot be recorded"));
+    assert_non_null(strstr(err.msg, "File too large"));
+    limit_files(before.rlim_cur);
+    for (int i = 0; i < 5000 && journal_sequence(j) < 0; i++)
+        usleep(1000);
+    assert_int_equal(journal_sequence(j), 2);
+    assert_int_equal(gone, 1);
+    assert_int_equal(things[1], 1);
+    ASSERT_OK(journal_ready(j, &err));
+    journal_close(j);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(many_writers_and_a_restart), cmocka_unit_test(what_a_full_disk_took_of_a_batch_stays), cmocka_unit_test(what_waited_is_written_in_its_order)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(many_writers_and_a_restart), cmocka_unit_test(what_a_full_disk_took_of_a_batch_stays), cmocka_unit_test(what_waited_is_written_in_its_order),
+                                       cmocka_unit_test(what_is_held_is_let_go_when_its_record_is_written)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -12,7 +12,7 @@
 struct found {
     size_t records;
     int64_t sum;
-    size_t unnamed;
+    size_t unnamed, placed, timed; /* timed: that say when the first and the last came */
 };
 
 static bool look(void *arg, const struct ledger_record *rec)
@@ -23,11 +23,11 @@ static bool look(void *arg, const struct ledger_record *rec)
     struct err err = ERR_INIT;
     assert_int_equal(audit_decode(rec->body, a, &e, &err), 0);
     assert_int_equal(e.type, AUDIT_REFUSED);
-    assert_int_equal(e.status, 429);
-    assert_true(str_starts(e.rule, STR("RateLimit/")));
     f->records++;
     f->sum += e.count ? e.count : 1;
     f->unnamed += !e.user.len;
+    f->placed += e.source.len > 0;
+    f->timed += e.first.len && e.last.len;
     arena_free(a);
     return true;
 }
@@ -80,10 +80,10 @@ static void a_key_and_rule_has_a_record_at_once_and_one_a_minute(void **state UN
     struct audit_event e = of("acme", "k", "RateLimit/key/requests"), other = of("acme", "k", "RateLimit/key/tokens");
     for (int second = 0; second < 150; second++, now += 1000) {
         for (int i = 0; i < 100; i++)
-            kept_away_add(b.k, &e, now);
+            kept_away_limited(b.k, &e, now);
         kept_away_flush(b.k, now);
     }
-    kept_away_add(b.k, &other, now);
+    kept_away_limited(b.k, &other, now);
     /* at 0, 60, 120 and the end; and the other rule's */
     struct found f = end(&b);
     assert_int_equal(f.records, 5);
@@ -95,10 +95,10 @@ static void who_behaves_again_is_forgotten(void **state UNUSED)
     struct bench b;
     begin(&b);
     struct audit_event e = of("acme", "k", "RateLimit/key/requests");
-    kept_away_add(b.k, &e, 0);
+    kept_away_limited(b.k, &e, 0);
     kept_away_flush(b.k, KEPT_AWAY_EVERY_MS);
     kept_away_flush(b.k, 2 * KEPT_AWAY_EVERY_MS);
-    kept_away_add(b.k, &e, 3 * KEPT_AWAY_EVERY_MS); /* told at once again */
+    kept_away_limited(b.k, &e, 3 * KEPT_AWAY_EVERY_MS); /* told at once again */
     struct found f = end(&b);
     assert_int_equal(f.records, 2);
     assert_int_equal(f.sum, 2);
@@ -113,10 +113,10 @@ static void a_tenant_of_many_keys_has_few_records_and_hides_no_other(void **stat
         for (int i = 0; i < 1000; i++) {
             snprintf(name, sizeof(name), "k%d", i);
             struct audit_event e = of("noisy", name, "RateLimit/tenant/requests");
-            kept_away_add(b.k, &e, 5);
+            kept_away_limited(b.k, &e, 5);
         }
     struct audit_event e = of("quiet", "k", "RateLimit/key/requests");
-    kept_away_add(b.k, &e, 6);
+    kept_away_limited(b.k, &e, 6);
     /* each of KEPT_AWAY_KEYS and of the rest: one at once, one at the end; and the quiet one's */
     struct found f = end(&b);
     assert_int_equal(f.records, 2 * (KEPT_AWAY_KEYS + 1) + 1);
@@ -124,12 +124,57 @@ static void a_tenant_of_many_keys_has_few_records_and_hides_no_other(void **stat
     assert_int_equal(f.unnamed, 2);
 }
 
+static struct audit_event refused(const char *tenant, const char *key, const char *source, const char *rule, const char *id)
+{
+    return (struct audit_event){.type = AUDIT_REFUSED, .id = str_of(id), .user = str_of(key), .namespace = str_of(*key ? "p" : ""), .tenant = str_of(tenant), .source = str_of(source), .verb = STR("POST"),
+                                .resource = STR("gateway"), .name = str_of(id), .status = 403, .reason = STR("residency_denied"), .rule = str_of(rule)};
+}
+
+/* What an auditor looks for has a record each, and in a flood none is forgotten. */
+static void a_refusal_has_a_record_of_its_own_unless_in_a_flood(void **state UNUSED)
+{
+    struct bench b;
+    char id[32];
+    begin(&b);
+    for (int i = 0; i < 5000; i++) {
+        snprintf(id, sizeof(id), "r%d", i);
+        struct audit_event e = refused("acme", "k", "127.0.0.1", "ResidencyPolicy acme/here", id);
+        kept_away_refused(b.k, &e, NULL, (uint64_t)i * 10); /* within a minute */
+    }
+    struct audit_event e = refused("acme", "other", "127.0.0.1", "ResidencyPolicy acme/here", "x");
+    kept_away_refused(b.k, &e, NULL, 0);
+    struct found f = end(&b);
+    assert_int_equal(f.records, KEPT_AWAY_OWN + 1 + 1);
+    assert_int_equal(f.sum, 5001);
+    assert_int_equal(f.timed, 1);
+    assert_int_equal(f.unnamed, 0);
+}
+
+static void strangers_are_counted_by_address_and_of_many_together(void **state UNUSED)
+{
+    struct bench b;
+    char id[32], place[32];
+    begin(&b);
+    for (int i = 0; i < 30000; i++) {
+        snprintf(id, sizeof(id), "r%d", i);
+        snprintf(place, sizeof(place), "10.0.%d.%d", i % 1000 / 256, i % 256);
+        struct audit_event e = refused("", "", place, "KeyUnknown", id);
+        kept_away_refused(b.k, &e, place, 7);
+    }
+    kept_away_flush(b.k, 7 + KEPT_AWAY_EVERY_MS);
+    struct found f = end(&b);
+    /* each address that is told apart: one at once, one a minute later; and the rest: likewise */
+    assert_int_equal(f.records, 2 * KEPT_AWAY_ADDRESSES + 2);
+    assert_int_equal(f.sum, 30000);
+    assert_int_equal(f.placed, 2 * KEPT_AWAY_ADDRESSES);
+}
+
 static void *hammer(void *arg)
 {
     struct bench *b = arg;
     struct audit_event e = of("acme", "k", "RateLimit/key/requests");
     for (uint64_t i = 0; i < 5000; i++) {
-        kept_away_add(b->k, &e, i * 100);
+        kept_away_limited(b->k, &e, i * 100);
         if (i % 10 == 0)
             kept_away_flush(b->k, i * 100);
     }
@@ -155,6 +200,8 @@ int main(void)
         cmocka_unit_test(a_key_and_rule_has_a_record_at_once_and_one_a_minute),
         cmocka_unit_test(who_behaves_again_is_forgotten),
         cmocka_unit_test(a_tenant_of_many_keys_has_few_records_and_hides_no_other),
+        cmocka_unit_test(a_refusal_has_a_record_of_its_own_unless_in_a_flood),
+        cmocka_unit_test(strangers_are_counted_by_address_and_of_many_together),
         cmocka_unit_test(none_is_lost_between_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
