@@ -293,11 +293,10 @@ static void remember(const struct backup_options *o, const json_t *manifest)
 
 int64_t backup_last_ms(const char *data)
 {
-    CLEANUP(mem_freep) char *path = xasprintf("%s/" LAST, data), *text = NULL;
-    size_t len = 0;
+    CLEANUP(mem_freep) char *path = xasprintf("%s/" LAST, data);
     int64_t ms = 0;
     JSON_AUTO doc = NULL;
-    if (file_read(path, LAST_MAX, &text, &len, NULL) < 0 || json_parse(str_n(text, len), LAST_MAX, &doc, NULL) < 0)
+    if (json_read_file(path, LAST_MAX, &doc, NULL) < 0)
         return 0;
     return clock_parse(str_of(json_str_or(doc, "time", "")), &ms) < 0 ? 0 : ms;
 }

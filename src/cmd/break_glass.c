@@ -69,13 +69,12 @@ static bool is_id(struct str s)
 
 static struct access *read_record(const struct break_glass *b, const char *id)
 {
-    CLEANUP(mem_freep) char *path = xasprintf("%s/%s.json", b->dir, id), *text = NULL;
+    CLEANUP(mem_freep) char *path = xasprintf("%s/%s.json", b->dir, id);
     JSON_AUTO j = NULL;
     struct err err = ERR_INIT;
-    size_t len = 0;
     int64_t until_ms;
     const char *until = NULL;
-    if (file_read(path, RECORD_MAX, &text, &len, &err) == 0 && json_parse(str_n(text, len), RECORD_MAX, &j, &err) == 0)
+    if (json_read_file(path, RECORD_MAX, &j, &err) == 0)
         until = json_str(j, "until");
     if (!until || clock_parse(str_of(until), &until_ms) < 0) {
         log_warn("a record of break-glass access cannot be read, and lets nobody in", KV("file", path), KV("why", err.msg));

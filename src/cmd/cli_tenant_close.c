@@ -190,12 +190,10 @@ static int write_export(struct closing *k, json_t *statement)
 /* A file that is there is gone on with when a close of this very Tenant has written it, and else left alone. */
 static int take_up(struct closing *k)
 {
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
-    size_t len = 0;
     if (!file_exists(k->file))
         return 0;
-    bool read = file_read(k->file, EXPORT_MAX, &text, &len, NULL) == 0 && json_parse(str_n(text, len), EXPORT_MAX, &doc, NULL) == 0 && json_is_array(doc);
+    bool read = json_read_file(k->file, EXPORT_MAX, &doc, NULL) == 0 && json_is_array(doc);
     const json_t *last = read && json_array_size(doc) ? json_array_get(doc, json_array_size(doc) - 1) : NULL;
     if (!last || strcmp(json_str_or(last, "kind", ""), "ClosingStatement") != 0 || strcmp(json_str_or(last, "uid", ""), obj_uid(k->tenant)) != 0) {
         fprintf(stderr, "seki: %s is there already, is not of a close of this tenant, and is not written over: name another file; nothing was closed\n", k->file);

@@ -17,15 +17,10 @@ static int bad(const char *dir, const struct err *err)
 /* 0, or the exit status with the reason printed. */
 static int check_reports(const char *file, const struct usage_verdict *v, size_t *ret_count)
 {
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
     struct err err = ERR_INIT;
-    size_t len = 0;
-    int rc = file_read(file, REPORTS_MAX, &text, &len, &err);
-    if (rc == 0)
-        rc = json_parse(str_n(text, len), REPORTS_MAX, &doc, &err);
-    if (rc < 0) {
-        fprintf(stderr, "seki: --reports %s: %s\n", file, err.msg);
+    if (json_read_file(file, REPORTS_MAX, &doc, &err) < 0) {
+        fprintf(stderr, "seki: --reports %s\n", err.msg);
         return 1;
     }
     if (billing_verify_reports(v, doc, ret_count, &err) < 0) {

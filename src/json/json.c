@@ -1,5 +1,8 @@
 #include "json/json.h"
 
+#include "base/file.h"
+#include "base/mem.h"
+
 #define DEPTH_MAX 64
 #define PATH_PART_MAX 128
 
@@ -44,6 +47,17 @@ int json_parse(struct str text, size_t max_bytes, json_t **ret, struct err *err)
         return err_set(err, ERR_BAD_REQUEST, "invalid JSON at line %d, column %d: %s", e.line, e.column, e.text);
     *ret = j;
     return 0;
+}
+
+int json_read_file(const char *path, size_t max_bytes, json_t **ret, struct err *err)
+{
+    CLEANUP(mem_freep) char *text = NULL;
+    struct err why = ERR_INIT;
+    size_t len;
+    int rc = file_read(path, max_bytes, &text, &len, err);
+    if (rc == 0 && json_parse(str_n(text, len), max_bytes, ret, &why) < 0)
+        rc = err_set(err, ERR_CORRUPT, "%s: %s", path, why.msg);
+    return rc;
 }
 
 static int append(const char *buffer, size_t size, void *data)

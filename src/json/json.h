@@ -14,6 +14,8 @@
 #define JSON_AUTO CLEANUP(json_decrefp) json_t *
 
 int json_parse(struct str text, size_t max_bytes, json_t **ret, struct err *err) NODISCARD;
+/* A whole file. What file_read() says; ERR_CORRUPT: it is no JSON. The message has the path. */
+int json_read_file(const char *path, size_t max_bytes, json_t **ret, struct err *err) NODISCARD;
 /* Compact, keys in stored order. */
 void json_write(const json_t *j, struct sbuf *out);
 void json_write_pretty(const json_t *j, struct sbuf *out);

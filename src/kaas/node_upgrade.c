@@ -14,11 +14,9 @@ static const struct client_resource nodes = {"", "v1", "nodes", false};
 static void made_with(const char *dir, char ret[8])
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/node.json", dir);
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
-    size_t len = 0;
     *ret = 0;
-    if (file_read(path, SETTINGS_MAX, &text, &len, NULL) < 0 || json_parse(str_n(text, len), SETTINGS_MAX, &doc, NULL) < 0)
+    if (json_read_file(path, SETTINGS_MAX, &doc, NULL) < 0)
         return;
     const char *last = strrchr(json_str_or(doc, "programs", ""), '/');
     if (last && cluster_minor(last + 1) >= 0)

@@ -18,12 +18,7 @@
 static int record_read(const char *dir, json_t **ret, struct err *err)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/cluster.json", dir);
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len = 0;
-    int rc = file_read(path, RECORD_MAX, &text, &len, err);
-    if (rc == 0 && json_parse(str_n(text, len), RECORD_MAX, ret, NULL) < 0)
-        rc = err_set(err, ERR_CORRUPT, "%s is no record of a cluster", path);
-    return rc;
+    return json_read_file(path, RECORD_MAX, ret, err);
 }
 
 static bool is_loopback(const char *text, char to[16])

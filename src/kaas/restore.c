@@ -229,10 +229,8 @@ static int go_forward(struct going_back *g, struct err *err)
 
 static json_t *read_ready(struct going_back *g)
 {
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len = 0;
     json_t *doc = NULL;
-    if (file_read(in(g, g->work, "ready"), READY_MAX, &text, &len, NULL) < 0 || json_parse(str_n(text, len), READY_MAX, &doc, NULL) < 0)
+    if (json_read_file(in(g, g->work, "ready"), READY_MAX, &doc, NULL) < 0)
         return NULL;
     if (!strcmp(json_str_or(doc, "request", ""), g->request))
         return doc;

@@ -33,12 +33,8 @@ static json_t *conf_of(const struct site *s, bool identity)
 
 static json_t *conf_read(const char *path)
 {
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len = 0;
     json_t *doc = NULL;
-    if (file_read(path, CONF_MAX, &text, &len, NULL) == 0 && json_parse(str_n(text, len), CONF_MAX, &doc, NULL) == 0)
-        return doc;
-    return NULL;
+    return json_read_file(path, CONF_MAX, &doc, NULL) == 0 ? doc : NULL;
 }
 
 static bool has_identity(const json_t *conf)

@@ -22,16 +22,16 @@ static bool take(const json_t *doc, const char *key, char *to, size_t size)
 int version_load(const char *dir, struct version_record *ret, struct err *err)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/version.json", dir);
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
-    size_t len = 0;
     *ret = (struct version_record){.stage = UPGRADE_NONE};
-    int rc = file_read(path, RECORD_MAX, &text, &len, err);
+    int rc = json_read_file(path, RECORD_MAX, &doc, err);
     if (rc < 0)
         return rc;
-    if (json_parse(str_n(text, len), RECORD_MAX, &doc, NULL) < 0 || !take(doc, "minor", ret->minor, sizeof(ret->minor)) || cluster_minor(ret->minor) < 0 ||
-        !take(doc, "to", ret->to, sizeof(ret->to)) || (*ret->to && cluster_minor(ret->to) < 0) || !take(doc, "backup", ret->backup, sizeof(ret->backup)) ||
-        !take(doc, "held", ret->held, sizeof(ret->held)) || !take(doc, "heldRequest", ret->held_request, sizeof(ret->held_request)))
+    if (!take(doc, "minor", ret->minor, sizeof(ret->minor)) || cluster_minor(ret->minor) < 0 ||
+        !take(doc, "to", ret->to, sizeof(ret->to)) || (*ret->to && cluster_minor(ret->to) < 0) ||
+        !take(doc, "backup", ret->backup, sizeof(ret->backup)) ||
+        !take(doc, "held", ret->held, sizeof(ret->held)) ||
+        !take(doc, "heldRequest", ret->held_request, sizeof(ret->held_request)))
         return err_set(err, ERR_CORRUPT, "%s is no record of a version", path);
     const char *stage = json_str_or(doc, "stage", "");
     ret->waiting = (unsigned)json_int(doc, "waiting", 0);

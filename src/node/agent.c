@@ -194,19 +194,11 @@ static void *serve_policies(void *arg)
     return NULL;
 }
 
-static int load_settings(json_t **ret, struct err *err)
-{
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len;
-    int rc = file_read(SETTINGS, SETTINGS_MAX, &text, &len, err);
-    return rc == 0 ? json_parse(str_n(text, len), SETTINGS_MAX, ret, err) : rc;
-}
-
 int agent_before_pods(void)
 {
     CLEANUP(sbuf_deinit) struct sbuf text = {0};
     JSON_AUTO doc = NULL;
-    if (load_settings(&doc, NULL) < 0)
+    if (json_read_file(SETTINGS, SETTINGS_MAX, &doc, NULL) < 0)
         return 0;
     sbuf_init(&text, SETTINGS_MAX);
     policy_closed(json_str_or(doc, "podCIDR", ""), &text);
@@ -218,7 +210,7 @@ static int load(struct agent *a, const struct node_settings *s, struct err *err)
     JSON_AUTO doc = NULL;
     char server[64];
     struct stat st;
-    int rc = load_settings(&doc, err);
+    int rc = json_read_file(SETTINGS, SETTINGS_MAX, &doc, err);
     if (rc == 0 && !str_to_array(str_of(json_str_or(doc, "podCIDR", "")), a->pod_cidr, sizeof(a->pod_cidr)))
         rc = err_set(err, ERR_INVALID, "podCIDR is none");
     if (rc < 0)

@@ -157,18 +157,17 @@ static void take_port(struct balance *b, const json_t *service, const json_t *ro
 
 static void read_table(struct balance *b, const struct balance_ops *ops)
 {
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
     struct err err = ERR_INIT;
-    size_t len, i, k;
+    size_t i, k;
     json_t *service, *row;
     if (stat(b->table, &b->seen) < 0)
         b->seen = (struct stat){0};
-    int rc = file_read(b->table, BALANCE_TABLE_MAX, &text, &len, &err);
+    int rc = json_read_file(b->table, BALANCE_TABLE_MAX, &doc, &err);
     if (rc == ERR_NOT_FOUND)
         return;
-    if (rc < 0 || json_parse(str_n(text, len), BALANCE_TABLE_MAX, &doc, &err) < 0) {
-        fprintf(stderr, "node-gate: %s: %s; what was there stays\n", b->table, err.msg);
+    if (rc < 0) {
+        fprintf(stderr, "node-gate: %s; what was there stays\n", err.msg);
         return;
     }
     VEC_FOREACH (&b->listeners, l)

@@ -41,11 +41,7 @@ static void on_stop(int signo UNUSED)
 static int load(const char *dir, json_t **doc, struct gate *g, struct err *err)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/gate.json", dir);
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len;
-    int rc = file_read(path, SETTINGS_MAX, &text, &len, err);
-    if (rc == 0)
-        rc = json_parse(str_n(text, len), SETTINGS_MAX, doc, err);
+    int rc = json_read_file(path, SETTINGS_MAX, doc, err);
     if (rc < 0)
         return rc;
     *g = (struct gate){.gate = json_str(*doc, "gate"), .api = json_str(*doc, "api"), .hub = json_str(*doc, "hub"), .socket = json_str(*doc, "socket"),

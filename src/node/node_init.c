@@ -238,11 +238,9 @@ static int first_process(const struct node_settings *s)
 static int load(const char *dir, json_t **doc, struct node_settings *s)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/node.json", dir);
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len;
     struct err err = ERR_INIT;
-    if (file_read(path, SETTINGS_MAX, &text, &len, &err) < 0 || json_parse(str_n(text, len), SETTINGS_MAX, doc, &err) < 0) {
-        fprintf(stderr, "node: %s: %s\n", path, err.msg);
+    if (json_read_file(path, SETTINGS_MAX, doc, &err) < 0) {
+        fprintf(stderr, "node: %s\n", err.msg);
         return -1;
     }
     *s = (struct node_settings){.dir = dir, .name = json_str(*doc, "name"), .address = json_str(*doc, "address"), .gate = json_str(*doc, "gate"), .hub = json_str(*doc, "hub"),

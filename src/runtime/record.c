@@ -43,12 +43,8 @@ void record_remove(const char *dir, const char *name)
 
 static int read_record(const char *path, struct run_record *ret, struct err *err)
 {
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len;
     JSON_AUTO doc = NULL;
-    int rc = file_read(path, RECORD_MAX, &text, &len, err);
-    if (rc == 0)
-        rc = json_parse(str_n(text, len), RECORD_MAX, &doc, err);
+    int rc = json_read_file(path, RECORD_MAX, &doc, err);
     if (rc < 0)
         return rc;
     *ret = (struct run_record){.pid = (pid_t)json_int(doc, "pid", 0), .start_ticks = (uint64_t)json_int(doc, "startTicks", 0), .started_ms = json_int(doc, "startedMs", 0),

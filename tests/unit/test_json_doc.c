@@ -1,6 +1,10 @@
 /* Documents: what is parsed and what is refused, how it is written, dotted paths. */
 #include "unit.h"
 
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 #include "base/mem.h"
 #include "json/json.h"
 
@@ -119,6 +123,27 @@ static struct str nested(struct sbuf *b, size_t depth, const char *open, const c
     return sbuf_str(b);
 }
 
+static void a_file_is_read_whole_or_refused_by_name(void **state UNUSED)
+{
+    char path[] = "/tmp/seki-json-XXXXXX";
+    struct err err = ERR_INIT;
+    json_t *doc = NULL;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, "{\"a\":1}\n", 8) == 8);
+    ASSERT_OK(json_read_file(path, 8, &doc, &err));
+    assert_int_equal(json_int(doc, "a", 0), 1);
+    json_decref(doc);
+    doc = NULL;
+    ASSERT_ERR(json_read_file(path, 7, &doc, &err), ERR_TOO_LARGE);
+    assert_true(write(fd, "}", 1) == 1);
+    ASSERT_ERR(json_read_file(path, 64, &doc, &err), ERR_CORRUPT);
+    assert_non_null(strstr(err.msg, path));
+    close(fd);
+    unlink(path);
+    ASSERT_ERR(json_read_file(path, 64, &doc, &err), ERR_NOT_FOUND);
+    assert_null(doc);
+}
+
 static void depth_has_a_cap(void **state UNUSED)
 {
     CLEANUP(sbuf_deinit) struct sbuf b = {0};
@@ -225,6 +250,7 @@ int main(void)
         cmocka_unit_test(malformed_texts_are_refused),
         cmocka_unit_test(errors_name_the_place),
         cmocka_unit_test(size_has_a_cap),
+        cmocka_unit_test(a_file_is_read_whole_or_refused_by_name),
         cmocka_unit_test(depth_has_a_cap),
         cmocka_unit_test(writing_stops_at_the_buffers_maximum),
         cmocka_unit_test(pretty_form_has_lines),
