@@ -89,6 +89,8 @@ def make_all(folder):
         tools(root)
         shutil.copy((BUILT / "agnhost").resolve(), root / "agnhost")
         (root / "agnhost-2").symlink_to("agnhost")
+        for part in ("crt", "key"):
+            shutil.copyfile(kube.module() / "test" / "images" / "agnhost" / "porter" / f"localhost.{part}", root / f"localhost.{part}")
         for i in under("/agnhost:2."):
             if "authenticated" not in i:
                 make(root, i, images, "/agnhost", "--", "pause")

@@ -52,17 +52,9 @@ echo "SEKI: whole"
 NODE = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "127.0.0.1", "annotations": {"save-managers": "true"}}, "status": {"capacity": {"memory": "1Gi"}}}
 
 
-def module():
-    p = subprocess.run(["go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"], cwd=ROOT / "tools" / "kubernetes" / kube.MINOR / "kubernetes", capture_output=True, text=True)
-    folder = pathlib.Path(p.stdout.strip() or "/nonexistent")
-    if p.returncode or not (folder / "test" / "cmd").exists():
-        sys.exit("the Go module of Kubernetes is not there: make kubernetes-full")
-    return folder
-
-
 def functions():
     """In the order in which upstream calls them."""
-    found = re.findall(r"^ +record_command (run_\w+)", (module() / "test" / "cmd" / "legacy-script.sh").read_text(), re.M)
+    found = re.findall(r"^ +record_command (run_\w+)", (kube.module() / "test" / "cmd" / "legacy-script.sh").read_text(), re.M)
     return list(dict.fromkeys(found))
 
 
@@ -76,7 +68,7 @@ def past():
 
 
 def copy(where, address, token):
-    root, there = where / "tree", module()
+    root, there = where / "tree", kube.module()
     for part in ("hack", "test/cmd", "test/fixtures", "third_party/forked/shell2junit", "test/e2e/testing-manifests", "cluster"):
         if (there / part).exists():
             shutil.copytree(there / part, root / part)

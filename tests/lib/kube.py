@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from cloud import CACHE, GROUP, KUBECTL, ApiError, Cloud, wait_for
+from cloud import CACHE, GROUP, KUBECTL, ROOT, ApiError, Cloud, wait_for
 
 MINOR = "1.37"
 PROGRAMS = ["etcd", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]  # CONTROL_PLANE in scripts/lib.sh, too
@@ -38,6 +38,14 @@ def programs(directory):
     for p in PROGRAMS:
         (there / p).symlink_to((BUILT / MINOR / p).resolve())
     return there.parent
+
+
+def module():
+    """The sources of Kubernetes that its programs are built from, in the cache of Go modules."""
+    p = subprocess.run(["go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"], cwd=ROOT / "tools" / "kubernetes" / MINOR / "kubernetes", capture_output=True, text=True)
+    folder = pathlib.Path(p.stdout.strip() or "/nonexistent")
+    need([] if (folder / "test" / "cmd").exists() else ["the Go module of Kubernetes"], "make kubernetes-full")
+    return folder
 
 
 OLDER = "1.36"
