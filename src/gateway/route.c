@@ -224,8 +224,12 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
         answer_refusal(l, r, 503, "server_error", "usage_not_recordable", "The gateway cannot record what is used at the moment, so it serves nothing: the disk of this cloud's operator is full or failing. Try again later.");
         return ERR_UNAVAILABLE;
     }
-    request_new(l, r, route, k);
-    return 0;
+    return request_admit(request_new(l, r, route, k)) ? 0 : ERR_TOO_MANY;
+}
+
+static int on_body(void *ctx UNUSED, struct http_request *r, size_t bytes)
+{
+    return request_grow(r->user, bytes) ? 0 : ERR_TOO_MANY;
 }
 
 static void on_request(void *ctx UNUSED, struct http_request *r)
@@ -241,9 +245,9 @@ static void on_drain(void *ctx UNUSED, struct http_request *r)
 
 static void on_abort(void *ctx UNUSED, struct http_request *r)
 {
-    if (r->user && request_has_begun(r->user))
-        request_abort(r->user);
+    if (r->user)
+        (request_has_begun(r->user) ? request_abort : request_forget)(r->user);
 }
 
 const struct http_server_ops gateway_server_ops = {
-    .on_head = on_head, .on_request = on_request, .on_drain = on_drain, .on_abort = on_abort, .write_error = answer_server_error};
+    .on_head = on_head, .on_body = on_body, .on_request = on_request, .on_drain = on_drain, .on_abort = on_abort, .write_error = answer_server_error};
