@@ -117,3 +117,17 @@ def test_one_that_grows_beyond_the_room_is_refused(small, hold):
         return [e for e in events if e["type"] == "refused" and e.get("user") == "grows"]
     (record,) = wait_for(records, what="the record")
     assert record["status"] == 429 and record["rule"] == "RateLimit/tenant/body_bytes" and record["reason"] == "rate_limit_exceeded", record
+
+
+@pytest.mark.parametrize("member,value,says", [
+    ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "^(((a{0,30}){0,30}){0,30})$"}}}, "repetitions within each other"),
+    ("tools", [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)], "128 at most"),
+    ("messages", [{"role": "user", "content": ""}] * 4097, "4096 at most"),
+])
+def test_what_would_hold_an_engine_up_is_refused(small, member, value, says):
+    secret = small.key("demo", f"bound-{member.replace('_', '-')}")
+    reached = len(small.upstream.requests)
+    refused = ask_once(small.address("gateway"), secret, {**CHAT, member: value})
+    error = refused.json()["error"]
+    assert refused.status == 400 and error["param"] == member and error["code"] == "invalid_value" and says in error["message"], error
+    assert len(small.upstream.requests) == reached
