@@ -263,6 +263,8 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
                                  .engines = {.socket_dir = options_path(o, a, "run/engines"), .site = o->site, .remote = &g->reach},
                                  .journal_dir = options_path(o, a, "ledger"),
                                  .max_body_bytes = (size_t)o->gateway_max_body,
+                                 .bodies_bytes = (size_t)o->gateway_bodies_bytes,
+                                 .tenant_bodies_bytes = (size_t)o->gateway_tenant_bodies_bytes,
                                  .max_connections = connections_that_fit(o->gateway_max_connections),
                                  .address_share = (int)o->gateway_address_share,
                                  .trusted = &g->trusted,

@@ -18,7 +18,7 @@ struct options {
     int64_t authentication_skew_ms, authentication_refresh_ms;
     /* [gateway] */
     char *gateway_name, *gateway_listen, *gateway_trusted_proxies, *gateway_tls_cert, *gateway_tls_key;
-    int64_t gateway_threads, gateway_max_connections, gateway_address_share, gateway_max_body, gateway_head_ms, gateway_body_ms, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms, gateway_keepalive_ms, gateway_queue_max, gateway_routing, gateway_queue_ms;
+    int64_t gateway_threads, gateway_max_connections, gateway_address_share, gateway_max_body, gateway_bodies_bytes, gateway_tenant_bodies_bytes, gateway_head_ms, gateway_body_ms, gateway_drain_ms, gateway_first_byte_ms, gateway_idle_ms, gateway_keepalive_ms, gateway_queue_max, gateway_routing, gateway_queue_ms;
     bool gateway_hedging;
     int64_t gateway_decisions, gateway_decisions_bytes;
     int64_t gateway_hold_max, gateway_hold_bytes, gateway_hold_ms;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/schema_bound.h"
 #include "kinds/inference.h"
 
 #define ANSWERS_MAX 1000
@@ -12,7 +13,13 @@
 
 _Static_assert(MODEL_NAME_MAX == SERVED_NAME_MAX + 1, "whatever is served can be asked for");
 
-enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N_PREDICT, AT_N, AT_N_CMPL, AT_TIER, AT_COUNT };
+enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_MAX_COMPLETION, AT_MAX_OUTPUT, AT_N_PREDICT, AT_N, AT_N_CMPL, AT_TIER, AT_SYSTEM, AT_INSTRUCTIONS, AT_SCHEMAS };
+
+/* What engines make grammars of, and, from "tools" to "text", put into prompts. Of OpenAI, Anthropic, llama.cpp, vLLM and SGLang. */
+static const char *const SCHEMAS[] = {"tools",       "functions",          "response_format", "text",         "output_format", "output_config", "json_schema", "grammar",
+                                      "structured_outputs", "guided_json", "guided_regex",    "guided_grammar", "regex",       "ebnf"};
+#define SCHEMAS_IN_PROMPT 6 /* the first ones */
+enum { AT_TAKEN_OUT = AT_SCHEMAS + ARRAY_LEN(SCHEMAS) };
 
 /* What engines take for orders of their operator: by it a client would reach what is another's. Of llama.cpp, vLLM and SGLang. */
 static const char *const TAKEN_OUT[] = {
@@ -198,12 +205,38 @@ int64_t body_estimate_tokens(struct str json)
     return (int64_t)(n.wide + n.escapes + (bytes < json.len ? json.len - bytes : 0) / 4 + 1);
 }
 
+/* Engines read them all before they answer anybody. */
+static int check_prompts(const char *prompt, const struct span *at, struct err *err)
+{
+    size_t max = !strcmp(prompt, "messages") ? BODY_MESSAGES_MAX : BODY_PROMPTS_MAX;
+    struct str inside = at->type == SPAN_ARRAY ? str_trim(str_skip(at->text, 1)) : STR_NULL;
+    bool is_tokens = inside.len && (inside.ptr[0] == '-' || (inside.ptr[0] >= '0' && inside.ptr[0] <= '9'));
+    if (at->type != SPAN_ARRAY || is_tokens || at->count <= max)
+        return 0;
+    return err_field(err, ERR_BAD_REQUEST, prompt, "\"%s\" has %zu elements; expected %zu at most", prompt, at->count, max);
+}
+
+static int check_schemas(const struct span *at, struct request_body *ret, struct err *err)
+{
+    struct schema_weight weight = {0};
+    for (size_t i = 0; i < ARRAY_LEN(SCHEMAS); i++) {
+        if (absent(&at[i]))
+            continue;
+        int rc = schema_bound_check(&weight, SCHEMAS[i], &at[i], err);
+        if (rc < 0)
+            return rc;
+        ret->prompt_tokens += i < SCHEMAS_IN_PROMPT ? body_estimate_tokens(at[i].text) : 0;
+    }
+    return 0;
+}
+
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err)
 {
     _Static_assert(ARRAY_LEN(TAKEN_OUT) <= BODY_TAKEN_OUT_MAX, "each has its place");
-    const char *paths[AT_COUNT + ARRAY_LEN(TAKEN_OUT)] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "n", "n_cmpl", "service_tier"};
+    const char *paths[AT_TAKEN_OUT + ARRAY_LEN(TAKEN_OUT)] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "n", "n_cmpl", "service_tier", "system", "instructions"};
     struct span at[ARRAY_LEN(paths)];
-    memcpy(paths + AT_COUNT, TAKEN_OUT, sizeof(TAKEN_OUT));
+    memcpy(paths + AT_SCHEMAS, SCHEMAS, sizeof(SCHEMAS));
+    memcpy(paths + AT_TAKEN_OUT, TAKEN_OUT, sizeof(TAKEN_OUT));
     if (!str_trim(text).len)
         return err_set(err, ERR_BAD_REQUEST, "the body is empty; expected a JSON object with \"model\" and \"%s\"", prompt);
     int rc = span_scan(text, paths, ARRAY_LEN(paths), at, err);
@@ -223,10 +256,16 @@ int request_body_read(struct str text, const char *prompt, bool ask_usage, struc
         return err_field(err, ERR_BAD_REQUEST, "stream_options.include_usage", "\"stream_options.include_usage\" must be true or false");
     if (absent(&at[AT_PROMPT]))
         return err_field(err, ERR_BAD_REQUEST, prompt, "\"%s\" is missing", prompt);
+    if ((rc = check_prompts(prompt, &at[AT_PROMPT], err)) < 0)
+        return rc;
     ret->stream = span_bool(&at[AT_STREAM], false);
     ret->ask_usage = ask_usage;
     ret->usage_wanted = span_bool(&at[AT_USAGE], false);
     ret->prompt_tokens = body_estimate_tokens(at[AT_PROMPT].text);
+    for (int i = AT_SYSTEM; i <= AT_INSTRUCTIONS; i++)
+        ret->prompt_tokens += absent(&at[i]) ? 0 : body_estimate_tokens(at[i].text);
+    if ((rc = check_schemas(at + AT_SCHEMAS, ret, err)) < 0)
+        return rc;
     ret->prompt = at[AT_PROMPT].text;
     ret->batch = at[AT_TIER].type == SPAN_STRING && (str_eqc(at[AT_TIER].text, "\"flex\"") || str_eqc(at[AT_TIER].text, "\"batch\""));
     ret->answers = answers(at);
@@ -234,7 +273,8 @@ int request_body_read(struct str text, const char *prompt, bool ask_usage, struc
     ret->most_answers = MIN(most_answers(at) * MIN(ret->prompts, (int64_t)ALL_ANSWERS_MAX), (int64_t)ALL_ANSWERS_MAX);
     ret->max_tokens = max_tokens(at) * ret->most_answers;
     ret->several = !is_one(&at[AT_N]) || !is_one(&at[AT_N_CMPL]);
-    memcpy(ret->taken_out, at + AT_COUNT, ARRAY_LEN(TAKEN_OUT) * sizeof(at[0]));
+    for (size_t i = 0; i < ARRAY_LEN(TAKEN_OUT); i++)
+        ret->taken_out[i] = at[AT_TAKEN_OUT + i].text;
     ret->text = text;
     ret->at_model = at[AT_MODEL];
     ret->at_options = at[AT_OPTIONS];
@@ -271,9 +311,9 @@ static bool is_space(char c)
 }
 
 /* The member whose value this is, from the comma before it, or else to behind the comma after it. Its name holds no quotes: span_scan() has seen to that. */
-static struct edit take_out(const struct request_body *b, const struct span *value)
+static struct edit take_out(const struct request_body *b, struct str value)
 {
-    const char *from = value->text.ptr, *to = from + value->text.len, *end = b->text.ptr + b->text.len;
+    const char *from = value.ptr, *to = from + value.len, *end = b->text.ptr + b->text.len;
     for (int quotes = 0; quotes < 2;)
         quotes += *--from == '"';
     const char *before = from, *after = to;
@@ -324,8 +364,8 @@ static int make_edits(const struct request_body *b, const char *engine_model, st
     if (b->stream && b->ask_usage && !b->usage_wanted)
         add_edit(edits, &count, ask_for_usage(b));
     for (size_t i = 0; i < ARRAY_LEN(TAKEN_OUT); i++)
-        if (b->taken_out[i].type != SPAN_ABSENT)
-            add_edit(edits, &count, take_out(b, &b->taken_out[i]));
+        if (b->taken_out[i].ptr)
+            add_edit(edits, &count, take_out(b, b->taken_out[i]));
     return count;
 }
 

@@ -22,7 +22,7 @@ struct request_body {
     bool stream;
     bool ask_usage;      /* streams must be asked for it */
     bool usage_wanted;   /* the client asked for usage in its stream */
-    int64_t prompt_tokens; /* of the prompt's JSON, estimated: where the engine gives no count, and for what is reserved */
+    int64_t prompt_tokens; /* of the prompt's JSON, and of what templates put beside it (tools, a schema, instructions), estimated: where the engine gives no count, and for what is reserved */
     struct str prompt;   /* its JSON */
     bool batch;          /* it may wait behind all others: "service_tier" is "flex" or "batch" */
     int64_t max_tokens;  /* that all answers together may have, however an engine reads the members that say so; 0: the client does not say */
@@ -31,11 +31,14 @@ struct request_body {
     int64_t answers;     /* to each prompt; 0: that is said oddly */
     int64_t prompts;     /* of completions; 1 everywhere else */
     struct str text;
-    struct span taken_out[BODY_TAKEN_OUT_MAX]; /* values of members that do not go on */
+    struct str taken_out[BODY_TAKEN_OUT_MAX]; /* values of members that do not go on; ptr NULL: it has none */
     struct span at_model, at_options, at_usage;
 };
 
-/* prompt: the member that this route must have ("messages"). ask_usage: its streams tell what they used only when they are asked. ERR_BAD_REQUEST; the field names the member. The body must outlive *ret. */
+#define BODY_MESSAGES_MAX 4096
+#define BODY_PROMPTS_MAX 2048 /* inputs and documents, too: as OpenAI has it */
+
+/* prompt: the member that this route must have ("messages"). ask_usage: its streams tell what they used only when they are asked. ERR_BAD_REQUEST; the field names the member. What would hold an engine up is refused, too (schema_bound.h). The body must outlive *ret. */
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err) NODISCARD;
 /* A number as engines take it: also with a fraction, which is rounded up, and as a string. False: it is none. */
 bool body_number(const struct span *s, int64_t *ret);

@@ -196,6 +196,12 @@ static void fill_defaults(struct gateway_options *o)
         o->name = "gateway";
     if (!o->max_body_bytes)
         o->max_body_bytes = 16u << 20;
+    if (!o->bodies_bytes)
+        o->bodies_bytes = (size_t)1 << 30;
+    if (!o->tenant_bodies_bytes)
+        o->tenant_bodies_bytes = (size_t)256 << 20;
+    o->bodies_bytes = MAX(o->bodies_bytes, o->max_body_bytes);
+    o->tenant_bodies_bytes = MAX(o->tenant_bodies_bytes, o->max_body_bytes);
     if (!o->max_connections)
         o->max_connections = 9000;
     if (!o->address_share)
@@ -284,6 +290,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     }
     metric_gauge_fn("seki_gateway_requests_waiting", "Requests that wait for a replica with room.", waiting, g);
     metric_gauge_fn("seki_gateway_requests_held", "Requests that wait for an endpoint's first replica to serve.", cold_held, g);
+    metric_gauge_fn("seki_gateway_body_bytes", "Bytes of request bodies that are held, or expected: of bodies over 4 KiB.", body_room_bytes, g);
     metric_gauge_fn("seki_gateway_snapshot_age_seconds", "Since the routing snapshot was last known to be what the API has; -1: there is none.", snapshot_age, g);
     *ret = g;
     return 0;

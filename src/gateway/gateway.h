@@ -34,6 +34,8 @@ struct gateway_options {
     const int *listen_fds;        /* sockets that listen at `listen` already, taken over from another gateway; they become this one's when it starts */
     size_t listen_count;
     size_t max_body_bytes;        /* default 16 MiB */
+    size_t bodies_bytes;          /* of all bodies that are held at once; default 1 GiB … */
+    size_t tenant_bodies_bytes;   /* … and of those of one tenant; default 256 MiB. Never less than one body */
     size_t max_connections;       /* default 9,000 */
     int address_share;            /* percent of them that one address may have when they run short; default 50, 100: no bound */
     const struct reach *trusted;  /* proxies: addresses that have no such share; stays the caller's */

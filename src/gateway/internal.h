@@ -118,8 +118,11 @@ struct key_fault {
 };
 bool gateway_key_fault(const struct snap_key *k, struct key_fault *ret); /* k NULL: there is none */
 /* On the head, once the key is known; r->user is then the request. */
-void request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key);
+struct request *request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key);
+bool request_admit(struct request *q); /* on the head; false: answered */
+bool request_grow(struct request *q, size_t bytes); /* its body is so long now; likewise */
 void request_begin(struct request *q); /* the body is here */
+void request_forget(struct request *q); /* it will never come whole */
 void request_drain(struct request *q); /* the client takes bytes again */
 void request_abort(struct request *q); /* the client is gone, or the gateway stops */
 bool request_has_begun(const struct request *q);

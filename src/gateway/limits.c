@@ -213,7 +213,8 @@ static void give_back(const struct limit *l, int64_t tokens, int units)
         end_running(l);
 }
 
-static enum limit_result take(const struct limit *l, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret)
+/* has_place: it runs already. */
+static enum limit_result take(const struct limit *l, int64_t tokens, bool has_place, uint64_t now_ns, struct limit_refusal *ret)
 {
     int taken = 0;
     enum limit_result r;
@@ -223,28 +224,53 @@ static enum limit_result take(const struct limit *l, int64_t tokens, uint64_t no
         taken = LIMIT_TOKENS;
         if ((r = take_rate(l, LIMIT_TOKENS, tokens, now_ns, ret)) == LIMIT_HELD) {
             taken = LIMIT_CONCURRENT;
-            if ((r = take_running(l, now_ns, ret)) == LIMIT_HELD)
-                return r;
+            if (has_place || (r = take_running(l, now_ns, ret)) == LIMIT_HELD)
+                return LIMIT_HELD;
         }
     }
     give_back(l, tokens, taken);
     return r;
 }
 
-enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret)
+enum limit_result limit_enter(struct limit_hold *h, const struct limit *limits, uint64_t now_ns, struct limit_refusal *ret)
 {
     for (int s = 0; s < LIMIT_SCOPES; s++) {
-        enum limit_result r = take(&limits[s], tokens, now_ns, ret);
+        enum limit_result r = limits[s].counter ? take_running(&limits[s], now_ns, ret) : LIMIT_HELD;
         if (r == LIMIT_HELD)
             continue;
         ret->scope = (enum limit_scope)s;
         while (s-- > 0)
             if (limits[s].counter)
-                give_back(&limits[s], tokens, LIMIT_UNITS);
+                end_running(&limits[s]);
         return r;
     }
-    *h = (struct limit_hold){.limits = limits, .tokens = tokens, .held = true};
+    *h = (struct limit_hold){.limits = limits, .entered = true};
     return LIMIT_HELD;
+}
+
+enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret)
+{
+    for (int s = 0; s < LIMIT_SCOPES; s++) {
+        enum limit_result r = take(&limits[s], tokens, h->entered, now_ns, ret);
+        if (r == LIMIT_HELD)
+            continue;
+        ret->scope = (enum limit_scope)s;
+        while (s-- > 0)
+            if (limits[s].counter)
+                give_back(&limits[s], tokens, h->entered ? LIMIT_CONCURRENT : LIMIT_UNITS);
+        return r;
+    }
+    *h = (struct limit_hold){.limits = limits, .tokens = tokens, .entered = true, .held = true};
+    return LIMIT_HELD;
+}
+
+void limit_return(struct limit_hold *h)
+{
+    for (int s = 0; h->held && s < LIMIT_SCOPES; s++)
+        if (h->limits[s].counter)
+            give_back(&h->limits[s], h->tokens, LIMIT_CONCURRENT);
+    h->held = false;
+    h->tokens = 0;
 }
 
 enum limit_result limit_take_refused(const struct limit *limits, uint64_t now_ns, struct limit_refusal *ret)
@@ -264,15 +290,18 @@ enum limit_result limit_take_refused(const struct limit *limits, uint64_t now_ns
 
 void limit_settle(struct limit_hold *h, int64_t tokens, bool free)
 {
-    if (!h->held)
+    bool held = h->held;
+    if (!h->entered)
         return;
-    h->held = false;
+    h->entered = h->held = false;
     int64_t used = free ? 0 : tokens;
     for (int s = 0; s < LIMIT_SCOPES; s++) {
         const struct limit *l = &h->limits[s];
         if (!l->counter)
             continue;
         end_running(l);
+        if (!held)
+            continue;
         if (free)
             give_rate(l, LIMIT_REQUESTS, 1);
         if (used < h->tokens)

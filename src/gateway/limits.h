@@ -3,6 +3,7 @@
  * A key, its project and its tenant each may have limits; the tightest wins, as all must have room. What is reserved is what the request may use: its prompt and the answer that
  * is expected of it. What it really used is settled; the rest is given back, and what it used beyond is owed. So the sum is exact however many requests run at once, but for
  * answers that grow longer than was reserved, and those are paid for by the requests that follow.
+ * A place among the requests at once is taken at a request's head (limit_enter()), before its body is read: who has none is not to fill the memory with bodies.
  *
  * A rate is a bucket of one minute's worth that fills evenly: kept as the one moment at which it is full again (the generic cell rate algorithm, ITU-T I.371), so that taking and
  * giving back are one atomic operation each. Counters outlive snapshots, as targets do. Costs are rounded up, refunds down: never more than the limit passes.
@@ -44,7 +45,8 @@ void limit_counter_unref(struct limit_counter *c);
 struct limit_hold {
     const struct limit *limits;
     int64_t tokens;
-    bool held;
+    bool entered; /* a place among the requests at once, in each scope */
+    bool held;    /* a request and its tokens, of the rates */
 };
 struct limit_refusal {
     struct limit_counter *counter;
@@ -62,12 +64,16 @@ int64_t limit_learned(const struct limit *limits, const char *project, const cha
 void limit_learn(const struct limit *limits, const char *project, const char *endpoint, int64_t completion_tokens);
 
 enum limit_result { LIMIT_OVER, LIMIT_HELD, LIMIT_ASK };
-/* One request of so many tokens. Not HELD: nothing is, and *ret says why. */
+/* A place among the requests at once, before anything else is known. ASK: others may have one for it; it has none yet, and asks again by limit_reserve(). */
+enum limit_result limit_enter(struct limit_hold *h, const struct limit *limits, uint64_t now_ns, struct limit_refusal *ret);
+/* One request of so many tokens, and a place where it has none yet. Not HELD: nothing is that was not before, and *ret says why. */
 enum limit_result limit_reserve(struct limit_hold *h, const struct limit *limits, int64_t tokens, uint64_t now_ns, struct limit_refusal *ret);
 /* One that is refused for what it is counts all the same, in rates of requests alone. Not HELD: as above. */
 enum limit_result limit_take_refused(const struct limit *limits, uint64_t now_ns, struct limit_refusal *ret);
 /* It has ended and used so many tokens; free: it failed, and does not count. Once; nothing happens when nothing is held. */
 void limit_settle(struct limit_hold *h, int64_t tokens, bool free);
+/* Gives back what limit_reserve() took of rates; the place stays its own. */
+void limit_return(struct limit_hold *h);
 /* What was settled has turned out to be so many tokens more, or less. */
 void limit_mend(const struct limit *limits, int64_t more);
 

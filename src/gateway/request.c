@@ -22,6 +22,8 @@ static void request_cleanup(void *arg)
     sbuf_deinit(&q->answer);
     if (q->doubted)
         target_unref(q->doubted);
+    limit_settle(&q->hold, 0, true); /* of one that never began */
+    body_hold_end(&q->room);
     snapshot_unref(q->snapshot);
     snapshot_unref(q->routing);
 }
@@ -34,7 +36,7 @@ void request_scan(struct request *q, bool take_out, void (*out)(void *arg, struc
     q->scan.dialect = q->route->dialect;
 }
 
-void request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key)
+struct request *request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key)
 {
     struct request *q = ARENA_NEW(r->arena, struct request);
     q->http = r;
@@ -53,6 +55,7 @@ void request_new(struct gateway_loop *l, struct http_request *r, const struct ga
     request_scan(q, false, NULL);
     arena_on_free(r->arena, request_cleanup, q);
     r->user = q;
+    return q;
 }
 
 bool request_has_begun(const struct request *q)
@@ -220,15 +223,15 @@ void request_settle(struct request *q, int status, enum outcome outcome)
         records_add(q, &u); /* last: u's texts and costs are what they stay */
 }
 
-static void count_limited(struct request *q, enum limit_scope scope, const char *unit)
+static void count_limited(struct request *q, const char *scope, const char *unit)
 {
     q->kept_away = true;
-    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(limit_scope_text(scope)), str_of(unit)}), 1);
+    metric_add(metric_series(q->loop->gateway->metrics.limited, (struct str[]){str_of(scope), str_of(unit)}), 1);
 }
 
 static void refuse_limited(struct request *q, const struct limit_refusal *why)
 {
-    count_limited(q, why->scope, limit_unit_text(why->unit));
+    count_limited(q, limit_scope_text(why->scope), limit_unit_text(why->unit));
     gateway_audit_limited(q->loop, q->http, q->key, limit_scope_text(why->scope), limit_unit_text(why->unit));
     request_settle(q, 429, OUTCOME_REFUSED_BY_US);
     answer_limited(q->http, q->key, why);
@@ -384,7 +387,7 @@ int64_t request_most(const struct request *q, const struct snap_endpoint *e, int
 /* known: control has said so. */
 static void refuse_over(struct request *q, const struct budget *b, int64_t amount, bool known)
 {
-    count_limited(q, b->scope, "money");
+    count_limited(q, limit_scope_text(b->scope), "money");
     if (!known) {
         request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "budget_unconfirmed", NULL, "What is left of a budget of this API key cannot be told at the moment, so nothing is spent of it; try again.");
         return;
@@ -406,7 +409,7 @@ static bool reserve_money(struct request *q, int64_t prompt)
     enum budget_result r = budget_reserve(&q->money, q->key->budgets, q->key->budget_count, amount, clock_wall_ms(), clock_mono_ns(), &why);
     if (r == BUDGET_HELD)
         return true;
-    limit_settle(&q->hold, 0, true);
+    limit_return(&q->hold);
     q->wait.budgets = q->key->budgets;
     q->wait.count = q->key->budget_count;
     q->wait.amount = amount;
@@ -460,11 +463,69 @@ static void reserve_again(struct slices_wait *w)
     go_on(CONTAINER_OF(w, struct request, wait));
 }
 
+static void begin(struct request *q)
+{
+    q->begun = true;
+    metric_move(q->loop->gateway->metrics.active, 1);
+}
+
+static void refuse_body(struct request *q, enum body_room_result why)
+{
+    bool all = why == BODY_ROOM_FULL;
+    begin(q);
+    http_skip_body(q->http);
+    count_limited(q, all ? "gateway" : "tenant", "body_bytes");
+    snprintf(q->retry_after, sizeof(q->retry_after), "1");
+    if (all) {
+        request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "gateway_overloaded", NULL, "The gateway holds as many bytes of request bodies as it may; try again.");
+        return;
+    }
+    gateway_audit_limited(q->loop, q->http, q->key, "tenant", "body_bytes");
+    const char *message = arena_printf(q->http->arena, "The bodies of the requests of tenant `%s` that run, or are being sent, are too large together: %zu bytes may be held at once. Try again when some have ended.",
+                                       q->key->tenant, q->loop->gateway->o.tenant_bodies_bytes);
+    request_refuse(q, 429, OUTCOME_REFUSED_BY_US, "requests", "rate_limit_exceeded", NULL, message);
+}
+
+static bool take_room(struct request *q, size_t bytes)
+{
+    const struct gateway_options *o = &q->loop->gateway->o;
+    enum body_room_result r = body_hold_grow(&q->room, q->key->bodies, bytes, &(struct body_room_max){o->tenant_bodies_bytes, o->bodies_bytes});
+    if (r != BODY_ROOM_HELD)
+        refuse_body(q, r);
+    return r == BODY_ROOM_HELD;
+}
+
+bool request_admit(struct request *q)
+{
+    struct limit_refusal why;
+    int64_t length = q->http->head.content_length;
+    if (limit_enter(&q->hold, q->key->limits, clock_mono_ns(), &why) == LIMIT_OVER) {
+        begin(q);
+        http_skip_body(q->http); /* most are short: their clients need not connect anew */
+        refuse_limited(q, &why);
+        return false;
+    }
+    /* One that is too long is refused by the server. */
+    return length <= 0 || (uint64_t)length > q->loop->gateway->o.max_body_bytes || take_room(q, (size_t)length);
+}
+
+bool request_grow(struct request *q, size_t bytes)
+{
+    if (bytes <= MAX(q->room.bytes, (size_t)BODY_ROOM_FREE))
+        return true;
+    return take_room(q, MAX(bytes, MIN(2 * bytes, q->loop->gateway->o.max_body_bytes))); /* ahead, as its buffer grows */
+}
+
+void request_forget(struct request *q)
+{
+    limit_settle(&q->hold, 0, true);
+}
+
 void request_begin(struct request *q)
 {
     struct err err = ERR_INIT;
-    q->begun = true;
-    metric_move(q->loop->gateway->metrics.active, 1);
+    begin(q);
+    body_hold_shrink(&q->room, q->http->body.len);
     if (request_body_read(q->http->body, q->route->prompt, q->route->dialect == DIALECT_COMPLETIONS, &q->body, &err) < 0) {
         request_refuse(q, 400, OUTCOME_REFUSED_BY_US, "invalid_request_error", err.field[0] ? "invalid_value" : "invalid_json", err.field, err.msg);
         return;

@@ -1,15 +1,17 @@
-/* One inference request, from its complete body to its last line. Inside the gateway: request.c (what is asked, limits, the last line) and attempt.c (engines and what they answer).
+/* One inference request, from its head to its last line. Inside the gateway: request.c (what is asked, limits, the last line) and attempt.c (engines and what they answer).
  *
- *   begin ─► reserve ─► attempt ─► (wait) ─► head ─► body … ─► end    a stream passes through from its first content on; any other answer is gathered and sent whole
+ *   admit ─► (body) ─► begin ─► reserve ─► attempt ─► (wait) ─► head ─► body … ─► end    a stream passes through from its first content on; any other answer is gathered and sent whole
  *                          ▲                   │ another replica, while nothing of an engine's was passed on
  *                          └───────────────────┘
- * Whatever happens, request_settle() runs once: it releases the replica and what was reserved of limits, makes the usage record (records.h; recount.h where a tokenizer is asked first), counts, logs. It runs before the client gets the last
+ * At its head it takes a place among its key's requests at once, and room for its body: who has neither is refused before the body is read.
+ * Whatever happens to one that has begun, request_settle() runs once: it releases the replica and what was reserved of limits, makes the usage record (records.h; recount.h where a tokenizer is asked first), counts, logs. It runs before the client gets the last
  * byte, so that whoever has seen the end of an answer has been counted. struct request lives in the HTTP request's arena. A request that never came whole (the client left, was too
- * slow or sent too much) is none: nothing was used, nothing is written; the server's refusal is counted as one. Threads: the loop's.
+ * slow or sent too much) is none: nothing was used, nothing is written, and its place is free; the server's refusal is counted as one. Threads: the loop's.
  */
 #ifndef SEKI_GATEWAY_REQUEST_H
 #define SEKI_GATEWAY_REQUEST_H
 
+#include "gateway/body_room.h"
 #include "gateway/cold.h"
 #include "gateway/dispatch.h"
 #include "gateway/hedge.h"
@@ -41,6 +43,7 @@ struct request {
     struct iovec pieces[BODY_PIECES_MAX];
     struct http_header headers[REQUEST_HEADERS_MAX];
     struct limit_hold hold;
+    struct body_hold room; /* of its body */
     struct budget_hold money;
     struct price own_price;    /* snapshots may go while it waits */
     const struct price *price; /* that; NULL: the model has none */

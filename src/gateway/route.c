@@ -103,12 +103,28 @@ void gateway_loop_refresh(struct gateway_loop *l)
     }
 }
 
-static struct str secret_of(const struct http_head *h)
+/* The first value is the header's. False: there is another one, and it differs. */
+static bool note_value(struct str *value, struct str another)
 {
-    struct str v = http_header_get(h, "Authorization");
-    if (v.len > 7 && str_ieq(str_n(v.ptr, 7), STR("Bearer ")))
-        return str_trim(str_skip(v, 7));
-    return str_trim(http_header_get(h, "x-api-key")); /* as Anthropic's SDKs send it */
+    if (!value->ptr)
+        *value = another;
+    return str_eq(*value, another);
+}
+
+/* What a request is authenticated by: the bearer token of Authorization, else x-api-key, as Anthropic's SDKs send it. False: whoever is in front of us may have looked at another one. */
+static bool secret_of(const struct http_head *h, struct str *ret)
+{
+    struct str authorization = STR_NULL, key = STR_NULL;
+    bool clear = true;
+    for (size_t i = 0; i < h->header_count; i++) {
+        if (str_ieq(h->headers[i].name, STR("authorization")))
+            clear &= note_value(&authorization, h->headers[i].value);
+        else if (str_ieq(h->headers[i].name, STR("x-api-key")))
+            clear &= note_value(&key, h->headers[i].value);
+    }
+    bool is_bearer = authorization.len > 7 && str_ieq(str_n(authorization.ptr, 7), STR("Bearer "));
+    *ret = str_trim(is_bearer ? str_skip(authorization, 7) : key);
+    return clear;
 }
 
 static void source_of(struct http_request *r, char source[NET_ADDR_TEXT_MAX])
@@ -181,7 +197,11 @@ static const struct snap_key *authenticate(struct gateway_loop *l, struct http_r
 {
     char hash[SHA256_HEX_MAX];
     struct key_fault fault;
-    struct str secret = secret_of(&r->head);
+    struct str secret;
+    if (!secret_of(&r->head, &secret)) {
+        answer_refusal(l, r, 400, "invalid_request_error", "invalid_value", "Two Authorization headers, or two x-api-key headers, that differ: send one API key.");
+        return NULL;
+    }
     if (!secret.len) {
         refuse(l, r, NULL, 401, "invalid_api_key", "KeyMissing", "No API key: send it as \"Authorization: Bearer sk-seki-…\"");
         return NULL;
@@ -220,12 +240,21 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
         route->handle(l, r, k);
         return ERR_CANCELED;
     }
+    struct str coding = http_header_get(&r->head, "Content-Encoding");
+    if (coding.len && !str_ieq(coding, STR("identity"))) {
+        answer_refusal(l, r, 415, "invalid_request_error", "unsupported_content_encoding", "Content-Encoding: request bodies must not be compressed or coded otherwise; expected none, or identity.");
+        return ERR_BAD_REQUEST;
+    }
     if (journal_ready(l->gateway->journal, &err) < 0) {
         answer_refusal(l, r, 503, "server_error", "usage_not_recordable", "The gateway cannot record what is used at the moment, so it serves nothing: the disk of this cloud's operator is full or failing. Try again later.");
         return ERR_UNAVAILABLE;
     }
-    request_new(l, r, route, k);
-    return 0;
+    return request_admit(request_new(l, r, route, k)) ? 0 : ERR_TOO_MANY;
+}
+
+static int on_body(void *ctx UNUSED, struct http_request *r, size_t bytes)
+{
+    return request_grow(r->user, bytes) ? 0 : ERR_TOO_MANY;
 }
 
 static void on_request(void *ctx UNUSED, struct http_request *r)
@@ -241,9 +270,9 @@ static void on_drain(void *ctx UNUSED, struct http_request *r)
 
 static void on_abort(void *ctx UNUSED, struct http_request *r)
 {
-    if (r->user && request_has_begun(r->user))
-        request_abort(r->user);
+    if (r->user)
+        (request_has_begun(r->user) ? request_abort : request_forget)(r->user);
 }
 
 const struct http_server_ops gateway_server_ops = {
-    .on_head = on_head, .on_request = on_request, .on_drain = on_drain, .on_abort = on_abort, .write_error = answer_server_error};
+    .on_head = on_head, .on_body = on_body, .on_request = on_request, .on_drain = on_drain, .on_abort = on_abort, .write_error = answer_server_error};

@@ -20,6 +20,7 @@ struct snapshot_memory *snapshot_memory_new(void)
     m->limits = limit_set_new();
     m->budgets = budget_set_new();
     m->dispatches = dispatch_set_new();
+    m->bodies = body_rooms_new();
     return m;
 }
 
@@ -31,6 +32,7 @@ void snapshot_memory_free(struct snapshot_memory *m)
     limit_set_free(m->limits);
     budget_set_free(m->budgets);
     dispatch_set_free(m->dispatches);
+    body_rooms_free(m->bodies);
     mem_free(m);
 }
 
@@ -223,6 +225,7 @@ struct snapshot *snapshot_build(const struct snapshot_source *src, const struct 
     limit_prune(memory->limits, clock_mono_ns());
     budget_prune(memory->budgets);
     dispatch_prune(memory->dispatches);
+    body_rooms_prune(memory->bodies);
     return s;
 }
 
@@ -245,10 +248,13 @@ void snapshot_unref(struct snapshot *s)
         budget_counter_unref(*b);
     VEC_FOREACH (&s->dispatches, d)
         dispatch_unref(*d);
+    VEC_FOREACH (&s->bodies, b)
+        body_room_unref(*b);
     VEC_DEINIT(&s->targets);
     VEC_DEINIT(&s->counters);
     VEC_DEINIT(&s->budgets);
     VEC_DEINIT(&s->dispatches);
+    VEC_DEINIT(&s->bodies);
     VEC_DEINIT(&s->endpoints);
     map_free(s->keys);
     map_free(s->own);

@@ -2,7 +2,7 @@
  *
  * Built from documents (informers give them, a file keeps them), read by all loops without locks. What must not be forgotten when a new one comes outlives snapshots, in a
  * `struct snapshot_memory`: targets, the places that requests are sent to, with the number of requests in flight and how they do; the queues of
- * endpoints; and the counters of limits. Threads: build on one, read on any.
+ * endpoints; and the counters of limits and of bodies. Threads: build on one, read on any.
  */
 #ifndef SEKI_GATEWAY_SNAPSHOT_H
 #define SEKI_GATEWAY_SNAPSHOT_H
@@ -11,6 +11,7 @@
 
 #include "base/map.h"
 #include "engine/engine.h"
+#include "gateway/body_room.h"
 #include "gateway/border.h"
 #include "gateway/budget.h"
 #include "gateway/limits.h"
@@ -80,6 +81,7 @@ struct snap_key {
     int64_t expires_ms;           /* INT64_MAX: never */
     bool disabled, suspended; /* suspended: its tenant is, or is being closed */
     struct limit limits[LIMIT_SCOPES];
+    struct body_room *bodies; /* its tenant's */
     struct budget *budgets; /* all that hold for it */
     size_t budget_count;
 };

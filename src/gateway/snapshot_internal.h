@@ -18,6 +18,7 @@ struct snapshot {
     VEC(struct limit_counter *) counters;
     VEC(struct budget_counter *) budgets;
     VEC(struct dispatch *) dispatches;
+    VEC(struct body_room *) bodies;
 };
 
 /* What outlives snapshots. */
@@ -26,6 +27,7 @@ struct snapshot_memory {
     struct limit_set *limits;
     struct budget_set *budgets;
     struct dispatch_set *dispatches;
+    struct body_rooms *bodies;
 };
 
 struct field_list;

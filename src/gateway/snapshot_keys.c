@@ -166,6 +166,7 @@ void snapshot_add_key(struct snapshot *s, struct snapshot_memory *memory, struct
         key->tenant = tenant_of(src, a, project);
         map_set(tenants, str_of(project), (void *)(uintptr_t)key->tenant);
     }
+    *VEC_PUSH(&s->bodies) = key->bodies = body_rooms_take(memory->bodies, key->tenant);
     key->disabled = k.spec.disabled;
     key->suspended = is_suspended(src, key->tenant);
     key->endpoints = k.spec.endpoints.count ? snapshot_copy_list(a, &k.spec.endpoints) : NULL;

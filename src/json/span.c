@@ -7,7 +7,8 @@
 #include <emmintrin.h>
 #endif
 
-#define PATHS_MAX 32
+#define PATHS_MAX 64
+#define FIELD_MAX 64 /* longer names are not told */
 #define DEPTH_MAX 64
 #define PARTS_MAX 4
 #define NUMBER_MAX 512
@@ -18,14 +19,30 @@ struct scanner {
     size_t path_count;
     struct span *ret;
     struct err *err;
+    struct str at[PARTS_MAX]; /* the member that is looked at, by its names from the top on, as far as a path leads */
+    int at_count;
 };
 
 /* Paths that lead through here, one bit each. */
-#define path_set uint32_t
+#define path_set uint64_t
 
 static int fail(struct scanner *s, const char *what)
 {
     return err_set(s->err, ERR_BAD_REQUEST, "invalid JSON: %s", what);
+}
+
+/* The same, of a member's doing: it is named. */
+static int fail_member(struct scanner *s, const char *what)
+{
+    CLEANUP(sbuf_deinit) struct sbuf field = {0};
+    sbuf_init(&field, PARTS_MAX * (FIELD_MAX + 1));
+    for (int i = 0; i < s->at_count && s->at[i].len <= FIELD_MAX; i++) {
+        sbuf_addc(&field, i ? "." : "");
+        sbuf_add(&field, s->at[i]);
+    }
+    if (!field.len || field.len >= ERR_FIELD_MAX)
+        return fail(s, what);
+    return err_field(s->err, ERR_BAD_REQUEST, field.ptr, "invalid JSON: %s, at \"%s\"", what, field.ptr);
 }
 
 static void skip_space(struct scanner *s)
@@ -190,18 +207,18 @@ static int skip_number(struct scanner *s)
     if (!real && len <= 18) /* fits in 64 bits whatever it is */
         return 0;
     if (len >= sizeof(text))
-        return fail(s, "a number too long");
+        return fail_member(s, "a number too long");
     memcpy(text, from, len);
     text[len] = 0;
     errno = 0;
     if (real) {
         double d = strtod(text, NULL);
         if (!isfinite(d))
-            return fail(s, "a number out of range");
+            return fail_member(s, "a number out of range");
     } else {
         (void)strtoll(text, NULL, 10);
         if (errno == ERANGE)
-            return fail(s, "a number out of range");
+            return fail_member(s, "a number out of range");
     }
     return 0;
 }
@@ -252,15 +269,19 @@ static path_set paths_below(struct scanner *s, int depth, path_set here, struct 
 #define MEMBERS_MAX 128
 
 /* Of an object that a path leads through: names are compared as they are written, so none may hold escapes. */
-static int note_key(struct scanner *s, struct str key, struct str *keys, size_t *count)
+static int note_key(struct scanner *s, int depth, struct str key, struct str *keys, size_t *count)
 {
+    if (depth < PARTS_MAX) {
+        s->at[depth] = key;
+        s->at_count = depth + 1;
+    }
     if (memchr(key.ptr, '\\', key.len))
         return fail(s, "a member's name with escapes");
     if (*count == MEMBERS_MAX)
         return fail(s, "too many members");
     for (size_t i = 0; i < *count; i++)
         if (str_eq(keys[i], key))
-            return fail(s, "a member is there twice");
+            return fail_member(s, "a member is there twice");
     keys[(*count)++] = key;
     return 0;
 }
@@ -277,7 +298,7 @@ static int scan_member(struct scanner *s, int depth, path_set here, struct str *
     if ((rc = skip_string(s)) < 0)
         return rc;
     struct str key = str_n(from + 1, (size_t)(s->p - from) - 2);
-    if (here && (rc = note_key(s, key, keys, count)) < 0)
+    if (here && (rc = note_key(s, depth, key, keys, count)) < 0)
         return rc;
     if (here)
         below = paths_below(s, depth, here, key, &ends);
@@ -293,10 +314,11 @@ static int scan_member(struct scanner *s, int depth, path_set here, struct str *
     return 0;
 }
 
-static int scan_object(struct scanner *s, int depth, path_set here)
+static int scan_object(struct scanner *s, int depth, path_set here, size_t *ret_count)
 {
     struct str keys[MEMBERS_MAX];
     size_t count = 0;
+    *ret_count = 0;
     skip_space(s);
     if (s->p < s->end && *s->p == '}') {
         s->p++;
@@ -306,6 +328,7 @@ static int scan_object(struct scanner *s, int depth, path_set here)
         int rc = scan_member(s, depth, here, keys, &count);
         if (rc < 0)
             return rc;
+        ++*ret_count;
         skip_space(s);
         if (s->p >= s->end)
             return fail(s, "an object does not end");
@@ -317,8 +340,9 @@ static int scan_object(struct scanner *s, int depth, path_set here)
     }
 }
 
-static int scan_array(struct scanner *s, int depth)
+static int scan_array(struct scanner *s, int depth, size_t *ret_count)
 {
+    *ret_count = 0;
     skip_space(s);
     if (s->p < s->end && *s->p == ']') {
         s->p++;
@@ -329,6 +353,7 @@ static int scan_array(struct scanner *s, int depth)
         int rc = scan_value(s, depth + 1, 0, NULL);
         if (rc < 0)
             return rc;
+        ++*ret_count;
         skip_space(s);
         if (s->p >= s->end)
             return fail(s, "an array does not end");
@@ -344,6 +369,7 @@ static int scan_value(struct scanner *s, int depth, path_set here, struct span *
 {
     const char *from = s->p;
     enum span_type type;
+    size_t count = 0;
     int rc;
     if (s->p >= s->end)
         return fail(s, "it ends too early");
@@ -353,12 +379,12 @@ static int scan_value(struct scanner *s, int depth, path_set here, struct span *
     case '{':
         s->p++;
         type = SPAN_OBJECT;
-        rc = scan_object(s, depth, here);
+        rc = scan_object(s, depth, here, &count);
         break;
     case '[':
         s->p++;
         type = SPAN_ARRAY;
-        rc = scan_array(s, depth);
+        rc = scan_array(s, depth, &count);
         break;
     case '"':
         s->p++;
@@ -382,7 +408,7 @@ static int scan_value(struct scanner *s, int depth, path_set here, struct span *
         rc = skip_number(s);
     }
     if (rc == 0 && ret)
-        *ret = (struct span){type, str_n(from, (size_t)(s->p - from))};
+        *ret = (struct span){type, str_n(from, (size_t)(s->p - from)), count};
     return rc;
 }
 
@@ -397,8 +423,9 @@ int span_scan(struct str json, const char *const *paths, size_t path_count, stru
     if (s.p >= s.end || *s.p != '{')
         return fail(&s, "it is no object");
     s.p++;
+    size_t count;
     /* The root counts as watched even without paths: its duplicates are refused. */
-    int rc = scan_object(&s, 0, path_count == PATHS_MAX ? ~(path_set)0 : path_count ? (1u << path_count) - 1 : 1u);
+    int rc = scan_object(&s, 0, path_count == PATHS_MAX ? ~(path_set)0 : path_count ? ((path_set)1 << path_count) - 1 : 1u, &count);
     if (rc < 0)
         return rc;
     skip_space(&s);

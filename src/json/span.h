@@ -16,10 +16,12 @@ enum span_type { SPAN_ABSENT, SPAN_STRING, SPAN_NUMBER, SPAN_TRUE, SPAN_FALSE, S
 struct span {
     enum span_type type;
     struct str text; /* the value's bytes; strings with their quotes */
+    size_t count;    /* of a list or an object: elements, members */
 };
 
-/* paths: dotted, "model", "stream_options.include_usage", "usage.prompt_tokens"; at most 32, at most 4 deep.
- * ret[i] belongs to paths[i]. The root must be an object. */
+/* paths: dotted, "model", "stream_options.include_usage", "usage.prompt_tokens"; at most 64, at most 4 deep.
+ * ret[i] belongs to paths[i]. The root must be an object. What is wrong with a member or a number, and not with JSON's form, has the member as the error's field: the one at the top, or below it
+ * where a path leads there. */
 int span_scan(struct str json, const char *const *paths, size_t path_count, struct span *ret, struct err *err) NODISCARD;
 
 /* The string's value, unescaped into a caller's array with NUL; false when it does not fit or is no string. */

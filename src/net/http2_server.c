@@ -29,10 +29,10 @@ struct http2_stream {
     struct http2_conn *c;
     int32_t id;
     struct http_request *req;
-    size_t head_bytes, body_max, body_taken;
+    size_t head_bytes, body_max;
     struct sbuf body, out;
     size_t out_off;
-    uint64_t since_ms, progress_ms;
+    uint64_t since_ms, body_since_ms, progress_ms;
     bool heard;    /* the handler knows of the request, and is owed on_done or on_abort */
     bool head_ok, headers_too_large;
     bool body_ended, handling; /* the handler has it */
@@ -231,6 +231,7 @@ static void begin_request(struct http2_stream *st, bool ended)
     struct http_server *s = st->c->server;
     struct err err = ERR_INIT;
     st->body_ended = ended;
+    st->body_since_ms = clock_mono_ms();
     st->no_body = str_eqc(st->req->head.method, "HEAD");
     if (st->headers_too_large) {
         answer_error(st, 431, "the head is larger than this server accepts");
@@ -268,6 +269,8 @@ static int on_data(nghttp2_session *session, uint8_t flags UNUSED, int32_t id, c
         answer_error(st, 413, "the body is larger than this server accepts");
         return 0;
     }
+    if (c->server->ops->on_body && c->server->ops->on_body(c->server->ctx, st->req, st->body.len + len) < 0)
+        return 0; /* answered */
     c->bodies_bytes -= st->body.len;
     sbuf_add(&st->body, str_n(data, len));
     c->bodies_bytes += st->body.len;
@@ -651,7 +654,12 @@ static bool hold(struct http_request *r)
     return true;
 }
 
-static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, conn_of, hold};
+/* Other streams do not mind. */
+static void skip_body(struct http_request *r UNUSED)
+{
+}
+
+static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, conn_of, hold, skip_body};
 
 /* ---- time ---- */
 
@@ -666,7 +674,7 @@ static void check_streams(struct http2_conn *c, uint64_t now)
             reset_stream(st, NGHTTP2_CANCEL); /* its client does not read; on_abort comes with the close */
         else if (!st->head_ok && !st->started && now - st->since_ms >= o->head_timeout_ms)
             reset_stream(st, NGHTTP2_CANCEL);
-        else if (wants_body(st) && !st->body_ended && quiet >= o->body_timeout_ms)
+        else if (wants_body(st) && !st->body_ended && server_body_is_slow(c->server, now, st->body_since_ms, st->progress_ms, st->body.len))
             answer_error(st, 408, "the body came too slowly");
     }
 }

@@ -16,6 +16,7 @@
 #define CODED_HEADERS_MAX 30
 #define FLUSHES_A_TURN 8 /* of a TLS record each, about a quarter of a millisecond */
 #define REQUEST_ID_RANDOM_BYTES 12 /* so many that no two are ever the same, and nobody can tell one, or how many there were, from others */
+#define BODY_BYTES_S 1024 /* a body's slowest pace */
 #define REQUEST_ARENA_MAX (64 * 1024 * 1024)
 #define REQUEST_ARENA_FIRST (4608 - 64) /* what a request of the gateway needs, and its head */
 #ifndef __has_feature
@@ -354,6 +355,12 @@ const char *http_date_text(void)
     return text;
 }
 
+bool server_body_is_slow(const struct http_server *s, uint64_t now_ms, uint64_t since_ms, uint64_t progress_ms, uint64_t bytes)
+{
+    uint64_t total = now_ms - since_ms;
+    return now_ms - progress_ms >= s->o.body_timeout_ms || (total >= BODY_GRACE_MS && bytes < total / 1000 * BODY_BYTES_S);
+}
+
 bool http_status_has_no_body(int status)
 {
     return status < 200 || status == 204 || status == 304;
@@ -433,6 +440,11 @@ void http_respond(struct http_request *r, int status, const char *content_type, 
         respond_coded(r, status, content_type, headers, header_count, body);
     else
         r->carrier->respond(r, status, content_type, headers, header_count, body);
+}
+
+void http_skip_body(struct http_request *r)
+{
+    r->carrier->skip_body(r);
 }
 
 void http_respond_start(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t header_count)

@@ -2,7 +2,7 @@
  *
  * One server belongs to one loop; several share a port by reuse_port. Connections speak HTTP/1.1, or HTTP/2 where TLS's ALPN chose it; handlers see no difference.
  * On HTTP/1.1 a connection carries one request at a time (pipelined ones wait), on HTTP/2 many. Life of a request: head read and checked → ops->on_head (may answer at once, sets the body's
- * cap) → body gathered → ops->on_request → http_respond*() … http_respond_end() → arena freed. If the client goes
+ * cap) → body gathered (ops->on_body, with each piece) → ops->on_request → http_respond*() … http_respond_end() → arena freed. If the client goes
  * away before the end, ops->on_abort is called once and the request is gone when it returns; else ops->on_done, likewise the last
  * call. Exactly one of on_abort and on_done is called for each request that reached on_head.
  * Threads: the loop's.
@@ -40,6 +40,8 @@ struct http_server_ops {
     /* The head is here, the body not. Return 0 to go on (may lower or raise *body_max), or answer with http_respond()
      * and return a negative code: the body is then skipped or the connection closed. May be NULL. */
     int (*on_head)(void *ctx, struct http_request *r, size_t *body_max);
+    /* More of the body is here: it has so many bytes then, which the server does not hold yet. Like on_head: 0 to go on. May be NULL. */
+    int (*on_body)(void *ctx, struct http_request *r, size_t bytes);
     void (*on_request)(void *ctx, struct http_request *r);
     /* Bytes queued fell under the low mark after http_write() had said false. May be NULL. */
     void (*on_drain)(void *ctx, struct http_request *r);
@@ -90,6 +92,8 @@ struct http_out_header {
 /* A whole answer. Bytes are copied unless body_static. */
 void http_respond(struct http_request *r, int status, const char *content_type,
                   const struct http_out_header *headers, size_t header_count, struct str body);
+/* In on_head, before an answer: a short body of a known length is read and dropped, so that the connection can go on behind it. Any other one ends the connection. */
+void http_skip_body(struct http_request *r);
 /* A streamed answer: chunked (or until close for HTTP/1.0). The head leaves with the first body bytes, or with
  * http_flush(), so that head and first chunk share one write. */
 void http_respond_start(struct http_request *r, int status, const char *content_type,

@@ -4,6 +4,7 @@
 #include "net/http_server_internal.h"
 
 #define LOW_WATER_DIVISOR 4
+#define SKIPPED_BODY_MAX (64 * 1024)
 #define USUAL_HEAD_BYTES 511 /* more than most heads have */
 
 static void build_head(struct http_server_conn *c, int status, const char *type, const struct http_out_header *headers, size_t count, int64_t length)
@@ -248,7 +249,18 @@ static bool hold(struct http_request *r)
     return true;
 }
 
-const struct http_carrier http1_carrier = {respond, respond_start, write_bytes, respond_end, respond_abort, queued_bytes, conn_of, hold};
+/* Who waits for "100 Continue" may send the body or not (RFC 9110, 10.1.1): nobody knows where the next head begins. */
+static void skip_body(struct http_request *r)
+{
+    struct http_server_conn *c = r->conn;
+    bool is_short = r->head.content_length > 0 && r->head.content_length <= SKIPPED_BODY_MAX;
+    if (c->state != CONN_BODY || c->body || c->started || !is_short || r->head.expect_continue)
+        return;
+    c->skip = (size_t)r->head.content_length;
+    c->body_unread = false;
+}
+
+const struct http_carrier http1_carrier = {respond, respond_start, write_bytes, respond_end, respond_abort, queued_bytes, conn_of, hold, skip_body};
 
 /* An answer of the server's own; the handler never sees the request, or sees it end by on_abort. */
 void server_conn_error(struct http_server_conn *c, int status, const char *msg)

@@ -9,8 +9,6 @@
 #define LINGER_BYTES_MAX (8 * 1024 * 1024)
 #define KEEP_BUFFER_BYTES 8192 /* a waiting connection holds no more than this */
 #define RESPONSE_HEAD_MAX (128 * 1024) /* more than a whole head of an upstream */
-#define RATE_GRACE_MS 30000
-#define RATE_MIN_BYTES_S 1024
 
 static void process(struct http_server_conn *c);
 
@@ -104,12 +102,10 @@ void server_conn_want(struct http_server_conn *c)
 
 static void on_body_timer(struct http_server_conn *c, uint64_t now)
 {
-    uint64_t quiet = now - c->progress_ms, total = now - c->since_ms;
-    bool slow = total >= RATE_GRACE_MS && c->body_taken < total / 1000 * RATE_MIN_BYTES_S;
-    if (quiet >= c->server->o.body_timeout_ms || slow)
+    if (server_body_is_slow(c->server, now, c->since_ms, c->progress_ms, c->body_taken))
         server_conn_error(c, 408, "the body came too slowly");
     else
-        timer_start(&c->timer, MIN(c->server->o.body_timeout_ms - quiet, (uint64_t)RATE_GRACE_MS));
+        timer_start(&c->timer, MIN(c->server->o.body_timeout_ms - (now - c->progress_ms), (uint64_t)BODY_GRACE_MS));
 }
 
 static void on_timer(struct timer *t)
@@ -265,6 +261,8 @@ static size_t take_body(struct http_server_conn *c, struct str bytes)
             server_conn_error(c, 413, "the body is larger than this server accepts");
             return bytes.len;
         }
+        if (payload.len && c->server->ops->on_body && c->server->ops->on_body(c->server->ctx, c->req, c->body_bytes.len + payload.len) < 0)
+            return bytes.len; /* answered */
         if (!c->body_bytes.cap && c->req->head.content_length > 0)
             sbuf_reserve(&c->body_bytes, MIN((size_t)c->req->head.content_length, (size_t)1 << 20));
         sbuf_add(&c->body_bytes, payload);
@@ -293,9 +291,21 @@ static size_t skip_blank(struct str bytes)
     return n;
 }
 
+/* What is left of a body that was refused; its end is where the next head may begin. */
+static size_t skip_body(struct http_server_conn *c, struct str bytes)
+{
+    size_t n = MIN(c->skip, bytes.len);
+    c->skip -= n;
+    if (!c->skip)
+        c->between = true;
+    return n;
+}
+
 /* Takes a head when it is complete; returns the bytes used. */
 static size_t take_head(struct http_server_conn *c, struct str bytes)
 {
+    if (c->skip)
+        return skip_body(c, bytes);
     size_t blank = skip_blank(bytes);
     struct str rest = str_skip(bytes, blank);
     size_t end = rest.len ? http_head_end(rest) : 0;

@@ -17,6 +17,7 @@ struct http_carrier {
     size_t (*queued)(const struct http_request *r);
     struct conn *(*conn_of)(struct http_request *r);
     bool (*hold)(struct http_request *r);
+    void (*skip_body)(struct http_request *r);
 };
 extern const struct http_carrier http1_carrier;
 
@@ -81,6 +82,7 @@ struct http_server_conn {
     uint64_t since_ms;      /* start of what the timer bounds */
     uint64_t progress_ms;   /* last byte of it */
     uint64_t body_taken;
+    size_t skip;            /* bytes of a body that come before the next head, and that nobody wants */
 
     /* the answer */
     struct sbuf head;       /* built, not sent */
@@ -116,6 +118,9 @@ void server_conn_gone(struct http_server *s);         /* a connection was freed 
 struct http_request *server_request_new(struct http_server *s, const struct http_carrier *carrier, void *conn);
 void server_request_free(struct http_server *s, struct http_request *r); /* NULL is fine */
 bool http_status_has_no_body(int status);
+/* A body that began at since_ms, whose last byte came at progress_ms, and that has so many bytes: too slow to be waited for. */
+bool server_body_is_slow(const struct http_server *s, uint64_t now_ms, uint64_t since_ms, uint64_t progress_ms, uint64_t bytes);
+#define BODY_GRACE_MS 30000 /* its pace counts from then on */
 const char *http_date_text(void); /* "Tue, 24 Nov 2026 04:00:00 GMT", made once a second a thread */
 /* Splits h->target into path and query. */
 int http_target_split(struct http_head *h, struct err *err) NODISCARD;

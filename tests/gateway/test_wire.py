@@ -89,6 +89,7 @@ def test_request(wired, case, server):
 def check_error(response, server):
     body = response.json()
     if server == "gateway":
+        assert response.headers["content-type"] == "application/json"
         error = body["error"]
         assert set(error) == {"message", "type", "param", "code", "request_id"} and error["message"]
         assert error["request_id"] == response.headers["x-request-id"] and error["request_id"].startswith("req-")

@@ -164,9 +164,14 @@ static void what_is_refused(void **state)
         {"[]", "", "invalid JSON"},
         {"{\"model\":\"m\",\"messages\":[1,]}", "", "invalid JSON"},
         {"{\"model\":\"m\",\"messages\":1} x", "", "invalid JSON"},
-        {"{\"model\":\"m\",\"model\":\"n\",\"messages\":1}", "", "twice"},
-        {"{\"model\":\"m\",\"id_slot\":1,\"messages\":1,\"id_slot\":2}", "", "twice"}, /* so that ours is the only one */
+        {"{\"model\":\"m\",\"model\":\"n\",\"messages\":1}", "model", "twice"},
+        {"{\"model\":\"m\",\"id_slot\":1,\"messages\":1,\"id_slot\":2}", "id_slot", "twice"}, /* so that ours is the only one */
         {"{\"model\":\"m\",\"id\\u005fslot\":1,\"messages\":1}", "", "escapes"},
+        {"{\"model\":\"m\",\"messages\":1,\"stream_options\":{\"a\":1,\"a\":2}}", "stream_options.a", "twice"},
+        {"{\"model\":\"m\",\"messages\":[{\"x\":1e999}]}", "messages", "out of range"},
+        {"{\"stream_options\":{\"a\":1},\"seed\":99999999999999999999}", "seed", "out of range"},
+        {"{\"model\":\"m\",\"messages\":1,\"json_schema\":{\"pattern\":\"a{60000}\"}}", "json_schema", "50000 at most"},
+        {"{\"model\":\"m\",\"messages\":1,\"tools\":[{\"maxItems\":1000001}]}", "tools", "1000000 at most"},
         {"{\"messages\":1}", "model", "missing"},
         {"{\"model\":null,\"messages\":1}", "model", "missing"},
         {"{\"model\":7,\"messages\":1}", "model", "string"},
@@ -182,6 +187,51 @@ static void what_is_refused(void **state)
         assert_int_equal(request_body_read(str_of(cases[i].body), "messages", true, &b, &err), ERR_BAD_REQUEST);
         if (strcmp(err.field, cases[i].field) != 0 || !strstr(err.msg, cases[i].says))
             fail_msg("%s: field \"%s\", \"%s\"", cases[i].body, err.field, err.msg);
+    }
+}
+
+static void how_many_prompts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *prompt, *each;
+        int most;
+    } cases[] = {{"messages", "{}", BODY_MESSAGES_MAX}, {"input", "\"a\"", BODY_PROMPTS_MAX}, {"prompt", "[1]", BODY_PROMPTS_MAX}, {"prompt", "1", 0}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (int more = 0; more <= 1; more++) {
+            CLEANUP(sbuf_deinit) struct sbuf text = {0};
+            struct err err = ERR_INIT;
+            struct request_body b = {0};
+            int n = cases[i].most ? cases[i].most + more : 10000; /* tokens of one prompt */
+            sbuf_init(&text, 1 << 20);
+            sbuf_addf(&text, "{\"model\":\"m\",\"%s\":[ ", cases[i].prompt);
+            for (int k = 0; k < n; k++)
+                sbuf_addf(&text, "%s%s", k ? ", " : "", cases[i].each);
+            sbuf_addc(&text, "]}");
+            int rc = request_body_read(sbuf_str(&text), cases[i].prompt, true, &b, &err);
+            assert_int_equal(rc, cases[i].most && more ? ERR_BAD_REQUEST : 0);
+            if (rc < 0 && (strcmp(err.field, cases[i].prompt) != 0 || !strstr(err.msg, "at most")))
+                fail_msg("%s: %s", err.field, err.msg);
+        }
+}
+
+/* What templates put beside the prompt is read like it. */
+static void what_is_estimated(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *members;
+        int64_t more;
+    } cases[] = {{"\"x\":\"0123456789\"", 0},  {"\"tools\":[\"0123456789\"]", 4},     {"\"functions\":[1]", 1}, {"\"response_format\":{\"a\":\"b\"}", 3},
+                 {"\"system\":\"012345\"", 3}, {"\"instructions\":\"012345\"", 3}, {"\"tools\":null", 0},    {"\"grammar\":\"0123456789\"", 0}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err = ERR_INIT;
+        struct request_body b = {0};
+        char text[256];
+        snprintf(text, sizeof(text), "{\"model\":\"m\",\"messages\":\"01\",%s}", cases[i].members);
+        ASSERT_OK(request_body_read(str_of(text), "messages", true, &b, &err));
+        if (b.prompt_tokens != 2 + cases[i].more)
+            fail_msg("%s: %lld tokens", text, (long long)b.prompt_tokens);
     }
 }
 
@@ -257,6 +307,8 @@ static void tokens_are_estimated_alike_anywhere(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(tokens_are_estimated_alike_anywhere),
+                                       cmocka_unit_test(how_many_prompts),
+                                       cmocka_unit_test(what_is_estimated),
                                        cmocka_unit_test(what_is_sent),
                                        cmocka_unit_test(what_is_taken_out),
                                        cmocka_unit_test(tokens_are_estimated_by_script),

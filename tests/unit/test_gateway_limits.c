@@ -37,7 +37,7 @@ static void drop(struct limit *limits)
 
 static bool reserve(const struct limit *limits, int64_t tokens, uint64_t now, struct limit_hold *h, struct limit_refusal *why)
 {
-    struct limit_hold unused;
+    struct limit_hold unused = {0};
     struct limit_refusal nobody;
     return limit_reserve(h ? h : &unused, limits, tokens, now, why ? why : &nobody) == LIMIT_HELD;
 }
@@ -78,7 +78,7 @@ static void what_is_not_used_comes_back_and_more_is_owed(void **state)
 {
     (void)state;
     struct limit l[LIMIT_SCOPES] = {of("c", 10, 100, 0)};
-    struct limit_hold h;
+    struct limit_hold h = {0};
     struct limit_state s;
     assert_true(reserve(l, 90, T0, &h, NULL));
     limit_settle(&h, 30, false);
@@ -101,7 +101,7 @@ static void what_was_settled_can_be_mended(void **state)
 {
     (void)state;
     struct limit l[LIMIT_SCOPES] = {of("mended", 10, 100, 2)};
-    struct limit_hold h;
+    struct limit_hold h = {0};
     struct limit_state s;
     assert_true(reserve(l, 50, T0, &h, NULL));
     limit_settle(&h, 30, false);
@@ -121,7 +121,7 @@ static void failures_are_free(void **state)
 {
     (void)state;
     struct limit l[LIMIT_SCOPES] = {of("d", 1, 100, 1)};
-    struct limit_hold h;
+    struct limit_hold h = {0};
     for (int i = 0; i < 5; i++) {
         assert_true(reserve(l, 100, T0, &h, NULL));
         assert_false(reserve(l, 1, T0, NULL, NULL));
@@ -134,7 +134,7 @@ static void an_absurd_count_has_an_end(void **state)
 {
     (void)state;
     struct limit l[LIMIT_SCOPES] = {of("e", 0, 1, 0)};
-    struct limit_hold h;
+    struct limit_hold h = {0};
     struct limit_state s;
     assert_true(reserve(l, 1, T0, &h, NULL));
     limit_settle(&h, INT64_MAX, false);
@@ -147,7 +147,7 @@ static void the_tightest_wins_and_refusals_take_nothing(void **state)
 {
     (void)state;
     struct limit l[LIMIT_SCOPES] = {of("key", 100, 1000, 0), of("project", 0, 500, 2), of("tenant", 3, 0, 0)};
-    struct limit_hold h[3];
+    struct limit_hold h[3] = {0};
     struct limit_refusal why;
     struct limit_state s;
     assert_false(reserve(l, 501, T0, NULL, &why));
@@ -169,6 +169,37 @@ static void the_tightest_wins_and_refusals_take_nothing(void **state)
     assert_true(limit_state(l, LIMIT_REQUESTS, T0, &s));
     assert_int_equal(s.max, 3);
     assert_false(limit_state((struct limit[LIMIT_SCOPES]){{0}}, LIMIT_REQUESTS, T0, &s));
+    drop(l);
+}
+
+/* A place is taken at the head of a request, all else with its body. */
+static void a_place_is_taken_first(void **state)
+{
+    (void)state;
+    struct limit l[LIMIT_SCOPES] = {of("place", 2, 100, 2), of("place above", 0, 0, 1)};
+    struct limit_hold a = {0}, b = {0};
+    struct limit_refusal why;
+    struct limit_state s;
+    assert_int_equal(limit_enter(&a, l, T0, &why), LIMIT_HELD);
+    assert_int_equal(limit_enter(&b, l, T0, &why), LIMIT_OVER);
+    assert_int_equal(why.scope, LIMIT_PROJECT);
+    assert_int_equal(why.unit, LIMIT_CONCURRENT);
+    assert_true(limit_state(l, LIMIT_REQUESTS, T0, &s) && s.left == 2); /* nothing of the rates */
+    limit_settle(&b, 0, true);                                         /* nothing happens */
+    assert_true(reserve(l, 60, T0, &a, NULL));
+    limit_return(&a);
+    assert_true(limit_state(l, LIMIT_TOKENS, T0, &s) && s.left == 100);
+    assert_int_equal(limit_enter(&b, l, T0, &why), LIMIT_OVER); /* its place stays its own */
+    assert_false(reserve(l, 101, T0, &a, NULL));
+    assert_true(a.entered);
+    assert_true(reserve(l, 60, T0, &a, NULL));
+    limit_settle(&a, 10, false);
+    assert_true(limit_state(l, LIMIT_TOKENS, T0, &s) && s.left == 90);
+    assert_int_equal(limit_enter(&b, l, T0, &why), LIMIT_HELD);
+    limit_settle(&b, 0, true); /* its body never came */
+    assert_true(limit_state(l, LIMIT_REQUESTS, T0, &s) && s.left == 1);
+    assert_int_equal(limit_enter(&b, l, T0, &why), LIMIT_HELD);
+    limit_settle(&b, 0, true);
     drop(l);
 }
 
@@ -306,6 +337,7 @@ int main(void)
         cmocka_unit_test(failures_are_free),
         cmocka_unit_test(an_absurd_count_has_an_end),
         cmocka_unit_test(the_tightest_wins_and_refusals_take_nothing),
+        cmocka_unit_test(a_place_is_taken_first),
         cmocka_unit_test(counters_are_not_forgotten_while_they_hold_back),
         cmocka_unit_test(what_the_next_share_is_not_to_exceed_is_not_forgotten),
         cmocka_unit_test(what_others_lack_has_a_counter_though_nobody_used_it_here),

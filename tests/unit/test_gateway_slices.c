@@ -244,7 +244,7 @@ static void without_control_who_waits_for_a_rate_is_not_held_up(void **state)
     for (int i = 0; i < 500 && limit_parts(limits) != 2; i++)
         loop_run_once(loop, 10);
     say(true, 0, 0, true);
-    struct limit_hold h[2];
+    struct limit_hold h[2] = {0};
     struct limit_refusal why;
     assert_int_equal(limit_reserve(&h[0], w.limits, 0, clock_mono_ns(), &why), LIMIT_HELD);
     assert_int_equal(limit_reserve(&h[1], w.limits, 0, clock_mono_ns(), &why), LIMIT_ASK);

@@ -15,7 +15,7 @@ struct site {
     struct http_request *later[LATER_MAX]; /* asked for /later: the test answers */
     int later_count;
     char last_body[256];
-    size_t last_body_len;
+    size_t last_body_len, body_bytes;
     bool answer_in_abort, break_in_abort;
     int drained;
 };
@@ -40,6 +40,22 @@ static int on_head(void *ctx, struct http_request *r, size_t *body_max)
     if (path_is(r, "/refuse")) {
         http_respond(r, 401, "text/plain", NULL, 0, STR("who?"));
         return ERR_UNAUTHENTICATED;
+    }
+    if (path_is(r, "/skip")) {
+        http_skip_body(r);
+        http_respond(r, 429, "text/plain", NULL, 0, STR("later"));
+        return ERR_TOO_MANY;
+    }
+    return 0;
+}
+
+static int on_body(void *ctx, struct http_request *r, size_t bytes)
+{
+    struct site *s = ctx;
+    s->body_bytes = bytes;
+    if (path_is(r, "/refuse-late") && bytes > 100) {
+        http_respond(r, 503, "text/plain", NULL, 0, STR("full"));
+        return ERR_TOO_MANY;
     }
     return 0;
 }
@@ -100,7 +116,7 @@ static void on_done(void *ctx, struct http_request *r)
     ((struct site *)ctx)->dones++;
 }
 
-static const struct http_server_ops ops = {on_head, on_request, on_drain, on_abort, on_done, NULL};
+static const struct http_server_ops ops = {.on_head = on_head, .on_body = on_body, .on_request = on_request, .on_drain = on_drain, .on_abort = on_abort, .on_done = on_done};
 
 static void start(struct http_server_options o)
 {
@@ -380,6 +396,73 @@ static void body_limits(void **state)
     WAIT_UNTIL(peer_closed(p));
     assert_int_equal(peer_status(p), 413);
     assert_true(str_ends(sbuf_str(&p->got), STR("\r\n\r\n")));
+    peer_close(p);
+}
+
+/* One that is refused at its head does not end the connection: what follows the body is the next request. */
+static void a_refused_body_is_skipped(void **state)
+{
+    (void)state;
+    clock_test_set(1000000, 1700000000000);
+    start((struct http_server_options){.head_timeout_ms = 10000, .idle_timeout_ms = 75000});
+    struct peer *p = peer_connect(&site.addr);
+    peer_sendc(p, "POST /skip HTTP/1.1\r\nHost: x\r\nContent-Length: 29\r\n\r\nGET /no HTTP/1.1\r\nHost: x\r\n\r\nGET /yes HTTP/1.1\r\nHost: x\r\n\r\n");
+    WAIT_UNTIL(peer_has(p, "\r\n\r\n/yes"));
+    assert_int_equal(peer_status(p), 429);
+    assert_int_equal(peer_count(p, "HTTP/1.1 "), 2);
+    assert_false(peer_has(p, "Connection: close"));
+    peer_forget(p);
+    /* In pieces, and idle for long behind it. */
+    peer_sendc(p, "POST /skip HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
+    WAIT_UNTIL(peer_has(p, "later"));
+    peer_sendc(p, "defg");
+    settle();
+    peer_sendc(p, "hij");
+    settle();
+    clock_test_advance(74000);
+    settle();
+    peer_forget(p);
+    peer_sendc(p, "GET /still HTTP/1.1\r\nHost: x\r\n\r\n");
+    WAIT_UNTIL(peer_has(p, "\r\n\r\n/still"));
+    /* A rest that does not come is waited for as long as a head. */
+    peer_sendc(p, "POST /skip HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n");
+    WAIT_UNTIL(peer_has(p, "later"));
+    for (int i = 0; i < 4; i++) {
+        assert_false(peer_closed(p));
+        peer_sendc(p, "k");
+        settle();
+        clock_test_advance(3000);
+        settle();
+    }
+    WAIT_UNTIL(peer_closed(p));
+    peer_close(p);
+    /* What is long, of unknown length, or may not come at all ends the connection. */
+    assert_int_equal(ask("POST /skip HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n", STR("")), 429);
+    assert_int_equal(ask("POST /skip HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", STR("")), 429);
+    assert_int_equal(ask("POST /skip HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n", STR("")), 429);
+    assert_int_equal(site.aborts, 0);
+}
+
+/* The handler is asked before each piece of a body is kept. */
+static void a_body_is_refused_while_it_comes(void **state)
+{
+    (void)state;
+    start((struct http_server_options){0});
+    struct peer *p = peer_connect(&site.addr);
+    static char bytes[100];
+    memset(bytes, 'b', sizeof(bytes));
+    peer_sendc(p, "POST /refuse-late HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n");
+    peer_send(p, str_n(bytes, sizeof(bytes)));
+    WAIT_UNTIL(site.body_bytes == 100);
+    settle();
+    assert_false(peer_has(p, "HTTP"));
+    peer_sendc(p, "\r\n1\r\nc\r\n");
+    WAIT_UNTIL(peer_closed(p));
+    assert_int_equal(peer_status(p), 503);
+    assert_true(peer_has(p, "Connection: close"));
+    assert_int_equal(site.requests, 0);
+    assert_int_equal(site.dones, 1);
+    assert_int_equal(site.aborts, 0);
     peer_close(p);
 }
 
@@ -1022,6 +1105,8 @@ int main(void)
         NET_TEST(header_injection),
         NET_TEST(answer_head_too_large),
         NET_TEST(body_limits),
+        NET_TEST(a_refused_body_is_skipped),
+        NET_TEST(a_body_is_refused_while_it_comes),
         NET_TEST(handler_answers_while_it_is_told_of_the_end),
         NET_TEST(expect_continue),
         NET_TEST(too_many_connections),

@@ -175,7 +175,7 @@ static void on_abort(void *ctx, struct http_request *r)
     (void)r;
 }
 
-static const struct http_server_ops server_ops = {NULL, on_request, NULL, on_abort, NULL, NULL};
+static const struct http_server_ops server_ops = {.on_request = on_request, .on_abort = on_abort};
 
 static void on_head(void *arg, const struct http_head *h)
 {

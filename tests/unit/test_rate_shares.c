@@ -538,7 +538,7 @@ static void *take_and_give(void *arg)
 {
     struct limit *limits = arg;
     while (!atomic_load(&race.stop)) {
-        struct limit_hold h;
+        struct limit_hold h = {0};
         struct limit_refusal why;
         if (limit_reserve(&h, limits, 3, now_ns(), &why) != LIMIT_HELD)
             continue;

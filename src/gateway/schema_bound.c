@@ -1,0 +1,326 @@
+#include "gateway/schema_bound.h"
+
+#include "gateway/body.h"
+
+#define WEIGHT_MAX INT64_C(1000000000000)
+#define GROUPS_MAX 64
+#define ANY_NUMBER 4   /* what "*" and "+" weigh: there is one rule for all */
+#define KEYWORD_MAX 24 /* longer than all that are known */
+
+static int64_t times(int64_t a, int64_t b)
+{
+    return b && a > WEIGHT_MAX / b ? WEIGHT_MAX : a * b;
+}
+
+static int64_t plus(int64_t a, int64_t b)
+{
+    return MIN(a + b, WEIGHT_MAX);
+}
+
+/* ---- patterns ---- */
+
+/* The next character of a JSON string's inside; what is not ASCII is 0x80, as it means nothing
+ * here. */
+static int next_char(const char **p, const char *end)
+{
+    static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
+    unsigned char c = (unsigned char)*(*p)++;
+    if (c != '\\' || *p == end)
+        return c >= 0x80 ? 0x80 : c;
+    char e = *(*p)++;
+    if (e != 'u') {
+        const char *at = strchr(from, e);
+        return at && *at ? to[at - from] : e;
+    }
+    int v = 0;
+    for (int i = 0; i < 4 && *p < end; i++) {
+        char h = *(*p)++;
+        v = v << 4 | (h <= '9' ? h - '0' : (h | 0x20) - 'a' + 10);
+    }
+    return v >= 0x80 ? 0x80 : v;
+}
+
+/* A group that is open, or the whole. */
+struct group {
+    int64_t sum, last;     /* weights of its parts, and of the last one among them */
+    int depth, last_depth; /* repetitions that are within each other there */
+};
+
+static void add_part(struct group *g, int64_t weight, int depth)
+{
+    g->sum = plus(g->sum, weight);
+    g->last = weight;
+    g->last_depth = depth;
+    g->depth = MAX(g->depth, depth);
+}
+
+/* The last part, n times. */
+static void repeat_last(struct group *g, int64_t n, int64_t *nested)
+{
+    int64_t weight = times(g->last, MAX(n, (int64_t)1));
+    g->sum = plus(g->sum - g->last, weight);
+    g->last = weight;
+    if (n <= 1)
+        return;
+    g->last_depth++;
+    g->depth = MAX(g->depth, g->last_depth);
+    if (g->last_depth >= 3)
+        *nested = MAX(*nested, weight);
+}
+
+/* Behind "{": "m", "m,n" or ",n", and "}"; "m," is as "m" or as "*". -1: it is no repetition. */
+static int64_t read_repetition(const char **p, const char *end)
+{
+    const char *at = *p;
+    int64_t most = 0, n = 0;
+    bool any = false, is_open = false; /* is_open: a comma came last */
+    while (at < end) {
+        int c = next_char(&at, end);
+        if (c >= '0' && c <= '9') {
+            n = plus(times(n, 10), c - '0');
+            any = true;
+        } else if (c == ',' || c == '}') {
+            most = MAX(most, n);
+            n = 0;
+        } else if (c != ' ') {
+            return -1;
+        }
+        if (c == '}') {
+            *p = at;
+            return !any ? -1 : is_open ? MAX(most, (int64_t)ANY_NUMBER) : most;
+        }
+        is_open = c == ',';
+    }
+    return -1;
+}
+
+int64_t schema_pattern_weight(struct str json_string, int64_t *ret_nested)
+{
+    struct group groups[GROUPS_MAX] = {{0}};
+    const char *p = json_string.ptr + 1, *end = json_string.ptr + json_string.len - 1;
+    int64_t nested = 0, n;
+    int open = 0;
+    bool in_class = false;
+    while (p < end) {
+        struct group *g = &groups[open];
+        int c = next_char(&p, end);
+        if (c == '\\') {
+            if (p < end)
+                (void)next_char(&p, end);
+            if (!in_class)
+                add_part(g, 1, 0);
+        } else if (in_class) {
+            in_class = c != ']';
+        } else if (c == '[') {
+            in_class = true;
+            add_part(g, 1, 0);
+        } else if (c == '(') {
+            if (++open == GROUPS_MAX)
+                return -1;
+            groups[open] = (struct group){0};
+        } else if (c == ')' && open) {
+            open--;
+            add_part(&groups[open], plus(g->sum, 1), g->depth);
+        } else if (c == '{' && (n = read_repetition(&p, end)) >= 0) {
+            repeat_last(g, n, &nested);
+        } else if (c == '*' || c == '+') {
+            repeat_last(g, ANY_NUMBER, &nested);
+        } else {
+            add_part(g, 1, 0);
+        }
+    }
+    int64_t sum = 0;
+    for (int i = 0; i <= open; i++)
+        sum = plus(sum, groups[i].sum);
+    *ret_nested = nested;
+    return sum;
+}
+
+/* ---- schemas ---- */
+
+enum place {
+    IN_SCHEMA,     /* members are keywords */
+    IN_PROPERTIES, /* members are names of a client's own */
+    IN_ENUM,
+    IN_TYPES, /* of a list of types */
+};
+
+struct walk {
+    const char *p, *end;
+    struct schema_weight *weight;
+    const char *field;
+    struct err *err;
+    int rc;
+};
+
+static int64_t refuse(struct walk *w, const char *what, int64_t max)
+{
+    if (w->rc == 0)
+        w->rc =
+            err_field(w->err, ERR_BAD_REQUEST, w->field, "\"%s\" has too %s; expected %lld at most",
+                      w->field, what, (long long)max);
+    return 1;
+}
+
+static void skip_space(struct walk *w)
+{
+    while (w->p < w->end && (*w->p == ' ' || *w->p == '\n' || *w->p == '\t' || *w->p == '\r'))
+        w->p++;
+}
+
+static struct str take_string(struct walk *w)
+{
+    const char *from = w->p++;
+    while (*w->p != '"')
+        w->p += *w->p == '\\' ? 2 : 1;
+    w->p++;
+    return str_n(from, (size_t)(w->p - from));
+}
+
+static void weigh_pattern(struct walk *w, struct str s)
+{
+    int64_t nested = 0, weight = schema_pattern_weight(s, &nested);
+    if (weight < 0)
+        refuse(w, "many groups within each other in a pattern", GROUPS_MAX - 1);
+    else if (nested > SCHEMA_PATTERN_NESTED_MAX)
+        refuse(w,
+               "many repetitions within each other in a pattern: their product is too large where "
+               "three or more are nested",
+               SCHEMA_PATTERN_NESTED_MAX);
+    else if ((w->weight->pattern = plus(w->weight->pattern, weight)) > SCHEMA_PATTERN_MAX)
+        refuse(w, "long patterns when their repetitions are written out", SCHEMA_PATTERN_MAX);
+}
+
+static bool is_one_of(const char *word, const char *const *words)
+{
+    for (; *words; words++)
+        if (!strcmp(word, *words))
+            return true;
+    return false;
+}
+
+static int64_t walk_value(struct walk *w, enum place place);
+
+/* The elements, of which the heaviest counts; of types that are walked through how many there are.
+ */
+static int64_t walk_array(struct walk *w, enum place place)
+{
+    int64_t heaviest = 1, count = 0, walked = 0;
+    w->p++;
+    for (skip_space(w); *w->p != ']' && w->rc == 0; skip_space(w)) {
+        struct str at = str_n(w->p, (size_t)(w->end - w->p));
+        walked += place == IN_TYPES &&
+                  (str_starts(at, STR("\"object\"")) || str_starts(at, STR("\"array\"")));
+        heaviest = MAX(heaviest, walk_value(w, place == IN_TYPES ? IN_ENUM : place));
+        count++;
+        skip_space(w);
+        w->p += *w->p == ',';
+    }
+    w->p++;
+    if (place == IN_ENUM && count > SCHEMA_ENUM_MAX)
+        return refuse(w, "many values in an enum", SCHEMA_ENUM_MAX);
+    return place == IN_TYPES ? MAX(walked, (int64_t)1) : heaviest;
+}
+
+/* How the value of a member changes what its object weighs. */
+struct object_weight {
+    int64_t repeats, types, heaviest;
+};
+
+static void walk_member(struct walk *w, enum place place, struct object_weight *o)
+{
+    static const char *const names[] = {"properties", "patternProperties", "$defs", "definitions",
+                                        NULL};
+    static const char *const repeats[] = {
+        "maxItems",    "minItems", "maxProperties", "minProperties", "maxContains",
+        "minContains", NULL};
+    static const char *const patterns[] = {"pattern", "regex",      "grammar",
+                                           "ebnf",    "definition", NULL};
+    char key[KEYWORD_MAX];
+    struct span name = {SPAN_STRING, take_string(w), 0};
+    if (place != IN_SCHEMA || !span_string(&name, key, sizeof(key)))
+        *key = 0;
+    skip_space(w);
+    w->p++;
+    skip_space(w);
+    const char *from = w->p;
+    char first = *from;
+    enum place below = is_one_of(key, names)  ? IN_PROPERTIES
+                       : !strcmp(key, "enum") ? IN_ENUM
+                       : !strcmp(key, "type") ? IN_TYPES
+                                              : IN_SCHEMA;
+    int64_t weight = walk_value(w, below), n;
+    struct span number = {SPAN_NUMBER, str_n(from, (size_t)(w->p - from)), 0};
+    if (first == '"' && is_one_of(key, patterns))
+        weigh_pattern(w, number.text);
+    else if (first == '"' && !strcmp(key, "$ref") &&
+             ++w->weight->references > SCHEMA_REFERENCES_MAX)
+        refuse(w, "many references", SCHEMA_REFERENCES_MAX);
+    if (first == '[' && below == IN_TYPES)
+        o->types = MAX(o->types, weight);
+    else if (is_one_of(key, repeats) && body_number(&number, &n))
+        o->repeats = MAX(o->repeats, n);
+    else
+        o->heaviest = MAX(o->heaviest, weight);
+}
+
+static int64_t walk_object(struct walk *w, enum place place)
+{
+    struct object_weight o = {1, 1, 1};
+    int64_t count = 0;
+    w->p++;
+    for (skip_space(w); *w->p != '}' && w->rc == 0; skip_space(w)) {
+        walk_member(w, place, &o);
+        count++;
+        skip_space(w);
+        w->p += *w->p == ',';
+    }
+    w->p++;
+    if (place == IN_PROPERTIES && count > SCHEMA_OBJECT_MAX)
+        return refuse(w, "many properties in one object", SCHEMA_OBJECT_MAX);
+    if (place == IN_PROPERTIES && (w->weight->properties += count) > SCHEMA_PROPERTIES_MAX)
+        return refuse(w, "many properties", SCHEMA_PROPERTIES_MAX);
+    int64_t weight = times(times(o.heaviest, o.repeats), o.types);
+    return weight > SCHEMA_PRODUCT_MAX
+               ? refuse(w,
+                        "many repetitions within each other (\"maxItems\", \"minItems\" and the "
+                        "like): their product is too large",
+                        SCHEMA_PRODUCT_MAX)
+               : weight;
+}
+
+/* The text is JSON, and not nested more deeply than span_scan() takes. */
+static int64_t walk_value(struct walk *w, enum place place)
+{
+    if (w->rc < 0)
+        return 1;
+    switch (*w->p) {
+    case '{':
+        return walk_object(w, place == IN_PROPERTIES ? IN_PROPERTIES : IN_SCHEMA);
+    case '[':
+        return walk_array(w, place == IN_PROPERTIES ? IN_SCHEMA : place);
+    case '"':
+        take_string(w);
+        return 1;
+    default:
+        while (w->p < w->end && !strchr(",]} \n\t\r", *w->p))
+            w->p++;
+        return 1;
+    }
+}
+
+int schema_bound_check(struct schema_weight *weight, const char *field, const struct span *value,
+                       struct err *err)
+{
+    struct walk w = {value->text.ptr, value->text.ptr + value->text.len, weight, field, err, 0};
+    bool is_tools = !strcmp(field, "tools") || !strcmp(field, "functions");
+    if ((weight->bytes += value->text.len) > SCHEMA_BYTES_MAX)
+        refuse(&w, "many bytes together with other schemas of the request", SCHEMA_BYTES_MAX);
+    else if (is_tools && value->type == SPAN_ARRAY && value->count > SCHEMA_TOOLS_MAX)
+        refuse(&w, "many elements", SCHEMA_TOOLS_MAX);
+    else if (value->type == SPAN_STRING)
+        weigh_pattern(&w, value->text);
+    else
+        walk_value(&w, IN_SCHEMA);
+    return w.rc;
+}

@@ -1,0 +1,132 @@
+/* What schemas and patterns weigh, and what is refused of them. */
+#include "unit.h"
+
+#include "gateway/schema_bound.h"
+
+#define TEXT_MAX ((size_t)4 << 20)
+
+static void what_patterns_weigh(void **state UNUSED)
+{
+    static const struct {
+        const char *pattern; /* as it stands in JSON */
+        int64_t weight, nested;
+    } cases[] = {{"", 0, 0},
+                 {"abc", 3, 0},
+                 {"a{5}", 5, 0},
+                 {"a{2,5}b", 6, 0},
+                 {"a{,5}", 5, 0},
+                 {"a{7,}", 7, 0},
+                 {"a*b+", 8, 0},
+                 {"[a-z{9}]{3}", 3, 0},
+                 {"[\\\\]{9}]{3}", 3, 0},
+                 {"\\\\{9}", 3, 0}, /* an escaped brace opens nothing */
+                 {"a\\u007b5}", 5, 0},
+                 {"a{x}b{", 6, 0},
+                 {"(ab){10}", 30, 0},
+                 {"((a{0,100}){0,100})", 10101, 0},
+                 {"(((a{0,30}){0,30}){0,30})", 27931, 27930},
+                 {"((a*)*){0,250}", 5250, 5250},
+                 {"(a{2}b){3}(c{2}){2}", 18, 0},
+                 {"a{99999999999999999999}", INT64_C(1000000000000), 0},
+                 {"(a", 1, 0},
+                 {"a)b", 3, 0},
+                 {"\xe3\x81\x82{3}", 5, 0}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char text[128];
+        int64_t nested = -1;
+        snprintf(text, sizeof(text), "\"%s\"", cases[i].pattern);
+        int64_t weight = schema_pattern_weight(str_of(text), &nested);
+        if (weight != cases[i].weight || nested != cases[i].nested)
+            fail_msg("%s: %lld, %lld", text, (long long)weight, (long long)nested);
+    }
+}
+
+/* NULL: it passes. */
+static void check(const char *field, const char *json, const char *says)
+{
+    struct err err = ERR_INIT;
+    struct span at;
+    struct schema_weight w = {0};
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    sbuf_init(&body, TEXT_MAX);
+    sbuf_addf(&body, "{\"%s\":", field);
+    sbuf_addc(&body, json);
+    sbuf_addc(&body, "}");
+    assert_true(sbuf_ok(&body));
+    ASSERT_OK(span_scan(sbuf_str(&body), &field, 1, &at, &err));
+    int rc = schema_bound_check(&w, field, &at, &err);
+    if (says ? rc != ERR_BAD_REQUEST || !strstr(err.msg, says) || strcmp(err.field, field) != 0 : rc != 0)
+        fail_msg("%.200s: %d, %s: %s", json, rc, err.field, err.msg);
+}
+
+static void what_schemas_may_be(void **state UNUSED)
+{
+#define SCHEMA(s) "{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\",\"schema\":" s "}}"
+#define THREE(n) "{\"items\":{\"items\":{\"items\":{},\"maxItems\":" n "},\"minItems\":" n "},\"maxItems\":" n "}"
+    check("response_format", "{\"type\":\"text\"}", NULL);
+    check("response_format", SCHEMA(THREE("100")), NULL);
+    check("response_format", SCHEMA(THREE("101")), "1000000 at most");
+    check("response_format", SCHEMA(THREE("1e3")), "repetitions within each other");
+    check("response_format", SCHEMA("[" THREE("100") "," THREE("100") "]"), NULL); /* beside each other */
+    check("response_format", SCHEMA("{\"max\\u0049tems\":2000000}"), "repetitions");
+    check("response_format", SCHEMA("{\"maxItems\":2000,\"properties\":{\"maxItems\":{\"maxItems\":400},\"minItems\":{\"type\":\"string\"}}}"), NULL);
+    check("response_format", SCHEMA("{\"maxItems\":2000,\"properties\":{\"maxItems\":{\"maxItems\":501},\"minItems\":{\"type\":\"string\"}}}"), "repetitions");
+    check("response_format", SCHEMA("{\"type\":\"string\",\"maxLength\":100000}"), NULL);
+    check("response_format", SCHEMA("{\"pattern\":\"^((a{0,100}){0,100})$\"}"), NULL);
+    check("response_format", SCHEMA("{\"pattern\":\"^(((a{0,30}){0,30}){0,30})$\"}"), "three or more are nested");
+    check("response_format", SCHEMA("{\"properties\":{\"pattern\":{\"pattern\":\"a{50000}\"}}}"), NULL);
+    check("response_format", SCHEMA("{\"anyOf\":[{\"pattern\":\"a{30000}\"},{\"pattern\":\"a{30000}\"}]}"), "written out");
+    check("grammar", "\"root ::= (\\\"a\\\"{0,9999}){0,99}\"", "written out");
+    check("structured_outputs", "{\"regex\":\"a{60000}\"}", "written out");
+    /* A list of types is walked once for each that has something within. */
+    check("tools", "[{\"type\":[\"object\",\"null\"],\"maxItems\":1000000}]", NULL);
+    check("tools", "[{\"type\":[\"object\",\"array\"],\"maxItems\":1000000}]", "repetitions");
+}
+
+/* n times that, with commas between. */
+static void repeat(struct sbuf *b, const char *before, const char *each, int n, const char *after)
+{
+    sbuf_addc(b, before);
+    for (int i = 0; i < n; i++) {
+        sbuf_addc(b, i ? "," : "");
+        sbuf_addf(b, each, i);
+    }
+    sbuf_addc(b, after);
+}
+
+static void how_many_there_may_be(void **state UNUSED)
+{
+    static const struct {
+        const char *field, *before, *each, *after;
+        int max;
+        const char *says;
+    } cases[] = {{"tools", "[", "{\"a\":%d}", "]", SCHEMA_TOOLS_MAX, "128 at most"},
+                 {"functions", "[", "{\"a\":%d}", "]", SCHEMA_TOOLS_MAX, "128 at most"},
+                 {"json_schema", "{\"enum\":[", "\"v%d\"", "]}", SCHEMA_ENUM_MAX, "enum"},
+                 {"json_schema", "{\"properties\":{", "\"p%d\":{}", "}}", SCHEMA_OBJECT_MAX, "one object"},
+                 {"json_schema", "{\"items\":[", "{\"$ref\":\"#/$defs/a%d\"}", "]}", SCHEMA_REFERENCES_MAX, "references"},
+                 {"json_schema", "[", "{\"properties\":{\"p%d\":{}}}", "]", SCHEMA_PROPERTIES_MAX, "properties"}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        CLEANUP(sbuf_deinit) struct sbuf most = {0}, more = {0};
+        sbuf_init(&most, TEXT_MAX);
+        sbuf_init(&more, TEXT_MAX);
+        repeat(&most, cases[i].before, cases[i].each, cases[i].max, cases[i].after);
+        repeat(&more, cases[i].before, cases[i].each, cases[i].max + 1, cases[i].after);
+        check(cases[i].field, most.ptr, NULL);
+        check(cases[i].field, more.ptr, cases[i].says);
+    }
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, TEXT_MAX);
+    repeat(&text, "{\"description\":\"", "%08d", SCHEMA_BYTES_MAX / 9 + 9, "\"}");
+    check("tools", text.ptr, "bytes");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_patterns_weigh),
+        cmocka_unit_test(what_schemas_may_be),
+        cmocka_unit_test(how_many_there_may_be),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
