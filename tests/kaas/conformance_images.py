@@ -14,7 +14,7 @@ import kube
 from cloud import ROOT
 
 BUILT = kube.BUILT / kube.MINOR
-TOOLS = ["dig", "curl", "nc.openbsd", "socat", "ip", "bash"]
+TOOLS = ["dig", "getent", "curl", "nc.openbsd", "socat", "ip", "bash"]
 USERS = "root:x:0:0:root:/:/bin/sh\nuser-defined-in-image:x:1000:1000::/:/bin/sh\n"
 GROUPS = "root:x:0:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"
 
@@ -94,6 +94,8 @@ def make_all(folder):
         for i in under("/agnhost:2."):
             if "authenticated" not in i:
                 make(root, i, images, "/agnhost", "--", "pause")
+        for i in under("/glibc-dns-testing:"):
+            make(root, i, images, "/bin/sh")
         for animal in ("nautilus", "kitten"):
             (root / "data.json").write_text(f'{{"image": "{animal}.jpg"}}\n')
             (root / f"{animal}.jpg").write_bytes(b"no picture")
