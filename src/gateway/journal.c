@@ -81,7 +81,7 @@ static void room_changed(struct journal *j)
 }
 
 /* The disk was asked for room. */
-static void have_room(struct journal *j, const struct ledger_room *r, int rc, const struct err *err)
+static void have_room(struct journal *j, struct ledger_room *r, int rc, const struct err *err)
 {
     ledger_room_have(j->ledger, r);
     if (rc < 0 && rc != ERR_NO_SPACE) {

@@ -87,17 +87,20 @@ int ledger_room_ask(struct ledger_room *r, struct err *err)
     off_t to = r->to;
     int eno = allocate(r->fd, r->from, &to);
     r->to = to;
-    file_closep(&r->fd);
     if (!eno)
         return 0;
     err_sys(err, eno, "%lld bytes of the disk ahead", wanted);
     return eno == ENOSPC || eno == EDQUOT ? ERR_NO_SPACE : ERR_IO;
 }
 
-void ledger_room_have(struct ledger *l, const struct ledger_room *r)
+void ledger_room_have(struct ledger *l, struct ledger_room *r)
 {
+    struct stat st;
     if (r->number == l->number && r->to > r->from && r->to > l->room_end)
         l->room_end = r->to;
+    if (r->number != l->number && r->fd >= 0 && fstat(r->fd, &st) == 0)
+        (void)!ftruncate(r->fd, st.st_size); /* that file has ended meanwhile, and needs nothing more */
+    file_closep(&r->fd);
 }
 
 int ledger_room(struct ledger *l, size_t bytes, struct err *err)

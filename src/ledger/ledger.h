@@ -42,7 +42,7 @@ uint64_t ledger_last_sequence(const struct ledger *l);
  *
  * In three steps, for a writer that many threads share under a lock: what is wished, with it; the disk is asked, without; what it gave, with it. */
 struct ledger_room {
-    int fd; /* a duplicate, which ledger_room_ask() closes; -1: there is nothing to be asked */
+    int fd; /* a duplicate, which ledger_room_have() closes; -1: there is nothing to be asked */
     unsigned number;
     long long from, to;
 };
@@ -50,7 +50,8 @@ struct ledger_room {
 struct ledger_room ledger_room_wish(struct ledger *l, size_t bytes);
 /* ERR_NO_SPACE: the disk is full and has given less, or nothing. ERR_IO: this file system does not. */
 int ledger_room_ask(struct ledger_room *r, struct err *err) NODISCARD;
-void ledger_room_have(struct ledger *l, const struct ledger_room *r);
+/* Once after each wish. */
+void ledger_room_have(struct ledger *l, struct ledger_room *r);
 /* All three. */
 int ledger_room(struct ledger *l, size_t bytes, struct err *err) NODISCARD;
 size_t ledger_room_left(const struct ledger *l);

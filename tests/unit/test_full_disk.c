@@ -165,6 +165,26 @@ static void a_file_goes_on_while_there_is_no_room_for_the_next(void **state UNUS
     assert_int_equal(records, 1200);
 }
 
+/* The disk is asked without the lock: what it gave to a file that has ended meanwhile goes back. */
+static void room_for_a_file_that_has_ended_goes_back(void **state UNUSED)
+{
+    struct ledger_options o = {.dir = dir, .name = "rolls", .kind = LEDGER_USAGE_JOURNAL, .max_file_bytes = 16384};
+    struct err err = ERR_INIT;
+    struct ledger *l;
+    char body[1000];
+    memset(body, 'x', sizeof(body));
+    ASSERT_OK(ledger_open(&o, &l, &err));
+    struct ledger_room r = ledger_room_wish(l, 1 << 20);
+    for (int i = 0; i < 20; i++)
+        ASSERT_OK(ledger_append(l, 1, 1, str_n(body, sizeof(body)), NULL, &err));
+    ASSERT_OK(ledger_room_ask(&r, &err));
+    assert_true(blocks_of("rolls.000001") > 0);
+    ledger_room_have(l, &r);
+    assert_int_equal(blocks_of("rolls.000001"), 0);
+    assert_int_equal(ledger_room_left(l), 0);
+    ledger_close(l);
+}
+
 /* A disk that takes no record at all: what was answered is in the file of requests that run, until it is in the journal. */
 static int answer_one_that_waits(void)
 {
@@ -235,7 +255,7 @@ static void what_waits_for_the_disk_survives_in_its_place(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_answered_on_a_full_disk_is_recorded_whoever_is_killed), cmocka_unit_test(a_file_goes_on_while_there_is_no_room_for_the_next),
-                                       cmocka_unit_test(what_waits_for_the_disk_survives_in_its_place)};
+                                       cmocka_unit_test(room_for_a_file_that_has_ended_goes_back), cmocka_unit_test(what_waits_for_the_disk_survives_in_its_place)};
     if (!mkdtemp(dir))
         return 1;
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("none", dir, "tmpfs", 0, DISK) < 0) {
