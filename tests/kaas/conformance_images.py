@@ -1,7 +1,7 @@
 """The images that upstream's suite names, made here under those names, as no registry can be asked.
 
 agnhost, the sample API server and the one that looks at privileges are built from upstream's Go sources (make kubernetes-full). Around them is Debian's userland instead of Alpine's: busybox, and of
-tools that tests call (dig, curl, nc, socat, ip, bash) those of this machine with their libraries. At the places of httpd and nginx is busybox' web server, as of them tests take no more than a page.
+tools that tests call those of this machine with their libraries. The shell is bash: Debian's busybox has its own tools go before those of the path, and drops variables with a - in their name. At the places of httpd and nginx is busybox' web server, as of them tests take no more than a page.
 """
 import pathlib
 import re
@@ -14,7 +14,7 @@ import kube
 from cloud import ROOT
 
 BUILT = kube.BUILT / kube.MINOR
-TOOLS = ["dig", "getent", "curl", "nc.openbsd", "socat", "ip", "bash"]
+TOOLS = ["dig", "getent", "curl", "nc.openbsd", "socat", "ip"]
 USERS = "root:x:0:0:root:/:/bin/sh\nuser-defined-in-image:x:1000:1000::/:/bin/sh\n"
 GROUPS = "root:x:0:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"
 
@@ -22,6 +22,18 @@ GROUPS = "root:x:0:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:500
 def make(root, name, folder, *entry):
     out = folder / (re.sub(r"[^a-z0-9.]+", "-", name) + ".tar")
     subprocess.run([sys.executable, ROOT / "tools" / "kubernetes" / "image.py", root, name, out, *entry], check=True)
+
+
+def take(root, tool):
+    """A program of this machine, with its libraries."""
+    program = pathlib.Path(shutil.which(tool) or sys.exit(f"the images take {tool}: apt-get install bind9-dnsutils curl netcat-openbsd socat iproute2")).resolve()
+    name = root / "bin" / tool.split(".")[0]
+    name.unlink(missing_ok=True)
+    shutil.copy(program, name)
+    for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout):
+        there = root / library.lstrip("/")
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pathlib.Path(library).resolve(), there)
 
 
 def userland(root):
@@ -32,20 +44,11 @@ def userland(root):
     for tool in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
         if tool != "busybox":
             (root / "bin" / tool).symlink_to("busybox")
+    take(root, "bash")
+    (root / "bin" / "sh").unlink()
+    (root / "bin" / "sh").symlink_to("bash")
     (root / "etc" / "passwd").write_text(USERS)
     (root / "etc" / "group").write_text(GROUPS)
-
-
-def tools(root):
-    for tool in TOOLS:
-        program = pathlib.Path(shutil.which(tool) or sys.exit(f"the images take {tool}: apt-get install bind9-dnsutils curl netcat-openbsd socat iproute2")).resolve()
-        name = root / "bin" / tool.split(".")[0]
-        name.unlink(missing_ok=True)
-        shutil.copy(program, name)
-        for library in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout):
-            there = root / library.lstrip("/")
-            there.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(pathlib.Path(library).resolve(), there)
 
 
 def make_all(folder):
@@ -86,7 +89,8 @@ def make_all(folder):
         for i in under("k8s.io/etcd:"):
             make(root, i, images, "/usr/local/bin/etcd")
         shutil.rmtree(root / "usr")
-        tools(root)
+        for tool in TOOLS:
+            take(root, tool)
         shutil.copy((BUILT / "agnhost").resolve(), root / "agnhost")
         (root / "agnhost-2").symlink_to("agnhost")
         for part in ("crt", "key"):
