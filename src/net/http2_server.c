@@ -54,6 +54,7 @@ struct http2_conn {
     uint64_t idle_since_ms, out_progress_ms;
     uint64_t resets_since_ms;
     unsigned resets;
+    bool spoke;     /* a stream has begun, once */
     bool taking_in; /* frames are being taken in: flushing waits */
     bool sending, failed;
     struct server_hold hold;
@@ -164,6 +165,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     sbuf_init(&st->out, SIZE_MAX / 4);
     LIST_INSERT_HEAD(&c->streams, st, link);
     c->stream_count++;
+    c->spoke = true;
     nghttp2_session_set_stream_user_data(session, st->id, st);
     return 0;
 }
@@ -678,7 +680,8 @@ static void on_timer(struct timer *t)
     c->taking_in = false;
     uint64_t now = clock_mono_ms(); /* after reap: a stream that went just now began the idle time just now */
     bool stuck = c->out.len > c->out_off && now - c->out_progress_ms >= o->write_timeout_ms;
-    bool idle = !c->stream_count && now - c->idle_since_ms >= o->idle_timeout_ms;
+    uint64_t quiet_ms = c->spoke ? o->idle_timeout_ms : MIN(o->head_timeout_ms, o->idle_timeout_ms);
+    bool idle = !c->stream_count && now - c->idle_since_ms >= quiet_ms;
     if (c->failed || stuck) {
         conn2_free(c);
         return;

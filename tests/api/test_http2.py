@@ -46,6 +46,16 @@ def test_a_watch_runs_beside_other_requests(cloud, project):
         assert p.answer(p.request("GET", base))["status"] == 200
 
 
+def test_a_connection_without_a_request_ends_soon(cloud, project):
+    """As one of HTTP/1.1 does, by the time that a head may take; one on which there was a request may be idle for longer."""
+    with Peer(cloud) as silent, Peer(cloud) as spoke:
+        path = f"/api/v1/namespaces/{project}/configmaps"
+        assert spoke.answer(spoke.request("GET", path))["status"] == 200
+        while not silent.closed:
+            silent.receive()
+        assert spoke.answer(spoke.request("GET", path))["status"] == 200
+
+
 def test_a_connection_outlives_its_last_stream(cloud, project):
     """Each time the last stream goes by a reset, the connection is idle from that moment on, not for ever."""
     base = f"/api/v1/namespaces/{project}/configmaps"
