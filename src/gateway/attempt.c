@@ -339,7 +339,7 @@ static void on_body(void *arg, struct str bytes)
             http_call_cancel(q->call);
             q->call = NULL;
             break_off(q, TARGET_FAILED, OUTCOME_UPSTREAM_ERROR, "The engine failed in the middle of its answer.");
-        } else if (q->scan.done) { /* an engine that keeps its connection then keeps nobody */
+        } else if (usage_scan_over(&q->scan)) { /* an engine that keeps its connection then keeps nobody */
             http_call_let_go(q->call, DRAIN_MS);
             q->call = NULL;
             q->ticket.ended = true;
@@ -721,7 +721,7 @@ static bool attempt_start(struct request *q)
     while (q->attempts < ATTEMPTS_MAX + q->fell.extra) {
         q->ticket.again = q->attempts > 0 || q->waited_ms >= 0;
         enum dispatch_result r = dispatch_ask(&q->ticket, o->queue_max, &retry_ms);
-        if (r == DISPATCH_NONE && !q->attempts && cold_look_anew(q))
+        if (r == DISPATCH_NONE && cold_look_anew(q)) /* also after a failure: who waited long knows of old replicas only */
             continue;
         if (r == DISPATCH_NONE)
             return false;

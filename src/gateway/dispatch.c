@@ -319,7 +319,8 @@ bool dispatch_try(struct ticket *t)
     size_t index, cached = 0;
     pthread_mutex_lock(&d->lock);
     t->wish.tokens = t->prompt_tokens;
-    bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE;
+    /* Nobody is asked beside another who asked to be left alone, or fails. */
+    bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE && !target_is_aside(t->endpoint->replicas[index].target, now_ms);
     if (room) {
         t->entry.cost = cost_of(t, cached);
         assign(t, index, cached, now_ms);

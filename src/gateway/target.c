@@ -72,6 +72,14 @@ void target_set_free(struct target_set *s)
     mem_free(s);
 }
 
+/* It was away for a while: who listens there now is another engine, or one that is well again as control says, and has done nothing wrong yet. */
+static void forgive(struct target *t)
+{
+    atomic_store(&t->failures, 0);
+    atomic_store(&t->opened, 0);
+    atomic_store(&t->aside_until_ms, 0);
+}
+
 struct target *target_take(struct target_set *s, const char *name)
 {
     struct target *t = map_getc(s->by_name, name);
@@ -85,6 +93,8 @@ struct target *target_take(struct target_set *s, const char *name)
         map_set(s->by_name, str_of(name), t);
         pthread_mutex_unlock(&s->lock);
     }
+    if (atomic_load(&t->closing))
+        forgive(t);
     atomic_store(&t->closing, false);
     atomic_fetch_add(&t->refs, 1);
     return t;

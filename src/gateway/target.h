@@ -45,7 +45,7 @@ struct target {
 struct target_set;
 struct target_set *target_set_new(void);
 void target_set_free(struct target_set *s);
-struct target *target_take(struct target_set *s, const char *name); /* a new reference */
+struct target *target_take(struct target_set *s, const char *name); /* a new reference; of one that was closing, what it did wrong is forgotten */
 struct target *target_ref(struct target *t);
 const struct target *target_find(struct target_set *s, const char *name); /* the set's; NULL: it has none of that name */
 void target_unref(struct target *t);

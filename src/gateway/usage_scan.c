@@ -225,6 +225,7 @@ static size_t find_end(struct usage_scan *u, struct str bytes)
         bool lf_of_crlf = u->after_cr && *p == '\n';
         u->after_cr = *p == '\r';
         if (lf_of_crlf) {
+            u->crlf = true;
             p++;
         } else if (*p == '\n' || *p == '\r') {
             bool blank = !u->mid_line;
@@ -332,6 +333,11 @@ bool usage_scan_end(struct usage_scan *u)
         emit(u, sbuf_str(&u->carry));
     sbuf_reset(&u->carry);
     return true;
+}
+
+bool usage_scan_over(const struct usage_scan *u)
+{
+    return u->done && !(u->crlf && u->after_cr);
 }
 
 bool usage_scan_between_events(const struct usage_scan *u)

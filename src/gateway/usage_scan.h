@@ -43,6 +43,7 @@ struct usage_scan {
     struct sbuf carry;          /* the event that has begun */
     bool skipping;              /* in an event too large to hold: passed on unread */
     bool mid_line, after_cr;    /* where the last byte stands */
+    bool crlf;                  /* its lines end with both */
     bool kept;                  /* the last whole event was passed on: a LF that comes late to its CR goes the same way */
     bool ended;                 /* the last byte ended an event */
 };
@@ -52,6 +53,8 @@ void usage_scan_deinit(struct usage_scan *u);
 void usage_scan_feed(struct usage_scan *u, struct str bytes);
 /* The stream has ended. True: it is whole, with its last event, and what was held back went out. False: it was cut; half an event that was held back stays so. */
 bool usage_scan_end(struct usage_scan *u);
+/* Its last event has come with all of its bytes: whatever follows is not of the answer. */
+bool usage_scan_over(const struct usage_scan *u);
 /* True when whoever receives the bytes has whole events only, so that another one may follow. */
 bool usage_scan_between_events(const struct usage_scan *u);
 /* A whole JSON body. False: it is no JSON object. */

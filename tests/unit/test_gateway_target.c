@@ -178,12 +178,37 @@ static void they_outlive_who_forgets_them(void **state)
     target_prune(set); /* the sanitizer would tell */
 }
 
+static bool has_none(void *arg, const char *name)
+{
+    (void)arg;
+    (void)name;
+    return false;
+}
+
+/* An engine that was replaced by one at the same address: the new one pays for nothing. */
+static void comes_back_unblamed(void **state)
+{
+    (void)state;
+    struct target *t = target_take(set, "back");
+    for (int i = 0; i < 5; i++)
+        goes(t, TARGET_UNREACHABLE, 0, 1000);
+    assert_true(target_is_aside(t, 1001));
+    target_unref(target_take(set, "back")); /* a snapshot that has it still */
+    assert_true(target_is_aside(t, 1001));
+    target_close(set, has_none, NULL);
+    target_unref(target_take(set, "back"));
+    assert_false(target_is_aside(t, 1001));
+    assert_false(goes(t, TARGET_FAILED, 0, 1002)); /* one failure is none of many */
+    assert_false(target_is_aside(t, 1003));
+    target_unref(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(three_failures_in_a_row), cmocka_unit_test(blame_that_comes_later_counts_as_well), cmocka_unit_test(one_request_tries_it), cmocka_unit_test(busy_is_no_failure),
         cmocka_unit_test(the_wait_has_an_end),     cmocka_unit_test(retries_have_a_budget), cmocka_unit_test(they_outlive_who_forgets_them),
-        cmocka_unit_test(indexes_have_an_end),
+        cmocka_unit_test(indexes_have_an_end),       cmocka_unit_test(comes_back_unblamed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
