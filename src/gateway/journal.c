@@ -105,7 +105,8 @@ static void keep_room(struct journal *j)
     if (!j->has_room || clock_mono_ms() < j->ask_ms)
         return;
     struct ledger_room r = ledger_room_wish(j->ledger, ROOM);
-    if (r.fd < 0 && !j->is_full)
+    bool enough = ledger_room_left(j->ledger) >= ROOM_LOW; /* else it is a descriptor that lacks */
+    if (r.fd < 0 && !(j->is_full && enough))
         return;
     pthread_mutex_unlock(&j->lock);
     int rc = ledger_room_ask(&r, &err);
