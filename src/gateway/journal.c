@@ -19,7 +19,6 @@
 #define ROOM (16u * 1024 * 1024)
 #define ROOM_LOW (ROOM / 2)
 #define ROOM_AGAIN_MS 1000 /* a full disk is asked again */
-#define BACKLOG_MAX 20000
 #define RETRY_PART LEDGER_BATCH_MAX /* records that are written while loops wait … */
 #define RETRY_PAUSE_NS 100000       /* … and how long they then have the lock */
 #define USUAL_BYTES 768 /* more than most records have */
@@ -105,7 +104,8 @@ static void keep_room(struct journal *j)
     if (!j->has_room || clock_mono_ms() < j->ask_ms)
         return;
     struct ledger_room r = ledger_room_wish(j->ledger, ROOM);
-    if (r.fd < 0 && !j->is_full)
+    bool enough = ledger_room_left(j->ledger) >= ROOM_LOW; /* else it is a descriptor that lacks */
+    if (r.fd < 0 && !(j->is_full && enough))
         return;
     pthread_mutex_unlock(&j->lock);
     int rc = ledger_room_ask(&r, &err);
@@ -261,17 +261,18 @@ void journal_close(struct journal *j)
 /* Under the lock. */
 static void keep(struct journal *j, int64_t now, struct str body, void **held)
 {
+    void *kept = NULL;
     metric_add(j->failures, 1);
-    if (j->backlog.len >= BACKLOG_MAX) { /* requests that ran when new ones were refused; there are fewer than that */
-        log_error("a usage record is lost: too many wait for the disk");
-        return;
-    }
-    struct waiting *w = VEC_PUSH(&j->backlog);
-    *w = (struct waiting){.time_ms = now, .body = xstrndup(body.ptr, body.len), .len = body.len};
     if (held && j->let_go) {
-        w->held = *held;
+        kept = *held;
         *held = NULL;
     }
+    /* Requests that ran when new ones were refused; there are fewer than that. */
+    if (j->backlog.len >= JOURNAL_BACKLOG_MAX) {
+        log_error(kept ? "too many usage records wait for the disk: one is made of its place among open requests at the next start" : "a usage record is lost: too many wait for the disk");
+        return;
+    }
+    *VEC_PUSH(&j->backlog) = (struct waiting){now, xstrndup(body.ptr, body.len), body.len, kept};
     backlog_changed(j);
 }
 

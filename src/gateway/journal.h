@@ -11,6 +11,8 @@
 #include "ledger/ledger.h"
 #include "ledger/usage.h"
 
+#define JOURNAL_BACKLOG_MAX 20000 /* records that wait for the disk */
+
 struct journal;
 
 /* dir/usage-GATEWAY.NNNNNN. ERR_BUSY: another gateway of that name writes there. */
@@ -20,7 +22,7 @@ void journal_add(struct journal *j, const struct usage *u);
 /* Records that usage_encode() has made, in their order; at most LEDGER_BATCH_MAX. */
 void journal_add_many(struct journal *j, const struct str *bodies, size_t count);
 /* The same of records with something that is to live until they are written, such as a place among open requests. held: of each, or NULL; what is handed to the journal, as its record waits, is NULL
- * afterwards. What still waits when the journal is closed is not let go. */
+ * afterwards. What still waits when the journal is closed is not let go, nor is that of a record for which there is no room in memory. */
 void journal_add_held(struct journal *j, const struct str *bodies, size_t count, void **held);
 /* The same of one. */
 void journal_add_one_held(struct journal *j, const struct usage *u, void **held);

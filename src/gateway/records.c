@@ -49,6 +49,7 @@ void records_write(struct gateway_loop *l)
     if (!r->count)
         return;
     STAILQ_FOREACH (q, &r->waiting, record.link) {
+        tally_note(q); /* before its place may be the journal's, who lets others have it */
         places[n] = q->tally.place;
         bodies[n++] = str_n(at, q->record.bytes);
         at += q->record.bytes;
@@ -56,10 +57,8 @@ void records_write(struct gateway_loop *l)
     journal_add_held(l->gateway->journal, bodies, n, places);
     n = 0;
     while ((q = STAILQ_FIRST(&r->waiting))) {
-        if (!places[n++] && q->tally.place) { /* its record waits for the disk: until then the place has it */
-            tally_note(q);
-            q->tally.place = NULL;
-        }
+        if (!places[n++])
+            q->tally.place = NULL; /* its record waits for the disk: until then the place has it */
         STAILQ_REMOVE_HEAD(&r->waiting, record.link);
         q->record.waits = false;
         end(q);

@@ -1,10 +1,9 @@
 #include "gateway/schema_bound.h"
 
 #include "gateway/body.h"
+#include "gateway/pattern_weight.h"
 
 #define WEIGHT_MAX INT64_C(1000000000000)
-#define GROUPS_MAX 64
-#define ANY_NUMBER 4   /* what "*" and "+" weigh: there is one rule for all */
 #define KEYWORD_MAX 24 /* longer than all that are known */
 
 static int64_t times(int64_t a, int64_t b)
@@ -16,127 +15,6 @@ static int64_t plus(int64_t a, int64_t b)
 {
     return MIN(a + b, WEIGHT_MAX);
 }
-
-/* ---- patterns ---- */
-
-/* The next character of a JSON string's inside; what is not ASCII is 0x80, as it means nothing
- * here. */
-static int next_char(const char **p, const char *end)
-{
-    static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
-    unsigned char c = (unsigned char)*(*p)++;
-    if (c != '\\' || *p == end)
-        return c >= 0x80 ? 0x80 : c;
-    char e = *(*p)++;
-    if (e != 'u') {
-        const char *at = strchr(from, e);
-        return at && *at ? to[at - from] : e;
-    }
-    int v = 0;
-    for (int i = 0; i < 4 && *p < end; i++) {
-        char h = *(*p)++;
-        v = v << 4 | (h <= '9' ? h - '0' : (h | 0x20) - 'a' + 10);
-    }
-    return v >= 0x80 ? 0x80 : v;
-}
-
-/* A group that is open, or the whole. */
-struct group {
-    int64_t sum, last;     /* weights of its parts, and of the last one among them */
-    int depth, last_depth; /* repetitions that are within each other there */
-};
-
-static void add_part(struct group *g, int64_t weight, int depth)
-{
-    g->sum = plus(g->sum, weight);
-    g->last = weight;
-    g->last_depth = depth;
-    g->depth = MAX(g->depth, depth);
-}
-
-/* The last part, n times. */
-static void repeat_last(struct group *g, int64_t n, int64_t *nested)
-{
-    int64_t weight = times(g->last, MAX(n, (int64_t)1));
-    g->sum = plus(g->sum - g->last, weight);
-    g->last = weight;
-    if (n <= 1)
-        return;
-    g->last_depth++;
-    g->depth = MAX(g->depth, g->last_depth);
-    if (g->last_depth >= 3)
-        *nested = MAX(*nested, weight);
-}
-
-/* Behind "{": "m", "m,n" or ",n", and "}"; "m," is as "m" or as "*". -1: it is no repetition. */
-static int64_t read_repetition(const char **p, const char *end)
-{
-    const char *at = *p;
-    int64_t most = 0, n = 0;
-    bool any = false, is_open = false; /* is_open: a comma came last */
-    while (at < end) {
-        int c = next_char(&at, end);
-        if (c >= '0' && c <= '9') {
-            n = plus(times(n, 10), c - '0');
-            any = true;
-        } else if (c == ',' || c == '}') {
-            most = MAX(most, n);
-            n = 0;
-        } else if (c != ' ') {
-            return -1;
-        }
-        if (c == '}') {
-            *p = at;
-            return !any ? -1 : is_open ? MAX(most, (int64_t)ANY_NUMBER) : most;
-        }
-        is_open = c == ',';
-    }
-    return -1;
-}
-
-int64_t schema_pattern_weight(struct str json_string, int64_t *ret_nested)
-{
-    struct group groups[GROUPS_MAX] = {{0}};
-    const char *p = json_string.ptr + 1, *end = json_string.ptr + json_string.len - 1;
-    int64_t nested = 0, n;
-    int open = 0;
-    bool in_class = false;
-    while (p < end) {
-        struct group *g = &groups[open];
-        int c = next_char(&p, end);
-        if (c == '\\') {
-            if (p < end)
-                (void)next_char(&p, end);
-            if (!in_class)
-                add_part(g, 1, 0);
-        } else if (in_class) {
-            in_class = c != ']';
-        } else if (c == '[') {
-            in_class = true;
-            add_part(g, 1, 0);
-        } else if (c == '(') {
-            if (++open == GROUPS_MAX)
-                return -1;
-            groups[open] = (struct group){0};
-        } else if (c == ')' && open) {
-            open--;
-            add_part(&groups[open], plus(g->sum, 1), g->depth);
-        } else if (c == '{' && (n = read_repetition(&p, end)) >= 0) {
-            repeat_last(g, n, &nested);
-        } else if (c == '*' || c == '+') {
-            repeat_last(g, ANY_NUMBER, &nested);
-        } else {
-            add_part(g, 1, 0);
-        }
-    }
-    int64_t sum = 0;
-    for (int i = 0; i <= open; i++)
-        sum = plus(sum, groups[i].sum);
-    *ret_nested = nested;
-    return sum;
-}
-
-/* ---- schemas ---- */
 
 enum place {
     IN_SCHEMA,     /* members are keywords */
@@ -177,11 +55,11 @@ static struct str take_string(struct walk *w)
     return str_n(from, (size_t)(w->p - from));
 }
 
-static void weigh_pattern(struct walk *w, struct str s)
+static void weigh_text(struct walk *w, struct str s, bool is_grammar)
 {
-    int64_t nested = 0, weight = schema_pattern_weight(s, &nested);
+    int64_t nested = 0, weight = (is_grammar ? grammar_weight : pattern_weight)(s, &nested);
     if (weight < 0)
-        refuse(w, "many groups within each other in a pattern", GROUPS_MAX - 1);
+        refuse(w, "many groups within each other in a pattern", PATTERN_GROUPS_MAX - 1);
     else if (nested > SCHEMA_PATTERN_NESTED_MAX)
         refuse(w,
                "many repetitions within each other in a pattern: their product is too large where "
@@ -190,6 +68,8 @@ static void weigh_pattern(struct walk *w, struct str s)
     else if ((w->weight->pattern = plus(w->weight->pattern, weight)) > SCHEMA_PATTERN_MAX)
         refuse(w, "long patterns when their repetitions are written out", SCHEMA_PATTERN_MAX);
 }
+
+static const char *const grammars[] = {"grammar", "guided_grammar", "ebnf", "definition", NULL};
 
 static bool is_one_of(const char *word, const char *const *words)
 {
@@ -234,8 +114,7 @@ static void walk_member(struct walk *w, enum place place, struct object_weight *
     static const char *const repeats[] = {
         "maxItems",    "minItems", "maxProperties", "minProperties", "maxContains",
         "minContains", NULL};
-    static const char *const patterns[] = {"pattern", "regex",      "grammar",
-                                           "ebnf",    "definition", NULL};
+    static const char *const patterns[] = {"pattern", "regex", NULL};
     char key[KEYWORD_MAX];
     struct span name = {SPAN_STRING, take_string(w), 0};
     if (place != IN_SCHEMA || !span_string(&name, key, sizeof(key)))
@@ -251,8 +130,8 @@ static void walk_member(struct walk *w, enum place place, struct object_weight *
                                               : IN_SCHEMA;
     int64_t weight = walk_value(w, below), n;
     struct span number = {SPAN_NUMBER, str_n(from, (size_t)(w->p - from)), 0};
-    if (first == '"' && is_one_of(key, patterns))
-        weigh_pattern(w, number.text);
+    if (first == '"' && (is_one_of(key, patterns) || is_one_of(key, grammars)))
+        weigh_text(w, number.text, is_one_of(key, grammars));
     else if (first == '"' && !strcmp(key, "$ref") &&
              ++w->weight->references > SCHEMA_REFERENCES_MAX)
         refuse(w, "many references", SCHEMA_REFERENCES_MAX);
@@ -309,18 +188,73 @@ static int64_t walk_value(struct walk *w, enum place place)
     }
 }
 
+/* ---- schemas as text ---- */
+
+/* vLLM and SGLang take a schema also as a string that holds its JSON. Read by itself, as what one
+ * member of an object is: of what is within it no members are compared. */
+static void walk_text(struct walk *w, const struct span *text)
+{
+    static const char *const path[] = {"a"};
+    CLEANUP(sbuf_deinit) struct sbuf json = {0};
+    struct span inside;
+    sbuf_init(&json, text->text.len + 16);
+    sbuf_addc(&json, "{\"a\":");
+    size_t from = json.len;
+    sbuf_reserve(&json, text->text.len + 2);
+    bool ok = sbuf_ok(&json) && span_string(text, json.ptr + from, text->text.len + 1);
+    if (ok) {
+        sbuf_commit(&json, strlen(json.ptr + from));
+        sbuf_addc(&json, "}");
+        ok = span_scan(sbuf_str(&json), path, 1, &inside, NULL) == 0;
+    }
+    if (!ok) {
+        w->rc = err_field(w->err, ERR_BAD_REQUEST, w->field,
+                          "\"%s\" has a schema as a string that is no JSON; expected an object, or "
+                          "its JSON",
+                          w->field);
+        return;
+    }
+    struct walk within = {
+        inside.text.ptr, inside.text.ptr + inside.text.len, w->weight, w->field, w->err, 0};
+    walk_value(&within, IN_SCHEMA);
+    w->rc = within.rc;
+}
+
+/* vLLM's "structured_outputs". */
+static void walk_texts_within(struct walk *w, struct str object)
+{
+    static const char *const paths[] = {"json", "structural_tag"};
+    struct span at[ARRAY_LEN(paths)];
+    if (span_scan(object, paths, ARRAY_LEN(paths), at, NULL) < 0)
+        w->rc = err_field(w->err, ERR_BAD_REQUEST, w->field,
+                          "\"%s\" has a member twice, or too many; expected an object of an "
+                          "engine's few",
+                          w->field);
+    for (size_t i = 0; i < ARRAY_LEN(paths) && w->rc == 0; i++)
+        if (at[i].type == SPAN_STRING)
+            walk_text(w, &at[i]);
+}
+
+/* ---- what is asked for ---- */
+
 int schema_bound_check(struct schema_weight *weight, const char *field, const struct span *value,
                        struct err *err)
 {
+    static const char *const tools[] = {"tools", "functions", NULL};
+    static const char *const texts[] = {"json_schema", "guided_json", NULL};
     struct walk w = {value->text.ptr, value->text.ptr + value->text.len, weight, field, err, 0};
-    bool is_tools = !strcmp(field, "tools") || !strcmp(field, "functions");
     if ((weight->bytes += value->text.len) > SCHEMA_BYTES_MAX)
         refuse(&w, "many bytes together with other schemas of the request", SCHEMA_BYTES_MAX);
-    else if (is_tools && value->type == SPAN_ARRAY && value->count > SCHEMA_TOOLS_MAX)
+    else if (is_one_of(field, tools) && value->type == SPAN_ARRAY &&
+             value->count > SCHEMA_TOOLS_MAX)
         refuse(&w, "many elements", SCHEMA_TOOLS_MAX);
+    else if (value->type == SPAN_STRING && is_one_of(field, texts))
+        walk_text(&w, value);
     else if (value->type == SPAN_STRING)
-        weigh_pattern(&w, value->text);
+        weigh_text(&w, value->text, is_one_of(field, grammars));
     else
         walk_value(&w, IN_SCHEMA);
+    if (w.rc == 0 && value->type == SPAN_OBJECT && !strcmp(field, "structured_outputs"))
+        walk_texts_within(&w, value->text);
     return w.rc;
 }

@@ -7,10 +7,15 @@
  * be held up. What has none of these members is not looked at. Keywords are looked for in every
  * object of a schema, wherever it stands. Pure; threads: any.
  *
- *   of a request              bytes of all of it, tools, properties, references, and what its
- * patterns become when their repetitions are written out of one place in a schema  the product of
- * the repetitions around it (maxItems, minItems, ...; the types of a list that are walked through)
- *   of one object, list       properties, values of an enum
+ * Bounded are
+ * - of a request: bytes of all of it, tools, properties, references, and what its patterns become
+ *   when their repetitions are written out (pattern_weight.h);
+ * - of one place in a schema: the product of the repetitions around it (maxItems, minItems and the
+ *   like; the types of a list that are walked through);
+ * - of one object: properties; of one list: values of an enum.
+ *
+ * Schemas that engines take as strings are read, too: "json_schema" and "guided_json", and of
+ * "structured_outputs" the members "json" and "structural_tag".
  *
  * Not multiplied: repetitions of rules that refer to each other, by "$ref" or in a grammar.
  */
@@ -27,9 +32,8 @@
 #define SCHEMA_REFERENCES_MAX 1000
 #define SCHEMA_PRODUCT_MAX 1000000
 #define SCHEMA_PATTERN_MAX 50000
-#define SCHEMA_PATTERN_NESTED_MAX                                                                  \
-    1000 /* where three repetitions and more are within each other: engines take far longer for    \
-            those */
+/* Where three repetitions and more are within each other: engines take far longer for those. */
+#define SCHEMA_PATTERN_NESTED_MAX 1000
 
 /* Of one request; zero before the first. */
 struct schema_weight {
@@ -41,9 +45,5 @@ struct schema_weight {
  * and how much there may be. */
 int schema_bound_check(struct schema_weight *w, const char *field, const struct span *value,
                        struct err *err) NODISCARD;
-/* A regular expression, or a grammar, as a JSON string: what it becomes when its repetitions are
- * written out, and in *ret_nested what those do of which three are within each other; both have an
- * upper end. -1: its groups are nested too deeply to tell. */
-int64_t schema_pattern_weight(struct str json_string, int64_t *ret_nested);
 
 #endif

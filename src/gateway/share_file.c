@@ -69,12 +69,11 @@ static bool is_good(const json_t *less)
 
 int64_t share_file_load(const char *path, struct limit_set *s, struct err *err)
 {
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
-    size_t len = 0, i;
+    size_t i;
     json_t *less;
     enum limit_unit u;
-    if (file_read(path, FILE_MAX, &text, &len, err) < 0 || json_parse(str_n(text, len), FILE_MAX, &doc, err) < 0)
+    if (json_read_file(path, FILE_MAX, &doc, err) < 0)
         return 0;
     if (json_int(doc, "version", 0) == VERSION && json_flag(doc, "left", false))
         return SHARE_FILE_LEFT;

@@ -57,14 +57,10 @@ static int check_owner(const char *path, struct err *err)
 static int read_file(const char *path, json_t **ret, struct err *err)
 {
     static const char *const lists[] = {"keys", "endpoints", "replicas", "namespaces", "tenants", "limits", "routes", "sites", "policies", "prices"};
-    CLEANUP(mem_freep) char *text = NULL;
     JSON_AUTO doc = NULL;
-    size_t len = 0;
     int rc = check_owner(path, err);
     if (rc == 0)
-        rc = file_read(path, SNAPSHOT_MAX, &text, &len, err);
-    if (rc == 0)
-        rc = json_parse(str_n(text, len), SNAPSHOT_MAX, &doc, err);
+        rc = json_read_file(path, SNAPSHOT_MAX, &doc, err);
     if (rc < 0)
         return rc;
     int64_t version = json_int(doc, "version", 0);

@@ -10,19 +10,14 @@
 
 int balancer_table_read(const char *path, json_t **ret, struct err *err)
 {
-    CLEANUP(mem_freep) char *text = NULL;
-    size_t len = 0;
-    int rc = file_read(path, BALANCE_TABLE_MAX, &text, &len, err);
-    if (rc == ERR_NOT_FOUND) {
-        *ret = json_object();
-        return 0;
-    }
-    if (rc == 0 && (json_parse(str_n(text, len), BALANCE_TABLE_MAX, ret, NULL) < 0 || !json_is_object(*ret))) {
-        json_decref(*ret);
-        *ret = NULL;
-        rc = err_set(err, ERR_CORRUPT, "%s is no table of Services", path);
-    }
-    return rc;
+    JSON_AUTO doc = NULL;
+    int rc = json_read_file(path, BALANCE_TABLE_MAX, &doc, err);
+    if (rc < 0 && rc != ERR_NOT_FOUND)
+        return rc;
+    if (rc == 0 && !json_is_object(doc))
+        return err_set(err, ERR_CORRUPT, "%s is no table of Services", path);
+    *ret = rc == 0 ? TAKE(doc) : json_object();
+    return 0;
 }
 
 void balancer_collect(struct map *addresses, const json_t *table)

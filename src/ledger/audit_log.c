@@ -1,7 +1,5 @@
 #include "ledger/audit_log.h"
 
-#include <ctype.h>
-#include <dirent.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
@@ -14,6 +12,7 @@
 #include "base/mem.h"
 #include "base/metrics.h"
 #include "base/vec.h"
+#include "ledger/audit_collect.h"
 #include "ledger/ledger.h"
 
 #define WINDOW_MS 1000          /* the same within it is one record with a count */
@@ -38,26 +37,10 @@ struct repeat {
     char body[]; /* of the first, without its closing brace */
 };
 
-/* A journal that is copied. Only the log's thread comes here. */
-struct collecting {
-    char *name;
-    struct ledger_reader *reader;
-    char id[LEDGER_ID_TEXT]; /* of the journal that was read last; empty: not known */
-    uint64_t copied;         /* sequence of its last record that is here */
-    struct err err;          /* of one record */
-    struct audit_log *log;
-};
-
-/* All that are copied. */
-struct collection {
-    char *prefix; /* NULL: none */
-    VEC(struct collecting *) from;
-};
-
 struct audit_log {
     struct store_journal journal;
     char *dir, *name;
-    struct collection collection;
+    struct audit_collection *collection; /* NULL: nothing is copied */
     struct metric *records, *lost, *waiting_gauge;
 
     pthread_mutex_t ledger_lock; /* taken before lock */
@@ -104,9 +87,12 @@ static int say_undone(struct audit_log *l, struct err *err)
 
 static int sync_all(struct audit_log *l, struct err *err)
 {
-    int rc = ledger_sync(l->ledger, err);
+    struct err why = ERR_INIT;
+    int rc = ledger_sync(l->ledger, &why);
     if (rc < 0) {
-        err_set(&l->broken, ERR_IO, "the audit ledger could not be synced (%s); restart when the disk is well", err ? err->msg : "");
+        if (err)
+            *err = why;
+        err_set(&l->broken, ERR_IO, "the audit ledger could not be synced (%s); restart when the disk is well", why.msg);
         log_error("the audit ledger could not be synced; nothing is written any more", KVE(&l->broken));
     }
     return rc;
@@ -345,115 +331,28 @@ static void turn(struct audit_log *l)
 
 /* ---- another process's records ---- */
 
-/* The body with where it came from. */
-static bool copy(void *arg, const struct ledger_record *rec)
+static int begin_collected(void *arg, struct err *err)
 {
-    struct collecting *c = arg;
-    struct audit_log *l = c->log;
-    CLEANUP(sbuf_deinit) struct sbuf body = {0};
-    sbuf_init(&body, LEDGER_BODY_MAX);
-    sbuf_add(&body, str_n(rec->body.ptr, rec->body.len ? rec->body.len - 1 : 0));
-    sbuf_addf(&body, ",\"origin\":\"%s/%s/%llu\"}", c->name, c->id, (unsigned long long)rec->sequence);
-    if (rec->body.len > 2 && sbuf_ok(&body) && append(l, rec->time_ms, sbuf_str(&body), &c->err) < 0)
-        return false;
-    c->copied = rec->sequence;
-    return true;
-}
-
-/* Another journal under the same name (that process lost its disk) is read from its beginning. */
-static int identify(struct collecting *c, const char *dir, struct err *err)
-{
-    char id[LEDGER_ID_TEXT];
-    int rc = c->reader ? 0 : ledger_reader_open(dir, c->name, &c->reader, err);
-    if (rc == 0)
-        rc = ledger_reader_id(c->reader, id, err);
-    if (rc < 0 || !strcmp(id, c->id))
-        return rc;
-    if (*c->id) {
-        log_warn("an audit journal was replaced by another one", KV("journal", c->name), KVI("copied", c->copied));
-        ledger_reader_close(c->reader);
-        c->reader = NULL;
-        rc = ledger_reader_open(dir, c->name, &c->reader, err);
-    }
-    c->copied = 0;
-    memcpy(c->id, id, sizeof(c->id));
-    return rc;
-}
-
-static struct collecting *collecting_of(struct collection *x, struct str name)
-{
-    VEC_FOREACH (&x->from, have)
-        if (str_eqc(name, (*have)->name))
-            return *have;
-    struct collecting *c = XNEW(struct collecting);
-    c->name = xstrndup(name.ptr, name.len);
-    *VEC_PUSH(&x->from) = c;
-    return c;
-}
-
-static void collection_deinit(struct collection *x)
-{
-    VEC_FOREACH (&x->from, c) {
-        if ((*c)->reader)
-            ledger_reader_close((*c)->reader);
-        mem_free((*c)->name);
-        mem_free(*c);
-    }
-    VEC_DEINIT(&x->from);
-    mem_free(x->prefix);
-}
-
-static bool is_collected(const struct collection *x, struct str name)
-{
-    struct str prefix = str_of(x->prefix ? x->prefix : "");
-    return prefix.len && str_starts(name, prefix) && (name.len == prefix.len || name.ptr[prefix.len] == '-');
-}
-
-/* Journals are found by their names: NAME.NNNNNN. */
-static void find_journals(struct audit_log *l)
-{
-    DIR *d = opendir(l->dir);
-    struct dirent *e;
-    while (d && (e = readdir(d))) {
-        struct str name = str_of(e->d_name);
-        ssize_t dot = str_find(name, '.');
-        if (dot <= 0 || name.len - (size_t)dot != sizeof(".000001") - 1 || !isdigit((unsigned char)name.ptr[dot + 1]))
-            continue;
-        name.len = (size_t)dot;
-        if (is_collected(&l->collection, name))
-            collecting_of(&l->collection, name)->log = l;
-    }
-    if (d)
-        closedir(d);
-}
-
-static void collect_one(struct audit_log *l, struct collecting *c)
-{
-    struct err err = ERR_INIT;
-    int rc = identify(c, l->dir, &err);
-    if (rc == ERR_NOT_FOUND)
-        return; /* it has written nothing yet */
-    c->err = (struct err){0};
+    struct audit_log *l = arg;
     pthread_mutex_lock(&l->ledger_lock);
-    if (rc == 0)
-        rc = check_usable(l, &err);
-    if (rc == 0)
-        rc = ledger_read(c->reader, c->copied, copy, c, &err);
-    if (rc == 0 && c->err.code)
-        err = c->err;
+    return check_usable(l, err);
+}
+
+static int append_collected(void *arg, int64_t time_ms, struct str body, struct err *err)
+{
+    return append(arg, time_ms, body, err);
+}
+
+static void end_collected(void *arg)
+{
+    struct audit_log *l = arg;
     if (!l->broken.code)
         (void)sync_all(l, NULL);
     pthread_mutex_unlock(&l->ledger_lock);
-    if (err.code)
-        log_warn("audit records cannot be collected; trying again", KV("journal", c->name), KVE(&err));
 }
 
-static void collect(struct audit_log *l)
-{
-    find_journals(l);
-    VEC_FOREACH (&l->collection.from, c)
-        collect_one(l, *c);
-}
+static const struct audit_collect_ops collect_ops = {begin_collected, append_collected,
+                                                     end_collected};
 
 static struct timespec at(uint64_t mono_ms)
 {
@@ -476,9 +375,9 @@ static void *run(void *arg)
             if (!l->stop || l->trouble.code == 0)
                 continue;
         }
-        if (l->collection.prefix && (now >= collect_ms || l->stop)) {
+        if (l->collection && (now >= collect_ms || l->stop)) {
             pthread_mutex_unlock(&l->lock);
-            collect(l);
+            audit_collect(l->collection);
             pthread_mutex_lock(&l->lock);
             collect_ms = clock_mono_ms() + COLLECT_MS;
             if (!l->stop)
@@ -487,7 +386,7 @@ static void *run(void *arg)
         if (l->stop)
             break;
         uint64_t until = l->window_ends_ms;
-        if (l->collection.prefix && (!until || collect_ms < until))
+        if (l->collection && (!until || collect_ms < until))
             until = collect_ms;
         if (!STAILQ_EMPTY(&l->queue) && (!until || retry_ms < until))
             until = retry_ms;
@@ -525,27 +424,9 @@ static int64_t number_in(struct str body, struct str name)
     return n;
 }
 
-/* "JOURNAL/ID/SEQUENCE", the last member of a record that was copied. */
-static void look_for_origin(struct collection *x, struct str body)
-{
-    static const char member[] = ",\"origin\":\"";
-    const char *found = memmem(body.ptr, body.len, member, sizeof(member) - 1);
-    struct str rest, name, id;
-    uint64_t n;
-    if (!found || body.len < 2 || !x->prefix)
-        return;
-    rest = str_skip(body, (size_t)(found - body.ptr) + sizeof(member) - 1);
-    rest.len -= 2; /* "} */
-    if (str_cut(&rest, '/', &name) && is_collected(x, name) && str_cut(&rest, '/', &id) && id.len < LEDGER_ID_TEXT && str_to_u64(rest, &n) == 0) {
-        struct collecting *c = collecting_of(x, name);
-        snprintf(c->id, sizeof(c->id), "%.*s", STR_ARG(id));
-        c->copied = n;
-    }
-}
-
 struct looking {
     int64_t last; /* write that stands */
-    struct collection *from;
+    struct audit_collection *from;
 };
 
 /* Without parsing what may be many records: within texts a quotation mark has a backslash before it. */
@@ -553,7 +434,7 @@ static bool look_at(void *arg, const struct ledger_record *rec)
 {
     struct looking *x = arg;
     int64_t *last = &x->last, rev = number_in(rec->body, STR("\"rev\":"));
-    look_for_origin(x->from, rec->body);
+    audit_collection_saw(x->from, rec->body);
     if (str_starts(rec->body, STR("{\"type\":\"write\"")))
         *last = MAX(*last, rev);
     else if (str_starts(rec->body, STR("{\"type\":\"undone\"")) && rev <= *last)
@@ -588,8 +469,7 @@ static int append_event(struct ledger *l, const struct audit_event *e, struct er
 static int find_last_write(const char *dir, int64_t *ret, struct err *err)
 {
     struct ledger_reader *r;
-    struct collection none = {0};
-    struct looking x = {0, &none};
+    struct looking x = {0, NULL};
     int rc = ledger_reader_open(dir, AUDIT_LEDGER, &r, err);
     if (rc < 0)
         return rc;
@@ -642,7 +522,7 @@ int audit_log_rolled_back(const char *dir, int64_t store_rev, const char *user, 
 static int look_back(struct audit_log *l, struct err *err)
 {
     struct ledger_reader *r;
-    struct looking x = {0, &l->collection};
+    struct looking x = {0, l->collection};
     int rc = ledger_reader_open(l->dir, l->name, &r, err);
     if (rc < 0)
         return rc;
@@ -657,8 +537,10 @@ int audit_log_open(const struct audit_log_options *options, struct audit_log **r
     struct ledger_options o = {.dir = options->dir, .name = options->name, .kind = LEDGER_AUDIT};
     struct audit_log *l = XNEW(struct audit_log);
     pthread_condattr_t monotonic;
-    *l = (struct audit_log){.dir = xstrdup(options->dir), .name = xstrdup(options->name), .collection.prefix = options->collect ? xstrdup(options->collect) : NULL, .window = map_new(mem_free), .queue = STAILQ_HEAD_INITIALIZER(l->queue)};
+    *l = (struct audit_log){.dir = xstrdup(options->dir), .name = xstrdup(options->name), .window = map_new(mem_free), .queue = STAILQ_HEAD_INITIALIZER(l->queue)};
     l->journal = (struct store_journal){l, before, undone};
+    if (options->collect)
+        l->collection = audit_collection_new(options->dir, options->collect, &collect_ops, l);
     l->records = metric_counter("seki_audit_records_total", "Records written to the audit ledger.");
     l->waiting_gauge = metric_gauge("seki_audit_records_waiting", "Records that the disk has not taken yet.");
     l->lost = metric_counter("seki_audit_records_lost_total", "Records of denied requests that are lost: too many waited for the disk.");
@@ -721,7 +603,7 @@ void audit_log_close(struct audit_log *l)
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->lock);
     pthread_mutex_destroy(&l->ledger_lock);
-    collection_deinit(&l->collection);
+    audit_collection_free(l->collection);
     mem_free(l->dir);
     mem_free(l->name);
     mem_free(l);

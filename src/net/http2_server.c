@@ -7,61 +7,16 @@
  */
 #include "base/clock.h"
 #include "base/mem.h"
-#include "net/http_server_internal.h"
-
-#include <ctype.h>
-#include <nghttp2/nghttp2.h>
+#include "net/http2_internal.h"
 
 #define STREAMS_MAX 250
 #define BODIES_MAX 4
 #define RESETS_MAX 300
-#define OUT_MAX (256 * 1024) /* waits for the kernel; streams keep their own */
 #define SCRATCH_BYTES (64 * 1024)
 #define READS_AT_ONCE 4
-#define WRITES_AT_ONCE 4
 #define TICK_MAX_MS 5000
 #define TICK_MIN_MS 100
 #define WINDOW_BYTES (1024 * 1024) /* of the connection; streams have the protocol's 64 KiB */
-#define HEADERS_OUT_MAX 120
-
-struct http2_stream {
-    LIST_ENTRY(http2_stream) link;
-    struct http2_conn *c;
-    int32_t id;
-    struct http_request *req;
-    size_t head_bytes, body_max;
-    struct sbuf body, out;
-    size_t out_off;
-    uint64_t since_ms, body_since_ms, progress_ms;
-    bool heard;    /* the handler knows of the request, and is owed on_done or on_abort */
-    bool head_ok, headers_too_large;
-    bool body_ended, handling; /* the handler has it */
-    bool started, ended, sent, no_body, deferred, over_high;
-    bool closed; /* by the peer or by a reset; the handler does not know yet */
-};
-
-struct http2_conn {
-    LIST_ENTRY(http2_conn) link;
-    struct http_server *server;
-    struct conn *conn;
-    struct conn_share *share; /* NULL: its address has none */
-    nghttp2_session *session;
-    LIST_HEAD(, http2_stream) streams;
-    size_t stream_count, bodies_bytes;
-    struct sbuf out;
-    size_t out_off;
-    struct timer timer;
-    uint64_t idle_since_ms, out_progress_ms;
-    uint64_t resets_since_ms;
-    unsigned resets;
-    bool spoke;     /* a stream has begun, once */
-    bool taking_in; /* frames are being taken in: flushing waits */
-    bool sending, failed;
-    struct server_hold hold;
-};
-
-static const struct http_carrier http2_carrier;
-static void flush(struct http2_conn *c);
 
 /* ---- life of connections and streams ---- */
 
@@ -112,24 +67,11 @@ static void conn2_free(struct http2_conn *c)
     server_conn_gone(s);
 }
 
-/* The connection is of no more use; it goes when no handler is on the stack. */
-static void fail(struct http2_conn *c)
-{
-    c->failed = true;
-    conn_want(c->conn, 0);
-    timer_start(&c->timer, 0);
-}
-
 static uint64_t tick_ms(const struct http2_conn *c)
 {
     const struct http_server_options *o = &c->server->o;
     uint64_t least = MIN(MIN(o->body_timeout_ms, o->write_timeout_ms), o->idle_timeout_ms) / 4;
     return MAX(MIN(least, (uint64_t)TICK_MAX_MS), (uint64_t)TICK_MIN_MS);
-}
-
-static void reset_stream(struct http2_stream *st, uint32_t code)
-{
-    nghttp2_submit_rst_stream(st->c->session, NGHTTP2_FLAG_NONE, st->id, code);
 }
 
 /* ---- errors that the server itself answers ---- */
@@ -341,7 +283,7 @@ static void reap(struct http2_conn *c)
     }
 }
 
-/* ---- what leaves ---- */
+/* ---- what has left; the socket ---- */
 
 static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
@@ -359,124 +301,8 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
     if (heard && c->server->ops->on_done)
         c->server->ops->on_done(c->server->ctx, st->req);
     if (!st->body_ended) /* the rest of what it asked is of no interest */
-        reset_stream(st, NGHTTP2_NO_ERROR);
+        http2_reset_stream(st, NGHTTP2_NO_ERROR);
     return 0;
-}
-
-static size_t waiting(const struct http2_stream *st)
-{
-    return st->out.len - st->out_off;
-}
-
-static ssize_t read_answer(nghttp2_session *session UNUSED, int32_t id UNUSED, uint8_t *buf, size_t len, uint32_t *flags, nghttp2_data_source *source, void *user UNUSED)
-{
-    struct http2_stream *st = source->ptr;
-    size_t n = MIN(len, waiting(st));
-    if (n) {
-        memcpy(buf, st->out.ptr + st->out_off, n);
-        st->out_off += n;
-        st->progress_ms = clock_mono_ms();
-    }
-    if (!waiting(st)) {
-        sbuf_reset(&st->out);
-        st->out_off = 0;
-        if (st->ended)
-            *flags |= NGHTTP2_DATA_FLAG_EOF;
-    } else if (st->out_off > st->out.len / 2) {
-        sbuf_consume(&st->out, st->out_off);
-        st->out_off = 0;
-    }
-    if (!n && !st->ended) {
-        st->deferred = true;
-        return NGHTTP2_ERR_DEFERRED;
-    }
-    return (ssize_t)n;
-}
-
-static void write_out(struct http2_conn *c)
-{
-    for (int i = 0; i < WRITES_AT_ONCE && !c->failed && c->out.len > c->out_off; i++) {
-        struct iovec iov = {c->out.ptr + c->out_off, c->out.len - c->out_off};
-        ssize_t n = conn_writev(c->conn, &iov, 1);
-        if (n == CONN_FAILED) {
-            fail(c);
-            return;
-        }
-        if (n == CONN_AGAIN)
-            break;
-        c->out_off += (size_t)n;
-        c->out_progress_ms = clock_mono_ms();
-    }
-    if (c->out.len == c->out_off) {
-        sbuf_reset(&c->out);
-        c->out_off = 0;
-    }
-}
-
-/* Handlers that were told to wait, and may go on. They may end streams: the list is looked at anew. */
-static void tell_drained(struct http2_conn *c)
-{
-    struct http2_stream *st = LIST_FIRST(&c->streams);
-    while (st && !c->failed) {
-        if (st->over_high && st->heard && !st->ended && waiting(st) <= c->server->o.high_water_bytes / 4) {
-            st->over_high = false;
-            if (c->server->ops->on_drain)
-                c->server->ops->on_drain(c->server->ctx, st->req);
-            st = LIST_FIRST(&c->streams);
-        } else {
-            st = LIST_NEXT(st, link);
-        }
-    }
-}
-
-static bool fill_out(struct http2_conn *c)
-{
-    bool any = false;
-    sbuf_consume(&c->out, c->out_off); /* the cap is on what waits, not on what has left */
-    c->out_off = 0;
-    while (!c->failed && c->out.len < OUT_MAX) {
-        const uint8_t *data;
-        ssize_t n = nghttp2_session_mem_send(c->session, &data);
-        if (n < 0) {
-            fail(c);
-            return false;
-        }
-        if (n == 0)
-            break;
-        sbuf_add(&c->out, str_n(data, (size_t)n));
-        if (!sbuf_ok(&c->out)) { /* a frame lost is a connection lost */
-            fail(c);
-            return false;
-        }
-        any = true;
-    }
-    return any;
-}
-
-static void flush(struct http2_conn *c)
-{
-    if (c->taking_in || c->hold.on || c->sending || c->failed)
-        return;
-    c->sending = true;
-    if (c->out.len == c->out_off)
-        c->out_progress_ms = clock_mono_ms();
-    do {
-        write_out(c);
-        bool more = fill_out(c);
-        write_out(c);
-        tell_drained(c);
-        if (!more)
-            break;
-    } while (!c->failed && c->out.len == c->out_off);
-    c->sending = false;
-    if (c->failed)
-        return;
-    if (!nghttp2_session_want_read(c->session) && !nghttp2_session_want_write(c->session) && c->out.len == c->out_off) {
-        conn_shutdown(c->conn);
-        fail(c);
-        return;
-    }
-    conn_want(c->conn, FD_READ | (c->out.len > c->out_off ? FD_WRITE : 0));
 }
 
 static void on_ready2(void *arg, int events)
@@ -488,178 +314,22 @@ static void on_ready2(void *arg, int events)
         if (n == CONN_AGAIN)
             break;
         if (n <= 0) {
-            fail(c);
+            http2_fail(c);
             return;
         }
         c->taking_in = true;
         ssize_t used = nghttp2_session_mem_recv(c->session, (const uint8_t *)scratch, (size_t)n);
         c->taking_in = false;
         if (used < 0) {
-            fail(c);
+            http2_fail(c);
             return;
         }
         if ((size_t)n < sizeof(scratch))
             break;
     }
     if (!(events & FD_WRITE) || server_may_flush(c->server))
-        flush(c);
+        http2_flush(c);
 }
-
-/* ---- answers ---- */
-
-static bool may_answer(const struct http2_stream *st)
-{
-    return !st->ended && !st->c->failed;
-}
-
-static nghttp2_nv pair(const char *name, struct str value)
-{
-    return (nghttp2_nv){(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value.ptr, strlen(name), value.len, NGHTTP2_NV_FLAG_NONE};
-}
-
-/* Header names are lower case in HTTP/2; those of HTTP/1.1's connections have no place there. */
-static const char *lower_name(struct arena *a, const char *name)
-{
-    static const char *const hop[] = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "content-length"};
-    char *lower = arena_strdup(a, name);
-    for (char *p = lower; *p; p++)
-        *p = (char)tolower((unsigned char)*p);
-    for (size_t i = 0; i < ARRAY_LEN(hop); i++)
-        if (!strcmp(lower, hop[i]))
-            return NULL;
-    return lower;
-}
-
-static void submit_head(struct http2_stream *st, int status, const char *type, const struct http_out_header *headers, size_t count, int64_t length)
-{
-    nghttp2_nv nv[HEADERS_OUT_MAX];
-    struct arena *a = st->req->arena;
-    size_t n = 0;
-    nv[n++] = pair(":status", str_of(arena_printf(a, "%d", status)));
-    nv[n++] = pair("date", str_of(http_date_text()));
-    if (st->c->server->o.server_name)
-        nv[n++] = pair("server", str_of(st->c->server->o.server_name));
-    if (type)
-        nv[n++] = pair("content-type", str_of(type));
-    nv[n++] = pair("x-request-id", str_of(st->req->id));
-    if (length >= 0 && !http_status_has_no_body(status))
-        nv[n++] = pair("content-length", str_of(arena_printf(a, "%lld", (long long)length)));
-    for (size_t i = 0; i < count && n < HEADERS_OUT_MAX; i++) {
-        const char *name = lower_name(a, headers[i].name);
-        if (name && nghttp2_check_header_value((const uint8_t *)headers[i].value.ptr, headers[i].value.len))
-            nv[n++] = pair(name, headers[i].value);
-    }
-    nghttp2_data_provider body = {.source.ptr = st, .read_callback = read_answer};
-    st->started = true;
-    if (nghttp2_submit_response(st->c->session, st->id, nv, n, st->no_body ? NULL : &body) != 0)
-        fail(st->c);
-}
-
-static void resume(struct http2_stream *st)
-{
-    if (st->deferred && !st->no_body) {
-        st->deferred = false;
-        nghttp2_session_resume_data(st->c->session, st->id);
-    }
-    flush(st->c);
-}
-
-static void respond(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t count, struct str body)
-{
-    struct http2_stream *st = r->conn;
-    if (!may_answer(st) || st->started)
-        return;
-    st->no_body = st->no_body || http_status_has_no_body(status);
-    if (!st->no_body)
-        sbuf_add(&st->out, body);
-    st->progress_ms = clock_mono_ms();
-    submit_head(st, status, content_type, headers, count, (int64_t)body.len);
-    st->ended = true;
-    flush(st->c);
-}
-
-static void respond_start(struct http_request *r, int status, const char *content_type, const struct http_out_header *headers, size_t count)
-{
-    struct http2_stream *st = r->conn;
-    if (!may_answer(st) || st->started)
-        return;
-    st->no_body = st->no_body || http_status_has_no_body(status);
-    submit_head(st, status, content_type, headers, count, -1); /* leaves with the next flush */
-}
-
-static bool write_answer(struct http_request *r, struct str bytes)
-{
-    struct http2_stream *st = r->conn;
-    if (!may_answer(st) || !st->started)
-        return true;
-    if (bytes.len && !st->no_body) {
-        if (!waiting(st))
-            st->progress_ms = clock_mono_ms();
-        sbuf_add(&st->out, bytes);
-    }
-    st->over_high = st->over_high || waiting(st) > st->c->server->o.high_water_bytes;
-    bool fits = !st->over_high;
-    struct http2_conn *c = st->c;
-    if (bytes.len && st->deferred && !st->no_body) {
-        st->deferred = false;
-        nghttp2_session_resume_data(c->session, st->id);
-    }
-    flush(c);
-    return fits;
-}
-
-static void respond_end(struct http_request *r)
-{
-    struct http2_stream *st = r->conn;
-    if (!may_answer(st) || !st->started)
-        return;
-    st->ended = true;
-    resume(st);
-}
-
-static void respond_abort(struct http_request *r)
-{
-    struct http2_stream *st = r->conn;
-    if (st->c->failed || st->sent)
-        return;
-    st->heard = false;
-    st->ended = true;
-    r->user = NULL;
-    reset_stream(st, NGHTTP2_INTERNAL_ERROR);
-    flush(st->c);
-}
-
-static size_t queued_bytes(const struct http_request *r)
-{
-    return waiting((const struct http2_stream *)r->conn);
-}
-
-static struct conn *conn_of(struct http_request *r)
-{
-    return ((struct http2_stream *)r->conn)->c->conn;
-}
-
-static void let_go(struct server_hold *h)
-{
-    flush(CONTAINER_OF(h, struct http2_conn, hold));
-}
-
-/* The whole connection: the bytes of its streams leave in one order. */
-static bool hold(struct http_request *r)
-{
-    struct http2_stream *st = r->conn;
-    if (!may_answer(st))
-        return false;
-    server_hold_on(st->c->server, &st->c->hold, let_go);
-    return true;
-}
-
-/* Other streams do not mind. */
-static void skip_body(struct http_request *r UNUSED)
-{
-}
-
-static const struct http_carrier http2_carrier = {respond, respond_start, write_answer, respond_end, respond_abort, queued_bytes, conn_of, hold, skip_body};
 
 /* ---- time ---- */
 
@@ -670,10 +340,10 @@ static void check_streams(struct http2_conn *c, uint64_t now)
     for (; st; st = next) {
         next = LIST_NEXT(st, link);
         uint64_t quiet = now - st->progress_ms;
-        if (st->started && waiting(st) && quiet >= o->write_timeout_ms)
-            reset_stream(st, NGHTTP2_CANCEL); /* its client does not read; on_abort comes with the close */
+        if (st->started && http2_waiting(st) && quiet >= o->write_timeout_ms)
+            http2_reset_stream(st, NGHTTP2_CANCEL); /* its client does not read; on_abort comes with the close */
         else if (!st->head_ok && !st->started && now - st->since_ms >= o->head_timeout_ms)
-            reset_stream(st, NGHTTP2_CANCEL);
+            http2_reset_stream(st, NGHTTP2_CANCEL);
         else if (wants_body(st) && !st->body_ended && server_body_is_slow(c->server, now, st->body_since_ms, st->progress_ms, st->body.len))
             answer_error(st, 408, "the body came too slowly");
     }
@@ -700,7 +370,7 @@ static void on_timer(struct timer *t)
     c->taking_in = true;
     check_streams(c, now);
     c->taking_in = false;
-    flush(c);
+    http2_flush(c);
 }
 
 /* ---- connections ---- */
@@ -734,8 +404,8 @@ void http2_each_idle(struct http_server *s, bool (*fn)(void *arg, struct conn_sh
         next = LIST_NEXT(c, link);
         if (!c->stream_count && !c->failed && fn(arg, c->share)) {
             nghttp2_session_terminate_session(c->session, NGHTTP2_NO_ERROR);
-            flush(c);
-            fail(c);
+            http2_flush(c);
+            http2_fail(c);
         }
     }
 }
@@ -746,13 +416,13 @@ void http2_accept(struct http_server *s, struct conn *conn, struct conn_share *s
     uint64_t now = clock_mono_ms();
     *c = (struct http2_conn){.server = s, .conn = conn, .share = share, .idle_since_ms = now, .out_progress_ms = now};
     LIST_INIT(&c->streams);
-    sbuf_init(&c->out, OUT_MAX + 64 * 1024);
+    sbuf_init(&c->out, HTTP2_OUT_MAX + 64 * 1024);
     timer_init(&c->timer, s->loop, on_timer, c);
     LIST_INSERT_HEAD(&s->conns2, c, link);
     server_conn_count(s, 1);
     conn_set_handler(conn, on_ready2, c);
     if (make_session(c) != 0) {
-        fail(c);
+        http2_fail(c);
         return;
     }
     timer_start(&c->timer, tick_ms(c));
@@ -769,7 +439,7 @@ void http2_drain_all(struct http_server *s)
     for (; c; c = next) {
         next = LIST_NEXT(c, link);
         nghttp2_submit_goaway(c->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(c->session), NGHTTP2_NO_ERROR, NULL, 0);
-        flush(c);
+        http2_flush(c);
     }
 }
 

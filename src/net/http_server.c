@@ -81,7 +81,10 @@ static bool forget_idle(void *arg UNUSED, struct conn_share *share)
 static bool count_idle(void *arg, struct conn_share *share)
 {
     struct shedding *sh = arg;
-    if (share && ++share->idle > (sh->most ? sh->most->idle : 0) && share->count > sh->least)
+    if (!share)
+        return false;
+    share->idle++;
+    if (share->count > sh->least && (!sh->most || share->idle > sh->most->idle))
         sh->most = share;
     return false;
 }

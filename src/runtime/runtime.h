@@ -1,6 +1,6 @@
-/* Runtimes: where workloads run. local.c supervises processes on this machine; kubernetes.c (pods) comes with sites of many machines.
+/* Runtimes: where workloads run. local.c supervises processes on this machine; there is no other yet.
  *
- * A workload is wanted under a name by runtime_ensure() and stays until runtime_stop(). The runtime restarts it when it ends (back-off 0.5 s doubling to 30 s; reset after 60 s of
+ * A workload is wanted under a name by ensure() and stays until stop(). The runtime restarts it when it ends (back-off 0.5 s doubling to 30 s; reset after 60 s of
  * running; five ends within 60 s of their starts show as crash_looping), writes its output to a log file with rotation, and survives its own restart: what runs is
  * adopted by recorded identity (boot, pid and start time), never by name or port. A workload has a session of its own, a cgroup of its own where one can be made, exactly the
  * environment it is given and SEKI_WORKLOAD=NAME/RANDOM, and no descriptors but its log; when its log cannot be opened it runs without. Threads: any; calls are quick, work happens on the runtime's own thread.
@@ -46,7 +46,7 @@ struct runtime_ops {
     int (*ensure)(struct runtime *r, const struct workload *w, struct err *err);
     /* Whether ensure() would restart what runs. */
     bool (*differs)(struct runtime *r, const struct workload *w);
-    /* Ends and forgets it; idempotent. Absent once runtime_get says WORKLOAD_ABSENT. */
+    /* Ends and forgets it; idempotent. Gone once get() says WORKLOAD_ABSENT. */
     int (*stop)(struct runtime *r, const char *name, struct err *err);
     /* Kills the process (SIGKILL), which is then restarted without delay: for hung engines. One
      * that was stopped goes on ending in its own time. */

@@ -66,6 +66,22 @@ def test_links_lead_somewhere(page):
         assert target.startswith("http") or (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "internals").glob("*.md")), ids=lambda p: p.stem)
+def test_names_of_the_code_are_where_a_page_says(page):
+    """`NAME` in `file.c` and `function()` in `file.c`: who looks there finds it."""
+    wrong = []
+    for names, file in re.findall(r"((?:`\w+(?:\(\))?`, )*`\w+(?:\(\))?`) in `((?:[a-z_-]+/)*[a-z0-9_-]+\.[ch])`", page.read_text()):
+        text = "".join(p.read_text() for p in ROOT.glob(f"src/**/{file.removeprefix('src/')}"))
+        wrong += [f"{name} in {file}" for name in re.findall(r"`(\w+)", names) if not re.search(rf"\b{name}\b", text)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("page, folder", [("kaas", "kaas"), ("kaas", "node"), ("gateway", "gateway")])
+def test_a_table_of_files_has_them_all(page, folder):
+    text = (ROOT / "docs" / "internals" / f"{page}.md").read_text()
+    assert [] == [p.name for p in sorted((ROOT / "src" / folder).glob("*.c")) if f"`{p.name}`" not in text]
+
+
 def test_commands_in_pages_exist():
     """Every seki verb and sekid option that a page shows is one."""
     verbs = re.findall(r"^  ([\w-]+(?: \w+)?)  +", subprocess.run([str(SEKI), "--help"], capture_output=True, text=True).stdout, re.M)

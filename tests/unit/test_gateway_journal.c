@@ -255,9 +255,37 @@ static void what_is_held_is_let_go_when_its_record_is_written(void **state)
     journal_close(j);
 }
 
+/* Whoever has a place for a record that is too many keeps the place: what it has is counted at the next start. */
+static void what_is_held_outlives_a_record_that_is_too_many(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct journal *j;
+    struct rlimit before;
+    struct usage u = {.id = STR("r"), .project = STR("p"), .outcome = STR("ok"), .status = 200, .exact = true};
+    int gone = 0, thing = 0;
+    void *held = &thing;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    ASSERT_OK(journal_open(dir, "too-many", &j, &err));
+    journal_on_written(j, count_let_go, &gone);
+    limit_files(1);
+    for (int i = 0; i < JOURNAL_BACKLOG_MAX; i++)
+        add_number(j, i);
+    journal_add_one_held(j, &u, &held);
+    assert_null(held);
+    limit_files(before.rlim_cur);
+    for (int i = 0; i < 20000 && journal_sequence(j) < 0; i++)
+        usleep(1000);
+    assert_int_equal(journal_sequence(j), JOURNAL_BACKLOG_MAX);
+    assert_int_equal(gone, 0);
+    journal_close(j);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(many_writers_and_a_restart), cmocka_unit_test(what_a_full_disk_took_of_a_batch_stays), cmocka_unit_test(what_waited_is_written_in_its_order),
-                                       cmocka_unit_test(what_is_held_is_let_go_when_its_record_is_written)};
+                                       cmocka_unit_test(what_is_held_is_let_go_when_its_record_is_written),
+                                       cmocka_unit_test(what_is_held_outlives_a_record_that_is_too_many)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,45 +1,9 @@
-/* What schemas and patterns weigh, and what is refused of them. */
+/* What schemas weigh, and what is refused of them. */
 #include "unit.h"
 
 #include "gateway/schema_bound.h"
 
 #define TEXT_MAX ((size_t)4 << 20)
-
-static void what_patterns_weigh(void **state UNUSED)
-{
-    static const struct {
-        const char *pattern; /* as it stands in JSON */
-        int64_t weight, nested;
-    } cases[] = {{"", 0, 0},
-                 {"abc", 3, 0},
-                 {"a{5}", 5, 0},
-                 {"a{2,5}b", 6, 0},
-                 {"a{,5}", 5, 0},
-                 {"a{7,}", 7, 0},
-                 {"a*b+", 8, 0},
-                 {"[a-z{9}]{3}", 3, 0},
-                 {"[\\\\]{9}]{3}", 3, 0},
-                 {"\\\\{9}", 3, 0}, /* an escaped brace opens nothing */
-                 {"a\\u007b5}", 5, 0},
-                 {"a{x}b{", 6, 0},
-                 {"(ab){10}", 30, 0},
-                 {"((a{0,100}){0,100})", 10101, 0},
-                 {"(((a{0,30}){0,30}){0,30})", 27931, 27930},
-                 {"((a*)*){0,250}", 5250, 5250},
-                 {"(a{2}b){3}(c{2}){2}", 18, 0},
-                 {"a{99999999999999999999}", INT64_C(1000000000000), 0},
-                 {"(a", 1, 0},
-                 {"a)b", 3, 0},
-                 {"\xe3\x81\x82{3}", 5, 0}};
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        char text[128];
-        int64_t nested = -1;
-        snprintf(text, sizeof(text), "\"%s\"", cases[i].pattern);
-        int64_t weight = schema_pattern_weight(str_of(text), &nested);
-        if (weight != cases[i].weight || nested != cases[i].nested)
-            fail_msg("%s: %lld, %lld", text, (long long)weight, (long long)nested);
-    }
-}
 
 /* NULL: it passes. */
 static void check(const char *field, const char *json, const char *says)
@@ -83,6 +47,24 @@ static void what_schemas_may_be(void **state UNUSED)
     check("tools", "[{\"type\":[\"object\",\"array\"],\"maxItems\":1000000}]", "repetitions");
 }
 
+/* Engines that take a schema as a string parse it: so it is weighed. */
+static void schemas_as_text(void **state UNUSED)
+{
+#define MANY "{\\\"maxItems\\\":1001,\\\"items\\\":{\\\"m\\\\u0061xItems\\\":1000}}"
+    check("json_schema", "\"{\\\"maxItems\\\":1000,\\\"items\\\":{\\\"maxItems\\\":1000}}\"", NULL);
+    check("json_schema", "\"" MANY "\"", "repetitions within each other");
+    check("guided_json", "\" " MANY " \"", "repetitions within each other");
+    check("guided_json", "\"{\\\"pattern\\\":\\\"a{60000}\\\"}\"", "written out");
+    check("structured_outputs", "{\"json\":\"" MANY "\"}", "repetitions within each other");
+    check("structured_outputs", "{\"structural_tag\":\"" MANY "\"}", "repetitions within each other");
+    check("structured_outputs", "{\"json\":\"{}\",\"grammar\":\"root ::= \\\"a\\\"\"}", NULL);
+    /* What another parser takes and this one does not is not passed on unseen. */
+    check("json_schema", "\"{\\\"maxItems\\\":1000000,\\\"x\\\":NaN}\"", "no JSON");
+    check("guided_json", "\"\"", "no JSON");
+    check("guided_json", "\"{},{}\"", "no JSON");
+    check("structured_outputs", "{\"json\":{},\"json\":\"" MANY "\"}", "twice");
+}
+
 /* n times that, with commas between. */
 static void repeat(struct sbuf *b, const char *before, const char *each, int n, const char *after)
 {
@@ -124,7 +106,7 @@ static void how_many_there_may_be(void **state UNUSED)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_patterns_weigh),
+        cmocka_unit_test(schemas_as_text),
         cmocka_unit_test(what_schemas_may_be),
         cmocka_unit_test(how_many_there_may_be),
     };

@@ -244,9 +244,33 @@ static void test_usages_are_added_up(void **state)
     usage_scan_deinit(&u);
 }
 
+/* Nothing follows the last event but what ends its last line, however late that comes. */
+static void test_when_a_stream_is_over(void **state UNUSED)
+{
+    static const char *const over[] = {CONTENT "\r\n\r\n" DONE "\r\n\r\n", DONE "\r\n\r\n",
+                                       CONTENT "\r\r" DONE "\r\r", CONTENT "\n\n" DONE "\n\n"};
+    for (size_t i = 0; i < ARRAY_LEN(over) * 4; i++) {
+        const char *in = over[i / 4];
+        size_t len = strlen(in), step = i & 2 ? 1 : len;
+        struct usage_scan u;
+        CLEANUP(sbuf_deinit) struct sbuf out = {0};
+        sbuf_init(&out, OUT_MAX);
+        usage_scan_init(&u, i & 1, collect, &out);
+        for (size_t at = 0; at < len; at += step) {
+            assert_false(usage_scan_over(&u));
+            usage_scan_feed(&u, str_n(in + at, step));
+        }
+        assert_true(usage_scan_over(&u));
+        assert_true(usage_scan_end(&u));
+        usage_scan_deinit(&u);
+        assert_true(str_eqc(sbuf_str(&out), in));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_streams), cmocka_unit_test(test_oversized_event), cmocka_unit_test(test_between_events),
-                                       cmocka_unit_test(test_bodies),   cmocka_unit_test(other_dialects), cmocka_unit_test(test_usages_are_added_up)};
+                                       cmocka_unit_test(test_bodies),   cmocka_unit_test(other_dialects), cmocka_unit_test(test_usages_are_added_up),
+                                       cmocka_unit_test(test_when_a_stream_is_over)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
