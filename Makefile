@@ -23,8 +23,10 @@ help:
 	  'make install        install it (PREFIX, DESTDIR)' \
 	  'make deb            the Debian package, in build/deb' \
 	  'make kubectl        build kubectl when this machine has none that is new enough' \
-	  'make kubernetes     build the programs of Kubernetes (long, once); KUBE_BIN=DIR takes those of a folder' \
-	  'make kubernetes-full  those of the previous minor, too, for upgrades, and what proofs take: simulated nodes, the conformance suite' \
+	  'make kubernetes     build the programs of Kubernetes (long, once)' \
+	  '                      KUBE_BIN=DIR  take those of a folder' \
+	  'make kubernetes-full  those of the previous minor, too, for upgrades, and what proofs take:' \
+	  '                      simulated nodes, the conformance suite' \
 	  'make format         clang-format on what differs from HEAD' \
 	  'make clean          remove build/ (state in var/ stays)'
 

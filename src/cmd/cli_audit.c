@@ -210,8 +210,10 @@ int cli_audit_verify(struct cli *c)
         puts("no records yet; the ledger is whole");
     } else {
         printf("%llu records from %s to %s: each follows on the one before, none is changed or missing\n", (unsigned long long)w.count, first, last);
-        printf("whoever writes the files can make them whole again: note the last record elsewhere; later, or on a copy,\n  seki audit verify --record %s\n"
-               "tells whether all up to it is still what it was\n", end);
+        printf("whoever writes the files can make them whole again: note the last record "
+               "elsewhere; later, or on a copy,\n  seki audit verify --record %s %s\n"
+               "tells whether all up to it is still what it was\n",
+               end, dir);
     }
     return 0;
 }

@@ -187,7 +187,11 @@ static int explain_refusal(const struct chat *c)
     const char *advice = c->status == 401   ? "; `seki -n PROJECT key create NAME` makes a key, OPENAI_API_KEY takes it"
                          : c->status == 503 ? "; `seki status` tells what is awaited"
                                             : "";
-    fprintf(stderr, "seki: the gateway answered %d: %s%s\n", c->status, message ? cli_plain(c->cli->arena, message) : "no explanation", advice);
+    struct str said =
+        message ? str_of(cli_plain(c->cli->arena, message)) : str_of("no explanation");
+    if (*advice && str_ends(said, str_of("."))) /* a sentence that goes on */
+        said.len--;
+    fprintf(stderr, "seki: the gateway answered %d: %.*s%s\n", c->status, STR_ARG(said), advice);
     if (c->status == 404)
         print_models(c);
     return 1;

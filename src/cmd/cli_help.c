@@ -1,12 +1,17 @@
 /* Help and shell completion, from the table of verbs. */
 #include "cmd/cli.h"
+#include "cmd/wrap.h"
+
+#define FLAG_COLUMN 31
 
 static void print_flags(const struct cli_flag *flags)
 {
     for (; flags && flags->name; flags++) {
         char text[80];
         snprintf(text, sizeof(text), "%s%s%s", flags->name, flags->value ? " " : "", flags->value ? flags->value : "");
-        printf("  %c%c%c %-24s %s\n", flags->letter ? '-' : ' ', flags->letter ? flags->letter : ' ', flags->letter ? ',' : ' ', text, flags->help);
+        int at = printf("  %c%c%c %-24s ", flags->letter ? '-' : ' ',
+                        flags->letter ? flags->letter : ' ', flags->letter ? ',' : ' ', text);
+        wrap_print(str_of(flags->help), (size_t)MAX(at, FLAG_COLUMN), FLAG_COLUMN);
     }
 }
 
@@ -16,8 +21,10 @@ void cli_print_help(void)
     for (size_t i = 0; i < cli_verb_count; i++)
         width = MAX(width, (int)strlen(cli_verbs[i].name));
     puts("Usage: seki VERB [ARGUMENT]... [OPTION]...\n");
-    for (size_t i = 0; i < cli_verb_count; i++)
-        printf("  %-*s  %s\n", width, cli_verbs[i].name, cli_verbs[i].help);
+    for (size_t i = 0; i < cli_verb_count; i++) {
+        int at = printf("  %-*s  ", width, cli_verbs[i].name);
+        wrap_print(str_of(cli_verbs[i].help), (size_t)at, (size_t)at);
+    }
     puts("\nEverywhere:");
     print_flags(cli_global_flags);
     puts("\nseki VERB --help tells more. OPENAI_BASE_URL, OPENAI_API_KEY and SEKI_MODEL say where `chat` asks.");
@@ -25,9 +32,13 @@ void cli_print_help(void)
 
 static void print_own_help(const struct cli_verb *v)
 {
-    printf("Usage: seki %s%s%s%s\n\n  %s\n", v->name, *v->args ? " " : "", v->args, v->flags ? " [OPTION]..." : "", v->help);
-    if (v->more)
-        printf("\n%s", v->more);
+    printf("Usage: seki %s%s%s%s\n\n  ", v->name, *v->args ? " " : "", v->args,
+           v->flags ? " [OPTION]..." : "");
+    wrap_print(str_of(v->help), 2, 2);
+    if (v->more) {
+        putchar('\n');
+        wrap_print_paragraphs(str_of(v->more));
+    }
     if (v->flags)
         puts("\nOptions:");
     print_flags(v->flags);
@@ -165,15 +176,18 @@ static void print_valued_flags(void)
 static void print_bash(void)
 {
     puts("_seki() {\n"
-         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= words= i\n"
+         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= words= "
+         "files= i\n"
          "    COMPREPLY=()\n"
          "    # \"--name=value\" comes as three words.\n"
-         "    if [ \"$cur\" = = ]; then cur=; elif [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+         "    if [ \"$cur\" = = ]; then cur=; elif [ \"$prev\" = = ]; then "
+         "prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
          "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
          "        case ${COMP_WORDS[i]} in");
     print_valued_flags();
     puts(") i=$((i + 1)); [ \"${COMP_WORDS[i]}\" != = ] || i=$((i + 1));;\n"
          "            -*|=) ;;\n"
+         "            help) [ -z \"$verb\" ] || verb=\"$verb help\";;\n"
          "            *) verb=\"${verb:+$verb }${COMP_WORDS[i]}\";;\n"
          "        esac\n"
          "    done\n"
@@ -202,10 +216,16 @@ static void print_bash(void)
             print_words(first);
             puts("\";;");
         }
-        if (cli_verbs[i].complete)
+        if (cli_verbs[i].complete && *cli_verbs[i].complete != '@')
             printf("    \"%s\") words=\"%s\";;\n", cli_verbs[i].name, cli_verbs[i].complete);
     }
-    puts("    esac\n    case $cur in -*) case $verb in");
+    puts("    esac\n    case $verb in");
+    /* Beside words: a file's name may follow "backup" as well as "keygen". */
+    for (size_t i = 0; i < cli_verb_count; i++)
+        if (cli_verbs[i].complete && *cli_verbs[i].complete == '@')
+            printf("    \"%s\") files=%s;;\n", cli_verbs[i].name,
+                   !strcmp(cli_verbs[i].complete, "@dir") ? "-d" : "-f");
+    puts("    esac\n    case $cur in -*) files=; case $verb in");
     for (size_t i = 0; i < cli_verb_count; i++) {
         printf("        \"%s\"|\"%s \"*) words=\"", cli_verbs[i].name, cli_verbs[i].name);
         print_flag_names(cli_verbs[i].flags);
@@ -213,7 +233,9 @@ static void print_bash(void)
     }
     fputs("        *) words=;;\n        esac\n        words=\"$words", stdout);
     print_flag_names(cli_global_flags);
-    puts("\";;\n    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _seki seki");
+    puts("\";;\n    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+         "    if [ \"$files\" ]; then compopt -o filenames; COMPREPLY+=($(compgen $files -- "
+         "\"$cur\")); fi\n}\ncomplete -F _seki seki");
 }
 
 /* " -d 'text'", with the quotes that fish wants. */
@@ -275,7 +297,10 @@ static void print_fish(void)
         if (v->complete) {
             fputs("complete -c seki", stdout);
             print_fish_condition(str_of(v->name));
-            printf(" -a '%s'\n", v->complete);
+            if (*v->complete == '@')
+                puts(" -F");
+            else
+                printf(" -a '%s'\n", v->complete);
         }
         print_fish_flags(v, v->flags);
     }

@@ -11,8 +11,11 @@ static void add_rows(struct cli *c, struct cli_table *t, json_t *items, const ch
     json_array_foreach (items, i, obj) {
         json_t *ready = obj_find_condition(obj, "Ready");
         const char *state = json_str_or(ready, "status", "Unknown");
-        const char *shown = !strcmp(state, "True") ? "Ready" : json_str_or(ready, "reason", "Pending");
-        const char *message = !strcmp(state, "True") ? json_str_or(obj, path, "") : json_str_or(ready, "message", "");
+        const char *reason = json_str_or(ready, "reason", "Pending");
+        /* Degraded: it serves, and something is in the way. */
+        bool well = !strcmp(state, "True") && strcmp(reason, "Degraded");
+        const char *shown = well ? "Ready" : reason;
+        const char *message = well ? json_str_or(obj, path, "") : json_str_or(ready, "message", "");
         cli_table_row(t, (const char *const[]){obj_namespace(obj), arena_printf(c->arena, "%s/%s", kind, obj_name(obj)),
                                                shown, cli_age(c->arena, json_str(ready, "lastTransitionTime")), message});
     }
@@ -28,7 +31,9 @@ int cli_status(struct cli *c)
     static const struct {
         const struct kind *kind;
         const char *path;
-    } shown[] = {{&kind_model_endpoint, "spec.model"}, {&kind_model_replica, "status.address"}};
+    } shown[] = {{&kind_model_endpoint, "spec.model"},
+                 {&kind_model_replica, "status.address"},
+                 {&kind_model_route, "spec.servedName"}};
     static const char *const heads[] = {"PROJECT", "OBJECT", "STATE", "SINCE", "DETAIL", NULL};
     struct cli_table *t = cli_table_new(c->arena, heads);
     JSON_AUTO all = json_array();

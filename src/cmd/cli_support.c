@@ -62,7 +62,8 @@ static int add(struct bundle *b, const char *name, const struct sbuf *part, cons
     if (why)
         json_object_set_new(entry, "missing", json_string(why));
     json_array_append_new(b->manifest, entry);
-    fprintf(stderr, "    %-28s %7zu KiB%s%s%s\n", name, (data.len + 1023) / 1024, cut ? ", cut" : "", why ? ", not whole: " : "", why ? why : "");
+    fprintf(stderr, "    %-40s %5zu KiB%s%s%s\n", name, (data.len + 1023) / 1024,
+            cut ? ", cut" : "", why ? ", not whole: " : "", why ? why : "");
     return 0;
 }
 
@@ -330,6 +331,7 @@ int cli_support_bundle(struct cli *c)
         cli_print_json(made);
     else
         puts(file);
-    fprintf(stderr, "seki: %llu KiB; look through it before you send it: tar -xzf FILE\n", (unsigned long long)(bytes + 1023) / 1024);
+    fprintf(stderr, "seki: %llu KiB; look through it before you send it: tar -xzf %s\n",
+            (unsigned long long)(bytes + 1023) / 1024, file);
     return 0;
 }

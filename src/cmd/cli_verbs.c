@@ -223,7 +223,7 @@ static const struct cli_flag rollback_flags[] = {
 const struct cli_verb cli_verbs[] = {
     {.name = "status",
      .args = "",
-     .help = "what runs here: endpoints, replicas, why one is not ready",
+     .help = "what runs here: endpoints, replicas, routes, why one is not ready",
      .more = "All projects, or with -n one.\n",
      .run = cli_status},
     {.name = "wait",
@@ -309,7 +309,7 @@ const struct cli_verb cli_verbs[] = {
      .help = "make a Kubernetes cluster, and wait until it is ready",
      .more = "Each stage is told on stderr with the time that it took. kubectl apply of a Cluster does the same.\n\n"
              "  seki -n demo cluster create shop\n"
-             "  seki -n demo cluster create shop --size Medium --service-cidr 10.112.0.0/16 --endpoint-name shop.k8s.example\n",
+             "  seki -n demo cluster create shop --size Medium --service-cidr 10.112.0.0/16 \\\n    --endpoint-name shop.k8s.example\n",
      .run = cli_cluster_create,
      .flags = cluster_create_flags},
     {.name = "cluster kubeconfig",
@@ -370,8 +370,8 @@ const struct cli_verb cli_verbs[] = {
      .args = "NAME",
      .help = "make a customer, with a first project, roles and an admin",
      .more = "All of it is made, or nothing.\n\n"
-             "  seki tenant create acme --display-name \"Acme K.K.\" --admin alice@acme.example --kubeconfig-out acme.kubeconfig\n"
-             "  seki tenant create acme --limit projects=5 --limit objects=2000 --limit modelendpoints.seki.cloud=10\n",
+             "  seki tenant create acme --display-name \"Acme K.K.\" --admin alice@acme.example \\\n    --kubeconfig-out acme.kubeconfig\n"
+             "  seki tenant create acme --limit projects=5 --limit objects=2000 \\\n    --limit modelendpoints.seki.cloud=10\n",
      .run = cli_tenant_create,
      .flags = tenant_flags},
     {.name = "tenant list", .args = "", .help = "the customers, whether they are active, and how many projects they have of how many", .run = cli_tenant_list},
@@ -422,7 +422,7 @@ const struct cli_verb cli_verbs[] = {
      .args = "",
      .help = "log in at an issuer, and have kubectl and seki use that",
      .more = "With a browser on this machine, or (device flow) with one anywhere. Tokens are kept in ~/.cache/seki/login and refreshed as long as the issuer allows it.\n\n"
-             "  seki login --server https://cloud.example:6440 --ca ca.crt --issuer https://id.example --client-id seki\n"
+             "  seki login --server https://cloud.example:6440 --ca ca.crt \\\n    --issuer https://id.example --client-id seki\n"
              "  kubectl get modelendpoints\n",
      .run = cli_login,
      .flags = login_flags},

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cmd/manifests.h"
 #include "cmd/roles.h"
+#include "cmd/wrap.h"
 #include "node/api_relay.h"
 #include "node/node_gate.h"
 #include "node/node_init.h"
@@ -31,26 +32,6 @@ static const char usage[] =
     "Options of seki.conf as flags:\n";
 
 #define HELP_COLUMN 43
-#define HELP_WIDTH 110
-
-/* From HELP_COLUMN on, words that do not fit in further lines. */
-static void print_wrapped(struct str text)
-{
-    struct str word;
-    size_t column = HELP_COLUMN;
-    while (str_cut(&text, ' ', &word)) {
-        if (column > HELP_COLUMN && column + 1 + word.len > HELP_WIDTH) {
-            printf("\n%*s", HELP_COLUMN, "");
-            column = HELP_COLUMN;
-        } else if (column > HELP_COLUMN) {
-            putchar(' ');
-            column++;
-        }
-        printf("%.*s", STR_ARG(word));
-        column += word.len;
-    }
-    putchar('\n');
-}
 
 static void print_usage(void)
 {
@@ -63,8 +44,8 @@ static void print_usage(void)
         bool def = o->def && *o->def;
         snprintf(flag, sizeof(flag), "--%s%s%s=VALUE", o->section, *o->section ? "-" : "", o->name);
         snprintf(help, sizeof(help), "%s%s%s%s", o->help, def ? " (" : "", def ? o->def : "", def ? ")" : "");
-        printf("      %-36s ", flag);
-        print_wrapped(str_of(help));
+        size_t at = (size_t)printf("      %-36s ", flag);
+        wrap_print(str_of(help), MAX(at, (size_t)HELP_COLUMN), HELP_COLUMN);
     }
     fputs("\nSIGTERM drains and leaves engines running, SIGINT stops them too. See sekid(8).\n", stdout);
 }

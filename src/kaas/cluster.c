@@ -144,7 +144,12 @@ static int ensure(struct pass *p, enum component c, int member, struct err *err)
     if (access(plan->program, X_OK) < 0) {
         p->blocked = true;
         p->reason = "ProgramsMissing";
-        return err_set(err, ERR_UNAVAILABLE, c == KMS ? "this cloud has no %s" : *p->site.programs ? "this cloud has no %s of Kubernetes %s" : "this cloud has no Kubernetes: no %s of version %s",
+        return err_set(err, ERR_UNAVAILABLE,
+                       c == KMS ? "this cloud has no %s"
+                       : *p->site.programs
+                           ? "this cloud has no %s of Kubernetes %s"
+                           : "this cloud has no Kubernetes: no %s of version %s; the operator's "
+                             "option kubernetes-dir names the folder of its programs",
                        strrchr(plan->program, '/') + 1, p->site.minor);
     }
     const struct workload want = {.name = name, .argv = plan->argv, .env = plan->env, .stop_timeout_ms = component_stop_ms(&p->site, c)};

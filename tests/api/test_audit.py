@@ -275,7 +275,7 @@ def test_what_was_written_anew_from_a_record_on_is_told_by_the_one_that_was_note
     copy = tmp_path / "copy"
     shutil.copytree(cloud.data / "ledger", copy)
     noted = json.loads(cloud.seki("audit", "verify", str(copy), "-o", "json").stdout)["record"]
-    assert f"verify --record {noted}" in cloud.seki("audit", "verify", str(copy)).stdout
+    assert f"  seki audit verify --record {noted} {copy}\n" in cloud.seki("audit", "verify", str(copy)).stdout  # to be pasted
     assert cloud.seki("audit", "verify", str(copy), "--record", noted).returncode == 0
     file = copy / "audit.000001"
     whole = file.read_bytes()

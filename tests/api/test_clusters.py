@@ -107,7 +107,7 @@ def test_no_site_is_allowed(cloud):
 def test_without_kubernetes_a_cluster_says_so_and_can_be_deleted(cloud, project):
     create(cloud, project, "one", {"endpointNames": ["api.example"]})
     c = cloud.wait_condition("clusters", project, "one", "Ready", "False", "ProgramsMissing")
-    assert "StoreReady: this cloud has no Kubernetes" in c["message"]
+    assert "StoreReady: this cloud has no Kubernetes" in c["message"] and "kubernetes-dir" in c["message"]
     obj = cloud.get("clusters", project, "one")
     assert {s["name"]: "milliseconds" in s for s in obj["status"]["stages"]} == {"CertificatesReady": True, "StoreReady": False}
     directory = cloud.data / "clusters" / obj["metadata"]["uid"]

@@ -106,6 +106,9 @@ def test_detached_twice_and_stopped_twice(place):
     p = place.shell('seki -n demo status && curl -fs "$SEKI_METRICS_URL" | head -1 && seki chat --raw --max-tokens 4 "One, two,"')
     assert p.returncode == 0 and "modelendpoint/gemma3-270m" in p.stdout and "# HELP" in p.stdout, p
 
+    p = place.shell("seki audit verify && seki usage verify")
+    assert p.returncode == 0 and "each follows on the one before" in p.stdout and "journals that say the same: 1" in p.stdout, p  # usage is collected a moment later
+
     p = place.make("run")
     assert p.returncode != 0 and "Seki already runs on" in p.stderr and str(place.data) in p.stderr, p.stderr
     p = place.make("run", SEKI_DATA=str(place.data.parent / "other"))
@@ -129,6 +132,21 @@ def test_a_start_that_cannot_be_is_told_soon(place):
     (place.data / "secrets" / "root.key").chmod(0o600)
     p = place.make("run", "ARGS=--detach", timeout=90)  # the build in it; not the minutes that a slow start has
     assert p.returncode != 0 and "control cannot start" in p.stderr and "expected 64 hexadecimal digits" in p.stderr and not place.processes(), p.stdout + p.stderr
+
+
+def test_options_beside_those_of_the_run(place):
+    """var/seki.conf is what /etc/seki/seki.conf is elsewhere; the Kubernetes that was built is there by itself."""
+    place.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    conf = place.data / "seki.conf"
+    conf.write_text("[engine]\nremote-alow = 10.0.0.0/24\n")
+    p = place.make("run", "ARGS=--detach")
+    assert p.returncode != 0 and str(conf) in p.stderr and "remote-alow" in p.stderr and not place.processes(), p.stdout + p.stderr
+    conf.write_text("log-level = debug\n")
+    p = place.make("run", "ARGS=--detach")
+    assert p.returncode == 0 and '"level":"debug"' in (place.data / "sekid.log").read_text(), p.stdout + p.stderr
+    built = list((pathlib.Path(place.env.get("SEKI_CACHE") or pathlib.Path.home() / ".cache" / "seki") / "kubernetes").glob("1.*/kube-apiserver"))
+    arguments = pathlib.Path(f"/proc/{(place.data / 'run.pid').read_text().strip()}/cmdline").read_bytes().split(b"\0")
+    assert any(a.startswith(b"--kubernetes-dir=") for a in arguments) == bool(built), arguments
 
 
 def test_the_facts_bring_the_programs(place):

@@ -60,6 +60,13 @@ def test_each_verb_helps(verb):
     assert run("help", *verb.split()).stdout == p.stdout
 
 
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_fits_a_terminal_of_100_columns(verb):
+    lines = run(*verb.split(), "--help").stdout.split("\n")
+    assert [line for line in lines if len(line) > 100] == []
+    assert not any(a == b == "" for a, b in zip(lines, lines[1:])) and lines[-1] == "" != lines[-2]
+
+
 def test_help_of_a_first_word_names_its_verbs():
     for args in (["key", "--help"], ["help", "key"]):
         p = run(*args)
@@ -156,7 +163,7 @@ def test_unknown_model_names_those_there_are(served):
 
 def test_wrong_and_expired_keys(served):
     p = run("chat", "hi", env={**served.env, "OPENAI_API_KEY": "sk-seki-wrong"})
-    assert p.returncode == 1 and "answered 401: Incorrect API key" in p.stderr and "key create" in p.stderr, p.stderr
+    assert p.returncode == 1 and "answered 401: Incorrect API key provided; `seki -n PROJECT key create NAME` makes" in p.stderr, p.stderr
     old = served.create("apikeys", "demo", "old", {"expiresAt": "2020-01-01T00:00:00Z"})["status"]["key"]
     wait_for(lambda: "expired" in run("chat", "hi", env={**served.env, "OPENAI_API_KEY": old}).stderr, what="the gateway to know the key")
 
@@ -187,6 +194,17 @@ def test_status(served):
     assert {o["kind"] for o in json.loads(run("-o", "json", "status", env=served.env).stdout)} == {"ModelEndpoint", "ModelReplica"}
     p = run("-n", "default", "status", env=served.env)
     assert p.returncode == 0 and p.stdout == "" and "no model endpoints" in p.stderr
+
+
+def test_status_tells_of_routes_and_of_what_serves_only_in_part(served):
+    served.project("routed")
+    served.fake_endpoint("routed", "one", tokens=1)
+    served.create("modelroutes", "routed", "whole", {"servedName": "gpt-4o", "backends": [{"endpoint": "one"}]})
+    served.create("modelroutes", "routed", "half", {"backends": [{"endpoint": "one", "weight": 9}, {"endpoint": "nope", "weight": 1}]})
+    served.wait_condition("modelroutes", "routed", "whole")
+    served.wait_condition("modelroutes", "routed", "half", reason="Degraded")
+    out = run("-n", "routed", "status", env=served.env).stdout
+    assert re.search(r"modelroute/whole +Ready +\S+ +gpt-4o\n", out) and re.search(r"modelroute/half +Degraded +\S+ +1 of 2 backends serve; nope: ", out), out
 
 
 def test_chat(served):
@@ -484,6 +502,10 @@ def test_bash_completion():
     assert complete("seki wait mep/x --for R") == ["Ready"]
     assert complete("seki key create x --expires ") == []
     assert complete("seki logs x --log-dir /et") == ["/etc"]
+    assert complete("seki restore /etc/passw") == complete("seki backup verify /etc/passw") and "/etc/passwd" in complete("seki restore /etc/passw")
+    assert complete("seki audit verify /et") == complete("seki usage verify /et") == ["/etc"] and "--tenant" in complete("seki audit list -")
+    assert {"keygen", "verify"} < set(complete("seki backup ")) and complete("seki backup key") == ["keygen"]
+    assert complete("seki help key ") == complete("seki key ") and complete("seki help cl") == ["cluster"]
     for verb in VERBS:
         offered, told = set(complete(f"seki {verb} --")), {name for _, name in flags_of(*verb.split())}
         assert offered == told or (any(v.startswith(f"{verb} ") for v in VERBS) and offered < told)  # help of "usage" tells of "usage verify" too
@@ -497,7 +519,7 @@ def test_bash_completion_is_registered():
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_accept_their_completion(shell):
     text = run("completion", shell).stdout
-    assert all(word in text for word in ("status", "create", "max-tokens", "all-namespaces"))
+    assert all(word in text for word in ("status", "create", "max-tokens", "all-namespaces")) and "@file" not in text and "@dir" not in text
     if shutil.which(shell):
         p = subprocess.run([shell, "-n"], input=text, capture_output=True, text=True, timeout=30)
         assert p.returncode == 0, p.stderr

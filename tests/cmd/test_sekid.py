@@ -60,7 +60,7 @@ def test_help_and_reference_name_every_option():
 
 
 def test_help_fits_a_terminal():
-    assert max(map(len, sekid("--help").stdout.splitlines())) <= 120
+    assert max(map(len, sekid("--help").stdout.splitlines())) <= 100
 
 
 def test_the_reference_is_a_valid_configuration(tmp_path):

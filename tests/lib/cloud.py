@@ -240,7 +240,7 @@ class Cloud:
         return name
 
     def create(self, plural, ns, name, spec):
-        kinds = {"models": "Model", "modelendpoints": "ModelEndpoint", "apikeys": "APIKey", "modelreplicas": "ModelReplica", "residencypolicies": "ResidencyPolicy", "nodepools": "NodePool"}
+        kinds = {"models": "Model", "modelendpoints": "ModelEndpoint", "apikeys": "APIKey", "modelreplicas": "ModelReplica", "residencypolicies": "ResidencyPolicy", "nodepools": "NodePool", "modelroutes": "ModelRoute"}
         return self.api("POST", f"{GROUP}/namespaces/{ns}/{plural}", {"apiVersion": "seki.cloud/v1alpha1", "kind": kinds[plural], "metadata": {"name": name}, "spec": spec})
 
     def create_site(self, name, **spec):
