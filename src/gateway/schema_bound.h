@@ -12,7 +12,9 @@
  * the repetitions around it (maxItems, minItems, ...; the types of a list that are walked through)
  *   of one object, list       properties, values of an enum
  *
- * Not multiplied: repetitions of rules that refer to each other, by "$ref" or in a grammar.
+ *   of a schema, or tool      what its references multiply alternatives to (schema_refs.h)
+ *
+ * Not multiplied: rules of a grammar that refer to each other, and repetitions in what "$ref" leads to.
  */
 #ifndef SEKI_GATEWAY_SCHEMA_BOUND_H
 #define SEKI_GATEWAY_SCHEMA_BOUND_H
