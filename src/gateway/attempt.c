@@ -347,6 +347,8 @@ static void on_body(void *arg, struct str bytes)
         }
         return;
     }
+    if (!request_hold_answer(q, q->answer.len + bytes.len))
+        return; /* answered */
     sbuf_add(&q->answer, bytes);
     if (!sbuf_ok(&q->answer)) {
         count_upstream_error(q, "too_large", NULL);

@@ -19,7 +19,14 @@ enum { AT_MODEL, AT_STREAM, AT_OPTIONS, AT_USAGE, AT_PROMPT, AT_MAX_TOKENS, AT_M
 static const char *const SCHEMAS[] = {"tools",       "functions",          "response_format", "text",         "output_format", "output_config", "json_schema", "grammar",
                                       "structured_outputs", "guided_json", "guided_regex",    "guided_grammar", "regex",       "ebnf"};
 #define SCHEMAS_IN_PROMPT 6 /* the first ones */
-enum { AT_TAKEN_OUT = AT_SCHEMAS + ARRAY_LEN(SCHEMAS) };
+
+/* What an engine makes, or keeps, so much of for each token that others wait for it, or that its memory ends. Of OpenAI, llama.cpp and vLLM. */
+static const struct {
+    const char *name;
+    int64_t max;
+} BOUNDED[] = {{"top_logprobs", BODY_LOGPROBS_MAX}, {"logprobs", BODY_LOGPROBS_MAX},         {"n_probs", BODY_LOGPROBS_MAX}, {"prompt_logprobs", BODY_LOGPROBS_MAX},
+               {"repeat_last_n", BODY_LAST_N_MAX},  {"dry_penalty_last_n", BODY_LAST_N_MAX}};
+enum { AT_BOUNDED = AT_SCHEMAS + ARRAY_LEN(SCHEMAS), AT_TAKEN_OUT = AT_BOUNDED + ARRAY_LEN(BOUNDED) };
 
 /* What engines take for orders of their operator: by it a client would reach what is another's. Of llama.cpp, vLLM and SGLang. */
 static const char *const TAKEN_OUT[] = {
@@ -230,12 +237,25 @@ static int check_schemas(const struct span *at, struct request_body *ret, struct
     return 0;
 }
 
+static int check_bounded(const struct span *at, struct err *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(BOUNDED); i++) {
+        int64_t n = INT64_MAX; /* of a number with more digits than are read */
+        if (absent(&at[i]) || (!body_number(&at[i], &n) && at[i].type != SPAN_NUMBER) || n <= BOUNDED[i].max)
+            continue;
+        return err_field(err, ERR_BAD_REQUEST, BOUNDED[i].name, "\"%s\" is too large; expected %lld at most", BOUNDED[i].name, (long long)BOUNDED[i].max);
+    }
+    return 0;
+}
+
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err)
 {
     _Static_assert(ARRAY_LEN(TAKEN_OUT) <= BODY_TAKEN_OUT_MAX, "each has its place");
     const char *paths[AT_TAKEN_OUT + ARRAY_LEN(TAKEN_OUT)] = {"model", "stream", "stream_options", "stream_options.include_usage", prompt, "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "n", "n_cmpl", "service_tier", "system", "instructions"};
     struct span at[ARRAY_LEN(paths)];
     memcpy(paths + AT_SCHEMAS, SCHEMAS, sizeof(SCHEMAS));
+    for (size_t i = 0; i < ARRAY_LEN(BOUNDED); i++)
+        paths[AT_BOUNDED + i] = BOUNDED[i].name;
     memcpy(paths + AT_TAKEN_OUT, TAKEN_OUT, sizeof(TAKEN_OUT));
     if (!str_trim(text).len)
         return err_set(err, ERR_BAD_REQUEST, "the body is empty; expected a JSON object with \"model\" and \"%s\"", prompt);
@@ -264,7 +284,7 @@ int request_body_read(struct str text, const char *prompt, bool ask_usage, struc
     ret->prompt_tokens = body_estimate_tokens(at[AT_PROMPT].text);
     for (int i = AT_SYSTEM; i <= AT_INSTRUCTIONS; i++)
         ret->prompt_tokens += absent(&at[i]) ? 0 : body_estimate_tokens(at[i].text);
-    if ((rc = check_schemas(at + AT_SCHEMAS, ret, err)) < 0)
+    if ((rc = check_bounded(at + AT_BOUNDED, err)) < 0 || (rc = check_schemas(at + AT_SCHEMAS, ret, err)) < 0)
         return rc;
     ret->prompt = at[AT_PROMPT].text;
     ret->batch = at[AT_TIER].type == SPAN_STRING && (str_eqc(at[AT_TIER].text, "\"flex\"") || str_eqc(at[AT_TIER].text, "\"batch\""));

@@ -37,6 +37,8 @@ struct request_body {
 
 #define BODY_MESSAGES_MAX 4096
 #define BODY_PROMPTS_MAX 2048 /* inputs and documents, too: as OpenAI has it */
+#define BODY_LOGPROBS_MAX 100 /* of each token; OpenAI has 20 */
+#define BODY_LAST_N_MAX 1000000 /* tokens that a sampler looks back at */
 
 /* prompt: the member that this route must have ("messages"). ask_usage: its streams tell what they used only when they are asked. ERR_BAD_REQUEST; the field names the member. What would hold an engine up is refused, too (schema_bound.h). The body must outlive *ret. */
 int request_body_read(struct str text, const char *prompt, bool ask_usage, struct request_body *ret, struct err *err) NODISCARD;

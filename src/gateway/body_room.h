@@ -1,5 +1,6 @@
 /* Room for the bodies of requests: how many bytes of them are held at once, for each tenant and in
- * all.
+ * all. Answers that are held whole take of the same room, as they grow: engines may be a tenant's
+ * own, and his client need not read.
  *
  * A request takes room at its head, for the length that it declares, before a byte of its body is
  * read; where it declares none, as the body grows. It has the room until its body is freed. So what

@@ -290,7 +290,7 @@ int gateway_start(const struct gateway_options *o, struct gateway **ret, struct 
     }
     metric_gauge_fn("seki_gateway_requests_waiting", "Requests that wait for a replica with room.", waiting, g);
     metric_gauge_fn("seki_gateway_requests_held", "Requests that wait for an endpoint's first replica to serve.", cold_held, g);
-    metric_gauge_fn("seki_gateway_body_bytes", "Bytes of request bodies that are held, or expected: of bodies over 4 KiB.", body_room_bytes, g);
+    metric_gauge_fn("seki_gateway_body_bytes", "Bytes of request bodies that are held, or expected, of bodies over 4 KiB, and of whole answers over 64 KiB.", body_room_bytes, g);
     metric_gauge_fn("seki_gateway_snapshot_age_seconds", "Since the routing snapshot was last known to be what the API has; -1: there is none.", snapshot_age, g);
     *ret = g;
     return 0;

@@ -121,6 +121,7 @@ bool gateway_key_fault(const struct snap_key *k, struct key_fault *ret); /* k NU
 struct request *request_new(struct gateway_loop *l, struct http_request *r, const struct gateway_route *route, const struct snap_key *key);
 bool request_admit(struct request *q); /* on the head; false: answered */
 bool request_grow(struct request *q, size_t bytes); /* its body is so long now; likewise */
+bool request_hold_answer(struct request *q, size_t bytes); /* its answer, which is no stream, is to be so long; likewise */
 void request_begin(struct request *q); /* the body is here */
 void request_forget(struct request *q); /* it will never come whole */
 void request_drain(struct request *q); /* the client takes bytes again */

@@ -9,6 +9,7 @@
 #include "base/log.h"
 
 #define ANSWER_MAX (64u * 1024 * 1024) /* of an answer that is no stream */
+#define ANSWER_ROOM_FREE 65536         /* what is shorter takes no room */
 #define ANSWER_TOKENS 256              /* of an answer, for its turn in a queue, where nothing is known … */
 #define ANSWER_TOKENS_MAX 1024         /* … or too much is said */
 #define ANSWER_PAID_TOKENS 4096        /* of an answer of which nothing is said: for so many there must be money at least */
@@ -24,6 +25,7 @@ static void request_cleanup(void *arg)
         target_unref(q->doubted);
     limit_settle(&q->hold, 0, true); /* of one that never began */
     body_hold_end(&q->room);
+    body_hold_end(&q->answer_room);
     snapshot_unref(q->snapshot);
     snapshot_unref(q->routing);
 }
@@ -469,30 +471,36 @@ static void begin(struct request *q)
     metric_move(q->loop->gateway->metrics.active, 1);
 }
 
-static void refuse_body(struct request *q, enum body_room_result why)
+static void refuse_room(struct request *q, enum body_room_result why)
 {
     bool all = why == BODY_ROOM_FULL;
-    begin(q);
-    http_skip_body(q->http);
     count_limited(q, all ? "gateway" : "tenant", "body_bytes");
     snprintf(q->retry_after, sizeof(q->retry_after), "1");
     if (all) {
-        request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "gateway_overloaded", NULL, "The gateway holds as many bytes of request bodies as it may; try again.");
+        request_refuse(q, 503, OUTCOME_REFUSED_BY_US, "server_error", "gateway_overloaded", NULL, "The gateway holds as many bytes of bodies as it may; try again.");
         return;
     }
     gateway_audit_limited(q->loop, q->http, q->key, "tenant", "body_bytes");
-    const char *message = arena_printf(q->http->arena, "The bodies of the requests of tenant `%s` that run, or are being sent, are too large together: %zu bytes may be held at once. Try again when some have ended.",
+    const char *message = arena_printf(q->http->arena, "The bodies of the requests of tenant `%s` that run, or are being sent, and their whole answers are too large together: %zu bytes may be held at once. Try again when some have ended.",
                                        q->key->tenant, q->loop->gateway->o.tenant_bodies_bytes);
     request_refuse(q, 429, OUTCOME_REFUSED_BY_US, "requests", "rate_limit_exceeded", NULL, message);
 }
 
-static bool take_room(struct request *q, size_t bytes)
+static enum body_room_result grow(struct request *q, struct body_hold *h, size_t bytes)
 {
     const struct gateway_options *o = &q->loop->gateway->o;
-    enum body_room_result r = body_hold_grow(&q->room, q->key->bodies, bytes, &(struct body_room_max){o->tenant_bodies_bytes, o->bodies_bytes});
-    if (r != BODY_ROOM_HELD)
-        refuse_body(q, r);
-    return r == BODY_ROOM_HELD;
+    return body_hold_grow(h, q->key->bodies, bytes, &(struct body_room_max){o->tenant_bodies_bytes, o->bodies_bytes});
+}
+
+static bool take_room(struct request *q, size_t bytes)
+{
+    enum body_room_result r = grow(q, &q->room, bytes);
+    if (r == BODY_ROOM_HELD)
+        return true;
+    begin(q);
+    http_skip_body(q->http);
+    refuse_room(q, r);
+    return false;
 }
 
 bool request_admit(struct request *q)
@@ -514,6 +522,19 @@ bool request_grow(struct request *q, size_t bytes)
     if (bytes <= MAX(q->room.bytes, (size_t)BODY_ROOM_FREE))
         return true;
     return take_room(q, MAX(bytes, MIN(2 * bytes, q->loop->gateway->o.max_body_bytes))); /* ahead, as its buffer grows */
+}
+
+bool request_hold_answer(struct request *q, size_t bytes)
+{
+    if (bytes <= MAX(q->answer_room.bytes, (size_t)ANSWER_ROOM_FREE))
+        return true;
+    enum body_room_result r = grow(q, &q->answer_room, MAX(bytes, MIN(2 * bytes, (size_t)ANSWER_MAX)));
+    if (r == BODY_ROOM_HELD)
+        return true;
+    attempt_release(q, TARGET_NEITHER, 0);
+    q->status = 0; /* he gets nothing of it, and pays nothing */
+    refuse_room(q, r);
+    return false;
 }
 
 void request_forget(struct request *q)

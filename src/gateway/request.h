@@ -43,7 +43,7 @@ struct request {
     struct iovec pieces[BODY_PIECES_MAX];
     struct http_header headers[REQUEST_HEADERS_MAX];
     struct limit_hold hold;
-    struct body_hold room; /* of its body */
+    struct body_hold room, answer_room; /* of its body; of an answer that is held whole */
     struct budget_hold money;
     struct price own_price;    /* snapshots may go while it waits */
     const struct price *price; /* that; NULL: the model has none */

@@ -2,6 +2,7 @@
 
 #include "gateway/body.h"
 #include "gateway/pattern_weight.h"
+#include "gateway/schema_refs.h"
 
 #define WEIGHT_MAX INT64_C(1000000000000)
 #define KEYWORD_MAX 24 /* longer than all that are known */
@@ -19,6 +20,7 @@ static int64_t plus(int64_t a, int64_t b)
 enum place {
     IN_SCHEMA,     /* members are keywords */
     IN_PROPERTIES, /* members are names of a client's own */
+    IN_DEFINITIONS, /* likewise */
     IN_ENUM,
     IN_TYPES, /* of a list of types */
 };
@@ -29,6 +31,10 @@ struct walk {
     const char *field;
     struct err *err;
     int rc;
+    const char *tools; /* where a list begins of which each element is a schema of its own; or NULL */
+    struct schema_refs refs;
+    int64_t definition; /* whose own place this is */
+    bool among_alternatives;
 };
 
 static int64_t refuse(struct walk *w, const char *what, int64_t max)
@@ -79,6 +85,24 @@ static bool is_one_of(const char *word, const char *const *words)
     return false;
 }
 
+/* Where a schema has ended. */
+static void end_references(struct walk *w)
+{
+    switch (schema_refs_end(&w->refs)) {
+    case SCHEMA_REFS_TOO_MANY:
+        refuse(w, "many alternatives when references among them are followed", SCHEMA_ALTERNATIVES_MAX);
+        break;
+    case SCHEMA_REFS_CIRCLE:
+        refuse(w, "many references that lead back to themselves, without properties or items between", 0);
+        break;
+    case SCHEMA_REFS_ELSEWHERE:
+        refuse(w, "many references among alternatives to what is in no \"$defs\"", SCHEMA_ELSEWHERE_MAX);
+        break;
+    case SCHEMA_REFS_FINE:
+        break;
+    }
+}
+
 static int64_t walk_value(struct walk *w, enum place place);
 
 /* The elements, of which the heaviest counts; of types that are walked through how many there are.
@@ -86,6 +110,7 @@ static int64_t walk_value(struct walk *w, enum place place);
 static int64_t walk_array(struct walk *w, enum place place)
 {
     int64_t heaviest = 1, count = 0, walked = 0;
+    bool is_tools = w->p == w->tools;
     w->p++;
     for (skip_space(w); *w->p != ']' && w->rc == 0; skip_space(w)) {
         struct str at = str_n(w->p, (size_t)(w->end - w->p));
@@ -93,6 +118,10 @@ static int64_t walk_array(struct walk *w, enum place place)
                   (str_starts(at, STR("\"object\"")) || str_starts(at, STR("\"array\"")));
         heaviest = MAX(heaviest, walk_value(w, place == IN_TYPES ? IN_ENUM : place));
         count++;
+        if (place == IN_ENUM)
+            schema_refs_alternative(&w->refs, w->definition);
+        if (is_tools)
+            end_references(w);
         skip_space(w);
         w->p += *w->p == ',';
     }
@@ -107,10 +136,19 @@ struct object_weight {
     int64_t repeats, types, heaviest;
 };
 
+static void take_reference(struct walk *w, struct str to)
+{
+    if (++w->weight->references > SCHEMA_REFERENCES_MAX)
+        refuse(w, "many references", SCHEMA_REFERENCES_MAX);
+    else
+        schema_refs_add(&w->refs, w->definition, w->among_alternatives, to);
+}
+
 static void walk_member(struct walk *w, enum place place, struct object_weight *o)
 {
-    static const char *const names[] = {"properties", "patternProperties", "$defs", "definitions",
-                                        NULL};
+    static const char *const names[] = {"properties", "patternProperties", NULL};
+    static const char *const definitions[] = {"$defs", "definitions", NULL};
+    static const char *const alternatives[] = {"anyOf", "oneOf", "allOf", NULL};
     static const char *const repeats[] = {
         "maxItems",    "minItems", "maxProperties", "minProperties", "maxContains",
         "minContains", NULL};
@@ -124,17 +162,26 @@ static void walk_member(struct walk *w, enum place place, struct object_weight *
     skip_space(w);
     const char *from = w->p;
     char first = *from;
-    enum place below = is_one_of(key, names)  ? IN_PROPERTIES
-                       : !strcmp(key, "enum") ? IN_ENUM
-                       : !strcmp(key, "type") ? IN_TYPES
-                                              : IN_SCHEMA;
+    enum place below = is_one_of(key, names)         ? IN_PROPERTIES
+                       : is_one_of(key, definitions) ? IN_DEFINITIONS
+                       : !strcmp(key, "enum")        ? IN_ENUM
+                       : !strcmp(key, "type")        ? IN_TYPES
+                                                     : IN_SCHEMA;
+    int64_t definition = w->definition;
+    bool among_alternatives = w->among_alternatives, is_union = is_one_of(key, alternatives);
+    if (place == IN_DEFINITIONS)
+        w->definition = schema_refs_define(&w->refs, name.text);
+    else if (!is_union && below != IN_ENUM)
+        w->definition = SCHEMA_NOWHERE;
+    w->among_alternatives = is_union;
     int64_t weight = walk_value(w, below), n;
+    w->definition = definition;
+    w->among_alternatives = among_alternatives;
     struct span number = {SPAN_NUMBER, str_n(from, (size_t)(w->p - from)), 0};
     if (first == '"' && (is_one_of(key, patterns) || is_one_of(key, grammars)))
         weigh_text(w, number.text, is_one_of(key, grammars));
-    else if (first == '"' && !strcmp(key, "$ref") &&
-             ++w->weight->references > SCHEMA_REFERENCES_MAX)
-        refuse(w, "many references", SCHEMA_REFERENCES_MAX);
+    else if (first == '"' && !strcmp(key, "$ref"))
+        take_reference(w, str_n(from, (size_t)(w->p - from)));
     if (first == '[' && below == IN_TYPES)
         o->types = MAX(o->types, weight);
     else if (is_one_of(key, repeats) && body_number(&number, &n))
@@ -147,6 +194,7 @@ static int64_t walk_object(struct walk *w, enum place place)
 {
     struct object_weight o = {1, 1, 1};
     int64_t count = 0;
+    schema_refs_alternative(&w->refs, w->definition);
     w->p++;
     for (skip_space(w); *w->p != '}' && w->rc == 0; skip_space(w)) {
         walk_member(w, place, &o);
@@ -155,9 +203,10 @@ static int64_t walk_object(struct walk *w, enum place place)
         w->p += *w->p == ',';
     }
     w->p++;
-    if (place == IN_PROPERTIES && count > SCHEMA_OBJECT_MAX)
+    bool has_names = place == IN_PROPERTIES || place == IN_DEFINITIONS;
+    if (has_names && count > SCHEMA_OBJECT_MAX)
         return refuse(w, "many properties in one object", SCHEMA_OBJECT_MAX);
-    if (place == IN_PROPERTIES && (w->weight->properties += count) > SCHEMA_PROPERTIES_MAX)
+    if (has_names && (w->weight->properties += count) > SCHEMA_PROPERTIES_MAX)
         return refuse(w, "many properties", SCHEMA_PROPERTIES_MAX);
     int64_t weight = times(times(o.heaviest, o.repeats), o.types);
     return weight > SCHEMA_PRODUCT_MAX
@@ -175,9 +224,9 @@ static int64_t walk_value(struct walk *w, enum place place)
         return 1;
     switch (*w->p) {
     case '{':
-        return walk_object(w, place == IN_PROPERTIES ? IN_PROPERTIES : IN_SCHEMA);
+        return walk_object(w, place == IN_PROPERTIES || place == IN_DEFINITIONS ? place : IN_SCHEMA);
     case '[':
-        return walk_array(w, place == IN_PROPERTIES ? IN_SCHEMA : place);
+        return walk_array(w, place == IN_PROPERTIES || place == IN_DEFINITIONS ? IN_SCHEMA : place);
     case '"':
         take_string(w);
         return 1;
@@ -214,9 +263,9 @@ static void walk_text(struct walk *w, const struct span *text)
                           w->field);
         return;
     }
-    struct walk within = {
-        inside.text.ptr, inside.text.ptr + inside.text.len, w->weight, w->field, w->err, 0};
+    struct walk within = {inside.text.ptr, inside.text.ptr + inside.text.len, w->weight, w->field, w->err, .definition = SCHEMA_NOWHERE};
     walk_value(&within, IN_SCHEMA);
+    end_references(&within);
     w->rc = within.rc;
 }
 
@@ -242,7 +291,8 @@ int schema_bound_check(struct schema_weight *weight, const char *field, const st
 {
     static const char *const tools[] = {"tools", "functions", NULL};
     static const char *const texts[] = {"json_schema", "guided_json", NULL};
-    struct walk w = {value->text.ptr, value->text.ptr + value->text.len, weight, field, err, 0};
+    struct walk w = {value->text.ptr, value->text.ptr + value->text.len, weight, field, err, .definition = SCHEMA_NOWHERE};
+    w.tools = is_one_of(field, tools) ? value->text.ptr : NULL;
     if ((weight->bytes += value->text.len) > SCHEMA_BYTES_MAX)
         refuse(&w, "many bytes together with other schemas of the request", SCHEMA_BYTES_MAX);
     else if (is_one_of(field, tools) && value->type == SPAN_ARRAY &&
@@ -256,5 +306,6 @@ int schema_bound_check(struct schema_weight *weight, const char *field, const st
         walk_value(&w, IN_SCHEMA);
     if (w.rc == 0 && value->type == SPAN_OBJECT && !strcmp(field, "structured_outputs"))
         walk_texts_within(&w, value->text);
+    end_references(&w);
     return w.rc;
 }

@@ -17,7 +17,9 @@
  * Schemas that engines take as strings are read, too: "json_schema" and "guided_json", and of
  * "structured_outputs" the members "json" and "structural_tag".
  *
- * Not multiplied: repetitions of rules that refer to each other, by "$ref" or in a grammar.
+ *   of a schema, or tool      what its references multiply alternatives to (schema_refs.h)
+ *
+ * Not multiplied: rules of a grammar that refer to each other, and repetitions in what "$ref" leads to.
  */
 #ifndef SEKI_GATEWAY_SCHEMA_BOUND_H
 #define SEKI_GATEWAY_SCHEMA_BOUND_H

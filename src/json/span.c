@@ -1,6 +1,7 @@
 #include "json/span.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #ifdef __SSE2__
@@ -178,6 +179,19 @@ static bool digits(struct scanner *s)
     return s->p > from;
 }
 
+/* Whether it needs a closer look, which is slow: a few digits and their exponent say of most that
+ * they are in range. */
+static bool may_be_infinite(const char *text, size_t len)
+{
+    const char *e = memchr(text, 'e', len);
+    e = e ? e : memchr(text, 'E', len);
+    if (!e)
+        return len > DBL_MAX_10_EXP;
+    size_t mantissa = (size_t)(e - text), exponent = (size_t)(text + len - e) - 1, up;
+    up = e[1] == '-' ? 0 : exponent < 4 ? (size_t)strtol(e + 1, NULL, 10) : DBL_MAX_10_EXP;
+    return mantissa + up > DBL_MAX_10_EXP;
+}
+
 static int skip_number(struct scanner *s)
 {
     char text[NUMBER_MAX];
@@ -212,8 +226,7 @@ static int skip_number(struct scanner *s)
     text[len] = 0;
     errno = 0;
     if (real) {
-        double d = strtod(text, NULL);
-        if (!isfinite(d))
+        if (may_be_infinite(text, len) && !isfinite(strtod(text, NULL)))
             return fail_member(s, "a number out of range");
     } else {
         (void)strtoll(text, NULL, 10);

@@ -725,6 +725,8 @@ int cluster_reconcile(void *ctx, struct reconcile *r, struct err *err)
         bring_up(&p);
         rc = upgrade(&p, err);
     }
+    if (nodes_end_strays(p.k, &p.site, a))
+        r->requeue_ms = r->requeue_ms ? MIN(r->requeue_ms, (uint64_t)REMOVE_LOOK_MS) : REMOVE_LOOK_MS;
     save_memory(&p);
     if (rc < 0)
         return rc;

@@ -98,6 +98,9 @@ int node_remove(struct kaas *k, struct client *client, const struct node *n, boo
  * an object that others may write. */
 int nodes_end_orphans(struct kaas *k, const struct site *s, const char *pool, struct arena *a,
                       size_t *ret_left, struct err *err) NODISCARD;
+/* One step: likewise what runs of nodes of this cluster whose NodePool is no more, as somebody took
+ * its finalizer off. True: some have not ended. */
+bool nodes_end_strays(struct kaas *k, const struct site *s, struct arena *a);
 /* Ends all nodes of a cluster and its gate, and removes their files and namespaces; one step. *ret_done: nothing is left. */
 int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
 /* After all workloads were ended: hubs are let go, so that nothing of the data directory is mounted. The next gates make others. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "kaas/storage.h"
 #include "node/node_init.h"
@@ -89,7 +90,7 @@ size_t nodes_list(const struct site *s, const char *pool, int from, struct arena
     return n;
 }
 
-/* ---- a cluster that was forced away ---- */
+/* ---- what was forced away ---- */
 
 struct orphans {
     struct kaas *k;
@@ -136,6 +137,28 @@ int nodes_end_orphans(struct kaas *k, const struct site *s, const char *pool, st
     if (rc == 0)
         *ret_left = o.left;
     return rc;
+}
+
+bool nodes_end_strays(struct kaas *k, const struct site *s, struct arena *a)
+{
+    struct node nodes[NODES_MAX];
+    size_t n = nodes_list(s, NULL, 0, a, nodes, ARRAY_LEN(nodes));
+    bool left = false;
+    if (!n || !informer_synced(k->node_pools))
+        return false;
+    JSON_AUTO pools = informer_list(k->node_pools, s->ns);
+    for (size_t i = 0; i < n; i++) {
+        char workload[WORKLOAD_NAME_MAX];
+        if (node_pool_is_there(pools, s->name, nodes[i].name))
+            continue;
+        node_workload(&nodes[i], workload);
+        if (!node_workload_end(k, workload))
+            left = true;
+        else if (geteuid() == 0 && node_cgroups_remove(nodes[i].cgroup) < 0)
+            log_warn("control groups of a node without a pool cannot be removed",
+                     KV("node", nodes[i].name), KV("cluster", s->name));
+    }
+    return left;
 }
 
 /* ---- a cluster's end ---- */

@@ -551,7 +551,7 @@ static int pool_reconcile(void *ctx, struct reconcile *r, struct err *err)
     struct node_pools *all = ctx;
     struct pool_pass p = {.all = all, .k = all->k, .r = r};
     if (!r->obj || !obj_uid(r->obj))
-        return 0;
+        return 0; /* had it been forced away, its cluster's pass would end its nodes */
     int rc = kind_decode(&kind_node_pool, r->obj, r->arena, &p.pool, err);
     if (rc < 0)
         return rc;

@@ -119,10 +119,27 @@ def test_one_that_grows_beyond_the_room_is_refused(small, hold):
     assert record["status"] == 429 and record["rule"] == "RateLimit/tenant/body_bytes" and record["reason"] == "rate_limit_exceeded", record
 
 
+def test_answers_that_are_held_whole_take_room(small, hold):
+    """An engine may be a tenant's own, and his client need not read."""
+    secret, theirs = small.key("demo", "answers"), small.key("other", "answers")
+    body = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%s"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}' % (b"x" * (2 * MIB))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    small.upstream.first = [[head + body[:MIB], "hold"], [head + body]]
+    request = json.dumps(CHAT).encode()
+    hold(secret, len(request), sent=request)
+    wait_for(lambda: MIB <= held(small) < 3 * MIB, what="room for the first's answer")
+    refused = hold(secret, len(request), sent=request).response()
+    assert refused.status == 429 and "whole answers" in refused.json()["error"]["message"], refused
+    assert ask_once(small.address("gateway"), theirs, CHAT).status == 200
+    assert ask_once(small.address("gateway"), secret, CHAT).status == 200
+
+
 @pytest.mark.parametrize("member,value,says", [
     ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "^(((a{0,30}){0,30}){0,30})$"}}}, "repetitions within each other"),
     ("tools", [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)], "128 at most"),
     ("messages", [{"role": "user", "content": ""}] * 4097, "4096 at most"),
+    ("json_schema", {"$defs": {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}, "$ref": "#/$defs/d0"}, "references among them"),
+    ("top_logprobs", 200000, "100 at most"),
 ])
 def test_what_would_hold_an_engine_up_is_refused(small, member, value, says):
     secret = small.key("demo", f"bound-{member.replace('_', '-')}")

@@ -135,6 +135,29 @@ def test_a_restored_cluster_forgets_nodes_that_are_no_more(served, made):
     assert "node/theirs" in made.kubectl("get", "nodes", "-o", "name").stdout and "node/late-0" in made.kubectl("get", "nodes", "-o", "name").stdout
 
 
+def test_nodes_of_a_pool_that_is_forced_away_end(served, made):
+    """Somebody takes its finalizer off: while control runs, and while it is down."""
+    def force_away(pool):
+        served.api("PATCH", pool.path, {"metadata": {"finalizers": []}}, "application/merge-patch+json")
+        served.api("DELETE", pool.path)
+
+    def left(name):
+        return kube.marked(made.workload(f"node-{name}-")) or [m for m in leftovers(made.uid, f"{name}-") if "/sys/fs/cgroup" in m]
+    stays = Pool.ready(made, "torn-0", count=1, machine={"memoryMiB": 1024})  # its node's name begins as the other's do
+    pool = Pool.ready(made, "gone", count=1, machine={"memoryMiB": 1024})
+    force_away(pool)
+    wait_for(lambda: not left("gone"), 60, "its node to end")
+    pool = Pool.ready(made, "torn", count=1, machine={"memoryMiB": 1024})
+    force_away(pool)
+    served.process.kill()
+    served.process.wait()
+    served.start()
+    wait_for(lambda: not kube.marked(made.workload("node-torn-0")).get(made.workload("node-torn-0")), 60, "its node to end")
+    assert kube.marked(made.workload("node-torn-0-0")), "another pool's node runs on"
+    served.api("DELETE", stays.path)
+    wait_for(lambda: not left("torn"), 120, "the other pool's to end")
+
+
 def test_a_cluster_that_is_forced_away_takes_its_nodes_along(served, made):
     """Last."""
     Pool(made, "more", count=1, machine={"memoryMiB": 1024}).wait()

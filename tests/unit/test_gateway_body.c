@@ -172,6 +172,12 @@ static void what_is_refused(void **state)
         {"{\"stream_options\":{\"a\":1},\"seed\":99999999999999999999}", "seed", "out of range"},
         {"{\"model\":\"m\",\"messages\":1,\"json_schema\":{\"pattern\":\"a{60000}\"}}", "json_schema", "50000 at most"},
         {"{\"model\":\"m\",\"messages\":1,\"tools\":[{\"maxItems\":1000001}]}", "tools", "1000000 at most"},
+        {"{\"model\":\"m\",\"messages\":1,\"top_logprobs\":101}", "top_logprobs", "100 at most"},
+        {"{\"model\":\"m\",\"messages\":1,\"n_probs\":\"200000\"}", "n_probs", "100 at most"},
+        {"{\"model\":\"m\",\"messages\":1,\"logprobs\":1e3}", "logprobs", "100 at most"},
+        {"{\"model\":\"m\",\"messages\":1,\"prompt_logprobs\":100000000.00000000000000000000000000000000000000000000000000000000000000}", "prompt_logprobs", "100 at most"},
+        {"{\"model\":\"m\",\"messages\":1,\"repeat_last_n\":2147483647}", "repeat_last_n", "1000000 at most"},
+        {"{\"model\":\"m\",\"messages\":1,\"dry_penalty_last_n\":1000001}", "dry_penalty_last_n", "1000000 at most"},
         {"{\"messages\":1}", "model", "missing"},
         {"{\"model\":null,\"messages\":1}", "model", "missing"},
         {"{\"model\":7,\"messages\":1}", "model", "string"},
@@ -187,6 +193,19 @@ static void what_is_refused(void **state)
         assert_int_equal(request_body_read(str_of(cases[i].body), "messages", true, &b, &err), ERR_BAD_REQUEST);
         if (strcmp(err.field, cases[i].field) != 0 || !strstr(err.msg, cases[i].says))
             fail_msg("%s: field \"%s\", \"%s\"", cases[i].body, err.field, err.msg);
+    }
+}
+
+static void what_is_bounded_may_be_there(void **state)
+{
+    (void)state;
+    static const char *const members[] = {"\"logprobs\":true", "\"logprobs\":null", "\"logprobs\":5", "\"top_logprobs\":100", "\"n_probs\":\"many\"", "\"repeat_last_n\":-1", "\"dry_penalty_last_n\":1000000"};
+    for (size_t i = 0; i < ARRAY_LEN(members); i++) {
+        struct err err = ERR_INIT;
+        struct request_body b = {0};
+        char body[128];
+        snprintf(body, sizeof(body), "{\"model\":\"m\",\"messages\":1,%s}", members[i]);
+        ASSERT_OK(request_body_read(str_of(body), "messages", true, &b, &err));
     }
 }
 
@@ -316,6 +335,7 @@ int main(void)
                                        cmocka_unit_test(answers_and_prompts),
         cmocka_unit_test(how_long_an_answer_may_be),
                                        cmocka_unit_test(what_is_refused),
+                                       cmocka_unit_test(what_is_bounded_may_be_there),
                                        cmocka_unit_test(long_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

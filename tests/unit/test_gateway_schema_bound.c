@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include "gateway/schema_bound.h"
+#include "gateway/schema_refs.h"
 
 #define TEXT_MAX ((size_t)4 << 20)
 
@@ -103,12 +104,56 @@ static void how_many_there_may_be(void **state UNUSED)
     check("tools", text.ptr, "bytes");
 }
 
+/* n definitions, of which each is what `each` makes of the next one's reference, twice there. */
+static void chain(const char *field, const char *before, const char *each, int n, const char *after, const char *says)
+{
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, TEXT_MAX);
+    sbuf_addf(&text, "%s{\"$ref\":\"#/$defs/d0\",\"$defs\":{", before);
+    for (int i = 0; i < n; i++) {
+        char ref[64];
+        snprintf(ref, sizeof(ref), "{\"$ref\":\"#/$defs/d%d\"}", i + 1);
+        sbuf_addf(&text, "\"d%d\":", i);
+        sbuf_addf(&text, each, ref, ref);
+        sbuf_addc(&text, ",");
+    }
+    sbuf_addf(&text, "\"d%d\":{\"type\":\"integer\"}}}%s", n, after);
+    check(field, text.ptr, says);
+}
+
+static void what_references_multiply_to(void **state UNUSED)
+{
+#define TOO_MANY "many alternatives when references"
+#define UNION(kind) "{\"" kind "\":[%s,%s]}"
+    chain("json_schema", "", UNION("anyOf"), 10, "", NULL);
+    chain("json_schema", "", UNION("anyOf"), 40, "", TOO_MANY);
+    chain("json_schema", "", UNION("oneOf"), 40, "", TOO_MANY);
+    chain("response_format", "{\"schema\":", UNION("allOf"), 999 / 2, "}", TOO_MANY);
+    chain("tools", "[{\"function\":{\"parameters\":", UNION("anyOf"), 40, "}}]", TOO_MANY);
+    /* With something between them they stand one behind the other. */
+    chain("json_schema", "", "{\"properties\":{\"a\":%s,\"b\":{\"anyOf\":[%s,{\"type\":\"null\"}]}}}", 40, "", NULL);
+    chain("json_schema", "", "{\"anyOf\":[{\"items\":%s},{\"prefixItems\":[%s]}]}", 40, "", NULL);
+    /* Two tools' definitions of one name are not each other's. */
+    check("tools", "[{\"$defs\":{\"a\":{\"anyOf\":[{\"$ref\":\"#/$defs/b\"}]},\"b\":{}}},{\"$defs\":{\"b\":{\"anyOf\":[{\"$ref\":\"#/$defs/a\"}]},\"a\":{}}}]", NULL);
+    check("json_schema", "{\"definitions\":{\"a\":{\"anyOf\":[{\"$ref\":\"#/definitions/b\"}]},\"b\":{\"$ref\":\"#/definitions/a\"}}}", "back to themselves");
+    /* As JSON Schema's own recursion is meant. */
+    check("json_schema", "{\"$defs\":{\"node\":{\"properties\":{\"node\":{\"$ref\":\"#/$defs/node\"},\"all\":{\"items\":{\"anyOf\":[{\"$ref\":\"#/$defs/node\"},{\"$ref\":\"#\"}]}}}}}}", NULL);
+    CLEANUP(sbuf_deinit) struct sbuf most = {0}, more = {0};
+    sbuf_init(&most, TEXT_MAX);
+    sbuf_init(&more, TEXT_MAX);
+    repeat(&most, "{\"anyOf\":[", "{\"$ref\":\"#/properties/p%d\"}", SCHEMA_ELSEWHERE_MAX, "]}");
+    repeat(&more, "{\"anyOf\":[", "{\"$ref\":\"#/properties/p%d\"}", SCHEMA_ELSEWHERE_MAX + 1, "]}");
+    check("json_schema", most.ptr, NULL);
+    check("json_schema", more.ptr, "in no \"$defs\"");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(schemas_as_text),
         cmocka_unit_test(what_schemas_may_be),
         cmocka_unit_test(how_many_there_may_be),
+        cmocka_unit_test(what_references_multiply_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,8 @@
 /* The span scanner: which bytes belong to which path, what is refused, values of spans. */
 #include "unit.h"
 
+#include <math.h>
+
 #include "json/json.h"
 #include "json/span.h"
 
@@ -101,6 +103,29 @@ static void malformed_texts_are_refused(void **state UNUSED)
     assert_int_equal(scan1(STR("{\"a\":\"\\\0\"}"), "m", &s), ERR_BAD_REQUEST);
     assert_int_equal(scan1(STR_NULL, "m", &s), ERR_BAD_REQUEST);
     assert_int_equal(span_scan(STR("{"), NULL, 0, NULL, NULL), ERR_BAD_REQUEST);
+}
+
+/* As strtod() has it, digits and exponents of any length. */
+static void numbers_are_in_range_or_not(void **state UNUSED)
+{
+    static const int digits[] = {1, 2, 17, 100, 307, 308, 309, 310, 400, 480};
+    static const char *const exponents[] = {"", "e0", "e1", "E-1", "e-99", "e-100", "e-101", "e-999999", "e+1", "e+299", "e298", "e307", "E308", "e309", "e0000308", "e+0309", "e99999"};
+    CLEANUP(sbuf_deinit) struct sbuf b = {0};
+    sbuf_init(&b, 1024);
+    for (size_t i = 0; i < ARRAY_LEN(digits) * ARRAY_LEN(exponents) * 6; i++) {
+        struct span s;
+        int n = digits[i / 6 % ARRAY_LEN(digits)], whole = i % 3 == 0 ? n : 1;
+        sbuf_reset(&b);
+        sbuf_addc(&b, "{\"m\":");
+        sbuf_addc(&b, i / 3 % 2 ? "-" : "");
+        for (int k = 0; k < n; k++) {
+            sbuf_addc(&b, k == whole ? "." : "");
+            sbuf_addc(&b, i % 3 == 2 && k < whole ? "0" : "9");
+        }
+        sbuf_addf(&b, "%s%s}", n == whole ? ".0" : "", exponents[i / 6 / ARRAY_LEN(digits)]);
+        if ((scan1(sbuf_str(&b), "m", &s) == 0) != (isfinite(strtod(b.ptr + 5, NULL)) != 0))
+            fail_msg("%s", b.ptr);
+    }
 }
 
 static void every_cut_is_refused(void **state UNUSED)
@@ -328,7 +353,7 @@ int main(void)
         cmocka_unit_test(members_are_found),
         cmocka_unit_test(names_match_as_a_whole),
         cmocka_unit_test(malformed_texts_are_refused),
-        cmocka_unit_test(every_cut_is_refused),
+        cmocka_unit_test(numbers_are_in_range_or_not), cmocka_unit_test(every_cut_is_refused),
         cmocka_unit_test(watched_objects_are_strict),
         cmocka_unit_test(members_have_a_cap),
         cmocka_unit_test(names_with_dots_are_no_paths),
