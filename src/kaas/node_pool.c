@@ -465,7 +465,9 @@ static void bring_up(struct pool_pass *p)
     if (!ensure_gate(p))
         return;
     if (!has_roles(p, &err)) {
-        p->r->requeue_ms = LATER_MS;
+        p->r->requeue_ms = err.code == ERR_NOT_FOUND
+                               ? LOOK_MS
+                               : LATER_MS; /* a kind that was made just now is not served yet */
         blame(p, "NotAnswering", arena_printf(a, "roles of nodes: %s", err.msg));
         return;
     }

@@ -14,6 +14,7 @@
 #define RBAC "rbac.authorization.k8s.io"
 #define STORAGE "storage.k8s.io"
 #define WRITTEN "seki.cloud/written" /* annotation: a digest of what we have written */
+#define MANAGER "seki"               /* whose fields they are */
 #define TEXT_MAX 65536
 
 static const struct client_resource cluster_roles = {RBAC, "v1", "clusterroles", false};
@@ -85,11 +86,15 @@ static int one(struct client *c, const struct client_resource *r, const char *te
         json_put(doc, "metadata.annotations", annotations = json_object());
     json_object_set_new(annotations, WRITTEN, json_string(hex));
     rc = client_get(c, r, NULL, obj_name(doc), &there, &why);
-    if (rc == ERR_NOT_FOUND)
-        rc = client_create(c, r, NULL, doc, NULL, &why);
-    else if (rc == 0 && differs(r, there, hex))
+    if (rc == ERR_NOT_FOUND) {
+        /* An API server sleeps two seconds before it creates the first of a kind that it has known
+         * for less; not so when it is applied. */
+        rc = client_apply(c, r, doc, MANAGER, false, NULL, &why);
+        rc = rc == ERR_CONFLICT ? 0 : rc; /* somebody was faster */
+    } else if (rc == 0 && differs(r, there, hex)) {
         rc = client_patch(c, r, NULL, obj_name(doc), NULL, doc, NULL, &why);
-    return rc == 0 || rc == ERR_EXISTS ? 0 : err_set(err, rc, "%s", why.msg);
+    }
+    return rc == 0 ? 0 : err_set(err, rc, "%s", why.msg);
 }
 
 int storage_objects_ensure(struct client *c, bool with_storage, struct err *err)

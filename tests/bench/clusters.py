@@ -65,6 +65,15 @@ def warm_place(cloud, rest):
     return {"refill": took, "warm MiB": pss(p for name, pids in kube.warm_left(cloud).items() if name.removeprefix(kube.WARM)[:8] not in claimed for p in pids)}
 
 
+def stages(cluster):
+    """When each was over, by what the script calls it."""
+    total, found = 0.0, {}
+    for s in cluster.get()["status"]["stages"]:
+        total += s["milliseconds"] / 1000
+        found[{"CertificatesReady": "certificates", "StoreReady": "etcd", "APIServerReady": "readyz", "ControllersReady": "controllers"}.get(s["name"], "access")] = total
+    return found
+
+
 def by_cloud(cloud, n, rest):
     began = time.time()
     c = kube.Cluster(cloud, "demo", f"bench-{n}")
@@ -73,11 +82,7 @@ def by_cloud(cloud, n, rest):
         assert time.time() < deadline, c.get()
         time.sleep(0.02)
     ready = time.time() - began
-    stages, total, found = c.get()["status"]["stages"], 0.0, {}
-    for s in stages:
-        total += s["milliseconds"] / 1000
-        found[{"CertificatesReady": "certificates", "StoreReady": "etcd", "APIServerReady": "readyz", "ControllersReady": "controllers"}.get(s["name"], "access")] = total
-    found["ready"] = ready
+    found = {**stages(c), "ready": ready}
     time.sleep(rest)
     found.update(weigh(c.pids()))
     began = time.time()

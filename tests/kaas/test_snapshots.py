@@ -49,6 +49,14 @@ def read(cluster, pod, file):
     return cluster.kubectl("exec", pod, "--", "cat", f"/data/{file}", check=False).stdout.strip()
 
 
+def test_their_class_is_applied(served, made, pool):  # noqa: F811
+    """Not created: an API server lets the first create of a kind that it has known for less than two seconds wait for two seconds, and nodes with it."""
+    wait_for(lambda: get(made, "volumesnapshotclass", "local"), 30, "the class")
+    said = [json.loads(line) for line in (made.directory / "audit" / "audit.log").read_text().splitlines()]
+    verbs = [e["verb"] for e in said if e.get("objectRef", {}).get("resource") == "volumesnapshotclasses" and e["verb"] not in ("get", "list", "watch")]
+    assert verbs and set(verbs) == {"patch"}, verbs
+
+
 def test_a_restored_claim_has_what_was_there_before(served, made, pool):  # noqa: F811
     claim(made, "data")
     # It writes on and on, so that the copy is made beneath a writer.
