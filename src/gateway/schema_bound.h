@@ -12,9 +12,10 @@
  * the repetitions around it (maxItems, minItems, ...; the types of a list that are walked through)
  *   of one object, list       properties, values of an enum
  *
- *   of a schema, or tool      what its references multiply alternatives to (schema_refs.h)
+ *   of a schema, or tool      alternatives in one place, with those of references (schema_refs.h)
+ *   of a grammar              ways in which its rules begin at once (grammar_bound.h)
  *
- * Not multiplied: rules of a grammar that refer to each other, and repetitions in what "$ref" leads to.
+ * Not multiplied: repetitions in what "$ref" leads to.
  */
 #ifndef SEKI_GATEWAY_SCHEMA_BOUND_H
 #define SEKI_GATEWAY_SCHEMA_BOUND_H
