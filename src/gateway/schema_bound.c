@@ -1,6 +1,8 @@
 #include "gateway/schema_bound.h"
 
+#include "base/mem.h"
 #include "gateway/body.h"
+#include "gateway/grammar_bound.h"
 #include "gateway/pattern_weight.h"
 #include "gateway/schema_refs.h"
 
@@ -61,6 +63,19 @@ static struct str take_string(struct walk *w)
     return str_n(from, (size_t)(w->p - from));
 }
 
+static void weigh_grammar(struct walk *w, struct str s)
+{
+    CLEANUP(mem_freep) char *text = xcalloc(s.len, 1);
+    struct span value = {SPAN_STRING, s, 0};
+    if (!span_string(&value, text, s.len) || !strstr(text, "::="))
+        return;
+    int64_t ways = grammar_ways(str_of(text));
+    if (ways < 0)
+        refuse(w, "many rules and groups within each other", GRAMMAR_DEPTH_MAX);
+    else if (ways > GRAMMAR_WAYS_MAX)
+        refuse(w, "many ways in which rules of its grammar begin at once", GRAMMAR_WAYS_MAX);
+}
+
 static void weigh_text(struct walk *w, struct str s, bool is_grammar)
 {
     int64_t nested = 0, weight = (is_grammar ? grammar_weight : pattern_weight)(s, &nested);
@@ -73,6 +88,8 @@ static void weigh_text(struct walk *w, struct str s, bool is_grammar)
                SCHEMA_PATTERN_NESTED_MAX);
     else if ((w->weight->pattern = plus(w->weight->pattern, weight)) > SCHEMA_PATTERN_MAX)
         refuse(w, "long patterns when their repetitions are written out", SCHEMA_PATTERN_MAX);
+    else if (is_grammar)
+        weigh_grammar(w, s);
 }
 
 static const char *const grammars[] = {"grammar", "guided_grammar", "ebnf", "definition", NULL};
@@ -90,7 +107,7 @@ static void end_references(struct walk *w)
 {
     switch (schema_refs_end(&w->refs)) {
     case SCHEMA_REFS_TOO_MANY:
-        refuse(w, "many alternatives when references among them are followed", SCHEMA_ALTERNATIVES_MAX);
+        refuse(w, "many alternatives in one place, with those that references lead to", SCHEMA_ALTERNATIVES_MAX);
         break;
     case SCHEMA_REFS_CIRCLE:
         refuse(w, "many references that lead back to themselves, without properties or items between", 0);
@@ -116,16 +133,17 @@ static int64_t walk_array(struct walk *w, enum place place)
         struct str at = str_n(w->p, (size_t)(w->end - w->p));
         walked += place == IN_TYPES &&
                   (str_starts(at, STR("\"object\"")) || str_starts(at, STR("\"array\"")));
-        heaviest = MAX(heaviest, walk_value(w, place == IN_TYPES ? IN_ENUM : place));
+        int64_t weight = walk_value(w, place == IN_TYPES ? IN_ENUM : place);
+        heaviest = MAX(heaviest, weight);
         count++;
-        if (place == IN_ENUM)
-            schema_refs_alternative(&w->refs, w->definition);
         if (is_tools)
             end_references(w);
         skip_space(w);
         w->p += *w->p == ',';
     }
     w->p++;
+    if (place == IN_ENUM && w->definition >= 0)
+        schema_refs_alternatives(&w->refs, w->definition, count);
     if (place == IN_ENUM && count > SCHEMA_ENUM_MAX)
         return refuse(w, "many values in an enum", SCHEMA_ENUM_MAX);
     return place == IN_TYPES ? MAX(walked, (int64_t)1) : heaviest;
@@ -140,7 +158,7 @@ static void take_reference(struct walk *w, struct str to)
 {
     if (++w->weight->references > SCHEMA_REFERENCES_MAX)
         refuse(w, "many references", SCHEMA_REFERENCES_MAX);
-    else
+    else if (w->definition >= 0)
         schema_refs_add(&w->refs, w->definition, w->among_alternatives, to);
 }
 
@@ -173,6 +191,8 @@ static void walk_member(struct walk *w, enum place place, struct object_weight *
         w->definition = schema_refs_define(&w->refs, name.text);
     else if (!is_union && below != IN_ENUM)
         w->definition = SCHEMA_NOWHERE;
+    else if (is_union && definition < 0)
+        w->definition = schema_refs_define(&w->refs, STR_NULL);
     w->among_alternatives = is_union;
     int64_t weight = walk_value(w, below), n;
     w->definition = definition;
@@ -194,7 +214,8 @@ static int64_t walk_object(struct walk *w, enum place place)
 {
     struct object_weight o = {1, 1, 1};
     int64_t count = 0;
-    schema_refs_alternative(&w->refs, w->definition);
+    int64_t in = place == IN_SCHEMA ? w->definition : SCHEMA_NOWHERE;
+    int64_t mark = in < 0 ? 0 : schema_refs_mark(&w->refs, in);
     w->p++;
     for (skip_space(w); *w->p != '}' && w->rc == 0; skip_space(w)) {
         walk_member(w, place, &o);
@@ -203,6 +224,8 @@ static int64_t walk_object(struct walk *w, enum place place)
         w->p += *w->p == ',';
     }
     w->p++;
+    if (in >= 0 && schema_refs_mark(&w->refs, in) == mark) /* it is one itself */
+        schema_refs_alternatives(&w->refs, in, 1);
     bool has_names = place == IN_PROPERTIES || place == IN_DEFINITIONS;
     if (has_names && count > SCHEMA_OBJECT_MAX)
         return refuse(w, "many properties in one object", SCHEMA_OBJECT_MAX);

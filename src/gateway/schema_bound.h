@@ -17,9 +17,10 @@
  * Schemas that engines take as strings are read, too: "json_schema" and "guided_json", and of
  * "structured_outputs" the members "json" and "structural_tag".
  *
- *   of a schema, or tool      what its references multiply alternatives to (schema_refs.h)
+ *   of a schema, or tool      alternatives in one place, with those of references (schema_refs.h)
+ *   of a grammar              ways in which its rules begin at once (grammar_bound.h)
  *
- * Not multiplied: rules of a grammar that refer to each other, and repetitions in what "$ref" leads to.
+ * Not multiplied: repetitions in what "$ref" leads to.
  */
 #ifndef SEKI_GATEWAY_SCHEMA_BOUND_H
 #define SEKI_GATEWAY_SCHEMA_BOUND_H

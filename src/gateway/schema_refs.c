@@ -13,10 +13,9 @@ struct schema_definition {
 };
 
 struct schema_reference {
-    int64_t in;
     struct str to; /* a definition's name; empty: elsewhere */
     size_t next;   /* in the same definition */
-    bool among_alternatives;
+    bool among_alternatives, is_whole;
 };
 
 static struct str unquoted(struct str s)
@@ -27,14 +26,18 @@ static struct str unquoted(struct str s)
 int64_t schema_refs_define(struct schema_refs *r, struct str name)
 {
     *VEC_PUSH(&r->definitions) = (struct schema_definition){
-        .name = unquoted(name), .alternatives = 1, .first = NONE, .same = NONE};
+        .name = name.len ? unquoted(name) : STR_NULL, .first = NONE, .same = NONE};
     return (int64_t)r->definitions.len - 1;
 }
 
-void schema_refs_alternative(struct schema_refs *r, int64_t in)
+void schema_refs_alternatives(struct schema_refs *r, int64_t in, int64_t n)
 {
-    if (in >= 0)
-        r->definitions.ptr[in].alternatives++;
+    r->definitions.ptr[in].alternatives += n;
+}
+
+int64_t schema_refs_mark(const struct schema_refs *r, int64_t in)
+{
+    return r->definitions.ptr[in].alternatives + (int64_t)r->references.len;
 }
 
 /* The last part of a reference, when the one before it is where definitions are. */
@@ -54,15 +57,11 @@ static struct str name_of(struct str to)
 void schema_refs_add(struct schema_refs *r, int64_t in, bool among_alternatives, struct str to)
 {
     struct str target = unquoted(to);
-    size_t own = r->references.len;
-    if (str_eqc(target, "#") || (in < 0 && !among_alternatives))
-        return; /* whoever refers to the whole from its own place is refused by engines */
-    *VEC_PUSH(&r->references) = (struct schema_reference){
-        .in = in, .to = name_of(target), .next = NONE, .among_alternatives = among_alternatives};
-    if (in < 0)
-        return;
-    r->references.ptr[own].next = r->definitions.ptr[in].first;
-    r->definitions.ptr[in].first = own;
+    *VEC_PUSH(&r->references) = (struct schema_reference){.to = name_of(target),
+                                                          .next = r->definitions.ptr[in].first,
+                                                          .among_alternatives = among_alternatives,
+                                                          .is_whole = str_eqc(target, "#")};
+    r->definitions.ptr[in].first = r->references.len - 1;
 }
 
 struct weighing {
@@ -78,10 +77,12 @@ static int64_t weigh_target(struct weighing *w, const struct schema_reference *r
 {
     struct schema_definition *d = ref->to.len ? map_get(w->names, ref->to) : NULL;
     int64_t heaviest = 1;
-    if (!d)
+    if (!d && !ref->is_whole) /* engines refuse those that stand in the whole's own place */
         w->elsewhere += ref->among_alternatives;
-    for (; d; d = d->same == NONE ? NULL : &w->r->definitions.ptr[d->same])
-        heaviest = MAX(heaviest, weigh(w, d));
+    for (; d; d = d->same == NONE ? NULL : &w->r->definitions.ptr[d->same]) {
+        int64_t weight = weigh(w, d);
+        heaviest = MAX(heaviest, weight);
+    }
     return heaviest;
 }
 
@@ -94,9 +95,10 @@ static int64_t weigh(struct weighing *w, struct schema_definition *d)
         return d->alternatives;
     d->state = BEING_WEIGHED;
     int64_t sum = d->alternatives;
-    for (size_t i = d->first; i != NONE; i = w->r->references.ptr[i].next)
-        sum = MIN(sum + weigh_target(w, &w->r->references.ptr[i]),
-                  (int64_t)SCHEMA_ALTERNATIVES_MAX + 1);
+    for (size_t i = d->first; i != NONE; i = w->r->references.ptr[i].next) {
+        sum += weigh_target(w, &w->r->references.ptr[i]);
+        sum = MIN(sum, (int64_t)SCHEMA_ALTERNATIVES_MAX + 1);
+    }
     d->alternatives = sum;
     d->state = WEIGHED;
     return sum;
@@ -105,8 +107,10 @@ static int64_t weigh(struct weighing *w, struct schema_definition *d)
 static void name_all(struct weighing *w)
 {
     for (size_t i = 0; i < w->r->definitions.len; i++) {
-        struct schema_definition *d = &w->r->definitions.ptr[i],
-                                 *there = map_get(w->names, d->name);
+        struct schema_definition *d = &w->r->definitions.ptr[i], *there;
+        if (!d->name.ptr)
+            continue;
+        there = map_get(w->names, d->name);
         if (there) {
             d->same = there->same;
             there->same = i;
@@ -118,23 +122,19 @@ static void name_all(struct weighing *w)
 
 enum schema_refs_fault schema_refs_end(struct schema_refs *r)
 {
-    int64_t sum = 0;
     struct weighing w = {.r = r};
-    if (r->references.len) {
+    bool too_many = false;
+    if (r->definitions.len) {
         w.names = map_new(NULL);
         name_all(&w);
         VEC_FOREACH (&r->definitions, d)
-            if (weigh(&w, d) > SCHEMA_ALTERNATIVES_MAX)
-                sum = SCHEMA_ALTERNATIVES_MAX + 1;
-        VEC_FOREACH (&r->references, ref)
-            if (ref->in < 0)
-                sum += weigh_target(&w, ref);
+            too_many |= weigh(&w, d) > SCHEMA_ALTERNATIVES_MAX;
         map_free(w.names);
     }
     VEC_DEINIT(&r->definitions);
     VEC_DEINIT(&r->references);
     return w.is_circle                          ? SCHEMA_REFS_CIRCLE
-           : sum > SCHEMA_ALTERNATIVES_MAX      ? SCHEMA_REFS_TOO_MANY
+           : too_many                           ? SCHEMA_REFS_TOO_MANY
            : w.elsewhere > SCHEMA_ELSEWHERE_MAX ? SCHEMA_REFS_ELSEWHERE
                                                 : SCHEMA_REFS_FINE;
 }

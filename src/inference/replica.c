@@ -394,7 +394,7 @@ static uint64_t pause_ms(struct pass *p, uint64_t waited_ms, uint64_t limit_ms)
 {
     if (p->plan.argv)
         return MAX(p->probe_ms, (uint64_t)LOADING_LOOK_MS);
-    uint64_t pause = MAX(p->probe_ms, away_pause_ms(p->memory.away.looks++));
+    uint64_t away = away_pause_ms(p->memory.away.looks++), pause = MAX(p->probe_ms, away);
     if (waited_ms < limit_ms)
         pause = MIN(pause, limit_ms - waited_ms);
     p->memory.away.look_ms = clock_mono_ms() + pause;

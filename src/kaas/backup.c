@@ -432,7 +432,8 @@ int64_t drill_due_ms(const json_t *obj, int64_t every)
 
 static int64_t until(int64_t due)
 {
-    return MAX(due - clock_wall_ms(), (int64_t)0);
+    int64_t left = due - clock_wall_ms();
+    return MAX(left, (int64_t)0);
 }
 
 /* The cache may be of before the last pass told of its backup: then one request would be two backups. What the API server has is not. */

@@ -92,7 +92,8 @@ static void sleep_until(struct issuer *i, uint64_t until_ms)
 {
     while (!i->asked && !atomic_load(&i->stop) && clock_mono_ms() < until_ms) {
         struct timespec at;
-        uint64_t left_ms = MIN(until_ms - MIN(clock_mono_ms(), until_ms), (uint64_t)60000);
+        uint64_t now_ms = clock_mono_ms(), left_ms = until_ms - MIN(now_ms, until_ms);
+        left_ms = MIN(left_ms, (uint64_t)60000);
         clock_gettime(CLOCK_MONOTONIC, &at);
         at.tv_sec += (time_t)(left_ms / 1000);
         at.tv_nsec += (long)(left_ms % 1000) * 1000000 + 1;

@@ -138,7 +138,7 @@ def test_answers_that_are_held_whole_take_room(small, hold):
     ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "^(((a{0,30}){0,30}){0,30})$"}}}, "repetitions within each other"),
     ("tools", [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)], "128 at most"),
     ("messages", [{"role": "user", "content": ""}] * 4097, "4096 at most"),
-    ("json_schema", {"$defs": {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}, "$ref": "#/$defs/d0"}, "references among them"),
+    ("json_schema", {"$defs": {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}, "$ref": "#/$defs/d0"}, "alternatives in one place"),
     ("top_logprobs", 200000, "100 at most"),
 ])
 def test_what_would_hold_an_engine_up_is_refused(small, member, value, says):

@@ -33,6 +33,7 @@ static void what_schemas_may_be(void **state UNUSED)
     check("response_format", SCHEMA(THREE("101")), "1000000 at most");
     check("response_format", SCHEMA(THREE("1e3")), "repetitions within each other");
     check("response_format", SCHEMA("[" THREE("100") "," THREE("100") "]"), NULL); /* beside each other */
+    check("response_format", SCHEMA("{\"maxItems\":1000,\"items\":{\"anyOf\":[{\"maxItems\":7},{\"maxItems\":1001},{}]}}"), "repetitions within each other");
     check("response_format", SCHEMA("{\"max\\u0049tems\":2000000}"), "repetitions");
     check("response_format", SCHEMA("{\"maxItems\":2000,\"properties\":{\"maxItems\":{\"maxItems\":400},\"minItems\":{\"type\":\"string\"}}}"), NULL);
     check("response_format", SCHEMA("{\"maxItems\":2000,\"properties\":{\"maxItems\":{\"maxItems\":501},\"minItems\":{\"type\":\"string\"}}}"), "repetitions");
@@ -123,13 +124,23 @@ static void chain(const char *field, const char *before, const char *each, int n
 
 static void what_references_multiply_to(void **state UNUSED)
 {
-#define TOO_MANY "many alternatives when references"
+#define TOO_MANY "many alternatives in one place"
 #define UNION(kind) "{\"" kind "\":[%s,%s]}"
-    chain("json_schema", "", UNION("anyOf"), 10, "", NULL);
+    chain("json_schema", "", UNION("anyOf"), 9, "", NULL);
+    chain("json_schema", "", UNION("anyOf"), 10, "", TOO_MANY);
     chain("json_schema", "", UNION("anyOf"), 40, "", TOO_MANY);
     chain("json_schema", "", UNION("oneOf"), 40, "", TOO_MANY);
     chain("response_format", "{\"schema\":", UNION("allOf"), 999 / 2, "}", TOO_MANY);
     chain("tools", "[{\"function\":{\"parameters\":", UNION("anyOf"), 40, "}}]", TOO_MANY);
+    for (int n = SCHEMA_ALTERNATIVES_MAX; n <= SCHEMA_ALTERNATIVES_MAX + 1; n++) {
+        CLEANUP(sbuf_deinit) struct sbuf text = {0};
+        sbuf_init(&text, TEXT_MAX);
+        repeat(&text, "{\"items\":{\"anyOf\":[", "{\"const\":%d}", n, "]}}");
+        check("json_schema", text.ptr, n > SCHEMA_ALTERNATIVES_MAX ? TOO_MANY : NULL);
+        sbuf_reset(&text);
+        repeat(&text, "{\"oneOf\":[{\"anyOf\":[{\"$ref\":\"#/$defs/a\"}]}],\"$defs\":{\"a\":{\"enum\":[", "%d", SCHEMA_ENUM_MAX, "]}}}");
+        check("json_schema", text.ptr, NULL);
+    }
     /* With something between them they stand one behind the other. */
     chain("json_schema", "", "{\"properties\":{\"a\":%s,\"b\":{\"anyOf\":[%s,{\"type\":\"null\"}]}}}", 40, "", NULL);
     chain("json_schema", "", "{\"anyOf\":[{\"items\":%s},{\"prefixItems\":[%s]}]}", 40, "", NULL);
