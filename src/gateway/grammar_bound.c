@@ -31,7 +31,7 @@ struct grammar {
 struct reader {
     struct grammar *g;
     const char *p, *end;
-    bool all;
+    bool all, is_pattern;
 };
 
 static int64_t up_to_enough(int64_t n)
@@ -57,6 +57,13 @@ static const char *skip_space(const char *p, const char *end)
             p++;
     }
     return p;
+}
+
+/* In patterns space is a character. */
+static void skip(struct reader *r)
+{
+    if (!r->is_pattern)
+        r->p = skip_space(r->p, r->end);
 }
 
 /* Behind what begins at p, a literal or a class. */
@@ -114,7 +121,7 @@ static struct ways rule_ways(struct grammar *g, struct str name)
     if (!rule || rule->state == BEING_COUNTED)
         return (struct ways){1, 0};
     if (rule->state == NEW) {
-        struct reader r = {g, rule->body.ptr, rule->body.ptr + rule->body.len, false};
+        struct reader r = {g, rule->body.ptr, rule->body.ptr + rule->body.len, .all = false};
         rule->state = BEING_COUNTED;
         rule->ways = alternatives(&r, true);
         rule->state = COUNTED;
@@ -146,6 +153,13 @@ static int64_t read_number(const char **p, const char *end)
     return n;
 }
 
+/* Whether what begins with "{" is a repetition; in patterns it may be a character. */
+static bool is_repetition(const struct reader *r)
+{
+    return !r->is_pattern ||
+           (r->end - r->p > 1 && ((r->p[1] >= '0' && r->p[1] <= '9') || r->p[1] == ','));
+}
+
 /* "m", "m,", ",n" or "m,n", and "}", behind "{". */
 static struct ways read_braces(struct reader *r, struct ways w)
 {
@@ -165,9 +179,9 @@ static struct ways read_braces(struct reader *r, struct ways w)
 static struct ways with_repetition(struct reader *r, struct ways w)
 {
     for (;;) {
-        r->p = skip_space(r->p, r->end);
+        skip(r);
         char c = r->p < r->end ? *r->p : 0;
-        if (c == '{') {
+        if (c == '{' && is_repetition(r)) {
             w = read_braces(r, w);
             continue;
         }
@@ -183,15 +197,21 @@ static struct ways element(struct reader *r, bool follow)
 {
     char c = *r->p;
     struct ways w = {1, 0};
-    if (c == '"' || c == '[') {
+    if (c == '[' || (c == '"' && !r->is_pattern)) {
         const char *from = r->p;
         r->p = skip_quoted(from, r->end, c == '"' ? '"' : ']');
         if (c == '"' && r->p - from == 2)
             w = (struct ways){0, 1};
     } else if (c == '(') {
         r->p++;
+        if (r->is_pattern && r->p < r->end && *r->p == '?') /* "(?:" and the like */
+            r->p += MIN((ptrdiff_t)2, r->end - r->p);
         w = alternatives(r, follow);
         r->p += r->p < r->end;
+    } else if (r->is_pattern) {
+        r->p += MIN((ptrdiff_t)(c == '\\' ? 2 : 1), r->end - r->p);
+        if (c == '^' || c == '$')
+            w = (struct ways){0, 1};
     } else if (is_name(c)) {
         struct str name = name_at(r->p, r->end);
         r->p += name.len;
@@ -209,8 +229,7 @@ static struct ways row(struct reader *r, bool follow)
 {
     struct ways run = {0, 1}, first = {0, 1};
     bool in_first = true;
-    for (r->p = skip_space(r->p, r->end); r->p < r->end && *r->p != '|' && *r->p != ')';
-         r->p = skip_space(r->p, r->end)) {
+    for (skip(r); r->p < r->end && *r->p != '|' && *r->p != ')'; skip(r)) {
         struct ways w = element(r, r->all || (follow && in_first));
         run = (struct ways){up_to_enough(run.begin + run.empty * w.begin),
                             up_to_enough(run.empty * w.empty)};
@@ -242,19 +261,30 @@ static struct ways alternatives(struct reader *r, bool follow)
     return sum;
 }
 
+/* Each place in it where something begins. */
+static void look_through(struct grammar *g, struct str text, bool is_pattern)
+{
+    struct reader r = {g, text.ptr, text.ptr + text.len, true, is_pattern};
+    while (r.p < r.end) {
+        (void)alternatives(&r, true);
+        r.p += r.p < r.end; /* a ")" without its "(" */
+    }
+}
+
 int64_t grammar_ways(struct str text)
 {
     struct grammar g = {.names = map_new(NULL)};
     find_rules(&g, text);
-    for (size_t i = 0; i < g.rules.len && g.most < ENOUGH && !g.is_deep; i++) {
-        struct reader r = {&g, g.rules.ptr[i].body.ptr,
-                           g.rules.ptr[i].body.ptr + g.rules.ptr[i].body.len, true};
-        while (r.p < r.end) {
-            (void)alternatives(&r, true);
-            r.p += r.p < r.end; /* a ")" without its "(" */
-        }
-    }
+    for (size_t i = 0; i < g.rules.len && g.most < ENOUGH && !g.is_deep; i++)
+        look_through(&g, g.rules.ptr[i].body, false);
     map_free(g.names);
     VEC_DEINIT(&g.rules);
+    return g.is_deep ? -1 : g.most;
+}
+
+int64_t pattern_ways(struct str text)
+{
+    struct grammar g = {0};
+    look_through(&g, text, true);
     return g.is_deep ? -1 : g.most;
 }

@@ -21,5 +21,7 @@
 
 /* text: unescaped. More than GRAMMAR_WAYS_MAX: too many; -1: nested too deeply to tell. */
 int64_t grammar_ways(struct str text);
+/* The same of a regular expression, of which engines make such rules. */
+int64_t pattern_ways(struct str text);
 
 #endif

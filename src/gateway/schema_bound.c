@@ -63,17 +63,17 @@ static struct str take_string(struct walk *w)
     return str_n(from, (size_t)(w->p - from));
 }
 
-static void weigh_grammar(struct walk *w, struct str s)
+static void weigh_ways(struct walk *w, struct str s, bool is_pattern)
 {
     CLEANUP(mem_freep) char *text = xcalloc(s.len, 1);
     struct span value = {SPAN_STRING, s, 0};
-    if (!span_string(&value, text, s.len) || !strstr(text, "::="))
+    if (!span_string(&value, text, s.len))
         return;
-    int64_t ways = grammar_ways(str_of(text));
+    int64_t ways = is_pattern ? pattern_ways(str_of(text)) : strstr(text, "::=") ? grammar_ways(str_of(text)) : 0;
     if (ways < 0)
         refuse(w, "many rules and groups within each other", GRAMMAR_DEPTH_MAX);
     else if (ways > GRAMMAR_WAYS_MAX)
-        refuse(w, "many ways in which rules of its grammar begin at once", GRAMMAR_WAYS_MAX);
+        refuse(w, "many ways in which a pattern, or rules of a grammar, go on at one place", GRAMMAR_WAYS_MAX);
 }
 
 static void weigh_text(struct walk *w, struct str s, bool is_grammar)
@@ -88,8 +88,8 @@ static void weigh_text(struct walk *w, struct str s, bool is_grammar)
                SCHEMA_PATTERN_NESTED_MAX);
     else if ((w->weight->pattern = plus(w->weight->pattern, weight)) > SCHEMA_PATTERN_MAX)
         refuse(w, "long patterns when their repetitions are written out", SCHEMA_PATTERN_MAX);
-    else if (is_grammar)
-        weigh_grammar(w, s);
+    else
+        weigh_ways(w, s, !is_grammar);
 }
 
 static const char *const grammars[] = {"grammar", "guided_grammar", "ebnf", "definition", NULL};

@@ -53,6 +53,30 @@ static int64_t chain(const char *body, int count, const char *last)
     return grammar_ways(sbuf_str(&text));
 }
 
+static void what_of_patterns_is_counted(void **state UNUSED)
+{
+    static const struct {
+        const char *pattern;
+        int64_t ways;
+    } cases[] = {{"", 0},
+                 {"^abc$", 1},
+                 {"^(a|b|[c|d]|\\|)$", 4},
+                 {"a?b?c", 3},
+                 {"(?:a|b) \"c\"{x}", 2},
+                 {"(a{0,300}){0,300}", 300},
+                 {"^\\s*(\\d{3}-)?\\d+\\s*$", 3}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        int64_t ways = pattern_ways(str_of(cases[i].pattern));
+        if (ways != cases[i].ways)
+            fail_msg("%s: %lld", cases[i].pattern, (long long)ways);
+    }
+    CLEANUP(sbuf_deinit) struct sbuf text = {0};
+    sbuf_init(&text, 8192);
+    for (int i = 0; i <= GRAMMAR_WAYS_MAX; i++)
+        sbuf_addc(&text, i % 2 ? "a?" : "b?");
+    assert_true(pattern_ways(sbuf_str(&text)) > GRAMMAR_WAYS_MAX);
+}
+
 static void what_held_engines_up(void **state UNUSED)
 {
     assert_int_equal(chain("% | %", 9, "\"a\""), 512);
@@ -71,6 +95,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_counted),
+        cmocka_unit_test(what_of_patterns_is_counted),
         cmocka_unit_test(what_held_engines_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
