@@ -215,7 +215,8 @@ static void compare(struct engine *e, const struct sum *low, const struct sum *h
     *ret = (struct reconcile_result){.replica = e->replica, .outcome = RECONCILE_EQUAL, .read = d.read, .written = d.written, .inexact = e->inexact + near};
     if (d.read || d.written)
         ret->outcome = is_explained(&d, ret->inexact) ? RECONCILE_UNSEEN : RECONCILE_DIFFERS;
-    if (quiet || d.read || d.written)
+    /* They explain what is left to be told, too: a second reading may have more of what they made. */
+    if (quiet || ((d.read || d.written) && !e->fresh.read && !e->fresh.written))
         e->inexact = 0;
 }
 

@@ -241,6 +241,24 @@ static void test_what_is_gone_is_forgotten(void **state UNUSED)
     assert_false(reconcile_step(r, now, &ret));
 }
 
+/* The engine counts what it made for who had left in two steps. */
+static void test_what_was_cut_explains_all_that_comes_of_it(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 11, 0, 1, false);
+    reading(15000, 11, 3);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(18000, 11, 9);
+    expect(RECONCILE_UNSEEN, 0, 2);
+    reading(21000, 11, 9);
+    expect(RECONCILE_UNSEEN, 0, 6);
+    reading(24000, 11, 12); /* and nothing else does */
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(27000, 11, 12);
+    expect(RECONCILE_DIFFERS, 0, 3);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -248,7 +266,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_what_is_the_same), TEST(test_counts_with_what_was_cached), TEST(test_a_difference_is_told_once), TEST(test_more_was_billed_than_made), TEST(test_attempts_that_were_cut),
         TEST(test_an_estimate_that_was_too_high), TEST(test_a_record_that_comes_late), TEST(test_engines_that_begin_anew), TEST(test_engines_at_work), TEST(test_what_runs_for_very_long),
-        TEST(test_what_is_gone_is_forgotten),
+        TEST(test_what_is_gone_is_forgotten), TEST(test_what_was_cut_explains_all_that_comes_of_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
