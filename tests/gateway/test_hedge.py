@@ -114,6 +114,7 @@ def test_the_second_goes_on_when_the_first_fails(cloud, engine):
     assert len(engine.requests) == 2  # no third one
 
 
+@pytest.mark.full  # beside other work it has failed: docs/internals/test-full.md
 def test_the_first_goes_on_when_the_second_fails(cloud, engine):
     def second(*_):
         engine.go.set()

@@ -42,6 +42,7 @@ def total(records):
     return sum(r.get("count", 1) for r in records)
 
 
+@pytest.mark.full  # beside other work it has failed: docs/internals/test-full.md
 def test_a_flood_of_refusals_is_few_records_and_every_one_is_counted(flooded):
     c = flooded
     secret = c.key("demo", "noisy")
