@@ -319,8 +319,7 @@ bool dispatch_try(struct ticket *t)
     size_t index, cached = 0;
     pthread_mutex_lock(&d->lock);
     t->wish.tokens = t->prompt_tokens;
-    /* Nobody is asked beside another who asked to be left alone, or fails. */
-    bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE && !target_is_aside(t->endpoint->replicas[index].target, now_ms);
+    bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE;
     if (room) {
         t->entry.cost = cost_of(t, cached);
         assign(t, index, cached, now_ms);
