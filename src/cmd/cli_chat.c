@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define ANSWER_MAX (4 * 1024 * 1024)
+#define SPEED_MS 10 /* a shorter answer has no speed that means something */
 #define IDLE_MS 300000
 #define MODELS_MS 3000
 #define INTERRUPTED 130 /* exit status of what Ctrl-C ends, by custom */
@@ -304,9 +305,10 @@ static void print_speed(const struct chat *c)
     uint64_t span = c->first_ms ? c->end_ms - c->first_ms : 0;
     if (c->tokens < 0 || !c->first_ms)
         return;
-    fprintf(stderr, "%s[%lld tokens, first after %llu ms, %.1f tokens/s]%s\n", dim ? "\033[2m" : "",
-            (long long)c->tokens, (unsigned long long)(c->first_ms - c->sent_ms),
-            span ? (double)(c->tokens - 1) * 1000.0 / (double)span : 0.0, dim ? "\033[0m" : "");
+    char speed[32] = ""; /* of what came at once there is none */
+    if (c->tokens > 1 && span >= SPEED_MS)
+        snprintf(speed, sizeof(speed), ", %.1f tokens/s", (double)(c->tokens - 1) * 1000.0 / (double)span);
+    fprintf(stderr, "%s[%lld tokens, first after %llu ms%s]%s\n", dim ? "\033[2m" : "", (long long)c->tokens, (unsigned long long)(c->first_ms - c->sent_ms), speed, dim ? "\033[0m" : "");
 }
 
 /* "http://127.0.0.1:8000/v1" → address, host and path of a pool. */

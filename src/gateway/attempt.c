@@ -723,7 +723,7 @@ static bool attempt_start(struct request *q)
     while (q->attempts < ATTEMPTS_MAX + q->fell.extra) {
         q->ticket.again = q->attempts > 0 || q->waited_ms >= 0;
         enum dispatch_result r = dispatch_ask(&q->ticket, o->queue_max, &retry_ms);
-        if (r == DISPATCH_NONE && !q->attempts && cold_look_anew(q))
+        if (r == DISPATCH_NONE && cold_look_anew(q)) /* also after a failure: who waited long knows of old replicas only */
             continue;
         if (r == DISPATCH_NONE)
             return false;

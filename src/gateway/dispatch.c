@@ -319,7 +319,7 @@ bool dispatch_try(struct ticket *t)
     size_t index, cached = 0;
     pthread_mutex_lock(&d->lock);
     t->wish.tokens = t->prompt_tokens;
-    bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE;
+    bool room = !d->queue.len && pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached) == PICK_ONE && !target_rests(t->endpoint->replicas[index].target, now_ms);
     if (room) {
         t->entry.cost = cost_of(t, cached);
         assign(t, index, cached, now_ms);
@@ -424,13 +424,26 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
     pthread_mutex_unlock(&d->lock);
 }
 
+/* The same replicas as numbers of e: by name and address, as an engine that came in another's place was not tried. */
+static uint64_t tried_there(const struct ticket *t, const struct snap_endpoint *e)
+{
+    uint64_t there = 0;
+    for (size_t i = 0; t->wish.tried >> i && i < t->endpoint->replica_count; i++)
+        for (size_t j = 0; (t->wish.tried & (1ull << i)) && j < e->replica_count; j++) {
+            const struct snap_replica *was = &t->endpoint->replicas[i], *is = &e->replicas[j];
+            if (is->target == was->target && !strcmp(is->full_name, was->full_name))
+                there |= 1ull << j;
+        }
+    return there;
+}
+
 bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t barred)
 {
     struct dispatch *d = t->endpoint->dispatch;
     pthread_mutex_lock(&d->lock);
     bool moves = (t->state == TICKET_WAITS || t->state == TICKET_IDLE) && e->dispatch == d;
     if (moves) {
-        t->wish.tried = e == t->endpoint ? t->wish.tried : 0; /* the numbers are other replicas' now */
+        t->wish.tried = e == t->endpoint ? t->wish.tried : tried_there(t, e);
         t->endpoint = e;
         t->wish.barred = barred;
         t->home = (struct patience_home){0};

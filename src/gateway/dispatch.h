@@ -74,7 +74,7 @@ struct ticket {
 enum dispatch_result { DISPATCH_SENT, DISPATCH_WAITS, DISPATCH_FULL, DISPATCH_NONE };
 /* FULL: the tenant has max_waiting here already; *ret_retry_ms: when there is likely to be room. NONE: no replica is left to try. */
 enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t *ret_retry_ms);
-/* The same, but only at once, and out of turn where nobody waits. False: it is nowhere. */
+/* The same, but only at once, out of turn where nobody waits, and of no replica that asked to be left alone. False: it is nowhere. */
 bool dispatch_try(struct ticket *t);
 /* A sent ticket's replica is let go. True: it was put aside for failing. */
 bool dispatch_done(struct ticket *t, enum target_outcome outcome, uint64_t busy_ms);
@@ -84,7 +84,7 @@ void dispatch_read(struct ticket *t);
 void dispatch_learn(const struct ticket *t, size_t bytes, int64_t cached_tokens, int64_t prompt_tokens);
 /* It is over, and used so many tokens that were not cached. Leaves the queue, or the inbox, when it is still there; what it was sent to is let go. */
 void dispatch_end(struct ticket *t, int64_t used_tokens);
-/* Of a ticket that waits, or is nowhere: to a new snapshot's endpoint with the same queue, of which it must not reach the replicas in barred. False: it is another queue's, or was sent meanwhile, and stays with
+/* Of a ticket that waits, or is nowhere: to a new snapshot's endpoint with the same queue, of which it must not reach the replicas in barred. What it tried there it has tried. False: it is another queue's, or was sent meanwhile, and stays with
  * the old one. */
 bool dispatch_move(struct ticket *t, const struct snap_endpoint *e, uint64_t barred);
 /* From now on it waits since then (its since_ms); 0: it does not wait. On its own loop, which alone may read that without the lock. */

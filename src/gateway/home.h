@@ -21,7 +21,7 @@ enum home_fit {
 /* Whether e can serve the request. asked: what its name means, e itself or a route to it. */
 enum home_fit home_fits(const struct request *q, const struct snap_endpoint *asked, const struct snap_endpoint *e);
 
-/* Its home is e of s from now on, and what it knew of the one before is forgotten: replicas tried, the rule, the last replica unless e has it too. asked: as above. False, and nothing has
+/* Its home is e of s from now on, and what it knew of the one before is forgotten: the rule, and replicas that were tried, the last among them, unless e has them too. asked: as above. False, and nothing has
  * changed: it waits at another endpoint, or was sent meanwhile. The caller has asked home_fits() and the border. */
 bool home_move(struct request *q, struct snapshot *s, const struct snap_endpoint *asked, const struct snap_endpoint *e);
 

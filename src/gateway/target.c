@@ -171,6 +171,11 @@ bool target_is_aside(const struct target *t, uint64_t now_ms)
     return atomic_load(&t->aside_until_ms) > now_ms || (atomic_load(&t->opened) && atomic_load(&t->trying));
 }
 
+bool target_rests(const struct target *t, uint64_t now_ms)
+{
+    return atomic_load(&t->aside_until_ms) > now_ms && !atomic_load(&t->opened);
+}
+
 bool target_begin(struct target *t, uint64_t now_ms)
 {
     bool nobody = false;

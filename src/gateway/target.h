@@ -60,6 +60,9 @@ void target_prune(struct target_set *s); /* forgets those that only the set stil
 /* Whether requests should rather go elsewhere. */
 bool target_is_aside(const struct target *t, uint64_t now_ms);
 
+/* Whether that is for what it asked, and not for failing. */
+bool target_rests(const struct target *t, uint64_t now_ms);
+
 enum target_outcome { TARGET_OK, TARGET_FAILED, TARGET_UNREACHABLE, TARGET_BUSY, TARGET_NEITHER };
 /* One request is sent there. Returns whether it is the one that tries it: to be handed to target_end(). */
 bool target_begin(struct target *t, uint64_t now_ms);

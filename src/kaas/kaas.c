@@ -59,6 +59,7 @@ static void stop_workload(struct kaas *k, const char *name)
 }
 
 struct known {
+    const struct kaas *k;
     const json_t *clusters;
     const char *root;
 };
@@ -74,6 +75,7 @@ static void tell_of_directory(void *arg, const char *uid, const char *ns, const 
     CLEANUP(mem_freep) char *dir = xasprintf("%s/%s", known->root, uid);
     if (place_is_warm(dir))
         return; /* the pool looks after those */
+    node_network_release(known->k, uid);
     log_warn("files of a cluster that there is not are kept; remove them when nobody misses it", KV("directory", uid), KV("namespace", ns), KV("cluster", name));
 }
 
@@ -117,7 +119,7 @@ static void on_listed(void *arg)
     }
     k->listed = true;
     CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", k->o.data_dir);
-    place_each(root, tell_of_directory, &(struct known){all, root}, NULL);
+    place_each(root, tell_of_directory, &(struct known){k, all, root}, NULL);
     warm_listed(k->warm);
     map_free(x.wanted);
     free_names(&x);
@@ -169,6 +171,7 @@ static void end_all_of(struct kaas *k, const json_t *cluster)
         s.warm = false;
         end_all_with(k, &s);
     }
+    node_network_release(k, s.uid);
 }
 
 static bool is_there(struct kaas *k, const struct site *s)

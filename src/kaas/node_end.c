@@ -175,12 +175,16 @@ static int remove_hub(const struct site *s, const char *data_dir, struct arena *
     return 0;
 }
 
-static void release_hub(void *arg, const char *uid, const char *ns UNUSED, const char *name UNUSED)
+void node_network_release(const struct kaas *k, const char *uid)
 {
-    const struct kaas *k = arg;
     CLEANUP(mem_freep) char *hub = xasprintf("%s/clusters/%s/net/hub", k->o.data_dir, uid);
     while (umount2(hub, MNT_DETACH) == 0)
         ;
+}
+
+static void release_hub(void *arg, const char *uid, const char *ns UNUSED, const char *name UNUSED)
+{
+    node_network_release(arg, uid);
 }
 
 void node_pools_release(struct kaas *k)

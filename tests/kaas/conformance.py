@@ -58,11 +58,11 @@ def specs(report):
                 yield " ".join([*(s["ContainerHierarchyTexts"] or []), s["LeafNodeText"]]), s
 
 
-def past():
+def past(results=RESULTS):
     """Name → the results of its runs, in order."""
     found = collections.defaultdict(list)
-    if RESULTS.exists():
-        for line in RESULTS.read_text().splitlines():
+    if results.exists():
+        for line in results.read_text().splitlines():
             r = json.loads(line)
             found[r["test"]].append(r)
     return found

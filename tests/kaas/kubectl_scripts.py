@@ -24,6 +24,7 @@ sys.path.insert(0, str(HERE.parent / "lib"))
 
 import kube  # noqa: E402
 from cloud import ROOT  # noqa: E402
+from conformance import past  # noqa: E402
 
 OUT = ROOT / "build" / "conformance"
 RESULTS = OUT / "kubectl.jsonl"
@@ -56,15 +57,6 @@ def functions():
     """In the order in which upstream calls them."""
     found = re.findall(r"^ +record_command (run_\w+)", (kube.module() / "test" / "cmd" / "legacy-script.sh").read_text(), re.M)
     return list(dict.fromkeys(found))
-
-
-def past():
-    found = collections.defaultdict(list)
-    if RESULTS.exists():
-        for line in RESULTS.read_text().splitlines():
-            r = json.loads(line)
-            found[r["test"]].append(r)
-    return found
 
 
 def copy(where, address, token):
@@ -129,7 +121,7 @@ def run(minutes, match):
             try:
                 cluster.wait(timeout=300)
                 root = copy(work, *prepare(cluster, work))
-                done = past()
+                done = past(RESULTS)
                 for f in functions():
                     if f in NOT_RUNNABLE or not re.search(match, f) or any(r["result"] == "passed" for r in done.get(f, ())) or time.time() > until:
                         continue
@@ -142,7 +134,7 @@ def run(minutes, match):
 
 
 def table():
-    done = past()
+    done = past(RESULTS)
     counts = collections.Counter()
     rows = []
     for f in functions():

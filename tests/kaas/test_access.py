@@ -10,24 +10,15 @@ import pytest
 
 import kube
 from cloud import GROUP, KUBECTL, ROOT, SEKI, wait_for
-from issuer import Issuer, make_certificates
+from issuer import several
 
 pytestmark = pytest.mark.kube
 
 
 @pytest.fixture(scope="module")
-def kubernetes(tmp_path_factory):
-    return kube.programs(tmp_path_factory.mktemp("programs"))
-
-
-@pytest.fixture(scope="module")
 def issuers(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("issuers")
-    make_certificates(directory)
-    made = {"demo": Issuer(directory, {"ann": ["developers"]}), "blue": Issuer(directory, {"ann": ["developers"]}), None: Issuer(directory, {"olga": []})}
-    yield made
-    for i in made.values():
-        i.stop()
+    with several(tmp_path_factory.mktemp("issuers"), {"demo": {"ann": ["developers"]}, "blue": {"ann": ["developers"]}, None: {"olga": []}}) as made:
+        yield made
 
 
 def authentication(issuers, *tenants):

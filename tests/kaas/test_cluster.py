@@ -18,11 +18,6 @@ pytestmark = pytest.mark.kube
 
 
 @pytest.fixture(scope="module")
-def kubernetes(tmp_path_factory):
-    return kube.programs(tmp_path_factory.mktemp("programs"))
-
-
-@pytest.fixture(scope="module")
 def served(kubernetes):
     with kube.cloud(kubernetes) as c:
         yield c

@@ -7,19 +7,15 @@ import pytest
 
 import kube
 from cloud import KUBECTL, ApiError, wait_for
-from issuer import Issuer, make_certificates
+from issuer import several
 
 pytestmark = pytest.mark.kube
 
 
 @pytest.fixture(scope="module")
 def issuers(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("issuers")
-    make_certificates(directory)
-    made = {name: Issuer(directory, {}) for name in ("tenant", "own", "unlisted")}
-    yield made
-    for i in made.values():
-        i.stop()
+    with several(tmp_path_factory.mktemp("issuers"), {"tenant": {}, "own": {}, "unlisted": {}}) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,6 @@ CANARY = "canary-of-the-shop-7f3a"
 
 
 @pytest.fixture(scope="module")
-def kubernetes(tmp_path_factory):
-    return kube.programs(tmp_path_factory.mktemp("programs"))
-
-
-@pytest.fixture(scope="module")
 def served(kubernetes):
     with kube.cloud(kubernetes, kubernetes_drill_interval="20s", kubernetes_key_overlap="2s") as c:
         yield c

@@ -17,11 +17,6 @@ CANARY = "canary-8c1f2b"
 
 
 @pytest.fixture(scope="module")
-def kubernetes(tmp_path_factory):
-    return kube.programs(tmp_path_factory.mktemp("programs"))
-
-
-@pytest.fixture(scope="module")
 def served(kubernetes):
     with kube.cloud(kubernetes, kubernetes_key_overlap="5s") as c:
         yield c

@@ -12,25 +12,16 @@ import pytest
 
 import kube
 from cloud import GROUP, KUBECTL, Cloud, wait_for
-from issuer import Issuer, make_certificates
+from issuer import several
 
 pytestmark = pytest.mark.kube
 CANARY = "canary-4e71d0"
 
 
 @pytest.fixture(scope="module")
-def kubernetes(tmp_path_factory):
-    return kube.programs(tmp_path_factory.mktemp("programs"))
-
-
-@pytest.fixture(scope="module")
 def issuers(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("issuers")
-    make_certificates(directory)
-    made = {"demo": Issuer(directory, {}), "blue": Issuer(directory, {})}
-    yield made
-    for i in made.values():
-        i.stop()
+    with several(tmp_path_factory.mktemp("issuers"), {"demo": {}, "blue": {}}) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

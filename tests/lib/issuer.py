@@ -1,4 +1,5 @@
 """Real issuers of OpenID Connect tokens, over TLS of their own authority: tools/issuer."""
+import contextlib
 import functools
 import json
 import ssl
@@ -63,3 +64,17 @@ class Issuer:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def several(directory, users):
+    """An issuer for each key of users, which has the users of it."""
+    make_certificates(directory)
+    made = {}
+    try:
+        for name, its in users.items():
+            made[name] = Issuer(directory, its)
+        yield made
+    finally:
+        for i in made.values():
+            i.stop()

@@ -30,7 +30,7 @@ static int setup(void **state)
     for (int i = 0; i < REPLICAS; i++) {
         char name[16];
         snprintf(name, sizeof(name), "t%d", i);
-        replicas[i] = (struct snap_replica){.name = "r", .target = target_take(targets, name), .slots = 4};
+        replicas[i] = (struct snap_replica){.name = "r", .full_name = "p/r", .target = target_take(targets, name), .slots = 4};
     }
     endpoint = (struct snap_endpoint){.project = "p", .name = "m", .replicas = replicas, .replica_count = REPLICAS, .dispatch = dispatch_take(dispatches, "p/m")};
     if (loop_new(&loop, &err) < 0)
@@ -657,6 +657,23 @@ static bool warm_after(struct slots *pins, bool reached)
     return warm;
 }
 
+static void what_was_tried_stays_tried_in_a_new_snapshot(void **state)
+{
+    (void)state;
+    struct snap_replica now[] = {replicas[2], replicas[1], replicas[0]};
+    struct snap_endpoint next = endpoint;
+    struct ticket *t = ticket("a");
+    next.replicas = now;
+    next.replica_count = ARRAY_LEN(now);
+    t->wish.tried = 0xb; /* 0, 1 and 3, of which the last has gone */
+    now[1].full_name = "p/another"; /* at the address of 1 */
+    assert_true(dispatch_move(t, &next, 0));
+    assert_int_equal(t->wish.tried, 4);
+    assert_true(dispatch_move(t, &next, 0));
+    assert_int_equal(t->wish.tried, 4);
+    end(t);
+}
+
 static void what_never_left_has_spoilt_no_slot(void **state)
 {
     (void)state;
@@ -691,10 +708,24 @@ static void a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_bord
     assert_int_equal(dispatch_waiting_at(endpoint.dispatch), 0);
 }
 
+static void nobody_is_asked_beside_another_who_asked_to_be_left_alone(void **state)
+{
+    (void)state;
+    struct ticket second = {.inbox = &inbox, .endpoint = &endpoint, .tenant = "a", .wish = {.tried = 0xe}};
+    (void)target_end(replicas[0].target, target_begin(replicas[0].target, clock_mono_ms()), TARGET_BUSY, 60000, clock_mono_ms());
+    assert_false(dispatch_try(&second));
+    second.wish.tried = 0xd;
+    (void)target_end(replicas[1].target, target_begin(replicas[1].target, clock_mono_ms()), TARGET_UNREACHABLE, 0, clock_mono_ms());
+    assert_true(dispatch_try(&second)); /* who fails comes last, and is tried when there is no other */
+    (void)dispatch_done(&second, TARGET_NEITHER, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_second_place_is_had_at_once_or_not_at_all_and_never_where_the_border_forbids, setup, teardown),
+        cmocka_unit_test_setup_teardown(nobody_is_asked_beside_another_who_asked_to_be_left_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_was_tried_stays_tried_in_a_new_snapshot, setup, teardown),
         cmocka_unit_test_setup_teardown(what_never_left_has_spoilt_no_slot, setup, teardown),
         cmocka_unit_test_setup_teardown(cache_wins_over_load_but_not_over_a_herd, setup, teardown),
         cmocka_unit_test_setup_teardown(what_engines_tell_counts_while_it_is_new, setup, teardown),
