@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "gateway/isolation.h"
+#include "gateway/recheck.h"
 #include "gateway/request.h"
 
 #define HELD_MAX 65536
@@ -201,14 +202,18 @@ static const struct http_call_ops ops = {.on_head = on_head, .on_body = on_body,
 
 /* ---- when it is late ---- */
 
-/* What another attempt of it would be, beside the one that runs. False: no replica has room at once. */
+/* What another attempt of it would be, beside the one that runs. False: it may not be made any more, or no replica has room at once. */
 static bool find_second(struct hedge *h)
 {
     struct request *q = h->request;
     const struct ticket *t = &q->ticket;
+    uint64_t barred;
+    if (!recheck_beside(q, &barred))
+        return false;
     h->second->ticket = (struct ticket){.inbox = t->inbox, .endpoint = t->endpoint, .tenant = t->tenant, .wish = t->wish, .prompt_tokens = t->prompt_tokens, .answer_tokens = t->answer_tokens, .again = true,
                                 .slot = t->slot, .on_sent = t->on_sent};
     h->second->ticket.entry.class = t->entry.class;
+    h->second->ticket.wish.barred = barred;
     if (!dispatch_try(&h->second->ticket))
         return false;
     h->second->ticket.wish.tried |= 1ull << h->second->ticket.index;
@@ -226,10 +231,7 @@ static void on_late(struct timer *timer)
     struct hedge *h = timer->arg;
     struct request *q = h->request;
     struct hedge_stats *stats = dispatch_hedges(q->endpoint->dispatch);
-    gateway_loop_refresh(q->loop);
-    if (q->looked != q->loop->version || !q->call || !q->ticket.holds) /* rules of now are looked at when it is sent again, not here */
-        return;
-    if (!hedge_spend(stats))
+    if (!q->call || !q->ticket.holds || !hedge_spend(stats))
         return;
     h->second = ARENA_NEW(q->http->arena, struct second);
     if (!find_second(h)) {

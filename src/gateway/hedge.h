@@ -4,7 +4,7 @@
  *     └──► not: is there a replica with room, at once, and the budget? ─► sent there too ─┬─► the first one writes: the second is cancelled
  *                                                                                         └─► the second writes, or the first fails: it is the request's attempt from then on
  *
- * The second replica is chosen as the first was (pick.h), among those that the border leaves; a request whose key or rules may have changed since it was sent is not hedged. The loser is
+ * The second replica is chosen as the first was (pick.h), among those that the border of now leaves (recheck.h); a request whose key may not ask any more is not hedged. The loser is
  * cancelled at once; what it did is in the usage record (hedge_loser_tokens), and nobody is billed for it. At most one of twenty streams of an endpoint is hedged. Not hedged are: what is
  * no stream, several answers, requests for which the engine chooses the slot, texts that go on, second attempts, and endpoints that have answered fewer than HEDGE_LEARN streams.
  * Threads: the loop's; the stats any.

@@ -16,6 +16,21 @@ const struct snap_endpoint *recheck_access(struct request *q, const struct snap_
     return asked;
 }
 
+bool recheck_beside(const struct request *q, uint64_t *ret_barred)
+{
+    const struct snap_key *k;
+    struct key_fault fault;
+    *ret_barred = q->ticket.wish.barred;
+    gateway_loop_refresh(q->loop);
+    if (q->looked == q->loop->version)
+        return true;
+    const struct snap_endpoint *asked = home_find(q, q->loop->snapshot, &k);
+    if (!asked || gateway_key_fault(k, &fault))
+        return false;
+    *ret_barred = border_barred_now(snapshot_border(q->loop->snapshot), k, q->endpoint, q->body.model, NULL) | home_lacking(q, q->endpoint);
+    return true;
+}
+
 enum recheck_result recheck(struct request *q)
 {
     const struct snap_endpoint *e = q->endpoint;

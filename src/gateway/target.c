@@ -78,6 +78,7 @@ static void forgive(struct target *t)
     atomic_store(&t->failures, 0);
     atomic_store(&t->opened, 0);
     atomic_store(&t->aside_until_ms, 0);
+    atomic_store(&t->rests_until_ms, 0);
 }
 
 struct target *target_take(struct target_set *s, const char *name)
@@ -166,14 +167,14 @@ bool target_open(struct target_set *s, const char *name, int *ret_running)
 
 /* ---- the breaker ---- */
 
-bool target_is_aside(const struct target *t, uint64_t now_ms)
-{
-    return atomic_load(&t->aside_until_ms) > now_ms || (atomic_load(&t->opened) && atomic_load(&t->trying));
-}
-
 bool target_rests(const struct target *t, uint64_t now_ms)
 {
-    return atomic_load(&t->aside_until_ms) > now_ms && !atomic_load(&t->opened);
+    return atomic_load(&t->rests_until_ms) > now_ms;
+}
+
+bool target_is_aside(const struct target *t, uint64_t now_ms)
+{
+    return atomic_load(&t->aside_until_ms) > now_ms || target_rests(t, now_ms) || (atomic_load(&t->opened) && atomic_load(&t->trying));
 }
 
 bool target_begin(struct target *t, uint64_t now_ms)
@@ -214,7 +215,7 @@ bool target_end(struct target *t, bool tries, enum target_outcome outcome, uint6
         atomic_store(&t->failures, 0);
         atomic_store(&t->opened, 0);
     } else if (outcome == TARGET_BUSY) {
-        atomic_store(&t->aside_until_ms, now_ms + MIN(busy_ms ? busy_ms : BUSY_MS, (uint64_t)BUSY_MAX_MS));
+        atomic_store(&t->rests_until_ms, now_ms + MIN(busy_ms ? busy_ms : BUSY_MS, (uint64_t)BUSY_MAX_MS));
     } else if (outcome != TARGET_NEITHER) {
         open = count_failure(t, tries, outcome == TARGET_UNREACHABLE, now_ms);
     }

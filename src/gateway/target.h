@@ -27,7 +27,8 @@ struct target {
     atomic_int in_flight;
     atomic_llong unread;          /* tokens of prompts that it was sent and has not begun to answer, but for what it had cached */
     atomic_ullong turn;           /* of its endpoint, when it was last sent something */
-    atomic_ullong aside_until_ms; /* on the monotonic clock */
+    atomic_ullong aside_until_ms; /* for failing, on the monotonic clock */
+    atomic_ullong rests_until_ms; /* as it asked to be left alone; likewise */
     atomic_int failures;          /* in a row */
     atomic_int opened;            /* how often it was put aside since it last did well; 0: it does well */
     atomic_bool closing;          /* no snapshot to come has it: nothing more is sent there */
@@ -60,7 +61,7 @@ void target_prune(struct target_set *s); /* forgets those that only the set stil
 /* Whether requests should rather go elsewhere. */
 bool target_is_aside(const struct target *t, uint64_t now_ms);
 
-/* Whether that is for what it asked, and not for failing. */
+/* Whether it asked to be left alone still. */
 bool target_rests(const struct target *t, uint64_t now_ms);
 
 enum target_outcome { TARGET_OK, TARGET_FAILED, TARGET_UNREACHABLE, TARGET_BUSY, TARGET_NEITHER };

@@ -1,4 +1,5 @@
 """Slow first tokens: a second replica is asked too, whoever writes first has the stream, and it is billed once."""
+import concurrent.futures
 import json
 
 import pytest
@@ -114,7 +115,6 @@ def test_the_second_goes_on_when_the_first_fails(cloud, engine):
     assert len(engine.requests) == 2  # no third one
 
 
-@pytest.mark.full  # beside other work it has failed: docs/internals/test-full.md
 def test_the_first_goes_on_when_the_second_fails(cloud, engine):
     def second(*_):
         engine.go.set()
@@ -123,6 +123,26 @@ def test_the_first_goes_on_when_the_second_fails(cloud, engine):
     engine.first[:] = [["wait", *["gap"] * 100, *stream("first")], second]
     check_whole(ask(cloud), "first")
     assert len(engine.requests) == 2 and hedges(cloud, "failed") == before + 1
+
+
+def test_what_others_change_meanwhile_stands_in_nobodys_way():
+    """The second place is looked for by the routes and rules of then."""
+    with Cloud(options={"gateway-threads": 1, "gateway-keepalive": "0"}) as c:
+        c.upstream, c.sent = Upstream(), 0
+        c.secret = c.serve(c.upstream.url, replicas=2)
+        c.upstream.script = stream("quick")
+        wait_for(lambda: ask(c).status == 200, what="the gateway to know the model")
+        c.upstream.script = ["gap"] * 200 + stream("usual")
+        with concurrent.futures.ThreadPoolExecutor(30) as pool:  # late is who takes longer than these
+            assert {r.status for r in pool.map(lambda _: ask(c), range(60))} == {200}
+
+        def first(*_):
+            other = c.key("demo", "other")
+            wait_for(lambda: c.gateway_status("/models/m", other) == 200, what="the gateway to know the key")
+            return ["hold"]
+        c.upstream.first[:] = [first, stream("second")]
+        check_whole(ask(c), "second")
+        c.upstream.stop()
 
 
 def test_no_more_than_one_of_twenty(cloud, engine):

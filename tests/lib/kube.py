@@ -155,10 +155,11 @@ class Cluster:
     """A Cluster of a cloud."""
     all = []
 
-    def __init__(self, cloud, ns, name, spec=None):
+    def __init__(self, cloud, ns, name, spec=None, made=None):
+        """made: the object, when it is there already."""
         self.cloud, self.ns, self.name = cloud, ns, name
         self.path = f"{GROUP}/namespaces/{ns}/clusters/{name}"
-        made = cloud.api("POST", self.path.rsplit("/", 1)[0], {"apiVersion": "seki.cloud/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec or {}})
+        made = made or cloud.api("POST", self.path.rsplit("/", 1)[0], {"apiVersion": "seki.cloud/v1alpha1", "kind": "Cluster", "metadata": {"name": name}, "spec": spec or {}})
         self.uid = made["metadata"]["uid"]
         self.claimed = made.get("status", {}).get("claimed", False)
         Cluster.all.append(self)

@@ -717,6 +717,8 @@ static void nobody_is_asked_beside_another_who_asked_to_be_left_alone(void **sta
     second.wish.tried = 0xd;
     (void)target_end(replicas[1].target, target_begin(replicas[1].target, clock_mono_ms()), TARGET_UNREACHABLE, 0, clock_mono_ms());
     assert_true(dispatch_try(&second)); /* who fails comes last, and is tried when there is no other */
+    (void)dispatch_done(&second, TARGET_OK, 0);
+    assert_true(dispatch_try(&second)); /* likewise when one that was sent there has done well, and its time is not over */
     (void)dispatch_done(&second, TARGET_NEITHER, 0);
 }
 
