@@ -26,10 +26,10 @@ struct engine {
     char *replica;
     struct engine_reading base, last, pending; /* their strings are not used; base.at_ms 0: there is none yet */
     bool waits, begun;                         /* pending is to be compared; base is to be told of */
-    struct sum edge;                           /* of attempts that ran when base was made */
+    VEC(struct attempt) edge;                  /* that ran when base was made: they are in it, or not, or in part */
     struct sum before;                         /* of those after it, that are not held */
     VEC(struct attempt) held;
-    size_t inexact;
+    size_t inexact, inexact_before;            /* since the last difference was told, or none was left; before that one */
     struct diff told, fresh;                   /* fresh: what the last comparison had and was not told yet */
 };
 
@@ -41,6 +41,7 @@ static void engine_free(void *value)
 {
     struct engine *e = value;
     VEC_DEINIT(&e->held);
+    VEC_DEINIT(&e->edge);
     mem_free(e->replica);
     mem_free(e);
 }
@@ -111,7 +112,7 @@ static void count_attempt(struct engine *e, const struct attempt *a)
     if (is_over(a, &e->base))
         return;
     if (has_begun(a, &e->base))
-        add(&e->edge, a);
+        *VEC_PUSH(&e->edge) = *a;
     else
         *VEC_PUSH(&e->held) = *a;
 }
@@ -143,9 +144,9 @@ static void begin(struct engine *e, const struct engine_reading *reading)
         *VEC_PUSH(&old) = *a;
     e->base = e->last = *reading;
     e->waits = false;
-    e->edge = e->before = (struct sum){0};
+    e->before = (struct sum){0};
     e->told = e->fresh = (struct diff){0};
-    e->held.len = e->inexact = 0;
+    e->held.len = e->edge.len = e->inexact = e->inexact_before = 0;
     VEC_FOREACH (&old, a)
         count_attempt(e, a);
     VEC_DEINIT(&old);
@@ -201,8 +202,8 @@ static bool is_explained(const struct diff *d, size_t inexact)
     return inexact && d->written >= 0; /* an estimate of a prompt may be too high; no more is written than came by */
 }
 
-/* near: attempts that are not exact and may not be counted by the engine yet. */
-static void compare(struct engine *e, const struct sum *low, const struct sum *high, size_t near, struct reconcile_result *ret)
+/* running: attempts that the engine may have counted, or not, or in part; near: those of them that are not exact. */
+static void compare(struct engine *e, const struct sum *low, const struct sum *high, int64_t running, size_t near, struct reconcile_result *ret)
 {
     const struct engine_reading *p = &e->pending;
     struct diff now = {outside(p->read - e->base.read, read_of(low, p), read_of(high, p)) - e->told.read,
@@ -212,12 +213,26 @@ static void compare(struct engine *e, const struct sum *low, const struct sum *h
     e->told.written += d.written;
     bool quiet = !now.read && !now.written && !e->fresh.read && !e->fresh.written;
     e->fresh = (struct diff){now.read - d.read, now.written - d.written};
-    *ret = (struct reconcile_result){.replica = e->replica, .outcome = RECONCILE_EQUAL, .read = d.read, .written = d.written, .inexact = e->inexact + near};
+    *ret = (struct reconcile_result){.replica = e->replica, .outcome = RECONCILE_EQUAL, .read = d.read, .written = d.written, .inexact = e->inexact + e->inexact_before + near};
     if (d.read || d.written)
         ret->outcome = is_explained(&d, ret->inexact) ? RECONCILE_UNSEEN : RECONCILE_DIFFERS;
-    /* They explain what is left to be told, too: a second reading may have more of what they made. */
-    if (quiet || ((d.read || d.written) && !e->fresh.read && !e->fresh.written))
+    /* They explain what is left to be told, too, as a second reading may have more of what they made; and what others may have hidden that ran meanwhile, once more. */
+    if (quiet || ((d.read || d.written) && !e->fresh.read && !e->fresh.written)) {
+        e->inexact_before = running ? e->inexact : 0;
         e->inexact = 0;
+    }
+}
+
+/* Where it stands to the reading; *ret_running and *ret_near: one more. True: it is over. */
+static bool place(struct engine *e, struct attempt *a, const struct engine_reading *p, int64_t *ret_running, size_t *ret_near)
+{
+    if (is_over(a, p)) {
+        note_over(e, a);
+        return true;
+    }
+    *ret_running += has_begun(a, p);
+    *ret_near += has_begun(a, p) && !a->exact;
+    return false;
 }
 
 static bool step(struct engine *e, int64_t now_ms, struct reconcile_result *ret)
@@ -238,18 +253,16 @@ static bool step(struct engine *e, int64_t now_ms, struct reconcile_result *ret)
     int64_t running = 0;
     size_t near = 0;
     VEC_FOREACH (&e->held, a)
-        if (is_over(a, p)) {
-            note_over(e, a);
+        if (place(e, a, p, &running, &near))
             add(&low, a);
-        }
     high = low;
     VEC_FOREACH (&e->held, a)
-        if (!is_over(a, p) && has_begun(a, p)) {
+        if (!is_over(a, p) && has_begun(a, p))
             add(&high, a);
-            running++;
-            near += !a->exact;
-        }
-    add(&high, &(struct attempt){.read = e->edge.read, .cached = e->edge.cached, .written = e->edge.written});
+    VEC_FOREACH (&e->edge, a) {
+        (void)place(e, a, p, &running, &near);
+        add(&high, a);
+    }
     if (running < p->running && now_ms < p->at_ms + RECONCILE_GIVE_UP_MS)
         return false;
     e->waits = false;
@@ -258,7 +271,7 @@ static bool step(struct engine *e, int64_t now_ms, struct reconcile_result *ret)
         *ret = (struct reconcile_result){.replica = e->replica, .outcome = RECONCILE_SKIPPED};
         return true;
     }
-    compare(e, &low, &high, near, ret);
+    compare(e, &low, &high, running, near, ret);
     return true;
 }
 

@@ -259,6 +259,41 @@ static void test_what_was_cut_explains_all_that_comes_of_it(void **state UNUSED)
     expect(RECONCILE_DIFFERS, 0, 3);
 }
 
+/* It had hardly begun when the baseline was made, and runs on. */
+static void test_who_ran_at_the_beginning_holds_nothing_up(void **state UNUSED)
+{
+    reading(1000, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1100, 9000, 11, 0, 1, false);
+    reading_of(4000, 1, 1, 11, 1, false);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(21000, 11, 7);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(24000, 11, 7);
+    expect(RECONCILE_UNSEEN, 0, 6);
+}
+
+/* Another request, which the engine may have counted or not, hides a part at first. */
+static void test_what_was_cut_explains_what_others_have_hidden(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 11, 0, 1, false);
+    attempt(14000, 17000, 4, 0, 3, true);
+    reading(15000, 11, 8);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(16000, 11, 8);
+    expect(RECONCILE_UNSEEN, 0, 4);
+    reading(21000, 15, 11);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(24000, 15, 11);
+    expect(RECONCILE_UNSEEN, 0, 3);
+    reading(27000, 15, 12);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(30000, 15, 12);
+    expect(RECONCILE_DIFFERS, 0, 1);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -266,7 +301,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_what_is_the_same), TEST(test_counts_with_what_was_cached), TEST(test_a_difference_is_told_once), TEST(test_more_was_billed_than_made), TEST(test_attempts_that_were_cut),
         TEST(test_an_estimate_that_was_too_high), TEST(test_a_record_that_comes_late), TEST(test_engines_that_begin_anew), TEST(test_engines_at_work), TEST(test_what_runs_for_very_long),
-        TEST(test_what_is_gone_is_forgotten), TEST(test_what_was_cut_explains_all_that_comes_of_it),
+        TEST(test_what_is_gone_is_forgotten), TEST(test_what_was_cut_explains_all_that_comes_of_it), TEST(test_who_ran_at_the_beginning_holds_nothing_up),
+        TEST(test_what_was_cut_explains_what_others_have_hidden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
