@@ -107,7 +107,7 @@ def test_made_up_requests(fake, tmp_path):
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_many_made_up_requests(fake, tmp_path):
-    run(fake, tmp_path, narrowed(fake.models), "--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", "100", "--exclude-operation-id-regex", "Response|Message")
+    run(fake, tmp_path, narrowed(fake.models), "--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", "100", "--max-time", "900", "--exclude-operation-id-regex", "Response|Message")
 
 
 @pytest.mark.full
