@@ -9,6 +9,7 @@
 #define HOLD_MS 20000       /* attempts are kept one by one for so long after their end: a reading of before it may still come */
 #define NEAR_MS 250         /* clocks of two processes, and what is between an engine's end of a request and the gateway's */
 #define CUT_MS 10000        /* an engine notices so late that nobody wants what it makes */
+#define EXPLAINED_MAX 2     /* comparisons in which attempts that were cut off account for a difference */
 #define HELD_MAX 1000000    /* attempts of a replica that are kept one by one */
 
 struct attempt {
@@ -30,6 +31,7 @@ struct engine {
     struct sum before;                         /* of those after it, that are not held */
     VEC(struct attempt) held;
     size_t inexact, inexact_before;            /* since the last difference was told, or none was left; before that one */
+    int explained;                             /* comparisons that told something since one of these came */
     struct diff told, fresh;                   /* fresh: what the last comparison had and was not told yet */
 };
 
@@ -88,7 +90,10 @@ static bool has_begun(const struct attempt *a, const struct engine_reading *e)
 
 static void note_over(struct engine *e, struct attempt *a)
 {
-    e->inexact += !a->over && !a->exact;
+    if (!a->over && !a->exact) {
+        e->inexact++;
+        e->explained = 0;
+    }
     a->over = true;
 }
 
@@ -147,6 +152,7 @@ static void begin(struct engine *e, const struct engine_reading *reading)
     e->before = (struct sum){0};
     e->told = e->fresh = (struct diff){0};
     e->held.len = e->edge.len = e->inexact = e->inexact_before = 0;
+    e->explained = 0;
     VEC_FOREACH (&old, a)
         count_attempt(e, a);
     VEC_DEINIT(&old);
@@ -214,10 +220,13 @@ static void compare(struct engine *e, const struct sum *low, const struct sum *h
     bool quiet = !now.read && !now.written && !e->fresh.read && !e->fresh.written;
     e->fresh = (struct diff){now.read - d.read, now.written - d.written};
     *ret = (struct reconcile_result){.replica = e->replica, .outcome = RECONCILE_EQUAL, .read = d.read, .written = d.written, .inexact = e->inexact + e->inexact_before + near};
-    if (d.read || d.written)
+    bool tells = d.read || d.written;
+    if (tells)
         ret->outcome = is_explained(&d, ret->inexact) ? RECONCILE_UNSEEN : RECONCILE_DIFFERS;
-    /* They explain what is left to be told, too, as a second reading may have more of what they made; and what others may have hidden that ran meanwhile, once more. */
-    if (quiet || ((d.read || d.written) && !e->fresh.read && !e->fresh.written)) {
+    e->explained += tells;
+    /* They explain what is left to be told, too, as a second reading may have more of what they made (but no third one: an engine that makes more at each reading is not hidden by them); and what
+     * others may have hidden that ran meanwhile, once more. */
+    if (quiet || (tells && ((!e->fresh.read && !e->fresh.written) || e->explained >= EXPLAINED_MAX))) {
         e->inexact_before = running ? e->inexact : 0;
         e->inexact = 0;
     }

@@ -34,6 +34,8 @@ int client_http(const struct client_http_options *o, struct client **ret, struct
 int client_kubeconfig(const char *file, struct client **ret, char *ret_namespace, size_t namespace_size, struct err *err) NODISCARD;
 /* Of a kubeconfig's text that came from elsewhere: no program is run for it, and no file read, so it has its certificates in it. what: for messages. */
 int client_kubeconfig_text(struct str text, const char *what, struct client **ret, struct err *err) NODISCARD;
+/* A kubeconfig with one context, which is the current one. Takes cluster and user over, what is below those names in it. ns: the context's; may be NULL. NULL: cluster or user is. */
+json_t *client_kubeconfig_new(const char *cluster_name, json_t *cluster, const char *user_name, json_t *user, const char *context, const char *ns);
 /* Which file that is; mem_free it. */
 char *client_kubeconfig_path(const char *file);
 /* A client that goes through another's transport (which must outlive it), and asks allow() before each try of a call: it refuses with an error, or shortens *timeout_ms, which

@@ -111,6 +111,12 @@ int client_kubeconfig_text(struct str text, const char *what, struct client **re
     return client_kubeconfig_parse(text, what, NULL, false, ret, NULL, 0, err);
 }
 
+json_t *client_kubeconfig_new(const char *cluster_name, json_t *cluster, const char *user_name, json_t *user, const char *context, const char *ns)
+{
+    return json_pack("{s:s, s:s, s:[{s:s, s:o}], s:[{s:s, s:o}], s:[{s:s, s:{s:s, s:s, s:s*}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", "name", cluster_name, "cluster", cluster, "users",
+                     "name", user_name, "user", user, "contexts", "name", context, "context", "cluster", cluster_name, "user", user_name, "namespace", ns, "current-context", context);
+}
+
 char *client_kubeconfig_path(const char *file)
 {
     const char *env = getenv("KUBECONFIG"), *home = getenv("HOME");

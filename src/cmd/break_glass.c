@@ -407,13 +407,11 @@ static int write_kubeconfig(const struct break_glass_wish *w, const char *path, 
     int rc = file_read(addr_path, 256, &addr, &len, err);
     if (rc < 0)
         return err_wrap(err, "the API's address is not known: sekid has never run here");
-    JSON_AUTO cluster = json_pack("{s:o}", "server", json_sprintf("https://%.*s", STR_ARG(str_trim(str_n(addr, len))))), *user = json_object();
+    json_t *cluster = json_pack("{s:o}", "server", json_sprintf("https://%.*s", STR_ARG(str_trim(str_n(addr, len))))), *user = json_object();
     put64(cluster, "certificate-authority-data", ca_pem);
     put64(user, "client-certificate-data", cert_pem);
     put64(user, "client-key-data", key_pem);
-    JSON_AUTO config = json_pack("{s:s, s:s, s:[{s:s, s:O}], s:[{s:s, s:O}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", "name", "seki", "cluster",
-                                 cluster, "users", "name", "break-glass", "user", user, "contexts", "name", "break-glass", "context", "cluster", "seki", "user", "break-glass",
-                                 "current-context", "break-glass");
+    JSON_AUTO config = client_kubeconfig_new("seki", cluster, "break-glass", user, "break-glass", NULL);
     sbuf_init(&out, 4 * PEM_MAX);
     json_write_pretty(config, &out);
     sbuf_add_char(&out, '\n');

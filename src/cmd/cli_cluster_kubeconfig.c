@@ -180,9 +180,9 @@ static int make_config(const struct wish *w, struct str admin, const json_t *cer
     snprintf(context, sizeof(context), "%s-%s", w->name, w->user);
     sbuf_init(&coded, KUBECONFIG_MAX);
     base64_encode(str_of(key), &coded);
-    JSON_AUTO config = json_pack("{s:s, s:s, s:O, s:[{s:s, s:{s:O, s:s%}}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", json_object_get(doc, "clusters"), "users", "name",
-                                 context, "user", "client-certificate-data", certificate, "client-key-data", coded.ptr, coded.len, "contexts", "name", context, "context", "cluster",
-                                 json_str_or(json_array_get(json_object_get(doc, "clusters"), 0), "name", ""), "user", context, "current-context", context);
+    const json_t *first = json_array_get(json_object_get(doc, "clusters"), 0);
+    JSON_AUTO config = client_kubeconfig_new(json_str_or(first, "name", ""), json_incref(json_object_get(first, "cluster")), context,
+                                             json_pack("{s:O, s:s%}", "client-certificate-data", certificate, "client-key-data", coded.ptr, coded.len), context, NULL);
     mem_wipe(coded.ptr, coded.len);
     if (!config)
         return err_set(err, ERR_INVALID, "the administrator's kubeconfig has no cluster");
@@ -288,10 +288,9 @@ static int make_login(struct cli *c, const struct wish *w, const json_t *cluster
         return rc;
     sbuf_init(&ca, KUBECONFIG_MAX);
     base64_encode(str_of(pem), &ca);
-    JSON_AUTO config = json_pack("{s:s, s:s, s:[{s:s, s:{s:s, s:s%}}], s:[{s:s, s:{s:{s:s, s:s, s:O, s:s, s:s, s:b}}}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters",
-                                 "name", w->name, "cluster", "server", server, "certificate-authority-data", ca.ptr, ca.len, "users", "name", w->name, "user", "exec", "apiVersion",
-                                 "client.authentication.k8s.io/v1", "command", n > 0 ? self : "seki", "args", args, "interactiveMode", "IfAvailable", "installHint",
-                                 "seki is needed to log in to this cluster", "provideClusterInfo", 0, "contexts", "name", w->name, "context", "cluster", w->name, "user", w->name, "current-context", w->name);
+    json_t *user = json_pack("{s:{s:s, s:s, s:O, s:s, s:s, s:b}}", "exec", "apiVersion", "client.authentication.k8s.io/v1", "command", n > 0 ? self : "seki", "args", args, "interactiveMode",
+                             "IfAvailable", "installHint", "seki is needed to log in to this cluster", "provideClusterInfo", 0);
+    JSON_AUTO config = client_kubeconfig_new(w->name, json_pack("{s:s, s:s%}", "server", server, "certificate-authority-data", ca.ptr, ca.len), w->name, user, w->name, NULL);
     yaml_write(config, ret);
     return sbuf_ok(ret) ? 0 : err_set(err, ERR_TOO_LARGE, "the kubeconfig is too large");
 }

@@ -55,9 +55,7 @@ static int write_kubeconfig(struct cli *c, const char *tenant, const char *file,
     int rc = client_post(c->client, path.ptr, request, &answer, err);
     if (rc < 0)
         return rc;
-    JSON_AUTO config = json_pack("{s:s, s:s, s:s, s:[{s:s, s:O}], s:[{s:s, s:{s:s}}], s:[{s:s, s:{s:s, s:s, s:s}}]}", "apiVersion", "v1", "kind", "Config", "current-context", tenant, "clusters", "name",
-                                 "seki", "cluster", cluster, "users", "name", TENANT_ADMIN, "user", "token", json_str_or(answer, "status.token", ""), "contexts", "name", tenant, "context", "cluster",
-                                 "seki", "user", TENANT_ADMIN, "namespace", tenant);
+    JSON_AUTO config = client_kubeconfig_new("seki", json_incref(cluster), TENANT_ADMIN, json_pack("{s:s}", "token", json_str_or(answer, "status.token", "")), tenant, tenant);
     sbuf_init(&text, 1024 * 1024);
     yaml_write(config, &text);
     return file_write(file, sbuf_str(&text), 0600, err);

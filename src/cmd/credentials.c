@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "client/client.h"
 #include "crypto/pki.h"
 #include "json/json.h"
 
@@ -115,11 +116,7 @@ int credentials_write_kubeconfig(const struct options *o, struct arena *a, const
         (rc = put_file(user, "client-certificate-data", options_path(o, a, "pki/admin.crt"), err)) < 0 ||
         (rc = put_file(user, "client-key-data", options_path(o, a, "pki/admin.key"), err)) < 0)
         return rc;
-    JSON_AUTO config = json_pack(
-        "{s:s, s:s, s:[{s:s, s:O}], s:[{s:s, s:O}], s:[{s:s, s:{s:s, s:s, s:s}}], s:s}", "apiVersion", "v1",
-        "kind", "Config", "clusters", "name", "seki", "cluster", cluster, "users", "name", "admin", "user",
-        user, "contexts", "name", "seki", "context", "cluster", "seki", "user", "admin", "namespace",
-        "default", "current-context", "seki");
+    JSON_AUTO config = client_kubeconfig_new("seki", json_incref(cluster), "admin", json_incref(user), "seki", "default");
     CLEANUP(sbuf_deinit) struct sbuf out = {0};
     sbuf_init(&out, 256 * 1024);
     json_write_pretty(config, &out);

@@ -59,10 +59,12 @@ void cold_leave(struct request *q)
 {
     if (!q->cold.held)
         return;
+    uint64_t ms = clock_mono_ms() - q->cold.since_ms;
     q->cold.held = false;
+    q->cold.before_ms += ms;
     atomic_fetch_sub(&held, 1);
     atomic_fetch_sub(&held_bytes, q->cold.bytes);
-    metric_observe(q->loop->gateway->metrics.hold_seconds, (double)(clock_mono_ms() - q->cold.since_ms) / 1000);
+    metric_observe(q->loop->gateway->metrics.hold_seconds, (double)ms / 1000);
 }
 
 static void refuse_failed(struct request *q)
@@ -123,13 +125,13 @@ bool cold_look(struct request *q)
 bool cold_is_over(const struct request *q, uint64_t now_ms)
 {
     const struct gateway_options *o = &q->loop->gateway->o;
-    return q->cold.held ? now_ms - q->cold.since_ms >= o->hold_timeout_ms : now_ms - q->ticket.since_ms >= o->queue_timeout_ms;
+    return q->cold.held ? q->cold.before_ms + (now_ms - q->cold.since_ms) >= o->hold_timeout_ms : now_ms - q->ticket.since_ms >= o->queue_timeout_ms;
 }
 
 void cold_refuse_late(struct request *q)
 {
     char message[MODEL_NAME_MAX + 256];
-    snprintf(message, sizeof(message), "The model `%s` has not started in %llu s (%s). Try again later.", q->body.model, (unsigned long long)(clock_mono_ms() - q->cold.since_ms) / 1000,
+    snprintf(message, sizeof(message), "The model `%s` has not started in %llu s (%s). Try again later.", q->body.model, (unsigned long long)(q->cold.before_ms + clock_mono_ms() - q->cold.since_ms) / 1000,
              q->endpoint->not_ready);
     refuse(q, OUTCOME_TIMEOUT, "model_not_ready", message);
 }

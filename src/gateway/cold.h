@@ -4,7 +4,7 @@
  *                                                └ no: 503 with the time until one is expected        │ control is told at once, and again every second (load_report.h)
  *                                                                                                      ├ a replica serves ─► sent in fair order
  *                                                                                                      ├ loading has failed ─► 503 with the reason, at once
- *                                                                                                      └ hold-timeout ─► 503
+ *                                                                                                      └ hold-timeout, of all holds together ─► 503
  *
  * What is expected: how long engines of this endpoint took to load (the median that its status has) less what has passed since the first request was held, and the turns of those who
  * wait before. Threads: a request's loop.
@@ -21,6 +21,7 @@ struct cold_hold {
     bool held;
     size_t bytes;
     uint64_t since_ms;
+    uint64_t before_ms; /* so long it was held before, when replicas came and went */
     char expected[24]; /* seconds, when it began to wait; empty: not known */
 };
 

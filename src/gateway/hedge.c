@@ -288,8 +288,10 @@ bool hedge_take_over(struct request *q)
     if (!h || h->over)
         return false;
     timer_stop(&h->timer);
-    if (!has_second(h))
+    if (!has_second(h)) {
+        h->over = true; /* how long another one takes says nothing: it has waited for this one, and perhaps for a turn, or elsewhere */
         return false;
+    }
     adopt(h);
     return true;
 }

@@ -42,7 +42,7 @@ void hedge_watch(struct request *q);
 void hedge_over(struct request *q);
 /* There is a second one, and none has won. */
 bool hedge_runs(const struct request *q);
-/* The first attempt has failed and its replica was let go. True: the second one goes on in its place. */
+/* The first attempt has failed and its replica was let go. True: the second one goes on in its place. False: there is none, and nothing is learned of those that follow. */
 bool hedge_take_over(struct request *q);
 
 #endif

@@ -65,25 +65,18 @@ static void load_memory(struct pass *p)
     pthread_mutex_unlock(&p->k->lock);
 }
 
+/* Of one that was forced away meanwhile nothing. */
 static void save_memory(struct pass *p)
 {
     struct cluster_memory *m = XNEW(struct cluster_memory);
     *m = p->memory;
     pthread_mutex_lock(&p->k->lock);
-    map_set(p->k->memory, str_of(p->site.uid), m);
-    pthread_mutex_unlock(&p->k->lock);
-}
-
-static void forget(struct pass *p)
-{
-    pthread_mutex_lock(&p->k->lock);
-    map_del(p->k->memory, str_of(p->site.uid));
-    for (enum component c = 0; c < COMPONENTS; c++)
-        for (int member = 0; member < component_count(&p->site, c); member++) {
-            char name[WORKLOAD_NAME_MAX];
-            component_workload(&p->site, c, member, name);
-            map_del(p->k->workloads, str_of(name));
-        }
+    if (cluster_is_there(p->k, &p->site)) {
+        map_set(p->k->memory, str_of(p->site.uid), m);
+    } else {
+        map_del(p->k->memory, str_of(p->site.uid));
+        mem_free(m);
+    }
     pthread_mutex_unlock(&p->k->lock);
 }
 
@@ -674,7 +667,6 @@ static int finish(struct pass *p, struct err *err)
         return rc;
     log_info("cluster removed", KV("namespace", p->site.ns), KV("cluster", p->site.name), KV("uid", p->site.uid), KV("what", what));
     manager_event(p->k->manager, r->obj, "Normal", "ClusterRemoved", what);
-    forget(p);
     return 0;
 }
 

@@ -213,7 +213,7 @@ struct kaas {
     char self_path[4096];
     bool listed; /* what an earlier sekid had left was looked at */
     pthread_mutex_t lock;
-    struct map *memory;    /* uid → struct cluster_memory * */
+    struct map *memory;    /* uid → struct cluster_memory *; until the Cluster is gone */
     struct map *workloads; /* name → char *: "NS/NAME" */
     struct metric *there, *ready, *full, *took, *claimed_in;
     struct map *backing_up;   /* uid → anything: a pass of backup.c is at work on its files */
@@ -255,6 +255,8 @@ void status_condition(json_t *obj, const char *type, const char *status, const c
 
 /* ---- kaas.c ---- */
 
+/* Whether there is a Cluster of that name and uid now. */
+bool cluster_is_there(struct kaas *k, const struct site *s);
 /* Wants the workload of a Cluster's, if there is that Cluster still. A pass that began before somebody took the finalizer off would else start again what has just been ended for good: either the end finds what
  * was started, or this finds the Cluster gone, since informers change their cache before they tell of it. Any thread. */
 int kaas_ensure(struct kaas *k, const struct site *s, const struct workload *w, struct err *err) NODISCARD;

@@ -174,7 +174,23 @@ static void end_all_of(struct kaas *k, const json_t *cluster)
     node_network_release(k, s.uid);
 }
 
-static bool is_there(struct kaas *k, const struct site *s)
+/* Its addresses are free again. A pass that is under way remembers nothing of it any more: cluster_is_there(). */
+static void forget(struct kaas *k, const json_t *cluster)
+{
+    const struct site s = site_of(cluster);
+    pthread_mutex_lock(&k->lock);
+    map_del(k->memory, str_of(s.uid));
+    for (enum component c = 0; c < COMPONENTS; c++)
+        for (int m = 0; m < component_count(&s, c); m++) {
+            char name[WORKLOAD_NAME_MAX];
+            component_workload(&s, c, m, name);
+            map_del(k->workloads, str_of(name));
+        }
+    pthread_mutex_unlock(&k->lock);
+    node_pools_forget(k, &s);
+}
+
+bool cluster_is_there(struct kaas *k, const struct site *s)
 {
     JSON_AUTO now = informer_get(k->clusters, s->ns, s->name);
     return now && obj_uid(now) && !strcmp(obj_uid(now), s->uid);
@@ -182,9 +198,9 @@ static bool is_there(struct kaas *k, const struct site *s)
 
 int kaas_ensure(struct kaas *k, const struct site *s, const struct workload *w, struct err *err)
 {
-    bool there = is_there(k, s);
+    bool there = cluster_is_there(k, s);
     int rc = there ? k->runtime->ops->ensure(k->runtime, w, err) : 0;
-    if (there && is_there(k, s))
+    if (there && cluster_is_there(k, s))
         return rc;
     if (there)
         stop_workload(k, w->name);
@@ -199,6 +215,7 @@ static void on_cluster(void *arg, json_t *prev, json_t *now)
     if (now)
         return;
     end_all_of(k, prev);
+    forget(k, prev);
 }
 
 /* ---- people ---- */

@@ -105,6 +105,8 @@ bool nodes_end_strays(struct kaas *k, const struct site *s, struct arena *a);
 int node_pools_remove(struct kaas *k, const struct site *s, struct cluster_memory *m, bool *ret_done, struct err *err) NODISCARD;
 /* The network of a cluster whose gate was told to end: it goes with the last process in it. Nothing where there is none. */
 void node_network_release(const struct kaas *k, const char *uid);
+/* What is remembered of the nodes of a cluster that is gone. */
+void node_pools_forget(struct kaas *k, const struct site *s);
 /* After all workloads were ended: hubs are let go, so that nothing of the data directory is mounted. The next gates make others. */
 void node_pools_release(struct kaas *k);
 

@@ -206,9 +206,7 @@ static json_t *kubeconfig_in_node(const struct node *n, json_t *user)
 {
     char server[64];
     snprintf(server, sizeof(server), "https://%s:%d", n->network->gate, GATE_API_PORT);
-    return json_pack("{s:s, s:s, s:[{s:s, s:{s:s, s:s}}], s:[{s:s, s:o}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", "name", "cluster", "cluster", "server", server,
-                     "certificate-authority", "/etc/seki-node/ca.crt", "users", "name", "node", "user", user, "contexts", "name", "node", "context", "cluster", "cluster", "user", "node",
-                     "current-context", "node");
+    return client_kubeconfig_new("cluster", json_pack("{s:s, s:s}", "server", server, "certificate-authority", "/etc/seki-node/ca.crt"), "node", user, "node", NULL);
 }
 
 static const char containerd_config[] =

@@ -622,6 +622,20 @@ bool node_pools_workload_changed(struct kaas *k, const char *workload)
     return true;
 }
 
+void node_pools_forget(struct kaas *k, const struct site *s)
+{
+    struct node_pools *p = k->pools;
+    struct map_iter it = MAP_ITER_INIT;
+    pthread_mutex_lock(&p->lock);
+    map_del(p->bound, str_of(s->uid));
+    while (map_next(p->workloads, &it)) {
+        char name[WORKLOAD_NAME_MAX];
+        if (str_to_array(it.key, name, sizeof(name)) && node_workload_is_of(s, name))
+            map_del(p->workloads, it.key);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
 struct node_pools *node_pools_new(struct kaas *k)
 {
     static const struct controller_ops controller = {.name = CONTROLLER, .primary = &kind_node_pool, .workers = WORKERS, .share = SHARE, .reconcile = pool_reconcile};

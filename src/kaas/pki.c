@@ -149,8 +149,7 @@ static json_t *kubeconfig(const struct site *s, const char *name, const char *co
     char server[64];
     snprintf(server, sizeof(server), "https://%s:%d", s->address, PORT_APISERVER);
     json_object_set_new(cluster, "server", json_string(server));
-    return json_pack("{s:s, s:s, s:[{s:s, s:o}], s:[{s:s, s:o}], s:[{s:s, s:{s:s, s:s}}], s:s}", "apiVersion", "v1", "kind", "Config", "clusters", "name", name, "cluster", cluster, "users", "name",
-                     context, "user", user, "contexts", "name", context, "context", "cluster", name, "user", context, "current-context", context);
+    return client_kubeconfig_new(name, cluster, context, user, context, NULL);
 }
 
 json_t *kubeconfig_by_path(const struct site *s, const char *leaf)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cloud import GROUP, ApiError, wait_for
+from cloud import GROUP, ApiError, Cloud, wait_for
 
 PATH = GROUP + "/namespaces/{}/clusters"
 
@@ -124,6 +124,16 @@ def test_without_kubernetes_a_cluster_says_so_and_can_be_deleted(cloud, project)
     events = cloud.api("GET", f"/api/v1/namespaces/{project}/events")["items"]
     wait_for(lambda: [e for e in cloud.api("GET", f"/api/v1/namespaces/{project}/events")["items"] if e["reason"] == "ClusterRemoved" and "no process, file or listener is left" in e["message"]],
              what=f"the event of its end ({events})")
+
+
+def test_clusters_that_are_forced_away_give_their_addresses_back():
+    with Cloud(options={"kubernetes-addresses": "127.111.255.248/29"}) as c:  # six
+        ns = c.project("forced")
+        for i in range(8):
+            create(c, ns, "one")
+            c.wait_condition("clusters", ns, "one", "Ready", "False", "ProgramsMissing")
+            c.api("PATCH", PATH.format(ns) + "/one", {"metadata": {"finalizers": []}}, "application/merge-patch+json")
+            c.api("DELETE", PATH.format(ns) + "/one")
 
 
 def test_kubectl_shows_clusters(cloud, project):

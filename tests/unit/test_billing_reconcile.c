@@ -294,6 +294,25 @@ static void test_what_was_cut_explains_what_others_have_hidden(void **state UNUS
     expect(RECONCILE_DIFFERS, 0, 1);
 }
 
+/* One attempt that was cut does not hide an engine that makes more than is recorded at each reading. */
+static void test_what_was_cut_does_not_explain_for_ever(void **state UNUSED)
+{
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(1000, 2000, 11, 0, 1, false);
+    reading(15000, 11, 4);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(18000, 11, 7);
+    expect(RECONCILE_UNSEEN, 0, 3);
+    reading(21000, 11, 10);
+    expect(RECONCILE_UNSEEN, 0, 3);
+    reading(24000, 11, 13);
+    expect(RECONCILE_DIFFERS, 0, 3);
+    attempt(25000, 26000, 5, 0, 1, false); /* another one does anew */
+    reading(40000, 16, 17);
+    expect(RECONCILE_UNSEEN, 0, 3);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -302,7 +321,7 @@ int main(void)
         TEST(test_what_is_the_same), TEST(test_counts_with_what_was_cached), TEST(test_a_difference_is_told_once), TEST(test_more_was_billed_than_made), TEST(test_attempts_that_were_cut),
         TEST(test_an_estimate_that_was_too_high), TEST(test_a_record_that_comes_late), TEST(test_engines_that_begin_anew), TEST(test_engines_at_work), TEST(test_what_runs_for_very_long),
         TEST(test_what_is_gone_is_forgotten), TEST(test_what_was_cut_explains_all_that_comes_of_it), TEST(test_who_ran_at_the_beginning_holds_nothing_up),
-        TEST(test_what_was_cut_explains_what_others_have_hidden),
+        TEST(test_what_was_cut_explains_what_others_have_hidden), TEST(test_what_was_cut_does_not_explain_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -143,9 +143,27 @@ static void where_the_file_is(void **state)
     ASSERT_OK(file_remove_tree(dir, &err));
 }
 
+static void what_we_write_is_read(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    char ns[64] = "old";
+    for (int with_namespace = 0; with_namespace < 2; with_namespace++) {
+        JSON_AUTO config = client_kubeconfig_new("k", json_pack("{s:s}", "server", "https://127.0.0.1:6440"), "u", json_pack("{s:s}", "token", "t"), "c", with_namespace ? "shop" : NULL);
+        char *text = json_dumps(config, 0);
+        assert_non_null(text);
+        ASSERT_OK(parse(text, ns, sizeof(ns), &err));
+        assert_int_equal(with_namespace, strstr(text, "\"namespace\"") != NULL);
+        free(text);
+    }
+    assert_string_equal(ns, "shop");
+    assert_null(client_kubeconfig_new("k", NULL, "u", json_object(), "c", NULL));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(good_files), cmocka_unit_test(bad_files_name_what_is_wrong), cmocka_unit_test(files_of_another_shape), cmocka_unit_test(a_text_from_elsewhere_reads_no_file),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_we_write_is_read),
+        cmocka_unit_test(good_files), cmocka_unit_test(bad_files_name_what_is_wrong), cmocka_unit_test(files_of_another_shape), cmocka_unit_test(a_text_from_elsewhere_reads_no_file),
                                        cmocka_unit_test(where_the_file_is)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

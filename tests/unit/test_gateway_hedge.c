@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "gateway/hedge.h"
+#include "gateway/request.h"
 
 static struct hedge_stats stats;
 
@@ -106,6 +106,37 @@ static void many_threads_spend_no_more(void **state)
     assert_in_range(sum, 1, 80000 / 20);
 }
 
+/* What comes after a failed attempt has waited for that one, too, and perhaps for a turn, or at another endpoint. */
+static void what_a_second_attempt_took_is_not_learned(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    struct dispatch_set *dispatches = dispatch_set_new();
+    static const struct gateway_route chat = {0};
+    struct snap_endpoint e = {.replica_count = 2, .dispatch = dispatch_take(dispatches, "p/m")};
+    struct http_request http = {.arena = arena_new(1 << 20)};
+    struct gateway g = {0};
+    struct gateway_loop l = {.gateway = &g};
+    ASSERT_OK(loop_new(&l.loop, &err));
+    for (int fails = 0; fails < 2; fails++)
+        for (int i = 0; i < HEDGE_LEARN; i++) {
+            struct request q = {.http = &http, .loop = &l, .route = &chat, .endpoint = &e, .attempts = 1, .body = {.stream = true}};
+            assert_int_equal(hedge_after_ms(dispatch_hedges(e.dispatch)), 0);
+            hedge_watch(&q);
+            assert_true(!fails || !hedge_take_over(&q));
+            q.first_ns = 1;
+            q.scan.has_content = true;
+            hedge_over(&q);
+            if (!fails && i == HEDGE_LEARN - 2)
+                break; /* one less than is enough */
+        }
+    assert_int_equal(hedge_after_ms(dispatch_hedges(e.dispatch)), 0);
+    loop_free(l.loop);
+    arena_free(http.arena);
+    dispatch_unref(e.dispatch);
+    dispatch_set_free(dispatches);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -116,6 +147,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_takes_longer_than_a_minute_is_not_hedged, setup, NULL),
         cmocka_unit_test_setup_teardown(one_of_twenty_and_ten_at_most_are_saved_up, setup, NULL),
         cmocka_unit_test_setup_teardown(many_threads_spend_no_more, setup, NULL),
+        cmocka_unit_test_setup_teardown(what_a_second_attempt_took_is_not_learned, setup, NULL),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
