@@ -300,6 +300,16 @@ def test_logs_follow_over_a_rotation(served):
         p.wait()
 
 
+def test_wait_is_for_the_spec_of_now(served):
+    """Until a controller has looked at a change, conditions are of the spec before."""
+    for seconds in range(301, 311):
+        served.kubectl("-n", "demo", "patch", "mep", "fake", "--type=merge", "-p", json.dumps({"spec": {"startTimeoutSeconds": seconds}}))
+        p = run("-n", "demo", "wait", "mep/fake", "-o", "json", env=served.env)
+        assert p.returncode == 0, p.stderr
+        said = json.loads(p.stdout)
+        assert said["spec"]["startTimeoutSeconds"] == seconds and said["status"]["observedGeneration"] == said["metadata"]["generation"], said
+
+
 def test_wait(served):
     p = run("-n", "demo", "wait", "mep/fake", env=served.env)
     assert p.returncode == 0 and p.stdout == ""
