@@ -65,7 +65,7 @@ def test_a_restored_claim_has_what_was_there_before(served, made, pool):  # noqa
     snapshot(made, "first", "data")
     wait_for(lambda: is_ready(made, "first"), 60, f"the snapshot: {get(made, 'volumesnapshot', 'first')}")
     said = get(made, "volumesnapshot", "first")["status"]
-    assert said["restoreSize"] == str(32 << 20) and "error" not in said, said
+    assert said["restoreSize"] == "32Mi" and "error" not in said, said
     [copy] = copies(made)
     assert copy.stat().st_size == 32 << 20 and copy.parent == image_of(made, "data").parent
     made.kubectl("exec", "writer", "--", "sh", "-c", "echo other > /data/file; sync")  # and it writes still
