@@ -14,6 +14,7 @@
 
 #define ASK_MS 10000
 #define READY_MS 60000
+#define HOPELESS_MS 3000
 #define LISTED_MS 20000 /* until the gateway knows the key and the models */
 #define LOOK_EVERY_US 200000
 #define KEY_FILE_MAX (16 * 1024)
@@ -247,7 +248,7 @@ static int make_endpoints(const struct adoption *a)
     return 0;
 }
 
-/* Waits; says of each that does not come why. */
+/* Waits, tells what is awaited, and says of each that does not come why. What only another configuration mends is not awaited, but for a moment: it may be from before. */
 static int wait_for_endpoints(const struct adoption *a, uint64_t timeout_ms)
 {
     struct client_resource r = kind_resource(&kind_model_endpoint);
@@ -257,6 +258,7 @@ static int wait_for_endpoints(const struct adoption *a, uint64_t timeout_ms)
     int failed = 0;
     json_object_foreach (a->models, model, m) {
         const char *name = json_str_or(m, "name", ""), *why = "nobody has looked at it yet";
+        uint64_t hopeless_ms = 0;
         for (;;) {
             struct err err = ERR_INIT;
             JSON_AUTO obj = NULL;
@@ -265,9 +267,15 @@ static int wait_for_endpoints(const struct adoption *a, uint64_t timeout_ms)
             const char *ready = obj_condition(obj, "Ready");
             if (ready && !strcmp(ready, "True"))
                 break;
-            if (ready)
-                why = arena_printf(a->cli->arena, "%s: %s", obj_condition_reason(obj, "Ready"), obj_condition_message(obj, "Ready"));
-            if (clock_mono_ms() > until_ms) {
+            uint64_t now_ms = clock_mono_ms();
+            const char *said = ready ? arena_printf(a->cli->arena, "%s: %s", obj_condition_reason(obj, "Ready"), obj_condition_message(obj, "Ready")) : why;
+            if (strcmp(said, why) != 0) {
+                why = said;
+                fprintf(stderr, "    %s: %s\n", name, cli_plain(a->cli->arena, why));
+            }
+            bool hopeless = ready && !strcmp(obj_condition_reason(obj, "Ready"), "EngineInvalid");
+            hopeless_ms = !hopeless ? 0 : hopeless_ms ? hopeless_ms : now_ms;
+            if (now_ms > until_ms || (hopeless && now_ms - hopeless_ms > HOPELESS_MS)) {
                 fprintf(stderr, "seki: modelendpoint %s does not serve: %s\n", name, cli_plain(a->cli->arena, why));
                 failed = 1;
                 break;

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include <wchar.h>
 #include <wctype.h>
@@ -211,16 +212,30 @@ size_t cli_width(const char *utf8)
     return width;
 }
 
-static void print_row(const char *const *cells, const size_t *widths, size_t columns)
+static void print_row(const char *const *cells, const size_t *widths, size_t columns, size_t gap)
 {
     for (size_t i = 0; i < columns; i++) {
         fputs(cells[i], stdout);
         if (i + 1 == columns)
             break;
-        for (size_t pad = widths[i] + 3 - cli_width(cells[i]); pad > 0; pad--)
+        for (size_t pad = widths[i] + gap - cli_width(cells[i]); pad > 0; pad--)
             putchar(' ');
     }
     putchar('\n');
+}
+
+/* Between columns, as kubectl has it; closer where the terminal is too narrow for that. */
+static size_t gap_of(const size_t *widths, size_t columns)
+{
+    struct winsize size;
+    size_t gap = 3, all = 0;
+    if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || !size.ws_col)
+        return gap;
+    for (size_t i = 0; i < columns; i++)
+        all += widths[i];
+    while (gap > 1 && all + gap * (columns - 1) > size.ws_col)
+        gap--;
+    return gap;
 }
 
 void cli_table_print(const struct cli_table *t, bool bold_heads)
@@ -231,13 +246,14 @@ void cli_table_print(const struct cli_table *t, bool bold_heads)
         for (size_t r = 0; r < t->rows; r++)
             widths[i] = MAX(widths[i], cli_width(t->cells[r * t->columns + i]));
     }
+    size_t gap = gap_of(widths, t->columns);
     if (bold_heads)
         fputs("\033[1m", stdout);
-    print_row(t->heads, widths, t->columns);
+    print_row(t->heads, widths, t->columns, gap);
     if (bold_heads)
         fputs("\033[0m", stdout);
     for (size_t r = 0; r < t->rows; r++)
-        print_row(t->cells + r * t->columns, widths, t->columns);
+        print_row(t->cells + r * t->columns, widths, t->columns, gap);
 }
 
 static void print_csv(const char *const *cells, size_t columns)

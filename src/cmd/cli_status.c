@@ -130,6 +130,11 @@ static int look(struct cli *c, struct awaited *w, struct err *err)
         tell(c, w, err->msg);
         return 0;
     }
+    /* What its conditions say is of the spec before, until its controller has looked at this one. */
+    if (json_int(obj, "status.observedGeneration", obj_generation(obj)) < obj_generation(obj)) {
+        tell(c, w, "its spec was changed, and is about to be looked at");
+        return 0;
+    }
     json_t *cond = obj_find_condition(obj, w->condition);
     if (!cond && json_array_size(json_at(obj, "status.conditions"))) {
         tell(c, w, arena_printf(c->arena, "it has no condition %s; it has %s", w->condition, condition_names(c, obj)));

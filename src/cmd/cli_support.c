@@ -62,7 +62,7 @@ static int add(struct bundle *b, const char *name, const struct sbuf *part, cons
     if (why)
         json_object_set_new(entry, "missing", json_string(why));
     json_array_append_new(b->manifest, entry);
-    fprintf(stderr, "    %-40s %5zu KiB%s%s%s\n", name, (data.len + 1023) / 1024,
+    fprintf(stderr, "    %-56s %5zu KiB%s%s%s\n", name, (data.len + 1023) / 1024,
             cut ? ", cut" : "", why ? ", not whole: " : "", why ? why : "");
     return 0;
 }

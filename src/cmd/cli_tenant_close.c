@@ -120,7 +120,7 @@ static int wait_closed(struct closing *k)
             return rc;
         size_t left = json_array_size(json_at(obj, "status.projects"));
         if (left != told)
-            fprintf(stderr, "seki: %zu projects are left\n", left);
+            fprintf(stderr, left == 1 ? "seki: 1 project is left\n" : "seki: %zu projects are left\n", left);
         told = left;
         if (clock_mono_ms() > end) {
             fprintf(stderr, "seki: still not closed after 10 minutes; see kubectl describe tenant %s, and what holds its namespaces\n", k->name);

@@ -13,6 +13,7 @@
 #define BACKOFF_MIN_MS 200u
 #define BACKOFF_MAX_MS 5000
 #define STUCK_MAX 3
+#define WORRY_MS 5000 /* a server that starts anew breaks every watch: only what goes on for longer is for somebody to look at */
 
 struct informer {
     struct client *client;
@@ -238,7 +239,7 @@ static int follow(struct informer *i, bool *list_needed, struct err *err)
 static void *run(void *arg)
 {
     struct informer *i = arg;
-    uint64_t backoff = BACKOFF_MIN_MS;
+    uint64_t backoff = BACKOFF_MIN_MS, failing_since = 0;
     bool list_needed = true;
     while (!atomic_load(&i->stop)) {
         struct err err = ERR_INIT;
@@ -246,13 +247,17 @@ static void *run(void *arg)
         int rc = follow(i, &list_needed, &err);
         if (atomic_load(&i->stop))
             break;
-        if (i->moved || clock_mono_ms() - began > BACKOFF_MAX_MS)
+        uint64_t now = clock_mono_ms();
+        if (i->moved || now - began > BACKOFF_MAX_MS) {
             backoff = BACKOFF_MIN_MS;
+            failing_since = 0;
+        }
         if (rc < 0) {
+            failing_since = failing_since ? failing_since : now;
             pthread_mutex_lock(&i->lock);
             i->last_error = err;
             pthread_mutex_unlock(&i->lock);
-            log_warn("watching objects failed; trying again", KV("resource", i->kind->plural), KVI("in_ms", backoff), KVE(&err));
+            LOG_AT(now - failing_since < WORRY_MS ? LOG_INFO : LOG_WARN, "watching objects failed; trying again", KV("resource", i->kind->plural), KVI("in_ms", backoff), KVE(&err));
         }
         if (rc < 0 || clock_mono_ms() - began < 100) { /* a watch that ends at once must not make us spin */
             wait_ms(i, backoff / 2 + rnd_below(backoff / 2 + 1));

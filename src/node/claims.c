@@ -48,6 +48,17 @@ int claim_bytes(const char *quantity, int64_t *ret, struct err *err)
     return err_field(err, ERR_INVALID, "spec.resources.requests.storage", "expected a size such as 10Gi");
 }
 
+void claim_quantity(int64_t bytes, char ret[CLAIM_QUANTITY_MAX])
+{
+    static const char *const suffixes[] = {"", "Ki", "Mi", "Gi", "Ti"};
+    size_t i = 0;
+    while (bytes > 0 && bytes % 1024 == 0 && i + 1 < ARRAY_LEN(suffixes)) {
+        bytes /= 1024;
+        i++;
+    }
+    snprintf(ret, CLAIM_QUANTITY_MAX, "%lld%s", (long long)bytes, suffixes[i]);
+}
+
 static const char *provisioner_of(const json_t *claim)
 {
     const char *said = obj_annotation(claim, PROVISIONER);
@@ -90,11 +101,11 @@ int claim_check(const json_t *claim, int64_t *ret_bytes, struct err *err)
 
 json_t *claim_volume(const json_t *claim, const char *node, const char *reclaim)
 {
-    char name[VOLUME_ID_MAX], bytes[32];
+    char name[VOLUME_ID_MAX], bytes[CLAIM_QUANTITY_MAX];
     int64_t size = 0;
     (void)!claim_bytes(json_str_or(claim, "spec.resources.requests.storage", ""), &size, NULL);
     snprintf(name, sizeof(name), "pvc-%s", obj_uid(claim));
-    snprintf(bytes, sizeof(bytes), "%lld", (long long)MAX(size, VOLUME_MIN_BYTES));
+    claim_quantity(MAX(size, VOLUME_MIN_BYTES), bytes);
     json_t *ref = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "apiVersion", "v1", "kind", "PersistentVolumeClaim", "namespace", obj_namespace(claim), "name", obj_name(claim), "uid", obj_uid(claim),
                             "resourceVersion", json_str_or(claim, "metadata.resourceVersion", ""));
     json_t *affinity = json_pack("{s:{s:[{s:[{s:s, s:s, s:[s]}]}]}}", "required", "nodeSelectorTerms", "matchExpressions", "key", "kubernetes.io/hostname", "operator", "In", "values", node);
@@ -173,8 +184,11 @@ static int make(struct claims *c, const json_t *content, const char *name, int64
     const char *id = json_str_or(content, "status.snapshotHandle", "");
     if (!content)
         return volume_make(c->dir, name, bytes, c->limit, err);
-    if (MAX(bytes, VOLUME_MIN_BYTES) != there)
-        return err_field(err, ERR_INVALID, "spec.resources.requests.storage", "expected %lld, the size of the snapshot", (long long)there);
+    if (MAX(bytes, VOLUME_MIN_BYTES) != there) {
+        char size[CLAIM_QUANTITY_MAX];
+        claim_quantity(there, size);
+        return err_field(err, ERR_INVALID, "spec.resources.requests.storage", "expected %s, the size of the snapshot", size);
+    }
     if (!volume_snapshot_id_valid(str_of(id)))
         return err_field(err, ERR_INVALID, "spec.dataSource", "its content names no snapshot of ours");
     return volume_restore(c->dir, id, name, c->limit, err);

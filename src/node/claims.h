@@ -42,6 +42,9 @@ int claims_release(struct claims *c, const struct client_resource *r, const json
 
 /* "64Mi" → bytes, rounded up. ERR_INVALID. */
 int claim_bytes(const char *quantity, int64_t *ret, struct err *err) NODISCARD;
+/* The other way round, as Kubernetes writes it: 67108864 → "64Mi". */
+#define CLAIM_QUANTITY_MAX 32
+void claim_quantity(int64_t bytes, char ret[CLAIM_QUANTITY_MAX]);
 /* Whether the node is to make a volume for it. */
 bool claim_is_ours(const json_t *claim, const char *node);
 /* Whether it begins with a VolumeSnapshot. */

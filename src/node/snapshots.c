@@ -130,14 +130,14 @@ static void copy_id(const json_t *snapshot, char id[VOLUME_ID_MAX])
 /* What was copied is written at the content first: it is the record; the other says the same. */
 static int tell(struct claims *c, const json_t *snapshot, const json_t *content, int64_t bytes)
 {
-    char id[VOLUME_ID_MAX], at[CLOCK_TEXT_MAX], size[32];
+    char id[VOLUME_ID_MAX], at[CLOCK_TEXT_MAX], size[CLAIM_QUANTITY_MAX];
     int64_t now = clock_wall_ms();
     copy_id(snapshot, id);
     if (!json_flag(content, "status.readyToUse", false) &&
         !put_status(c, &contents, content, json_pack("{s:s, s:I, s:I, s:b}", "snapshotHandle", id, "creationTime", (json_int_t)now * 1000000, "restoreSize", (json_int_t)bytes, "readyToUse", true)))
         return ERR_UNAVAILABLE;
     clock_format(json_int(content, "status.creationTime", now * 1000000) / 1000000, at);
-    snprintf(size, sizeof(size), "%lld", (long long)json_int(content, "status.restoreSize", bytes));
+    claim_quantity(json_int(content, "status.restoreSize", bytes), size);
     json_t *status = json_pack("{s:s, s:s, s:s, s:b, s:n}", "boundVolumeSnapshotContentName", obj_name(content), "creationTime", at, "restoreSize", size, "readyToUse", true, "error");
     return put_status(c, &snapshots, snapshot, status) ? 0 : ERR_UNAVAILABLE;
 }

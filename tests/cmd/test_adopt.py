@@ -87,6 +87,8 @@ def test_a_server_that_may_not_be_reached(own_cloud):
         c.project("demo")
         p = c.seki("-n", "demo", "adopt", url, "--timeout", "1s", check=False)
         assert p.returncode == 1 and "engine-remote-allow" in p.stderr
+        p = c.seki("-n", "demo", "adopt", url, "--timeout", "1h", check=False)  # only the operator can mend that: nothing to wait for
+        assert p.returncode == 1 and "modelendpoint inside does not serve: EngineInvalid: " in p.stderr
 
 
 # ---- docs/use/migrate.md ----

@@ -135,13 +135,13 @@ def test_a_start_that_cannot_be_is_told_soon(place):
 
 
 def test_options_beside_those_of_the_run(place):
-    """var/seki.conf is what /etc/seki/seki.conf is elsewhere; the Kubernetes that was built is there by itself."""
+    """var/seki.conf is what /etc/seki/seki.conf is elsewhere; the Kubernetes that was built is there by itself, whatever else the file says of Kubernetes."""
     place.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     conf = place.data / "seki.conf"
     conf.write_text("[engine]\nremote-alow = 10.0.0.0/24\n")
     p = place.make("run", "ARGS=--detach")
     assert p.returncode != 0 and str(conf) in p.stderr and "remote-alow" in p.stderr and not place.processes(), p.stdout + p.stderr
-    conf.write_text("log-level = debug\n")
+    conf.write_text("log-level = debug\n[kubernetes]\nbalancer-addresses = 127.77.0.0/24\n")
     p = place.make("run", "ARGS=--detach")
     assert p.returncode == 0 and '"level":"debug"' in (place.data / "sekid.log").read_text(), p.stdout + p.stderr
     built = list((pathlib.Path(place.env.get("SEKI_CACHE") or pathlib.Path.home() / ".cache" / "seki") / "kubernetes").glob("1.*/kube-apiserver"))

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import termios
 import threading
 import time
 
@@ -300,6 +301,16 @@ def test_logs_follow_over_a_rotation(served):
         p.wait()
 
 
+def test_wait_is_for_the_spec_of_now(served):
+    """Until a controller has looked at a change, conditions are of the spec before."""
+    for seconds in range(301, 311):
+        served.kubectl("-n", "demo", "patch", "mep", "fake", "--type=merge", "-p", json.dumps({"spec": {"startTimeoutSeconds": seconds}}))
+        p = run("-n", "demo", "wait", "mep/fake", "-o", "json", env=served.env)
+        assert p.returncode == 0, p.stderr
+        said = json.loads(p.stdout)
+        assert said["spec"]["startTimeoutSeconds"] == seconds and said["status"]["observedGeneration"] == said["metadata"]["generation"], said
+
+
 def test_wait(served):
     p = run("-n", "demo", "wait", "mep/fake", env=served.env)
     assert p.returncode == 0 and p.stdout == ""
@@ -324,9 +335,11 @@ def test_wait(served):
 class Terminal:
     """seki on a pseudo-terminal of its own session, so that Ctrl-C is the terminal's."""
 
-    def __init__(self, args, env):
+    def __init__(self, args, env, columns=0):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            if columns:
+                termios.tcsetwinsize(0, (24, columns))
             os.execve(str(SEKI), [str(SEKI), *args], {**os.environ, **env})
         self.text = ""
 
@@ -357,6 +370,16 @@ class Terminal:
             self.text += more
         os.close(self.fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_a_table_draws_together_in_a_narrow_terminal(served):
+    lines = run("status", env=served.env).stdout.splitlines()
+    wide, gaps = max(map(len, lines)), len(lines[0].split()) - 1
+    columns = wide - 2 * gaps + 1
+    t = Terminal(["status"], {**served.env, "NO_COLOR": "1"}, columns)
+    assert t.status() == 0 and wide - 2 * gaps <= max(map(len, t.text.splitlines())) <= columns, t.text
+    t = Terminal(["status"], {**served.env, "NO_COLOR": "1"}, wide + 10)
+    assert t.status() == 0 and max(map(len, t.text.splitlines())) >= wide, t.text
 
 
 def test_colours_are_for_terminals(served):

@@ -65,7 +65,7 @@ def test_a_restored_claim_has_what_was_there_before(served, made, pool):  # noqa
     snapshot(made, "first", "data")
     wait_for(lambda: is_ready(made, "first"), 60, f"the snapshot: {get(made, 'volumesnapshot', 'first')}")
     said = get(made, "volumesnapshot", "first")["status"]
-    assert said["restoreSize"] == str(32 << 20) and "error" not in said, said
+    assert said["restoreSize"] == "32Mi" and "error" not in said, said
     [copy] = copies(made)
     assert copy.stat().st_size == 32 << 20 and copy.parent == image_of(made, "data").parent
     made.kubectl("exec", "writer", "--", "sh", "-c", "echo other > /data/file; sync")  # and it writes still
@@ -95,7 +95,7 @@ def test_an_unused_volume_has_snapshots_too(made, pool):  # noqa: F811
 
 def test_what_cannot_be_is_said(made, pool):  # noqa: F811
     made.kubectl("apply", "-f", "-", input=RESTORED.format(name="larger", size="40Mi", snapshot="first"))
-    wait_for(lambda: any("spec.resources.requests.storage: expected 33554432" in m for m in events_of(made, "larger")), 60, "an Event")
+    wait_for(lambda: any("spec.resources.requests.storage: expected 32Mi" in m for m in events_of(made, "larger")), 60, "an Event")
     # 256 MiB a node, and snapshots count as volumes do.
     for i in range(8):
         snapshot(made, f"many-{i}", "data")

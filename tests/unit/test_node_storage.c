@@ -44,6 +44,15 @@ static void test_sizes(void **state UNUSED)
         if (rc != (cases[i].bytes < 0 ? ERR_INVALID : 0) || bytes != cases[i].bytes)
             fail_msg("%s: %lld", cases[i].text, (long long)bytes);
     }
+    static const struct {
+        int64_t bytes;
+        const char *text;
+    } written[] = {{0, "0"}, {1000, "1000"}, {1536, "1536"}, {2048, "2Ki"}, {64 << 20, "64Mi"}, {3LL << 29, "1536Mi"}, {10LL << 30, "10Gi"}, {1LL << 50, "1024Ti"}};
+    for (size_t i = 0; i < ARRAY_LEN(written); i++) {
+        char text[CLAIM_QUANTITY_MAX];
+        claim_quantity(written[i].bytes, text);
+        assert_string_equal(text, written[i].text);
+    }
 }
 
 #define CLAIM(annotations, spec)                                                                                                                                                                       \
@@ -87,7 +96,7 @@ static void test_a_volume_is_over_when_nobody_claims_it(void **state UNUSED)
     JSON_AUTO claim = doc(CLAIM(OURS, ""));
     JSON_AUTO v = claim_volume(claim, "workers-0", "Delete");
     assert_string_equal(json_str_or(v, "spec.csi.volumeHandle", ""), ID);
-    assert_string_equal(json_str_or(v, "spec.capacity.storage", ""), "67108864");
+    assert_string_equal(json_str_or(v, "spec.capacity.storage", ""), "64Mi");
     assert_string_equal(json_str_or(v, "spec.claimRef.name", ""), "data");
     json_put_str(v, "status.phase", "Bound");
     assert_false(volume_is_over(v, "workers-0"));
