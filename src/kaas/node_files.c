@@ -310,9 +310,10 @@ static bool there(const struct node *n, const char *what)
     return lstat(path, &st) == 0; /* links of the kubelet lead to where it sees them */
 }
 
+/* Its kubeconfig says nothing: a kubelet writes that before it has what it names. */
 bool node_has_joined(const struct node *n)
 {
-    return there(n, "kubelet/kubeconfig");
+    return there(n, "kubelet/pki/kubelet-client-current.pem");
 }
 
 bool node_has_serving(const struct node *n)
