@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,7 +12,7 @@
 #include "base/mem.h"
 #include "base/rnd.h"
 
-#define TREE_DEPTH_MAX 64
+#define TREE_DEPTH_MAX 64 /* directories that are open at once */
 
 void file_closep(int *fd)
 {
@@ -189,18 +190,38 @@ static void closedirp(DIR **d)
         closedir(*d);
 }
 
+struct removal {
+    const char *path;
+    int top;
+    unsigned moved;
+    bool again;
+};
+
+/* What lies too deep is moved up to the top, where it is met again: so a tree of any depth goes with few descriptors and little stack. */
+static int move_up(struct removal *r, int from, const char *name, struct err *err)
+{
+    char to[32];
+    for (;;) {
+        snprintf(to, sizeof(to), ".deep-%u", r->moved++);
+        if (renameat(from, name, r->top, to) == 0)
+            break;
+        if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR)
+            return err_sys(err, errno, "%s/%s", r->path, name);
+    }
+    r->again = true;
+    return 0;
+}
+
 /* Empties the directory that fd stands for; fd is closed. Every step is relative to an open
  * directory, so that nobody can swap a link in between. */
-static int empty_dir(int fd, const char *path, int depth, struct err *err)
+static int empty_dir(struct removal *r, int fd, int depth, struct err *err)
 {
     CLEANUP(closedirp) DIR *d = fdopendir(fd);
     if (!d) {
         int eno = errno;
         close(fd);
-        return err_sys(err, eno, "%s", path);
+        return err_sys(err, eno, "%s", r->path);
     }
-    if (depth > TREE_DEPTH_MAX)
-        return err_set(err, ERR_IO, "%s: deeper than %d directories", path, TREE_DEPTH_MAX);
     struct dirent *e;
     while ((errno = 0, e = readdir(d))) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
@@ -208,29 +229,36 @@ static int empty_dir(int fd, const char *path, int depth, struct err *err)
         if (unlinkat(dirfd(d), e->d_name, 0) == 0 || errno == ENOENT)
             continue;
         if (errno != EISDIR && errno != EPERM)
-            return err_sys(err, errno, "remove %s/%s", path, e->d_name);
+            return err_sys(err, errno, "remove %s/%s", r->path, e->d_name);
         int child = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (child < 0)
-            return err_sys(err, errno, "%s/%s", path, e->d_name);
-        int rc = empty_dir(child, path, depth + 1, err);
+            return err_sys(err, errno, "%s/%s", r->path, e->d_name);
+        if (depth >= TREE_DEPTH_MAX)
+            close(child);
+        int rc = depth < TREE_DEPTH_MAX ? empty_dir(r, child, depth + 1, err) : move_up(r, dirfd(d), e->d_name, err);
         if (rc < 0)
             return rc;
-        if (unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-            return err_sys(err, errno, "remove %s/%s", path, e->d_name);
+        if (depth < TREE_DEPTH_MAX && unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR) < 0 && errno != ENOENT)
+            return err_sys(err, errno, "remove %s/%s", r->path, e->d_name);
     }
     if (errno)
-        return err_sys(err, errno, "read %s", path);
+        return err_sys(err, errno, "read %s", r->path);
     return 0;
 }
 
 int file_remove_tree(const char *path, struct err *err)
 {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
+    CLEANUP(file_closep) int top = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (top < 0)
         return errno == ENOENT ? 0 : err_sys(err, errno, "%s", path);
-    int rc = empty_dir(fd, path, 0, err);
-    if (rc < 0)
-        return rc;
+    struct removal r = {.path = path, .top = top};
+    do {
+        r.again = false;
+        int fd = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* another place to read on from */
+        int rc = fd < 0 ? err_sys(err, errno, "%s", path) : empty_dir(&r, fd, 0, err);
+        if (rc < 0)
+            return rc;
+    } while (r.again);
     if (rmdir(path) < 0 && errno != ENOENT)
         return err_sys(err, errno, "remove %s", path);
     return 0;

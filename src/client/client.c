@@ -22,6 +22,7 @@ struct client {
     void *transport;
     int (*allow)(void *arg, uint64_t *timeout_ms, struct err *err); /* fenced: the transport is another's */
     void *allow_arg;
+    size_t list_bytes; /* 0: no bound */
 };
 
 struct client *client_new(const struct client_transport *ops, void *t)
@@ -37,6 +38,11 @@ struct client *client_fenced(struct client *through, int (*allow)(void *arg, uin
     c->allow = allow;
     c->allow_arg = arg;
     return c;
+}
+
+void client_bound_lists(struct client *c, size_t bytes)
+{
+    c->list_bytes = bytes;
 }
 
 void client_free(struct client *c)
@@ -141,13 +147,16 @@ static int try_call(struct client *c, struct client_call *k, struct client_answe
     }
 }
 
-static int call(struct client *c, const char *method, const struct sbuf *path, const char *type, json_t *body, atomic_bool *stop, json_t **ret, struct err *err)
+/* room: of the answer, less it when it is there; NULL: the transport's cap. */
+static int call_within(struct client *c, const char *method, const struct sbuf *path, const char *type, json_t *body, atomic_bool *stop, size_t *room, json_t **ret, struct err *err)
 {
     if (!sbuf_ok(path))
         return err_set(err, ERR_TOO_LARGE, "the request path is too long");
-    struct client_call k = {.method = method, .path = path->ptr, .content_type = type, .body = body, .timeout_ms = CALL_TIMEOUT_MS, .stop = stop};
+    struct client_call k = {.method = method, .path = path->ptr, .content_type = type, .body = body, .timeout_ms = CALL_TIMEOUT_MS, .answer_max = room ? MAX(*room, (size_t)1) : 0, .stop = stop};
     struct client_answer answer = {0};
     int rc = try_call(c, &k, &answer, err);
+    if (room)
+        *room -= MIN(answer.bytes, *room);
     if (rc < 0)
         return rc;
     if (answer.status < 200 || answer.status > 299)
@@ -159,6 +168,11 @@ static int call(struct client *c, const char *method, const struct sbuf *path, c
     else
         json_decref(answer.body);
     return rc;
+}
+
+static int call(struct client *c, const char *method, const struct sbuf *path, const char *type, json_t *body, atomic_bool *stop, json_t **ret, struct err *err)
+{
+    return call_within(c, method, path, type, body, stop, NULL, ret, err);
 }
 
 /* A name that is empty or made of dots would be another path: that of the collection, or of what lies above. */
@@ -289,6 +303,7 @@ int client_list_until(struct client *c, const struct client_resource *r, const c
     CLEANUP(mem_freep) char *next = NULL;
     char rv[32] = "";
     int limit = PAGE_OBJECTS;
+    size_t room = c->list_bytes;
     for (bool more = true; more;) {
         CLEANUP(sbuf_deinit) struct sbuf path = {0};
         sbuf_init(&path, PATH_BYTES_MAX);
@@ -304,11 +319,13 @@ int client_list_until(struct client *c, const struct client_resource *r, const c
         }
         JSON_AUTO page = NULL;
         struct err why = ERR_INIT;
-        int rc = call(c, "GET", &path, NULL, NULL, stop, &page, &why);
+        int rc = call_within(c, "GET", &path, NULL, NULL, stop, c->list_bytes ? &room : NULL, &page, &why);
         if (rc == ERR_TOO_LARGE && limit > PAGE_OBJECTS_MIN) {
             limit = limit / 4 > PAGE_OBJECTS_MIN ? limit / 4 : PAGE_OBJECTS_MIN;
             continue; /* the same page again, in parts */
         }
+        if (rc == ERR_TOO_LARGE && c->list_bytes)
+            rc = err_set(&why, ERR_TOO_LARGE, "the list of %s is larger than %zu MiB", r->plural, c->list_bytes >> 20);
         if (rc == 0 && !json_is_array(json_object_get(page, "items")))
             rc = err_field(&why, ERR_PROTOCOL, "items", "the list of %s has no items", r->plural);
         if (rc == 0 && json_array_size(items) + json_array_size(json_object_get(page, "items")) > LIST_OBJECTS_MAX)

@@ -41,6 +41,8 @@ char *client_kubeconfig_path(const char *file);
 /* A client that goes through another's transport (which must outlive it), and asks allow() before each try of a call: it refuses with an error, or shortens *timeout_ms, which
  * comes with the longest time that the call may take, further tries included. Watches are not for fenced clients: allow() is asked once, at their start. */
 struct client *client_fenced(struct client *through, int (*allow)(void *arg, uint64_t *timeout_ms, struct err *err), void *arg);
+/* Lists that are larger than so many bytes of JSON are ERR_TOO_LARGE: for servers whose objects are a stranger's. 0: no bound but LIST_OBJECTS_MAX. */
+void client_bound_lists(struct client *c, size_t bytes);
 void client_free(struct client *c);
 
 int client_get(struct client *c, const struct client_resource *r, const char *ns, const char *name, json_t **ret, struct err *err) NODISCARD;
@@ -81,12 +83,14 @@ struct client_call {
     const char *content_type;
     json_t *body; /* or NULL */
     uint64_t timeout_ms;
+    size_t answer_max; /* bytes; 0: the transport's cap */
     atomic_bool *stop; /* NULL, or: ERR_CANCELED within 1 s after it became true (streams: a clean end) */
 };
 struct client_answer {
     int status;
     int64_t retry_after_s; /* what the server asked for; 0: nothing */
     json_t *body;          /* NULL when the answer has none; the caller's */
+    size_t bytes;          /* of its text */
 };
 struct client_transport {
     const char *name;

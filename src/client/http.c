@@ -161,7 +161,7 @@ static int http_roundtrip(void *transport, const struct client_call *k, struct c
     CLEANUP(mem_freep) char *url = xasprintf("%s%s", t->server, k->path);
     struct client_answer got = {0};
     sbuf_init(&body, BODY_MAX);
-    sbuf_init(&answer, ANSWER_MAX);
+    sbuf_init(&answer, k->answer_max ? MIN(k->answer_max, (size_t)ANSWER_MAX) : ANSWER_MAX);
     if (k->body)
         json_write(k->body, &body);
     if (!sbuf_ok(&body))
@@ -174,6 +174,7 @@ static int http_roundtrip(void *transport, const struct client_call *k, struct c
     if (rc < 0)
         return rc;
     bool good = got.status >= 200 && got.status < 300;
+    got.bytes = answer.len;
     if (answer.len && json_parse(sbuf_str(&answer), ANSWER_MAX, &got.body, good ? err : NULL) < 0 && good) {
         err_wrap(err, "%s", url);
         return err ? err->code = ERR_PROTOCOL : ERR_PROTOCOL;

@@ -11,7 +11,7 @@
 #define DEBT_MAX (1 << 17) /* of a tenant: one absurd answer must not keep it out for ever */
 
 struct queue_flow {
-    TAILQ_ENTRY(queue_flow) link; /* in the round, while somebody waits */
+    TAILQ_ENTRY(queue_flow) link; /* in the round, while somebody waits, or it owes */
     TAILQ_HEAD(, queue_entry) waiting;
     char *key;
     uint64_t id;
@@ -65,8 +65,24 @@ static struct queue_flow *find_or_make(struct queue *q, enum queue_class class, 
     f->id = ++q->made;
     f->class = class;
     TAILQ_INIT(&f->waiting);
+    TAILQ_INSERT_TAIL(&q->active[class], f, link);
     map_set(q->flows, str_of(key), f);
     return f;
+}
+
+static void drop(struct queue *q, struct queue_flow *f)
+{
+    TAILQ_REMOVE(&q->active[f->class], f, link);
+    map_del(q->flows, str_of(f->key));
+    flow_free(f);
+}
+
+/* Nobody waits: nobody is kept waiting by what others owe. */
+static void forgive(struct queue *q, enum queue_class class)
+{
+    struct queue_flow *f;
+    while ((f = TAILQ_FIRST(&q->active[class])))
+        drop(q, f);
 }
 
 void queue_add(struct queue *q, const char *tenant, struct queue_entry *e, bool first)
@@ -78,12 +94,12 @@ void queue_add(struct queue *q, const char *tenant, struct queue_entry *e, bool 
         TAILQ_INSERT_HEAD(&f->waiting, e, link);
     else
         TAILQ_INSERT_TAIL(&f->waiting, e, link);
-    if (!f->len++)
-        TAILQ_INSERT_TAIL(&q->active[f->class], f, link);
+    f->len++;
+    q->len_of[f->class]++;
     q->len++;
 }
 
-/* Whoever has nothing to send has no turn, and is forgotten: credit is not saved up. Debts are forgiven, too, as nobody was kept waiting by them. */
+/* Whoever has nothing to send has no turn, and is forgotten: credit is not saved up. Who owes stays while others wait. */
 void queue_remove(struct queue *q, struct queue_entry *e)
 {
     struct queue_flow *f = e->flow;
@@ -92,11 +108,13 @@ void queue_remove(struct queue *q, struct queue_entry *e)
     TAILQ_REMOVE(&f->waiting, e, link);
     e->flow = NULL;
     q->len--;
-    if (--f->len)
-        return;
-    TAILQ_REMOVE(&q->active[f->class], f, link);
-    map_del(q->flows, str_of(f->key));
-    flow_free(f);
+    f->len--;
+    if (!--q->len_of[f->class])
+        forgive(q, f->class);
+    else if (!f->len && f->deficit >= 0)
+        drop(q, f);
+    else if (!f->len)
+        f->has_turn = false;
 }
 
 size_t queue_len_of(const struct queue *q, const char *tenant)
@@ -140,21 +158,36 @@ static bool skip_rounds(struct queue *q, int class)
     struct queue_flow *f;
     int64_t least = INT64_MAX;
     TAILQ_FOREACH (f, &q->active[class], link)
-        least = MIN(least, f->lacks);
+        least = f->len ? MIN(least, f->lacks) : least;
     if (least == INT64_MAX)
         return false;
     int64_t rounds = (least + QUANTUM - 1) / QUANTUM - 1;
     TAILQ_FOREACH (f, &q->active[class], link)
-        f->deficit += f->lacks != INT64_MAX ? rounds * QUANTUM : 0;
+        f->deficit += !f->len || f->lacks != INT64_MAX ? rounds * QUANTUM : 0;
     return true;
 }
 
 struct queue_entry *queue_peek(const struct queue *q)
 {
+    struct queue_flow *f;
     for (int c = 0; c < CLASS_COUNT; c++)
-        if (!TAILQ_EMPTY(&q->active[c]))
-            return TAILQ_FIRST(&TAILQ_FIRST(&q->active[c])->waiting);
+        TAILQ_FOREACH (f, &q->active[c], link)
+            if (f->len)
+                return TAILQ_FIRST(&f->waiting);
     return NULL;
+}
+
+/* Its turn passes; paid off, it goes. */
+static void pass_debtor(struct queue *q, struct queue_flow *f, struct queue_flow **began)
+{
+    f->deficit += QUANTUM;
+    if (f->deficit >= 0) {
+        *began = *began == f ? NULL : *began;
+        drop(q, f);
+        return;
+    }
+    TAILQ_REMOVE(&q->active[f->class], f, link);
+    TAILQ_INSERT_TAIL(&q->active[f->class], f, link);
 }
 
 struct queue_entry *queue_next(struct queue *q, queue_cached_fn cached, void *arg)
@@ -165,6 +198,10 @@ struct queue_entry *queue_next(struct queue *q, queue_cached_fn cached, void *ar
             if (f == began && !skip_rounds(q, c))
                 break; /* to the next class: who could go, and rather waits, holds up nobody */
             began = began ? began : f;
+            if (!f->len) {
+                pass_debtor(q, f, &began);
+                continue;
+            }
             int64_t earned = f->has_turn ? 0 : QUANTUM;
             f->deficit += earned;
             f->has_turn = true;
@@ -193,6 +230,8 @@ void queue_take(struct queue *q, struct queue_entry *e)
 void queue_settle(struct queue *q, const char *tenant, enum queue_class class, uint64_t paid_by, int64_t more)
 {
     struct queue_flow *f = find(q, class, tenant);
+    if (!f && more > 0 && q->len_of[class])
+        f = find_or_make(q, class, tenant);
     if (!f || (more < 0 && f->id != paid_by))
         return;
     f->deficit -= more;

@@ -2,7 +2,8 @@
  *
  * Deficit round robin (Shreedhar and Varghese, 1995) over tenants: each in its turn gets a quantum of tokens, and sends what it can pay. A request costs the tokens that are expected
  * of it and not cached; what it really cost is settled afterwards, so that tenants who wait at the same time get equal shares, however many requests each of them sends, and
- * however wrong the guess. Who does not wait earns nothing. Classes are strict: while an interactive request waits, no batch request is sent. Within a tenant's turn the request
+ * however wrong the guess. Who does not wait earns nothing, but for what he owes: while others wait he stays in the round, without a turn, until that is paid off. Else whoever never has two requests
+ * at once would owe nothing each time, and get by length what others get by number. Classes are strict: while an interactive request waits, no batch request is sent. Within a tenant's turn the request
  * with the longest cached beginning goes first, but none is overtaken more than a few times, unless it would rather wait. A tenant of whom all rather wait earns nothing in that while.
  * Threads: the caller's lock.
  */
@@ -30,7 +31,7 @@ struct queue_entry {
 struct queue {
     struct map *flows; /* by class and tenant */
     TAILQ_HEAD(queue_flows, queue_flow) active[CLASS_COUNT];
-    size_t len;
+    size_t len, len_of[CLASS_COUNT];
     uint64_t made; /* flows, so far */
 };
 
@@ -47,7 +48,7 @@ struct queue_entry *queue_peek(const struct queue *q);
 /* The next one, which stays where it is until queue_take(); NULL: nobody waits, or all rather wait. cached may be NULL. */
 struct queue_entry *queue_next(struct queue *q, queue_cached_fn cached, void *arg);
 void queue_take(struct queue *q, struct queue_entry *e);
-/* A request of the tenant cost so much more (or less) than was taken for it. Forgotten when the tenant does not wait; less is given back to the flow that paid, and to no other. */
+/* A request of the tenant cost so much more (or less) than was taken for it. Forgotten when nobody of that class waits; less is given back to the flow that paid, and to no other. */
 void queue_settle(struct queue *q, const char *tenant, enum queue_class class, uint64_t paid_by, int64_t more);
 
 #endif

@@ -1,5 +1,6 @@
 #include "gateway/recount.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -46,9 +47,39 @@ struct recount {
     struct price price;
     const struct limit *limits;
     int64_t charged, reserved;
+    int seat;
 };
 
-static atomic_int running;
+/* ---- those that run ---- */
+
+#define TENANT_BYTES 256
+
+static pthread_mutex_t seats_lock = PTHREAD_MUTEX_INITIALIZER;
+static char seats[RECOUNTS_MAX][TENANT_BYTES]; /* whose each is; "": nobody's */
+
+/* -1: the tenant has as many as it may, or all have. */
+static int take_seat(const char *tenant)
+{
+    int free_one = -1, its = 0;
+    pthread_mutex_lock(&seats_lock);
+    for (int i = 0; i < RECOUNTS_MAX; i++) {
+        its += !strcmp(seats[i], tenant);
+        free_one = !*seats[i] ? i : free_one;
+    }
+    if (its >= RECOUNTS_OF_TENANT || strlen(tenant) >= TENANT_BYTES)
+        free_one = -1;
+    if (free_one >= 0)
+        memcpy(seats[free_one], tenant, strlen(tenant) + 1);
+    pthread_mutex_unlock(&seats_lock);
+    return free_one;
+}
+
+static void leave_seat(int seat)
+{
+    pthread_mutex_lock(&seats_lock);
+    *seats[seat] = 0;
+    pthread_mutex_unlock(&seats_lock);
+}
 
 static void wipe(struct text *t)
 {
@@ -122,11 +153,15 @@ struct recount *recount_new(struct request *q, const struct usage *u)
     if (u->exact || !q->streaming || q->scan.unread || !u->completion_tokens || q->loop->stopping || !q->replica || !is_of_one_attempt(u))
         return NULL;
     const struct snap_replica *whom = whom_to_ask(q);
-    if (!whom || atomic_load(&running) >= RECOUNTS_MAX || !continuation_take_text(q, &inside.ptr, &inside.len))
+    int seat = whom ? take_seat(q->key->tenant) : -1;
+    if (seat < 0)
         return NULL;
-    atomic_fetch_add(&running, 1);
+    if (!continuation_take_text(q, &inside.ptr, &inside.len)) {
+        leave_seat(seat);
+        return NULL;
+    }
     struct recount *r = XNEW(struct recount);
-    *r = (struct recount){.loop = q->loop, .replica = whom, .text_tokens = -1, .prompt_tokens = -1, .chat = q->body.prompt.len && *q->body.prompt.ptr == '['};
+    *r = (struct recount){.loop = q->loop, .replica = whom, .seat = seat, .text_tokens = -1, .prompt_tokens = -1, .chat = q->body.prompt.len && *q->body.prompt.ptr == '['};
     r->text = (struct text){xcalloc(inside.len + 2, 1), inside.len + 2};
     r->text.ptr[0] = r->text.ptr[inside.len + 1] = '"';
     memcpy(r->text.ptr + 1, inside.ptr, inside.len);
@@ -185,8 +220,8 @@ static void finish(struct recount *r)
     snapshot_unref(r->snapshot);
     snapshot_unref(r->routing);
     arena_free(r->arena);
+    leave_seat(r->seat);
     mem_free(r);
-    atomic_fetch_sub(&running, 1);
 }
 
 /* ---- asking ---- */

@@ -7,7 +7,7 @@
  * other. It counts as active until its record is written. Of text there is one answer's (continuation.h keeps it anyway) and the prompt, both bounded, in memory only, and wiped. Asked is
  * the replica that wrote it, or, where that one failed, another of its endpoint that the border allows now; the question takes no slot and is no request of anybody's.
  *
- * At most RECOUNTS_MAX at once in the process; who comes when there are as many is estimated. Threads: the loop's.
+ * At most RECOUNTS_MAX at once in the process, and RECOUNTS_OF_TENANT of a tenant, whose engine may be its own and never answer; who comes when there are as many is estimated. Threads: the loop's.
  */
 #ifndef SEKI_GATEWAY_RECOUNT_H
 #define SEKI_GATEWAY_RECOUNT_H
@@ -22,6 +22,7 @@ struct request;
 struct usage;
 
 #define RECOUNTS_MAX 32
+#define RECOUNTS_OF_TENANT 8
 #define RECOUNT_MS 3000 /* all questions together */
 #define RECOUNT_PROMPT_MAX (1024 * 1024) /* as JSON: a longer one is estimated */
 

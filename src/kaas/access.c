@@ -10,6 +10,9 @@ static const struct client_resource endpoints = {"", "v1", "endpoints", true};
 static const struct client_resource endpoint_slices = {"discovery.k8s.io", "v1", "endpointslices", true};
 static const struct client_resource cluster_role_bindings = {RBAC, "v1", "clusterrolebindings", false};
 
+/* What lies in a cluster is its tenant's, up to its store's gigabytes; of what is listed of it (nodes, requests for certificates, Services) 64 nodes need a hundredth of that. */
+#define CLUSTER_LIST_BYTES_MAX ((size_t)32 << 20)
+
 static int create(struct client *c, const struct client_resource *r, const char *ns, json_t *obj, struct err *err)
 {
     struct err why = ERR_INIT;
@@ -23,7 +26,10 @@ int access_client(const struct site *s, struct client **ret, struct err *err)
     CLEANUP(mem_freep) char *ca = xasprintf("%s/pki/ca.crt", s->dir);
     CLEANUP(mem_freep) char *cert = xasprintf("%s/pki/super-admin.crt", s->dir);
     CLEANUP(mem_freep) char *key = xasprintf("%s/pki/super-admin.key", s->dir);
-    return client_http(&(struct client_http_options){.server = server, .ca_file = ca, .cert_file = cert, .key_file = key}, ret, err);
+    int rc = client_http(&(struct client_http_options){.server = server, .ca_file = ca, .cert_file = cert, .key_file = key}, ret, err);
+    if (rc == 0)
+        client_bound_lists(*ret, CLUSTER_LIST_BYTES_MAX);
+    return rc;
 }
 
 int access_controllers_work(struct client *c, struct err *err)

@@ -325,7 +325,7 @@ static int look_certificates(struct pass *p, struct err *err)
         rc = people_conf_ensure(p->k, p->r->obj, &p->site, err);
     if (rc == 0)
         rc = secrets_conf_ensure(&p->site, err);
-    if (rc == 0 && p->site.with_nodes)
+    if (rc == 0)
         rc = gate_conf_ensure(&p->site, p->k->o.data_dir, err);
     if (rc < 0)
         return rc;

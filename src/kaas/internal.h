@@ -62,6 +62,8 @@ struct plan {
     const char *health_path;  /* … that answers 200 when it may be used */
     const char *alive_path;   /* … and while it need not be killed */
 };
+/* What an API server reads at its start alone about its ways out; another content takes another name, and so another command line. */
+#define EGRESS_FILE "egress-all.json"
 /* Pure: the same cluster gives the same command line, today and after any restart of ours, or its components would be started anew. Nothing secret is in it. */
 void plan_component(enum component c, int member, const struct cluster *spec, const struct site *s, struct arena *a, struct plan *ret);
 const char *component_name(enum component c); /* "etcd" */

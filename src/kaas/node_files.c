@@ -308,9 +308,10 @@ static bool there(const struct node *n, const char *what)
     return lstat(path, &st) == 0; /* links of the kubelet lead to where it sees them */
 }
 
+/* Its kubeconfig says nothing: a kubelet writes that before it has what it names. */
 bool node_has_joined(const struct node *n)
 {
-    return there(n, "kubelet/kubeconfig");
+    return there(n, "kubelet/pki/kubelet-client-current.pem");
 }
 
 bool node_has_serving(const struct node *n)
@@ -368,14 +369,17 @@ int gate_files_ensure(const struct site *s, const struct node_network *w, const 
     return rc;
 }
 
+/* Whatever a tenant has its API server call, it calls from this machine: so all of that goes through the gate, which dials pods and nodes of the cluster alone. "cluster" are kubelets, and webhooks and APIs
+ * that are named by a Service; "controlplane" are webhooks that are named by a URL. Where there is no gate nothing is reached. */
 int gate_conf_ensure(const struct site *s, const char *data_dir, struct err *err)
 {
+    static const char *const ways[] = {"cluster", "controlplane"};
     CLEANUP(mem_freep) char *dir = xasprintf("%s/conf", s->dir);
     CLEANUP(mem_freep) char *socket = xasprintf("%s/run/gates/%s.sock", data_dir, s->uid);
-    return put_json(dir, "egress.json",
-                    json_pack("{s:s, s:s, s:[{s:s, s:{s:s, s:{s:{s:s}}}}]}", "apiVersion", "apiserver.k8s.io/v1beta1", "kind", "EgressSelectorConfiguration", "egressSelections", "name", "cluster",
-                              "connection", "proxyProtocol", "HTTPConnect", "transport", "uds", "udsName", socket),
-                    NULL, err);
+    json_t *all = json_array();
+    for (size_t i = 0; i < ARRAY_LEN(ways); i++)
+        json_array_append_new(all, json_pack("{s:s, s:{s:s, s:{s:{s:s}}}}", "name", ways[i], "connection", "proxyProtocol", "HTTPConnect", "transport", "uds", "udsName", socket));
+    return put_json(dir, EGRESS_FILE, json_pack("{s:s, s:s, s:o}", "apiVersion", "apiserver.k8s.io/v1beta1", "kind", "EgressSelectorConfiguration", "egressSelections", all), NULL, err);
 }
 
 bool gate_is_there(const struct site *s, const char *data_dir)

@@ -206,10 +206,9 @@ static void apiserver_flags(struct flags *f, int m, const struct cluster *c, con
     flag(f, "--advertise-address=%s", s->with_nodes ? s->gate : a);
     flag(f, "--secure-port=%d", several ? PORT_APISERVER_MEMBER : PORT_APISERVER);
     flag(f, "--endpoint-reconciler-type=%s", s->with_nodes && !several ? "lease" : "none"); /* it may not publish a loopback address, and no node could reach it; of several: access_publish() */
-    if (s->with_nodes) {
-        flag(f, "--egress-selector-config-file=%s/conf/egress.json", d);
+    flag(f, "--egress-selector-config-file=%s/conf/" EGRESS_FILE, d);
+    if (s->with_nodes)
         flag(f, "--enable-aggregator-routing=true"); /* addresses of Services mean nothing in the hub; those of pods do */
-    }
     flag(f, "--etcd-servers=%s", all_members(f->arena, s, true));
     flag(f, "--etcd-cafile=%s/pki/etcd-ca.crt", d);
     flag(f, "--etcd-certfile=%s/pki/apiserver-etcd-client.crt", d);

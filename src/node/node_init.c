@@ -160,9 +160,10 @@ static void import_images(void)
 
 /* ---- the first process of a node ---- */
 
+/* None reaches beyond the node, and no file is left that cannot be removed when it ends (CAP_LINUX_IMMUTABLE). */
 static void drop_capabilities(void)
 {
-    static const int none[] = {CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_MAC_ADMIN, CAP_MAC_OVERRIDE, CAP_WAKE_ALARM, CAP_AUDIT_CONTROL, CAP_AUDIT_READ, CAP_BLOCK_SUSPEND,
+    static const int none[] = {CAP_LINUX_IMMUTABLE, CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_MAC_ADMIN, CAP_MAC_OVERRIDE, CAP_WAKE_ALARM, CAP_AUDIT_CONTROL, CAP_AUDIT_READ, CAP_BLOCK_SUSPEND,
                                CAP_SYSLOG, CAP_SYS_PACCT};
     for (size_t i = 0; i < ARRAY_LEN(none); i++)
         prctl(PR_CAPBSET_DROP, none[i], 0, 0, 0);

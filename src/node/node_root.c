@@ -23,6 +23,7 @@
 
 #define CGROUPS "/sys/fs/cgroup"
 #define PERIOD_US 100000LL
+#define PIDS_PER_MIB 4 /* half of what a kernel allows by default of the machine's memory: who has a part of that has no more of the processes than of the memory */
 #define GONE_TRIES 200
 #define GONE_LOOK_MS 25
 #define HUB_TRIES 400
@@ -127,6 +128,8 @@ static int make_one(const char *root, const void *arg)
     copy_setting(root, dir, "cpuset.mems");
     snprintf(text, sizeof(text), "%lld", s->memory_mib << 20);
     put(dir, is_v2() ? "memory.max" : "memory.limit_in_bytes", text); /* where there is no such file it is another controller's tree */
+    snprintf(text, sizeof(text), "%lld", s->memory_mib * PIDS_PER_MIB);
+    put(dir, "pids.max", text);
     snprintf(text, sizeof(text), is_v2() ? "%lld %lld" : "%lld", s->cpus * PERIOD_US, PERIOD_US);
     put(dir, is_v2() ? "cpu.max" : "cpu.cfs_quota_us", text);
     if (is_v2()) {

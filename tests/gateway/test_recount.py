@@ -190,6 +190,34 @@ def test_who_is_not_asked(cloud, engine):
     assert (r["completion_tokens"], r["tokenized"], r["prompt_tokens"]) == (len(TEXT.split()), True, len(PROMPT.split()))
 
 
+def test_a_tokenizer_that_hangs_takes_no_places_of_other_tenants(cloud, engine):
+    """A tenant's engine may be the tenant's own, and answer as it likes: what others used is counted meanwhile."""
+    cloud.project("neighbour")
+    cloud.create("modelendpoints", "neighbour", "m", {"replicas": 1, "engine": {"driver": "vllm", "url": cloud.upstreams[1].url}})
+    cloud.wait_condition("modelendpoints", "neighbour", "m")
+    theirs = cloud.key("neighbour")
+    wait_for(lambda: cloud.gateway_status("/models/m", theirs) == 200, what="the model")
+    greedy = cloud.key("demo", "greedy")
+    wait_for(lambda: cloud.gateway_status("/models/m", greedy) == 200, what="the key")
+    cloud.upstreams[1].script = Engine()
+    engine.tokenizer = ["hold"]
+    clients = [RawClient(cloud.address("gateway")) for _ in range(40)]
+    for client in clients:
+        client.send(post(greedy, CHAT))
+    for client in clients:
+        client.read_until(b"five six")
+    for client in clients:
+        client.close()
+    wait_for(lambda: len(engine.questions) >= 8, what="its questions")
+    with RawClient(cloud.address("gateway")) as client:
+        client.send(post(theirs, CHAT))
+        client.read_until(b"five six")
+    r = wait_for(lambda: [r for r in records(cloud) if r["project"] == "neighbour"], what="the record")[0]
+    assert (r["completion_tokens"], r["tokenized"]) == (len(TEXT.split()), True)
+    wait_for(lambda: sum(r["key"] == "greedy" for r in records(cloud)) == 40, what="the records of the others")
+    assert len(engine.questions) == 8
+
+
 def test_another_replica_is_asked_when_one_has_died(cloud, engine):
     """The text cannot go on (it was asked for otherwise than by its text), and the engine that wrote it is gone: another of its endpoint counts."""
     cloud.create("modelendpoints", "demo", "two", {"replicas": 2, "servedName": "two", "engine": {"driver": "vllm", "url": cloud.upstreams[0].url, "remoteModel": "m"}})

@@ -2,6 +2,8 @@
 import base64
 import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -57,6 +59,15 @@ def test_nodes_join_and_say_what_they_have(served, made, pool):
         assert memory.endswith("Ki") and int(memory[:-2]) < 1024 * 1024 * 3 // 4 + 1
     # Nobody can join with what they joined with.
     wait_for(lambda: "bootstrap-token" not in made.kubectl("-n", "kube-system", "get", "secrets").stdout, 30, "tokens to be removed")
+
+
+def test_a_node_has_its_share_of_processes_and_leaves_no_file_that_stays(made, pool, pods):
+    """Whatever its tenant allows a pod: no more processes than go with its memory. No file that cannot be removed, and directories of any depth go with it (a_pool_leaves_nothing)."""
+    limits = [(p / "pids.max").read_text().strip() for p in pathlib.Path("/sys/fs/cgroup").glob(f"**/seki-node-{made.uid[:8]}-workers-0") if (p / "pids.max").exists()]
+    assert limits == [str(1024 * 4)]
+    may = int(re.search(r"CapBnd:\s*(\w+)", pathlib.Path(f"/proc/{inside(pool.outer('workers-0'), 'kubelet')[0]}/status").read_text())[1], 16)
+    assert not may & 1 << 9, "CAP_LINUX_IMMUTABLE"
+    made.kubectl("exec", "on-workers-0", "--", "sh", "-c", "cd /; for i in $(seq 200); do mkdir d && cd d; done; touch x")
 
 
 def test_pods_talk_across_nodes(made, pods):

@@ -3,6 +3,7 @@ import base64
 import contextlib
 import http.server
 import json
+import socket
 import ssl
 import threading
 
@@ -58,6 +59,7 @@ def webhook(directory):
 
     class Hook(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
+            asked.append(self.path)
             review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             request, answer = review["request"], {"uid": review["request"]["uid"], "allowed": True}
             labels, path = request["object"]["metadata"].get("labels", {}), self.path.partition("?")[0]
@@ -75,20 +77,79 @@ def webhook(directory):
 
         def log_message(self, *_):
             pass
+        def do_GET(self):
+            asked.append(self.path)
+    asked = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "server.crt", directory / "server.key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"https://127.0.0.1:{server.server_address[1]}"
+        yield f"https://127.0.0.1:{server.server_address[1]}", asked
     finally:
         server.shutdown()
         server.server_close()
 
 
+@contextlib.contextmanager
+def standin_gate(cluster):
+    """For the gate, which a cluster without nodes has not: it dials whatever the API server asks for. Gives what that was."""
+    def copy(a, b):
+        with contextlib.suppress(OSError):
+            while data := a.recv(65536):
+                b.sendall(data)
+        with contextlib.suppress(OSError):
+            b.shutdown(socket.SHUT_WR)
+
+    def serve(conn):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += conn.recv(1)
+        asked.append(head.split()[1].decode())
+        host, port = asked[-1].rsplit(":", 1)
+        there = socket.create_connection((host, int(port)))
+        conn.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        for pair in ((conn, there), (there, conn)):
+            threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+    asked, path = [], cluster.cloud.data / "run" / "gates" / f"{cluster.uid}.sock"
+    path.parent.mkdir(exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield asked
+    finally:
+        path.unlink()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def test_a_webhook_by_url_leads_nowhere_but_through_the_gate(cluster, tmp_path):
+    """Its tenant names the URL, and the API server runs on this machine: it must reach nothing of it, nor of other clusters."""
+    with webhook(tmp_path) as (url, asked):
+        authority = base64.b64encode((tmp_path / "ca.crt").read_bytes()).decode()
+        cluster.apply({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "outside"}, "webhooks": [{
+            "name": "outside.radio.example", "admissionReviewVersions": ["v1"], "sideEffects": "None", "timeoutSeconds": 10, "clientConfig": {"url": url + "/outside", "caBundle": authority},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}], "objectSelector": {"matchLabels": {"outside": "yes"}}}]})
+        count = iter(range(1000))
+
+        def refused():
+            p = cluster.apply(config_map(f"outside-{next(count)}", outside="yes"), check=False)
+            return p.returncode and p.stderr
+        said = wait_for(refused, 30, "the webhook to be asked for")
+        assert "gates/" in said and not asked, (said, asked)
+        cluster.kubectl("delete", "validatingwebhookconfiguration", "outside")
+
+
 def test_admission_webhooks_validate_and_mutate(cluster, tmp_path):
-    with webhook(tmp_path) as url:
+    with webhook(tmp_path) as (url, _), standin_gate(cluster) as dialled:
         authority = base64.b64encode((tmp_path / "ca.crt").read_bytes()).decode()
 
         def configuration(kind, path):
@@ -108,6 +169,7 @@ def test_admission_webhooks_validate_and_mutate(cluster, tmp_path):
             cluster.apply(config_map(name, hooked="yes", plain="yes"))
             return cluster.kubectl("get", "configmap", name, "-o", "jsonpath={.data.marked}").stdout == "yes"
         wait_for(marked, 30, "the webhook to mark")
+        assert set(dialled) == {url.removeprefix("https://")}
         cluster.kubectl("delete", "mutatingwebhookconfiguration,validatingwebhookconfiguration", "hooks")
 
 

@@ -1,5 +1,8 @@
 #include "unit.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/config.h"
@@ -193,6 +196,37 @@ static void files(void **state)
     unlink(victim);
 }
 
+/* As somebody makes it who wants it to stay. */
+static void make_deep(const char *top, const char *name, int depth)
+{
+    assert_int_equal(mkdir(top, 0700) < 0 && errno != EEXIST, 0);
+    int fd = open(top, O_RDONLY | O_DIRECTORY);
+    for (int i = 0; i < depth; i++) {
+        assert_int_equal(mkdirat(fd, name, 0700), 0);
+        int child = openat(fd, name, O_RDONLY | O_DIRECTORY);
+        assert_true(child >= 0);
+        close(fd);
+        fd = child;
+    }
+    close(openat(fd, "file", O_CREAT | O_WRONLY, 0600));
+    close(fd);
+}
+
+static void a_tree_of_any_depth_is_removed(void **state)
+{
+    (void)state;
+    struct err err = ERR_INIT;
+    char top[] = "/tmp/seki-test-XXXXXX";
+    assert_non_null(mkdtemp(top));
+    make_deep(top, "a", 63);
+    ASSERT_OK(file_remove_tree(top, &err));
+    make_deep(top, "a", 300);
+    make_deep(top, "b", 300);
+    make_deep(arena_printf(arena, "%s/.deep-0", top), "c", 3); /* a name that is wanted then */
+    ASSERT_OK(file_remove_tree(top, &err));
+    assert_false(file_exists(top));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +235,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(file_then_flags, setup, teardown),
         cmocka_unit_test_setup_teardown(reference_is_a_config, setup, teardown),
         cmocka_unit_test_setup_teardown(files, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_tree_of_any_depth_is_removed, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

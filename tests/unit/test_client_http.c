@@ -492,6 +492,34 @@ static void an_answer_over_the_cap_is_refused(void **state)
     end(&f);
 }
 
+#define PART ((size_t)40 << 10)
+
+/* Pages without end. */
+static void for_ever(struct tls_peer *p, struct http_request *r, int number)
+{
+    (void)p;
+    (void)number;
+    CLEANUP(sbuf_deinit) struct sbuf b = {0};
+    sbuf_init(&b, 2 * PART);
+    sbuf_addc(&b, "{\"metadata\":{\"resourceVersion\":\"9\",\"continue\":\"next\"},\"items\":[{}]}");
+    memset(sbuf_reserve(&b, PART), ' ', PART);
+    sbuf_commit(&b, PART);
+    http_respond(r, 200, "application/json", NULL, 0, sbuf_str(&b));
+}
+
+static void a_strangers_list_has_a_bound(void **state)
+{
+    (void)state;
+    struct fixture f;
+    begin(&f, for_ever);
+    client_bound_lists(f.c, (size_t)1 << 20);
+    JSON_AUTO items = NULL;
+    ASSERT_ERR(client_list(f.c, &configmaps, NULL, NULL, &items, NULL, &f.err), ERR_TOO_LARGE);
+    assert_string_equal(f.err.msg, "the list of configmaps is larger than 1 MiB");
+    assert_true(atomic_load(&f.p.requests) < 40);
+    end(&f);
+}
+
 static void no_items(struct tls_peer *p, struct http_request *r, int number)
 {
     (void)p;
@@ -703,6 +731,7 @@ int main(void)
         cmocka_unit_test(a_list_comes_in_pages),
         cmocka_unit_test(large_objects_come_in_smaller_pages),
         cmocka_unit_test(an_answer_over_the_cap_is_refused),
+        cmocka_unit_test(a_strangers_list_has_a_bound),
         cmocka_unit_test(a_list_without_items_is_no_empty_list),
         cmocka_unit_test(a_watch_delivers_lines),
         cmocka_unit_test(a_bad_line_ends_a_watch),

@@ -199,7 +199,7 @@ static void a_move_takes_all_of_the_new_home_and_forgets_the_old_one(void **stat
     assert_ptr_equal(q.routing, now);
     assert_ptr_equal(q.ticket.endpoint, q.endpoint);
     assert_ptr_equal(q.replica, &q.endpoint->replicas[0]);
-    assert_int_equal(q.ticket.wish.tried, 1); /* it is there, too */
+    assert_int_equal(q.ticket.wish.tried, 1); /* the same replica, which has failed */
     assert_int_equal(q.ticket.wish.barred, 0);
     assert_null(q.rule);
     assert_true(q.adapter);

@@ -224,6 +224,68 @@ static void a_debt_has_an_end(void **state)
     drain(&q);
 }
 
+/* One slot: the next one goes before what the last one really cost is known, and before its tenant asks again. */
+static void one_request_after_the_other_is_no_way_around_a_share(void **state)
+{
+    (void)state;
+    struct queue q;
+    int64_t real[2] = {0}, cost = 0, paid = 0;
+    queue_init(&q);
+    for (int i = 0; i < 4000; i++)
+        add(&q, 'b', 100, CLASS_INTERACTIVE);
+    add(&q, 'a', 10, CLASS_INTERACTIVE);
+    for (char runs = 0; real[0] + real[1] < 200000;) {
+        char next = take(&q, &cost);
+        if (runs) {
+            int64_t used = runs == 'a' ? 1000 : 100; /* a says 10, and never has two */
+            char name[2] = {runs, 0};
+            queue_settle(&q, name, CLASS_INTERACTIVE, 0, used - paid);
+            real[runs - 'a'] += used;
+            if (runs == 'a')
+                add(&q, 'a', 10, CLASS_INTERACTIVE);
+        }
+        runs = next;
+        paid = cost;
+    }
+    assert_true(llabs(real[0] - real[1]) < 200000 / 20);
+    drain(&q);
+}
+
+static void a_debt_is_paid_off_while_others_are_served(void **state)
+{
+    (void)state;
+    struct queue q;
+    int taken[2] = {0};
+    queue_init(&q);
+    for (int i = 0; i < 500; i++)
+        add(&q, 'b', 100, CLASS_INTERACTIVE);
+    queue_settle(&q, "a", CLASS_INTERACTIVE, 0, 5000);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(take(&q, NULL), 'b'); /* 10,000 tokens: what others get in that time is its, too */
+    assert_int_equal(map_len(q.flows), 1);
+    for (int i = 0; i < 100; i++)
+        add(&q, 'a', 100, CLASS_INTERACTIVE);
+    for (int i = 0; i < 100; i++)
+        taken[take(&q, NULL) - 'a']++;
+    assert_true(abs(taken[0] - taken[1]) <= 4);
+    drain(&q);
+}
+
+static void nobody_owes_what_kept_nobody_waiting(void **state)
+{
+    (void)state;
+    struct queue q;
+    queue_init(&q);
+    queue_settle(&q, "a", CLASS_INTERACTIVE, 0, 5000);
+    assert_int_equal(map_len(q.flows), 0);
+    add(&q, 'b', 10, CLASS_BATCH);
+    queue_settle(&q, "a", CLASS_INTERACTIVE, 0, 5000); /* of another class: it comes before b anyway */
+    assert_int_equal(take(&q, NULL), 'b');
+    assert_null(queue_peek(&q));
+    assert_int_equal(map_len(q.flows), 0);
+    drain(&q);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +298,9 @@ int main(void)
         cmocka_unit_test(batch_goes_on_while_an_interactive_one_rather_waits),
         cmocka_unit_test(who_leaves_is_gone_and_who_failed_comes_first),
         cmocka_unit_test(a_debt_has_an_end),
+        cmocka_unit_test(one_request_after_the_other_is_no_way_around_a_share),
+        cmocka_unit_test(a_debt_is_paid_off_while_others_are_served),
+        cmocka_unit_test(nobody_owes_what_kept_nobody_waiting),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

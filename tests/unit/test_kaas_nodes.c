@@ -100,6 +100,24 @@ static void test_places_are_kept_and_taken_once(void **state UNUSED)
     assert_int_equal(file_remove_tree(dir, NULL), 0);
 }
 
+static void test_who_has_no_certificate_yet_has_not_joined(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-nodes-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    CLEANUP(arena_freep) struct arena *a = arena_new(1 << 20);
+    struct site s = {.ns = "demo", .name = "one", .uid = "0b5ed6b2-7c1c-4a6c-9d52-2f8f7f1d3c11", .dir = dir};
+    struct node n;
+    struct err err = ERR_INIT;
+    node_named(&s, "workers", 0, a, &n);
+    assert_int_equal(file_mkdirs(arena_printf(a, "%s/kubelet/pki", n.dir), 0700, &err), 0);
+    /* A kubelet writes this one when it begins to ask; killed then, it needs a token again. */
+    assert_int_equal(file_write(arena_printf(a, "%s/kubelet/kubeconfig", n.dir), STR("x"), 0600, &err), 0);
+    assert_false(node_has_joined(&n));
+    assert_int_equal(symlink("/var/lib/kubelet/pki/kubelet-client-2026.pem", arena_printf(a, "%s/kubelet/pki/kubelet-client-current.pem", n.dir)), 0);
+    assert_true(node_has_joined(&n));
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
 static void test_what_a_node_is_drained_of(void **state UNUSED)
 {
     static const struct {
@@ -299,7 +317,7 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_objects_of_names_follow_from_the_networks), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_what_a_gate_dials),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_objects_of_names_follow_from_the_networks), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_who_has_no_certificate_yet_has_not_joined), cmocka_unit_test(test_what_a_gate_dials),
                                        cmocka_unit_test(test_what_a_node_is_drained_of), cmocka_unit_test(test_all_pages_of_pods_are_looked_at), cmocka_unit_test(test_a_directory_of_no_pool_is_nobodys),
                                        cmocka_unit_test(test_bytes_go_both_ways_and_end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
