@@ -499,10 +499,16 @@ static int local_restart(struct runtime *r, const char *name, const char *why, s
     return 0;
 }
 
+/* Whether what runs is not what is wanted: it is ended, or about to be, and whoever asks it now asks one that goes. */
+static bool goes(const struct entry *e)
+{
+    return e->state == WORKLOAD_RUNNING && (e->wanted ? strcmp(e->record.hash, e->want_hash) != 0 : e->argv != NULL);
+}
+
 static void fill(const struct entry *e, struct workload_status *ret)
 {
     uint64_t now = clock_mono_ms();
-    *ret = (struct workload_status){.state = e->state, .pid = e->record.pid, .generation = (uint64_t)e->record.started_ms, .started_wall_ms = e->record.started_ms,
+    *ret = (struct workload_status){.state = goes(e) ? WORKLOAD_STOPPING : e->state, .pid = e->record.pid, .generation = (uint64_t)e->record.started_ms, .started_wall_ms = e->record.started_ms,
                                     .restarts = e->record.restarts, .last_exit = e->last_exit, .crash_looping = e->crash_looping, .adopted = e->adopted};
     ret->running_ms = e->record.pid > 0 ? now - e->started_mono_ms : 0;
     if (e->crash_looping && ret->running_ms > STABLE_MS)

@@ -25,6 +25,7 @@ struct workload {
     uint64_t stop_timeout_ms; /* SIGTERM, then SIGKILL of the whole session; default 10 s */
 };
 
+/* STOPPING: what runs is not what is wanted (any more), and is ended; from the moment of that ensure() or stop(). */
 enum workload_state { WORKLOAD_ABSENT, WORKLOAD_STARTING, WORKLOAD_RUNNING, WORKLOAD_BACKOFF, WORKLOAD_STOPPING, WORKLOAD_FAILED_TO_START };
 
 struct workload_status {
