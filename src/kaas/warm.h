@@ -29,6 +29,7 @@ struct warm_place {
     bool was_ready, files, bound;
     uint64_t since_ms;   /* when the state began */
     uint64_t looked_ms, files_ms, weighed_ms;
+    uint64_t stuck_ms;   /* when it was last said that it cannot be removed */
     int64_t memory_bytes; /* of its processes when they were weighed last */
 };
 

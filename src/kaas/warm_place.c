@@ -17,6 +17,7 @@
 #define PROBE_TIMEOUT_MS 2000u
 #define FILES_LOOK_MS 60000u
 #define WEIGH_MS 60000u
+#define STUCK_SAY_MS 60000u
 #define SMAPS_MAX 65536
 #define AUDIT_MAX (4 << 20) /* of the smallest 10 MiB, at which another file would be begun */
 
@@ -340,7 +341,12 @@ bool warm_place_end(struct kaas *k, struct warm_place *p)
         return false;
     if (place_is_warm(p->site.dir))
         set_aside(k, p);
-    if (control_plane_remove(k, &p->site, &ended, &files, &done, &err) < 0 || !done) /* logs; and that nothing listens */
+    int rc = control_plane_remove(k, &p->site, &ended, &files, &done, &err); /* logs; and that nothing listens */
+    if (rc < 0 && (!p->stuck_ms || clock_mono_ms() - p->stuck_ms > STUCK_SAY_MS)) {
+        p->stuck_ms = clock_mono_ms();
+        log_warn("a place of the warm pool cannot be removed, and no other is made meanwhile", KV("directory", p->site.dir), KVE(&err));
+    }
+    if (rc < 0 || !done)
         return false;
     pthread_mutex_lock(&k->lock);
     map_del(k->memory, str_of(p->site.uid));

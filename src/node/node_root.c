@@ -117,25 +117,41 @@ static void copy_setting(const char *root, const char *dir, const char *file)
         put(dir, file, text);
 }
 
+/* One by one: a machine that lacks one of them has the others. */
+static void enable_controllers(const char *dir)
+{
+    static const char *const names[] = {"+cpu", "+cpuset", "+memory", "+pids", "+io"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        put(dir, "cgroup.subtree_control", names[i]);
+}
+
+/* In a tree of version 1 the file is there if it is that controller's. */
+static void bound(const char *dir, const char *file, const char *text)
+{
+    if (put(dir, file, text) < 0 && is_v2())
+        fprintf(stderr, "node: %s/%s cannot be set to %s: this node is not bounded by it (%s)\n", dir, file, text, strerror(errno));
+}
+
 static int make_one(const char *root, const void *arg)
 {
     const struct node_settings *s = arg;
     char dir[1024], text[64];
     snprintf(dir, sizeof(dir), "%s/%s", root, s->cgroup);
+    if (is_v2())
+        enable_controllers(root); /* before anything is bounded: else the files are not there */
     if (mkdir(dir, 0755) < 0 && errno != EEXIST)
         return say("make", dir);
     copy_setting(root, dir, "cpuset.cpus"); /* without these no process can enter a tree of version 1 */
     copy_setting(root, dir, "cpuset.mems");
     snprintf(text, sizeof(text), "%lld", s->memory_mib << 20);
-    put(dir, is_v2() ? "memory.max" : "memory.limit_in_bytes", text); /* where there is no such file it is another controller's tree */
+    bound(dir, is_v2() ? "memory.max" : "memory.limit_in_bytes", text);
     snprintf(text, sizeof(text), "%lld", s->memory_mib * PIDS_PER_MIB);
-    put(dir, "pids.max", text);
+    bound(dir, "pids.max", text);
     snprintf(text, sizeof(text), is_v2() ? "%lld %lld" : "%lld", s->cpus * PERIOD_US, PERIOD_US);
-    put(dir, is_v2() ? "cpu.max" : "cpu.cfs_quota_us", text);
+    bound(dir, is_v2() ? "cpu.max" : "cpu.cfs_quota_us", text);
     if (is_v2()) {
         CLEANUP(mem_freep) char *inner = xasprintf("%s/system", dir);
-        put(root, "cgroup.subtree_control", "+cpu +cpuset +memory +pids +io");
-        put(dir, "cgroup.subtree_control", "+cpu +cpuset +memory +pids +io");
+        enable_controllers(dir);
         if (mkdir(inner, 0755) < 0 && errno != EEXIST)
             return say("make", inner);
     }

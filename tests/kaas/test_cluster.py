@@ -204,6 +204,7 @@ def test_a_secret_of_that_name_is_not_written_over(served, made):
 def test_the_command_line(served, tmp_path):
     p = served.seki("-n", "demo", "cluster", "create", "cli", "--size", "Medium", "--service-cidr", "10.112.0.0/16", "--endpoint-name", "cli.example")
     assert "is ready: https://127." in p.stdout and [line.split()[0] for line in p.stderr.splitlines()] == ["CertificatesReady", "StoreReady", "APIServerReady", "ControllersReady", "AccessReady"], p
+    assert [line.split()[2] for line in served.seki("-n", "demo", "status").stdout.splitlines() if "cluster/cli " in line] == ["Ready"]
     file = tmp_path / "cli.kubeconfig"
     served.seki("-n", "demo", "cluster", "kubeconfig", "cli", "--out", file)
     assert file.stat().st_mode & 0o777 == 0o600
