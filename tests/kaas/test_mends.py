@@ -167,5 +167,5 @@ def test_a_cluster_that_is_forced_away_takes_its_nodes_along(served, made):
     served.api("PATCH", made.path, {"metadata": {"finalizers": []}}, "application/merge-patch+json")
     served.api("DELETE", made.path)
     # Both together: one look at all processes has found none while there was one still.
-    wait_for(lambda: not kube.marked(made.workload("")) and not [m for m in leftovers(made.uid) if not m.startswith(made.directory)], 60, "all of its processes, groups and mounts to end")
+    wait_for(lambda: not kube.marked(made.workload("")) and not leftovers(made.uid), 60, "all of its processes, groups and mounts to end")
     assert os.path.exists(made.directory), "its files are kept"
