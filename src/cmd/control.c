@@ -248,6 +248,7 @@ static int start_inference(struct control *c, struct services *s, struct err *er
                                     .kms_program = beside_us(a, "seki-kms"),
                                     .key_overlap_ms = (uint64_t)o->kubernetes_key_overlap_ms,
                                     .node_storage = o->kubernetes_node_storage,
+                                    .node_disks = o->kubernetes_node_disks,
                                     .authentication_config = o->authentication_config,
                                     .warm_clusters = (size_t)o->kubernetes_warm_clusters,
                                     .drill_ms = (uint64_t)o->kubernetes_drill_ms};

@@ -41,7 +41,7 @@ struct options {
     char *model_dirs;
     char *kubernetes_dir, *kubernetes_addresses, *kubernetes_balancer_addresses, *kubernetes_issuers;
     int64_t kubernetes_warm_clusters;
-    int64_t kubernetes_probe_ms, kubernetes_certificate_life_ms, kubernetes_key_overlap_ms, kubernetes_drill_ms, kubernetes_node_storage;
+    int64_t kubernetes_probe_ms, kubernetes_certificate_life_ms, kubernetes_key_overlap_ms, kubernetes_drill_ms, kubernetes_node_storage, kubernetes_node_disks;
 };
 
 /* What main() read from the command line besides options. */

@@ -22,6 +22,7 @@ struct kaas_options {
     const char *kms_program;  /* seki-kms */
     uint64_t key_overlap_ms;  /* how long a cluster's older key for secrets stays beside the newer one at least */
     int64_t node_storage;     /* bytes that volumes of one node may have together; 0: clusters have no storage */
+    int64_t node_disks;       /* bytes that the disks of all nodes may have together; 0: as many as NodePools ask for */
     const char *authentication_config; /* the file with issuers of people's tokens; "": there is none */
     const char *balancer_addresses; /* "": none; a network of this machine's, for Services of type LoadBalancer */
     const char *listens[5];   /* where this cloud's processes listen; ends with NULL */

@@ -40,9 +40,12 @@ bool node_workload_is_of(const struct site *s, const char *workload);
 
 /* The index is taken once, and kept in the node's directory; called under the lock of all pools. ERR_UNAVAILABLE: the network is full. */
 int node_place(struct node *n, const struct node_network *network, struct err *err) NODISCARD;
+/* Its disk's file, with that size, and nothing in it yet; one that is there grows and never shrinks. Called under the lock of all pools. ERR_NO_SPACE: all nodes of this machine would have more than `limit` bytes
+ * together (0: as many as they like). */
+int node_disk_promise(const struct node *n, const char *data_dir, int64_t gib, int64_t limit, struct err *err) NODISCARD;
 /* Writes all that the node reads but its token; *ret_settings: what tells one command line from another, 16 hex digits. */
 int node_files_ensure(const struct node *n, const struct cluster *c, const struct node_pool *p, const char *pool, uint64_t life_ms, char ret_settings[17], struct err *err) NODISCARD;
-/* Whether it has joined before: it has credentials of its own, and a serving certificate. */
+/* Whether it has joined before: it has credentials of its own, and a serving certificate. The node says so (node_disk_tell()). */
 bool node_has_joined(const struct node *n);
 bool node_has_serving(const struct node *n);
 int node_write_token(const struct node *n, const char *token, struct err *err) NODISCARD;

@@ -2,6 +2,8 @@
 #include "kaas/node.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -155,6 +157,55 @@ int node_place(struct node *n, const struct node_network *w, struct err *err)
     return 0;
 }
 
+/* ---- its disk ---- */
+
+static int64_t promised_by(const char *nodes)
+{
+    int64_t sum = 0;
+    DIR *d = opendir(nodes);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        CLEANUP(mem_freep) char *path = xasprintf("%s/%s/disk.img", nodes, e->d_name);
+        struct stat st;
+        if (e->d_name[0] != '.' && lstat(path, &st) == 0)
+            sum += st.st_size;
+    }
+    if (d)
+        closedir(d);
+    return sum;
+}
+
+/* Of all clusters: those of pools that were forced away, too. */
+static int64_t promised(const char *data_dir)
+{
+    CLEANUP(mem_freep) char *root = xasprintf("%s/clusters", data_dir);
+    int64_t sum = 0;
+    DIR *d = opendir(root);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        CLEANUP(mem_freep) char *nodes = xasprintf("%s/%s/nodes", root, e->d_name);
+        sum += e->d_name[0] == '.' ? 0 : promised_by(nodes);
+    }
+    if (d)
+        closedir(d);
+    return sum;
+}
+
+int node_disk_promise(const struct node *n, const char *data_dir, int64_t gib, int64_t limit,
+                      struct err *err)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/disk.img", n->dir);
+    struct stat st = {0};
+    if (lstat(path, &st) == 0 && st.st_size >= gib << 30)
+        return 0;
+    int64_t more = (gib << 30) - st.st_size, have = limit ? promised(data_dir) : 0;
+    if (limit && more > limit - have)
+        return err_set(err, ERR_NO_SPACE,
+                       "the disks of all nodes may have %lld MiB together (kubernetes-node-disks), "
+                       "and have %lld; this one asks for %lld more",
+                       (long long)(limit >> 20), (long long)(have >> 20), (long long)(more >> 20));
+    CLEANUP(file_closep) int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    return fd < 0 || ftruncate(fd, gib << 30) < 0 ? err_sys(err, errno, "%s", path) : 0;
+}
+
 /* ---- a node's settings ---- */
 
 static json_t *taints_of(const struct node_pool *p)
@@ -250,11 +301,15 @@ static int node_settings_put(const struct node *n, const struct node_pool *p, co
     snprintf(hub, sizeof(hub), "%s/net/hub", n->site->dir);
     snprintf(link, sizeof(link), "n%d", n->index);
     sbuf_init(&labels, TEXT_MAX);
-    return put_json(n->dir, "node.json",
-                    json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s}", "name", n->name, "address", n->address, "bits", n->network->nodes.bits, "gate", n->network->gate, "hub", hub,
-                              "link", link, "programs", n->site->programs, "cgroup", n->cgroup, "cpus", (json_int_t)p->spec.machine.cpus, "memoryMiB", (json_int_t)p->spec.machine.memory_mib, "labels",
-                              labels_of(p, pool, &labels)),
-                    all, err);
+    return put_json(
+        n->dir, "node.json",
+        json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s}", "name", n->name,
+                  "address", n->address, "bits", n->network->nodes.bits, "gate", n->network->gate,
+                  "hub", hub, "link", link, "programs", n->site->programs, "cgroup", n->cgroup,
+                  "cpus", (json_int_t)p->spec.machine.cpus, "memoryMiB",
+                  (json_int_t)p->spec.machine.memory_mib, "diskGiB",
+                  (json_int_t)p->spec.machine.disk_gib, "labels", labels_of(p, pool, &labels)),
+        all, err);
 }
 
 /* The authority, and kube-proxy's credentials. */
@@ -305,18 +360,17 @@ static bool there(const struct node *n, const char *what)
 {
     CLEANUP(mem_freep) char *path = xasprintf("%s/%s", n->dir, what);
     struct stat st;
-    return lstat(path, &st) == 0; /* links of the kubelet lead to where it sees them */
+    return lstat(path, &st) == 0;
 }
 
-/* Its kubeconfig says nothing: a kubelet writes that before it has what it names. */
 bool node_has_joined(const struct node *n)
 {
-    return there(n, "kubelet/pki/kubelet-client-current.pem");
+    return there(n, "joined");
 }
 
 bool node_has_serving(const struct node *n)
 {
-    return there(n, "kubelet/pki/kubelet-server-current.pem");
+    return there(n, "serving");
 }
 
 int node_write_token(const struct node *n, const char *token, struct err *err)

@@ -187,6 +187,9 @@ static int make_node(struct pool_pass *p, struct node *n, struct err *err)
     char name[WORKLOAD_NAME_MAX], settings[17];
     pthread_mutex_lock(&p->all->lock);
     int rc = node_place(n, &p->network, err);
+    if (rc == 0)
+        rc = node_disk_promise(n, p->k->o.data_dir, p->pool.spec.machine.disk_gib,
+                               p->k->o.node_disks, err);
     pthread_mutex_unlock(&p->all->lock);
     if (rc == 0)
         rc = node_files_ensure(n, &p->cluster, &p->pool, p->r->name, p->k->o.certificate_life_ms, settings, err);
@@ -207,9 +210,10 @@ static void node_passed(struct pool_pass *p, const struct node *n, json_t *recor
     int64_t took = clock_wall_ms() - status_time(record, "startedAt");
     p->ready++;
     json_object_del(record, "message");
-    if (json_at(record, "milliseconds"))
+    if (json_at(record, "milliseconds") && !node_token_written_ms(n))
         return;
-    json_put_int(record, "milliseconds", took > 0 ? took : 1);
+    if (!json_at(record, "milliseconds"))
+        json_put_int(record, "milliseconds", took > 0 ? took : 1);
     node_forget_token(n);
     if (join_token_drop(p->client, n->name, &ignored) < 0)
         log_warn("a node's token could not be removed; it ends within the hour", KV("node", n->name), KVE(&ignored));

@@ -66,7 +66,7 @@ struct node_pool {
         const char *cluster_name;
         int64_t count;
         struct {
-            int64_t cpus, memory_mib; /* memoryMiB */
+            int64_t cpus, memory_mib, disk_gib; /* memoryMiB, diskGiB */
         } machine;
         struct field_map labels;
         struct field_list taints; /* struct node_taint */

@@ -9,6 +9,7 @@
 static const struct field machine_fields[] = {
     {.name = "cpus", .type = FIELD_INT, .offset = MACHINE(cpus), .min = 1, .max = 1024, .def = "1", .help = "processors that its pods share; what the machine below has is the most that there can be"},
     {.name = "memoryMiB", .type = FIELD_INT, .offset = MACHINE(memory_mib), .min = 512, .max = 16777216, .def = "2048", .help = "memory of the node, its own programs included"},
+    {.name = "diskGiB", .type = FIELD_INT, .offset = MACHINE(disk_gib), .min = 1, .max = 16384, .def = "4", .help = "what the node, its images and its pods may write, volumes not counted; it may grow later, not shrink"},
     {0},
 };
 static const struct field taint_fields[] = {
@@ -65,6 +66,7 @@ static const struct kind_column columns[] = {
     {"STATUS", "string", "", "reason:Ready", 0, "why it is ready or not"},
     {"CPUS", "integer", "", "spec.machine.cpus", 1, "processors of a node"},
     {"MEMORY", "integer", "", "spec.machine.memoryMiB", 1, "memory of a node in MiB"},
+    {"DISK", "integer", "", "spec.machine.diskGiB", 1, "disk of a node in GiB"},
     {0},
 };
 
@@ -104,13 +106,15 @@ static bool kept_key(const char *key)
     return str_eqc(prefix, "kubernetes.io") || str_ends(prefix, STR(".kubernetes.io")) || str_eqc(prefix, "k8s.io") || str_ends(prefix, STR(".k8s.io"));
 }
 
-static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj UNUSED, struct field_errors *errors)
+static void validate(const struct kind_context *c UNUSED, const json_t *obj, const json_t *old_obj, struct field_errors *errors)
 {
     const char *key;
     json_t *value, *taint;
     size_t i;
     if (obj_name(obj) && strlen(obj_name(obj)) > NODE_POOL_NAME_MAX)
         field_errors_add(errors, "metadata.name", "FieldValueInvalid", "Invalid value: expected %d characters at most: names of nodes begin with it", NODE_POOL_NAME_MAX);
+    if (old_obj && json_int(obj, "spec.machine.diskGiB", 0) < json_int(old_obj, "spec.machine.diskGiB", 0))
+        field_errors_add(errors, "spec.machine.diskGiB", "FieldValueInvalid", "Invalid value: expected %lld or more: a disk does not shrink, make another pool", (long long)json_int(old_obj, "spec.machine.diskGiB", 0));
     json_object_foreach (json_at(obj, "spec.labels"), key, value) {
         const char *text = json_string_value(value);
         char path[400];

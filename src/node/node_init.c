@@ -33,6 +33,7 @@
 #define AGAIN_MAX_MS 10000u
 #define STABLE_MS 30000u
 #define IDLE_MS 1000u
+#define TELL_MS 25u
 
 /* ---- what runs in a node ---- */
 
@@ -253,16 +254,20 @@ static int load(const char *dir, json_t **doc, struct node_settings *s)
     return -1;
 }
 
-static int wait_for_end(pid_t child)
+static int wait_for_end(pid_t child, const struct node_settings *s)
 {
     sigset_t set;
     int status = 0;
+    bool told = node_disk_tell(s->dir, s->disk, true);
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     for (;;) {
-        int got = sigwaitinfo(&set, NULL);
+        int got = told
+                      ? sigwaitinfo(&set, NULL)
+                      : sigtimedwait(&set, NULL, &(struct timespec){.tv_nsec = TELL_MS * 1000000L});
+        told = told || node_disk_tell(s->dir, s->disk, false);
         if (got == SIGTERM || got == SIGINT)
             kill(child, SIGKILL); /* its process namespace ends with it */
         if (waitpid(child, &status, got == SIGTERM || got == SIGINT ? 0 : WNOHANG) == child)
@@ -287,7 +292,8 @@ int node_main(char **argv)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigprocmask(SIG_BLOCK, &set, NULL);
-    if (node_cgroups_remove(s.cgroup) < 0 || node_cgroups_make(&s) < 0)
+    if (node_cgroups_remove(s.cgroup) < 0 || node_disk_open(s.dir, &s.disk) < 0 ||
+        node_cgroups_make(&s) < 0)
         return 1;
     if (unshare(CLONE_NEWPID) < 0) {
         fprintf(stderr, "node: a namespace for processes: %s\n", strerror(errno));
@@ -296,7 +302,9 @@ int node_main(char **argv)
     pid_t child = fork();
     if (child == 0)
         _exit(first_process(&s));
-    int rc = child < 0 ? 1 : wait_for_end(child);
+    node_disk_mark(s.dir); /* meanwhile the node begins */
+    int rc = child < 0 ? 1 : wait_for_end(child, &s);
+    close(s.disk);
     if (node_cgroups_remove(s.cgroup) < 0)
         rc = 1;
     fflush(NULL);

@@ -362,9 +362,19 @@ static int show_own(const struct node_settings *s, const char *root)
     static const struct {
         const char *from, *to;
         bool read_only;
-    } own[] = {{"etc", "/etc/seki-node", true},       {"cni", "/etc/cni/net.d", true},   {"kubelet", "/var/lib/kubelet", false}, {"containerd", "/var/lib/containerd", false},
-               {"ipam", "/var/lib/cni", false}, {"log", "/var/log", false}, {"volumes", AGENT_VOLUMES, false}};
-    int rc = 0;
+    } own[] = {{"etc", "/etc/seki-node", true},
+               {"cni", "/etc/cni/net.d", true},
+               {"disk/kubelet", "/var/lib/kubelet", false},
+               {"disk/containerd", "/var/lib/containerd", false},
+               {"disk/ipam", "/var/lib/cni", false},
+               {"disk/log", "/var/log", false},
+               {"volumes", AGENT_VOLUMES, false}};
+    CLEANUP(mem_freep) char *disk = xasprintf("%s/disk", s->dir);
+    int rc = file_mkdirs(disk, 0700, NULL) < 0 ||
+                     move_mount(s->disk, "", AT_FDCWD, disk, MOVE_MOUNT_F_EMPTY_PATH) < 0
+                 ? say("mount", disk)
+                 : 0;
+    close(s->disk); /* the outer process has it, too; no program of the node does */
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(own); i++) {
         CLEANUP(mem_freep) char *from = xasprintf("%s/%s", s->dir, own[i].from);
         if (file_mkdirs(from, 0700, NULL) < 0)

@@ -27,6 +27,10 @@
 #define SUFFIX ".img"
 #define BLOCK (1 << 20)
 #define MOUNTS_AT (1024 + 0x34) /* s_mnt_count, 16 bits, of ext4's superblock */
+#define THIN_BLOCK 4096
+#define MAGIC_AT (1024 + 0x38) /* s_magic, then s_state, 16 bits each */
+#define STATE_VALID 1          /* unmounted, and no errors were seen */
+#define BLOCKS_AT (1024 + 4)   /* s_blocks_count_lo, 32 bits: 64 TiB */
 #define LOOP_MAJOR 7
 #define LOOP_CONTROL_MINOR 237
 #define ATTACH_TRIES 8 /* another process may take the free one first */
@@ -130,6 +134,28 @@ static int make_file(const char *path, int64_t bytes, struct err *err)
     return fsync(fd) < 0 ? err_sys(err, errno, "%s", path) : 0;
 }
 
+int volume_make_thin(const char *dir, const char *id, int64_t bytes, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = volume_path(dir, id);
+    CLEANUP(mem_freep) char *fresh = xasprintf("%s/%s" VOLUME_FRESH, dir, id);
+    /* A file's holes are zeros: the tables that are not written read as if they were. */
+    const char *const mkfs[] = {
+        "mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096" /* THIN_BLOCK */, "-O", "^has_journal",
+        "-E", "nodiscard,lazy_itable_init=1", fresh, NULL};
+    CLEANUP(file_closep)
+    int fd = open(fresh, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_sys(err, errno, "%s", fresh);
+    int rc = ftruncate(fd, bytes) < 0 ? err_sys(err, errno, "%s", fresh) : 0;
+    if (rc == 0 && node_run(mkfs, NULL, -1) < 0)
+        rc = err_set(err, ERR_INTERNAL, "mkfs.ext4 made no file system");
+    if (rc == 0 && rename(fresh, path) < 0)
+        rc = err_sys(err, errno, "%s", path);
+    if (rc < 0)
+        (void)unlink(fresh);
+    return rc;
+}
+
 int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, struct err *err)
 {
     CLEANUP(mem_freep) char *path = volume_path(dir, id);
@@ -146,6 +172,34 @@ int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, s
     if (rc < 0)
         (void)unlink(fresh);
     return rc == 0 ? file_sync_dir(dir, err) : rc;
+}
+
+bool volume_whole(const char *dir, const char *id)
+{
+    uint8_t at[4] = {0}; /* s_magic, s_state */
+    CLEANUP(file_closep) int fd = volume_open(dir, id, O_RDONLY, NULL);
+    return fd >= 0 && pread(fd, at, sizeof(at), MAGIC_AT) == (ssize_t)sizeof(at) && at[0] == 0x53 &&
+           at[1] == 0xef && at[2] == STATE_VALID && !at[3];
+}
+
+int volume_grow_thin(const char *dir, const char *id, struct err *err)
+{
+    CLEANUP(mem_freep) char *path = volume_path(dir, id);
+    const char *const resize[] = {"resize2fs", "-f", path,
+                                  NULL}; /* what was unmounted needs no check before */
+    uint8_t at[4] = {0};
+    struct stat st;
+    CLEANUP(file_closep) int fd = volume_open(dir, id, O_RDONLY, err);
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) < 0 || pread(fd, at, sizeof(at), BLOCKS_AT) != (ssize_t)sizeof(at))
+        return err_sys(err, errno, "%s", path);
+    uint32_t blocks = at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+    if (blocks >= (uint64_t)st.st_size / THIN_BLOCK)
+        return 0;
+    return node_run(resize, NULL, -1) < 0
+               ? err_set(err, ERR_INTERNAL, "the file system of %s does not grow", path)
+               : 0;
 }
 
 bool volume_unused(const char *dir, const char *id)
@@ -364,19 +418,32 @@ static bool is_mounted(const char *path)
     return lstat(path, &here) == 0 && stat(up, &above) == 0 && here.st_dev != above.st_dev;
 }
 
-int volume_root(const char *dir, const char *id, int *ret_fd, struct err *err)
+/* A mount that is nowhere yet; -1: errno. flags: options of ext4's without a value, NULL or NULL at
+ * the end. */
+static int mount_of(int loop, const char *const *flags, unsigned attributes)
 {
     char device[64];
+    snprintf(device, sizeof(device), "/proc/self/fd/%d", loop);
+    CLEANUP(file_closep) int how = fsopen("ext4", FSOPEN_CLOEXEC);
+    if (how < 0 || fsconfig(how, FSCONFIG_SET_STRING, "source", device, 0) < 0)
+        return -1;
+    for (; flags && *flags; flags++)
+        if (fsconfig(how, FSCONFIG_SET_FLAG, *flags, NULL, 0) < 0)
+            return -1;
+    return fsconfig(how, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0
+               ? -1
+               : fsmount(how, FSMOUNT_CLOEXEC, attributes);
+}
+
+int volume_root(const char *dir, const char *id, int *ret_fd, struct err *err)
+{
     int number = loop_of(dir, id);
     CLEANUP(file_closep) int loop = number < 0 ? -1 : open_loop((unsigned)number);
     if (loop < 0)
         return err_set(err, ERR_NOT_FOUND, "no loop device has volume %s", id);
-    snprintf(device, sizeof(device), "/proc/self/fd/%d", loop);
     /* The kernel gives what is mounted of a device already. */
-    CLEANUP(file_closep) int how = fsopen("ext4", FSOPEN_CLOEXEC);
-    if (how < 0 || fsconfig(how, FSCONFIG_SET_STRING, "source", device, 0) < 0 || fsconfig(how, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
-        return err_sys(err, errno, "the file system of volume %s", id);
-    CLEANUP(file_closep) int mounted = fsmount(how, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+    CLEANUP(file_closep)
+    int mounted = mount_of(loop, NULL, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
     *ret_fd = mounted < 0 ? -1 : openat(mounted, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return *ret_fd < 0 ? err_sys(err, errno, "the file system of volume %s", id) : 0;
 }
@@ -414,6 +481,21 @@ int volume_mount(const char *dir, const char *id, const char *path, struct err *
         return rc;
     snprintf(device, sizeof(device), "/proc/self/fd/%d", loop);
     return mount(device, path, "ext4", MS_NODEV | MS_NOSUID, NULL) < 0 ? err_sys(err, errno, "mount volume %s", id) : 0;
+}
+
+int volume_mount_apart(const char *dir, const char *id, int *ret_fd, struct err *err)
+{
+    static const char *const flags[] = {"nobarrier", "noinit_itable", NULL};
+    CLEANUP(file_closep) int loop = -1;
+    int rc = volume_hold(dir, id, &loop, err);
+    if (rc < 0)
+        return rc;
+    CLEANUP(file_closep) int mounted = mount_of(loop, flags, MOUNT_ATTR_NODEV);
+    if (mounted < 0)
+        return err_sys(err, errno, "the file system of %s", id);
+    *ret_fd = mounted;
+    mounted = -1;
+    return 0;
 }
 
 int volume_bind(const char *from, const char *to, bool read_only, struct err *err)

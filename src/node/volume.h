@@ -21,6 +21,12 @@ bool volume_id_valid(struct str id);
 bool volume_snapshot_id_valid(struct str id);
 /* Does nothing when it is there. ERR_NO_SPACE: beyond `limit` bytes for all volumes of DIR together (less than 0: no limit), or the disk is full. */
 int volume_make(const char *dir, const char *id, int64_t bytes, int64_t limit, struct err *err) NODISCARD;
+/* Another sort, for what a node itself writes (node_init.h): it takes room of the disk as it is written, `bytes` at most, and has no journal. Replaces what is there; wiped by nobody. */
+int volume_make_thin(const char *dir, const char *id, int64_t bytes, struct err *err) NODISCARD;
+/* Whether it has a file system that was unmounted and saw no errors. False while it is mounted. */
+bool volume_whole(const char *dir, const char *id);
+/* Makes the file system of one that is whole as large as its file has become. Not while it is mounted. */
+int volume_grow_thin(const char *dir, const char *id, struct err *err) NODISCARD;
 /* DIR/ID.img, to be freed. */
 char *volume_path(const char *dir, const char *id);
 /* A step of a wipe (wiper.h asks for them): VOLUME_STEP_BYTES from *at on, 0 at first; *ret_done when it is gone, also when there was none. What is overwritten is given back before the next step, so that a
@@ -55,6 +61,9 @@ int volume_hold(const char *dir, const char *id, int *ret_fd, struct err *err) N
 
 /* Mounts it at path, which is made. Does nothing when something is mounted there. ERR_NOT_FOUND: no such volume. ERR_BUSY: it is attached elsewhere. */
 int volume_mount(const char *dir, const char *id, const char *path, struct err *err) NODISCARD;
+/* Mounts one of volume_make_thin() at no path: *ret_fd is for move_mount(), and holds it while it is open. Nothing is written through to the disk: if the machine
+ * crashes, volume_whole() says no. Errors as of volume_mount(). */
+int volume_mount_apart(const char *dir, const char *id, int *ret_fd, struct err *err) NODISCARD;
 /* Shows what is mounted at `from` at `to`, which is made. */
 int volume_bind(const char *from, const char *to, bool read_only, struct err *err) NODISCARD;
 /* Takes off all that is mounted at path; 0 when nothing is. */

@@ -14,6 +14,8 @@ def create(cloud, ns, name, spec):
     ({"count": 65}, "spec.count", ""),
     ({"machine": {"memoryMiB": 100}}, "spec.machine.memoryMiB", ""),
     ({"machine": {"cpus": 0}}, "spec.machine.cpus", ""),
+    ({"machine": {"diskGiB": 0}}, "spec.machine.diskGiB", ""),
+    ({"machine": {"diskGiB": 16385}}, "spec.machine.diskGiB", ""),
     ({"machine": {"gpus": 1}}, "spec.machine.gpus", ""),
     ({"labels": {"kubernetes.io/role": "x"}}, "spec.labels[kubernetes.io/role]", "may not give itself"),
     ({"labels": {"node-restriction.kubernetes.io/zone": "x"}}, "spec.labels[node-restriction.kubernetes.io/zone]", "may not give itself"),
@@ -47,7 +49,7 @@ def test_networks_of_nodes_overlap_nothing(cloud, project):
 
 def test_a_pool_without_its_cluster_waits_and_can_be_deleted(cloud, project):
     made = create(cloud, project, "workers", {"clusterName": "one"})
-    assert made["spec"] == {"clusterName": "one", "count": 1, "machine": {"cpus": 1, "memoryMiB": 2048}, "kubelet": {"maxPods": 110, "podPidsLimit": 4096}, "drainSeconds": 300}
+    assert made["spec"] == {"clusterName": "one", "count": 1, "machine": {"cpus": 1, "memoryMiB": 2048, "diskGiB": 4}, "kubelet": {"maxPods": 110, "podPidsLimit": 4096}, "drainSeconds": 300}
     cloud.wait_condition("nodepools", project, "workers", "Ready", "False", "ClusterMissing")
     path = f"{GROUP}/namespaces/{project}/nodepools/workers"
     with pytest.raises(ApiError) as e:

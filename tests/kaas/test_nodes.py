@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 import kube
-from cloud import wait_for
+from cloud import ApiError, wait_for
 from kube import Pool, holder, inside, leftovers
 
 pytestmark = [pytest.mark.kube, pytest.mark.full]
@@ -136,6 +136,55 @@ def test_a_killed_node_is_made_again(made, pool, pods):
     pool.wait()
 
 
+def credentials(pool, node):
+    """The kubelet's own, where this machine sees them: in the node alone."""
+    pki = pathlib.Path(f"/proc/{inside(pool.outer(node), 'kubelet')[0]}/root/var/lib/kubelet/pki")
+    return pki / os.path.basename(os.readlink(pki / "kubelet-client-current.pem"))
+
+
+def loops(uid, node=""):
+    return [p.parent.parent.name for p in pathlib.Path("/sys/block").glob("loop*/loop/backing_file") if f"{uid}/nodes/{node}" in p.read_text()]
+
+
+def test_what_a_node_and_its_pods_write_has_a_size(served, made, pool, pods):
+    """One writes without end, into a volume of its pod and into its own root: it is its node that is full."""
+    small = Pool.ready(made, "small", count=1, machine={"memoryMiB": 1024, "diskGiB": 1})
+    disk = made.directory / "nodes" / "small-0" / "disk.img"
+
+    def capacity():
+        said = made.kubectl("get", "node", "small-0", "-o", "jsonpath={.status.capacity.ephemeral-storage}").stdout
+        return int(said.removesuffix("Ki")) << (10 if said.endswith("Ki") else 0)
+    assert 900 << 20 < capacity() <= 1 << 30
+    assert disk.stat().st_size == 1 << 30 and disk.stat().st_blocks * 512 < 512 << 20, "it is not allotted before it is written"
+    made.apply(kube.pod("greedy", kube.container("one", "sleep", "100000", volumeMounts=[{"name": "data", "mountPath": "/data"}]), node="small-0", grace=0, volumes=[{"name": "data", "emptyDir": {}}]))
+    made.wait_pods("greedy")
+    p = made.kubectl("exec", "greedy", "--", "sh", "-c", "cat /dev/zero > /data/fill; cat /dev/zero > /fill; cat /dev/zero > /data/again", check=False)
+    assert p.stderr.count("No space left") == 3, p
+    assert disk.stat().st_blocks * 512 <= (1 << 30) + (4 << 20)
+    assert "this is on-workers-1" in made.web_get("on-workers-0", made.pod_address("on-workers-1")).stdout
+    wait_for(lambda: made.kubectl("get", "pod", "greedy", "-o", "jsonpath={.status.reason}").stdout == "Evicted", 120, "the kubelet to make room")
+    # More of it; less is refused.
+    with pytest.raises(ApiError) as e:
+        served.api("PATCH", small.path, {"spec": {"machine": {"diskGiB": 0}}}, "application/merge-patch+json")
+    assert "spec.machine.diskGiB" in str(e.value)
+    before, pem = small.outer("small-0"), credentials(small, "small-0").name
+    served.api("PATCH", small.path, {"spec": {"machine": {"diskGiB": 2}}}, "application/merge-patch+json")
+    wait_for(lambda: small.outer("small-0") not in (None, before), 60, "the node to start anew")
+    small.wait()
+    wait_for(lambda: capacity() > 1800 << 20, 60, "it to say so")
+    assert credentials(small, "small-0").name == pem, "with what it had"
+    with pytest.raises(ApiError) as e:
+        served.api("PATCH", small.path, {"spec": {"machine": {"diskGiB": 1}}}, "application/merge-patch+json")
+    assert "spec.machine.diskGiB" in str(e.value) and "does not shrink" in str(e.value)
+    # What this cloud has no room for is not made, and says why.
+    served.api("PATCH", small.path, {"spec": {"machine": {"diskGiB": 100}}}, "application/merge-patch+json")
+    wait_for(lambda: "kubernetes-node-disks" in json.dumps(small.get().get("status", {})), 60, "it to be said")
+    assert loops(made.uid, "small-0")
+    served.api("DELETE", small.path)
+    wait_for(lambda: not disk.parent.exists(), 60, "the pool to be gone")
+    assert not loops(made.uid, "small-0") and not leftovers(made.uid, "small-0")
+
+
 def test_a_pool_is_made_smaller_and_larger(made, pool, pods):
     first = pool.outer("workers-0")
     pool.scale(1)
@@ -151,13 +200,22 @@ def test_a_pool_is_made_smaller_and_larger(made, pool, pods):
 def test_stopped_with_ctrl_c_and_started_again(served, made, pool, pods):
     """Everything is ended, nothing is mounted; then everything comes back as it was, as after a restart of the machine."""
     address = {n: x["address"] for n, x in pool.nodes().items()}
+    pems = {n: credentials(pool, n).name for n in address}
     served.stop(signal.SIGINT)
-    assert not kube.marked(made.workload("")) and not leftovers(made.uid)
+    assert not kube.marked(made.workload("")) and not leftovers(made.uid) and not loops(made.uid)
+    with (made.directory / "nodes" / "workers-1" / "disk.img").open("r+b") as f:
+        f.seek(1024 + 0x3A)
+        f.write(b"\0\0")  # as a machine leaves it that crashed: not unmounted
     served.start()
     made.wait()
     wait_for(lambda: all(pool.outer(n) for n in address), 60, "nodes")
     pool.wait()
     assert {n: x["address"] for n, x in pool.nodes().items()} == address
+    # One has what it had; the other's disk is not trusted, and it has joined again.
+    wait_for(lambda: inside(pool.outer("workers-1"), "kubelet") and (made.directory / "nodes" / "workers-1" / "joined").exists() and credentials(pool, "workers-1").name != pems["workers-1"], 90, "other credentials")
+    assert credentials(pool, "workers-0").name == pems["workers-0"]
+    pool.wait()
+    wait_for(lambda: not list((made.directory / "nodes").glob("*/etc/bootstrap.json")), 30, "its token to be forgotten")
 
     def answers():
         p = made.pod_address("on-workers-1", check=False)
@@ -214,7 +272,7 @@ def test_a_kubelet_gets_no_certificate_for_others(served, made, pool, tmp_path):
                     "-addext", "subjectAltName=DNS:workers-0,IP:10.201.0.11"], check=True, capture_output=True)
     doc = {"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "greedy"},
            "spec": {"signerName": "kubernetes.io/kubelet-serving", "usages": ["digital signature", "server auth"], "request": base64.b64encode(request.read_bytes()).decode()}}
-    pem = made.directory / "nodes" / "workers-0" / "kubelet" / "pki" / os.path.basename(os.readlink(made.directory / "nodes" / "workers-0" / "kubelet" / "pki" / "kubelet-client-current.pem"))
+    pem = credentials(pool, "workers-0")
     p = subprocess.run([kube.KUBECTL, "--server", made.get()["status"]["endpoint"], "--certificate-authority", made.directory / "pki" / "ca.crt", "--client-certificate", pem, "--client-key", pem,
                         "create", "-f", "-"], input=json.dumps(doc), text=True, capture_output=True, timeout=60, env={**os.environ, "HOME": str(tmp_path), "KUBECONFIG": "/dev/null"})
     assert p.returncode == 0, p.stderr
@@ -232,4 +290,4 @@ def test_a_pool_leaves_nothing(served, made, pool):
     assert not leftovers(made.uid, "workers")
     uid = made.uid
     made.delete()
-    assert not leftovers(uid) and not kube.marked(made.workload(""))
+    assert not leftovers(uid) and not kube.marked(made.workload("")) and not loops(uid)

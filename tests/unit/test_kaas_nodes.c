@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -16,6 +17,7 @@
 #include "kaas/addons.h"
 #include "kaas/node.h"
 #include "node/node_gate.h"
+#include "node/node_init.h"
 
 static struct cluster cluster_with(const char *pods, const char *services, const char *nodes)
 {
@@ -109,13 +111,71 @@ static void test_who_has_no_certificate_yet_has_not_joined(void **state UNUSED)
     struct node n;
     struct err err = ERR_INIT;
     node_named(&s, "workers", 0, a, &n);
-    assert_int_equal(file_mkdirs(arena_printf(a, "%s/kubelet/pki", n.dir), 0700, &err), 0);
+    const char *disk = arena_printf(a, "%s/disk", n.dir);
+    assert_int_equal(file_mkdirs(arena_printf(a, "%s/kubelet/pki", disk), 0700, &err), 0);
+    int fd = open(disk, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     /* A kubelet writes this one when it begins to ask; killed then, it needs a token again. */
-    assert_int_equal(file_write(arena_printf(a, "%s/kubelet/kubeconfig", n.dir), STR("x"), 0600, &err), 0);
+    assert_int_equal(
+        file_write(arena_printf(a, "%s/kubelet/kubeconfig", disk), STR("x"), 0600, &err), 0);
+    assert_false(node_disk_tell(n.dir, fd, true));
     assert_false(node_has_joined(&n));
-    assert_int_equal(symlink("/var/lib/kubelet/pki/kubelet-client-2026.pem", arena_printf(a, "%s/kubelet/pki/kubelet-client-current.pem", n.dir)), 0);
-    assert_true(node_has_joined(&n));
+    assert_int_equal(symlink("/var/lib/kubelet/pki/kubelet-client-2026.pem",
+                             arena_printf(a, "%s/kubelet/pki/kubelet-client-current.pem", disk)),
+                     0);
+    assert_false(node_disk_tell(n.dir, fd, false));
+    assert_true(node_has_joined(&n) && !node_has_serving(&n));
+    assert_int_equal(symlink("/var/lib/kubelet/pki/kubelet-server-2026.pem",
+                             arena_printf(a, "%s/kubelet/pki/kubelet-server-current.pem", disk)),
+                     0);
+    assert_true(node_disk_tell(n.dir, fd, false));
+    assert_true(node_has_joined(&n) && node_has_serving(&n));
+    /* A disk that was made anew has neither, nor one where somebody has put a link. */
+    assert_int_equal(
+        rename(arena_printf(a, "%s/kubelet", disk), arena_printf(a, "%s/elsewhere", disk)), 0);
+    assert_int_equal(symlink("elsewhere", arena_printf(a, "%s/kubelet", disk)), 0);
+    assert_false(node_disk_tell(n.dir, fd, true));
+    assert_false(node_has_joined(&n) || node_has_serving(&n));
+    close(fd);
     assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+static void test_disks_of_all_nodes_have_a_bound(void **state UNUSED)
+{
+    char data[] = "/tmp/seki-nodes-XXXXXX";
+    assert_non_null(mkdtemp(data));
+    CLEANUP(arena_freep) struct arena *a = arena_new(1 << 20);
+    const struct site one = {.ns = "demo",
+                             .name = "one",
+                             .uid = "1",
+                             .dir = arena_printf(a, "%s/clusters/1", data)},
+                      two = {.ns = "demo",
+                             .name = "two",
+                             .uid = "2",
+                             .dir = arena_printf(a, "%s/clusters/2", data)};
+    struct node first, second;
+    struct err err = ERR_INIT;
+    const int64_t gib = 1LL << 30;
+    struct stat st;
+    node_named(&one, "workers", 0, a, &first);
+    node_named(&two, "workers", 0, a, &second);
+    assert_int_equal(file_mkdirs(first.dir, 0700, &err), 0);
+    assert_int_equal(file_mkdirs(second.dir, 0700, &err), 0);
+    assert_int_equal(node_disk_promise(&first, data, 4, 6 * gib, &err), 0);
+    assert_int_equal(node_disk_promise(&second, data, 3, 6 * gib, &err), ERR_NO_SPACE);
+    assert_string_equal(err.msg,
+                        "the disks of all nodes may have 6144 MiB together "
+                        "(kubernetes-node-disks), and have 4096; this one asks for 3072 more");
+    assert_int_equal(node_disk_promise(&second, data, 2, 6 * gib, &err), 0);
+    /* What is there is counted once, grows within the bound, and does not shrink. */
+    assert_int_equal(node_disk_promise(&first, data, 4, 6 * gib, &err), 0);
+    assert_int_equal(node_disk_promise(&first, data, 5, 6 * gib, &err), ERR_NO_SPACE);
+    assert_int_equal(node_disk_promise(&first, data, 5, 7 * gib, &err), 0);
+    assert_int_equal(node_disk_promise(&first, data, 1, 7 * gib, &err), 0);
+    assert_int_equal(stat(arena_printf(a, "%s/disk.img", first.dir), &st), 0);
+    assert_int_equal(st.st_size, 5 * gib);
+    assert_int_equal(st.st_blocks, 0);
+    assert_int_equal(node_disk_promise(&second, data, 100, 0, &err), 0);
+    assert_int_equal(file_remove_tree(data, NULL), 0);
 }
 
 static void test_what_a_node_is_drained_of(void **state UNUSED)
@@ -317,8 +377,16 @@ static void test_bytes_go_both_ways_and_end(void **state UNUSED)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_network_of_nodes), cmocka_unit_test(test_objects_of_names_follow_from_the_networks), cmocka_unit_test(test_places_are_kept_and_taken_once), cmocka_unit_test(test_who_has_no_certificate_yet_has_not_joined), cmocka_unit_test(test_what_a_gate_dials),
-                                       cmocka_unit_test(test_what_a_node_is_drained_of), cmocka_unit_test(test_all_pages_of_pods_are_looked_at), cmocka_unit_test(test_a_directory_of_no_pool_is_nobodys),
-                                       cmocka_unit_test(test_bytes_go_both_ways_and_end)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_network_of_nodes),
+        cmocka_unit_test(test_objects_of_names_follow_from_the_networks),
+        cmocka_unit_test(test_places_are_kept_and_taken_once),
+        cmocka_unit_test(test_who_has_no_certificate_yet_has_not_joined),
+        cmocka_unit_test(test_disks_of_all_nodes_have_a_bound),
+        cmocka_unit_test(test_what_a_gate_dials),
+        cmocka_unit_test(test_what_a_node_is_drained_of),
+        cmocka_unit_test(test_all_pages_of_pods_are_looked_at),
+        cmocka_unit_test(test_a_directory_of_no_pool_is_nobodys),
+        cmocka_unit_test(test_bytes_go_both_ways_and_end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -304,6 +305,43 @@ static void test_a_snapshot_is_what_the_volume_was(void **state UNUSED)
 }
 
 /* As a kill leaves it: frozen, and mounted nowhere any more. */
+static void test_a_thin_one_is_mounted_nowhere_and_grows(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-thin-XXXXXX";
+    struct err err = ERR_INIT;
+    struct stat st;
+    struct statvfs has, had;
+    int fd = -1;
+    if (geteuid() != 0 || access("/dev/loop-control", F_OK) < 0)
+        skip();
+    assert_non_null(mkdtemp(dir));
+    CLEANUP(mem_freep) char *path = volume_path(dir, "disk");
+    assert_false(volume_whole(dir, "disk"));
+    assert_int_equal(volume_make_thin(dir, "disk", 1LL << 30, &err), 0);
+    assert_true(volume_whole(dir, "disk"));
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 1LL << 30);
+    assert_in_range(st.st_blocks, 1, (8 << 20) / 512);
+    assert_int_equal(volume_mount_apart(dir, "disk", &fd, &err), 0);
+    assert_false(volume_whole(dir, "disk")); /* a machine that crashes now leaves it so */
+    assert_true(volume_attached(dir, "disk"));
+    assert_int_equal(mkdirat(fd, "kept", 0700), 0);
+    assert_int_equal(fstatvfs(fd, &had), 0);
+    close(fd);
+    assert_false(volume_attached(dir, "disk"));
+    assert_true(volume_whole(dir, "disk"));
+    assert_int_equal(truncate(path, 3LL << 30), 0);
+    assert_int_equal(volume_grow_thin(dir, "disk", &err), 0);
+    assert_true(volume_whole(dir, "disk"));
+    assert_int_equal(volume_mount_apart(dir, "disk", &fd, &err), 0);
+    assert_int_equal(fstatvfs(fd, &has), 0);
+    assert_true(has.f_blocks > 2 * had.f_blocks);
+    assert_int_equal(fstatat(fd, "kept", &st, 0), 0);
+    close(fd);
+    assert_true(volume_whole(dir, "disk"));
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
 static void test_a_frozen_volume_is_let_go(void **state UNUSED)
 {
     char dir[] = "/tmp/seki-volumes-XXXXXX";
@@ -535,6 +573,7 @@ int main(void)
         cmocka_unit_test(test_a_large_volume_holds_up_no_small_one),
         cmocka_unit_test(test_files_of_volumes_are_overwritten),
         cmocka_unit_test(test_a_snapshot_is_what_the_volume_was),
+        cmocka_unit_test(test_a_thin_one_is_mounted_nowhere_and_grows),
         cmocka_unit_test(test_a_frozen_volume_is_let_go),
         cmocka_unit_test(test_contents_follow_their_snapshots),
         cmocka_unit_test(test_the_driver_answers_the_kubelet),
