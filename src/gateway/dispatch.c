@@ -428,7 +428,7 @@ void dispatch_end(struct ticket *t, int64_t used_tokens)
 static uint64_t tried_there(const struct ticket *t, const struct snap_endpoint *e)
 {
     uint64_t there = 0;
-    for (size_t i = 0; t->wish.tried >> i && i < t->endpoint->replica_count; i++)
+    for (size_t i = 0; i < t->endpoint->replica_count && t->wish.tried >> i; i++)
         for (size_t j = 0; (t->wish.tried & (1ull << i)) && j < e->replica_count; j++) {
             const struct snap_replica *was = &t->endpoint->replicas[i], *is = &e->replicas[j];
             if (is->target == was->target && !strcmp(is->full_name, was->full_name))
