@@ -9,6 +9,7 @@
 #include "cmd/vitals.h"
 #include "gateway/gateway.h"
 #include "gateway/left_requests.h"
+#include "gateway/share_file.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -138,13 +139,13 @@ static void on_taken(void *arg)
     loop_work(g->loop, drain_work, drain_done, g);
 }
 
-/* What was taken is of use where the address is still the same: with another one, or another port, it listens anew. */
 /* What its files are called. */
 static const char *gateway_name(const struct options *o, struct arena *a)
 {
     return *o->gateway_name ? arena_printf(a, "gateway-%s", o->gateway_name) : "gateway";
 }
 
+/* What was taken is of use where the address is still the same: with another one, or another port, it listens anew. */
 static bool still_wanted(int fd, const struct net_addr *wanted)
 {
     struct net_addr bound = {.len = sizeof(bound.un)};
@@ -157,21 +158,34 @@ static bool still_wanted(int fd, const struct net_addr *wanted)
     return !strcmp(have, want);
 }
 
+/* Nobody answers at the socket. The one before may drain still, when the one that took over from it was killed: then it is the other name. Else that under which a gateway last ran: control takes
+ * this one for the same, and need not wait for a lease to end before it has its share of rates. */
+static const char *free_name(struct gateway_role *g, const char *name, const char *next)
+{
+    const char *ledger = options_path(g->options, g->arena, "ledger");
+    const char *shares = options_path(g->options, g->arena, arena_printf(g->arena, "run/%s.shares", name));
+    const char *next_shares = options_path(g->options, g->arena, arena_printf(g->arena, "run/%s.shares", next));
+    if (left_requests_held(ledger, name))
+        return next;
+    if (left_requests_held(ledger, next))
+        return name;
+    return share_file_newest(shares, next_shares) == next_shares ? next : name;
+}
+
 /* A gateway that runs here already is asked for its sockets. Its journals are its own until it has gone: this one's get the other name of two. */
 static int take_over(struct gateway_role *g, const char *name, struct takeover *t, struct err *err)
 {
-    const char *path = options_path(g->options, g->arena, arena_printf(g->arena, "run/%s.takeover", name));
+    const char *path = options_path(g->options, g->arena, arena_printf(g->arena, "run/%s.takeover", name)), *next = arena_printf(g->arena, "%s-next", name);
     int rc = takeover_ask(path, t, err);
-    g->writer = name;
-    if (rc == ERR_NOT_FOUND) { /* the one before may drain still, when the one that took over from it was killed */
-        if (left_requests_held(options_path(g->options, g->arena, "ledger"), name))
-            g->writer = arena_printf(g->arena, "%s-next", name);
+    if (rc == ERR_NOT_FOUND) {
+        g->writer = free_name(g, name, next);
         return 0;
     }
+    g->writer = name;
     if (rc < 0)
         return rc;
     if (!strcmp(t->writer, name))
-        g->writer = arena_printf(g->arena, "%s-next", name);
+        g->writer = next;
     log_info("taking over from the gateway that runs", KVI("sockets", t->count), KV("journals", g->writer));
     return 0;
 }

@@ -95,7 +95,7 @@ static void fill_counts(const struct request *q, struct usage *u)
     }
 }
 
-/* What failed is free; what the engine refused was a request, without tokens. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, which the engine had to read. Returns what was charged; -1: it is free. */
+/* What failed is free; what the engine refused was a request, without tokens. Where the engine gave no count, no less is charged than was reserved; who left before an answer began is charged his prompt, once an engine was asked and had to read it. Returns what was charged; -1: it is free. */
 static int64_t settle_limits(struct request *q, const struct usage *u)
 {
     bool ok = q->outcome == OUTCOME_OK, gone = q->outcome == OUTCOME_CLIENT_GONE;
@@ -104,7 +104,7 @@ static int64_t settle_limits(struct request *q, const struct usage *u)
         limit_learn(q->key->limits, q->endpoint->project, q->endpoint->name, u->completion_tokens);
     if (ok && !u->exact)
         used = MAX(used, q->hold.tokens);
-    if (gone && !used && q->status < 400)
+    if (gone && !used && q->attempts && q->status < 400)
         used = MIN(prompt_estimate(q), q->hold.tokens);
     bool is_free = !ok && !gone && q->outcome != OUTCOME_REFUSED_BY_ENGINE;
     limit_settle(&q->hold, used, is_free);

@@ -121,12 +121,13 @@ def hold(cloud, model, count=2, tenant="b"):
 
 @pytest.mark.parametrize("model", [2000], indirect=True)
 def test_who_leaves_while_waiting_costs_nothing(cloud, model):
+    cloud.keys["limited"] = cloud.key("a", "limited", limits={"tokensPerMinute": 4000})
     held = hold(cloud, model)
     wait_for(lambda: in_flight(cloud) == 2, what="the slots to be taken")
     old = len(journal(cloud.data / "ledger"))
     gone = [RawClient(cloud.address("gateway")) for _ in range(5)]
     for client in gone:
-        client.send(send(cloud, "a", body_of(model)))
+        client.send(send(cloud, "limited", body_of(model, "words " * 300)))  # some 450 tokens
     wait_for(lambda: waiting(cloud) == 5, what="them to wait")
     for client in gone:
         client.sock.close()
@@ -136,6 +137,7 @@ def test_who_leaves_while_waiting_costs_nothing(cloud, model):
         assert record["outcome"] == "client_gone" and record["replica"] == "" and record["prompt_tokens"] == record["completion_tokens"] == 0
     for client in held:
         client.sock.close()
+    assert int(ask(cloud, "limited", model).headers["x-ratelimit-remaining-tokens"]) > 3900
 
 
 def test_who_leaves_an_engine_at_work_gets_nothing_of_his_turn_back(cloud):
