@@ -290,14 +290,17 @@ enum dispatch_result dispatch_ask(struct ticket *t, size_t max_waiting, uint64_t
     t->home = (struct patience_home){0};
     enum pick_result r = pick_replica(t->endpoint, &t->wish, now_ms, &index, &cached);
     t->entry.cost = cost_of(t, cached);
+    bool has_place = (d->queue.len ? queue_len_of(&d->queue, t->tenant) : 0) < max_waiting;
+    if (!has_place)
+        t->patience_ms = 0; /* it goes where room is, and waits for none that it would rather have */
     if (r == PICK_NONE) {
         result = DISPATCH_NONE;
-    } else if (r == PICK_ONE && !d->queue.len && !(max_waiting && rather_waits(t, cached, now_ms, &(struct round){.now_ms = now_ms, .line.id = ++d->lines}))) {
+    } else if (r == PICK_ONE && !d->queue.len && !rather_waits(t, cached, now_ms, &(struct round){.now_ms = now_ms, .line.id = ++d->lines})) {
         assign(t, index, cached, now_ms);
         t->state = TICKET_SENT;
         t->holds = true;
         result = DISPATCH_SENT;
-    } else if (!t->again && r == PICK_FULL && queue_len_of(&d->queue, t->tenant) >= max_waiting) {
+    } else if (!t->again && r == PICK_FULL && !has_place) {
         *ret_retry_ms = MAX(d->queue.len * d->service_ms / slots_of(t->endpoint), (uint64_t)1000);
         result = DISPATCH_FULL;
     } else {

@@ -499,8 +499,8 @@ static struct ticket *long_one(const char *tenant, uint64_t hashes[LONG_BLOCKS],
     return t;
 }
 
-/* A prompt was read within 400 ms, and is cached at replica 2, all whose slots are taken. 4 slots, and requests are taken to last for 2 s: half a second for a slot. */
-static void make_home(uint64_t hashes[LONG_BLOCKS])
+/* A prompt was read within so long, and is cached at replica 2, all whose slots are taken. 4 slots, and requests are taken to last for 2 s: half a second for a slot. */
+static void make_home_read_in(uint64_t hashes[LONG_BLOCKS], uint64_t read_ms)
 {
     struct ticket *t = long_one("a", hashes, 100);
     t->wish.barred = 0xb;
@@ -510,10 +510,15 @@ static void make_home(uint64_t hashes[LONG_BLOCKS])
     assert_int_equal(t->index, 2);
     dispatch_read(t);
     assert_true(t->read_ms > 0);
-    t->read_ms = 400;
+    t->read_ms = read_ms;
     dispatch_learn(t, LONG_BLOCKS * 256, 0, t->prompt_tokens);
     end(t);
     set_load(0, 0, 4, 0);
+}
+
+static void make_home(uint64_t hashes[LONG_BLOCKS])
+{
+    make_home_read_in(hashes, 400);
 }
 
 static void who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker(void **state)
@@ -573,6 +578,26 @@ static void a_wait_begins_anew_while_others_look(void **state)
     assert_int_equal(t->state, TICKET_WAITS);
     end(t);
     set_load(0, 0, 0, 0);
+}
+
+static void who_has_no_place_left_to_wait_goes_where_room_is(void **state)
+{
+    (void)state;
+    uint64_t hashes[LONG_BLOCKS], retry = 0;
+    make_home_read_in(hashes, 4000);
+    struct ticket *waits = long_one("a", hashes, 100), *second = long_one("a", hashes, 100), *third = long_one("a", hashes, 100);
+    assert_int_equal(dispatch_ask(waits, 2, &retry), DISPATCH_WAITS);
+    assert_int_equal(dispatch_ask(second, 2, &retry), DISPATCH_WAITS);
+    turn_loop();
+    assert_int_equal(waits->state, TICKET_WAITS);
+    assert_int_equal(second->state, TICKET_WAITS); /* two slots of the full one are waited for: reading it elsewhere takes longer */
+    assert_int_equal(dispatch_ask(third, 2, &retry), DISPATCH_WAITS);
+    turn_loop();
+    assert_int_equal(third->state, TICKET_SENT);
+    assert_int_not_equal(third->index, 2);
+    end(third);
+    end(second);
+    end(waits);
 }
 
 static void patience_has_an_end(void **state)
@@ -747,6 +772,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(who_has_tried_all_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_never_paid_is_not_given_back, setup, teardown),
         cmocka_unit_test_setup_teardown(who_is_cached_at_a_full_replica_waits_for_it_while_that_is_quicker, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_has_no_place_left_to_wait_goes_where_room_is, setup, teardown),
         cmocka_unit_test_setup_teardown(patience_has_an_end, setup, teardown),
         cmocka_unit_test_setup_teardown(nobody_waits_while_it_is_not_known_how_fast_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_to_be_read_is_counted_once_on_every_way, setup, teardown),
