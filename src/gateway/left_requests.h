@@ -1,4 +1,4 @@
-/* What a gateway that was killed left under the other of its two names (cmd/takeover.h): one that took over writes NAME-next, and whoever starts after its end is NAME again.
+/* What a gateway that was killed left under the other of its two names (cmd/takeover.h): one that took over writes NAME-next, and when both are killed one of the two names is that of the next.
  *
  * Its requests that ran (open_requests.h) are settled into its journal by the gateway that runs, as soon as nobody holds that journal. Its lock is held meanwhile: a gateway that takes over in
  * that instant fails and is started again. The file is then gone, so that looking again, every 2 s, costs a look at a directory. What cannot be settled (a journal that is damaged, a full disk) is
