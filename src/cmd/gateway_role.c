@@ -139,8 +139,7 @@ static void on_taken(void *arg)
     loop_work(g->loop, drain_work, drain_done, g);
 }
 
-/* What its files are called. */
-static const char *gateway_name(const struct options *o, struct arena *a)
+const char *role_gateway_name(const struct options *o, struct arena *a)
 {
     return *o->gateway_name ? arena_printf(a, "gateway-%s", o->gateway_name) : "gateway";
 }
@@ -266,7 +265,7 @@ static int start(struct gateway_role *g, struct takeover *t, struct err *err)
 {
     const struct options *o = g->options;
     struct arena *a = g->arena;
-    const char *name = gateway_name(o, a), *metrics = arena_printf(a, "metrics-%s", name);
+    const char *name = role_gateway_name(o, a), *metrics = arena_printf(a, "metrics-%s", name);
     const char *other = strcmp(g->writer, name) != 0 ? name : arena_printf(a, "%s-next", name);
     struct gateway_options go = {.name = g->writer,
                                  .threads = (int)o->gateway_threads,
@@ -363,7 +362,7 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
         rc = reach_parse(o->gateway_trusted_proxies, &g.trusted, &err);
     struct takeover t = {.conn = -1};
     if (rc == 0)
-        rc = take_over(&g, gateway_name(o, a), &t, &err);
+        rc = take_over(&g, role_gateway_name(o, a), &t, &err);
     if (rc == 0)
         rc = start(&g, &t, &err);
     file_closep(&t.conn);

@@ -48,7 +48,7 @@ struct options {
 struct command_line {
     const char *config_file;
     const char *role; /* "all" | "control" | "gateway" */
-    bool check_config, print_reference, stop_engines;
+    bool check_config, print_reference, stop_engines, supervise;
     struct conf_flag flags[64];
     size_t flag_count;
 };

@@ -23,6 +23,7 @@ static const char usage[] =
     "\n"
     "  -c, --config=FILE        read options from FILE (flags win)\n"
     "      --role=ROLE          all (default), control or gateway\n"
+    "      --supervise          with --role=gateway: run it as a child, which SIGUSR2 replaces without closing its sockets\n"
     "      --check-config       check the configuration, say what is wrong, and leave\n"
     "      --config-reference   print a commented seki.conf with every option, and leave\n"
     "      --stop-engines       stop the engines that a sekid which is gone has left running, and leave\n"
@@ -145,6 +146,8 @@ static int parse_command_line(char **argv, struct command_line *cl, struct arena
             cl->check_config = true;
         } else if (!strcmp(argv[i], "--stop-engines")) {
             cl->stop_engines = true;
+        } else if (!strcmp(argv[i], SUPERVISE_FLAG)) {
+            cl->supervise = true;
         } else if (!strcmp(argv[i], "--config-reference")) {
             print_reference();
             return 1;
@@ -183,11 +186,16 @@ static void harden(void)
     }
 }
 
+static bool supervises(const struct command_line *cl)
+{
+    return !strcmp(cl->role, "all") || cl->supervise;
+}
+
 static int run(const struct command_line *cl, struct options *o, char **argv, struct arena *a)
 {
     if (cl->stop_engines)
         return supervisor_stop_engines(o, a);
-    if (!strcmp(cl->role, "all"))
+    if (supervises(cl))
         return supervisor_run(cl, o, argv, a);
     if (!strcmp(cl->role, "control"))
         return control_run(cl, o, a);
@@ -237,6 +245,10 @@ int main(int argc UNUSED, char **argv)
         fprintf(stderr, "sekid: --role=%s: expected all, control or gateway\n", cl.role);
         return 2;
     }
+    if (cl.supervise && strcmp(cl.role, "gateway") != 0) {
+        fprintf(stderr, "sekid: " SUPERVISE_FLAG ": expected with --role=gateway, not with --role=%s\n", cl.role);
+        return 2;
+    }
     struct options o;
     struct err err = ERR_INIT;
     if (options_load(&cl, a, &o, &err) < 0 || check(&cl, &o, &err) < 0) {
@@ -248,9 +260,9 @@ int main(int argc UNUSED, char **argv)
         return 0;
     }
     log_setup((enum log_level)o.log_level, (enum log_format)o.log_format,
-              strcmp(cl.role, "all") ? cl.role : "supervisor");
+              supervises(&cl) ? "supervisor" : cl.role);
     harden();
-    if (strcmp(cl.role, "all") != 0)
+    if (!supervises(&cl))
         follow_parent();
     return run(&cl, &o, argv, a);
 }

@@ -1,4 +1,4 @@
-/* The parent of the roles: starts them, restarts them with back-off, passes signals on, leaves when both have left. Control stops the engines; those that it could not, because
+/* The parent of the roles, or of the gateway alone: starts them, restarts them with back-off, passes signals on, leaves when both have left. Control stops the engines; those that it could not, because
  * it was down or was killed, are ended here. */
 #include "base/clock.h"
 #include "base/file.h"
@@ -42,7 +42,7 @@ struct supervisor {
     struct options *options;
     struct arena *held; /* texts of reloaded options */
     struct loop *loop;
-    struct role *roles[ROLE_COUNT];
+    struct role *roles[ROLE_COUNT]; /* NULL: not this one's business */
     struct role *leaving[LEAVING_MAX];
     struct timer kill_timer;
     bool stopping, stop_engines;
@@ -54,7 +54,7 @@ static void on_restart(struct timer *t);
 static void leave_if_done(struct supervisor *s)
 {
     for (int i = 0; i < ROLE_COUNT; i++)
-        if (s->roles[i]->pid)
+        if (s->roles[i] && s->roles[i]->pid)
             return;
     for (int i = 0; i < LEAVING_MAX; i++)
         if (s->leaving[i])
@@ -121,7 +121,7 @@ static void role_start(struct role *r)
 static void signal_roles(struct supervisor *s, int signo)
 {
     for (int i = 0; i < ROLE_COUNT; i++)
-        if (s->roles[i]->pid)
+        if (s->roles[i] && s->roles[i]->pid)
             kill(s->roles[i]->pid, signo);
     for (int i = 0; i < LEAVING_MAX; i++)
         if (s->leaving[i])
@@ -178,7 +178,8 @@ static void on_signal(void *arg, int signo)
     s->stopping = true;
     s->stop_engines = s->stop_engines || now;
     for (int i = 0; i < ROLE_COUNT; i++)
-        timer_stop(&s->roles[i]->restart);
+        if (s->roles[i])
+            timer_stop(&s->roles[i]->restart);
     signal_roles(s, signo);
     leave_if_done(s);
 }
@@ -196,17 +197,18 @@ static const char *program(struct arena *a)
     return p.len && p.len < sizeof(path) && access(file, X_OK) == 0 ? file : "/proc/self/exe";
 }
 
-/* The role's command line: ours, with --role added. */
+/* The role's command line: ours, with --role added, and not a supervisor's. */
 static const char **role_argv(char **argv, const char *role, struct arena *a)
 {
-    size_t count = 0;
+    size_t count = 0, n = 1;
     while (argv[count])
         count++;
     const char **out = ARENA_ARRAY(a, const char *, count + 2);
     out[0] = program(a);
     for (size_t i = 1; i < count; i++)
-        out[i] = argv[i];
-    out[count] = arena_printf(a, "--role=%s", role);
+        if (strcmp(argv[i], SUPERVISE_FLAG) != 0)
+            out[n++] = argv[i];
+    out[n] = arena_printf(a, "--role=%s", role);
     return out;
 }
 
@@ -253,11 +255,12 @@ int supervisor_run(const struct command_line *cl, struct options *o, char **argv
 {
     struct err err = ERR_INIT;
     struct supervisor s = {.cl = cl, .options = o};
-    CLEANUP(file_closep) int lock_fd = -1;
-    if (file_mkdirs(options_path(o, a, "run"), 0700, &err) < 0 ||
-        file_lock(options_path(o, a, "run/sekid.lock"), &lock_fd, &err) < 0) {
+    CLEANUP(file_closep) int lock_fd = -1, gateway_fd = -1;
+    const char *gateway_lock = arena_printf(a, "run/%s.supervisor.lock", role_gateway_name(o, a)); /* two would take over from each other for ever */
+    if (file_mkdirs(options_path(o, a, "run"), 0700, &err) < 0 || (!cl->supervise && file_lock(options_path(o, a, "run/sekid.lock"), &lock_fd, &err) < 0) ||
+        file_lock(options_path(o, a, gateway_lock), &gateway_fd, &err) < 0) {
         if (err.code == ERR_BUSY)
-            log_error("another sekid already runs on this data directory", KV("data", o->data));
+            log_error(cl->supervise ? "another gateway of this name already runs on this data directory" : "another sekid already runs on this data directory", KV("data", o->data));
         else
             log_error("cannot use the data directory", KV("data", o->data), KVE(&err));
         return 1;
@@ -275,13 +278,13 @@ int supervisor_run(const struct command_line *cl, struct options *o, char **argv
     /* Roles follow this process when it is killed: see follow_parent(). */
     setenv("SEKI_SUPERVISOR", arena_printf(a, "%d", (int)getpid()), 1);
     timer_init(&s.kill_timer, s.loop, on_kill_timer, &s);
-    for (int i = 0; i < ROLE_COUNT; i++) {
+    for (int i = cl->supervise ? ROLE_GATEWAY : 0; i < ROLE_COUNT; i++) {
         s.roles[i] = role_new(&s, role_names[i], role_argv(argv, role_names[i], a));
         role_start(s.roles[i]);
     }
     loop_run(s.loop);
     int ended;
-    if (s.stop_engines)
+    if (s.stop_engines && s.roles[ROLE_CONTROL])
         (void)!end_engines(o, a, &ended);
     timer_stop(&s.kill_timer);
     for (int i = 0; i < ROLE_COUNT; i++)

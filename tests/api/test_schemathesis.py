@@ -88,4 +88,4 @@ def test_made_up_requests(cloud, paths, tmp_path):
 @pytest.mark.timeout(1800)
 def test_many_made_up_requests(cloud, paths, tmp_path):
     for path in paths:
-        run(cloud, path, tmp_path, "--phases", "coverage,fuzzing", "--mode", "all", "--max-time", "150")
+        run(cloud, path, tmp_path, "--phases", "coverage,fuzzing", "--mode", "all", "--max-time", str(min(150, 1200 // len(paths))))

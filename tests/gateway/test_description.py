@@ -59,7 +59,7 @@ def run(c, directory, doc, *args, checks=CHECKS):
     (directory / "openapi.json").write_text(json.dumps(doc))
     command = [str(PROGRAM), "--no-color", "run", "openapi.json", "--url", f"http://{c.address('gateway')}", "-H", f"Authorization: Bearer {c.secret}", "--checks", checks, "--request-timeout", "60",
                "--suppress-health-check", "all", "--warnings", "off", "--continue-on-failure", "--no-shrink", "--seed", "7", *args]
-    p = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=900, env={**os.environ, "HOME": str(directory)})
+    p = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=1200, env={**os.environ, "HOME": str(directory)})
     assert p.returncode == 0, p.stdout[-12000:] + p.stderr[-3000:]
     assert "No issues found" in p.stdout
 
@@ -107,7 +107,7 @@ def test_made_up_requests(fake, tmp_path):
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_many_made_up_requests(fake, tmp_path):
-    run(fake, tmp_path, narrowed(fake.models), "--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", "100", "--max-time", "900", "--exclude-operation-id-regex", "Response|Message")
+    run(fake, tmp_path, narrowed(fake.models), "--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", "100", "--max-time", "600", "--exclude-operation-id-regex", "Response|Message")
 
 
 @pytest.mark.full

@@ -1,7 +1,9 @@
 """A new gateway takes the place of the old one: nobody is refused, reset, cut off or counted twice."""
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -24,9 +26,10 @@ def served(request):
         c.engine.stop()
 
 
-def gateways(c):
+def gateways(c, parent=None):
     """The process ids, the oldest first."""
-    children = open(f"/proc/{c.process.pid}/task/{c.process.pid}/children").read().split()
+    parent = (parent or c.process).pid
+    children = open(f"/proc/{parent}/task/{parent}/children").read().split()
     return [int(p) for p in children if b"--role=gateway" in open(f"/proc/{p}/cmdline", "rb").read()]
 
 
@@ -225,3 +228,44 @@ def test_the_end_ends_both(served):
         served.engine.go.set()
         assert b"[DONE]" in client.read_until(b"[DONE]")
     assert served.process.wait(60) == 0
+
+
+@contextlib.contextmanager
+def supervised(c, name):
+    """A gateway of its own name, with a supervisor of the gateway alone, as the unit of systemd has it."""
+    with open(c.log, "ab") as log:
+        p = subprocess.Popen([*c.command("gateway"), "--supervise", f"--gateway-name={name}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: (c.data / "run" / f"gateway-{name}.addr").exists() and c.is_ready(f"metrics-gateway-{name}"), what="the gateway to be ready")
+        yield p
+    finally:
+        p.terminate()
+        p.wait(60)
+
+
+def test_a_supervisor_of_the_gateway_alone_replaces_it(served):
+    """SIGUSR2: a stream goes on, nobody is refused; a second supervisor of that name is refused; SIGTERM drains once, and all have left."""
+    with supervised(served, "b") as p:
+        target = Target(served.address("gateway-b"), served.secret, "m", served.engine, served)
+        old = gateways(served, p)
+        served.engine.script = [STREAM_HEAD, STREAM_ROLE, STREAM_TEXT, "wait", STREAM_DONE, "close"]
+        with RawClient(target.address) as client:
+            target.send(client)
+            client.read_until(b"good")
+            served.engine.script = [answer()]
+            p.send_signal(signal.SIGUSR2)
+            while len(gateways(served, p)) < 2 or served.log.read_text().count("another gateway has taken over") < 1:
+                assert target.ask(target.chat(stream=False)).status == 200
+            assert target.ask(target.chat(stream=False)).status == 200
+            second = subprocess.run([*served.command("gateway"), "--supervise", "--gateway-name=b"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+            assert second.returncode == 1 and "another gateway of this name" in second.stderr
+            p.terminate()
+            wait_for(lambda: gateways(served, p) == old, what="the new one to have left")
+            served.engine.go.set()
+            client.read_until(b"[DONE]")
+        assert p.wait(60) == 0
+
+
+def test_only_a_gateway_has_a_supervisor_of_its_own(served):
+    p = subprocess.run([*served.command("control"), "--supervise"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert p.returncode == 2 and "--supervise: expected with --role=gateway" in p.stderr

@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import tarfile
+import threading
 
 import pytest
 
@@ -23,9 +24,11 @@ PACKAGES = "systemd,systemd-sysv,dbus,adduser,procps,curl,iproute2,openssl,libuv
 TARBALL = CACHE / f"debian-root-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}.tar"
 ENV = ["env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"]
 UNITS = ("seki-control", "seki-gateway")
+WORDS = 1000  # of an answer: 50 seconds
 MANIFESTS = [
     {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo", "labels": {"seki.cloud/tenant": "demo"}}},
-    {"apiVersion": "seki.cloud/v1alpha1", "kind": "ModelEndpoint", "metadata": {"name": "chat", "namespace": "demo"}, "spec": {"engine": {"driver": "fake"}}},
+    {"apiVersion": "seki.cloud/v1alpha1", "kind": "ModelEndpoint", "metadata": {"name": "chat", "namespace": "demo"}, "spec": {"engine": {"driver": "fake", "options": {"tokens": str(WORDS), "tokensPerSecond": "20"}}}},
+    {"apiVersion": "seki.cloud/v1alpha1", "kind": "APIKey", "metadata": {"name": "key", "namespace": "demo"}, "spec": {}},
 ]
 WANTED = [shutil.which(t) for t in ("dpkg-buildpackage", "dh", "lintian", "mmdebstrap", "unshare", "nsenter", "pivot_root")]
 pytestmark = [pytest.mark.skipif(os.getuid() != 0, reason="a root with a systemd of its own needs root"),
@@ -119,11 +122,20 @@ class Machine:
     def ready(self):
         return all(self.fetch(f"http://127.0.0.1:{port}/readyz") == "ok\n" for port in (9440, 9441))
 
+    def ask(self, *args):
+        """Starts curl at the gateway, with the key of the manifests."""
+        key = (self.top / "var/lib/seki/keys/demo/key").read_text().strip()
+        return subprocess.Popen(["nsenter", "-t", str(self.pid), "-n", "curl", "-sN", "-H", f"Authorization: Bearer {key}", *args], stdout=subprocess.PIPE, text=True)
+
     def active(self, unit):
         return self("systemctl", "is-active", unit, check=False).stdout.strip()
 
     def main_pid(self, unit):
         return int(self("systemctl", "show", "-P", "MainPID", unit).stdout)
+
+    def gateways(self):
+        """Process ids of the gateways that the unit's main process runs."""
+        return self("pgrep", "-P", str(self.main_pid("seki-gateway")), check=False).stdout.split()
 
     def engines(self):
         """Process ids of engines, as the root has them."""
@@ -196,12 +208,32 @@ def test_an_engine_runs(machine):
 
 
 def test_an_upgrade_restarts_both_services_and_no_engine(machine, deb):
-    before = {u: machine.main_pid(u) for u in UNITS}
+    """The gateway without that anybody is refused, or a stream cut."""
+    before, old = {u: machine.main_pid(u) for u in UNITS}, machine.gateways()
     machine("systemctl", "reload", *UNITS)
     engines, conf = machine.engines(), (machine.top / "etc/seki/seki.conf").read_text()
-    machine.dpkg("-i", machine.put(deb))
-    wait_for(machine.ready, 60, "both services to be ready again")
-    assert all(machine.main_pid(u) not in (0, before[u]) for u in UNITS)
+    stream = machine.ask("http://127.0.0.1:8000/v1/completions", "-d", json.dumps({"model": "chat", "prompt": "hi", "stream": True, "max_tokens": WORDS}))
+    assert stream.stdout.readline().startswith("data: ")
+    codes, upgraded = [], threading.Event()
+
+    def knock():
+        while not upgraded.wait(0.05):
+            codes.append(machine.ask("http://127.0.0.1:8000/v1/models", "-o", "/dev/null", "-w", "%{http_code}").communicate(timeout=30)[0])
+    knocking = threading.Thread(target=knock)
+    knocking.start()
+    try:
+        machine.dpkg("-i", machine.put(deb))
+        wait_for(lambda: set(machine.gateways()) - set(old), 60, "another gateway")
+        wait_for(machine.ready, 60, "both services to be ready again")
+    finally:
+        upgraded.set()
+        knocking.join()
+    assert machine.main_pid("seki-control") not in (0, before["seki-control"]) and machine.main_pid("seki-gateway") == before["seki-gateway"]
+    assert set(codes) == {"200"}, codes
+    assert stream.poll() is None and len(machine.gateways()) == 2
+    events = [line for line in stream.communicate(timeout=120)[0].splitlines() if line.startswith("data: ")]
+    assert events[-1] == "data: [DONE]" and len([e for e in events if '"text"' in e]) >= WORDS - 1
+    wait_for(lambda: len(machine.gateways()) == 1, 120, "the old one to leave")
     wait_for(machine.endpoint_ready, 60, "the endpoint to be ready")
     assert machine.engines() == engines
     assert (machine.top / "etc/seki/seki.conf").read_text() == conf
