@@ -227,6 +227,15 @@ static void not_started(struct pass *p, const char *reason, const char *message)
     p->memory.was_ready = false;
 }
 
+/* What serves goes on: a program is gone for a moment while another one is installed. */
+static void cannot_be_started(struct pass *p, const char *reason, const char *message)
+{
+    if (p->w.state == WORKLOAD_RUNNING && p->memory.was_ready)
+        manager_event(p->i->manager, p->r->obj, "Warning", reason, arena_printf(p->r->arena, "%s; what runs goes on, and could not be started again", message));
+    else
+        not_started(p, reason, message);
+}
+
 /* ---- the engine's process ---- */
 
 static const char *last_log_line(struct pass *p)
@@ -506,7 +515,7 @@ static int bring_up(struct pass *p, struct err *err)
     }
     if (p->engine->plan(&p->i->o.paths, &p->mr, obj_uid(p->r->obj), file, p->r->arena, &p->plan, &why) < 0) {
         p->r->requeue_ms = WAIT_LOOK_MS;
-        not_started(p, why.code == ERR_UNAVAILABLE ? "EngineMissing" : "EngineInvalid", why.msg);
+        cannot_be_started(p, why.code == ERR_UNAVAILABLE ? "EngineMissing" : "EngineInvalid", why.msg);
         return 0;
     }
     if (write_token(p, &why) < 0) {

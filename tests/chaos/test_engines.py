@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -542,6 +543,26 @@ def test_a_fresh_engine_is_not_measured_by_the_age_of_the_hung_one(own_cloud):
     events = [e["reason"] for e in cloud.api("GET", "/api/v1/namespaces/demo/events")["items"]]
     assert "EngineHung" in events and "DeadlineExceeded" not in events
     assert all(cloud.get("modelreplicas", "demo", n)["status"]["restarts"] == 1 for n in names)
+
+
+def test_an_engine_whose_program_is_being_replaced_serves_on(own_cloud, tmp_path):
+    """It cannot be started again meanwhile, which is told; that is no reason to send it nothing."""
+    program, away = tmp_path / "engine", tmp_path / "engine.away"
+    shutil.copy2(FAKE_ENGINE, program)
+    cloud = own_cloud(options={"engine-fake": program})
+    cloud.project("demo")
+    cloud.fake_endpoint("demo", "m", tokens=2)
+    secret = cloud.key("demo")
+    wait_for(lambda: ask(cloud, secret, "m") == 200, what="an answer")
+    program.rename(away)
+    wait_for(lambda: any(e["reason"] == "EngineMissing" for e in cloud.api("GET", "/api/v1/namespaces/demo/events")["items"]), what="it to be told")
+    assert ask(cloud, secret, "m") == 200
+    assert cloud.condition("modelendpoints", "demo", "m")["status"] == "True"
+    os.kill(cloud.api("GET", f"{GROUP}/namespaces/demo/modelreplicas")["items"][0]["status"]["pid"], signal.SIGKILL)
+    cloud.wait_condition("modelendpoints", "demo", "m", status="False")
+    away.rename(program)
+    cloud.wait_condition("modelendpoints", "demo", "m")
+    wait_for(lambda: ask(cloud, secret, "m") == 200, what="it to serve again")
 
 
 def test_a_stopped_engine_is_found(own_cloud):
