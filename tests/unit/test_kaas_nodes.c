@@ -1,5 +1,5 @@
 /* Nodes: networks, places, what a gate dials, and its relay. */
-#include "unit.h"
+#include "fake_api.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "kaas/addons.h"
 #include "kaas/node.h"
+#include "kaas/storage.h"
 #include "node/node_gate.h"
 #include "node/node_init.h"
 
@@ -290,6 +291,59 @@ static void test_disks_of_all_nodes_have_a_bound(void **state UNUSED)
     assert_int_equal(file_remove_tree(data, NULL), 0);
 }
 
+/* An API that has every object with that digest ("": objects of somebody else's; NULL: none), and
+ * takes what is applied. */
+struct objects {
+    struct fake_api api;
+    const char *digest;
+    int applied, forced;
+};
+
+static int objects_answer(struct fake_api *f, const struct client_call *k,
+                          struct client_answer *ret, struct err *err UNUSED)
+{
+    struct objects *o = f->arg;
+    if (strcmp(k->method, "GET") != 0) {
+        assert_string_equal(k->method, "PATCH");
+        assert_string_equal(k->content_type,
+                            "application/apply-patch+yaml"); /* a merge patch would leave what the
+                                                                object has no more */
+        assert_non_null(obj_annotation(k->body, "seki.cloud/written"));
+        o->applied++;
+        o->forced += strstr(k->path, "&force=true") != NULL;
+        *ret = (struct client_answer){.status = 200, .body = json_incref(k->body)};
+        return 0;
+    }
+    if (!o->digest)
+        return fake_api_status(ret, 404, "NotFound");
+    *ret = (struct client_answer){
+        .status = 200,
+        .body = json_pack("{s:{s:s, s:{}}}", "metadata", "name", "x", "annotations")};
+    if (*o->digest)
+        json_object_set_new(json_at(ret->body, "metadata.annotations"), "seki.cloud/written",
+                            json_string(o->digest));
+    return 0;
+}
+
+static void test_objects_of_an_earlier_release_are_applied_anew(void **state UNUSED)
+{
+    struct objects o = {.api = {.arg = &o, .roundtrip = objects_answer}};
+    struct client *c = fake_api_client(&o.api);
+    struct err err = ERR_INIT;
+    assert_int_equal(storage_objects_ensure(c, true, &err), 0);
+    assert_true(o.applied >= 8 && !o.forced);
+    const int all = o.applied;
+    o.applied = 0;
+    o.digest = "0123456789abcdef";
+    assert_int_equal(storage_objects_ensure(c, true, &err), 0);
+    assert_true(o.applied == all && o.forced == all);
+    o.applied = 0;
+    o.digest = ""; /* kinds that somebody else has made are as good */
+    assert_int_equal(storage_objects_ensure(c, true, &err), 0);
+    assert_int_equal(o.applied, all - 3);
+    client_free(c);
+}
+
 static void test_what_a_node_is_drained_of(void **state UNUSED)
 {
     static const struct {
@@ -498,6 +552,7 @@ int main(void)
         cmocka_unit_test(test_who_has_no_certificate_yet_has_not_joined),
         cmocka_unit_test(test_disks_of_all_nodes_have_a_bound),
         cmocka_unit_test(test_what_a_gate_dials),
+        cmocka_unit_test(test_objects_of_an_earlier_release_are_applied_anew),
         cmocka_unit_test(test_what_a_node_is_drained_of),
         cmocka_unit_test(test_all_pages_of_pods_are_looked_at),
         cmocka_unit_test(test_a_directory_of_no_pool_is_nobodys),
