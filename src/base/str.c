@@ -200,6 +200,17 @@ bool str_utf8_valid(struct str s)
     return true;
 }
 
+struct str str_utf8_head(struct str s, size_t max)
+{
+    size_t len = max;
+    if (s.len <= max)
+        return s;
+    while (len && max - len < 4 && ((unsigned char)s.ptr[len] & 0xc0) == 0x80)
+        len--;
+    s.len = max - len < 4 ? len : max; /* a longer run is of no character */
+    return s;
+}
+
 bool str_eq_secret(struct str a, struct str b)
 {
     if (a.len != b.len)

@@ -53,6 +53,8 @@ int str_to_u64(struct str s, uint64_t *ret) NODISCARD;
 
 /* Well-formed UTF-8 without surrogates and overlong forms. */
 bool str_utf8_valid(struct str s);
+/* The beginning of s, of at most max bytes, cut between characters. */
+struct str str_utf8_head(struct str s, size_t max);
 
 /* Equal length and bytes, in time that depends on the length only. */
 bool str_eq_secret(struct str a, struct str b);

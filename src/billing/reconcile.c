@@ -10,7 +10,9 @@
 #define NEAR_MS 250         /* clocks of two processes, and what is between an engine's end of a request and the gateway's */
 #define CUT_MS 10000        /* an engine notices so late that nobody wants what it makes */
 #define EXPLAINED_MAX 2     /* comparisons in which attempts that were cut off account for a difference */
-#define HELD_MAX 1000000    /* attempts of a replica that are kept one by one */
+/* So many kept attempts of a replica are looked through as they come, then twice as many as had to
+ * be kept. */
+#define FOLD_MIN 4096
 
 struct attempt {
     int64_t start_ms, end_ms, read, cached, written;
@@ -29,8 +31,11 @@ struct engine {
     bool waits, begun;                         /* pending is to be compared; base is to be told of */
     VEC(struct attempt) edge;                  /* that ran when base was made: they are in it, or not, or in part */
     struct sum before;                         /* of those after it, that are not held */
+    struct sum after;                          /* of those that are not held and began after pending */
     VEC(struct attempt) held;
+    size_t fold_at;                            /* so many of them are looked through */
     size_t inexact, inexact_before;            /* since the last difference was told, or none was left; before that one */
+    size_t inexact_after;                      /* of those in `after` */
     int explained;                             /* comparisons that told something since one of these came */
     struct diff told, fresh;                   /* fresh: what the last comparison had and was not told yet */
 };
@@ -97,19 +102,26 @@ static void note_over(struct engine *e, struct attempt *a)
     a->over = true;
 }
 
+/* What no reading will find at its edge any more goes into the sums, but for those at the edge of
+ * the one that waits. */
 static void fold(struct engine *e, int64_t until_ms)
 {
     size_t kept = 0;
     for (size_t i = 0; i < e->held.len; i++) {
         struct attempt *a = &e->held.ptr[i];
-        if (a->end_ms + slack_ms(a) < until_ms || e->held.len - i + kept > HELD_MAX) {
+        bool over = !e->waits || is_over(a, &e->pending);
+        if (a->end_ms + slack_ms(a) >= until_ms || (!over && has_begun(a, &e->pending))) {
+            e->held.ptr[kept++] = *a;
+        } else if (over) {
             note_over(e, a);
             add(&e->before, a);
         } else {
-            e->held.ptr[kept++] = *a;
+            e->inexact_after += !a->exact;
+            add(&e->after, a);
         }
     }
     e->held.len = kept;
+    e->fold_at = MAX(2 * kept, (size_t)FOLD_MIN);
 }
 
 static void count_attempt(struct engine *e, const struct attempt *a)
@@ -135,6 +147,8 @@ void reconcile_count(struct reconcile *r, const struct usage *u, int64_t now_ms)
             e->replica = xstrndup(w->replica.ptr, w->replica.len);
             map_set(r->engines, w->replica, e);
         }
+        if (e->held.len >= MAX(e->fold_at, (size_t)FOLD_MIN))
+            fold(e, now_ms - HOLD_MS);
         count_attempt(e, &(struct attempt){.start_ms = w->start_ms, .end_ms = w->end_ms, .read = w->read, .cached = w->cached, .written = w->written, .exact = w->exact});
     }
 }
@@ -149,9 +163,9 @@ static void begin(struct engine *e, const struct engine_reading *reading)
         *VEC_PUSH(&old) = *a;
     e->base = e->last = *reading;
     e->waits = false;
-    e->before = (struct sum){0};
+    e->before = e->after = (struct sum){0};
     e->told = e->fresh = (struct diff){0};
-    e->held.len = e->edge.len = e->inexact = e->inexact_before = 0;
+    e->held.len = e->edge.len = e->inexact = e->inexact_before = e->inexact_after = 0;
     e->explained = 0;
     VEC_FOREACH (&old, a)
         count_attempt(e, a);
@@ -244,6 +258,19 @@ static bool place(struct engine *e, struct attempt *a, const struct engine_readi
     return false;
 }
 
+/* The reading that waited is done with: what came after it is before the next. */
+static void go_on(struct engine *e, const struct sum *after, size_t inexact)
+{
+    e->before.read += after->read;
+    e->before.cached += after->cached;
+    e->before.written += after->written;
+    e->inexact += inexact;
+    if (inexact)
+        e->explained = 0;
+    e->after = (struct sum){0};
+    e->inexact_after = 0;
+}
+
 static bool step(struct engine *e, int64_t now_ms, struct reconcile_result *ret)
 {
     const struct engine_reading *p = &e->pending;
@@ -252,15 +279,12 @@ static bool step(struct engine *e, int64_t now_ms, struct reconcile_result *ret)
         *ret = (struct reconcile_result){.replica = e->replica, .outcome = RECONCILE_BEGUN};
         return true;
     }
-    if (!e->waits) {
-        fold(e, now_ms - HOLD_MS);
+    fold(e, now_ms - HOLD_MS);
+    if (!e->waits || now_ms < p->at_ms + RECONCILE_SETTLE_MS)
         return false;
-    }
-    if (now_ms < p->at_ms + RECONCILE_SETTLE_MS)
-        return false;
-    struct sum low = e->before, high;
+    struct sum low = e->before, high, after = e->after;
     int64_t running = 0;
-    size_t near = 0;
+    size_t near = 0, inexact_after = e->inexact_after;
     VEC_FOREACH (&e->held, a)
         if (place(e, a, p, &running, &near))
             add(&low, a);
@@ -277,10 +301,12 @@ static bool step(struct engine *e, int64_t now_ms, struct reconcile_result *ret)
     e->waits = false;
     if (running < p->running) {
         begin(e, p);
+        go_on(e, &after, inexact_after);
         *ret = (struct reconcile_result){.replica = e->replica, .outcome = RECONCILE_SKIPPED};
         return true;
     }
     compare(e, &low, &high, running, near, ret);
+    go_on(e, &after, inexact_after);
     return true;
 }
 

@@ -3,9 +3,18 @@
  *   reading (what an engine says it has read and written so far) ─┐
  *   attempts of usage records, by replica ────────────────────────┴─► more, fewer, or the same
  *
- * Everything is counted from a first reading on, the baseline; a counter that falls, or an engine that was started anew, begins a new one. Attempts that run while a reading is made may
- * be in its counters, or not, or in part: what is compared is a lowest and a highest sum, and only what lies outside of both is a difference. While an engine works on requests their
- * records are waited for. A difference is told when two comparisons in a row have it (a client that reads slowly is recorded long after its engine has done with it), once.
+ * Everything is counted from a first reading on, the baseline; a counter that falls, or an engine
+ * that was started anew, begins a new one. Attempts that run while a reading is made may be in its
+ * counters, or not, or in part: what is compared is a lowest and a highest sum, and only what lies
+ * outside of both is a difference. While an engine works on requests their records are waited for.
+ * A difference is told when two comparisons in a row have it (a client that reads slowly is
+ * recorded long after its engine has done with it), once.
+ *
+ * Memory: an attempt is kept by itself (some 50 bytes) for 20 seconds after its end, and for as
+ * long as it may be in a reading that waits in part, so as many as an engine works on at once; all
+ * others are a sum, however long a reading waits or the gateway's records are behind. There is no
+ * bound beside that: who would be put into the sums before that time could be missing in a reading,
+ * or be in one that has not made it, and a false difference be told.
  *
  * Pure but for memory: no clock, no I/O. Threads: one.
  */

@@ -17,6 +17,8 @@
 #define MANAGER "seki"
 #define MANAGER_YIELDING "seki-defaults"
 #define RBAC "rbac.authorization.k8s.io"
+#define SELECTOR "k8s-app=kube-dns"
+#define PART_MAX 200 /* of a text of somebody else's that a message has */
 #define DNS_INDEX 10 /* of the Services' network: what every kubelet was told */
 
 /* ---- the objects; $ADDRESS and $DOMAIN are put in ---- */
@@ -144,6 +146,7 @@ static const struct {
 };
 _Static_assert(ARRAY_LEN(table) <= ADDONS_MAX, "room for all");
 
+static const struct client_resource pods = {"", "v1", "pods", true};
 static const struct client_resource deployments = {"apps", "v1", "deployments", true};
 
 /* ---- rendering ---- */
@@ -225,35 +228,146 @@ static int apply_all(struct client *c, const struct addon *list, size_t count, s
     return 0;
 }
 
+/* ---- what it waits for ---- */
+
+/* "REASON: MESSAGE", as far as either is there. */
+static void add_reason(const json_t *from, struct sbuf *ret)
+{
+    struct str reason = str_utf8_head(str_of(json_str_or(from, "reason", "")), PART_MAX),
+               message = str_utf8_head(str_of(json_str_or(from, "message", "")), PART_MAX);
+    sbuf_add(ret, reason);
+    sbuf_addc(ret, reason.len && message.len ? ": " : "");
+    sbuf_add(ret, message);
+}
+
+int64_t addons_nodes(const json_t *pools, const char *cluster, int64_t *ret_ready, struct sbuf *ret)
+{
+    const json_t *first = NULL; /* that has not what it wants, else that is there at all */
+    int64_t wanted = 0, ready = 0, first_count = 0;
+    size_t i;
+    json_t *pool;
+    json_array_foreach (pools, i, pool) {
+        int64_t count = json_int(pool, "spec.count", 0);
+        if (strcmp(json_str_or(pool, "spec.clusterName", ""), cluster) != 0 || obj_deleting(pool))
+            continue;
+        wanted += count;
+        ready += json_int(pool, "status.readyCount", 0);
+        if (first && (first_count || !count))
+            continue;
+        first = pool;
+        first_count = count;
+    }
+    const char *message =
+        first ? json_str_or(obj_find_condition(first, "Ready"), "message", "") : "";
+    *ret_ready = ready;
+    if (ready > 0)
+        return wanted;
+    if (!first)
+        sbuf_addf(ret, "make a NodePool with spec.clusterName %s", cluster);
+    else if (!first_count)
+        sbuf_addf(ret, "NodePool %s wants none: set its spec.count", obj_name(first));
+    else if (!*message)
+        sbuf_addf(ret, "NodePool %s has none of %lld ready", obj_name(first),
+                  (long long)first_count);
+    else
+        sbuf_addf(ret, "NodePool %s: %.*s", obj_name(first),
+                  STR_ARG(str_utf8_head(str_of(message), PART_MAX)));
+    return wanted;
+}
+
+static void add_end(const json_t *ended, struct sbuf *ret)
+{
+    sbuf_addf(ret, "it ended with %lld (", (long long)json_int(ended, "exitCode", 0));
+    add_reason(ended, ret);
+    sbuf_add_char(ret, ')');
+}
+
+/* Of the first container that does not run. False: all of them do. */
+static bool add_container(const json_t *pod, struct sbuf *ret)
+{
+    size_t i;
+    json_t *c;
+    json_array_foreach (json_at(pod, "status.containerStatuses"), i, c) {
+        const json_t *waiting = json_at(c, "state.waiting"),
+                     *ended = json_at(c, "state.terminated"),
+                     *before = json_at(c, "lastState.terminated");
+        if (!waiting && !ended)
+            continue;
+        if (waiting)
+            add_reason(waiting, ret);
+        if (waiting && before)
+            sbuf_addc(ret, "; ");
+        if (ended || before)
+            add_end(ended ? ended : before, ret);
+        return true;
+    }
+    return false;
+}
+
+static void add_pod(const json_t *pod, struct sbuf *ret)
+{
+    const json_t *scheduled = obj_find_condition(pod, "PodScheduled"),
+                 *ready = obj_find_condition(pod, "Ready"), *status = json_at(pod, "status");
+    sbuf_addf(ret, "pod %.*s: ",
+              STR_ARG(str_utf8_head(str_of(json_str_or(pod, "metadata.name", "?")), PART_MAX)));
+    size_t at = ret->len;
+    if (scheduled && strcmp(json_str_or(scheduled, "status", ""), "False") == 0)
+        add_reason(scheduled, ret);
+    else if (json_str(status, "reason"))
+        add_reason(status, ret);
+    else if (!add_container(pod, ret) && ready)
+        add_reason(ready, ret);
+    if (ret->len == at)
+        sbuf_add(ret,
+                 str_utf8_head(str_of(json_str_or(status, "phase", "its status says nothing yet")),
+                               PART_MAX));
+}
+
+void addons_pods(const json_t *of, const json_t *list, struct sbuf *ret)
+{
+    const json_t *failure = of ? obj_find_condition(of, "ReplicaFailure") : NULL;
+    bool any = false;
+    size_t i;
+    json_t *pod;
+    json_array_foreach (list, i, pod) {
+        const char *ready = obj_condition(pod, "Ready");
+        if (!json_is_object(pod) || obj_deleting(pod))
+            continue;
+        any = true;
+        if (ready && !strcmp(ready, "True"))
+            continue;
+        add_pod(pod, ret);
+        return;
+    }
+    if (any)
+        return;
+    if (failure) {
+        sbuf_addc(ret, "no pod is made: ");
+        add_reason(failure, ret);
+    } else {
+        sbuf_addc(ret, "none of its pods has been made yet");
+    }
+}
+
 /* ---- the condition ---- */
 
 static void say(json_t *obj, bool good, const char *reason, const char *message)
 {
-    obj_set_condition(obj, DNS_CONDITION, good ? "True" : "False", reason, message, clock_wall_ms());
+    obj_set_condition(obj, DNS_CONDITION, good ? "True" : "False", reason, message,
+                      clock_wall_ms());
 }
 
-static int64_t count_nodes(struct kaas *k, const struct site *s, int64_t *ret_ready)
-{
-    JSON_AUTO all = informer_list(k->node_pools, s->ns);
-    int64_t wanted = 0, ready = 0;
-    size_t i;
-    json_t *pool;
-    json_array_foreach (all, i, pool)
-        if (!strcmp(json_str_or(pool, "spec.clusterName", ""), s->name) && !obj_deleting(pool)) {
-            wanted += json_int(pool, "spec.count", 0);
-            ready += json_int(pool, "status.readyCount", 0);
-        }
-    *ret_ready = ready;
-    return wanted;
-}
-
-static int look(const struct cluster *c, const struct site *s, json_t *obj, bool nodes_ready, struct err *err)
+/* nodes: "" when one is ready, else what is waited for. */
+static int look(const struct cluster *c, const struct site *s, json_t *obj, struct str nodes,
+                struct err *err)
 {
     struct addon list[ADDONS_MAX];
     struct client *client = NULL;
     JSON_AUTO there = NULL;
+    JSON_AUTO of_it = NULL;
+    CLEANUP(sbuf_deinit) struct sbuf said = {0};
     struct err why = ERR_INIT;
-    char digest[17], said[96];
+    char digest[17];
     size_t count = 0;
     int rc = addons_render(c, list, &count, digest, err);
     if (rc < 0)
@@ -271,30 +385,49 @@ static int look(const struct cluster *c, const struct site *s, json_t *obj, bool
     } else if (rc < 0) {
         err_set(err, rc, "%s", why.msg);
     }
-    client_free(client);
     addons_free(list, count);
+    int64_t wanted = json_int(there, "spec.replicas", 0),
+            available = json_int(there, "status.availableReplicas", 0);
+    bool waits = rc == 0 && there && wanted && available <= 0 && !nodes.len;
+    if (waits && client_list(client, &pods, "kube-system", SELECTOR, &of_it, NULL, &why) < 0)
+        waits = false; /* the numbers alone are told */
+    client_free(client);
     if (rc < 0)
         return rc;
-    int64_t wanted = json_int(there, "spec.replicas", 0), available = json_int(there, "status.availableReplicas", 0);
-    snprintf(said, sizeof(said), "%lld of %lld are available", (long long)available, (long long)wanted);
-    if (available > 0)
-        say(obj, true, "Running", said);
-    else if (!nodes_ready)
-        say(obj, false, "Pending", "no node is ready yet that it could run on");
-    else
-        say(obj, false, there && !wanted ? "ScaledToZero" : "Waiting", there ? said : "its objects were applied");
+    sbuf_init(&said, 2 * ADDONS_TEXT_MAX);
+    sbuf_addf(&said, "%lld of %lld are available", (long long)available, (long long)wanted);
+    if (waits) {
+        sbuf_addc(&said, ": ");
+        addons_pods(there, of_it, &said);
+    }
+    if (available > 0) {
+        say(obj, true, "Running", said.ptr);
+    } else if (nodes.len) {
+        sbuf_reset(&said);
+        sbuf_addf(&said, "no node is ready yet that it could run on: %.*s", STR_ARG(nodes));
+        say(obj, false, "Pending", said.ptr);
+    } else {
+        say(obj, false, there && !wanted ? "ScaledToZero" : "Waiting",
+            there ? said.ptr : "its objects were applied");
+    }
     return 0;
 }
 
 void addons_look(struct kaas *k, json_t *obj, const struct cluster *c, const struct site *s, struct addons_memory *m)
 {
     CLEANUP(mem_freep) char *image = xasprintf("%s/images/" IMAGE, s->programs);
+    CLEANUP(sbuf_deinit) struct sbuf nodes = {0}, said = {0};
+    JSON_AUTO pools = informer_list(k->node_pools, s->ns);
     struct err err = ERR_INIT;
     int64_t ready = 0;
     uint64_t now = clock_mono_ms();
     const char *status = obj_condition(obj, DNS_CONDITION);
-    if (!count_nodes(k, s, &ready)) {
-        say(obj, false, "Pending", "this cluster has no nodes, so nothing runs in it that could ask");
+    sbuf_init(&nodes, ADDONS_TEXT_MAX);
+    sbuf_init(&said, 2 * ADDONS_TEXT_MAX);
+    if (!addons_nodes(pools, s->name, &ready, &nodes)) {
+        sbuf_addf(&said, "this cluster has no nodes, so nothing runs in it that could ask: %s",
+                  nodes.len ? nodes.ptr : "");
+        say(obj, false, "Pending", said.ptr);
         return;
     }
     if (!file_exists(image)) {
@@ -304,6 +437,6 @@ void addons_look(struct kaas *k, json_t *obj, const struct cluster *c, const str
     if (m->look_ms && now - m->look_ms < (status && !strcmp(status, "True") ? LOOK_READY_MS : LOOK_WAITING_MS))
         return;
     m->look_ms = now;
-    if (look(c, s, obj, ready > 0, &err) < 0)
+    if (look(c, s, obj, sbuf_str(&nodes), &err) < 0)
         say(obj, false, "NotApplied", err.msg);
 }

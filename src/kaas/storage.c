@@ -86,13 +86,12 @@ static int one(struct client *c, const struct client_resource *r, const char *te
         json_put(doc, "metadata.annotations", annotations = json_object());
     json_object_set_new(annotations, WRITTEN, json_string(hex));
     rc = client_get(c, r, NULL, obj_name(doc), &there, &why);
-    if (rc == ERR_NOT_FOUND) {
-        /* An API server sleeps two seconds before it creates the first of a kind that it has known
-         * for less; not so when it is applied. */
-        rc = client_apply(c, r, doc, MANAGER, false, NULL, &why);
-        rc = rc == ERR_CONFLICT ? 0 : rc; /* somebody was faster */
-    } else if (rc == 0 && differs(r, there, hex)) {
-        rc = client_patch(c, r, NULL, obj_name(doc), NULL, doc, NULL, &why);
+    /* Applied, so that what a later release does not have any more goes from what an earlier one
+     * has made. And an API server sleeps two seconds before it creates the first of a kind that it
+     * has known for less; not so when it is applied. */
+    if (rc == ERR_NOT_FOUND || (rc == 0 && differs(r, there, hex))) {
+        rc = client_apply(c, r, doc, MANAGER, there != NULL, NULL, &why);
+        rc = rc == ERR_CONFLICT && !there ? 0 : rc; /* somebody was faster */
     }
     return rc == 0 ? 0 : err_set(err, rc, "%s", why.msg);
 }

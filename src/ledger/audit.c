@@ -5,9 +5,11 @@
 
 #include "base/arena.h"
 #include "base/clock.h"
+#include "ledger/ledger.h"
 
-#define AUDIT_BODY_MAX (64 * 1024)
 #define TEXT_MAX 512
+#define WRITTEN_MAX 1024 /* bytes of a text as JSON, with its quotation marks */
+#define MEMBER_MAX 24    /* the longest name of a member with what is around it, or a number */
 
 static const char *const type_names[] = {"write", "read", "token", "impersonation", "denied", "refused", "undone", "restored", "break_glass", "other"};
 
@@ -62,29 +64,39 @@ static int64_t *number_at(const struct audit_event *e, size_t i)
     return (int64_t *)((char *)(uintptr_t)e + numbers[i].offset);
 }
 
-static struct str cut(struct str s)
+_Static_assert((ARRAY_LEN(texts) + AUDIT_GROUPS_MAX) * (WRITTEN_MAX + MEMBER_MAX) +
+                           (ARRAY_LEN(numbers) + 3) * 2 * MEMBER_MAX <=
+                       AUDIT_ENCODED_MAX &&
+                   AUDIT_ENCODED_MAX + 2048 <= LEDGER_BODY_MAX,
+               "any event has its record");
+
+static void add_text(struct str s, struct sbuf *written, struct sbuf *out)
 {
-    if (s.len <= TEXT_MAX)
-        return s;
-    s.len = TEXT_MAX;
-    while (s.len && ((unsigned char)s.ptr[s.len] & 0xc0) == 0x80)
-        s.len--;
-    return s;
+    s = str_utf8_head(s, TEXT_MAX);
+    sbuf_reset(written);
+    sbuf_add_json(written, s);
+    while (!sbuf_ok(written) && s.len) {
+        s = str_utf8_head(s, s.len / 2);
+        sbuf_reset(written);
+        sbuf_add_json(written, s);
+    }
+    sbuf_add(out, sbuf_str(written));
 }
 
 void audit_encode(const struct audit_event *e, struct sbuf *out)
 {
+    CLEANUP(sbuf_deinit) struct sbuf written = {0};
+    sbuf_init(&written, WRITTEN_MAX);
     sbuf_addf(out, "{\"type\":\"%s\"", audit_type_name(e->type));
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-        struct str s = cut(*text_at(e, i));
-        if (!s.len)
+        if (!text_at(e, i)->len)
             continue;
         sbuf_addf(out, ",\"%s\":", texts[i].name);
-        sbuf_add_json(out, s);
+        add_text(*text_at(e, i), &written, out);
     }
     for (size_t i = 0; e->groups && e->groups[i] && i < AUDIT_GROUPS_MAX; i++) {
         sbuf_addc(out, i ? "," : ",\"groups\":[");
-        sbuf_add_json(out, cut(str_of(e->groups[i])));
+        add_text(str_of(e->groups[i]), &written, out);
     }
     if (e->groups && e->groups[0])
         sbuf_add_char(out, ']');
@@ -119,7 +131,7 @@ int audit_decode(struct str body, struct arena *a, struct audit_event *ret, stru
 {
     JSON_AUTO doc = NULL;
     struct audit_event e = {0};
-    int rc = json_parse(body, AUDIT_BODY_MAX, &doc, err);
+    int rc = json_parse(body, LEDGER_BODY_MAX, &doc, err);
     if (rc < 0)
         return rc;
     const char *type = json_str_or(doc, "type", "");
@@ -183,7 +195,7 @@ void audit_write_item(const struct audit_event *e, uint64_t sequence, int64_t ti
 {
     CLEANUP(sbuf_deinit) struct sbuf body = {0};
     char time[CLOCK_TEXT_MAX];
-    sbuf_init(&body, AUDIT_BODY_MAX);
+    sbuf_init(&body, LEDGER_BODY_MAX);
     audit_encode(e, &body);
     clock_format_micro(time_ms * 1000, time);
     sbuf_add(out, str_n(body.ptr, body.len - 1));

@@ -34,7 +34,11 @@ struct audit_event {
     int64_t count;         /* 0 and 1: once */
 };
 
-/* Texts are cut at 512 bytes, between characters: what a stranger sends is no reason to have no record. */
+/* Texts are cut at 512 bytes, and where they have so many characters to be escaped that they take
+ * more than 1,024 written, further; between characters: what a stranger sends is no reason to have
+ * no record. So it takes AUDIT_ENCODED_MAX bytes at the most, and a ledger's record has room for
+ * what its writers add (rev, count, origin). */
+#define AUDIT_ENCODED_MAX (48 * 1024)
 void audit_encode(const struct audit_event *e, struct sbuf *out);
 /* Slices of *ret point into arena memory. ERR_INVALID names what is wrong. */
 struct arena;

@@ -4,9 +4,11 @@
 #include <dirent.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/vec.h"
+#include "ledger/audit.h"
 #include "ledger/ledger.h"
 
 /* A journal that is copied. */
@@ -16,6 +18,7 @@ struct collecting {
     struct ledger_reader *reader;
     char id[LEDGER_ID_TEXT]; /* of the journal that was read last; empty: not known */
     uint64_t copied;         /* sequence of its last record that is here */
+    uint64_t shortened;      /* records of this round that were too long */
     struct err err;          /* of one record */
 };
 
@@ -51,16 +54,42 @@ void audit_collection_free(struct audit_collection *x)
     mem_free(x);
 }
 
+static bool fits(struct str body, const char *origin, struct sbuf *ret)
+{
+    sbuf_reset(ret);
+    sbuf_add(ret, str_n(body.ptr, body.len - 1));
+    sbuf_addf(ret, ",\"origin\":\"%s\"}", origin);
+    return sbuf_ok(ret);
+}
+
+/* What of a record is too long for the ledger with its origin: who, what, to what, with what
+ * result, in texts of a length that fits. Of one that says none of it, that it was there. */
+static void shorten(struct collecting *c, const struct ledger_record *rec, const char *origin,
+                    struct sbuf *ret)
+{
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    CLEANUP(arena_freep) struct arena *a = arena_new(8 * LEDGER_BODY_MAX);
+    struct audit_event e;
+    if (audit_decode(rec->body, a, &e, NULL) < 0)
+        e = (struct audit_event){.type = AUDIT_OTHER, .reason = STR("RecordUnreadable")};
+    sbuf_init(&body, LEDGER_BODY_MAX);
+    audit_encode(&e, &body);
+    (void)fits(sbuf_str(&body), origin, ret);
+    c->shortened++;
+}
+
 /* The body with where it came from. */
 static bool copy(void *arg, const struct ledger_record *rec)
 {
     struct collecting *c = arg;
     const struct audit_collection *x = c->of;
     CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    CLEANUP(mem_freep)
+    char *origin = xasprintf("%s/%s/%llu", c->name, c->id, (unsigned long long)rec->sequence);
     sbuf_init(&body, LEDGER_BODY_MAX);
-    sbuf_add(&body, str_n(rec->body.ptr, rec->body.len ? rec->body.len - 1 : 0));
-    sbuf_addf(&body, ",\"origin\":\"%s/%s/%llu\"}", c->name, c->id, (unsigned long long)rec->sequence);
-    if (rec->body.len > 2 && sbuf_ok(&body) && x->ops->append(x->arg, rec->time_ms, sbuf_str(&body), &c->err) < 0)
+    if (rec->body.len > 2 && !fits(rec->body, origin, &body))
+        shorten(c, rec, origin, &body);
+    if (rec->body.len > 2 && x->ops->append(x->arg, rec->time_ms, sbuf_str(&body), &c->err) < 0)
         return false;
     c->copied = rec->sequence;
     return true;
@@ -129,6 +158,7 @@ static void collect_one(const struct audit_collection *x, struct collecting *c)
     if (rc == ERR_NOT_FOUND)
         return; /* it has written nothing yet */
     c->err = (struct err){0};
+    c->shortened = 0;
     int usable = x->ops->begin(x->arg, rc == 0 ? &err : NULL);
     if (rc == 0)
         rc = usable;
@@ -137,6 +167,9 @@ static void collect_one(const struct audit_collection *x, struct collecting *c)
     if (rc == 0 && c->err.code)
         err = c->err;
     x->ops->end(x->arg);
+    if (c->shortened)
+        log_warn("audit records were too long for the ledger and are there shortened",
+                 KV("journal", c->name), KVI("records", c->shortened), KVI("upto", c->copied));
     if (err.code)
         log_warn("audit records cannot be collected; trying again", KV("journal", c->name), KVE(&err));
 }

@@ -4,7 +4,9 @@
  * (gateways that take over from each other write two). A copy is the record with one member more,
  * its last one: "origin", JOURNAL/ID/SEQUENCE. By that who opens the log anew knows how far each
  * was copied, and no record is there twice. A journal with another id under the same name, as of a
- * process that lost its disk, is read from its beginning. Threads: the log's.
+ * process that lost its disk, is read from its beginning. A record that has no room for that member
+ * (none is written so long any more) comes with its texts cut as audit_encode() does, what else it
+ * had left out, and is logged; so none is missing. Threads: the log's.
  */
 #ifndef SEKI_LEDGER_AUDIT_COLLECT_H
 #define SEKI_LEDGER_AUDIT_COLLECT_H

@@ -42,7 +42,7 @@ def asks(cluster, name, expected, timeout=60):
 
 def test_a_cluster_without_nodes_waits_for_no_names(made):
     c = made.wait("False", "Pending", kind="DNSReady")
-    assert "no nodes" in c["message"]
+    assert "no nodes" in c["message"] and "make a NodePool with spec.clusterName names" in c["message"]
     assert made.kubectl("-n", "kube-system", "get", "pods,deployments", "-o", "name").stdout == ""
 
 
@@ -85,6 +85,13 @@ def test_a_corefile_of_the_tenant_stays_and_a_deleted_deployment_comes_back(made
     made.kubectl("-n", "kube-system", "delete", "deployment", "coredns")
     wait_for(lambda: get("deployment").get("metadata", {}).get("uid", uid) != uid, 60, "another Deployment")
     assert get("configmap")["data"]["Corefile"] == own
+    made.wait(kind="DNSReady")
+
+
+def test_pods_that_find_no_node_are_told_of(made, pool):
+    made.kubectl("taint", "node", "workers-0", "keep=away:NoExecute")
+    wait_for(lambda: "untolerated taint" in made.wait("False", "Waiting", kind="DNSReady")["message"], 120, "it to say why")
+    made.kubectl("taint", "node", "workers-0", "keep=away:NoExecute-")
     made.wait(kind="DNSReady")
 
 

@@ -92,6 +92,23 @@ def test_a_claim_is_bound_and_what_one_pod_writes_another_reads(served, made, po
     assert made.kubectl("get", "pod", "reader", "-o", "jsonpath={.spec.nodeName}").stdout == node
 
 
+def test_what_an_earlier_release_had_written_goes(served, made, pool):
+    """What is in its objects and not in this one's; what somebody else has put there stays."""
+    before = json.loads(made.kubectl("get", "storageclass", "local", "-o", "json").stdout)
+    old = {k: before[k] for k in ("apiVersion", "kind", "provisioner", "volumeBindingMode", "reclaimPolicy", "allowVolumeExpansion")}
+    old["metadata"] = {"name": "local", "annotations": {**before["metadata"]["annotations"], "seki.cloud/written": "old", "seki.cloud/once": "yes"}}
+    made.kubectl("apply", "--server-side", "--field-manager=seki", "-f", "-", input=json.dumps(old))
+    made.kubectl("annotate", "storageclass", "local", "ours=stays")
+
+    def annotations():
+        return json.loads(made.kubectl("get", "storageclass", "local", "-o", "json").stdout)["metadata"]["annotations"]
+    assert annotations()["seki.cloud/once"] == "yes"
+    served.kill_role("control")
+    wait_for(lambda: annotations()["seki.cloud/written"] != "old", 60, "it to be applied anew")
+    assert "seki.cloud/once" not in annotations() and annotations()["ours"] == "stays"
+    pool.wait()
+
+
 def test_a_volume_grows_no_larger_than_it_was_asked_for(made, pool):
     p = made.kubectl("exec", "reader", "--", "sh", "-c", "cat /dev/zero > /data/fill; stat -c %s /data/fill; rm /data/fill", check=False)
     assert "No space left" in p.stderr and 16 << 20 < int(p.stdout) <= 32 << 20, p

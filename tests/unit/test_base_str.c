@@ -60,6 +60,23 @@ static void numbers(void **state)
     assert_true(i == INT64_MIN); /* outputs only on success */
 }
 
+static void test_heads_are_cut_between_characters(void **state UNUSED)
+{
+    static const struct {
+        const char *text, *head;
+        size_t max;
+    } cases[] = {{"seki", "seki", 4},
+                 {"seki", "sek", 3},
+                 {"seki", "", 0},
+                 {"a\xE9\x96\xA2", "a", 3},
+                 {"a\xE9\x96\xA2", "a\xE9\x96\xA2", 4},
+                 {"a\xE9\x96\xA2z", "a\xE9\x96\xA2", 4},
+                 {"\xF0\x9F\x9A\xA6", "", 3},
+                 {"\x80\x80\x80\x80\x80\x80\x80", "\x80\x80\x80\x80\x80", 5}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        assert_true(str_eqc(str_utf8_head(str_of(cases[i].text), cases[i].max), cases[i].head));
+}
+
 static void utf8(void **state)
 {
     (void)state;
@@ -258,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(compare_and_cut),
         cmocka_unit_test(numbers),
+        cmocka_unit_test(test_heads_are_cut_between_characters),
         cmocka_unit_test(utf8),
         cmocka_unit_test(utf8_anywhere),
         cmocka_unit_test(sbuf_keeps_its_maximum),

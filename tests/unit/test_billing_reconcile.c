@@ -313,15 +313,101 @@ static void test_what_was_cut_does_not_explain_for_ever(void **state UNUSED)
     expect(RECONCILE_UNSEEN, 0, 3);
 }
 
+/* However many there are: a reading of before them has none of them. */
+static void test_very_many_that_a_reading_does_not_have(void **state UNUSED)
+{
+    const int64_t many = 1000100;
+    struct reconcile_result ret;
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    now = T0 + 15000;
+    for (int64_t i = 0; i < many; i++)
+        attempt(12000, 15000, 2, 0, 1, true);
+    assert_false(reconcile_step(r, now, &ret));
+    reading(10000, 0, 0);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(11000, 0, 0);
+    expect(RECONCILE_EQUAL, 0, 0);
+    reading(30000, 2 * many, many);
+    expect(RECONCILE_EQUAL, 0, 0);
+}
+
+/* One of many requests runs for minutes: what comes meanwhile belongs to the next reading, whether
+ * the one that waits is compared or given up. */
+static void while_a_reading_waits(bool given_up, int64_t unseen)
+{
+    struct reconcile_result ret;
+    const int64_t length = given_up ? RECONCILE_GIVE_UP_MS / 1000 + 30 : 600;
+    reading(0, 0, 0);
+    expect(RECONCILE_BEGUN, 0, 0);
+    attempt(2000, 4000, 100, 0, 50, true);
+    reading_of(10000, 1, 1, 100, 50, false);
+    int64_t n = 0;
+    bool skipped = false;
+    for (int64_t t = 11; t < length; t++, n++) {
+        now = T0 + t * 1000;
+        attempt(t * 1000 - 500, t * 1000, 2, 0, 1, !unseen || t != 300);
+        if (reconcile_step(r, now, &ret)) {
+            assert_true(given_up && !skipped && ret.outcome == RECONCILE_SKIPPED);
+            skipped = true;
+        }
+    }
+    assert_int_equal(skipped, given_up);
+    now = T0 + length * 1000;
+    attempt(5000, length * 1000, 30, 0, 500, true);
+    if (!given_up)
+        expect(RECONCILE_EQUAL, 0, 0);
+    for (int i = 1; i <= 2; i++) {
+        reading((length + 15 * i) * 1000, 130 + 2 * n, 550 + n + unseen);
+        expect(i == 2 && unseen ? RECONCILE_UNSEEN : RECONCILE_EQUAL, 0, i == 2 ? unseen : 0);
+    }
+}
+
+static void test_what_comes_while_a_reading_waits(void **state UNUSED)
+{
+    while_a_reading_waits(false, 0);
+}
+
+static void test_what_comes_while_a_reading_is_given_up(void **state UNUSED)
+{
+    while_a_reading_waits(true, 0);
+}
+
+static void test_what_was_cut_while_a_reading_waits(void **state UNUSED)
+{
+    while_a_reading_waits(false, 7);
+}
+
+static void test_what_was_cut_while_a_reading_is_given_up(void **state UNUSED)
+{
+    while_a_reading_waits(true, 7);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_what_is_the_same), TEST(test_counts_with_what_was_cached), TEST(test_a_difference_is_told_once), TEST(test_more_was_billed_than_made), TEST(test_attempts_that_were_cut),
-        TEST(test_an_estimate_that_was_too_high), TEST(test_a_record_that_comes_late), TEST(test_engines_that_begin_anew), TEST(test_engines_at_work), TEST(test_what_runs_for_very_long),
-        TEST(test_what_is_gone_is_forgotten), TEST(test_what_was_cut_explains_all_that_comes_of_it), TEST(test_who_ran_at_the_beginning_holds_nothing_up),
-        TEST(test_what_was_cut_explains_what_others_have_hidden), TEST(test_what_was_cut_does_not_explain_for_ever),
+        TEST(test_what_is_the_same),
+        TEST(test_counts_with_what_was_cached),
+        TEST(test_a_difference_is_told_once),
+        TEST(test_more_was_billed_than_made),
+        TEST(test_attempts_that_were_cut),
+        TEST(test_an_estimate_that_was_too_high),
+        TEST(test_a_record_that_comes_late),
+        TEST(test_engines_that_begin_anew),
+        TEST(test_engines_at_work),
+        TEST(test_what_runs_for_very_long),
+        TEST(test_what_is_gone_is_forgotten),
+        TEST(test_what_was_cut_explains_all_that_comes_of_it),
+        TEST(test_who_ran_at_the_beginning_holds_nothing_up),
+        TEST(test_what_was_cut_explains_what_others_have_hidden),
+        TEST(test_what_was_cut_does_not_explain_for_ever),
+        TEST(test_very_many_that_a_reading_does_not_have),
+        TEST(test_what_comes_while_a_reading_waits),
+        TEST(test_what_comes_while_a_reading_is_given_up),
+        TEST(test_what_was_cut_while_a_reading_waits),
+        TEST(test_what_was_cut_while_a_reading_is_given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

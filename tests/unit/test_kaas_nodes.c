@@ -1,5 +1,5 @@
 /* Nodes: networks, places, what a gate dials, and its relay. */
-#include "unit.h"
+#include "fake_api.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,12 +16,24 @@
 #include "base/mem.h"
 #include "kaas/addons.h"
 #include "kaas/node.h"
+#include "kaas/storage.h"
 #include "node/node_gate.h"
 #include "node/node_init.h"
 
 static struct cluster cluster_with(const char *pods, const char *services, const char *nodes)
 {
     return (struct cluster){.spec = {.version = "1.37", .control_plane = {1, "Small"}, .network = {.pod_cidr = pods, .service_cidr = services, .service_domain = "cluster.local", .node_cidr = nodes}}};
+}
+
+/* With ' for ". */
+static json_t *json_of(const char *quoted)
+{
+    CLEANUP(mem_freep) char *text = xstrdup(quoted);
+    json_t *doc = NULL;
+    for (char *p = text; *p; p++)
+        *p = *p == '\'' ? '"' : *p;
+    assert_int_equal(json_parse(str_of(text), 65536, &doc, NULL), 0);
+    return doc;
 }
 
 static void test_the_network_of_nodes(void **state UNUSED)
@@ -67,6 +79,107 @@ static void test_objects_of_names_follow_from_the_networks(void **state UNUSED)
     assert_int_equal(addons_render(&c, list, &n, again, NULL), 0);
     addons_free(list, n);
     assert_string_not_equal(digest, again);
+}
+
+static void test_names_say_which_nodes_they_wait_for(void **state UNUSED)
+{
+    static const struct {
+        const char *pools, *waits;
+        int64_t wanted, ready;
+    } cases[] = {
+        {"[]", "make a NodePool with spec.clusterName one", 0, 0},
+        {"[{'metadata':{'name':'w'},'spec':{'clusterName':'two','count':2}}]",
+         "make a NodePool with spec.clusterName one", 0, 0},
+        {"[{'metadata':{'name':'w','deletionTimestamp':'2026-01-01T00:00:00Z'},'spec':{'"
+         "clusterName':'one','count':2}}]",
+         "make a NodePool with spec.clusterName one", 0, 0},
+        {"[{'metadata':{'name':'w'},'spec':{'clusterName':'one','count':0}}]",
+         "NodePool w wants none: set its spec.count", 0, 0},
+        {"[{'metadata':{'name':'w'},'spec':{'clusterName':'one','count':2}}]",
+         "NodePool w has none of 2 ready", 2, 0},
+        {"[{'metadata':{'name':'w'},'spec':{'clusterName':'one','count':1},'status':{'conditions':["
+         "{'type':'Ready','status':'False','message':'w-0: no room'}]}}]",
+         "NodePool w: w-0: no room", 1, 0},
+        {"[{'metadata':{'name':'v'},'spec':{'clusterName':'one','count':0}},{'metadata':{'name':'w'"
+         "},'spec':{'clusterName':'one','count':2},'status':{'readyCount':1}}]",
+         "", 2, 1},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        CLEANUP(sbuf_deinit) struct sbuf waits = {0};
+        JSON_AUTO pools = json_of(cases[i].pools);
+        int64_t ready = -1;
+        sbuf_init(&waits, ADDONS_TEXT_MAX);
+        assert_int_equal(addons_nodes(pools, "one", &ready, &waits), cases[i].wanted);
+        assert_int_equal(ready, cases[i].ready);
+        assert_string_equal(waits.len ? waits.ptr : "", cases[i].waits);
+    }
+}
+
+static void test_names_say_what_their_pods_wait_for(void **state UNUSED)
+{
+#define READY                                                                                      \
+    "{'metadata':{'name':'a'},'status':{'conditions':[{'type':'Ready','status':'True'}]}},"
+#define GOING                                                                                      \
+    "{'metadata':{'name':'b','deletionTimestamp':'2026-01-01T00:00:00Z'},'status':{'phase':'"      \
+    "Pending'}},"
+    static const struct {
+        const char *deployment, *pods, *waits;
+    } cases[] = {
+        {"{}", "[]", "none of its pods has been made yet"},
+        {"{'status':{'conditions':[{'type':'ReplicaFailure','status':'True','reason':'FailedCreate'"
+         ",'message':'exceeded quota'}]}}",
+         "[]", "no pod is made: FailedCreate: exceeded quota"},
+        {"{}", "[" READY GOING "{'metadata':{'name':'c'},'status':{'phase':'Pending'}}]",
+         "pod c: Pending"},
+        {"{}",
+         "[{'metadata':{'name':'c'},'status':{'phase':'Pending','conditions':[{'type':'"
+         "PodScheduled','status':'False','reason':'Unschedulable','message':'0/1 nodes are "
+         "available'}]}}]",
+         "pod c: Unschedulable: 0/1 nodes are available"},
+        {"{}",
+         "[{'metadata':{'name':'c'},'status':{'phase':'Failed','reason':'Evicted','message':'low "
+         "on memory'}}]",
+         "pod c: Evicted: low on memory"},
+        {"{}",
+         "[{'metadata':{'name':'c'},'status':{'phase':'Pending','containerStatuses':[{'name':'"
+         "coredns','state':{'waiting':{'reason':'ErrImageNeverPull'}}}]}}]",
+         "pod c: ErrImageNeverPull"},
+        {"{}",
+         "[{'metadata':{'name':'c'},'status':{'containerStatuses':[{'name':'coredns','state':{'"
+         "waiting':{'reason':'CrashLoopBackOff','message':'back-off 10s'}},"
+         "'lastState':{'terminated':{'reason':'Error','exitCode':1,'message':'Corefile:3'}}}]}}]",
+         "pod c: CrashLoopBackOff: back-off 10s; it ended with 1 (Error: Corefile:3)"},
+        {"{}",
+         "[{'metadata':{'name':'c'},'status':{'containerStatuses':[{'name':'coredns','state':{'"
+         "terminated':{'reason':'OOMKilled','exitCode':137}}}]}}]",
+         "pod c: it ended with 137 (OOMKilled)"},
+        {"{}",
+         "[{'metadata':{'name':'c'},'status':{'containerStatuses':[{'name':'coredns','state':{'"
+         "running':{}}}],"
+         "'conditions':[{'type':'Ready','status':'False','reason':'ContainersNotReady','message':'"
+         "containers with unready status: [coredns]'}]}}]",
+         "pod c: ContainersNotReady: containers with unready status: [coredns]"},
+        {"{}", "[" READY "7]", ""},
+        {"{}", "[7,{}]", "pod ?: its status says nothing yet"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        CLEANUP(sbuf_deinit) struct sbuf waits = {0};
+        JSON_AUTO deployment = json_of(cases[i].deployment);
+        JSON_AUTO pods = json_of(cases[i].pods);
+        sbuf_init(&waits, ADDONS_TEXT_MAX);
+        addons_pods(deployment, pods, &waits);
+        assert_string_equal(waits.len ? waits.ptr : "", cases[i].waits);
+    }
+    /* The pods are the tenant's to write: what is too long is cut, between characters. */
+    CLEANUP(sbuf_deinit) struct sbuf waits = {0};
+    char text[3 * 1000 + 1] = "";
+    for (size_t i = 0; i < 1000; i++)
+        memcpy(text + 3 * i, "関", 3);
+    JSON_AUTO pods = json_pack("[{s:{s:s}, s:{s:s, s:s}}]", "metadata", "name", "c", "status",
+                               "reason", "Evicted", "message", text);
+    sbuf_init(&waits, ADDONS_TEXT_MAX);
+    addons_pods(NULL, pods, &waits);
+    assert_true(sbuf_ok(&waits) && waits.len > 200 && str_utf8_valid(sbuf_str(&waits)));
 }
 
 static void test_places_are_kept_and_taken_once(void **state UNUSED)
@@ -176,6 +289,59 @@ static void test_disks_of_all_nodes_have_a_bound(void **state UNUSED)
     assert_int_equal(st.st_blocks, 0);
     assert_int_equal(node_disk_promise(&second, data, 100, 0, &err), 0);
     assert_int_equal(file_remove_tree(data, NULL), 0);
+}
+
+/* An API that has every object with that digest ("": objects of somebody else's; NULL: none), and
+ * takes what is applied. */
+struct objects {
+    struct fake_api api;
+    const char *digest;
+    int applied, forced;
+};
+
+static int objects_answer(struct fake_api *f, const struct client_call *k,
+                          struct client_answer *ret, struct err *err UNUSED)
+{
+    struct objects *o = f->arg;
+    if (strcmp(k->method, "GET") != 0) {
+        assert_string_equal(k->method, "PATCH");
+        assert_string_equal(k->content_type,
+                            "application/apply-patch+yaml"); /* a merge patch would leave what the
+                                                                object has no more */
+        assert_non_null(obj_annotation(k->body, "seki.cloud/written"));
+        o->applied++;
+        o->forced += strstr(k->path, "&force=true") != NULL;
+        *ret = (struct client_answer){.status = 200, .body = json_incref(k->body)};
+        return 0;
+    }
+    if (!o->digest)
+        return fake_api_status(ret, 404, "NotFound");
+    *ret = (struct client_answer){
+        .status = 200,
+        .body = json_pack("{s:{s:s, s:{}}}", "metadata", "name", "x", "annotations")};
+    if (*o->digest)
+        json_object_set_new(json_at(ret->body, "metadata.annotations"), "seki.cloud/written",
+                            json_string(o->digest));
+    return 0;
+}
+
+static void test_objects_of_an_earlier_release_are_applied_anew(void **state UNUSED)
+{
+    struct objects o = {.api = {.arg = &o, .roundtrip = objects_answer}};
+    struct client *c = fake_api_client(&o.api);
+    struct err err = ERR_INIT;
+    assert_int_equal(storage_objects_ensure(c, true, &err), 0);
+    assert_true(o.applied >= 8 && !o.forced);
+    const int all = o.applied;
+    o.applied = 0;
+    o.digest = "0123456789abcdef";
+    assert_int_equal(storage_objects_ensure(c, true, &err), 0);
+    assert_true(o.applied == all && o.forced == all);
+    o.applied = 0;
+    o.digest = ""; /* kinds that somebody else has made are as good */
+    assert_int_equal(storage_objects_ensure(c, true, &err), 0);
+    assert_int_equal(o.applied, all - 3);
+    client_free(c);
 }
 
 static void test_what_a_node_is_drained_of(void **state UNUSED)
@@ -380,10 +546,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_network_of_nodes),
         cmocka_unit_test(test_objects_of_names_follow_from_the_networks),
+        cmocka_unit_test(test_names_say_which_nodes_they_wait_for),
+        cmocka_unit_test(test_names_say_what_their_pods_wait_for),
         cmocka_unit_test(test_places_are_kept_and_taken_once),
         cmocka_unit_test(test_who_has_no_certificate_yet_has_not_joined),
         cmocka_unit_test(test_disks_of_all_nodes_have_a_bound),
         cmocka_unit_test(test_what_a_gate_dials),
+        cmocka_unit_test(test_objects_of_an_earlier_release_are_applied_anew),
         cmocka_unit_test(test_what_a_node_is_drained_of),
         cmocka_unit_test(test_all_pages_of_pods_are_looked_at),
         cmocka_unit_test(test_a_directory_of_no_pool_is_nobodys),

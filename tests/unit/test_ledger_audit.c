@@ -129,6 +129,54 @@ static void strangers_texts_are_cut_between_characters(void **state)
     assert_int_equal(out.agent.len, 510);
 }
 
+/* The worst that can come: every text is there, long, and written as escapes or replaced. */
+static void whatever_strangers_send_has_a_record(void **state)
+{
+    static const unsigned char bytes[] = {1, '"', 0x80, 'x'};
+    char text[2000 + 1] = "";
+    const char *groups[AUDIT_GROUPS_MAX + 1] = {NULL};
+    (void)state;
+    for (size_t i = 0; i < AUDIT_GROUPS_MAX; i++)
+        groups[i] = text;
+    for (size_t i = 0; i < ARRAY_LEN(bytes); i++) {
+        struct err err = ERR_INIT;
+        memset(text, bytes[i], sizeof(text) - 1);
+        struct str s = str_of(text);
+        struct audit_event out, in = {.type = AUDIT_IMPERSONATION,
+                                      .id = s,
+                                      .user = s,
+                                      .uid = s,
+                                      .sender = s,
+                                      .source = s,
+                                      .agent = s,
+                                      .groups = groups,
+                                      .verb = s,
+                                      .group = s,
+                                      .resource = s,
+                                      .subresource = s,
+                                      .namespace = s,
+                                      .name = s,
+                                      .object = s,
+                                      .tenant = s,
+                                      .actor_tenant = s,
+                                      .rule = s,
+                                      .reason = s,
+                                      .origin = s,
+                                      .until = s,
+                                      .first = s,
+                                      .last = s,
+                                      .status = INT32_MIN,
+                                      .rev = INT64_MIN,
+                                      .last_rev = INT64_MIN,
+                                      .count = INT64_MIN};
+        struct str body = encoded(&in);
+        assert_true(body.len <= AUDIT_ENCODED_MAX);
+        ASSERT_OK(audit_decode(body, arena, &out, &err));
+        assert_true(out.user.len >= 100 && out.last.len >= 100 && out.rev == in.rev &&
+                    strlen(out.groups[AUDIT_GROUPS_MAX - 1]) >= 100);
+    }
+}
+
 static void a_type_of_a_later_release_is_another(void **state)
 {
     struct audit_event e;
@@ -439,19 +487,27 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_written_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tenant_sees_what_is_its_and_no_more, setup, teardown),
-        cmocka_unit_test_setup_teardown(strangers_texts_are_cut_between_characters, setup, teardown),
+        cmocka_unit_test_setup_teardown(strangers_texts_are_cut_between_characters, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(whatever_strangers_send_has_a_record, setup, teardown),
         cmocka_unit_test_setup_teardown(a_type_of_a_later_release_is_another, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_no_record_is_refused_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(ocsf_has_what_its_class_requires, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_note_is_there_before_the_answer_and_has_the_revision, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_the_disk_does_not_take_is_said_to_be_undone, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_note_is_there_before_the_answer_and_has_the_revision,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(what_the_disk_does_not_take_is_said_to_be_undone, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(without_its_note_nothing_is_written, setup, teardown),
         cmocka_unit_test_setup_teardown(records_of_a_lost_future_are_settled, setup, teardown),
-        cmocka_unit_test_setup_teardown(records_of_another_process_are_copied_once, setup, teardown),
-        cmocka_unit_test_setup_teardown(several_journals_of_the_name_are_copied_once, setup, teardown),
-        cmocka_unit_test_setup_teardown(another_journal_under_the_name_is_read_from_its_beginning, setup, teardown),
+        cmocka_unit_test_setup_teardown(records_of_another_process_are_copied_once, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(several_journals_of_the_name_are_copied_once, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(another_journal_under_the_name_is_read_from_its_beginning,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_is_told_when_it_is_durable, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_same_is_counted_and_too_many_different_are_bounded, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_same_is_counted_and_too_many_different_are_bounded,
+                                        setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

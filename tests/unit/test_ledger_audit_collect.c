@@ -132,6 +132,33 @@ static void a_log_that_is_opened_anew_goes_on(void **state UNUSED)
     ledger_close(a);
 }
 
+/* As long as a journal takes them, so without room for where they came from. */
+static void what_is_too_long_is_copied_shortened(void **state UNUSED)
+{
+    struct ledger *a = journal("audit-g");
+    struct audit_collection *x = audit_collection_new(dir, "audit-g", &ops, NULL);
+    CLEANUP(sbuf_deinit) struct sbuf body = {0};
+    static const char *const begins[] = {"{\"type\":\"denied\",\"id\":\"q\",\"tenant\":\"acme\","
+                                         "\"verb\":\"get\",\"status\":403,\"more\":\"",
+                                         "{\"n\":\""};
+    sbuf_init(&body, LEDGER_BODY_MAX);
+    for (size_t i = 0; i < ARRAY_LEN(begins); i++) {
+        sbuf_reset(&body);
+        sbuf_addc(&body, begins[i]);
+        while (body.len < LEDGER_BODY_MAX - 2)
+            sbuf_add_char(&body, 'x');
+        sbuf_addc(&body, "\"}");
+        add(a, body.ptr);
+    }
+    add(a, "{\"n\":3}");
+    audit_collect(x);
+    audit_collect(x);
+    expect("{\"type\":\"denied\",\"id\":\"q\",\"verb\":\"get\",\"tenant\":\"acme\",\"status\":403}{"
+           "\"type\":\"other\",\"reason\":\"RecordUnreadable\"}{\"n\":3}");
+    audit_collection_free(x);
+    ledger_close(a);
+}
+
 static void what_the_log_refused_is_copied_later(void **state UNUSED)
 {
     struct ledger *a = journal("audit-g");
@@ -176,6 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(each_record_is_copied_once, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(a_log_that_is_opened_anew_goes_on, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(what_is_too_long_is_copied_shortened, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(what_the_log_refused_is_copied_later, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(another_journal_of_that_name_is_read_from_its_beginning,
                                         make_dir, remove_dir),
