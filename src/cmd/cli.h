@@ -153,6 +153,9 @@ void cli_print_json(json_t *j);
 struct cli_table;
 struct cli_table *cli_table_new(struct arena *a, const char *const *heads); /* ends in NULL */
 void cli_table_row(struct cli_table *t, const char *const *cells);          /* as many as heads; NULL prints as - */
+/* Cells of that column lose their middle ("system:serviceacc…e:robot") where rows are else wider
+ * than the terminal, or than 120 columns where there is none. */
+void cli_table_cut(struct cli_table *t, const char *head);
 void cli_table_print(const struct cli_table *t, bool bold_heads);
 /* As RFC 4180 has it: commas, quotes where they are needed, CR LF; empty cells are empty. */
 void cli_table_print_csv(const struct cli_table *t);

@@ -262,6 +262,12 @@ static const char *text(struct walk *w, struct str s)
     return s.len ? arena_strndup(w->table_arena, s) : NULL;
 }
 
+/* In the order of the columns; what is for -o wide alone comes last. */
+static const char *const all_heads[] = {"SEQUENCE", "TIME",   "TYPE",  "USER", "VERB",
+                                        "OBJECT",   "RESULT", "TIMES", "RULE", NULL};
+static const char *const heads[] = {"SEQUENCE", "TIME",   "TYPE",   "USER",
+                                    "VERB",     "OBJECT", "RESULT", NULL};
+
 static int add_row(struct walk *w, const struct audit_event *e, const struct ledger_record *rec)
 {
     struct arena *a = w->table_arena;
@@ -274,6 +280,23 @@ static int add_row(struct walk *w, const struct audit_event *e, const struct led
     return 0;
 }
 
+static int print_item(struct walk *w, const struct audit_event *e, const struct ledger_record *rec)
+{
+    fputs(w->count == 1 ? "[\n" : ",\n", stdout);
+    return print_line(w, e, rec);
+}
+
+/* An array, written as it is read: a ledger has no end. */
+static int list_json(struct cli *c, struct walk *w, uint64_t from)
+{
+    w->json = true;
+    w->show = print_item;
+    int rc = walk(c, w, from);
+    if (rc == 0)
+        puts(w->count ? "]" : "[]");
+    return rc;
+}
+
 int cli_audit_list(struct cli *c)
 {
     struct walk w = {.show = add_row, .tenant = cli_flag(c, "--tenant")};
@@ -281,8 +304,14 @@ int cli_audit_list(struct cli *c)
     uint64_t from = 0;
     if (after && str_to_u64(str_of(after), &from) < 0)
         return cli_usage_error("--after %s: expected the sequence of a record, for example 1200", after);
+    if (c->json)
+        return list_json(c, &w, from);
     w.table_arena = arena_new((size_t)1 << 30);
-    w.table = cli_table_new(w.table_arena, (const char *const[]){"SEQUENCE", "TIME", "TYPE", "USER", "VERB", "OBJECT", "RESULT", "TIMES", "RULE", NULL});
+    w.table = cli_table_new(w.table_arena, c->wide ? all_heads : heads);
+    if (!c->wide) {
+        cli_table_cut(w.table, "USER");
+        cli_table_cut(w.table, "OBJECT");
+    }
     int rc = walk(c, &w, from);
     if (rc == 0)
         cli_table_print(w.table, c->color);

@@ -10,6 +10,10 @@
 
 #define JSON_OUT_MAX (64 * 1024 * 1024)
 #define DEFAULT_DATA "/var/lib/seki"
+/* Of a table with columns that may be cut, where no terminal says otherwise; and of such a column,
+ * at the least. */
+#define CUT_WIDTH 120
+#define CUT_MIN 12
 
 int cli_connect(struct cli *c)
 {
@@ -141,6 +145,7 @@ struct cli_table {
     size_t columns, rows, room;
     const char *const *heads;
     const char **cells; /* row by row */
+    uint64_t cut;       /* columns that may be cut, a bit each */
 };
 
 struct cli_table *cli_table_new(struct arena *a, const char *const *heads)
@@ -191,50 +196,95 @@ size_t cli_table_rows(const struct cli_table *t)
     return t->rows;
 }
 
+void cli_table_cut(struct cli_table *t, const char *head)
+{
+    for (size_t i = 0; i < t->columns; i++)
+        if (!strcmp(t->heads[i], head))
+            t->cut |= UINT64_C(1) << i;
+}
+
+/* The bytes of the first character, and its width. */
+static size_t first_char(const char *utf8, size_t len, size_t *ret_width)
+{
+    mbstate_t state = {0};
+    wchar_t wc;
+    size_t n = mbrtowc(&wc, utf8, len, &state);
+    bool known = n > 0 && n <= len; /* else not text in this locale: count the byte */
+    int w = known ? wcwidth(wc) : 1;
+    *ret_width = w > 0 ? (size_t)w : 0;
+    return known ? n : 1;
+}
+
 size_t cli_width(const char *utf8)
 {
-    size_t width = 0, len = strlen(utf8);
-    mbstate_t state = {0};
-    while (len) {
-        wchar_t wc;
-        size_t n = mbrtowc(&wc, utf8, len, &state);
-        if (n == 0 || n > len) { /* not text in this locale: count the byte */
-            memset(&state, 0, sizeof(state));
-            n = 1;
-            width++;
-        } else {
-            int w = wcwidth(wc);
-            width += w > 0 ? (size_t)w : 0;
-        }
-        utf8 += n;
-        len -= n;
+    size_t width = 0, len = strlen(utf8), w, n;
+    for (; len; utf8 += n, len -= n) {
+        n = first_char(utf8, len, &w);
+        width += w;
     }
     return width;
 }
 
-static void print_row(const char *const *cells, const size_t *widths, size_t columns, size_t gap)
+/* Without its middle: both ends of a name say most, and the first one more. */
+static const char *without_middle(struct arena *a, const char *text, size_t width)
 {
-    for (size_t i = 0; i < columns; i++) {
-        fputs(cells[i], stdout);
-        if (i + 1 == columns)
+    size_t left = cli_width(text), len = strlen(text), w = 0, taken = 0, head = 0, n;
+    if (left <= width)
+        return text;
+    for (; (n = first_char(text + head, len - head, &w)) && taken + w <= (width - 1) * 2 / 3;
+         head += n)
+        taken += w;
+    const char *tail = text + head;
+    for (left -= taken; left > width - 1 - taken; tail += n) {
+        n = first_char(tail, strlen(tail), &w);
+        left -= w;
+    }
+    return arena_printf(a, "%.*s…%s", (int)head, text, tail);
+}
+
+static void print_row(const struct cli_table *t, const char *const *cells, const size_t *widths,
+                      size_t gap)
+{
+    for (size_t i = 0; i < t->columns; i++) {
+        const char *cell =
+            t->cut >> i & 1 ? without_middle(t->arena, cells[i], widths[i]) : cells[i];
+        fputs(cell, stdout);
+        if (i + 1 == t->columns)
             break;
-        for (size_t pad = widths[i] + gap - cli_width(cells[i]); pad > 0; pad--)
+        for (size_t pad = widths[i] + gap, w = cli_width(cell); pad > w; pad--)
             putchar(' ');
     }
     putchar('\n');
 }
 
-/* Between columns, as kubectl has it; closer where the terminal is too narrow for that. */
-static size_t gap_of(const size_t *widths, size_t columns)
+/* That a row may have; SIZE_MAX: any. */
+static size_t width_of_output(const struct cli_table *t)
 {
     struct winsize size;
-    size_t gap = 3, all = 0;
-    if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || !size.ws_col)
-        return gap;
-    for (size_t i = 0; i < columns; i++)
+    if (isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col)
+        return size.ws_col;
+    return t->cut ? CUT_WIDTH : SIZE_MAX;
+}
+
+/* Columns with what is between them, as kubectl has it; closer where there is not room for that,
+ * and then with the widest of those cut that may be. */
+static size_t fit(const struct cli_table *t, size_t *widths)
+{
+    size_t gap = 3, all = 0, most = width_of_output(t);
+    for (size_t i = 0; i < t->columns; i++)
         all += widths[i];
-    while (gap > 1 && all + gap * (columns - 1) > size.ws_col)
+    while (gap > 1 && all + gap * (t->columns - 1) > most)
         gap--;
+    for (; all + gap * (t->columns - 1) > most; all--) {
+        size_t widest = t->columns;
+        for (size_t i = 0; i < t->columns; i++)
+            if ((t->cut >> i & 1) && widths[i] > CUT_MIN &&
+                (widest == t->columns || widths[i] > widths[widest]))
+                widest = i;
+        if (widest == t->columns)
+            break;
+        widths[widest]--;
+    }
     return gap;
 }
 
@@ -246,14 +296,14 @@ void cli_table_print(const struct cli_table *t, bool bold_heads)
         for (size_t r = 0; r < t->rows; r++)
             widths[i] = MAX(widths[i], cli_width(t->cells[r * t->columns + i]));
     }
-    size_t gap = gap_of(widths, t->columns);
+    size_t gap = fit(t, widths);
     if (bold_heads)
         fputs("\033[1m", stdout);
-    print_row(t->heads, widths, t->columns, gap);
+    print_row(t, t->heads, widths, gap);
     if (bold_heads)
         fputs("\033[0m", stdout);
     for (size_t r = 0; r < t->rows; r++)
-        print_row(t->cells + r * t->columns, widths, t->columns, gap);
+        print_row(t, t->cells + r * t->columns, widths, gap);
 }
 
 static void print_csv(const char *const *cells, size_t columns)

@@ -193,11 +193,13 @@ static void print_bash(void)
          "    done\n"
          "    case $verb in");
     for (size_t i = 0; i < cli_verb_count; i++) {
-        if (!cli_verbs[i].flags && !cli_verbs[i].csv)
+        if (!cli_verbs[i].flags && !cli_verbs[i].csv && !cli_verbs[i].wide)
             continue;
         printf("    \"%s\"|\"%s \"*) case $prev in\n", cli_verbs[i].name, cli_verbs[i].name);
-        if (cli_verbs[i].csv)
-            printf("        --output|-o) COMPREPLY=($(compgen -W \"table %sjson csv\" -- \"$cur\")); return;;\n", cli_verbs[i].wide ? "wide " : "");
+        if (cli_verbs[i].csv || cli_verbs[i].wide)
+            printf("        --output|-o) COMPREPLY=($(compgen -W \"table %sjson%s\" -- \"$cur\")); "
+                   "return;;\n",
+                   cli_verbs[i].wide ? "wide " : "", cli_verbs[i].csv ? " csv" : "");
         print_bash_values(cli_verbs[i].flags);
         puts("        esac;;");
     }

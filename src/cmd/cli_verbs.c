@@ -395,13 +395,15 @@ const struct cli_verb cli_verbs[] = {
      .complete = "@dir"},
     {.name = "audit list",
      .args = "[DIRECTORY]",
-     .help = "who did what, by which rule, with what result",
-     .more = "With --tenant and no directory it asks the API: what a tenant's admins and operators may read. Else it reads the files (see seki audit verify).\n\n"
+     .help = "who did what, with what result",
+     .more = "With --tenant and no directory it asks the API: what a tenant's admins and operators may read. Else it reads the files (see seki audit verify).\n"
+             "Long names lose their middle. With -o wide they are whole, and there are how often it happened (TIMES) and by which RULE, too; with -o json all that the records have.\n\n"
              "  seki audit list --tenant acme\n"
-             "  seki audit list /var/lib/seki/ledger\n",
+             "  seki audit list /var/lib/seki/ledger -o wide\n",
      .run = cli_audit_list,
      .flags = audit_flags,
-     .complete = "@dir"},
+     .complete = "@dir",
+     .wide = true},
     {.name = "audit export",
      .args = "[DIRECTORY]",
      .help = "the audit ledger as JSON lines, for a logging system",

@@ -153,7 +153,8 @@ static const struct conf_option schema[] = {
     {"kubernetes", "node-storage", CONF_SIZE, OPT(kubernetes_node_storage), "16G", 0, INT64_C(1) << 50, NULL, "bytes", false,
      "what the volumes of one node may take of this machine's disk together; 0: Clusters that have their nodes from now on get no StorageClass"},
     {"kubernetes", "node-disks", CONF_SIZE, OPT(kubernetes_node_disks), "64G", 0, INT64_C(1) << 50, NULL, "bytes", false,
-     "what all nodes together may be promised of this machine's disk for what they write but volumes (spec.machine.diskGiB of NodePools): a node beyond that is not made; 0: as much as NodePools ask for"},
+     "what the disks of all nodes of all Clusters may have of this machine together (each spec.machine.diskGiB of its NodePool, 4 GiB where that does not say, volumes not counted): with 64G and "
+     "4 GiB each the 17th node waits (NodePool: NoSpace); 0: as much as NodePools ask for"},
     {"model", "dirs", CONF_STR, OPT(model_dirs), "", 0, 0, NULL, NULL, false,
      "directories with files for Models of all projects, comma-separated; besides, a project has models/PROJECT/ of the data directory"},
 };

@@ -219,11 +219,21 @@ static void node_passed(struct pool_pass *p, const struct node *n, json_t *recor
         log_warn("a node's token could not be removed; it ends within the hour", KV("node", n->name), KVE(&ignored));
 }
 
-static void node_waits(struct pool_pass *p, const struct node *n, json_t *record, const char *why)
+/* no_room: it is not made, or does not grow, before there is room on the disk; it cannot be late
+ * meanwhile, and has time left when there is. */
+static void node_waits(struct pool_pass *p, const struct node *n, json_t *record, const char *why,
+                       bool no_room)
 {
     int64_t now = clock_wall_ms();
     struct arena *a = p->r->arena;
     json_put_str(record, "message", why);
+    if (no_room) {
+        if (status_time(record, "deadline") - now < NODE_DEADLINE_MS / 2)
+            status_put_time(record, "deadline", now + NODE_DEADLINE_MS);
+        look_in(p, LATER_MS);
+        blame(p, "NoSpace", arena_printf(a, "%s: %s", n->name, why));
+        return;
+    }
     if (json_at(record, "milliseconds")) {
         look_in(p, LATER_MS);
         blame(p, "NodeNotReady", arena_printf(a, "%s: %s", n->name, why));
@@ -295,7 +305,10 @@ static void look_at_node(struct pool_pass *p, struct node *n, int ordinal)
              json_at(record, "milliseconds")) /* not the Cluster, whose end is under way */
         register_anew(p, n, record);
     else
-        node_waits(p, n, record, rc == 0 || rc == ERR_NOT_FOUND ? *why ? why : "it is not ready" : arena_strdup(p->r->arena, err.msg));
+        node_waits(p, n, record,
+                   rc == 0 || rc == ERR_NOT_FOUND ? *why ? why : "it is not ready"
+                                                  : arena_strdup(p->r->arena, err.msg),
+                   !made && rc == ERR_NO_SPACE);
 }
 
 /* ---- nodes that are not wanted any more ---- */

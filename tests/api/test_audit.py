@@ -6,6 +6,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import unicodedata
 import urllib.error
 import urllib.request
 
@@ -169,13 +170,40 @@ def test_tokens_impersonation_and_grants(cloud, project):
     assert r["sender"] == "admin" and r["verb"] == "list"
 
 
+def test_rows_of_a_list_fit_and_are_whole_where_that_is_asked(tmp_path):
+    robot, rule = "system:serviceaccount:shop-production:robot-with-a-name-that-is-long", "ClusterRoleBinding/seki:control → ClusterRole/seki:control"
+    bodies = [{"type": "write", "user": robot, "verb": "create", "resource": "modelendpoints", "namespace": "shop-production", "name": "llama-3-70b-instruct-of-the-whole-shop", "rev": 7, "rule": rule},
+              {"type": "denied", "verb": "get", "name": "/" + "関" * 60, "status": 401, "count": 40}, {"type": "impersonation", "user": "admin", "verb": "deletecollection", "resource": "secrets", "status": 200},
+              {"type": "write", "user": "admin", "verb": "create", "resource": "configmaps", "namespace": "shop", "name": "a", "rev": 8}]
+
+    def listed(*args, n=len(bodies)):
+        write_ledger(tmp_path / "ledger", bodies[:n])
+        return subprocess.run([SEKI, "audit", "list", tmp_path / "ledger", *args], capture_output=True, text=True, check=True).stdout
+
+    def width(line):
+        return sum(2 if unicodedata.east_asian_width(c) == "W" else 1 for c in line)
+    lines = listed().splitlines()
+    assert lines[0].split() == ["SEQUENCE", "TIME", "TYPE", "USER", "VERB", "OBJECT", "RESULT"]
+    # As much as there is room for, and no more. What is in a column begins in one.
+    assert max(map(width, lines)) == 120 and len({width(line[:line.index(result)]) for line, result in zip(lines, ["RESULT", "rev 7", "401", "200", "rev 8"])}) == 1, lines
+    assert [line.count("…") for line in lines] == [0, 2, 1, 0, 0] and "system:servic" in lines[1] and "long " in lines[1] and "configmaps shop/a " in lines[4], lines
+    assert 1 < lines[2].split("…")[1].count("関") < lines[2].split("…")[0].count("関"), "the beginning says more"
+    lines = listed("-o", "wide").splitlines()
+    assert lines[0].split()[-2:] == ["TIMES", "RULE"] and lines[1].endswith(rule) and lines[2].split()[-2:] == ["40", "-"]
+    assert robot in lines[1] and "modelendpoints shop-production/llama-3-70b-instruct-of-the-whole-shop " in lines[1] and "関" * 60 in lines[2]
+    assert max(map(width, listed(n=0).splitlines())) < 120, "nothing is wider than it need be"
+    rows = json.loads(listed("-o", "json"))
+    assert [{k: v for k, v in r.items() if k not in ("sequence", "time")} for r in rows] == bodies and [r["sequence"] for r in rows] == [1, 2, 3, 4]
+    assert json.loads(listed("-o", "json", "--after", "4")) == []
+
+
 def test_each_tenant_has_its_own_view(cloud, project):
     other = cloud.project(f"{project}-other", tenant="globex")
     cloud.api("POST", f"/api/v1/namespaces/{other}/configmaps", config_map("theirs"))
     cloud.api("POST", f"/api/v1/namespaces/{project}/configmaps", config_map("ours"))
     assert {r["namespace"] for r in records(cloud, "globex") if "namespace" in r} == {other, "globex"}  # its first project, too
     assert "ours" not in {r.get("name") for r in records(cloud, "globex")}
-    assert "theirs" not in cloud.seki("audit", "list", str(cloud.data / "ledger"), "--tenant", project).stdout
+    assert "theirs" not in cloud.seki("audit", "list", str(cloud.data / "ledger"), "-o", "wide", "--tenant", project).stdout
 
 
 def test_controllers_writes_are_recorded_and_heartbeats_are_not(cloud, project):

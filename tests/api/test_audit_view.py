@@ -156,7 +156,7 @@ def test_seki_reads_it_through_the_api(cloud, acme, tmp_path):
     file = tmp_path / "kubeconfig"
     cloud.seki("tenant", "create", f"cli-{acme.tenant}", "--kubeconfig-out", str(file))
     with_file = {"KUBECONFIG": str(file), "SEKI_LEDGER_DIR": ""}
-    text = cloud.seki("audit", "list", "--tenant", f"cli-{acme.tenant}", env=with_file).stdout
+    text = cloud.seki("audit", "list", "--tenant", f"cli-{acme.tenant}", "-o", "wide", env=with_file).stdout
     assert f"tenants/cli-{acme.tenant}" in text and "Group/system:masters" in text and "by-cli" not in text
     p = cloud.seki("audit", "list", "--tenant", acme.tenant, env=with_file, check=False)
     assert p.returncode == 1 and "not found" in p.stderr and p.stdout == ""

@@ -583,7 +583,7 @@ def test_closing_keeps_usage_and_leaves_nothing_else(cloud, tenant, tmp_path):
     with pytest.raises(ApiError) as e:
         cloud.api("PATCH", f"{GROUP}/tenants/{tenant}", {"spec": {"state": "Active"}}, content_type="application/merge-patch+json")
     assert "cannot be opened again" in e.value.body["message"]
-    ledger = cloud.seki("audit", "list", str(cloud.data / "ledger"), "--tenant", tenant).stdout
+    ledger = cloud.seki("audit", "list", str(cloud.data / "ledger"), "-o", "wide", "--tenant", tenant).stdout
     assert f"namespaces {tenant}" in ledger or f"namespaces/{tenant}" in ledger
     cloud.api("DELETE", f"{GROUP}/tenants/{tenant}")
 

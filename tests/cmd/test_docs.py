@@ -33,7 +33,7 @@ def test_every_metric_is_explained(cloud):
 
 # Words of Kubernetes' own objects, which are read or written here.
 THEIRS = {"Pod", "Namespace", "NetworkPolicy", "PersistentVolume", "PersistentVolumeClaim", "Bound", "Released", "Failed", "Succeeded", "Delete", "Filesystem", "ReadWriteOnce", "ReadWriteOncePod",
-          "Ingress", "Egress", "In", "NotIn", "Exists", "DoesNotExist", "Ki", "Mi", "Gi", "Ti", "None", "VolumeSnapshot", "VolumeSnapshotContent"}
+          "Ingress", "Egress", "In", "NotIn", "Exists", "DoesNotExist", "Ki", "Mi", "Gi", "Ti", "None", "VolumeSnapshot", "VolumeSnapshotContent", "PodScheduled", "ReplicaFailure"}
 
 
 def test_every_reason_is_explained():

@@ -178,7 +178,8 @@ def test_what_a_node_and_its_pods_write_has_a_size(served, made, pool, pods):
     assert "spec.machine.diskGiB" in str(e.value) and "does not shrink" in str(e.value)
     # What this cloud has no room for is not made, and says why.
     served.api("PATCH", small.path, {"spec": {"machine": {"diskGiB": 100}}}, "application/merge-patch+json")
-    wait_for(lambda: "kubernetes-node-disks" in json.dumps(small.get().get("status", {})), 60, "it to be said")
+    c = {c["type"]: c for c in small.wait("False", "NoSpace")["status"]["conditions"]}["Ready"]
+    assert c["message"].startswith("small-0: the disks of all nodes may have ") and "kubernetes-node-disks" in c["message"]
     assert loops(made.uid, "small-0")
     served.api("DELETE", small.path)
     wait_for(lambda: not disk.parent.exists(), 60, "the pool to be gone")

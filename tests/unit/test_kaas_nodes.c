@@ -289,6 +289,14 @@ static void test_disks_of_all_nodes_have_a_bound(void **state UNUSED)
     assert_int_equal(st.st_blocks, 0);
     assert_int_equal(node_disk_promise(&second, data, 100, 0, &err), 0);
     assert_int_equal(file_remove_tree(data, NULL), 0);
+    /* As the options and NodePools say where nobody has said otherwise: room for 16. */
+    for (int i = 0; i <= 16; i++) {
+        node_named(i % 2 ? &one : &two, "workers", i, a, &first);
+        assert_int_equal(file_mkdirs(first.dir, 0700, &err), 0);
+        assert_int_equal(node_disk_promise(&first, data, 4, 64 * gib, &err),
+                         i < 16 ? 0 : ERR_NO_SPACE);
+    }
+    assert_int_equal(file_remove_tree(data, NULL), 0);
 }
 
 /* An API that has every object with that digest ("": objects of somebody else's; NULL: none), and
