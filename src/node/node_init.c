@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -159,7 +160,7 @@ static void import_images(void)
     _exit(0);
 }
 
-/* ---- the first process of a node ---- */
+/* ---- the first process of a node, and the second ---- */
 
 /* None reaches beyond the node, and no file is left that cannot be removed when it ends (CAP_LINUX_IMMUTABLE). */
 static void drop_capabilities(void)
@@ -179,22 +180,9 @@ static void put_sysctl(const char *path)
         close(fd);
 }
 
-static void serve(const struct node_settings *s)
+/* Of what this process has started. `last`: whose end is the node's; 0: nobody's. */
+static NORETURN void keep(pid_t last)
 {
-    settings = s;
-    char ip[64], name[128];
-    CLEANUP(mem_freep) char *labels = xasprintf("--node-labels=%s", s->labels);
-    snprintf(ip, sizeof(ip), "--node-ip=%s", s->address);
-    snprintf(name, sizeof(name), "--hostname-override=%s", s->name);
-    fill(&services[CONTAINERD], containerd_argv, NULL);
-    fill(&services[KUBELET], kubelet_argv, (const char *const[]){ip, name, labels, NULL});
-    fill(&services[KUBE_PROXY], proxy_argv, NULL);
-    start(&services[CONTAINERD]);
-    wait_for_runtime();
-    import_images();
-    start(&services[KUBELET]);
-    start(&services[KUBE_PROXY]);
-    start(&services[AGENT]);
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
@@ -206,9 +194,38 @@ static void serve(const struct node_settings *s)
         int got = sigtimedwait(&set, NULL, &(struct timespec){(time_t)(next / 1000), (long)(next % 1000) * 1000000L});
         if (got == SIGTERM)
             _exit(0);
-        while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+            if (pid == last)
+                _exit(1);
             ended(pid, status);
+        }
     }
+}
+
+static NORETURN void second_process(const struct node_settings *s)
+{
+    char ip[64], name[128];
+    CLEANUP(mem_freep) char *labels = xasprintf("--node-labels=%s", s->labels);
+    if (node_root_part() < 0)
+        _exit(1);
+    snprintf(ip, sizeof(ip), "--node-ip=%s", s->address);
+    snprintf(name, sizeof(name), "--hostname-override=%s", s->name);
+    fill(&services[CONTAINERD], containerd_argv, NULL);
+    fill(&services[KUBELET], kubelet_argv, (const char *const[]){ip, name, labels, NULL});
+    fill(&services[KUBE_PROXY], proxy_argv, NULL);
+    start(&services[CONTAINERD]);
+    wait_for_runtime();
+    import_images();
+    start(&services[KUBELET]);
+    start(&services[KUBE_PROXY]);
+    keep(0);
+}
+
+/* Namespaces that are the child's alone: an agent that is started again is in ours. */
+static pid_t fork_apart(void)
+{
+    return (pid_t)syscall(SYS_clone, (unsigned long)(CLONE_NEWNS | CLONE_NEWPID | SIGCHLD), 0UL,
+                          0UL, 0UL, 0UL);
 }
 
 static int first_process(const struct node_settings *s)
@@ -231,8 +248,16 @@ static int first_process(const struct node_settings *s)
     drop_capabilities();
     if (agent_before_pods() < 0)
         return 1;
-    serve(s);
-    return 0;
+    pid_t second = fork_apart();
+    if (second < 0) {
+        fprintf(stderr, "node: namespaces of pods: %s\n", strerror(errno));
+        return 1;
+    }
+    if (second == 0)
+        second_process(s);
+    settings = s;
+    start(&services[AGENT]);
+    keep(second);
 }
 
 /* ---- the outer process ---- */

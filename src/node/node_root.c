@@ -22,6 +22,7 @@
 #include "node/agent.h"
 
 #define CGROUPS "/sys/fs/cgroup"
+#define KUBELET "/var/lib/kubelet"
 #define PERIOD_US 100000LL
 #define PIDS_PER_MIB 4 /* half of what a kernel allows by default of the machine's memory: who has a part of that has no more of the processes than of the memory */
 #define GONE_TRIES 200
@@ -364,7 +365,7 @@ static int show_own(const struct node_settings *s, const char *root)
         bool read_only;
     } own[] = {{"etc", "/etc/seki-node", true},
                {"cni", "/etc/cni/net.d", true},
-               {"disk/kubelet", "/var/lib/kubelet", false},
+               {"disk/kubelet", KUBELET, false},
                {"disk/containerd", "/var/lib/containerd", false},
                {"disk/ipam", "/var/lib/cni", false},
                {"disk/log", "/var/log", false},
@@ -425,5 +426,13 @@ int node_root_make(const struct node_settings *s)
     CLEANUP(mem_freep) char *run = xasprintf("%s/var/run", root);
     if (symlink("/run", run) < 0 || chdir(root) < 0 || syscall(SYS_pivot_root, ".", ".old") < 0 || chdir("/") < 0 || umount2("/.old", MNT_DETACH) < 0 || rmdir("/.old") < 0)
         return say("change to", root);
-    return mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0 ? say("share", "/") : 0;
+    return mount(NULL, KUBELET, NULL, MS_SHARED, NULL) < 0 ? say("share", KUBELET) : 0;
+}
+
+int node_root_part(void)
+{
+    if (umount2(AGENT_VOLUMES, UMOUNT_NOFOLLOW) < 0 || umount2("/proc", UMOUNT_NOFOLLOW) < 0)
+        return say("hide", AGENT_VOLUMES);
+    int rc = fresh("proc", "", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    return rc == 0 && mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0 ? say("share", "/") : rc;
 }

@@ -6,12 +6,14 @@
 #include <limits.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <linux/openat2.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -411,11 +413,56 @@ static int attach(int image, struct err *err)
 
 /* ---- mounts ---- */
 
-static bool is_mounted(const char *path)
+/* Where something is mounted, or is to be: below directories that pods may reach, too. What they
+ * have planted there must lead an agent nowhere, so no link is followed. */
+struct place {
+    int up; /* the directory above */
+    const char *name;
+    bool mounted;
+};
+
+static void place_deinit(struct place *p)
 {
-    CLEANUP(mem_freep) char *up = xasprintf("%s/..", path);
+    file_closep(&p->up);
+}
+
+/* Borrows path. ERR_NOT_FOUND: nor is there a directory above it. */
+static int place_find(struct place *p, const char *path, struct err *err)
+{
+    struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+                           .resolve = RESOLVE_NO_SYMLINKS};
+    const char *slash = strrchr(path, '/');
+    if (!slash || !slash[1])
+        return err_set(err, ERR_INVALID, "%s names no place", path);
+    CLEANUP(mem_freep) char *up = xasprintf("%.*s/", (int)(slash - path), path);
     struct stat here, above;
-    return lstat(path, &here) == 0 && stat(up, &above) == 0 && here.st_dev != above.st_dev;
+    p->name = slash + 1;
+    p->up = (int)syscall(SYS_openat2, AT_FDCWD, up, &how, sizeof(how));
+    if (p->up < 0 || fstat(p->up, &above) < 0)
+        return err_sys(err, errno, "%s", up);
+    p->mounted =
+        fstatat(p->up, p->name, &here, AT_SYMLINK_NOFOLLOW) == 0 && here.st_dev != above.st_dev;
+    return 0;
+}
+
+/* The directory there, with what is mounted at it. */
+static int place_open(const struct place *p, const char *path, struct err *err)
+{
+    int fd = openat(p->up, p->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 ? err_sys(err, errno, "%s", path) : fd;
+}
+
+/* Mounts a mount that is nowhere yet. */
+static int place_mount(const struct place *p, int mounted, const char *path, struct err *err)
+{
+    if (mkdirat(p->up, p->name, 0750) < 0 && errno != EEXIST)
+        return err_sys(err, errno, "%s", path);
+    CLEANUP(file_closep) int at = place_open(p, path, err);
+    if (at < 0)
+        return at;
+    return move_mount(mounted, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0
+               ? err_sys(err, errno, "mount at %s", path)
+               : 0;
 }
 
 /* A mount that is nowhere yet; -1: errno. flags: options of ext4's without a value, NULL or NULL at
@@ -469,18 +516,17 @@ int volume_hold(const char *dir, const char *id, int *ret_fd, struct err *err)
 
 int volume_mount(const char *dir, const char *id, const char *path, struct err *err)
 {
-    char device[64];
-    if (is_mounted(path))
-        return 0;
-    int rc = file_mkdirs(path, 0750, err);
-    if (rc < 0)
-        return rc;
+    CLEANUP(place_deinit) struct place at = {.up = -1};
     CLEANUP(file_closep) int loop = -1;
+    int rc = place_find(&at, path, err);
+    if (rc < 0 || at.mounted)
+        return rc;
     rc = volume_hold(dir, id, &loop, err);
     if (rc < 0)
         return rc;
-    snprintf(device, sizeof(device), "/proc/self/fd/%d", loop);
-    return mount(device, path, "ext4", MS_NODEV | MS_NOSUID, NULL) < 0 ? err_sys(err, errno, "mount volume %s", id) : 0;
+    CLEANUP(file_closep) int mounted = mount_of(loop, NULL, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
+    return mounted < 0 ? err_sys(err, errno, "mount volume %s", id)
+                       : place_mount(&at, mounted, path, err);
 }
 
 int volume_mount_apart(const char *dir, const char *id, int *ret_fd, struct err *err)
@@ -500,27 +546,34 @@ int volume_mount_apart(const char *dir, const char *id, int *ret_fd, struct err 
 
 int volume_bind(const char *from, const char *to, bool read_only, struct err *err)
 {
-    if (!is_mounted(from))
-        return err_set(err, ERR_UNAVAILABLE, "nothing is mounted at %s", from);
-    if (is_mounted(to))
-        return 0;
-    int rc = file_mkdirs(to, 0750, err);
+    CLEANUP(place_deinit) struct place have = {.up = -1}, at = {.up = -1};
+    int rc = place_find(&have, from, err);
+    rc = rc == 0 ? place_find(&at, to, err) : rc;
     if (rc < 0)
         return rc;
-    if (mount(from, to, NULL, MS_BIND, NULL) < 0)
-        return err_sys(err, errno, "show a volume at %s", to);
-    if (read_only && mount(NULL, to, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NODEV | MS_NOSUID, NULL) < 0) {
-        rc = err_sys(err, errno, "protect a volume at %s", to);
-        (void)umount2(to, UMOUNT_NOFOLLOW);
-        return rc;
-    }
-    return 0;
+    if (!have.mounted)
+        return err_set(err, ERR_UNAVAILABLE, "nothing is mounted at %s", from);
+    if (at.mounted)
+        return 0;
+    CLEANUP(file_closep)
+    int tree =
+        open_tree(have.up, have.name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW);
+    struct mount_attr protect = {.attr_set = MOUNT_ATTR_RDONLY};
+    if (tree < 0 ||
+        (read_only && mount_setattr(tree, "", AT_EMPTY_PATH, &protect, sizeof(protect)) < 0))
+        return err_sys(err, errno, "show what is mounted at %s", from);
+    return place_mount(&at, tree, to, err);
 }
 
 int volume_unmount(const char *path, struct err *err)
 {
-    while (is_mounted(path))
-        if (umount2(path, UMOUNT_NOFOLLOW) < 0)
+    for (;;) {
+        CLEANUP(place_deinit) struct place at = {.up = -1};
+        int rc = place_find(&at, path, err);
+        if (rc < 0 || !at.mounted)
+            return rc == ERR_NOT_FOUND ? 0 : rc;
+        CLEANUP(mem_freep) char *there = xasprintf("/proc/self/fd/%d/%s", at.up, at.name);
+        if (umount2(there, UMOUNT_NOFOLLOW) < 0)
             return err_sys(err, errno, "unmount %s", path);
-    return 0;
+    }
 }

@@ -59,12 +59,14 @@ void volume_thaw(const char *dir, const char *id);
 /* Holds it by a loop device while the descriptor is open, so that nobody else mounts it. ERR_BUSY: somebody does. */
 int volume_hold(const char *dir, const char *id, int *ret_fd, struct err *err) NODISCARD;
 
-/* Mounts it at path, which is made. Does nothing when something is mounted there. ERR_NOT_FOUND: no such volume. ERR_BUSY: it is attached elsewhere. */
+/* Paths of mounts may be in directories that pods write to: no link in them is followed. Of what they name the last directory is made, not those above. */
+
+/* Mounts it at path. Does nothing when something is mounted there. ERR_NOT_FOUND: no such volume, or no directory above. ERR_BUSY: it is attached elsewhere. */
 int volume_mount(const char *dir, const char *id, const char *path, struct err *err) NODISCARD;
 /* Mounts one of volume_make_thin() at no path: *ret_fd is for move_mount(), and holds it while it is open. Nothing is written through to the disk: if the machine
  * crashes, volume_whole() says no. Errors as of volume_mount(). */
 int volume_mount_apart(const char *dir, const char *id, int *ret_fd, struct err *err) NODISCARD;
-/* Shows what is mounted at `from` at `to`, which is made. */
+/* Shows what is mounted at `from` at `to`. ERR_UNAVAILABLE: nothing is. */
 int volume_bind(const char *from, const char *to, bool read_only, struct err *err) NODISCARD;
 /* Takes off all that is mounted at path; 0 when nothing is. */
 int volume_unmount(const char *path, struct err *err) NODISCARD;

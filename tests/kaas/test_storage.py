@@ -123,6 +123,31 @@ def test_two_pods_of_a_node_share_a_volume_and_it_stays_until_the_last_has_gone(
     assert made.kubectl("exec", "reader", "--", "cat", "/data/both").stdout == "both\n"
 
 
+def test_a_pod_does_not_reach_where_volumes_lie(made, pool):
+    """Not even one that its node refuses nothing: what it writes there lies in its node, and has a bound. It does not see the agent either, through whose root there is a way."""
+    image = image_of(made, "data")
+    before = sorted(image.parent.iterdir())
+    there = "/var/lib/seki/volumes"
+    mounts = [{"name": "there", "mountPath": "/there"}, {"name": "root", "mountPath": "/host"}]
+    made.apply(kube.pod("beside", kube.container("one", "sleep", "100000", volumeMounts=mounts, securityContext={"privileged": True}), node=image.parent.parent.name, grace=0, hostPID=True,
+                        volumes=[{"name": "there", "hostPath": {"path": there}}, {"name": "root", "hostPath": {"path": "/"}}]))
+    made.wait_pods("beside")
+
+    def sh(command):
+        return made.kubectl("exec", "beside", "--", "sh", "-c", command, check=False)
+    assert sh("echo beside > /there/file; echo /there/*").stdout == "/there/file\n"
+    assert sh(f"cat /host{there}/*").stdout == "beside\n"
+    assert sorted(image.parent.iterdir()) == before
+    filled = sh("cat /dev/zero > /there/fill; stat -c %s /there/fill; rm /there/fill")
+    assert "No space left" in filled.stderr and int(filled.stdout) <= 16 << 20, filled
+    seen = sh("cat /proc/[0-9]*/comm; for p in /proc/[0-9]*; do echo $p/root/var/lib/seki/volumes/pvc*; done").stdout
+    assert "kubelet" in seen and "seki-agent" not in seen and image.name not in seen, seen
+    # Nor was any volume let go of.
+    assert made.kubectl("exec", "reader", "--", "cat", "/data/both").stdout == "both\n"
+    made.kubectl("delete", "pod", "beside")
+    assert sorted(image.parent.iterdir()) == before
+
+
 @pytest.mark.parametrize("program", ["kubelet", "seki-agent"])
 def test_volumes_outlive_a_killed(made, pool, program):
     """The program, while a pod is on its way: what runs notices nothing, and what waits gets its volume."""

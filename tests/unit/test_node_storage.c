@@ -1,11 +1,14 @@
 /* Storage and network policy of clusters, as far as they take no node: claims, the driver's answers, files of volumes, rules. */
 #include "unit.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -304,7 +307,6 @@ static void test_a_snapshot_is_what_the_volume_was(void **state UNUSED)
     assert_int_equal(file_remove_tree(dir, NULL), 0);
 }
 
-/* As a kill leaves it: frozen, and mounted nowhere any more. */
 static void test_a_thin_one_is_mounted_nowhere_and_grows(void **state UNUSED)
 {
     char dir[] = "/tmp/seki-thin-XXXXXX";
@@ -342,6 +344,67 @@ static void test_a_thin_one_is_mounted_nowhere_and_grows(void **state UNUSED)
     assert_int_equal(file_remove_tree(dir, NULL), 0);
 }
 
+static bool shows(const char *dir, const char *name, const char *file)
+{
+    CLEANUP(mem_freep) char *path = xasprintf("%s/%s/%s", dir, name, file);
+    return file_exists(path);
+}
+
+/* Directories of the kubelet are within reach of pods, and that of volumes is not: an agent that
+ * follows their links would show it to them. */
+static void test_mounts_follow_no_links(void **state UNUSED)
+{
+    char dir[] = "/tmp/seki-places-XXXXXX";
+    struct err err = ERR_INIT;
+    if (geteuid() != 0 || access("/dev/loop-control", F_OK) < 0)
+        skip();
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(unshare(CLONE_NEWNS), 0);
+    assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+    assert_int_equal(chdir(dir), 0);
+    assert_int_equal(mkdir("volumes", 0700) | mkdir("kubelet", 0700), 0);
+    assert_int_equal(mount("tmpfs", "volumes", "tmpfs", 0, NULL), 0);
+    ASSERT_OK(volume_make("volumes", ID, 1, -1, &err));
+    CLEANUP(mem_freep)
+    char *stage = xasprintf("%s/kubelet/stage", dir),
+         *shown = xasprintf("%s/kubelet/shown", dir), *link = xasprintf("%s/kubelet/link", dir);
+    CLEANUP(mem_freep)
+    char *below = xasprintf("%s/kubelet/up/volumes", dir),
+         *deep = xasprintf("%s/kubelet/up/volumes/new", dir);
+    assert_int_equal(symlink("../volumes", "kubelet/link") | symlink("..", "kubelet/up"), 0);
+    ASSERT_OK(volume_mount("volumes", ID, stage, &err));
+    ASSERT_OK(volume_mount("volumes", ID, stage, &err)); /* it is */
+    assert_true(shows(dir, "kubelet/stage", "lost+found"));
+    assert_int_equal(volume_bind(link, shown, false, &err), ERR_UNAVAILABLE);
+    assert_true(volume_bind(below, shown, false, &err) < 0);
+    assert_false(shows(dir, "kubelet/shown", ID ".img"));
+    assert_true(volume_bind(stage, link, false, &err) < 0);
+    assert_true(volume_bind(stage, below, false, &err) < 0);
+    assert_true(volume_bind(stage, deep, false, &err) < 0);
+    assert_true(volume_mount("volumes", ID, deep, &err) < 0);
+    ASSERT_OK(volume_unmount(link, &err)); /* nothing is mounted there */
+    assert_true(volume_unmount(below, &err) < 0);
+    assert_true(shows(dir, "volumes", ID ".img"));
+    assert_false(shows(dir, "volumes", "new"));
+    /* What no link leads to is shown, and taken off again. */
+    ASSERT_OK(volume_bind(stage, shown, true, &err));
+    assert_int_equal(mkdir("kubelet/shown/made", 0700), -1);
+    assert_int_equal(errno, EROFS);
+    assert_int_equal(mkdir("kubelet/stage/made", 0700), 0);
+    assert_true(shows(dir, "kubelet/shown", "made"));
+    ASSERT_OK(volume_unmount(shown, &err));
+    ASSERT_OK(volume_bind(stage, shown, false, &err));
+    assert_int_equal(rmdir("kubelet/shown/made"), 0);
+    ASSERT_OK(volume_unmount(shown, &err));
+    assert_false(shows(dir, "kubelet/shown", "lost+found"));
+    ASSERT_OK(volume_unmount(stage, &err));
+    ASSERT_OK(volume_unmount(stage, &err));
+    assert_false(volume_attached("volumes", ID));
+    assert_int_equal(umount("volumes") | chdir("/"), 0);
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
+/* As a kill leaves it: frozen, and mounted nowhere any more. */
 static void test_a_frozen_volume_is_let_go(void **state UNUSED)
 {
     char dir[] = "/tmp/seki-volumes-XXXXXX";
@@ -574,6 +637,7 @@ int main(void)
         cmocka_unit_test(test_files_of_volumes_are_overwritten),
         cmocka_unit_test(test_a_snapshot_is_what_the_volume_was),
         cmocka_unit_test(test_a_thin_one_is_mounted_nowhere_and_grows),
+        cmocka_unit_test(test_mounts_follow_no_links),
         cmocka_unit_test(test_a_frozen_volume_is_let_go),
         cmocka_unit_test(test_contents_follow_their_snapshots),
         cmocka_unit_test(test_the_driver_answers_the_kubelet),
