@@ -23,7 +23,7 @@ static const char usage[] =
     "\n"
     "  -c, --config=FILE        read options from FILE (flags win)\n"
     "      --role=ROLE          all (default), control or gateway\n"
-    "      --supervise          with --role=gateway: run it as a child, which SIGUSR2 replaces without closing its sockets\n"
+    "      --supervise          with --role=gateway: as a child, which SIGUSR2 replaces\n"
     "      --check-config       check the configuration, say what is wrong, and leave\n"
     "      --config-reference   print a commented seki.conf with every option, and leave\n"
     "      --stop-engines       stop the engines that a sekid which is gone has left running, and leave\n"

@@ -47,14 +47,15 @@ def test_manual_pages_are_whole(installed):
 
 @pytest.mark.parametrize("unit, must", [
     ("seki-control", ["KillMode=process", "ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "LimitCORE=0", "Restart=always", "User=seki", "Delegate=yes"]),
-    ("seki-gateway", ["ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "LimitCORE=0", "TimeoutStopSec=11min", "User=seki"]),
+    ("seki-gateway", ["ExecReload=/bin/kill -HUP $MAINPID", "NoNewPrivileges=yes", "ProtectSystem=strict", "LimitCORE=0", "TimeoutStopSec=11min", "User=seki", "KillMode=mixed"]),
 ])
 def test_units(installed, tmp_path, unit, must):
     text = (installed / "lib" / "systemd" / "system" / f"{unit}.service").read_text()
     lines = text.splitlines()
     assert all(line in lines for line in must)
     role = unit.removeprefix("seki-")
-    assert f"ExecStart=/usr/local/bin/sekid --role={role} --config=/etc/seki/seki.conf" in lines
+    supervise = " --supervise" if role == "gateway" else ""
+    assert f"ExecStart=/usr/local/bin/sekid --role={role}{supervise} --config=/etc/seki/seki.conf" in lines
     if not shutil.which("systemd-analyze"):
         return
     (tmp_path / "sekid").symlink_to(installed / "bin" / "sekid")
