@@ -158,6 +158,8 @@ int rollback_keep(const char *data, uint64_t spare_bytes, struct rollback *ret, 
 static int nothing_kept(const struct places *p, struct err *err)
 {
     int format;
+    if (!file_exists(p->store))
+        return err_set(err, ERR_NOT_FOUND, "there is no Seki in this directory: no %s; --data names another", p->store);
     if (file_exists(p->replaced) && store_format(p->store, &format, NULL) == 0 && format && format < STORE_FORMAT_VERSION)
         return err_set(err, ERR_NOT_FOUND, "it was rolled back already, the store has format %d: install the earlier release, and start it", format);
     return err_set(err, ERR_NOT_FOUND, "nothing is kept in %s: no upgrade has changed the store's format, or it is finished", p->dir);

@@ -149,10 +149,10 @@ static int walk_api(struct cli *c, struct walk *w, uint64_t after)
     return rc < 0 ? cli_fail(&err) : 0;
 }
 
-/* A tenant's part comes through the API unless files are named. */
+/* A tenant's part comes through the API unless files are named on the command line. */
 static int walk(struct cli *c, struct walk *w, uint64_t after)
 {
-    const char *named = named_directory(c);
+    const char *named = w->tenant ? cli_word(c) : named_directory(c);
     int rc = cli_no_more(c);
     if (rc != 0)
         return rc;
@@ -273,7 +273,8 @@ static int add_row(struct walk *w, const struct audit_event *e, const struct led
     struct arena *a = w->table_arena;
     char time[CLOCK_TEXT_MAX];
     clock_format(rec->time_ms, time);
-    const char *object = arena_printf(a, "%.*s%s%.*s%s%.*s", STR_ARG(e->resource), e->namespace.len ? " " : "", STR_ARG(e->namespace), e->name.len ? "/" : "", STR_ARG(e->name));
+    bool is_path = e->name.len && e->name.ptr[0] == '/';
+    const char *object = arena_printf(a, "%.*s%s%.*s%s%.*s", STR_ARG(e->resource), e->namespace.len ? " " : "", STR_ARG(e->namespace), is_path ? " " : e->name.len ? "/" : "", STR_ARG(e->name));
     const char *result = e->status ? arena_printf(a, "%d", e->status) : e->rev ? arena_printf(a, "rev %lld", (long long)e->rev) : "ok";
     cli_table_row(w->table, (const char *const[]){arena_printf(a, "%llu", (unsigned long long)rec->sequence), arena_strdup(a, time), audit_type_name(e->type), text(w, e->user), text(w, e->verb), object,
                                                   result, e->count > 1 ? arena_printf(a, "%lld", (long long)e->count) : "1", text(w, e->rule)});

@@ -320,7 +320,11 @@ static int start_services(struct control *c, struct services *s, struct err *err
     const struct options *o = c->options;
     struct arena *a = c->services_arena;
     s->client = client_local_new(&c->local, "system:seki:control", (const char *const[]){"system:masters", NULL});
+    struct net_addr addr;
     int rc = apply_builtin(s, err);
+    apiserver_addr(c->api, &addr);
+    if (rc == 0)
+        rc = role_write_addr(o, a, "api", &addr, err); /* a gateway that waits for it may do from now on what it must */
     if (rc == 0)
         rc = start_inference(c, s, err);
     struct billing_options bo = {.journal_dir = options_path(o, a, "ledger"),
@@ -513,6 +517,10 @@ static void on_signal(void *arg, int signo)
             reload(c);
         return;
     }
+    if (signo == SIGUSR2) {
+        role_not_replaced();
+        return;
+    }
     log_info("stopping", KV("workloads", signo == SIGINT ? "stopped too" : "left running"));
     if (!c->services_running) {
         loop_stop(c->loop);
@@ -677,8 +685,7 @@ static int start_api(struct control *c, struct err *err)
     if ((rc = role_write_addr(o, a, "metrics", &addr, err)) < 0)
         return rc;
     apiserver_addr(c->api, &addr);
-    if ((rc = credentials_write_kubeconfig(o, a, &addr, err)) < 0 ||
-        (rc = role_write_addr(o, a, "api", &addr, err)) < 0)
+    if ((rc = credentials_write_kubeconfig(o, a, &addr, err)) < 0)
         return rc;
     char text[NET_ADDR_TEXT_MAX];
     net_addr_format(&addr, text);
@@ -689,7 +696,7 @@ static int start_api(struct control *c, struct err *err)
 static int start(struct control *c, struct err *err)
 {
     static const char *const dirs[] = {"", "run", "pki", "ledger", "models", "log", "secrets"};
-    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(dirs); i++)
         rc = file_mkdirs(options_path(c->options, c->arena, dirs[i]), 0700, err);

@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#define TELL_WAIT_MS 1500
 #define OWN_DESCRIPTORS 128 /* loops, ledgers, the API (several a kind that is watched), the monitor */
 
 struct gateway_role {
@@ -97,6 +98,10 @@ static void on_signal(void *arg, int signo)
     struct gateway_role *g = arg;
     if (signo == SIGHUP) {
         reload(g);
+        return;
+    }
+    if (signo == SIGUSR2) {
+        role_not_replaced();
         return;
     }
     if (g->draining && g->handed_over && signo == SIGTERM) { /* it does already; asked again it loses patience */
@@ -203,11 +208,16 @@ static int wait_for_credentials(const struct options *o, struct arena *a)
     const char *needed[] = {options_path(o, a, "pki/gateway.crt"), options_path(o, a, "pki/gateway.key"),
                             options_path(o, a, "pki/ca.crt"), options_path(o, a, "pki/pepper"),
                             options_path(o, a, "run/api.addr")};
-    uint64_t deadline = clock_mono_ms() + 60000;
+    uint64_t begun = clock_mono_ms(), deadline = begun + 60000;
+    bool told = false;
     for (size_t i = 0; i < ARRAY_LEN(needed);) {
         if (file_exists(needed[i])) {
             i++;
             continue;
+        }
+        if (!told && clock_mono_ms() > begun + TELL_WAIT_MS) {
+            told = true;
+            log_info("waiting for control, which makes the gateway's credentials and says where the API is", KV("data", o->data), KV("missing", needed[i]));
         }
         if (clock_mono_ms() > deadline) {
             log_error("control has not made the gateway's credentials", KV("missing", needed[i]));
@@ -350,7 +360,7 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
 {
     struct gateway_role g = {.cl = cl, .options = o, .arena = a};
     struct err err = ERR_INIT;
-    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
     int rc = wait_for_credentials(o, a);
     if (rc == 0)
         rc = loop_new(&g.loop, &err);

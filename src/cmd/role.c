@@ -1,9 +1,15 @@
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "cmd/roles.h"
 
 #include <arpa/inet.h>
 #include <unistd.h>
+
+void role_not_replaced(void)
+{
+    log_warn("SIGUSR2 is for the supervisor, which has another gateway take over", KVI("supervisor", getppid()));
+}
 
 int role_write_addr(const struct options *o, struct arena *a, const char *name, const struct net_addr *addr,
                     struct err *err)

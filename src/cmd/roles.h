@@ -21,6 +21,8 @@ int gateway_run(const struct command_line *cl, struct options *o, struct arena *
 
 /* What a gateway's files are called: "gateway", or with the option gateway.name "gateway-NAME". */
 const char *role_gateway_name(const struct options *o, struct arena *a);
+/* A role got SIGUSR2, which is for its supervisor: says so. */
+void role_not_replaced(void);
 /* DATA/run/NAME.addr: the address that a listener has really bound, for those who start or follow it. */
 int role_write_addr(const struct options *o, struct arena *a, const char *name, const struct net_addr *addr, struct err *err) NODISCARD;
 /* Parses `listen`; with port 0, the port that NAME.addr recorded last is tried first, so that a restart keeps its address. taken: a

@@ -20,8 +20,6 @@
 #define STOP_NOW_MS 30000 /* after SIGINT, which drains nothing */
 #define LEAVING_MS 10000 /* for control to leave, whose supervisor was killed */
 
-#define LEAVING_MAX 8     /* gateways whose place others have taken, and which end what they have begun */
-
 enum { ROLE_CONTROL, ROLE_GATEWAY, ROLE_COUNT };
 static const char *const role_names[ROLE_COUNT] = {"control", "gateway"};
 
@@ -43,12 +41,13 @@ struct supervisor {
     struct arena *held; /* texts of reloaded options */
     struct loop *loop;
     struct role *roles[ROLE_COUNT]; /* NULL: not this one's business */
-    struct role *leaving[LEAVING_MAX];
+    struct role *leaving; /* the gateway whose place another takes or has taken, until it has ended what it has begun; there is one at a time, as there are two names (takeover.h) */
     struct timer kill_timer;
-    bool stopping, stop_engines;
+    bool stopping, stop_engines, replace_again; /* the last: once more when that one has left */
 };
 
 static void role_start(struct role *r);
+static void replace_gateway(struct supervisor *s);
 static void on_restart(struct timer *t);
 
 static void leave_if_done(struct supervisor *s)
@@ -56,20 +55,18 @@ static void leave_if_done(struct supervisor *s)
     for (int i = 0; i < ROLE_COUNT; i++)
         if (s->roles[i] && s->roles[i]->pid)
             return;
-    for (int i = 0; i < LEAVING_MAX; i++)
-        if (s->leaving[i])
-            return;
-    if (s->stopping)
+    if (s->stopping && !s->leaving)
         loop_stop(s->loop);
 }
 
 static void has_left(struct role *r)
 {
-    for (int i = 0; i < LEAVING_MAX; i++)
-        if (r->sup->leaving[i] == r)
-            r->sup->leaving[i] = NULL;
-    leave_if_done(r->sup);
+    struct supervisor *s = r->sup;
+    s->leaving = NULL;
     mem_free(r);
+    leave_if_done(s);
+    if (s->replace_again && !s->stopping)
+        replace_gateway(s);
 }
 
 static void on_exit_of_role(void *arg, int status)
@@ -123,9 +120,8 @@ static void signal_roles(struct supervisor *s, int signo)
     for (int i = 0; i < ROLE_COUNT; i++)
         if (s->roles[i] && s->roles[i]->pid)
             kill(s->roles[i]->pid, signo);
-    for (int i = 0; i < LEAVING_MAX; i++)
-        if (s->leaving[i])
-            kill(s->leaving[i]->pid, signo);
+    if (s->leaving)
+        kill(s->leaving->pid, signo);
 }
 
 static struct role *role_new(struct supervisor *s, const char *name, const char **argv)
@@ -140,16 +136,18 @@ static struct role *role_new(struct supervisor *s, const char *name, const char 
 static void replace_gateway(struct supervisor *s)
 {
     struct role *old = s->roles[ROLE_GATEWAY];
-    int place = 0;
-    while (place < LEAVING_MAX && s->leaving[place])
-        place++;
-    if (s->stopping || !old->pid || place == LEAVING_MAX) {
-        log_warn("the gateway is not replaced now", KV("because", s->stopping ? "it stops" : old->pid ? "too many earlier ones still end what they have begun" : "none runs"));
+    s->replace_again = s->leaving && !s->stopping;
+    if (s->replace_again) {
+        log_info("the gateway is replaced when the one before has ended what it has begun", KVI("pid", s->leaving->pid), KVI("timeout_ms", s->options->gateway_drain_ms));
         return;
     }
-    log_info("the gateway is replaced", KVI("pid", old->pid));
+    if (s->stopping || !old->pid) {
+        log_warn("the gateway is not replaced now", KV("because", s->stopping ? "it stops" : "none runs"));
+        return;
+    }
+    log_info("the gateway is being replaced", KVI("old_pid", old->pid));
     old->leaving = true;
-    s->leaving[place] = old;
+    s->leaving = old;
     s->roles[ROLE_GATEWAY] = role_new(s, old->name, old->argv);
     role_start(s->roles[ROLE_GATEWAY]);
 }
