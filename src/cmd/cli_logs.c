@@ -10,6 +10,7 @@
 #define BLOCK 65536
 #define FOLLOW_US 100000
 #define NAMED_MAX 20
+#define KIND_PREFIX "modelreplica/" /* as `seki status` names it */
 
 /* Where the last `lines` lines begin; -1 when the file cannot be read. */
 static off_t tail_start(int fd, off_t size, int64_t lines)
@@ -76,6 +77,8 @@ int cli_logs(struct cli *c)
     int64_t lines = 20;
     if (!name)
         return cli_usage_error("expected the REPLICA's name, for example chat-0");
+    if (!strncmp(name, KIND_PREFIX, strlen(KIND_PREFIX)))
+        name += strlen(KIND_PREFIX);
     if (lines_text && str_to_i64(str_of(lines_text), 1, INT32_MAX, &lines) < 0)
         return cli_usage_error("--lines=%s: expected a number from 1", lines_text);
     if (c->json)
