@@ -202,7 +202,8 @@ static NORETURN void keep(pid_t last)
     }
 }
 
-static NORETURN void second_process(const struct node_settings *s)
+/* started_fd: gets a byte when all of these have been. */
+static NORETURN void second_process(const struct node_settings *s, int started_fd)
 {
     char ip[64], name[128];
     CLEANUP(mem_freep) char *labels = xasprintf("--node-labels=%s", s->labels);
@@ -218,6 +219,8 @@ static NORETURN void second_process(const struct node_settings *s)
     import_images();
     start(&services[KUBELET]);
     start(&services[KUBE_PROXY]);
+    (void)!write(started_fd, "", 1); /* whoever imports images has it open, too */
+    close(started_fd);
     keep(0);
 }
 
@@ -248,13 +251,19 @@ static int first_process(const struct node_settings *s)
     drop_capabilities();
     if (agent_before_pods() < 0)
         return 1;
-    pid_t second = fork_apart();
+    int started[2];
+    pid_t second = pipe2(started, O_CLOEXEC) < 0 ? -1 : fork_apart();
     if (second < 0) {
         fprintf(stderr, "node: namespaces of pods: %s\n", strerror(errno));
         return 1;
     }
     if (second == 0)
-        second_process(s);
+        second_process(s, started[1]);
+    /* Not before the kubelet: whose CSI driver is there when it makes its Node has a Node that is not ready for seconds. It also ends so when the second process does. */
+    char none;
+    close(started[1]);
+    (void)!read(started[0], &none, 1);
+    close(started[0]);
     settings = s;
     start(&services[AGENT]);
     keep(second);
