@@ -155,7 +155,7 @@ def test_seki_reads_it_through_the_api(cloud, acme, tmp_path):
     acme.api("POST", f"/api/v1/namespaces/{acme.tenant}/configmaps", config_map("by-cli"))
     file = tmp_path / "kubeconfig"
     cloud.seki("tenant", "create", f"cli-{acme.tenant}", "--kubeconfig-out", str(file))
-    with_file = {"KUBECONFIG": str(file), "SEKI_LEDGER_DIR": ""}
+    with_file = {"KUBECONFIG": str(file), "SEKI_LEDGER_DIR": str(cloud.data / "ledger")}  # files are known, and not named
     text = cloud.seki("audit", "list", "--tenant", f"cli-{acme.tenant}", "-o", "wide", env=with_file).stdout
     assert f"tenants/cli-{acme.tenant}" in text and "Group/system:masters" in text and "by-cli" not in text
     p = cloud.seki("audit", "list", "--tenant", acme.tenant, env=with_file, check=False)

@@ -181,6 +181,8 @@ def test_a_rollback_that_cannot_be_changes_nothing(upgraded):
     assert data.stored(c.data / "seki.db") == now and not (c.data / "rollback").exists()
     p = run("rollback", "--yes", "--data", c.data, check=False)
     assert p.returncode == 1 and "nothing is kept" in p.stderr
+    p = run("upgrade", "status", "--data", c.data / "nowhere", check=False)
+    assert p.returncode == 1 and "there is no Seki in this directory" in p.stderr
 
 
 def test_what_is_kept_goes_after_a_while_and_is_in_no_backup(upgraded, tmp_path):

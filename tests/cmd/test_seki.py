@@ -181,6 +181,7 @@ def test_a_key_for_an_endpoint_that_is_not_there_is_made_with_a_note(served):
 
 
 def test_missing_replica_and_key(served):
+    assert run("-n", "demo", "logs", "modelreplica/fake-0", env=served.env).stdout == run("-n", "demo", "logs", "fake-0", env=served.env).stdout
     p = run("-n", "demo", "logs", "nope-0", env=served.env)
     assert p.returncode == 1 and "no replica nope-0; it has fake-0" in p.stderr, p.stderr
     p = run("-n", "demo", "key", "revoke", "nope", env=served.env)
